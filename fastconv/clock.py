@@ -1,0 +1,62 @@
+"""One clock per run, cut into segments that never overlap."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SEGMENTS = ("setup", "probe", "precompute", "compile", "train", "validate", "checkpoint", "test")
+
+
+class Clock:
+    """Counts seconds into the segment that is open; a segment opened inside another pauses the outer one.
+
+    Args:
+        now: a monotonic time in seconds; another one in tests.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._spent = dict.fromkeys(SEGMENTS, 0.0)
+        self._open = ["setup"]
+        self._since = now()
+
+    def enter(self, segment: str) -> None:
+        """Open a segment and pause the one that is open."""
+        self._settle()
+        self._open.append(segment)
+
+    def leave(self, segment: str) -> None:
+        """Close the segment that is open, which must be this one, and go on with the one it paused."""
+        if self._open[-1] != segment:
+            raise ValueError(f"the open segment is {self._open[-1]}, not {segment}")
+        self._settle()
+        self._open.pop()
+
+    def unwind(self) -> None:
+        """Close all segments that an error left open."""
+        self._settle()
+        del self._open[1:]
+
+    @contextmanager
+    def segment(self, name: str) -> Iterator[None]:
+        """Count the block into a segment."""
+        self.enter(name)
+        try:
+            yield
+        finally:
+            self.leave(name)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of every segment so far."""
+        self._settle()
+        return dict(self._spent)
+
+    def counted(self, segments: tuple[str, ...]) -> float:
+        """Seconds so far in the given segments together."""
+        self._settle()
+        return sum(self._spent[segment] for segment in segments)
+
+    def _settle(self) -> None:
+        now = self._now()
+        self._spent[self._open[-1]] += now - self._since
+        self._since = now

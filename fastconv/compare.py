@@ -1,0 +1,97 @@
+"""python -m fastconv.compare [runs=FOLDER] [format=table|csv|markdown]
+
+One row for each run below a folder, or below several (runs=[a,b]), from its results.json. Failed and unfinished runs
+are shown with their reason.
+"""
+
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastconv.command import command
+from fastconv.config import Compare, nearest
+from fastconv.errors import InputError
+from fastconv.results import Results
+
+FORMATS = ("table", "csv", "markdown")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run's folder and its results, or why there are none."""
+
+    run: Path
+    results: Results | None
+    problem: str | None
+
+
+def find_runs(folders: list[Path]) -> list[Row]:
+    """The runs below the folders, oldest first. Raises InputError for a folder that is not there."""
+    rows = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs")
+        for config in sorted(folder.rglob("config.yaml"), key=lambda path: path.stat().st_mtime):
+            try:
+                results = Results.read(config.parent)
+                rows.append(Row(config.parent, results, results.error))
+            except FileNotFoundError:
+                rows.append(Row(config.parent, None, "unfinished: no results.json"))
+            except (OSError, ValueError, KeyError) as error:
+                rows.append(Row(config.parent, None, f"results.json cannot be read: {error}"))
+    return rows
+
+
+def cells(row: Row) -> dict[str, str]:
+    """A run as text, column by column."""
+    results = row.results or Results("?", "?", None, 0, 0)
+
+    def number(value: float | None, pattern: str) -> str:
+        return "" if value is None else format(value, pattern)
+
+    return {
+        "run": str(row.run),
+        "dataset": results.dataset,
+        "model": results.model,
+        "experiment": results.experiment or "",
+        "seed": str(results.seed) if row.results else "",
+        "accuracy %": number(results.accuracy and 100 * results.accuracy, ".2f"),
+        "epochs": number(results.epochs, ".2f"),
+        "seconds": number(results.seconds_counted, ".1f"),
+        "images/s": number(results.images_per_second, ",.0f"),
+        "stopped by": results.stopped_by or "",
+        "problem": row.problem or "",
+    }
+
+
+@command("compare", __doc__)
+def main(config: Compare) -> None:
+    if config.format not in FORMATS:
+        raise InputError(f"format={config.format} is unknown{nearest(config.format, FORMATS)} Choose from: {', '.join(FORMATS)}")
+    folders = [config.runs] if isinstance(config.runs, str) else list(config.runs)
+    rows = [cells(row) for row in find_runs([Path(str(folder)) for folder in folders])]
+    if not rows:
+        raise InputError(f"no runs below {', '.join(map(str, folders))}: train one with python -m fastconv.train")
+    header = [name for name in rows[0] if any(row[name] for row in rows)]
+    if config.format == "csv":
+        writer = csv.DictWriter(sys.stdout, header, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    elif config.format == "markdown":
+        print("| " + " | ".join(header) + " |")
+        print("|" + " --- |" * len(header))
+        for row in rows:
+            print("| " + " | ".join(row[name].replace("|", "\\|") for name in header) + " |")
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*(row[name] for name in header), style="red" if row["problem"] else None)
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

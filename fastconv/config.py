@@ -1,0 +1,284 @@
+"""The typed configuration: what can be set, what it means, and which values make sense together.
+
+The dataclasses here and the values they hold (`Policy`, `OneCycle`, `SGD`, ...) are the schema behind `conf/`: their
+fields are the keys of the command line, their field docs are its help.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from fastconv.clock import SEGMENTS
+from fastconv.data.augment import PAD_MODES
+from fastconv.data.plan import Policy
+from fastconv.errors import InputError
+from fastconv.optim import SGD
+from fastconv.schedule import Constant, Cosine, Linear, OneCycle, Schedule, Step, WarmUp
+
+# In a wheel the configs lie inside the package, in a checkout beside it.
+_PACKAGE = Path(__file__).resolve().parent
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+
+
+@dataclass
+class Dataset:
+    """Which images, and what is true of them whatever the recipe."""
+
+    name: str = MISSING
+    """The source: digits, mnist, fashion_mnist or cifar10."""
+    holdout: float = 0.0
+    """Share of the training images, in [0, 1), held out (the same of every class) for tuning."""
+    holdout_seed: int = 0
+    """Seed of the choice of held-out images."""
+    flip: float = 0.5
+    """Chance of a mirrored image in `augment=flip` and `standard`; 0 where mirroring changes the class."""
+    crop_padding: int = 4
+    """Pixels of padding on each side in `augment=crop` and `standard`."""
+    cutout_size: int = 8
+    """Side in pixels of the covered square in `augment=cutout` and `standard`."""
+    batch_size: int = 512
+    """Images per optimizer step that suit the size of the data set."""
+
+
+@dataclass
+class DavidNet:
+    """The 9-layer residual network that won DAWNBench."""
+
+    name: str = "davidnet"
+    width: int = 64
+    """Filters of the first layer; the others have two, four and eight times as many."""
+    logits_scale: float = 0.125
+    """Factor on the logits."""
+    norm_batch: int = 128
+    """Images over which batch norm takes its statistics, unless `norm_batch` is set."""
+
+
+@dataclass
+class Stream:
+    """Where the augmented training images come from."""
+
+    mode: str = "precomputed"
+    """`precomputed`: from tar shards on disk; `online`: computed while training. The same bytes either way."""
+    root: str = MISSING
+    """Folder of the precomputed streams."""
+    seed: int = MISSING
+    """Seed of the order and the augmentation of the images."""
+    epochs: int | None = None
+    """Epochs to precompute; null for as many as the plan expects to need."""
+    max_gb: float = 50.0
+    """Gigabytes that all streams together may take; the least recently used go first."""
+
+
+@dataclass
+class Trainer:
+    """The hardware that trains."""
+
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+    devices: int = 1
+    """Number of GPUs, or of processes on a CPU."""
+    strategy: str = "auto"
+    """Lightning's strategy: `auto` or `ddp`."""
+    precision: str = "auto"
+    """`bf16`, `fp32`, or `auto`: bf16 where the hardware computes with it, else fp32."""
+    channels_last: bool = True
+    """Keep the channels of a pixel together in memory, which convolutions prefer."""
+    keep_memory: bool = True
+    """On a CPU under Linux, have the C library keep freed memory instead of giving it back in every step."""
+    num_threads: int | None = None
+    """CPU threads that compute; null for torch's choice."""
+
+
+@dataclass
+class Budget:
+    """How long a run may take."""
+
+    seconds: float | None = 1000.0
+    """Seconds for what `counts` names; null for no limit (the run is then deterministic)."""
+    counts: list[str] = field(default_factory=lambda: ["train", "validate"])
+    """Segments of the run's clock that the budget limits: setup, probe, precompute, compile, train, validate,
+    checkpoint, test."""
+
+
+@dataclass
+class Validate:
+    """Scores during training, for the curves. The result is the test split's, scored once at the end."""
+
+    on: str = "test"
+    """`test`: curves on test images, for looking only; `holdout`: on `dataset.holdout`, for tuning; `none`."""
+    every: float = 1.0
+    """Epochs between two scores."""
+    samples: int | None = 2000
+    """How many images to score, evenly spread over the split; null for all. The held-out part is scored whole at
+    the end of training all the same."""
+
+
+@dataclass
+class Checkpoint:
+    """What is kept of the trained network."""
+
+    save: bool = True
+    """Write `last.ckpt` at the end of training."""
+
+
+@dataclass
+class Config:
+    """A run."""
+
+    dataset: Dataset = field(default_factory=Dataset)
+    model: Any = MISSING
+    augment: Policy = field(default_factory=Policy)
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    stream: Stream = field(default_factory=Stream)
+    trainer: Trainer = field(default_factory=Trainer)
+    budget: Budget = field(default_factory=Budget)
+    validate: Validate = field(default_factory=Validate)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    experiment: str | None = None
+    """Name of the experiment, written by its config."""
+    seed: int = 0
+    """Seed of the network's first weights, and of the stream unless stream.seed is set."""
+    batch_size: int = MISSING
+    """Images per optimizer step, over all devices."""
+    norm_batch: int = MISSING
+    """Images over which batch norm takes its statistics: the part of a batch that is computed at once."""
+    label_smoothing: float = 0.0
+    """Share of each label, in [0, 1), that is spread over all classes."""
+    data: str = "data"
+    """Folder of the data sets (FASTCONV_DATA)."""
+    outputs: str = "outputs"
+    """Folder in which each run makes its own."""
+    plan_only: bool = False
+    """Print the plan and stop."""
+    verify: bool = False
+    """precompute: check every shard against its sha256 and write damaged ones again."""
+    prune: bool = False
+    """precompute: remove the least recently used streams until the rest fits in stream.max_gb."""
+
+
+@dataclass
+class Compare:
+    """A table of runs."""
+
+    runs: Any = "outputs"
+    """A folder, or a list of folders, below which runs lie."""
+    format: str = "table"
+    """`table` for the terminal, `csv` or `markdown`."""
+
+
+def register() -> None:
+    """Put the schema where the files in `conf/` find it: under `_schema`, or `_NAME` where a group's options differ."""
+    store = ConfigStore.instance()
+    store.store(name="_schema", node=_settable(Config))
+    store.store(name="_compare", node=_settable(Compare))
+    store.store(group="dataset", name="_schema", node=_settable(Dataset))
+    store.store(group="augment", name="_schema", node=_settable(Policy))
+    store.store(group="stream", name="_schema", node=_settable(Stream))
+    store.store(group="trainer", name="_schema", node=_settable(Trainer))
+    store.store(group="model", name="_davidnet", node=_settable(DavidNet))
+    store.store(group="optimizer", name="_sgd", node=_settable(SGD))
+    for schedule in (OneCycle, Constant, Cosine, Linear, Step):
+        store.store(group="schedule", name=f"_{schedule().name}", node=_settable(schedule))
+
+
+def _settable(schema: type) -> DictConfig:
+    """A config node of a dataclass whose values can be overridden even if the dataclass is frozen."""
+    node = OmegaConf.structured(schema)
+
+    def thaw(config: DictConfig) -> None:
+        config._set_flag("readonly", None)
+        for key in config:
+            child = config._get_node(key)
+            if isinstance(child, DictConfig):
+                thaw(child)
+
+    thaw(node)
+    return node
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean X?` for the closest of `words`, or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def check(config: Config) -> None:
+    """Raise InputError, naming the key, for a value out of range or values that cannot go together."""
+
+    def require(ok: bool, key: str, rule: str) -> None:
+        if not ok:
+            value: Any = config
+            for part in key.split("."):
+                value = getattr(value, part)
+            raise InputError(f"{key}={value} is not possible: {rule}")
+
+    def one_of(key: str, value: str, options: Iterable[str]) -> None:
+        if value not in options:
+            raise InputError(f"{key}={value} is unknown{nearest(value, options)} Choose from: {', '.join(options)}")
+
+    schedule, budget, validate, augment = config.schedule, config.budget, config.validate, config.augment
+    require(budget.seconds is None or budget.seconds > 0, "budget.seconds", "give a number above 0, or null for no limit")
+    require(schedule.epochs is None or schedule.epochs > 0, "schedule.epochs", "give a number above 0, or null")
+    if budget.seconds is None and schedule.epochs is None:
+        raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")
+    for segment in budget.counts:
+        one_of("budget.counts", segment, SEGMENTS)
+    require("train" in budget.counts, "budget.counts", "it must name train")
+    require(config.batch_size > 0, "batch_size", "give a whole number above 0")
+    require(config.norm_batch > 0, "norm_batch", "give a whole number above 0")
+    require(config.trainer.devices > 0, "trainer.devices", "give a whole number above 0")
+    part = config.norm_batch * config.trainer.devices
+    require(
+        config.batch_size % part == 0,
+        "batch_size",
+        f"it must be a multiple of norm_batch x trainer.devices = {part}; set norm_batch too",
+    )
+    require(0 <= config.label_smoothing < 1, "label_smoothing", "give a number in [0, 1)")
+    require(0 <= config.seed < 2**63, "seed", "give a whole number of at least 0")
+    require(0 <= config.stream.seed < 2**63, "stream.seed", "give a whole number of at least 0")
+    require(config.stream.epochs is None or config.stream.epochs > 0, "stream.epochs", "give a number above 0, or null")
+    require(config.stream.max_gb >= 0, "stream.max_gb", "give a number of at least 0")
+    require(0 <= config.dataset.holdout < 1, "dataset.holdout", "give a share in [0, 1)")
+    require(validate.every > 0, "validate.every", "give a number of epochs above 0")
+    require(validate.samples is None or validate.samples > 0, "validate.samples", "give a number above 0, or null for all")
+    one_of("stream.mode", config.stream.mode, ("precomputed", "online"))
+    one_of("validate.on", validate.on, ("test", "holdout", "none"))
+    one_of("trainer.accelerator", config.trainer.accelerator, ("auto", "cpu", "gpu"))
+    one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp"))
+    one_of("trainer.precision", config.trainer.precision, ("auto", "bf16", "fp32"))
+    one_of("augment.crop.mode", augment.crop.mode, PAD_MODES)
+    require(validate.on != "holdout" or config.dataset.holdout > 0, "validate.on", "set dataset.holdout above 0 too")
+    require(config.trainer.num_threads is None or config.trainer.num_threads > 0, "trainer.num_threads", "give 1 or more")
+    require(augment.crop.padding >= 0, "augment.crop.padding", "give 0 or more pixels")
+    require(augment.cutout.size >= 0, "augment.cutout.size", "give 0 or more pixels")
+    require(0 <= augment.flip.probability <= 1, "augment.flip.probability", "give a chance in [0, 1]")
+    require(config.model.width > 0, "model.width", "give 1 or more filters")
+    require(config.optimizer.max_lr > 0, "optimizer.max_lr", "give a number above 0")
+    require(0 <= config.optimizer.momentum < 1, "optimizer.momentum", "give a number in [0, 1)")
+    require(config.optimizer.weight_decay >= 0, "optimizer.weight_decay", "give 0 or more")
+    if config.optimizer.nesterov:
+        require(config.optimizer.momentum > 0, "optimizer.momentum", "Nesterov needs momentum; set optimizer.nesterov=false")
+    _check_schedule(schedule, require, one_of)
+
+
+def _check_schedule(schedule: Schedule, require, one_of) -> None:
+    if isinstance(schedule, OneCycle):
+        require(0 < schedule.pct_start < 1, "schedule.pct_start", "give a share in (0, 1)")
+        require(not schedule.three_phase or schedule.pct_start < 0.5, "schedule.pct_start", "three phases need it below 0.5")
+        one_of("schedule.anneal_strategy", schedule.anneal_strategy, ("linear", "cos"))
+        require(schedule.div_factor > 0, "schedule.div_factor", "give a number above 0")
+        require(schedule.final_div_factor > 0, "schedule.final_div_factor", "give a number above 0")
+        require(0 <= schedule.max_momentum < 1, "schedule.max_momentum", "give a number in [0, 1)")
+        require(0 <= schedule.base_momentum <= schedule.max_momentum, "schedule.base_momentum", "0 to max_momentum")
+    elif isinstance(schedule, WarmUp):
+        require(0 <= schedule.warmup < 1, "schedule.warmup", "give a share in [0, 1)")
+        require(0 <= schedule.final_factor <= 1, "schedule.final_factor", "give a share in [0, 1]")
+    elif isinstance(schedule, Step):
+        require(all(0 < at < 1 for at in schedule.milestones), "schedule.milestones", "give shares in (0, 1)")
+        require(0 < schedule.gamma <= 1, "schedule.gamma", "give a factor in (0, 1]")

@@ -1,0 +1,75 @@
+"""The only definition of an augmented image: pixels moved as an epoch plan says. Plain numpy, no randomness."""
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from fastconv.data.plan import EpochPlan
+
+PAD_MODES = ("constant", "reflect")
+
+
+def augment(images: np.ndarray, plan: EpochPlan, start: int, stop: int, fill: np.ndarray) -> np.ndarray:
+    """Return positions [start, stop) of the planned epoch, uint8 [stop - start, H, W, C].
+
+    Args:
+        images: the training images, uint8 [N, H, W, C] (a memory map will do).
+        plan: the epoch's decisions.
+        start, stop: positions in the epoch.
+        fill: colour of the constant padding and of the cutout, uint8 [C].
+    """
+    rows = slice(start, stop)
+    batch = images[plan.order[rows]]
+    if plan.policy.crop.padding:
+        batch = crop(batch, plan.crop_y[rows], plan.crop_x[rows], plan.policy.crop.padding, plan.policy.crop.mode, fill)
+    flip = plan.flip[rows]
+    if flip.any():
+        mirror(batch, np.flatnonzero(flip))
+    if plan.policy.cutout.size:
+        cut_out(batch, plan.cutout_y[rows], plan.cutout_x[rows], plan.policy.cutout.size, fill)
+    return batch
+
+
+def crop(batch: np.ndarray, y: np.ndarray, x: np.ndarray, padding: int, mode: str, fill: np.ndarray) -> np.ndarray:
+    """Pad [B, H, W, C] on every side and cut each image's own [H, W] window at (y, x)."""
+    n, height, width, channels = batch.shape
+    if mode == "reflect":
+        sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        padded = np.pad(batch, sides, mode="reflect")
+    else:
+        # Filled as rows of bytes: assigning a colour to [.., C] slices walks pixel by pixel and takes five times as long.
+        side = padding * channels
+        border = np.tile(fill, width + 2 * padding)
+        lines = np.empty((n, height + 2 * padding, len(border)), np.uint8)
+        lines[:, :padding] = lines[:, -padding:] = border
+        lines[:, padding:-padding, :side] = lines[:, padding:-padding, -side:] = border[:side]
+        lines[:, padding:-padding, side:-side] = batch.reshape(n, height, width * channels)
+        padded = lines.reshape(n, height + 2 * padding, width + 2 * padding, channels)
+    # Every window of every image as one strided view whose rows are runs of width * channels bytes: picking one
+    # window per image is then a single gather of long runs, an order of magnitude faster than moving pixels.
+    image_step, row_step, pixel_step, byte_step = padded.strides
+    places = 2 * padding + 1
+    windows = as_strided(
+        padded,
+        shape=(n, places, places, height, width * channels),
+        strides=(image_step, row_step, pixel_step, row_step, byte_step),
+        writeable=False,
+    )
+    return windows[np.arange(n), y, x].reshape(n, height, width, channels)
+
+
+def mirror(batch: np.ndarray, chosen: np.ndarray) -> None:
+    """Mirror, in place, the chosen images (int64 [M]) left to right."""
+    images = batch[chosen]
+    mirrored = np.empty_like(images)
+    for channel in range(images.shape[3]):  # reversing whole pixels at once is four times slower
+        mirrored[..., channel] = images[:, :, ::-1, channel]
+    batch[chosen] = mirrored
+
+
+def cut_out(batch: np.ndarray, y: np.ndarray, x: np.ndarray, size: int, fill: np.ndarray) -> None:
+    """Cover, in place, the square of `size` pixels whose corner is (y, x) in each image."""
+    n = len(batch)
+    offsets = np.arange(size)
+    rows = (y[:, None] + offsets)[:, :, None]
+    columns = (x[:, None] + offsets)[:, None, :]
+    batch[np.arange(n)[:, None, None], rows, columns] = fill

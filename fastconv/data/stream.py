@@ -1,0 +1,324 @@
+"""The training stream: augmented epochs, one after the other, as one endless sequence of samples.
+
+`PrecomputedStream` reads what `write_stream` stored; `OnlineStream` computes the same bytes while training.
+"""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastconv.data.augment import augment
+from fastconv.data.plan import Policy, plan_epoch
+from fastconv.data.shards import Shard, ShardEntry, check_shard, write_shard
+from fastconv.data.sources import ImageData
+from fastconv.data.storage import locked, require_space, write_atomically
+from fastconv.errors import StreamError
+
+FORMAT = 1
+# A block is the unit of augmenting and reading: large enough that Python's cost per block vanishes, small enough for caches.
+BLOCK_BYTES = 4 * 2**20
+BLOCK_SAMPLES = 1000
+BLOCKS_PER_SHARD = 10
+# While shards are written, the manifest follows at this pace: a killed writer loses no more than that.
+MANIFEST_SECONDS = 1.0
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """Everything that decides the bytes of a stream, and nothing else: not the number of epochs."""
+
+    dataset: str
+    digest: str
+    """sha256 of the training images and labels."""
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    """Height, width and channels of an image."""
+    samples: int
+    """Images per epoch."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel, of pixel values scaled to [0, 1]."""
+    policy: Policy
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that differ whenever a byte of the stream could."""
+        text = json.dumps({"format": FORMAT, "block": self.block, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """Name of the stream's folder."""
+        return f"{self.dataset}-{self.fingerprint}"
+
+    @property
+    def fill(self) -> np.ndarray:
+        """The mean colour, uint8 [C]: what lies outside an image is zero once it is normalised."""
+        return np.round(np.array(self.mean) * 255).astype(np.uint8)
+
+    @property
+    def block(self) -> int:
+        """Samples in a full block."""
+        return max(1, min(BLOCK_SAMPLES, BLOCK_BYTES // int(np.prod(self.shape))))
+
+    @property
+    def epoch_bytes(self) -> int:
+        """Bytes of one epoch's pixels and labels; the tar headers add less than 1 %."""
+        return self.samples * (int(np.prod(self.shape)) + 8)
+
+    def shards(self) -> list[range]:
+        """The blocks of each shard of an epoch."""
+        blocks = -(-self.samples // self.block)
+        return [range(at, min(at + BLOCKS_PER_SHARD, blocks)) for at in range(0, blocks, BLOCKS_PER_SHARD)]
+
+    def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
+        """One block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
+        height, width, _ = self.shape
+        plan = plan_epoch(self.seed, epoch, self.samples, height, width, self.policy)
+        start, stop = block * self.block, min((block + 1) * self.block, self.samples)
+        return augment(data.images, plan, start, stop, self.fill), data.labels[plan.order[start:stop]]
+
+
+def shard_name(epoch: int, shard: int) -> str:
+    """Path of a shard inside its stream."""
+    return f"epoch-{epoch:04d}/shard-{shard:04d}.tar"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of a stream's `manifest.json`."""
+
+    spec: StreamSpec
+    shards: dict[str, ShardEntry]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs, from the first on, are complete."""
+        per_epoch = len(self.spec.shards())
+        epoch = 0
+        while all(shard_name(epoch, shard) in self.shards for shard in range(per_epoch)):
+            epoch += 1
+        return epoch
+
+    def write(self, folder: Path) -> None:
+        """Store the manifest in the stream's folder, atomically."""
+        shards = {name: asdict(self.shards[name]) for name in sorted(self.shards)}
+        content = {"format": FORMAT, "fingerprint": self.spec.fingerprint, **asdict(self.spec), "shards": shards}
+        write_atomically(folder / "manifest.json", json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def read(cls, folder: Path, spec: StreamSpec) -> "Manifest":
+        """Read the manifest of a stream that must be the one `spec` describes; an absent one has no shards.
+
+        Raises StreamError for a manifest that is damaged, of another format, or of another stream.
+        """
+        path = folder / "manifest.json"
+        try:
+            content = json.loads(path.read_bytes())
+            if content["format"] != FORMAT:
+                raise StreamError(f"{path} has format {content['format']}, this fastconv reads format {FORMAT}")
+            if content["fingerprint"] != spec.fingerprint:
+                raise StreamError(f"{path} belongs to another stream ({content['fingerprint']})")
+            return cls(spec, {name: ShardEntry(**entry) for name, entry in content["shards"].items()})
+        except FileNotFoundError:
+            return cls(spec, {})
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise StreamError(f"{path} is damaged and cannot be read") from error
+
+
+def write_stream(
+    spec: StreamSpec,
+    data: ImageData,
+    root: Path,
+    epochs: int,
+    on_shard: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Make sure that the first `epochs` epochs of a stream are on disk; return the stream's folder.
+
+    Shards are written by one thread per core (numpy, hashing and writing leave the interpreter free). Processes that
+    want the same stream take turns, and find the work done. What an earlier, killed writer finished is kept.
+
+    Args:
+        on_shard: called with (shards done, shards to do) after each shard.
+
+    Raises InputError for too little disk, StreamError for a foreign or damaged manifest.
+    """
+    folder = root / spec.folder
+    with locked(root, f"{spec.folder}.write"):
+        manifest = Manifest.read(folder, spec)
+        tasks = [
+            (epoch, shard, blocks)
+            for epoch in range(epochs)
+            for shard, blocks in enumerate(spec.shards())
+            if shard_name(epoch, shard) not in manifest.shards
+        ]
+        if not tasks:
+            return folder
+        for leftover in folder.rglob("*.part"):  # we hold the lock: whoever wrote them is gone
+            leftover.unlink()
+        samples = sum(len(blocks) * spec.block for _, _, blocks in tasks)
+        require_space(root, round(1.01 * samples * spec.epoch_bytes / spec.samples), f"the stream of {spec.dataset}")
+
+        def write(epoch: int, shard: int, blocks: range) -> tuple[str, ShardEntry]:
+            name = shard_name(epoch, shard)
+            computed = ((f"{epoch:04d}-{block:05d}", *spec.compute(data, epoch, block)) for block in blocks)
+            return name, write_shard(folder / name, computed)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            futures = [pool.submit(write, *task) for task in tasks]
+            written = time.monotonic()
+            try:
+                for done, future in enumerate(as_completed(futures), start=1):
+                    name, entry = future.result()
+                    manifest.shards[name] = entry
+                    if time.monotonic() - written > MANIFEST_SECONDS:
+                        manifest.write(folder)
+                        written = time.monotonic()
+                    on_shard(done, len(tasks))
+            finally:
+                for future in futures:
+                    future.cancel()
+                pool.shutdown()
+                manifest.write(folder)
+    return folder
+
+
+def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
+    """Check every shard of a stream against its sha256, write damaged ones again; return what was mended."""
+    folder = root / spec.folder
+    mended = []
+    with locked(root, f"{spec.folder}.write"):
+        try:
+            manifest = Manifest.read(folder, spec)
+        except StreamError as error:
+            mended.append(str(error))
+            manifest = Manifest(spec, {})
+            epochs = 1 + max((int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-????")), default=0)
+        else:
+            epochs = manifest.epochs
+            for name, entry in list(manifest.shards.items()):
+                try:
+                    check_shard(folder / name, entry)
+                except StreamError as error:
+                    mended.append(str(error))
+                    del manifest.shards[name]
+        if mended:
+            manifest.write(folder)
+    if mended:
+        write_stream(spec, data, root, epochs)
+    return mended
+
+
+class Stream(ABC):
+    """Epochs of a stream as one concatenated sequence of samples; subclasses provide the blocks."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.spec = spec
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Samples [start, stop) of the endless sequence: images uint8 [n, H, W, C], labels int64 [n]."""
+        parts = list(self._parts(start, stop))
+        if len(parts) == 1:
+            return parts[0]
+        images, labels = zip(*parts, strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+    def _parts(self, start: int, stop: int) -> Iterator[Batch]:
+        while start < stop:
+            epoch, position = divmod(start, self.spec.samples)
+            block, skip = divmod(position, self.spec.block)
+            images, labels = self._block(epoch, block)
+            taken = min(stop - start, len(labels) - skip)
+            yield images[skip : skip + taken], labels[skip : skip + taken]
+            start += taken
+
+    @abstractmethod
+    def _block(self, epoch: int, block: int) -> Batch:
+        """Images and labels of one block."""
+
+    def close(self) -> None:
+        """Let go of files and locks."""
+
+
+class OnlineStream(Stream):
+    """Augments while training: no disk, the same bytes."""
+
+    def __init__(self, spec: StreamSpec, data: ImageData) -> None:
+        super().__init__(spec)
+        self._data = data
+        self._at: tuple[int, int] | None = None
+        self._current: Batch | None = None
+
+    def _block(self, epoch: int, block: int) -> Batch:
+        if self._at != (epoch, block):
+            self._current = self.spec.compute(self._data, epoch, block)
+            self._at = (epoch, block)
+        return self._current
+
+
+class PrecomputedStream(Stream):
+    """Reads shards, each verified against its sha256 when it is opened.
+
+    Args:
+        extend: called in a thread with a number of epochs when the reader nears the end of those on disk. Until they
+            are there, reading wraps to the first epoch rather than wait.
+
+    Raises StreamError for a missing, truncated or altered shard.
+    """
+
+    OPEN_SHARDS = 4
+
+    def __init__(self, spec: StreamSpec, root: Path, extend: Callable[[int], object] | None = None) -> None:
+        super().__init__(spec)
+        self._folder = root / spec.folder
+        self._locks = ExitStack()
+        self._locks.enter_context(locked(root, f"{spec.folder}.use", shared=True))
+        self._extend = extend
+        self._extension: threading.Thread | None = None
+        self._open: OrderedDict[str, Shard] = OrderedDict()
+        self._manifest = Manifest.read(self._folder, spec)
+        self._epochs = self._manifest.epochs
+        if not self._epochs:
+            raise StreamError(f"{self._folder} holds no complete epoch")
+        os.utime(self._folder)  # the time of last use, by which old streams are put away
+
+    def _block(self, epoch: int, block: int) -> Batch:
+        if epoch + 1 >= self._epochs:
+            self._grow(epoch)
+        shard, index = divmod(block, BLOCKS_PER_SHARD)
+        name = shard_name(epoch % self._epochs, shard)
+        if name not in self._open:
+            self._open[name] = Shard(self._folder / name, self._manifest.shards[name])
+            if len(self._open) > self.OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return self._open[name].block(index)
+
+    def _grow(self, epoch: int) -> None:
+        if self._extension is not None and not self._extension.is_alive():
+            self._extension = None
+            self._manifest = Manifest.read(self._folder, self.spec)
+            self._epochs = self._manifest.epochs
+        if self._extend is not None and self._extension is None and epoch + 1 >= self._epochs:
+            self._extension = threading.Thread(target=self._extend, args=(epoch + 3,), daemon=True)
+            self._extension.start()
+
+    def close(self) -> None:
+        """Wait for a running extension, then let go of the files and of the lock that keeps the stream on disk."""
+        if self._extension is not None:
+            self._extension.join()
+        self._open.clear()
+        self._locks.close()

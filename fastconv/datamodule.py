@@ -1,0 +1,112 @@
+"""The LightningDataModule: microbatches of a stream for training, whole splits for scoring."""
+
+import time
+from collections.abc import Iterator
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastconv.data.sources import ImageData
+from fastconv.data.stream import Stream
+
+
+class StreamBatches:
+    """Endless microbatches of one rank: batch k of the stream is its rows [k * batch_size, (k + 1) * batch_size).
+
+    No sample is dropped and every batch has the same size; epochs follow each other within a batch. Each of `ranks`
+    takes its own slice of every batch, so the batches are the same for every number of ranks.
+
+    Yields images uint8 [norm_batch, H, W, C] and labels int64 [norm_batch]. Adds the time it takes, which training
+    spends waiting, to `wait_seconds`.
+    """
+
+    def __init__(self, stream: Stream, batch_size: int, norm_batch: int, rank: int = 0, ranks: int = 1) -> None:
+        self._stream = stream
+        self._batch_size = batch_size
+        self._norm_batch = norm_batch
+        self._slice = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks, norm_batch)
+        self.wait_seconds = 0.0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batch = 0
+        while True:
+            for offset in self._slice:
+                started = time.perf_counter()
+                start = batch * self._batch_size + offset
+                images, labels = self._stream.rows(start, start + self._norm_batch)
+                # Copied, because torch wants memory that it may write to; 0.1 % of a step.
+                tensors = torch.from_numpy(np.array(images)), torch.from_numpy(np.array(labels))
+                self.wait_seconds += time.perf_counter() - started
+                yield tensors
+            batch += 1
+
+
+class SplitBatches:
+    """A split, or an even sample of it, in batches of images uint8 [B, H, W, C] and labels int64 [B].
+
+    Each of `ranks` has every `ranks`-th image.
+    """
+
+    BATCH_SIZE = 500
+
+    def __init__(self, data: ImageData, samples: int | None = None, rank: int = 0, ranks: int = 1) -> None:
+        self._data = data
+        count = min(samples or len(data), len(data))
+        self._rows = np.linspace(0, len(data), count, endpoint=False).astype(np.int64)[rank::ranks]
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self.BATCH_SIZE)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self._rows), self.BATCH_SIZE):
+            rows = self._rows[start : start + self.BATCH_SIZE]
+            yield torch.from_numpy(self._data.images[rows]), torch.from_numpy(self._data.labels[rows])
+
+
+class ShardDataModule(L.LightningDataModule):
+    """Feeds a Trainer from a stream of training images and from the splits to score.
+
+    Args:
+        stream: precomputed shards, or the same stream augmented online.
+        batch_size: images per optimizer step over all ranks.
+        norm_batch: images per microbatch; `batch_size` is a multiple of it times the ranks.
+        validate: images for the curves during training, or None.
+        validate_samples: how many of them to score; None for all.
+        test: the test split.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        batch_size: int,
+        norm_batch: int,
+        validate: ImageData | None,
+        validate_samples: int | None,
+        test: ImageData,
+    ) -> None:
+        super().__init__()
+        self._stream = stream
+        self._batch_size, self._norm_batch = batch_size, norm_batch
+        self._validate, self._validate_samples, self._test = validate, validate_samples, test
+        self.train_batches: StreamBatches | None = None
+
+    def train_dataloader(self) -> StreamBatches:
+        self.train_batches = StreamBatches(self._stream, self._batch_size, self._norm_batch, *self._place())
+        return self.train_batches
+
+    def val_dataloader(self) -> SplitBatches | list:
+        if self._validate is None:
+            return []
+        return SplitBatches(self._validate, self._validate_samples, *self._place())
+
+    def test_dataloader(self) -> SplitBatches:
+        return SplitBatches(self._test, None, *self._place())
+
+    def validate_all(self) -> None:
+        """Score the whole of the validation images from now on."""
+        self._validate_samples = None
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

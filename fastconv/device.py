@@ -1,0 +1,84 @@
+"""The hardware that trains: device, precision, and an allocator that suits training on a CPU."""
+
+import ctypes
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastconv.config import Trainer
+from fastconv.errors import InputError
+
+# glibc's mallopt parameters (malloc.h).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run computes on. `kind` is `cpu` or `cuda`; `precision` is `bf16` or `fp32`."""
+
+    kind: str
+    name: str
+    precision: str
+    threads: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that convolutions compute in."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        """A context in which forward passes compute in this precision."""
+        return torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def prepare(trainer: Trainer) -> Device:
+    """Choose the device and set it up as configured.
+
+    Raises InputError for a GPU that is not there.
+    """
+    gpu = torch.cuda.is_available()
+    if trainer.accelerator == "gpu" and not gpu:
+        raise InputError("trainer.accelerator=gpu is not possible: torch finds no GPU here. Use trainer=cpu or trainer=auto")
+    kind = "cuda" if gpu and trainer.accelerator != "cpu" else "cpu"
+    if trainer.num_threads is not None:
+        torch.set_num_threads(trainer.num_threads)
+    if kind == "cpu" and trainer.keep_memory:
+        keep_freed_memory()
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else cpu_has_bf16()
+    precision = trainer.precision if trainer.precision != "auto" else ("bf16" if has_bf16 else "fp32")
+    name = torch.cuda.get_device_name() if kind == "cuda" else cpu_name()
+    return Device(kind, name, precision, torch.get_num_threads())
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware; without that bf16 is many times slower than fp32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks instead of returning them to the system.
+
+    A training step frees and takes back its activations; with the defaults each page is faulted in again every step,
+    which costs a DavidNet step a quarter of its time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)

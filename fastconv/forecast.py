@@ -1,0 +1,129 @@
+"""The plan of a run: what will fit into the budget, and what it needs. Printed before anything long starts."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from fastconv.config import Config
+from fastconv.data.stream import StreamSpec
+from fastconv.device import Device
+from fastconv.errors import InputError
+from fastconv.probe import Probe
+from fastconv.results import Results
+
+# Epochs precomputed beyond those expected: a machine may turn out faster than its probe.
+STREAM_MARGIN = 1.15
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to do.
+
+    `bound_steps`: optimizer steps that `schedule.epochs` allows, or None. `steps`, `epochs`: expected. `seconds`:
+    expected for training and validation. `validate_seconds`, `reserve_seconds`: for one validation, and for what the
+    budget counts after training. `stream_epochs`: epochs to precompute (0 if online).
+    """
+
+    bound_steps: int | None
+    steps: int
+    epochs: float
+    seconds: float
+    validate_seconds: float
+    reserve_seconds: float
+    stream_epochs: int
+
+
+def forecast(config: Config, spec: StreamSpec, probe: Probe, validate_images: int, final_images: int, test_images: int,
+             already_counted: float) -> Forecast:
+    """Plan a run from the probe.
+
+    Args:
+        validate_images: images of one validation during training (0 for none).
+        final_images: held-out images scored after training (0 for none).
+        already_counted: seconds of the budget that are spent.
+
+    Raises InputError for a budget that is too short for one step.
+    """
+    counts, seconds = config.budget.counts, config.budget.seconds
+    validate_seconds = validate_images * probe.score_seconds
+    reserve = final_images * probe.score_seconds * ("validate" in counts) + test_images * probe.score_seconds * ("test" in counts)
+    bound_epochs = config.schedule.epochs
+    bound_steps = None if bound_epochs is None else max(1, round(bound_epochs * spec.samples / config.batch_size))
+    step_epochs = config.batch_size / spec.samples
+    # A validation every so many epochs slows each step down by its share.
+    share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
+    steps = math.inf if bound_steps is None else bound_steps
+    if seconds is not None:
+        available = seconds - reserve - already_counted
+        if probe.step_seconds > available:
+            raise InputError(
+                f"budget.seconds={seconds:g} is too short for one step, which takes about {probe.step_seconds:.2g} s here"
+                f" (and {reserve + already_counted:.2g} s are needed besides). Give more seconds, or a smaller"
+                " batch_size or model.width"
+            )
+        steps = min(steps, max(1, int(available / (probe.step_seconds + share))))
+    epochs = steps * step_epochs
+    wanted = epochs if seconds is None else STREAM_MARGIN * epochs
+    if bound_steps is not None:
+        wanted = min(wanted, bound_steps * step_epochs)
+    stream_epochs = config.stream.epochs or max(1, math.ceil(wanted - 1e-9))
+    return Forecast(
+        bound_steps=bound_steps,
+        steps=int(steps),
+        epochs=epochs,
+        seconds=steps * (probe.step_seconds + share),
+        validate_seconds=validate_seconds,
+        reserve_seconds=reserve,
+        stream_epochs=stream_epochs if config.stream.mode == "precomputed" else 0,
+    )
+
+
+def plan_table(config: Config, spec: StreamSpec, device: Device, probe: Probe, plan: Forecast, parameters: int) -> Table:
+    """The plan as a person reads it."""
+    budget, schedule = config.budget, config.schedule
+    limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {' + '.join(budget.counts)}"
+    bound = "as many epochs as fit" if schedule.epochs is None else f"at most {schedule.epochs:g} epochs"
+    height, width, channels = spec.shape
+    rows = {
+        "dataset": f"{config.dataset.name}: {spec.samples:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes",
+        "model": f"{config.model.name}: {parameters:,} parameters",
+        "batch": f"{config.batch_size} images in parts of {config.norm_batch}",
+        "device": f"{device.name}, {device.precision}" + (f", {device.threads} threads" if device.kind == "cpu" else ""),
+        "speed": f"{config.batch_size / probe.step_seconds:,.0f} images/s (probe)",
+        "budget": f"{limit}; {bound}",
+        "expected": f"{plan.epochs:.1f} epochs, {plan.steps:,} steps in {plan.seconds:,.0f} s",
+        "stream": (
+            f"{plan.stream_epochs} epochs, {plan.stream_epochs * spec.epoch_bytes / 1e6:,.0f} MB in {config.stream.root}"
+            if plan.stream_epochs
+            else "augmented while training"
+        ),
+        "memory": f"about {probe.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
+        "outputs": config.outputs,
+    }
+    table = Table(title="plan", show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def results_table(results: Results, folder: Path) -> Table:
+    """What came out of a run, and where it lies."""
+    rows = {
+        "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f})",
+        "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps at {results.images_per_second:,.0f} images/s",
+        "ended by": results.stopped_by,
+        "budget": f"{results.seconds_counted:.1f} s counted"
+        + (f" of {results.budget_seconds:g} s" if results.budget_seconds else ""),
+        "seconds": "  ".join(f"{name} {spent:.1f}" for name, spent in results.seconds.items() if spent >= 0.05),
+        "waiting for data": f"{results.data_wait_fraction:.2%} of the training time",
+        "run": str(folder),
+        "dashboard": f"tensorboard --logdir {folder}",
+    }
+    if results.accuracy_holdout is not None:
+        rows["held-out part"] = f"{results.accuracy_holdout:.2%}"
+    table = Table(title="result", show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

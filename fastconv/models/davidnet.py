@@ -1,0 +1,54 @@
+"""DavidNet, the 9-layer residual network that won DAWNBench on CIFAR-10 (David Page, "How to train your ResNet", 2018)."""
+
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Sequential):
+    """3x3 convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Residual(nn.Module):
+    """The input plus what two ConvNorm blocks of the same width make of it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block1 = ConvNorm(width, width)
+        self.block2 = ConvNorm(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block2(self.block1(x))
+
+
+class DavidNet(nn.Module):
+    """prep - layer1 (pool, residual) - layer2 (pool) - layer3 (pool, residual) - global max-pool - linear.
+
+    With `width` 64, 3 channels and 10 classes: 6,573,120 trainable parameters.
+
+    Args:
+        channels: channels of an image.
+        classes: number of classes.
+        width: filters of the first layer; the next have two, four and eight times as many.
+        logits_scale: factor on the logits.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 64, logits_scale: float = 0.125) -> None:
+        super().__init__()
+        self.prep = ConvNorm(channels, width)
+        self.layer1 = nn.Sequential(ConvNorm(width, 2 * width), nn.MaxPool2d(2), Residual(2 * width))
+        self.layer2 = nn.Sequential(ConvNorm(2 * width, 4 * width), nn.MaxPool2d(2))
+        self.layer3 = nn.Sequential(ConvNorm(4 * width, 8 * width), nn.MaxPool2d(2), Residual(8 * width))
+        # Global rather than 4x4, so that other sizes than 32x32 work; the same for 32x32.
+        self.pool = nn.AdaptiveMaxPool2d(1)
+        self.linear = nn.Linear(8 * width, classes, bias=False)
+        self.logits_scale = logits_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.prep(x))))
+        return self.linear(self.pool(x).flatten(1)) * self.logits_scale

@@ -1,0 +1,109 @@
+"""The LightningModule around a network: normalise, score, learn."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from fastconv.models import build_model
+from fastconv.optim import SGD
+
+
+class ImageClassifier(L.LightningModule):
+    """Trains a registered network on batches of raw images.
+
+    Args:
+        model: name of the network in `fastconv.models.MODELS`.
+        settings: the network's own settings, such as `width`.
+        shape: height, width and channels of an image.
+        classes: class names.
+        mean, std: per channel, of pixel values scaled to [0, 1].
+        optimizer: makes the optimizer; None for a module that is only asked.
+        label_smoothing: share of each label that is spread over all classes.
+        channels_last: keep the channels of a pixel together in memory.
+
+    All but the optimizer are plain values and stored in the checkpoint, so that the network can be rebuilt from it.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        settings: Mapping[str, Any],
+        shape: tuple[int, int, int],
+        classes: tuple[str, ...],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        optimizer: SGD | None = None,
+        label_smoothing: float = 0.0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = {
+            "model": model,
+            "settings": dict(settings),
+            "shape": list(shape),
+            "classes": list(classes),
+            "mean": list(mean),
+            "std": list(std),
+        }
+        self.model = build_model(model, channels=shape[2], classes=len(classes), **settings)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self._optimizer = optimizer
+        self._label_smoothing = label_smoothing
+        # Pixels are bytes: (x / 255 - mean) / std as one product and one sum.
+        std_tensor = torch.tensor(std).view(-1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std_tensor), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / std_tensor, persistent=False)
+        # Sums over steps stay on the device; whoever logs reads and clears them.
+        self.register_buffer("train_sums", torch.zeros(3), persistent=False)
+        scores = {"num_classes": len(classes), "average": "micro", "validate_args": False}
+        self.validate_accuracy, self.test_accuracy = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
+        self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
+        # The permuted view of [B, H, W, C] is channels_last as it stands.
+        return self.model(images.permute(0, 3, 1, 2) * self.scale + self.shift)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+        with torch.no_grad():
+            hits = (logits.argmax(1) == labels).sum()
+            self.train_sums += torch.stack([loss.detach() * len(labels), hits, hits.new_tensor(len(labels))])
+        return loss
+
+    def take_train_scores(self) -> tuple[float, float]:
+        """Mean loss and accuracy of the training images since the last call."""
+        loss, hits, count = self.train_sums.tolist()
+        self.train_sums.zero_()
+        return loss / max(count, 1), hits / max(count, 1)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._score("validate", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._score("test", batch)
+
+    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = self(images)
+        for name, score, value in (
+            ("loss", getattr(self, f"{split}_loss"), (F.cross_entropy(logits.float(), labels), len(labels))),
+            ("accuracy", getattr(self, f"{split}_accuracy"), (logits, labels)),
+        ):
+            score.update(*value)
+            self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self._optimizer.build(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["network"] = self.network

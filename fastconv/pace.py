@@ -1,0 +1,74 @@
+"""How far a run is and whether its next step is the last one: plain arithmetic on measured times."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+# Steps whose times predict the next one's, and those among which the slowest is looked for.
+RECENT_STEPS = 8
+SLOW_STEPS = 32
+# One outlier must not cost a run its last seconds: the slowest step counts as at most this many median steps.
+MAX_SLOW_FACTOR = 2.0
+# Without variation seen yet, a step may take this much longer than predicted.
+MIN_SLOW_FACTOR = 1.1
+
+
+@dataclass
+class StepTimes:
+    """Predicts the duration of steps in seconds, from an estimate first and then from the latest steps."""
+
+    estimate: float
+    _times: deque[float] = field(default_factory=lambda: deque(maxlen=SLOW_STEPS))
+
+    def add(self, seconds: float) -> None:
+        """Note how long a step took."""
+        self._times.append(seconds)
+
+    @property
+    def expected(self) -> float:
+        """What the next step will take."""
+        return median(list(self._times)[-RECENT_STEPS:]) if self._times else self.estimate
+
+    @property
+    def slow(self) -> float:
+        """What the next step may take."""
+        slowest = max(self._times, default=self.estimate)
+        return min(max(slowest, MIN_SLOW_FACTOR * self.expected), MAX_SLOW_FACTOR * self.expected)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The coming step: the progress, in [0, 1], at its predicted end, and whether it is the last."""
+
+    progress: float
+    last: bool
+
+
+def next_step(
+    done: int, bound: int | None, elapsed: float, limit: float | None, times: StepTimes, reached: float
+) -> Step | None:
+    """Decide the coming step, or None if the time for it has run out.
+
+    A run is as far as the larger of its share of steps and its share of time. The step after which no other would
+    surely fit is the last one; its progress is 1, so the schedule always ends.
+
+    Args:
+        done, bound: steps done, and steps after which the run ends (None: only time ends it).
+        elapsed, limit: seconds counted, and seconds there are for steps (None: only steps end it).
+        times: predicted step times.
+        reached: progress of the step before; progress never falls.
+    """
+    progress, last = reached, False
+    if bound is not None:
+        if done >= bound:
+            return None
+        progress, last = max(progress, (done + 1) / bound), done + 1 >= bound
+    if limit is not None:
+        if elapsed + times.slow > limit and done:
+            return None
+        # If one step turns out slow, there must still be time for a slow last one.
+        goal = limit - 2 * (times.slow - times.expected)
+        end = elapsed + times.expected
+        progress = max(progress, end / goal if goal > 0 else 1.0)
+        last = last or end + times.expected > goal
+    return Step(1.0 if last else min(progress, 1.0), last)

@@ -1,0 +1,44 @@
+"""python -m fastconv.precompute [key=value ...]
+
+Write the augmented epochs that `python -m fastconv.train` with the same settings will read, as WebDataset tar shards.
+verify=true checks every shard of that stream and writes damaged ones again; prune=true removes the least recently used
+streams until the rest fits in stream.max_gb (stream.max_gb=0 removes all).
+
+  python -m fastconv.precompute dataset=cifar10 stream.epochs=25
+"""
+
+from pathlib import Path
+
+from fastconv.clock import Clock
+from fastconv.command import command
+from fastconv.config import Config
+
+
+@command("config", __doc__)
+def main(config: Config) -> None:
+    from rich.console import Console
+
+    from fastconv import run as runs
+    from fastconv.data.storage import prune
+    from fastconv.data.stream import verify_stream
+
+    console = Console(soft_wrap=True, highlight=False)
+    root = Path(config.stream.root)
+    if config.prune:
+        removed = prune(root, config.stream.max_gb * 1e9)
+        console.print(f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}")
+        return
+    run = runs.plan_run(config, Clock())
+    if config.verify:
+        mended = verify_stream(run.spec, run.train, root)
+        for line in mended:
+            console.print(f"mended: {line}")
+        console.print(f"{root / run.spec.folder}: {'every shard is right' if not mended else 'every shard is right now'}")
+        return
+    runs.precompute(run, console)
+    epochs = run.plan.stream_epochs
+    console.print(f"{epochs} epochs of {run.spec.samples:,} images are in {root / run.spec.folder}")
+
+
+if __name__ == "__main__":
+    main()

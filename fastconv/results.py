@@ -1,0 +1,118 @@
+"""What a run measured: one `results.json` per run, from which every table and plot is made."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fastconv.data.storage import unwritable, write_atomically
+
+PACKAGES = ("torch", "torchvision", "lightning", "numpy")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The keys of `results.json`. Keys are added, never renamed; what a run did not get to is null.
+
+    Accuracies are shares in [0, 1]; `stopped_by` is `epochs`, `budget`, `error` or `interrupt`.
+    """
+
+    dataset: str
+    model: str
+    experiment: str | None
+    seed: int
+    stream_seed: int
+    accuracy: float | None = None
+    """Of the test split, by the weights of the last step."""
+    accuracy_tta: float | None = None
+    """The same with test-time augmentation."""
+    accuracy_holdout: float | None = None
+    """Of the held-out training images, by the weights of the last step."""
+    loss: float | None = None
+    """Cross-entropy of the test split."""
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    norm_batch: int | None = None
+    budget_seconds: float | None = None
+    budget_counts: list[str] = field(default_factory=list)
+    seconds_counted: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of every segment of the clock."""
+    images_per_second: float | None = None
+    """Trained images over training seconds."""
+    data_wait_fraction: float | None = None
+    """Share of the training seconds spent waiting for data."""
+    parameters: int | None = None
+    peak_memory_mb: float | None = None
+    stopped_by: str | None = None
+    error: str | None = None
+    """Why the run failed."""
+    expected_epochs: float | None = None
+    """What the plan expected."""
+    final_lr: float | None = None
+    """Learning rate of the last step, as a share of the peak."""
+    device: str | None = None
+    precision: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    overrides: list[str] = field(default_factory=list)
+
+    def write(self, run: Path) -> None:
+        """Store as `results.json` in a run's folder, atomically."""
+        write_atomically(run / "results.json", json.dumps(asdict(self), indent=1).encode())
+
+    @classmethod
+    def read(cls, run: Path) -> "Results":
+        """Read a run's `results.json`; keys of later versions are ignored.
+
+        Raises ValueError or KeyError for a file that is not one, OSError if there is none.
+        """
+        content: Any = json.loads((run / "results.json").read_text())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        known = {key.name for key in fields(cls)}
+        try:
+            return cls(**{key: value for key, value in content.items() if key in known})
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+
+def new_run_folder(parent: Path, name: str | None = None) -> Path:
+    """Make a folder that no other run has: `parent`/<time>-<short id>, or `parent`/`name`.
+
+    Raises InputError if it can't be made.
+    """
+    folder = parent / (name or f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that fastconv runs from, with `-dirty` after it for uncommitted changes; else None."""
+    git = ["git", "-C", os.path.dirname(__file__)]
+    try:
+        # An installed package may lie inside somebody else's repository.
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False)
+        if tracked.returncode:
+            return None
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        answer = subprocess.run(describe, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,155 @@
+"""Schedules: pure functions from a run's progress to factors for learning rate and momentum.
+
+Progress is in [0, 1], whatever drives it (steps or time), so each schedule ends where it should however long the run is.
+"""
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import OneCycleLR
+
+# OneCycleLR counts whole steps; its closed form is driven at fractional positions of this many, where its off-by-one
+# at the ends of the phases (the peak lies at step pct_start * total - 1) is below what training can feel.
+NOMINAL_STEPS = 100_000
+
+
+class Factors(NamedTuple):
+    """`lr` is multiplied with each group's `max_lr`; `momentum` is set, or left to the optimizer if None."""
+
+    lr: float
+    momentum: float | None = None
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """What all schedules share."""
+
+    name: str = "schedule"
+    epochs: float | None = 25
+    """Passes over the training images after which the run ends, if the budget allows; null for no bound."""
+
+    @abstractmethod
+    def factors(self, progress: float) -> Factors:
+        """The factors at a progress in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up to the peak and down to almost zero (Smith & Topin 2017, arXiv 1708.07120), as `torch` has it."""
+
+    name: str = "one_cycle"
+    pct_start: float = 0.2
+    """Share of the run, in (0, 1), at which the peak is reached."""
+    anneal_strategy: str = "linear"
+    """Shape of the phases: `linear` or `cos`."""
+    cycle_momentum: bool = False
+    """Move momentum against the learning rate, between max_momentum and base_momentum."""
+    base_momentum: float = 0.85
+    """Momentum at the peak."""
+    max_momentum: float = 0.95
+    """Momentum at both ends."""
+    div_factor: float = 25.0
+    """The first learning rate is the peak divided by this."""
+    final_div_factor: float = 1e4
+    """The last learning rate is the first divided by this."""
+    three_phase: bool = False
+    """Come down in two phases: as steeply as it went up, then to the last learning rate."""
+
+    @cached_property
+    def _curve(self) -> "OneCycleLR":
+        import torch
+        from torch.optim.lr_scheduler import OneCycleLR
+
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        return OneCycleLR(
+            torch.optim.SGD([parameter], lr=1.0, momentum=self.max_momentum),
+            max_lr=1.0,
+            total_steps=NOMINAL_STEPS,
+            pct_start=self.pct_start,
+            anneal_strategy=self.anneal_strategy,
+            cycle_momentum=self.cycle_momentum,
+            base_momentum=self.base_momentum,
+            max_momentum=self.max_momentum,
+            div_factor=self.div_factor,
+            final_div_factor=self.final_div_factor,
+            three_phase=self.three_phase,
+        )
+
+    def factors(self, progress: float) -> Factors:
+        curve = self._curve
+        curve.last_epoch = progress * (NOMINAL_STEPS - 1)
+        with warnings.catch_warnings():  # it wants to be asked by its own step()
+            warnings.simplefilter("ignore")
+            (lr,) = curve.get_lr()
+        # get_lr leaves the momentum of that position in the optimizer.
+        momentum = curve.optimizer.param_groups[0]["momentum"] if self.cycle_momentum else None
+        return Factors(float(lr), momentum)
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The peak from start to end."""
+
+    name: str = "constant"
+
+    def factors(self, progress: float) -> Factors:
+        return Factors(1.0)
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """A linear warm-up, then a descent that subclasses shape."""
+
+    warmup: float = 0.0
+    """Share of the run, in [0, 1), over which the learning rate rises linearly from zero to the peak."""
+    final_factor: float = 0.0
+    """Learning rate at the end, as a share of the peak."""
+
+    def factors(self, progress: float) -> Factors:
+        if progress < self.warmup:
+            return Factors(progress / self.warmup)
+        remaining = self.descent((progress - self.warmup) / (1 - self.warmup))
+        return Factors(self.final_factor + (1 - self.final_factor) * remaining)
+
+    @abstractmethod
+    def descent(self, position: float) -> float:
+        """What is left of the way down, from 1 at position 0 to 0 at position 1."""
+
+
+@dataclass(frozen=True)
+class Cosine(WarmUp):
+    """Half a cosine from the peak down (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts)."""
+
+    name: str = "cosine"
+
+    def descent(self, position: float) -> float:
+        return (1 + math.cos(math.pi * position)) / 2
+
+
+@dataclass(frozen=True)
+class Linear(WarmUp):
+    """A straight line from the peak down (budgeted training, arXiv 1905.04753)."""
+
+    name: str = "linear"
+
+    def descent(self, position: float) -> float:
+        return 1 - position
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """Multiply the learning rate by `gamma` at each milestone."""
+
+    name: str = "step"
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    """Progress, in (0, 1), at each of which the learning rate falls."""
+    gamma: float = 0.1
+    """What the learning rate is multiplied with."""
+
+    def factors(self, progress: float) -> Factors:
+        return Factors(self.gamma ** sum(progress >= milestone for milestone in self.milestones))
