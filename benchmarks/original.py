@@ -17,7 +17,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 TABLE = RESULTS / "original.csv"
 DATASETS = ("fashion_mnist", "cifar10", "mnist")
-KEPT = ("results.json", "config.yaml", "metrics.csv", "augmented.png", "schedule.png", "curves.png")
+KEPT = ("metrics.csv", "augmented.png", "schedule.png", "curves.png")
 
 
 def finished() -> set[str]:
@@ -47,8 +47,11 @@ def main() -> None:
             subprocess.run([*command, "budget.seconds=1000", f"outputs={outputs}"], check=True)
             (run,) = Path(outputs, dataset).iterdir()
             results = json.loads((run / "results.json").read_text())
+            # Where the run's files lay for a while is of no interest to a reader of the table.
+            results["overrides"] = [each for each in results["overrides"] if not each.startswith("outputs=")]
             kept = RESULTS / "original" / dataset
             kept.mkdir(parents=True, exist_ok=True)
+            (kept / "results.json").write_text(json.dumps(results, indent=1))
             for name in KEPT:
                 shutil.copy(run / name, kept / name)
         append(

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import os
 import re
 import secrets
@@ -96,7 +97,8 @@ def explain_override(error: Exception, config_name: str) -> str:
         options = group_options(group) if group else []
         return f"unknown {group or 'config'} {option}{nearest(option, options)} Choose from: {', '.join(options)}"
     if match := re.search(r"Key '(.+?)' not in '(.+?)'", text + cause):
-        return f"unknown key {match[1]} in {match[2]}{nearest(match[1], [key.split('.')[-1] for key in keys(config_name)])}"
+        names = [key.split(".")[-1] for key in keys(config_name)]
+        return f"unknown key {match[1]} in {match[2]}{nearest(match[1], names)} --help lists all keys"
     if match := re.search(r"Could not append to config.*?'(.+?)'|An item is already at '(.+?)'", text):
         return f"key {match[1] or match[2]} exists already: write it without the +"
     key = re.search(r"full_key: (\S+)", text + cause)
@@ -105,7 +107,9 @@ def explain_override(error: Exception, config_name: str) -> str:
         return f"{key[1]}: {value[0].strip()}"
     if "parsing override" in text:
         override = re.search(r"parsing override '(.*?)'", text)
-        return f"cannot read the override {override[1] if override else ''}: write key=value, and quote special characters"
+        return (
+            f"cannot read the override {override[1] if override else ''}: write key=value, and quote special characters"
+        )
     return " ".join(text.split("Config search path")[0].split()) or type(error).__name__
 
 
@@ -179,7 +183,11 @@ def field_docs(schema: type) -> dict[str, str]:
         if not dataclasses.is_dataclass(parent):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(parent))).body[0].body
-        for entry, after in zip(body, body[1:], strict=False):
-            if isinstance(entry, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        for entry, after in itertools.pairwise(body):
+            if (
+                isinstance(entry, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
                 docs[entry.target.id] = " ".join(str(after.value.value).split())
     return docs

@@ -15,6 +15,8 @@ from fastconv.errors import InputError
 from fastconv.results import Results
 
 FORMATS = ("table", "csv", "markdown")
+# Columns of a table that goes to a file or another program.
+FILE_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ def find_runs(folders: list[Path]) -> list[Row]:
     rows = []
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs")
+            raise InputError(
+                f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs"
+            )
         for config in sorted(folder.rglob("config.yaml"), key=lambda path: path.stat().st_mtime):
             try:
                 results = Results.read(config.parent)
@@ -67,8 +71,11 @@ def cells(row: Row) -> dict[str, str]:
 
 @command("compare", __doc__)
 def main(config: Compare) -> None:
+    """The command; see the top of this file."""
     if config.format not in FORMATS:
-        raise InputError(f"format={config.format} is unknown{nearest(config.format, FORMATS)} Choose from: {', '.join(FORMATS)}")
+        raise InputError(
+            f"format={config.format} is unknown{nearest(config.format, FORMATS)} Choose from: {', '.join(FORMATS)}"
+        )
     folders = [config.runs] if isinstance(config.runs, str) else list(config.runs)
     rows = [cells(row) for row in find_runs([Path(str(folder)) for folder in folders])]
     if not rows:
@@ -90,7 +97,7 @@ def main(config: Compare) -> None:
         table = Table(*header)
         for row in rows:
             table.add_row(*(row[name] for name in header), style="red" if row["problem"] else None)
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 
 
 if __name__ == "__main__":

@@ -223,7 +223,9 @@ def check(config: Config) -> None:
             raise InputError(f"{key}={value} is unknown{nearest(value, options)} Choose from: {', '.join(options)}")
 
     schedule, budget, validate, augment = config.schedule, config.budget, config.validate, config.augment
-    require(budget.seconds is None or budget.seconds > 0, "budget.seconds", "give a number above 0, or null for no limit")
+    require(
+        budget.seconds is None or budget.seconds > 0, "budget.seconds", "give a number above 0, or null for no limit"
+    )
     require(schedule.epochs is None or schedule.epochs > 0, "schedule.epochs", "give a number above 0, or null")
     if budget.seconds is None and schedule.epochs is None:
         raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")
@@ -246,7 +248,9 @@ def check(config: Config) -> None:
     require(config.stream.max_gb >= 0, "stream.max_gb", "give a number of at least 0")
     require(0 <= config.dataset.holdout < 1, "dataset.holdout", "give a share in [0, 1)")
     require(validate.every > 0, "validate.every", "give a number of epochs above 0")
-    require(validate.samples is None or validate.samples > 0, "validate.samples", "give a number above 0, or null for all")
+    require(
+        validate.samples is None or validate.samples > 0, "validate.samples", "give a number above 0, or null for all"
+    )
     one_of("stream.mode", config.stream.mode, ("precomputed", "online"))
     one_of("validate.on", validate.on, ("test", "holdout", "none"))
     one_of("trainer.accelerator", config.trainer.accelerator, ("auto", "cpu", "gpu"))
@@ -254,7 +258,9 @@ def check(config: Config) -> None:
     one_of("trainer.precision", config.trainer.precision, ("auto", "bf16", "fp32"))
     one_of("augment.crop.mode", augment.crop.mode, PAD_MODES)
     require(validate.on != "holdout" or config.dataset.holdout > 0, "validate.on", "set dataset.holdout above 0 too")
-    require(config.trainer.num_threads is None or config.trainer.num_threads > 0, "trainer.num_threads", "give 1 or more")
+    require(
+        config.trainer.num_threads is None or config.trainer.num_threads > 0, "trainer.num_threads", "give 1 or more"
+    )
     require(augment.crop.padding >= 0, "augment.crop.padding", "give 0 or more pixels")
     require(augment.cutout.size >= 0, "augment.cutout.size", "give 0 or more pixels")
     require(0 <= augment.flip.probability <= 1, "augment.flip.probability", "give a chance in [0, 1]")
@@ -263,14 +269,18 @@ def check(config: Config) -> None:
     require(0 <= config.optimizer.momentum < 1, "optimizer.momentum", "give a number in [0, 1)")
     require(config.optimizer.weight_decay >= 0, "optimizer.weight_decay", "give 0 or more")
     if config.optimizer.nesterov:
-        require(config.optimizer.momentum > 0, "optimizer.momentum", "Nesterov needs momentum; set optimizer.nesterov=false")
+        require(
+            config.optimizer.momentum > 0, "optimizer.momentum", "Nesterov needs momentum; set optimizer.nesterov=false"
+        )
     _check_schedule(schedule, require, one_of)
 
 
 def _check_schedule(schedule: Schedule, require, one_of) -> None:
     if isinstance(schedule, OneCycle):
         require(0 < schedule.pct_start < 1, "schedule.pct_start", "give a share in (0, 1)")
-        require(not schedule.three_phase or schedule.pct_start < 0.5, "schedule.pct_start", "three phases need it below 0.5")
+        require(
+            not schedule.three_phase or schedule.pct_start < 0.5, "schedule.pct_start", "three phases need it below 0.5"
+        )
         one_of("schedule.anneal_strategy", schedule.anneal_strategy, ("linear", "cos"))
         require(schedule.div_factor > 0, "schedule.div_factor", "give a number above 0")
         require(schedule.final_div_factor > 0, "schedule.final_div_factor", "give a number above 0")

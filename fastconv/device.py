@@ -41,7 +41,9 @@ def prepare(trainer: Trainer) -> Device:
     """
     gpu = torch.cuda.is_available()
     if trainer.accelerator == "gpu" and not gpu:
-        raise InputError("trainer.accelerator=gpu is not possible: torch finds no GPU here. Use trainer=cpu or trainer=auto")
+        raise InputError(
+            "trainer.accelerator=gpu is not possible: torch finds no GPU here. Use trainer=cpu or trainer=auto"
+        )
     kind = "cuda" if gpu and trainer.accelerator != "cpu" else "cpu"
     if trainer.num_threads is not None:
         torch.set_num_threads(trainer.num_threads)

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fastconv.data.stream import StreamSpec
+from fastconv.results import Results
 
 # Images of the augmented grid: rows x columns.
 GRID_ROWS, GRID_COLUMNS = 4, 10
@@ -16,10 +17,10 @@ DPI = 110
 
 
 def draw_run(folder: Path, title: str) -> None:
-    """Draw `schedule.png` and `curves.png` from a run's `metrics.csv`."""
+    """Draw `schedule.png` and `curves.png` from a run's `metrics.csv` and `results.json`."""
     metrics = read_metrics(folder / "metrics.csv")
     draw_schedule(metrics, title, folder / "schedule.png")
-    draw_curves(metrics, title, folder / "curves.png")
+    draw_curves(metrics, Results.read(folder), title, folder / "curves.png")
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
@@ -52,8 +53,8 @@ def draw_schedule(metrics: dict[str, np.ndarray], title: str, path: Path) -> Non
     save(figure, path)
 
 
-def draw_curves(metrics: dict[str, np.ndarray], title: str, path: Path) -> None:
-    """Loss and accuracy over the epochs, of the training images as augmented and of the validation images."""
+def draw_curves(metrics: dict[str, np.ndarray], results: Results, title: str, path: Path) -> None:
+    """Loss and accuracy over the epochs, of the augmented training and the validation images, and the test score."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
@@ -62,6 +63,10 @@ def draw_curves(metrics: dict[str, np.ndarray], title: str, path: Path) -> None:
             epochs, values = column(metrics, f"{split}/{name}")
             if len(values):
                 axes.plot(epochs, scale * values, marker=marker, label=label)
+        score = getattr(results, name)
+        if score is not None:
+            label = f"test {score:.2%}" if name == "accuracy" else f"test {score:.3f}"
+            axes.plot(results.epochs, scale * score, marker="*", markersize=12, linestyle="", color="C3", label=label)
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy in %" if name == "accuracy" else "cross-entropy")
         axes.grid(alpha=0.3)

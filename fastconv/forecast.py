@@ -35,8 +35,15 @@ class Forecast:
     stream_epochs: int
 
 
-def forecast(config: Config, spec: StreamSpec, probe: Probe, validate_images: int, final_images: int, test_images: int,
-             already_counted: float) -> Forecast:
+def forecast(
+    config: Config,
+    spec: StreamSpec,
+    probe: Probe,
+    validate_images: int,
+    final_images: int,
+    test_images: int,
+    already_counted: float,
+) -> Forecast:
     """Plan a run from the probe.
 
     Args:
@@ -48,7 +55,9 @@ def forecast(config: Config, spec: StreamSpec, probe: Probe, validate_images: in
     """
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * probe.score_seconds
-    reserve = final_images * probe.score_seconds * ("validate" in counts) + test_images * probe.score_seconds * ("test" in counts)
+    reserve = final_images * probe.score_seconds * ("validate" in counts) + test_images * probe.score_seconds * (
+        "test" in counts
+    )
     bound_epochs = config.schedule.epochs
     bound_steps = None if bound_epochs is None else max(1, round(bound_epochs * spec.samples / config.batch_size))
     step_epochs = config.batch_size / spec.samples
@@ -59,8 +68,8 @@ def forecast(config: Config, spec: StreamSpec, probe: Probe, validate_images: in
         available = seconds - reserve - already_counted
         if probe.step_seconds > available:
             raise InputError(
-                f"budget.seconds={seconds:g} is too short for one step, which takes about {probe.step_seconds:.2g} s here"
-                f" (and {reserve + already_counted:.2g} s are needed besides). Give more seconds, or a smaller"
+                f"budget.seconds={seconds:g} is too short for one step, which takes about {probe.step_seconds:.2g} s"
+                f" here (and {reserve + already_counted:.2g} s are needed besides). Give more seconds, or a smaller"
                 " batch_size or model.width"
             )
         steps = min(steps, max(1, int(available / (probe.step_seconds + share))))
@@ -80,25 +89,29 @@ def forecast(config: Config, spec: StreamSpec, probe: Probe, validate_images: in
     )
 
 
-def plan_table(config: Config, spec: StreamSpec, device: Device, probe: Probe, plan: Forecast, parameters: int) -> Table:
+def plan_table(
+    config: Config, spec: StreamSpec, device: Device, probe: Probe, plan: Forecast, parameters: int
+) -> Table:
     """The plan as a person reads it."""
     budget, schedule = config.budget, config.schedule
     limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {' + '.join(budget.counts)}"
     bound = "as many epochs as fit" if schedule.epochs is None else f"at most {schedule.epochs:g} epochs"
     height, width, channels = spec.shape
+    images = f"{spec.samples:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes"
+    stream = "augmented while training"
+    if plan.stream_epochs:
+        size = plan.stream_epochs * spec.epoch_bytes / 1e6
+        stream = f"{plan.stream_epochs} epochs, {size:,.0f} MB in {config.stream.root}"
     rows = {
-        "dataset": f"{config.dataset.name}: {spec.samples:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes",
+        "dataset": f"{config.dataset.name}: {images}",
         "model": f"{config.model.name}: {parameters:,} parameters",
         "batch": f"{config.batch_size} images in parts of {config.norm_batch}",
-        "device": f"{device.name}, {device.precision}" + (f", {device.threads} threads" if device.kind == "cpu" else ""),
+        "device": f"{device.name}, {device.precision}"
+        + (f", {device.threads} threads" if device.kind == "cpu" else ""),
         "speed": f"{config.batch_size / probe.step_seconds:,.0f} images/s (probe)",
         "budget": f"{limit}; {bound}",
         "expected": f"{plan.epochs:.1f} epochs, {plan.steps:,} steps in {plan.seconds:,.0f} s",
-        "stream": (
-            f"{plan.stream_epochs} epochs, {plan.stream_epochs * spec.epoch_bytes / 1e6:,.0f} MB in {config.stream.root}"
-            if plan.stream_epochs
-            else "augmented while training"
-        ),
+        "stream": stream,
         "memory": f"about {probe.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
         "outputs": config.outputs,
     }
@@ -110,9 +123,10 @@ def plan_table(config: Config, spec: StreamSpec, device: Device, probe: Probe, p
 
 def results_table(results: Results, folder: Path) -> Table:
     """What came out of a run, and where it lies."""
+    speed = f"{results.images_per_second:,.0f} images/s"
     rows = {
         "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f})",
-        "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps at {results.images_per_second:,.0f} images/s",
+        "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps at {speed}",
         "ended by": results.stopped_by,
         "budget": f"{results.seconds_counted:.1f} s counted"
         + (f" of {results.budget_seconds:g} s" if results.budget_seconds else ""),

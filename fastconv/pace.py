@@ -11,6 +11,9 @@ SLOW_STEPS = 32
 MAX_SLOW_FACTOR = 2.0
 # Without variation seen yet, a step may take this much longer than predicted.
 MIN_SLOW_FACTOR = 1.1
+# Kept free at the end for a stall of the machine, which may outlast many short steps: a share of the limit, at most so
+# many seconds.
+STALL_SHARE, STALL_SECONDS = 0.01, 0.25
 
 
 @dataclass
@@ -67,7 +70,7 @@ def next_step(
         if elapsed + times.slow > limit and done:
             return None
         # If one step turns out slow, there must still be time for a slow last one.
-        goal = limit - 2 * (times.slow - times.expected)
+        goal = limit - max(2 * (times.slow - times.expected), min(STALL_SHARE * limit, STALL_SECONDS))
         end = elapsed + times.expected
         progress = max(progress, end / goal if goal > 0 else 1.0)
         last = last or end + times.expected > goal

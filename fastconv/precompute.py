@@ -16,6 +16,7 @@ from fastconv.config import Config
 
 @command("config", __doc__)
 def main(config: Config) -> None:
+    """The command; see the top of this file."""
     from rich.console import Console
 
     from fastconv import run as runs
@@ -26,14 +27,18 @@ def main(config: Config) -> None:
     root = Path(config.stream.root)
     if config.prune:
         removed = prune(root, config.stream.max_gb * 1e9)
-        console.print(f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}")
+        console.print(
+            f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}"
+        )
         return
     run = runs.plan_run(config, Clock())
     if config.verify:
         mended = verify_stream(run.spec, run.train, root)
         for line in mended:
             console.print(f"mended: {line}")
-        console.print(f"{root / run.spec.folder}: {'every shard is right' if not mended else 'every shard is right now'}")
+        console.print(
+            f"{root / run.spec.folder}: {'every shard is right' if not mended else 'every shard is right now'}"
+        )
         return
     runs.precompute(run, console)
     epochs = run.plan.stream_epochs

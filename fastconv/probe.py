@@ -93,10 +93,7 @@ def _measure(recipe: Recipe, device: Device) -> Probe:
     score()
     score_seconds = _seconds(score, device) / recipe.norm_batch
     parts = recipe.batch_size // recipe.norm_batch
-    if device.kind == "cuda":
-        memory_mb = torch.cuda.max_memory_allocated() / 1e6
-    else:
-        memory_mb = peak_memory_mb()
+    memory_mb = torch.cuda.max_memory_allocated() / 1e6 if device.kind == "cuda" else peak_memory_mb()
     return Probe(parts * learn_seconds + update_seconds, score_seconds, memory_mb)
 
 

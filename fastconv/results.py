@@ -85,14 +85,14 @@ class Results:
 
 
 def new_run_folder(parent: Path, name: str | None = None) -> Path:
-    """Make a folder that no other run has: `parent`/<time>-<short id>, or `parent`/`name`.
+    """Make a folder that no other run has: `parent`/<time>-<short id>, or a sweep's `parent`/`name`.
 
     Raises InputError if it can't be made.
     """
     folder = parent / (name or f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}")
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
+        folder.mkdir(exist_ok=name is not None)  # Hydra has made the folders of a sweep's jobs
     except OSError as error:
         raise unwritable(folder, error) from error
     return folder
@@ -104,15 +104,15 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that fastconv runs from, with `-dirty` after it for uncommitted changes; else None."""
+    """The commit of the checkout that fastconv runs from, with `-dirty` if its code or configs differ; else None."""
     git = ["git", "-C", os.path.dirname(__file__)]
+
+    def ask(*command: str) -> str:
+        return subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        # An installed package may lie inside somebody else's repository.
-        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False)
-        if tracked.returncode:
-            return None
-        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        answer = subprocess.run(describe, capture_output=True, text=True, check=False)
-    except OSError:
+        ask("ls-files", "--error-unmatch", "__init__.py")  # an installed package may lie in somebody else's repository
+        changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", "../conf")
+        return ask("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip() or None

@@ -80,7 +80,9 @@ def plan_run(config: Config, clock: Clock) -> Run:
     device = prepare(config.trainer)
     everything, test = load(config.dataset.name, Path(config.data))
     kept, held = stratified_split(everything, config.dataset.holdout, config.dataset.holdout_seed)
-    train, holdout = (everything.take(kept), everything.take(held)) if len(held) else (everything, everything.take(held))
+    train, holdout = (
+        (everything.take(kept), everything.take(held)) if len(held) else (everything, everything.take(held))
+    )
     spec = stream_spec(config, train)
     settings = model_settings(config)
     channels, classes = spec.shape[2], len(spec.classes)
@@ -115,8 +117,8 @@ def stream_spec(config: Config, train: ImageData) -> StreamSpec:
     height, width, channels = train.images.shape[1:]
     side = min(height, width)
     augment = config.augment
-    if augment.cutout.size > side:
-        raise InputError(f"augment.cutout.size={augment.cutout.size} is larger than the {width}x{height} images")
+    if augment.cutout.size >= side:
+        raise InputError(f"augment.cutout.size={augment.cutout.size} covers the {width}x{height} images whole")
     if augment.crop.padding > side or (augment.crop.mode == "reflect" and augment.crop.padding >= side):
         raise InputError(f"augment.crop.padding={augment.crop.padding} is too much for the {width}x{height} images")
     mean, std = mean_and_std(train.images)
@@ -226,9 +228,7 @@ def _fit(run: Run, console: Console, folder: Path, described: Results) -> Result
     )
     stream = open_stream(run)
     curve = {"test": run.test, "holdout": run.holdout, "none": None}[config.validate.on]
-    datamodule = ShardDataModule(
-        stream, config.batch_size, config.norm_batch, curve, config.validate.samples, run.test
-    )
+    datamodule = ShardDataModule(stream, config.batch_size, config.norm_batch, curve, config.validate.samples, run.test)
     budget = TimeBudget(
         seconds=config.budget.seconds,
         bound_steps=plan.bound_steps,
@@ -266,6 +266,7 @@ def _fit(run: Run, console: Console, folder: Path, described: Results) -> Result
         stream.close()
         for logger in loggers:
             logger.finalize("success")
+        (folder / "hparams.yaml").unlink(missing_ok=True)  # the loggers' own, empty: config.yaml says it all
     seconds, scores = clock.seconds(), trainer.callback_metrics
     group = trainer.optimizers[0].param_groups[0]
     return dataclasses.replace(

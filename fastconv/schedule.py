@@ -1,6 +1,6 @@
 """Schedules: pure functions from a run's progress to factors for learning rate and momentum.
 
-Progress is in [0, 1], whatever drives it (steps or time), so each schedule ends where it should however long the run is.
+Progress is in [0, 1], whatever drives it (steps or time), so each schedule ends where it should, however long the run.
 """
 
 import math

@@ -19,6 +19,7 @@ from fastconv.config import Config
 
 @command("config", __doc__)
 def main(config: Config) -> None:
+    """The command; see the top of this file."""
     clock = Clock()
     from rich.console import Console
 

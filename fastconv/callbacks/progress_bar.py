@@ -29,7 +29,9 @@ class BudgetProgressBar(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._enabled and self._console.is_terminal:
-            self._bar = Progress(TextColumn("training"), BarColumn(), TextColumn("{task.description}"), console=self._console)
+            self._bar = Progress(
+                TextColumn("training"), BarColumn(), TextColumn("{task.description}"), console=self._console
+            )
             self._task = self._bar.add_task("", total=1.0)
             self._bar.start()
 

@@ -63,7 +63,9 @@ class Recorder(L.Callback):
         self._log(trainer, self.latest)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("validate/")}
+        scores = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("validate/")
+        }
         self._log(trainer, {**scores, "train/epoch": self.epochs})
 
     def _log(self, trainer: L.Trainer, metrics: dict[str, float]) -> None:

@@ -36,7 +36,7 @@ def crop(batch: np.ndarray, y: np.ndarray, x: np.ndarray, padding: int, mode: st
         sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
         padded = np.pad(batch, sides, mode="reflect")
     else:
-        # Filled as rows of bytes: assigning a colour to [.., C] slices walks pixel by pixel and takes five times as long.
+        # Filled as rows of bytes: assigning a colour to [.., C] slices walks pixel by pixel, five times as slowly.
         side = padding * channels
         border = np.tile(fill, width + 2 * padding)
         lines = np.empty((n, height + 2 * padding, len(border)), np.uint8)

@@ -91,7 +91,9 @@ def plan_epoch(seed: int, epoch: int, samples: int, height: int, width: int, pol
     places = 2 * policy.crop.padding + 1
     size = policy.cutout.size
     # 32 bits of a word against the probability: exact at 0 and 1.
-    chance = (draw_words(seed, epoch, FLIP, samples) >> np.uint64(32)) < np.uint64(round(policy.flip.probability * 2**32))
+    chance = (draw_words(seed, epoch, FLIP, samples) >> np.uint64(32)) < np.uint64(
+        round(policy.flip.probability * 2**32)
+    )
     return EpochPlan(
         policy=policy,
         order=order,

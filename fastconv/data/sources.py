@@ -124,7 +124,10 @@ def cifar10(root: Path) -> Arrays:
     _fetch_missing(root, CIFAR10, [Path(CIFAR10.base_folder, name) for name in expected])
     for name, md5 in expected.items():
         path = root / CIFAR10.base_folder / name
-        with _reading(path), path.open("rb") as file:  # these files are pickles: never load one that is not the official
+        with (
+            _reading(path),
+            path.open("rb") as file,
+        ):  # these files are pickles: never load one that is not the official
             if hashlib.file_digest(file, "md5").hexdigest() != md5:
                 raise damaged(path)
     train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -23,10 +24,11 @@ from fastconv.data.plan import Policy, plan_epoch
 from fastconv.data.shards import Shard, ShardEntry, check_shard, write_shard
 from fastconv.data.sources import ImageData
 from fastconv.data.storage import locked, require_space, write_atomically
-from fastconv.errors import StreamError
+from fastconv.errors import InputError, StreamError
 
 FORMAT = 1
-# A block is the unit of augmenting and reading: large enough that Python's cost per block vanishes, small enough for caches.
+# A block is the unit of augmenting and reading: so large that Python's cost per block vanishes, so small that it stays
+# in the caches.
 BLOCK_BYTES = 4 * 2**20
 BLOCK_SAMPLES = 1000
 BLOCKS_PER_SHARD = 10
@@ -136,7 +138,7 @@ class Manifest:
             return cls(spec, {name: ShardEntry(**entry) for name, entry in content["shards"].items()})
         except FileNotFoundError:
             return cls(spec, {})
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise StreamError(f"{path} is damaged and cannot be read") from error
 
 
@@ -250,7 +252,7 @@ class Stream(ABC):
     def _block(self, epoch: int, block: int) -> Batch:
         """Images and labels of one block."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a stream may hold nothing
         """Let go of files and locks."""
 
 
@@ -313,8 +315,15 @@ class PrecomputedStream(Stream):
             self._manifest = Manifest.read(self._folder, self.spec)
             self._epochs = self._manifest.epochs
         if self._extend is not None and self._extension is None and epoch + 1 >= self._epochs:
-            self._extension = threading.Thread(target=self._extend, args=(epoch + 3,), daemon=True)
+            self._extension = threading.Thread(target=self._try_to_extend, args=(epoch + 3,), daemon=True)
             self._extension.start()
+
+    def _try_to_extend(self, epochs: int) -> None:
+        try:
+            self._extend(epochs)
+        except InputError as error:  # a full disk must not end a run that can go on
+            self._extend = None
+            warnings.warn(f"epochs repeat from here on, as the stream cannot grow: {error}", stacklevel=2)
 
     def close(self) -> None:
         """Wait for a running extension, then let go of the files and of the lock that keeps the stream on disk."""

@@ -1,4 +1,4 @@
-"""DavidNet, the 9-layer residual network that won DAWNBench on CIFAR-10 (David Page, "How to train your ResNet", 2018)."""
+"""DavidNet, the 9-layer residual network that won DAWNBench (David Page, "How to train your ResNet", 2018)."""
 
 from torch import Tensor, nn
 

@@ -1,0 +1,40 @@
+# fastconv: `make help` lists the targets. Each needs nothing but Python 3.11 or later: set-up is made on first use.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow lint dashboard clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make the virtual environment .venv with the pinned packages
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastconv needs Python 3.11 or later: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --requirement requirements.lock
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(READY) ## train on the bundled digits, the whole way in about a minute
+	$(PY) -m fastconv.train dataset=digits budget.seconds=60
+
+test: $(READY) ## run the tests, with coverage
+	$(PY) -m pytest --quiet --cov --cov-report=term --cov-fail-under=90
+
+test-slow: $(READY) ## run the tests that take minutes
+	$(PY) -m pytest --quiet -m slow
+
+lint: $(READY) ## check style
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+dashboard: $(READY) ## open TensorBoard on all runs
+	$(VENV)/bin/tensorboard --logdir outputs
+
+clean: ## remove what can be made again, but for runs and data
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

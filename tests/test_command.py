@@ -1,0 +1,226 @@
+"""The command line: what can be set, and one clear line for whatever cannot work."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import run_command
+from omegaconf import OmegaConf
+
+from fastconv.command import compose, described_keys, group_options
+from fastconv.config import CONF
+from fastconv.data import storage
+
+GROUPS = {path.name: group_options(path.name) for path in CONF.iterdir() if path.is_dir()}
+OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# -- what can be set
+
+
+def test_the_groups_are_those_of_the_readme():
+    assert {group: set(options) for group, options in GROUPS.items()} == {
+        "dataset": {"digits", "mnist", "fashion_mnist", "cifar10"},
+        "model": {"davidnet"},
+        "augment": {"none", "crop", "flip", "cutout", "standard"},
+        "optimizer": {"sgd"},
+        "schedule": {"one_cycle", "constant", "cosine", "linear", "step"},
+        "trainer": {"auto", "cpu", "gpu", "ddp"},
+        "stream": {"precomputed", "online"},
+        "experiment": {"original"},
+    }
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_every_key_is_explained(option):
+    config = compose("config", [option])
+    assert [key for key, _, meaning in described_keys(config) if not meaning and not key.endswith(".name")] == []
+
+
+def test_the_original_recipe():
+    """Pad by 4 on each side, crop, flip, cut out 8x8; one cycle over 25 epochs, at most 1000 s."""
+    for dataset in GROUPS["dataset"]:
+        config = compose("config", [f"dataset={dataset}", "experiment=original"])
+        augment = OmegaConf.to_container(config.augment, resolve=True)
+        assert augment == {
+            "crop": {"padding": 4, "mode": "constant"},
+            "flip": {"probability": 0.5},
+            "cutout": {"size": 8},
+        }
+        assert (config.schedule.name, config.schedule.epochs, config.budget.seconds) == ("one_cycle", 25, 1000)
+        assert (config.batch_size, config.optimizer.max_lr, config.model.width) == (512, 0.4, 64)
+
+
+def test_digits_are_never_mirrored_by_default():
+    for dataset in ("digits", "mnist"):
+        assert compose("config", [f"dataset={dataset}", "augment=standard"]).augment.flip.probability == 0
+    assert compose("config", ["dataset=cifar10", "augment=flip"]).augment.flip.probability == 0.5
+
+
+@pytest.mark.parametrize(("name", "shows"), [("train", "budget.seconds=1000.0"), ("precompute", "stream.max_gb="),
+                                             ("compare", "format=table")])  # fmt: skip
+def test_help_lists_keys_with_their_meaning(command, name, shows):
+    ended = command(name, "--help")
+    assert ended.code == 0
+    assert shows in ended.out
+    assert f"python -m fastconv.{name}" in ended.out
+    assert "${" not in ended.out
+
+
+def test_help_follows_the_overrides(command):
+    assert "schedule.milestones=[0.5, 0.75]" in command("train", "--help", "schedule=step").out
+    assert "unknown schedule" in command("train", "--help", "schedule=stop").err
+
+
+def test_config_can_be_printed(command):
+    ended = command("train", "--cfg", "job", "dataset=cifar10", "model.width=32")
+    assert ended.code == 0
+    config = OmegaConf.create(ended.out)
+    assert (config.dataset.name, config.model.width) == ("cifar10", 32)
+
+
+def test_works_from_any_folder_as_a_module(tmp_path, digits_root):
+    """A process of its own, without a traceback for a mistake."""
+    command = [sys.executable, "-m", "fastconv.train", "dataset=nothing"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("fastconv: unknown dataset nothing")
+    assert ended.stderr.count("\n") == 1
+    assert files(tmp_path) == []
+
+
+def test_help_and_errors_do_not_wait_for_torch():
+    """What answers fast must not import what starts slowly."""
+    for name in ("train", "precompute", "compare"):
+        code = f"import fastconv.{name}, sys; print([m for m in ('torch', 'lightning', 'rich') if m in sys.modules])"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert ast.literal_eval(found) == []
+
+
+# -- bad input
+
+BAD = {
+    # What there is not.
+    "dataset=fashon_mnist": "unknown dataset fashon_mnist; did you mean fashion_mnist?",
+    "dataset.name=mnits": "dataset.name=mnits is unknown; did you mean mnist?",
+    "model=davidnett": "unknown model davidnett; did you mean davidnet?",
+    "budget.second=5": "unknown key budget.second; did you mean budget.seconds?",
+    "buget.seconds=5": "unknown key buget.seconds; did you mean budget.seconds?",
+    "augment.crop.pading=1": "unknown key augment.crop.pading; did you mean augment.crop.padding?",
+    "seeds=5": "unknown key seeds; did you mean seed?",
+    "experiment=orignal": "unknown experiment orignal; did you mean original?",
+    "budget.counts=[train,tests]": "did you mean test?",
+    "trainer.precision=fp23": "trainer.precision=fp23 is unknown; did you mean fp32?",
+    "augment.crop.mode=reflekt": "did you mean reflect?",
+    "schedule.anneal_strategy=cosine": "Choose from: linear, cos",
+    "stream.mode=ofline": "did you mean online?",
+    "validate.on=tets": "did you mean test?",
+    # What is of another type.
+    "budget.seconds=soon": "budget.seconds: Value 'soon' of type 'str' could not be converted to Float",
+    "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",
+    "plan_only=perhaps": "plan_only: Value 'perhaps' is not a valid bool",
+    "budget": "cannot read the override budget",
+    # What cannot be.
+    "budget.seconds=0": "budget.seconds=0.0 is not possible: give a number above 0",
+    "budget.seconds=-5": "budget.seconds=-5.0 is not possible",
+    "budget.seconds=0.00001": "budget.seconds=1e-05 is too short for one step",
+    "budget.seconds=nan": "budget.seconds=nan is not possible",
+    "budget.counts=[validate]": "it must name train",
+    "batch_size=0": "batch_size=0 is not possible",
+    "batch_size=100": "multiple of norm_batch x trainer.devices = 128",
+    "norm_batch=-1": "norm_batch=-1 is not possible",
+    "label_smoothing=1": "label_smoothing=1.0 is not possible",
+    "seed=-1": "seed=-1 is not possible",
+    "dataset.holdout=1": "dataset.holdout=1.0 is not possible",
+    "validate.on=holdout": "set dataset.holdout above 0 too",
+    "validate.every=0": "validate.every=0.0 is not possible",
+    "augment.crop.padding=9": "augment.crop.padding=9 is too much for the 8x8 images",
+    "augment.crop.padding=-1": "give 0 or more pixels",
+    "augment.cutout.size=8": "augment.cutout.size=8 covers the 8x8 images whole",
+    "augment.flip.probability=2": "give a chance in [0, 1]",
+    "model.width=0": "model.width=0 is not possible",
+    "optimizer.max_lr=0": "optimizer.max_lr=0.0 is not possible",
+    "optimizer.momentum=0": "Nesterov needs momentum",
+    "schedule.pct_start=1": "give a share in (0, 1)",
+    "schedule.epochs=0": "schedule.epochs=0.0 is not possible",
+    "trainer.devices=0": "trainer.devices=0 is not possible",
+    "trainer.num_threads=0": "give 1 or more",
+    "stream.epochs=0": "stream.epochs=0 is not possible",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_input_gets_one_line(command, tmp_path, override):
+    ended = command("train", override)
+    assert ended.code == 1
+    assert BAD[override] in ended.err
+    assert ended.err.startswith("fastconv: ")
+    assert ended.err.count("\n") == 1, "one line, no traceback"
+    assert files(tmp_path) == [], "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["budget.seconds=null", "schedule.epochs=null"], "the run would never end"),
+        (["schedule=linear", "schedule.warmup=1"], "schedule.warmup=1.0 is not possible"),
+        (["schedule=cosine", "schedule.final_factor=-1"], "schedule.final_factor=-1.0 is not possible"),
+        (["schedule=step", "schedule.milestones=[0.5,2]"], "give shares in (0, 1)"),
+        (["schedule.three_phase=true", "schedule.pct_start=0.6"], "three phases need it below 0.5"),
+        (["augment.crop.mode=reflect", "augment.crop.padding=8"], "too much for the 8x8 images"),
+        (["trainer=gpu", "model.width=4"], "torch finds no GPU here"),
+        (["+budget.seconds=4"], "fastconv: "),
+        (["a b"], "fastconv: "),
+    ],
+    ids=str,
+)
+def test_bad_combinations_get_one_line(command, tmp_path, monkeypatch, overrides, says):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ended = command("train", *overrides)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert says in ended.err
+    assert files(tmp_path) == []
+
+
+def test_an_unwritable_output_folder_is_found_out_before_anything_long(command, tmp_path):
+    (tmp_path / "outputs").write_text("a file")
+    ended = command("train", "dataset=digits", "model.width=4", "stream.root=streams")
+    assert ended.code == 1
+    assert ended.err.startswith("fastconv: cannot write outputs")
+    assert files(tmp_path) == ["outputs"]
+
+
+def test_too_little_disk_for_the_stream(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
+    ended = command("train", "dataset=digits", "model.width=4", "stream.root=streams", "schedule.epochs=2")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "the stream of digits needs" in ended.err
+    assert not list(tmp_path.rglob("*.tar"))
+    assert not list(tmp_path.rglob("results.json"))
+
+
+def test_missing_data_without_a_network(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    (tmp_path / "data").mkdir()
+    ended = run_command(tmp_path, tmp_path / "data", "train", "dataset=cifar10")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "is missing and CIFAR10 could not be downloaded" in ended.err
+    assert files(tmp_path / "data") == []
+
+
+def test_a_debugger_sees_tracebacks(monkeypatch, tmp_path, digits_root):
+    """HYDRA_FULL_ERROR=1 hides nothing."""
+    command = [sys.executable, "-m", "fastconv.train", "dataset=nothing"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr

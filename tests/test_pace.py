@@ -1,0 +1,145 @@
+"""When a run ends: the decision function against simulated machines, and the clock."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fastconv.clock import SEGMENTS, Clock
+from fastconv.pace import StepTimes, next_step
+
+
+def simulate(step_seconds, limit, bound=None, estimate=None):
+    """Run a machine whose steps take `step_seconds` (endless); return (seconds, progress of every step)."""
+    step_seconds = iter(step_seconds)
+    times = StepTimes(estimate or 0.1)
+    elapsed, progress = 0.0, []
+    while True:
+        step = next_step(len(progress), bound, elapsed, limit, times, progress[-1] if progress else 0.0)
+        if step is None:
+            return elapsed, progress
+        spent = next(step_seconds)
+        elapsed += spent
+        times.add(spent)
+        progress.append(step.progress)
+        if step.last:
+            return elapsed, progress
+
+
+def noisy(mean, spread, seed=0):
+    generator = np.random.default_rng(seed)
+    while True:
+        yield mean * (1 + abs(generator.normal(0, spread)))
+
+
+MACHINES = {
+    "even": lambda: itertools.repeat(0.1),
+    "noisy": lambda: noisy(0.1, 0.1),
+    "very noisy": lambda: noisy(0.1, 0.3),
+    "hiccups": lambda: itertools.cycle([0.1] * 50 + [0.5]),
+    "slower half-way": lambda: itertools.chain(itertools.repeat(0.1, 400), itertools.repeat(0.25)),
+    "faster half-way": lambda: itertools.chain(itertools.repeat(0.25, 150), itertools.repeat(0.1)),
+    "slow first step": lambda: itertools.chain([3.0], itertools.repeat(0.1)),
+}
+
+
+@pytest.mark.parametrize("estimate", [0.02, 0.1, 0.5], ids=lambda value: f"estimate {value}")
+@pytest.mark.parametrize("machine", MACHINES)
+def test_ends_inside_the_budget_and_uses_it(machine, estimate):
+    elapsed, progress = simulate(MACHINES[machine](), limit=100.0, estimate=estimate)
+    assert 97 <= elapsed <= 100
+    assert progress[-1] == 1, "the schedule always ends"
+    assert (np.diff(progress) >= 0).all(), "progress never falls"
+    assert progress[-2] > 0.97, "and is not cut short"
+
+
+@pytest.mark.parametrize("limit", [10.0, 60.0])
+def test_a_stall_at_any_step_does_not_break_the_budget(limit):
+    """Steps of 10 ms, and one of 90 ms among every 40, wherever the last one falls."""
+    for before in range(40):
+        machine = itertools.cycle([0.01] * before + [0.09] + [0.01] * (39 - before))
+        elapsed, progress = simulate(machine, limit, estimate=0.01)
+        assert 0.98 * limit <= elapsed <= limit
+        assert progress[-1] == 1
+
+
+@pytest.mark.parametrize("step", [1.0, 3.0, 9.0, 20.0, 60.0])
+def test_few_long_steps(step):
+    """The budget holds to a step when only a few fit."""
+    elapsed, progress = simulate(itertools.repeat(step), limit=100.0, estimate=step)
+    assert 100 - 2 * step < elapsed <= 100
+    assert progress[-1] == 1
+
+
+def test_steps_bound_the_run_first():
+    elapsed, progress = simulate(itertools.repeat(0.1), limit=100.0, bound=50)
+    assert elapsed == pytest.approx(5)
+    assert progress == pytest.approx([step / 50 for step in range(1, 51)])
+
+
+def test_without_a_time_limit_progress_is_steps():
+    _, progress = simulate(noisy(0.1, 0.5), limit=None, bound=20)
+    assert progress == [step / 20 for step in range(1, 21)]
+
+
+def test_time_takes_over_when_steps_are_too_slow():
+    elapsed, progress = simulate(itertools.repeat(0.1), limit=10.0, bound=1000)
+    assert 9.7 <= elapsed <= 10
+    assert progress[-1] == 1
+    assert progress[49] == pytest.approx(0.5, abs=0.02)
+
+
+def test_one_step_is_always_taken():
+    _, progress = simulate(itertools.repeat(5.0), limit=3.0, estimate=5.0)
+    assert progress == [1.0]
+
+
+def test_one_outlier_does_not_cost_the_last_seconds():
+    times = StepTimes(1.0)
+    for seconds in [1.0] * 10 + [50.0]:
+        times.add(seconds)
+    assert times.expected == 1.0
+    assert times.slow == 2.0
+
+
+class Time:
+    """A clock's time, set by hand."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_segments_never_overlap_and_add_up():
+    time = Time()
+    clock = Clock(time)
+    time.now = 1.0
+    with clock.segment("train"):
+        time.now = 3.0
+        with clock.segment("validate"):
+            time.now = 7.0
+        time.now = 8.0
+        assert clock.counted(("train", "validate")) == 7
+    time.now = 20.0
+    expected = {**dict.fromkeys(SEGMENTS, 0.0), "setup": 13.0, "train": 3.0, "validate": 4.0}
+    assert clock.seconds() == expected
+
+
+def test_segments_close_in_order():
+    clock = Clock(Time())
+    clock.enter("train")
+    clock.enter("validate")
+    with pytest.raises(ValueError, match="open segment is validate, not train"):
+        clock.leave("train")
+    clock.unwind()
+    clock.enter("test")
+    clock.leave("test")
+
+
+def test_a_segment_closes_on_an_error():
+    clock = Clock(Time())
+    with pytest.raises(RuntimeError), clock.segment("train"):
+        raise RuntimeError
+    clock.enter("test")
+    clock.leave("test")

@@ -1,0 +1,410 @@
+"""The stream: one sequence of samples, however it is stored, and nothing but whole, right shards ever read."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import multiprocessing
+import tarfile
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+import webdataset
+from conftest import noise, spec_of
+
+from fastconv.data import storage, stream
+from fastconv.data.plan import Cutout, Policy, plan_epoch
+from fastconv.data.sources import load
+from fastconv.data.stream import Manifest, OnlineStream, PrecomputedStream, verify_stream, write_stream
+from fastconv.datamodule import ShardDataModule, SplitBatches, StreamBatches
+from fastconv.errors import InputError, StreamError
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks of 10 images, 3 to a shard: 57 images make 2 shards, both with a part left over."""
+    monkeypatch.setattr(stream, "BLOCK_SAMPLES", 10)
+    monkeypatch.setattr(stream, "BLOCKS_PER_SHARD", 3)
+
+
+@pytest.fixture
+def built(tmp_path):
+    """(images, spec, root) of a stream of two epochs on disk."""
+    data = noise(57, 3)
+    spec = spec_of(data)
+    write_stream(spec, data, tmp_path, 2)
+    return data, spec, tmp_path
+
+
+def sha256s(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.tar"))}
+
+
+def read_plainly(folder, epoch):
+    """All images and labels of an epoch by tarfile and numpy alone."""
+    images, labels = [], []
+    for path in sorted((folder / f"epoch-{epoch:04d}").iterdir()):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                array = np.load(io.BytesIO(tar.extractfile(member).read()), allow_pickle=False)
+                (images if member.name.endswith(".x.npy") else labels).append(array)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+# -- the same bytes
+
+
+def test_online_and_precomputed_batches_are_the_same(images, tmp_path):
+    """Over two epochs and their boundary, in batches that divide neither blocks nor epochs."""
+    spec = spec_of(images)
+    write_stream(spec, images, tmp_path, 2)
+    streams = OnlineStream(spec, images), PrecomputedStream(spec, tmp_path)
+    pairs = zip(*(StreamBatches(each, batch_size=12, norm_batch=4) for each in streams), strict=True)
+    for _, (online, stored) in zip(range(2 * 57 // 4), pairs, strict=False):
+        for a, b in zip(online, stored, strict=True):
+            assert a.dtype == b.dtype
+            assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+def test_digits_stream_the_same_from_every_place(digits_root, tmp_path):
+    """Real images: online, precomputed, and read with tarfile and numpy."""
+    train, _ = load("digits", digits_root)
+    spec = spec_of(train)
+    write_stream(spec, train, tmp_path, 2)
+    online, stored = OnlineStream(spec, train), PrecomputedStream(spec, tmp_path)
+    for epoch in (0, 1):
+        rows = (epoch * len(train), (epoch + 1) * len(train))
+        plain = read_plainly(tmp_path / spec.folder, epoch)
+        for a, b, c in zip(online.rows(*rows), stored.rows(*rows), plain, strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(a, c)
+
+
+def test_webdataset_reads_the_shards(built):
+    data, spec, root = built
+    urls = [str(path) for path in sorted((root / spec.folder).rglob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    images = np.concatenate([sample["x.npy"] for sample in samples])
+    labels = np.concatenate([sample["y.npy"] for sample in samples])
+    expected = OnlineStream(spec, data).rows(0, 2 * 57)
+    np.testing.assert_array_equal(images, expected[0])
+    np.testing.assert_array_equal(labels, expected[1])
+    assert len({sample["__key__"] for sample in samples}) == len(samples), "keys are unique over the stream"
+
+
+def test_every_sample_appears_once_per_epoch(tmp_path):
+    data = noise(57, 1)
+    spec = spec_of(data, Policy())
+    write_stream(spec, data, tmp_path, 2)
+    expected = Counter(image.tobytes() for image in data.images)
+    for epoch in (0, 1):
+        assert Counter(image.tobytes() for image in read_plainly(tmp_path / spec.folder, epoch)[0]) == expected
+
+
+def test_two_builds_have_equal_sha256(built, tmp_path_factory):
+    data, spec, root = built
+    again = tmp_path_factory.mktemp("again")
+    write_stream(spec, data, again, 1)
+    write_stream(spec, data, again, 2)  # in two goes
+    assert sha256s(again / spec.folder) == sha256s(root / spec.folder)
+    assert len(sha256s(again)) == 2, "names are per epoch"
+    manifests = [(folder / spec.folder / "manifest.json").read_bytes() for folder in (root, again)]
+    assert manifests[0] == manifests[1]
+
+
+def test_manifest_tells_what_the_files_are(built):
+    _, spec, root = built
+    content = json.loads((root / spec.folder / "manifest.json").read_text())
+    assert content["shape"] == [9, 11, 3]
+    assert content["mean"] == [0.2, 0.5, 0.8]
+    for name, entry in content["shards"].items():
+        data = (root / spec.folder / name).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+        assert entry["bytes"] == len(data)
+    assert sum(entry["samples"] for entry in content["shards"].values()) == 2 * 57
+
+
+def test_fingerprint_follows_everything_that_decides_a_byte():
+    data = noise(57, 3)
+    spec = spec_of(data)
+    others = [
+        spec_of(data, seed=4),
+        spec_of(data, Policy(cutout=Cutout(3))),
+        spec_of(data.take(np.arange(57)[::-1])),
+        spec_of(data.take(np.arange(56))),
+        dataclasses.replace(spec, mean=(0.1, 0.5, 0.8)),
+    ]
+    assert len({each.fingerprint for each in [spec, *others]}) == 6
+
+
+# -- reading
+
+
+def test_rows_cross_blocks_shards_and_epochs(built):
+    data, spec, root = built
+    whole = [PrecomputedStream(spec, root).rows(*part)[0] for part in ((0, 57), (57, 114))]
+    expected = np.concatenate(whole)
+    reader = PrecomputedStream(spec, root)
+    for start, stop in ((0, 1), (9, 11), (29, 31), (25, 75), (56, 58), (0, 114)):
+        np.testing.assert_array_equal(reader.rows(start, stop)[0], expected[start:stop])
+    plan = plan_epoch(spec.seed, 1, 57, 9, 11, spec.policy)
+    np.testing.assert_array_equal(reader.rows(57, 114)[1], data.labels[plan.order])
+
+
+def test_a_stream_that_ends_early_wraps(built):
+    _, spec, root = built
+    reader = PrecomputedStream(spec, root)
+    np.testing.assert_array_equal(reader.rows(2 * 57, 2 * 57 + 20)[0], reader.rows(0, 20)[0])
+
+
+def test_a_stream_grows_behind_the_reader(built):
+    data, spec, root = built
+    asked = []
+    grown = threading.Event()
+
+    def extend(epochs):
+        asked.append(epochs)
+        write_stream(spec, data, root, epochs)
+        grown.set()
+
+    reader, online = PrecomputedStream(spec, root, extend), OnlineStream(spec, data)
+    for epoch in range(6):
+        grown.clear()
+        start = epoch * 57
+        np.testing.assert_array_equal(reader.rows(start, start + 57)[0], online.rows(start, start + 57)[0])
+        if epoch in (1, 3):  # the last epoch on disk at that time
+            assert grown.wait(20)
+            threading.Event().wait(0.2)
+    reader.close()
+    assert asked == [4, 6, 8]
+
+
+def grow_and_wait(reader):
+    reader.rows(57, 58)
+    reader.close()
+
+
+def test_a_stream_that_cannot_grow_repeats(built):
+    _, spec, root = built
+    asked = []
+
+    def extend(epochs):
+        asked.append(epochs)
+        raise InputError("the disk is full")
+
+    reader = PrecomputedStream(spec, root, extend)
+    with pytest.warns(UserWarning, match="epochs repeat from here on.*the disk is full"):
+        grow_and_wait(reader)
+    np.testing.assert_array_equal(reader.rows(2 * 57, 3 * 57)[0], reader.rows(0, 57)[0])
+    assert asked == [4]
+
+
+def test_ranks_share_each_batch(built):
+    data, spec, _ = built
+    online = OnlineStream(spec, data)
+    whole = iter(StreamBatches(online, batch_size=16, norm_batch=16))
+    ranks = [iter(StreamBatches(online, 16, 4, rank, 2)) for rank in (0, 1)]
+    for _ in range(8):
+        batch = next(whole)[0].numpy()
+        parts = [next(each)[0].numpy() for each in ranks for _ in range(2)]
+        np.testing.assert_array_equal(np.concatenate(parts), batch)
+
+
+def test_splits_are_scored_whole_and_once():
+    data = noise(1201, 1)
+    batches = SplitBatches(data)
+    images = np.concatenate([batch.numpy() for batch, _ in batches])
+    np.testing.assert_array_equal(images, data.images)
+    assert len(batches) == 3
+    ranks = [np.concatenate([labels.numpy() for _, labels in SplitBatches(data, None, rank, 2)]) for rank in (0, 1)]
+    assert sum(map(len, ranks)) == 1201
+    sample = np.concatenate([labels.numpy() for _, labels in SplitBatches(data, 100)])
+    np.testing.assert_array_equal(sample, data.labels[np.linspace(0, 1201, 100, endpoint=False).astype(int)])
+
+
+def test_module_without_validation_has_none(built):
+    data, spec, _ = built
+    module = ShardDataModule(OnlineStream(spec, data), 16, 4, None, None, data)
+    assert module.val_dataloader() == []
+
+
+# -- faults
+
+
+def first_shard(spec, root):
+    return root / spec.folder / "epoch-0000" / "shard-0000.tar"
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+def alter(path):
+    content = bytearray(path.read_bytes())
+    content[1500] ^= 1
+    path.write_bytes(content)
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [(truncate, "cut off"), (alter, "was altered"), (remove, "is missing")],
+    ids=lambda value: str(value),
+)
+def test_a_damaged_shard_is_never_read_and_can_be_mended(built, harm, says):
+    data, spec, root = built
+    right = sha256s(root)
+    path = first_shard(spec, root)
+    harm(path)
+    reader = PrecomputedStream(spec, root)
+    with pytest.raises(StreamError, match=says) as error:
+        reader.rows(0, 4)
+    assert str(path) in str(error.value)
+    reader.close()
+    mended = verify_stream(spec, data, root)
+    assert len(mended) == 1
+    assert sha256s(root) == right
+    assert verify_stream(spec, data, root) == []
+
+
+def harm_manifest(root, spec, **changes):
+    path = root / spec.folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format": 2}, "has format 2, this fastconv reads format 1"),
+        ({"fingerprint": "f" * 16}, "belongs to another stream"),
+        ({"shards": 5}, "damaged"),
+    ],
+)
+def test_a_foreign_manifest_is_refused_and_can_be_mended(built, changes, says):
+    data, spec, root = built
+    right = sha256s(root)
+    harm_manifest(root, spec, **changes)
+    with pytest.raises(StreamError, match=says):
+        PrecomputedStream(spec, root)
+    with pytest.raises(StreamError, match=says):
+        write_stream(spec, data, root, 2)
+    assert verify_stream(spec, data, root)
+    assert sha256s(root) == right
+    assert Manifest.read(root / spec.folder, spec).epochs == 2
+
+
+def test_a_cut_off_manifest_is_refused(built):
+    _, spec, root = built
+    truncate(root / spec.folder / "manifest.json")
+    with pytest.raises(StreamError, match="damaged"):
+        PrecomputedStream(spec, root)
+
+
+def test_an_empty_stream_is_refused(tmp_path):
+    spec = spec_of(noise(57, 1))
+    (tmp_path / spec.folder).mkdir()
+    with pytest.raises(StreamError, match="no complete epoch"):
+        PrecomputedStream(spec, tmp_path)
+
+
+def test_a_killed_writer_loses_little_and_leaves_nothing(tmp_path, monkeypatch):
+    """An error in the middle: what was finished is kept, no half-written file stays, the rest is written later."""
+    data = noise(57, 3)
+    spec = spec_of(data)
+    compute = stream.StreamSpec.compute
+
+    def fail_late(self, data, epoch, block):
+        if (epoch, block) == (1, 4):
+            raise KeyboardInterrupt
+        return compute(self, data, epoch, block)
+
+    monkeypatch.setattr(stream.StreamSpec, "compute", fail_late)
+    with pytest.raises(KeyboardInterrupt):
+        write_stream(spec, data, tmp_path, 2)
+    monkeypatch.undo()
+    monkeypatch.setattr(stream, "BLOCK_SAMPLES", 10)
+    monkeypatch.setattr(stream, "BLOCKS_PER_SHARD", 3)
+    assert not list(tmp_path.rglob("*.part"))
+    kept = Manifest.read(tmp_path / spec.folder, spec).shards
+    assert 0 < len(kept) < 4
+    (tmp_path / spec.folder / "epoch-0001" / "shard-0001.tar.1.part").touch()  # as a kill -9 leaves it
+    counts = []
+    write_stream(spec, data, tmp_path, 2, on_shard=lambda done, total: counts.append(total))
+    assert set(counts) == {4 - len(kept)}
+    assert not list(tmp_path.rglob("*.part"))
+    assert verify_stream(spec, data, tmp_path) == []
+
+
+def test_too_little_disk_is_refused_before_writing(tmp_path, monkeypatch):
+    data = noise(57, 3)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 64 * 2**20 + 1000}))
+    with pytest.raises(InputError, match=r"needs 0 MB .* has 67 MB free.*stream=online"):
+        write_stream(spec_of(data), data, tmp_path, 2)
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_a_full_disk_ends_with_one_line(built, monkeypatch):
+    data, spec, root = built
+    npy_bytes = stream.write_shard.__globals__["npy_bytes"]
+
+    def full(array):
+        if array.ndim == 1:
+            raise OSError(28, "No space left on device")
+        return npy_bytes(array)
+
+    monkeypatch.setitem(stream.write_shard.__globals__, "npy_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*epoch-0002.*: No space left on device"):
+        write_stream(spec, data, root, 3)
+    assert not list(root.rglob("*.part"))
+    assert Manifest.read(root / spec.folder, spec).epochs == 2
+
+
+# -- several processes
+
+
+def count_written(spec, data, root, barrier, answers):
+    stream.BLOCK_SAMPLES, stream.BLOCKS_PER_SHARD = 10, 3
+    written = []
+    barrier.wait()
+    write_stream(spec, data, root, 3, on_shard=lambda done, total: written.append(done))
+    answers.put(len(written))
+
+
+def test_two_processes_write_a_stream_once(tmp_path):
+    data = noise(57, 3)
+    spec = spec_of(data)
+    context = multiprocessing.get_context("forkserver")
+    barrier, answers = context.Barrier(2), context.Queue()
+    arguments = (spec, data, tmp_path, barrier, answers)
+    processes = [context.Process(target=count_written, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert sorted(answers.get(timeout=5) for _ in processes) == [0, 6]
+    assert verify_stream(spec, data, tmp_path) == []
+
+
+def test_prune_removes_the_least_recently_used_that_nobody_reads(tmp_path):
+    data = noise(57, 3)
+    specs = [spec_of(data, seed=seed) for seed in range(4)]
+    for age, spec in enumerate(specs):
+        write_stream(spec, data, tmp_path, 1)
+        storage.os.utime(tmp_path / spec.folder, (1e9 + age, 1e9 + age))
+    (tmp_path / "somebody's").mkdir()
+    size = storage.stored_streams(tmp_path)[0].bytes
+    reader = PrecomputedStream(specs[0], tmp_path)  # now the most recently used, and held
+    assert storage.prune(tmp_path, 4 * size) == []
+    removed = storage.prune(tmp_path, 3 * size)
+    assert [each.folder.name for each in removed] == [specs[1].folder]
+    removed = storage.prune(tmp_path, 0, keep=specs[3].folder)
+    assert [each.folder.name for each in removed] == [specs[2].folder]
+    reader.close()
+    assert len(storage.prune(tmp_path, 0)) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {".locks", "somebody's"}
+    assert storage.prune(tmp_path / "nowhere", 0) == []
