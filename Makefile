@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint dashboard clean
+.PHONY: help setup run test test-slow lint bench dashboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test-slow: $(READY) ## run the tests that take minutes
 lint: $(READY) ## check style
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+bench: $(READY) ## measure speed, start-up and memory; about 40 minutes on two cores, can be stopped and started again
+	for each in step norm_batch stream precompute startup memory; do $(PY) benchmarks/$$each.py || exit 1; done
 
 dashboard: $(READY) ## open TensorBoard on all runs
 	$(VENV)/bin/tensorboard --logdir outputs

@@ -54,8 +54,8 @@ class DavidNet:
     """Filters of the first layer; the others have two, four and eight times as many."""
     logits_scale: float = 0.125
     """Factor on the logits."""
-    norm_batch: int = 128
-    """Images over which batch norm takes its statistics, unless `norm_batch` is set."""
+    norm_batch: int = 256
+    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
 
 
 @dataclass
@@ -92,6 +92,8 @@ class Trainer:
     """On a CPU under Linux, have the C library keep freed memory instead of giving it back in every step."""
     num_threads: int | None = None
     """CPU threads that compute; null for torch's choice."""
+    compile: bool | None = None
+    """Compile the training step (`torch.compile`); null for on GPUs only, where it pays."""
 
 
 @dataclass
@@ -174,6 +176,7 @@ class Compare:
 
 def register() -> None:
     """Put the schema where the files in `conf/` find it: under `_schema`, or `_NAME` where a group's options differ."""
+    OmegaConf.register_new_resolver("part", _part, replace=True)
     store = ConfigStore.instance()
     store.store(name="_schema", node=_settable(Config))
     store.store(name="_compare", node=_settable(Compare))
@@ -185,6 +188,11 @@ def register() -> None:
     store.store(group="optimizer", name="_sgd", node=_settable(SGD))
     for schedule in (OneCycle, Constant, Cosine, Linear, Step):
         store.store(group="schedule", name=f"_{schedule().name}", node=_settable(schedule))
+
+
+def _part(batch_size: int, devices: int, norm_batch: int) -> int:
+    """The model's `norm_batch`, or a device's whole share of a batch that is smaller."""
+    return min(norm_batch, max(1, batch_size // max(1, devices)))
 
 
 def _settable(schema: type) -> DictConfig:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastconv.data.sources import ImageData
 from fastconv.data.stream import Stream
+from fastconv.prefetch import Prefetch
 
 
 class StreamBatches:
@@ -36,8 +37,7 @@ class StreamBatches:
                 started = time.perf_counter()
                 start = batch * self._batch_size + offset
                 images, labels = self._stream.rows(start, start + self._norm_batch)
-                # Copied, because torch wants memory that it may write to; 0.1 % of a step.
-                tensors = torch.from_numpy(np.array(images)), torch.from_numpy(np.array(labels))
+                tensors = torch.from_numpy(images), torch.from_numpy(labels)
                 self.wait_seconds += time.perf_counter() - started
                 yield tensors
             batch += 1
@@ -90,10 +90,17 @@ class ShardDataModule(L.LightningDataModule):
         self._stream = stream
         self._batch_size, self._norm_batch = batch_size, norm_batch
         self._validate, self._validate_samples, self._test = validate, validate_samples, test
-        self.train_batches: StreamBatches | None = None
+        self.train_batches: StreamBatches | Prefetch | None = None
 
-    def train_dataloader(self) -> StreamBatches:
-        self.train_batches = StreamBatches(self._stream, self._batch_size, self._norm_batch, *self._place())
+    def train_dataloader(self) -> StreamBatches | Prefetch:
+        rank, ranks = self._place()
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type == "cuda":
+            whole = self._batch_size // ranks
+            batches = StreamBatches(self._stream, self._batch_size, whole, rank, ranks)
+            self.train_batches = Prefetch(batches, device, self._norm_batch)
+        else:  # a thread would take from the training step what it saves here
+            self.train_batches = StreamBatches(self._stream, self._batch_size, self._norm_batch, rank, ranks)
         return self.train_batches
 
     def val_dataloader(self) -> SplitBatches | list:

@@ -1,12 +1,15 @@
 """The hardware that trains: device, precision, and an allocator that suits training on a CPU."""
 
 import ctypes
+import os
 import platform
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils._triton import has_triton
 
 from fastconv.config import Trainer
 from fastconv.errors import InputError
@@ -17,12 +20,13 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 @dataclass(frozen=True)
 class Device:
-    """What a run computes on. `kind` is `cpu` or `cuda`; `precision` is `bf16` or `fp32`."""
+    """What a run computes on, and how: `kind` is `cpu` or `cuda`, `precision` is `bf16` or `fp32`."""
 
     kind: str
     name: str
     precision: str
     threads: int
+    compile: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -37,7 +41,7 @@ class Device:
 def prepare(trainer: Trainer) -> Device:
     """Choose the device and set it up as configured.
 
-    Raises InputError for a GPU that is not there.
+    Raises InputError for a GPU or a compiler that is not there.
     """
     gpu = torch.cuda.is_available()
     if trainer.accelerator == "gpu" and not gpu:
@@ -52,7 +56,16 @@ def prepare(trainer: Trainer) -> Device:
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else cpu_has_bf16()
     precision = trainer.precision if trainer.precision != "auto" else ("bf16" if has_bf16 else "fp32")
     name = torch.cuda.get_device_name() if kind == "cuda" else cpu_name()
-    return Device(kind, name, precision, torch.get_num_threads())
+    return Device(kind, name, precision, torch.get_num_threads(), _compiles(kind, trainer.compile))
+
+
+def _compiles(kind: str, wanted: bool | None) -> bool:
+    """Whether to compile: as wanted, else on GPUs that torch can compile for."""
+    able = has_triton() if kind == "cuda" else any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    if wanted and not able:
+        needed = "triton" if kind == "cuda" else "a C++ compiler such as g++"
+        raise InputError(f"trainer.compile=true is not possible: it needs {needed}. Install it, or leave compile out")
+    return kind == "cuda" and able if wanted is None else wanted
 
 
 def cpu_has_bf16() -> bool:

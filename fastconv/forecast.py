@@ -102,12 +102,16 @@ def plan_table(
     if plan.stream_epochs:
         size = plan.stream_epochs * spec.epoch_bytes / 1e6
         stream = f"{plan.stream_epochs} epochs, {size:,.0f} MB in {config.stream.root}"
+    step = [device.precision, "channels_last" if config.trainer.channels_last else "contiguous"]
+    step += [f"{device.threads} threads"] * (device.kind == "cpu")
+    step += ["keeps freed memory"] * (device.kind == "cpu" and config.trainer.keep_memory)
+    step += ["compiled"] * device.compile
     rows = {
         "dataset": f"{config.dataset.name}: {images}",
         "model": f"{config.model.name}: {parameters:,} parameters",
         "batch": f"{config.batch_size} images in parts of {config.norm_batch}",
-        "device": f"{device.name}, {device.precision}"
-        + (f", {device.threads} threads" if device.kind == "cpu" else ""),
+        "device": device.name,
+        "step": ", ".join(step),
         "speed": f"{config.batch_size / probe.step_seconds:,.0f} images/s (probe)",
         "budget": f"{limit}; {bound}",
         "expected": f"{plan.epochs:.1f} epochs, {plan.steps:,} steps in {plan.seconds:,.0f} s",

@@ -1,6 +1,6 @@
 """The LightningModule around a network: normalise, score, learn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -62,6 +62,7 @@ class ImageClassifier(L.LightningModule):
         self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / std_tensor, persistent=False)
         # Sums over steps stay on the device; whoever logs reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
+        self._learn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._score_training
         scores = {"num_classes": len(classes), "average": "micro", "validate_args": False}
         self.validate_accuracy, self.test_accuracy = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
@@ -72,13 +73,31 @@ class ImageClassifier(L.LightningModule):
         return self.model(images.permute(0, 3, 1, 2) * self.scale + self.shift)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
+        loss, sums = self._learn(*batch)
+        self.train_sums += sums
+        return loss
+
+    def _score_training(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to learn from, and the sums of losses, hits and images, float [3]."""
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         with torch.no_grad():
             hits = (logits.argmax(1) == labels).sum()
-            self.train_sums += torch.stack([loss.detach() * len(labels), hits, hits.new_tensor(len(labels))])
-        return loss
+            sums = torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))])
+        return loss, sums
+
+    def compile_training(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Compile the training step for batches of this shape, now rather than in the first step.
+
+        Leaves weights, gradients and batch-norm statistics as they are.
+        """
+        self._learn = torch.compile(self._learn, dynamic=False)
+        before = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        loss, _ = self._learn(*batch)
+        # Not loss.backward(), which would leave gradients and wake what waits for them in a distributed run.
+        torch.autograd.grad(loss, [parameter for parameter in self.parameters() if parameter.requires_grad])
+        for name, buffer in self.named_buffers():
+            buffer.copy_(before[name])
 
     def take_train_scores(self) -> tuple[float, float]:
         """Mean loss and accuracy of the training images since the last call."""

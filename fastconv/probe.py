@@ -71,10 +71,11 @@ def _measure(recipe: Recipe, device: Device) -> Probe:
     else:
         images = images.contiguous()
     optimizer = SGD().build(model)
+    forward = torch.compile(model, dynamic=False) if device.compile else model
 
     def learn() -> None:
         with device.autocast():
-            loss = F.cross_entropy(model(images), labels)
+            loss = F.cross_entropy(forward(images), labels)
         loss.backward()
 
     def update() -> None:

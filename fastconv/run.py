@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastconv import figures
-from fastconv.callbacks import BudgetProgressBar, Recorder, ScheduleLR, TimeBudget
+from fastconv.callbacks import BudgetProgressBar, CompileStep, Recorder, ScheduleLR, TimeBudget
 from fastconv.clock import Clock
 from fastconv.config import Config, check, nearest
 from fastconv.data.sources import SOURCES, ImageData, load, mean_and_std, stratified_split
@@ -243,9 +243,10 @@ def _fit(run: Run, console: Console, folder: Path, described: Results) -> Result
     if is_first_rank():
         figures.draw_augmented(*stream.rows(0, figures.GRID_IMAGES), run.spec, folder / "augmented.png")
         loggers[0].experiment.add_image("augmented", figures.read_png(folder / "augmented.png"), dataformats="HWC")
-    trainer = make_trainer(
-        run, loggers, [budget, ScheduleLR(config.schedule), recorder, BudgetProgressBar(recorder, console)]
-    )
+    callbacks = [budget, ScheduleLR(config.schedule), recorder, BudgetProgressBar(recorder, console)]
+    if run.device.compile:
+        callbacks.append(CompileStep(clock, (config.norm_batch, *run.spec.shape)))
+    trainer = make_trainer(run, loggers, callbacks)
     try:
         trainer.fit(module, datamodule=datamodule)
         holdout_accuracy = None

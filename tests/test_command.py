@@ -57,6 +57,17 @@ def test_the_original_recipe():
         assert (config.batch_size, config.optimizer.max_lr, config.model.width) == (512, 0.4, 64)
 
 
+def test_norm_batch_is_the_models_or_a_smaller_batch():
+    def norm_batch(*overrides):
+        return compose("config", list(overrides)).norm_batch
+
+    assert norm_batch("dataset=cifar10") == 256
+    assert norm_batch("dataset=digits") == 128
+    assert norm_batch("dataset=digits", "trainer=ddp") == 64
+    assert norm_batch("dataset=cifar10", "model.norm_batch=64") == 64
+    assert norm_batch("dataset=cifar10", "norm_batch=32") == 32
+
+
 def test_digits_are_never_mirrored_by_default():
     for dataset in ("digits", "mnist"):
         assert compose("config", [f"dataset={dataset}", "augment=standard"]).augment.flip.probability == 0
@@ -133,7 +144,7 @@ BAD = {
     "budget.seconds=nan": "budget.seconds=nan is not possible",
     "budget.counts=[validate]": "it must name train",
     "batch_size=0": "batch_size=0 is not possible",
-    "batch_size=100": "multiple of norm_batch x trainer.devices = 128",
+    "batch_size=300": "multiple of norm_batch x trainer.devices = 256",
     "norm_batch=-1": "norm_batch=-1 is not possible",
     "label_smoothing=1": "label_smoothing=1.0 is not possible",
     "seed=-1": "seed=-1 is not possible",
@@ -175,6 +186,7 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
         (["schedule.three_phase=true", "schedule.pct_start=0.6"], "three phases need it below 0.5"),
         (["augment.crop.mode=reflect", "augment.crop.padding=8"], "too much for the 8x8 images"),
         (["trainer=gpu", "model.width=4"], "torch finds no GPU here"),
+        (["trainer.compile=true", "model.width=4"], "it needs a C++ compiler"),
         (["+budget.seconds=4"], "fastconv: "),
         (["a b"], "fastconv: "),
     ],
@@ -182,6 +194,7 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
 )
 def test_bad_combinations_get_one_line(command, tmp_path, monkeypatch, overrides, says):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     ended = command("train", *overrides)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert says in ended.err

@@ -45,9 +45,9 @@ def test_forward_is_the_published_network():
         return x + block(block(x, f"{name}.block1"), f"{name}.block2")
 
     x = block(images, "prep")
-    x = residual(F.max_pool2d(block(x, "layer1.0"), 2), "layer1.2")
-    x = F.max_pool2d(block(x, "layer2.0"), 2)
-    x = residual(F.max_pool2d(block(x, "layer3.0"), 2), "layer3.2")
+    x = residual(F.max_pool2d(block(x, "layer1.0"), 2), "layer1.1")
+    x = F.max_pool2d(block(x, "layer2"), 2)
+    x = residual(F.max_pool2d(block(x, "layer3.0"), 2), "layer3.1")
     expected = F.linear(F.max_pool2d(x, 4).flatten(1), state["linear.weight"]) * 0.125
     torch.testing.assert_close(model(images), expected)
 
@@ -88,6 +88,32 @@ def test_training_loss_and_running_scores(smoothing):
     assert mean_loss == pytest.approx(loss.item(), rel=1e-5)
     assert accuracy == pytest.approx(float((log_shares.argmax(1) == labels).float().mean()))
     assert module.take_train_scores() == (0, 0), "reading clears"
+
+
+def test_compiling_changes_nothing_but_speed(monkeypatch):
+    """Weights, gradients, statistics and scores are as before, and so is the next step."""
+    compiled, plain = classifier(), classifier()
+    plain.load_state_dict(compiled.state_dict())
+    compile_eagerly = torch.compile
+    asked = []
+
+    def compile_as_asked(work, **settings):
+        asked.append(settings)
+        return compile_eagerly(work, backend="eager", **settings)
+
+    monkeypatch.setattr(torch, "compile", compile_as_asked)
+    images = torch.randint(256, (6, 16, 12, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = images, torch.tensor([0, 1, 2, 0, 1, 2])
+    compiled.compile_training((torch.zeros_like(images), torch.zeros_like(batch[1])))
+    assert asked == [{"dynamic": False}]
+    assert all(parameter.grad is None for parameter in compiled.parameters())
+    for a, b in zip(compiled.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    for module in (compiled, plain):
+        module.training_step(batch, 0).backward()
+    for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    assert compiled.take_train_scores() == pytest.approx(plain.take_train_scores())
 
 
 def test_norms_and_biases_do_not_decay():

@@ -11,6 +11,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 import webdataset
 from conftest import noise, spec_of
 
@@ -151,6 +152,19 @@ def test_rows_cross_blocks_shards_and_epochs(built):
         np.testing.assert_array_equal(reader.rows(start, stop)[0], expected[start:stop])
     plan = plan_epoch(spec.seed, 1, 57, 9, 11, spec.policy)
     np.testing.assert_array_equal(reader.rows(57, 114)[1], data.labels[plan.order])
+
+
+def test_torch_takes_blocks_without_a_copy_and_cannot_change_the_file(built):
+    _, spec, root = built
+    reader = PrecomputedStream(spec, root)
+    before = sha256s(root)
+    images, _ = reader.rows(0, 10)
+    tensor = torch.from_numpy(images)
+    assert tensor.data_ptr() == images.ctypes.data
+    tensor.zero_()
+    assert not reader.rows(0, 10)[0].any(), "the same memory"
+    reader.close()
+    assert sha256s(root) == before
 
 
 def test_a_stream_that_ends_early_wraps(built):

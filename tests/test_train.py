@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_command
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastconv import results
+from fastconv.command import compose
 from fastconv.data.sources import load
+from fastconv.data.stream import OnlineStream
 from fastconv.models import build_model
 from fastconv.module import ImageClassifier
+from fastconv.run import stream_spec
 
 SMALL = ("model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
 SHORT = (*SMALL, "budget.seconds=null", "schedule.epochs=0.5")
@@ -208,6 +212,87 @@ def test_plan_only_writes_nothing(command, tmp_path):
     assert ended.code == 0
     assert "at most 3 epochs" in ended.out
     assert list(tmp_path.iterdir()) == []
+
+
+# -- the fast path
+
+
+def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root):
+    """20 steps in fp32: contiguous memory, per-image normalisation, torch's own optimizer without fusion, no Lightning.
+
+    Microbatches of the same size, since batch norm takes its statistics over them.
+    """
+    settings = ("model.width=16", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
+    run_it = (*settings, "schedule=constant", "optimizer.max_lr=0.05", "budget.seconds=null", "validate.on=none")
+    ended = command("train", "dataset=digits", *run_it, f"schedule.epochs={20 * 64 / 1438}")
+    assert ended.code == 0, ended.err
+    with (only_run(tmp_path / "outputs") / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+
+    config = OmegaConf.to_object(compose("config", ["dataset=digits", *run_it]))
+    train, _ = load("digits", digits_root)
+    stream = OnlineStream(stream_spec(config, train), train)
+    mean, std = torch.tensor(stream.spec.mean).view(-1, 1, 1), torch.tensor(stream.spec.std).view(-1, 1, 1)
+    torch.manual_seed(0)
+    model = build_model("davidnet", 1, 10, width=16)
+    decay = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 5e-4}]
+    no_decay = [{"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(decay + no_decay, lr=0.05, momentum=0.9, nesterov=True, foreach=False)
+    expected = []
+    for step in range(20):
+        optimizer.zero_grad()
+        parts = []
+        for start in (64 * step, 64 * step + 32):
+            images, labels = map(torch.from_numpy, stream.rows(start, start + 32))
+            normalised = (images.permute(0, 3, 1, 2).contiguous() / 255 - mean) / std
+            loss = torch.nn.functional.cross_entropy(model(normalised), labels)
+            (loss / 2).backward()
+            parts.append(loss.item())
+        optimizer.step()
+        expected.append(sum(parts) / 2)
+    assert len(losses) == 20
+    assert losses[-1] < losses[0]
+    np.testing.assert_allclose(losses, expected, atol=1e-4)
+
+
+def test_compiled_training_is_the_same_training(command, tmp_path, monkeypatch):
+    """With a segment of the clock of its own. The compiler here leaves the code as it is; a slow test has torch's."""
+    compile_eagerly = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda work, **_: compile_eagerly(work, backend="eager"))
+    for name, value in (("compiled", "true"), ("plain", "false")):
+        ended = command("train", "dataset=digits", *SHORT, f"trainer.compile={value}", f"outputs={name}")
+        assert ended.code == 0, ended.err
+        assert (", compiled" in ended.out) == (name == "compiled")
+    compiled, plain = only_run(tmp_path / "compiled"), only_run(tmp_path / "plain")
+    assert same_weights(compiled, plain)
+    assert results.Results.read(compiled).seconds["compile"] > 0
+    assert results.Results.read(plain).seconds["compile"] == 0
+
+
+@pytest.mark.slow
+def test_torchs_compiler_on_a_cpu(command, tmp_path):
+    losses = []
+    for name, value in (("compiled", "true"), ("plain", "false")):
+        ended = command("train", "dataset=digits", *SHORT, f"trainer.compile={value}", f"outputs={name}")
+        assert ended.code == 0, ended.err
+        losses.append(results.Results.read(only_run(tmp_path / name)).loss)
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.slow
+def test_bf16_learns_as_well_as_fp32(command, tmp_path):
+    """Mean accuracy on digits over five seeds, within half a point."""
+    settings = ("model.width=16", "batch_size=64", "norm_batch=64", "trainer=cpu", "budget.seconds=null")
+    means = []
+    for precision in ("bf16", "fp32"):
+        ended = command("train", "-m", "dataset=digits", *settings, "schedule.epochs=12", "seed=0,1,2,3,4",
+                        f"trainer.precision={precision}", f"outputs={precision}", "validate.on=none")  # fmt: skip
+        assert ended.code == 0, ended.err
+        found = [results.Results.read(path.parent) for path in (tmp_path / precision).rglob("results.json")]
+        assert {(each.seed, each.precision) for each in found} == {(seed, precision) for seed in range(5)}
+        means.append(np.mean([each.accuracy for each in found]))
+    assert min(means) > 0.95
+    assert abs(means[0] - means[1]) <= 0.005
 
 
 # -- failures

@@ -97,12 +97,13 @@ class Shard:
 
     def __init__(self, path: Path, entry: ShardEntry) -> None:
         check_shard(path, entry)
-        self._bytes = np.memmap(path, np.uint8, mode="r")
+        # Copy-on-write: the file can't be changed through it, and torch takes the arrays as they are, without a copy.
+        self._bytes = np.memmap(path, np.uint8, mode="c")
         with tarfile.open(path) as tar:
             self._offsets = [member.offset_data for member in tar]
 
     def block(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [B, H, W, C] and labels int64 [B] of a block, read-only."""
+        """Images uint8 [B, H, W, C] and labels int64 [B] of a block, not to be written to."""
         return self._array(2 * index), self._array(2 * index + 1)
 
     def _array(self, member: int) -> np.ndarray:

@@ -6,6 +6,8 @@ from torch import nn
 
 from fastconv.models.davidnet import DavidNet
 
+__all__ = ["MODELS", "DavidNet", "build_model", "count_parameters"]
+
 MODELS: dict[str, Callable[..., nn.Module]] = {"davidnet": DavidNet}
 
 

@@ -1,0 +1,131 @@
+"""fastconv's training step as a plain loop: the same batches, network and arithmetic, without Lightning.
+
+`Pairs` times it against fastconv's own path, in turn within one process, so that a drift of the machine's speed falls
+on both alike.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from fastconv import run as runs
+from fastconv.clock import Clock
+from fastconv.command import compose
+from fastconv.datamodule import StreamBatches
+from fastconv.device import Device
+from fastconv.models import build_model
+from fastconv.optim import decay_groups
+from fastconv.prefetch import Prefetch
+from fastconv.run import Run
+
+
+def plan(*overrides: str) -> Run:
+    """A run as `python -m fastconv.train overrides ...` plans it, with its stream on disk."""
+    run = runs.plan_run(OmegaConf.to_object(compose("config", list(overrides))), Clock())
+    runs.precompute(run, Console(quiet=True))
+    return run
+
+
+class BareLoop:
+    """Trains on a run's stream with nothing but torch."""
+
+    def __init__(self, run: Run) -> None:
+        config, spec, device = run.config, run.spec, run.device
+        self.device, self.parts = device, config.batch_size // config.norm_batch
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.model.name, spec.shape[2], len(spec.classes), **run.model_settings)
+        self.model.to(device.kind, memory_format=torch.channels_last)
+        groups = decay_groups(self.model, config.optimizer.weight_decay)
+        self.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, fused=True)
+        std = torch.tensor(spec.std, device=device.kind).view(-1, 1, 1)
+        self.scale, self.shift = 1 / (255 * std), -torch.tensor(spec.mean, device=device.kind).view(-1, 1, 1) / std
+        self.loss_of = torch.compile(self._loss, dynamic=False) if device.compile else self._loss
+        self.stream = runs.open_stream(run)
+        batch_size, norm_batch = config.batch_size, config.norm_batch
+        if device.kind == "cuda":
+            whole = StreamBatches(self.stream, batch_size, batch_size)
+            self.batches = iter(Prefetch(whole, torch.device("cuda"), norm_batch))
+        else:
+            self.batches = iter(StreamBatches(self.stream, batch_size, norm_batch))
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self.model(images.permute(0, 3, 1, 2) * self.scale + self.shift), labels) / self.parts
+
+    def step(self) -> None:
+        for _ in range(self.parts):
+            images, labels = next(self.batches)
+            with self.device.autocast():
+                loss = self.loss_of(images, labels)
+            loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Pairs(L.Callback):
+    """Stops fastconv's training after every `group` steps and times the others for a while.
+
+    `found` receives (fastconv's images/s, the other contenders' values) for each pair.
+    """
+
+    def __init__(self, run: Run, group: int, warm_up: int, others: dict[str, Callable[[], float]]) -> None:
+        self.images, self.group, self.warm_up, self.others = run.config.batch_size * group, group, warm_up, others
+        self.device = run.device
+        self.found: list[tuple[float, dict[str, float]]] = []
+        self._since: float | None = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+        step, part = divmod(batch_idx, trainer.accumulate_grad_batches)
+        if part or step < self.warm_up or (step - self.warm_up) % self.group:
+            return
+        wait_for(self.device)
+        if self._since is not None:
+            ours = self.images / (time.perf_counter() - self._since)
+            self.found.append((ours, {name: measure() for name, measure in self.others.items()}))
+        self._since = time.perf_counter()
+
+
+def wait_for(device: Device) -> None:
+    if device.kind == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_pairs(
+    overrides: list[str], pairs: int, group: int, warm_up: int, others: dict[str, Callable[[], float]] | None = None
+) -> dict[str, float]:
+    """Train by fastconv's own path, with the bare loop (and `others`) in turn: images/s of each.
+
+    Of all pairs, the one with the median ratio. A pair is `group` steps of either, after `warm_up` steps.
+    """
+    run = plan(*overrides, "schedule.epochs=1", "budget.seconds=null", "validate.on=none")
+    run = replace(run, plan=replace(run.plan, bound_steps=warm_up + pairs * group + 1))
+    bare = BareLoop(run)
+    for _ in range(warm_up):
+        bare.step()
+
+    def time_bare() -> float:
+        started = time.perf_counter()
+        for _ in range(group):
+            bare.step()
+        wait_for(run.device)
+        return run.config.batch_size * group / (time.perf_counter() - started)
+
+    timer = Pairs(run, group, warm_up, {"bare loop": time_bare, **(others or {})})
+    make_trainer = runs.make_trainer
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # First of the callbacks, so that all that fastconv's own do is inside its time.
+        mock.patch.object(runs, "make_trainer", lambda run, loggers, own: make_trainer(run, loggers, [timer, *own])),
+    ):
+        runs.fit(run, Console(quiet=True), Path(folder), overrides)
+    bare.stream.close()
+    fast, others = sorted(timer.found, key=lambda pair: pair[0] / pair[1]["bare loop"])[len(timer.found) // 2]
+    return {"fastconv": fast, **others}

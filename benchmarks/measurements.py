@@ -1,0 +1,117 @@
+"""Measurements as rows of a csv, appended as they are made, and the table that is made of them.
+
+A row holds one contender's value in one round. The contenders of a round are measured one after the other, so a ratio
+within a round holds even where the machine's speed drifts; a table quotes the median of these ratios.
+"""
+
+import csv
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from fastconv.device import cpu_name
+from fastconv.results import git_commit, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def append(path: Path, row: dict[str, object]) -> None:
+    """Add a row to a csv, with its header if it is the first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def describe_device() -> str:
+    """The GPU that fastconv would choose, else the processor."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {os.cpu_count()} cores"
+
+
+def describe_versions() -> str:
+    return " ".join(f"{name} {version}" for name, version in versions().items())
+
+
+@dataclass(frozen=True)
+class Table:
+    """The measurements of a benchmark: `results/<name>.csv` row by row, `results/<name>.md` as a person reads them.
+
+    Args:
+        unit: of the values.
+        ours: the contender that the others are compared with; None for a table that compares nothing.
+        less_is_better: turns the ratio round, so that above 1 is always in our favour.
+    """
+
+    name: str
+    title: str
+    unit: str
+    ours: str | None = None
+    less_is_better: bool = False
+    device: str = field(default_factory=lambda: describe_device())
+    folder: Path = RESULTS
+
+    def rounds(self) -> dict[int, dict[str, float]]:
+        """Values by round and contender, of this machine and these versions only."""
+        found: dict[int, dict[str, float]] = {}
+        for row in read(self.folder / f"{self.name}.csv"):
+            if (row["device"], row["versions"]) == (self.device, describe_versions()):
+                found.setdefault(int(row["round"]), {})[row["contender"]] = float(row["value"])
+        return found
+
+    def lacks(self, number: int, *contenders: str) -> bool:
+        """Whether a round still lacks one of the contenders, and so is to be measured."""
+        return not set(contenders) <= set(self.rounds().get(number, {}))
+
+    def add(self, number: int, contender: str, value: float) -> None:
+        """Keep a measurement."""
+        row = {"round": number, "contender": contender, "value": f"{value:.6g}", "unit": self.unit}
+        about = {"device": self.device, "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
+        append(self.folder / f"{self.name}.csv", {**row, **about, "git_commit": git_commit()})
+
+    def ratio(self, contender: str, ours: str | None = None) -> float:
+        """By how much we are better, as the median over the rounds that have both."""
+        ours = ours or self.ours
+        values = [of for of in self.rounds().values() if {ours, contender} <= set(of)]
+        return median(of[contender] / of[ours] if self.less_is_better else of[ours] / of[contender] for of in values)
+
+    def show(self, counterparts: Mapping[str, str] | None = None, note: str = "") -> None:
+        """Print and write the table.
+
+        Args:
+            counterparts: for contenders that are not to be compared with `ours`, what they are compared with.
+        """
+        rounds = self.rounds()
+        columns = ["", f"median {self.unit}", "min", "max", "n"] + ["fastconv is better by"] * (self.ours is not None)
+        lines = [f"# {self.title}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+        for contender in dict.fromkeys(name for values in rounds.values() for name in values):
+            values = [of[contender] for of in rounds.values() if contender in of]
+            cells = [contender, *map(number, (median(values), min(values), max(values))), str(len(values))]
+            if self.ours is not None:
+                counterpart = (counterparts or {}).get(contender, self.ours)
+                cells.append("" if counterpart == contender else f"{self.ratio(contender, counterpart):.3g}x")
+            lines.append(f"| {' | '.join(cells)} |")
+        about = f"{self.device}; {time.strftime('%Y-%m-%d')}; {describe_versions()}."
+        method = "Ratios are medians over the rounds. " if self.ours is not None else ""
+        text = "\n".join([*lines, "", " ".join(filter(None, [method + about, note]))]) + "\n"
+        print(text)
+        (self.folder / f"{self.name}.md").write_text(text)
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -1,0 +1,71 @@
+"""How fast a training step is: fastconv's own path against a bare loop, plain Lightning and the matrix product.
+
+python benchmarks/step.py          about 12 minutes on two cores; the data sets are looked for in FASTCONV_DATA
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from bare_loop import measure_pairs
+from measurements import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastconv.models import build_model
+
+ROUNDS = 5
+STEP = Table("step", "The training step: CIFAR-10, batches of 512", "images/s", ours="fastconv")
+CEILING, PLAIN = "bf16 matrix product of the same work", "plain Lightning"
+NARROW, NARROW_BARE = "fastconv, width 20", "bare loop, width 20"
+# A size at which the product reaches what the processor can do.
+MATRIX, PRODUCTS = 2048, 30
+
+
+def flop_per_image(width: int = 64) -> float:
+    """Floating-point operations of forward and backward of DavidNet on one 32x32 image, as torch counts them."""
+    model, images = build_model("davidnet", 3, 10, width=width), torch.zeros(2, 3, 32, 32)
+    with FlopCounterMode(display=False) as counter:
+        model(images).sum().backward()
+    return counter.get_total_flops() / len(images)
+
+
+def matrix_product() -> float:
+    """FLOP/s of a bf16 product on all cores."""
+    a, b = (torch.randn(MATRIX, MATRIX, dtype=torch.bfloat16) for _ in range(2))
+    a @ b
+    started = time.perf_counter()
+    for _ in range(PRODUCTS):
+        a @ b
+    return PRODUCTS * 2 * MATRIX**3 / (time.perf_counter() - started)
+
+
+def main() -> None:
+    data = os.environ.get("FASTCONV_DATA", "data")
+    flop = flop_per_image()
+    ceiling = {CEILING: lambda: matrix_product() / flop}
+    for number in range(ROUNDS):
+        if STEP.lacks(number, "fastconv", "bare loop", CEILING):
+            found = measure_pairs(["dataset=cifar10"], pairs=5, group=3, warm_up=3, others=ceiling)
+            for contender, value in found.items():
+                STEP.add(number, contender, value)
+        if STEP.lacks(number, NARROW, NARROW_BARE):
+            found = measure_pairs(["dataset=cifar10", "model.width=20"], pairs=7, group=12, warm_up=6)
+            STEP.add(number, NARROW, found["fastconv"])
+            STEP.add(number, NARROW_BARE, found["bare loop"])
+        if STEP.lacks(number, PLAIN):
+            command = [sys.executable, str(Path(__file__).with_name("plain_lightning.py")), data, "4"]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            STEP.add(number, PLAIN, float(printed.split()[-1]))
+    STEP.show(
+        counterparts={NARROW: NARROW, NARROW_BARE: NARROW},
+        note=f"DavidNet takes {flop / 1e9:.3f} GFLOP per image, forward and backward; fastconv runs at"
+        f" {STEP.ratio(CEILING):.1%} of the FLOP/s of the bf16 matrix product. fastconv, the bare loop and the product"
+        " are timed in turn within one process; a round's values are those of the pair with the median ratio.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Batches on a GPU before they are asked for."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Prefetch:
+    """Moves batches to a device ahead of their use, and hands them out in microbatches.
+
+    A thread reads and pins them, and a stream of its own copies them, so that neither the host nor the device waits.
+    Each byte of a training stream is used once: holding all of it on the device would copy as much, only earlier.
+    Errors of the thread are raised in the loop that reads.
+
+    Args:
+        batches: images uint8 [B, H, W, C] and labels int64 [B] on the CPU, endless or not.
+        device: where they go; with a CPU they are only read ahead.
+        norm_batch: images per microbatch.
+    """
+
+    DEPTH = 8
+    """Batches that are ready or on their way."""
+
+    def __init__(self, batches: Iterable[Batch], device: torch.device, norm_batch: int) -> None:
+        self._batches, self._device, self._norm_batch = batches, device, norm_batch
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.wait_seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        ready: queue.Queue = queue.Queue(self.DEPTH)
+        ended = threading.Event()
+        thread = threading.Thread(target=self._work, args=(ready, ended), daemon=True, name="prefetch")
+        thread.start()
+        try:
+            while True:
+                started = time.perf_counter()
+                item = ready.get()
+                self.wait_seconds += time.perf_counter() - started
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield from zip(*(part.split(self._norm_batch) for part in self._take(*item)), strict=True)
+        finally:
+            ended.set()
+            thread.join()
+
+    def _work(self, ready: queue.Queue, ended: threading.Event) -> None:
+        def put(item: object) -> None:
+            while not ended.is_set():
+                try:
+                    return ready.put(item, timeout=0.05)
+                except queue.Full:
+                    pass
+
+        try:
+            for batch in self._batches:
+                put(self._send(batch))
+                if ended.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    def _send(self, batch: Batch) -> tuple[Batch, "torch.cuda.Event | None"]:
+        """Start the copy to the device; the event marks its end."""
+        if self._side is None:
+            return batch, None
+        with torch.cuda.stream(self._side):
+            sent = tuple(part.pin_memory().to(self._device, non_blocking=True) for part in batch)
+            return sent, self._side.record_event()
+
+    def _take(self, batch: Batch, event: "torch.cuda.Event | None") -> Batch:
+        """Have the computing stream, not the host, wait for the copy."""
+        if event is not None:
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_event(event)
+            for part in batch:
+                part.record_stream(computing)  # its memory must not be used again before the computation is done
+        return batch

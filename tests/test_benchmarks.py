@@ -1,0 +1,117 @@
+"""The benchmarks' machinery, on small networks: what is measured is what a run does, and tables say what rows hold."""
+
+import subprocess
+import sys
+
+import gpu
+import pytest
+import torch
+from bare_loop import BareLoop, plan
+from conftest import OFFICIAL_DATA, REPOSITORY
+from measurements import Table, append, read
+from step import flop_per_image
+
+SMALL = ["dataset=digits", "model.width=4", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    return Table("speed", "Speed", "images/s", ours="ours", device="a machine", folder=tmp_path)
+
+
+@pytest.fixture
+def digits_here(digits_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTCONV_DATA", str(digits_root))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_table_is_made_of_its_rows(table, tmp_path, capsys):
+    for number, (ours, other) in enumerate([(10, 5), (20, 5), (90, 30)]):
+        assert table.lacks(number, "ours", "other")
+        table.add(number, "ours", ours)
+        assert table.lacks(number, "ours", "other")
+        table.add(number, "other", other)
+        assert not table.lacks(number, "ours", "other")
+    assert table.ratio("other") == 3, "the median of 2, 4 and 3"
+    table.show(note="In a test.")
+    shown = (tmp_path / "speed.md").read_text()
+    assert "| other | 5 | 5 | 30 | 3 | 3x |" in shown
+    assert "| ours | 20 | 10 | 90 | 3 |  |" in shown
+    assert capsys.readouterr().out.strip() == shown.strip()
+
+
+def test_less_may_be_better(table):
+    seconds = Table("seconds", "Seconds", "s", ours="ours", less_is_better=True, device="it", folder=table.folder)
+    seconds.add(0, "ours", 2)
+    seconds.add(0, "other", 6)
+    assert seconds.ratio("other") == 3
+
+
+def test_rows_of_another_machine_do_not_count(table):
+    table.add(0, "ours", 1)
+    other = Table("speed", "Speed", "images/s", ours="ours", device="another machine", folder=table.folder)
+    assert other.lacks(0, "ours")
+    assert len(read(table.folder / "speed.csv")) == 1
+    append(table.folder / "speed.csv", read(table.folder / "speed.csv")[0])
+    assert len(read(table.folder / "speed.csv")) == 2
+
+
+def test_the_gpus_path_runs_on_a_cpu(digits_here, tmp_path):
+    """fastconv and the bare loop in turn, both compiled (by a compiler that leaves the code as it is)."""
+    table = Table("gpu", "GPU", "images/s", ours="fastconv", folder=tmp_path)
+    compile_eagerly = lambda work, **_: torch.compile(work, backend="eager")  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "ROUNDS", 1)
+        patch.setattr("fastconv.module.torch", proxy(torch, compile=compile_eagerly))
+        patch.setattr("bare_loop.torch", proxy(torch, compile=compile_eagerly))
+        patch.setattr("fastconv.probe.torch", proxy(torch, compile=compile_eagerly))
+        gpu.compare(table, [*SMALL, "trainer.compile=true"], pairs=3, group=2, warm_up=1)
+    (values,) = table.rounds().values()
+    assert set(values) == {"fastconv", "bare loop"}
+    assert all(value > 0 for value in values.values())
+    assert not table.lacks(0, "fastconv", "bare loop")
+
+
+def proxy(module, **changes):
+    """A module with some of its names replaced."""
+    return type("proxy", (), {"__getattr__": lambda self, name: changes.get(name) or getattr(module, name)})()
+
+
+def test_the_bare_loop_learns_what_fastconv_learns(digits_here):
+    """The same weights after the same steps: only then does it cost what fastconv should cost."""
+    run = plan(*SMALL, "schedule=constant", "optimizer.max_lr=0.01", "schedule.epochs=0.5", "budget.seconds=null")
+    bare = BareLoop(run)
+    before = {name: value.clone() for name, value in bare.model.state_dict().items()}
+    for _ in range(run.plan.bound_steps):
+        bare.step()
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from fastconv import run as runs
+
+    Path("out").mkdir()
+    runs.fit(run, Console(quiet=True), Path("out"), [])
+    learned = torch.load("out/last.ckpt", weights_only=True)["state_dict"]
+    changed = [name for name, value in bare.model.state_dict().items() if not torch.equal(value, before[name])]
+    assert len(changed) == len(before), "every weight and statistic has changed"
+    for name, value in bare.model.state_dict().items():
+        torch.testing.assert_close(learned[f"model.{name}"], value, rtol=1e-4, atol=1e-5)
+
+
+def test_flop_of_davidnet():
+    """2.27 GFLOP per 32x32 image, of which the convolutions' share can be counted by hand."""
+    layers = [(3, 64, 32), (64, 128, 32), (128, 128, 16), (128, 128, 16), (128, 256, 16), (256, 512, 8)]
+    layers += [(512, 512, 4), (512, 512, 4)]
+    forward = sum(2 * 9 * inputs * outputs * side**2 for inputs, outputs, side in layers) + 2 * 512 * 10
+    first = 2 * 9 * 3 * 64 * 32**2  # nobody needs the gradient of the image
+    assert flop_per_image() == 3 * forward - first
+    assert flop_per_image() == pytest.approx(2.27e9, rel=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (OFFICIAL_DATA / "cifar-10-batches-py").is_dir(), reason="needs CIFAR-10")
+def test_plain_lightning_runs():
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "plain_lightning.py"), str(OFFICIAL_DATA), "1"]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert float(ended.stdout.split()[-1]) > 0
