@@ -39,12 +39,14 @@ class Clock:
 
     @contextmanager
     def segment(self, name: str) -> Iterator[None]:
-        """Count the block into a segment."""
+        """Count the block into a segment. It closes however the block ends, with all that was left open inside."""
+        depth = len(self._open)
         self.enter(name)
         try:
             yield
         finally:
-            self.leave(name)
+            self._settle()
+            del self._open[depth:]
 
     def seconds(self) -> dict[str, float]:
         """Seconds of every segment so far."""

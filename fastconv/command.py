@@ -8,6 +8,8 @@ import itertools
 import os
 import re
 import secrets
+import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -46,24 +48,38 @@ def command(config_name: str, doc: str | None) -> Callable[[Callable[[Any], None
                 nonlocal composed
                 values = OmegaConf.to_object(config)
                 composed = True
+                if not full_error:
+                    del os.environ["HYDRA_FULL_ERROR"]  # the processes that a run starts must set their own
                 try:
                     body(values)
                 except InputError as error:
-                    # In a sweep the error must reach Hydra, which then goes on with the other jobs.
-                    if full_error or HydraConfig.get().mode == RunMode.MULTIRUN:
+                    if full_error:
                         raise
-                    fail(one_line(error))
+                    line = one_line(error)
+                    if HydraConfig.get().mode != RunMode.MULTIRUN:
+                        fail(line)
+                    print(f"fastconv: job {HydraConfig.get().job.num}: {line}", file=sys.stderr)
+                    raise  # to Hydra, which goes on with the other jobs
+                finally:
+                    os.environ["HYDRA_FULL_ERROR"] = "1"
 
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
-            except InputError as error:
+            except InputError:
                 if full_error:
                     raise
-                fail(one_line(error))
+                raise SystemExit(1) from None  # said when the job of the sweep failed
+            except KeyboardInterrupt:
+                print("fastconv: interrupted", file=sys.stderr)
+                raise SystemExit(128 + signal.SIGINT) from None
             except (HydraException, OmegaConfBaseException, AssertionError, ValueError, TypeError) as error:
                 if full_error or composed:
                     raise
                 fail(explain_override(error, config_name))
+            except OSError as error:
+                if full_error or composed:
+                    raise
+                fail(f"cannot write {error.filename}: {error.strerror}. Choose another folder")
 
         return main
 
@@ -81,7 +97,7 @@ def one_line(error: InputError) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, StreamError):
         settings = [override for override in HydraConfig.get().overrides.task if not override.startswith("verify=")]
-        message += f". Repair it with: {' '.join(['python -m fastconv.precompute', *settings, 'verify=true'])}"
+        message += f". Repair it with: python -m fastconv.precompute {shlex.join([*settings, 'verify=true'])}"
     return message
 
 
@@ -105,11 +121,12 @@ def explain_override(error: Exception, config_name: str) -> str:
     value = re.search(r"Value .*|Invalid value .*|Cannot convert .*|.*not a valid.*", text + "\n" + cause)
     if key and value:
         return f"{key[1]}: {value[0].strip()}"
-    if "parsing override" in text:
-        override = re.search(r"parsing override '(.*?)'", text)
-        return (
-            f"cannot read the override {override[1] if override else ''}: write key=value, and quote special characters"
-        )
+    if match := re.search(r"field '(.+?)' is not Optional", cause):
+        return f"{match[1]} cannot be null"
+    if "parsing override" in text or "override_grammar" in text:
+        override = re.search(r"parsing override '(.*?)'|Exception: (.*)", text)
+        named = (override[1] or override[2]) if override else ""
+        return f"cannot read the override {named}: write key=value, and quote special characters"
     return " ".join(text.split("Config search path")[0].split()) or type(error).__name__
 
 

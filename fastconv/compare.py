@@ -36,7 +36,9 @@ def find_runs(folders: list[Path]) -> list[Row]:
             raise InputError(
                 f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs"
             )
-        for config in sorted(folder.rglob("config.yaml"), key=lambda path: path.stat().st_mtime):
+        for config in folder.rglob("config.yaml"):
+            if (config.parent / "experiment").is_dir():  # the configs of fastconv itself
+                continue
             try:
                 results = Results.read(config.parent)
                 rows.append(Row(config.parent, results, results.error))
@@ -44,7 +46,7 @@ def find_runs(folders: list[Path]) -> list[Row]:
                 rows.append(Row(config.parent, None, "unfinished: no results.json"))
             except (OSError, ValueError, KeyError) as error:
                 rows.append(Row(config.parent, None, f"results.json cannot be read: {error}"))
-    return rows
+    return sorted(rows, key=lambda row: (row.run / "config.yaml").stat().st_mtime)
 
 
 def cells(row: Row) -> dict[str, str]:
@@ -76,7 +78,7 @@ def main(config: Compare) -> None:
         raise InputError(
             f"format={config.format} is unknown{nearest(config.format, FORMATS)} Choose from: {', '.join(FORMATS)}"
         )
-    folders = [config.runs] if isinstance(config.runs, str) else list(config.runs)
+    folders = list(config.runs) if isinstance(config.runs, list) else [config.runs]
     rows = [cells(row) for row in find_runs([Path(str(folder)) for folder in folders])]
     if not rows:
         raise InputError(f"no runs below {', '.join(map(str, folders))}: train one with python -m fastconv.train")
@@ -93,10 +95,11 @@ def main(config: Compare) -> None:
     else:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(*header)
         for row in rows:
-            table.add_row(*(row[name] for name in header), style="red" if row["problem"] else None)
+            table.add_row(*(Text(row[name]) for name in header), style="red" if row["problem"] else None)
         Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 
 

@@ -5,6 +5,7 @@ fields are the keys of the command line, their field docs are its help.
 """
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from fastconv.data.plan import Policy
 from fastconv.errors import InputError
 from fastconv.optim import SGD
 from fastconv.schedule import Constant, Cosine, Linear, OneCycle, Schedule, Step, WarmUp
+
+# Filters of DavidNet's first layer: 64 times the published number of parameters, and then some.
+MAX_WIDTH = 1024
 
 # In a wheel the configs lie inside the package, in a checkout beside it.
 _PACKAGE = Path(__file__).resolve().parent
@@ -69,7 +73,7 @@ class Stream:
     seed: int = MISSING
     """Seed of the order and the augmentation of the images."""
     epochs: int | None = None
-    """Epochs to precompute; null for as many as the plan expects to need."""
+    """Epochs to precompute; null for as many as the plan expects to need. Without a time limit at least those."""
     max_gb: float = 50.0
     """Gigabytes that all streams together may take; the least recently used go first."""
 
@@ -232,16 +236,21 @@ def check(config: Config) -> None:
 
     schedule, budget, validate, augment = config.schedule, config.budget, config.validate, config.augment
     require(
-        budget.seconds is None or budget.seconds > 0, "budget.seconds", "give a number above 0, or null for no limit"
+        budget.seconds is None or 0 < budget.seconds < math.inf,
+        "budget.seconds",
+        "give a number above 0, or null for no limit",
     )
-    require(schedule.epochs is None or schedule.epochs > 0, "schedule.epochs", "give a number above 0, or null")
+    require(
+        schedule.epochs is None or 0 < schedule.epochs < math.inf, "schedule.epochs", "give a number above 0, or null"
+    )
     if budget.seconds is None and schedule.epochs is None:
         raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")
     for segment in budget.counts:
         one_of("budget.counts", segment, SEGMENTS)
     require("train" in budget.counts, "budget.counts", "it must name train")
+    require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
     require(config.batch_size > 0, "batch_size", "give a whole number above 0")
-    require(config.norm_batch > 0, "norm_batch", "give a whole number above 0")
+    require(config.norm_batch > 1, "norm_batch", "give a whole number above 1: one image has no statistics")
     require(config.trainer.devices > 0, "trainer.devices", "give a whole number above 0")
     part = config.norm_batch * config.trainer.devices
     require(
@@ -250,14 +259,18 @@ def check(config: Config) -> None:
         f"it must be a multiple of norm_batch x trainer.devices = {part}; set norm_batch too",
     )
     require(0 <= config.label_smoothing < 1, "label_smoothing", "give a number in [0, 1)")
-    require(0 <= config.seed < 2**63, "seed", "give a whole number of at least 0")
+    require(0 <= config.seed < 2**32, "seed", "give a whole number in [0, 2**32)")
     require(0 <= config.stream.seed < 2**63, "stream.seed", "give a whole number of at least 0")
     require(config.stream.epochs is None or config.stream.epochs > 0, "stream.epochs", "give a number above 0, or null")
     require(config.stream.max_gb >= 0, "stream.max_gb", "give a number of at least 0")
+    require(config.data != "", "data", "give a folder; FASTCONV_DATA is empty")
     require(0 <= config.dataset.holdout < 1, "dataset.holdout", "give a share in [0, 1)")
-    require(validate.every > 0, "validate.every", "give a number of epochs above 0")
+    require(0 <= config.dataset.holdout_seed < 2**63, "dataset.holdout_seed", "give a whole number of at least 0")
+    require(0 < validate.every < math.inf, "validate.every", "give a number of epochs above 0")
     require(
-        validate.samples is None or validate.samples > 0, "validate.samples", "give a number above 0, or null for all"
+        validate.samples is None or validate.samples >= config.trainer.devices,
+        "validate.samples",
+        "give at least one for each of trainer.devices, or null for all",
     )
     one_of("stream.mode", config.stream.mode, ("precomputed", "online"))
     one_of("validate.on", validate.on, ("test", "holdout", "none"))
@@ -272,7 +285,7 @@ def check(config: Config) -> None:
     require(augment.crop.padding >= 0, "augment.crop.padding", "give 0 or more pixels")
     require(augment.cutout.size >= 0, "augment.cutout.size", "give 0 or more pixels")
     require(0 <= augment.flip.probability <= 1, "augment.flip.probability", "give a chance in [0, 1]")
-    require(config.model.width > 0, "model.width", "give 1 or more filters")
+    require(0 < config.model.width <= MAX_WIDTH, "model.width", f"give 1 to {MAX_WIDTH} filters")
     require(config.optimizer.max_lr > 0, "optimizer.max_lr", "give a number above 0")
     require(0 <= config.optimizer.momentum < 1, "optimizer.momentum", "give a number in [0, 1)")
     require(config.optimizer.weight_decay >= 0, "optimizer.weight_decay", "give 0 or more")
@@ -285,7 +298,7 @@ def check(config: Config) -> None:
 
 def _check_schedule(schedule: Schedule, require, one_of) -> None:
     if isinstance(schedule, OneCycle):
-        require(0 < schedule.pct_start < 1, "schedule.pct_start", "give a share in (0, 1)")
+        require(0.001 <= schedule.pct_start <= 0.999, "schedule.pct_start", "give a share in [0.001, 0.999]")
         require(
             not schedule.three_phase or schedule.pct_start < 0.5, "schedule.pct_start", "three phases need it below 0.5"
         )

@@ -46,7 +46,7 @@ class StreamBatches:
 class SplitBatches:
     """A split, or an even sample of it, in batches of images uint8 [B, H, W, C] and labels int64 [B].
 
-    Each of `ranks` has every `ranks`-th image.
+    Each of `ranks` has every `ranks`-th image, in as many batches as the others.
     """
 
     BATCH_SIZE = 500
@@ -54,14 +54,14 @@ class SplitBatches:
     def __init__(self, data: ImageData, samples: int | None = None, rank: int = 0, ranks: int = 1) -> None:
         self._data = data
         count = min(samples or len(data), len(data))
-        self._rows = np.linspace(0, len(data), count, endpoint=False).astype(np.int64)[rank::ranks]
+        rows = np.linspace(0, len(data), count, endpoint=False).astype(np.int64)
+        self._batches = np.array_split(rows[rank::ranks], -(-count // (self.BATCH_SIZE * ranks)))
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // self.BATCH_SIZE)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self._rows), self.BATCH_SIZE):
-            rows = self._rows[start : start + self.BATCH_SIZE]
+        for rows in self._batches:
             yield torch.from_numpy(self._data.images[rows]), torch.from_numpy(self._data.labels[rows])
 
 

@@ -26,6 +26,7 @@ class Device:
     name: str
     precision: str
     threads: int
+    keep_memory: bool
     compile: bool
 
     @property
@@ -41,22 +42,26 @@ class Device:
 def prepare(trainer: Trainer) -> Device:
     """Choose the device and set it up as configured.
 
-    Raises InputError for a GPU or a compiler that is not there.
+    Raises InputError for GPUs or a compiler that are not there.
     """
     gpu = torch.cuda.is_available()
     if trainer.accelerator == "gpu" and not gpu:
         raise InputError(
             "trainer.accelerator=gpu is not possible: torch finds no GPU here. Use trainer=cpu or trainer=auto"
         )
+    if gpu and trainer.accelerator != "cpu" and trainer.devices > torch.cuda.device_count():
+        raise InputError(
+            f"trainer.devices={trainer.devices} is not possible: torch finds {torch.cuda.device_count()} GPUs here."
+            " Use fewer, or trainer.accelerator=cpu"
+        )
     kind = "cuda" if gpu and trainer.accelerator != "cpu" else "cpu"
     if trainer.num_threads is not None:
         torch.set_num_threads(trainer.num_threads)
-    if kind == "cpu" and trainer.keep_memory:
-        keep_freed_memory()
+    keep_memory = kind == "cpu" and trainer.keep_memory and keep_freed_memory()
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else cpu_has_bf16()
     precision = trainer.precision if trainer.precision != "auto" else ("bf16" if has_bf16 else "fp32")
     name = torch.cuda.get_device_name() if kind == "cuda" else cpu_name()
-    return Device(kind, name, precision, torch.get_num_threads(), _compiles(kind, trainer.compile))
+    return Device(kind, name, precision, torch.get_num_threads(), keep_memory, _compiles(kind, trainer.compile))
 
 
 def _compiles(kind: str, wanted: bool | None) -> bool:
@@ -82,18 +87,19 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large freed blocks instead of returning them to the system.
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep large freed blocks instead of returning them to the system; whether there is a glibc to tell.
 
     A training step frees and takes back its activations; with the defaults each page is faulted in again every step,
     which costs a DavidNet step a quarter of its time.
     """
     if not sys.platform.startswith("linux"):
-        return
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # another C library
-        return
+        return False
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 * 2**20)
+    return True

@@ -48,7 +48,6 @@ def draw_schedule(metrics: dict[str, np.ndarray], title: str, path: Path) -> Non
     right = axes.twinx()
     right.plot(*column(metrics, "schedule/momentum"), color="C1", linestyle="--", label="momentum")
     right.set_ylabel("momentum")
-    right.set_ylim(0.75, 1.0)
     figure.legend(loc="outside lower center", ncols=2)
     save(figure, path)
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from fastconv.config import Config
@@ -77,7 +78,10 @@ def forecast(
     wanted = epochs if seconds is None else STREAM_MARGIN * epochs
     if bound_steps is not None:
         wanted = min(wanted, bound_steps * step_epochs)
-    stream_epochs = config.stream.epochs or max(1, math.ceil(wanted - 1e-9))
+    stream_epochs = max(1, math.ceil(wanted - 1e-9))
+    if config.stream.epochs is not None:
+        # With a time limit a stream can grow behind the reader; without one, a run must not depend on when it does.
+        stream_epochs = config.stream.epochs if seconds is not None else max(stream_epochs, config.stream.epochs)
     return Forecast(
         bound_steps=bound_steps,
         steps=int(steps),
@@ -104,7 +108,7 @@ def plan_table(
         stream = f"{plan.stream_epochs} epochs, {size:,.0f} MB in {config.stream.root}"
     step = [device.precision, "channels_last" if config.trainer.channels_last else "contiguous"]
     step += [f"{device.threads} threads"] * (device.kind == "cpu")
-    step += ["keeps freed memory"] * (device.kind == "cpu" and config.trainer.keep_memory)
+    step += ["keeps freed memory"] * device.keep_memory
     step += ["compiled"] * device.compile
     rows = {
         "dataset": f"{config.dataset.name}: {images}",
@@ -121,7 +125,7 @@ def plan_table(
     }
     table = Table(title="plan", show_header=False, title_justify="left")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     return table
 
 
@@ -143,5 +147,5 @@ def results_table(results: Results, folder: Path) -> Table:
         rows["held-out part"] = f"{results.accuracy_holdout:.2%}"
     table = Table(title="result", show_header=False, title_justify="left")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     return table

@@ -27,7 +27,7 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: share of each label that is spread over all classes.
         channels_last: keep the channels of a pixel together in memory.
 
-    All but the optimizer are plain values and stored in the checkpoint, so that the network can be rebuilt from it.
+    What describes the network are plain values and stored in the checkpoint, so that it can be rebuilt from that alone.
     """
 
     def __init__(
@@ -104,6 +104,19 @@ class ImageClassifier(L.LightningModule):
         loss, hits, count = self.train_sums.tolist()
         self.train_sums.zero_()
         return loss / max(count, 1), hits / max(count, 1)
+
+    def on_validation_start(self) -> None:
+        self._average_statistics()
+
+    def on_train_end(self) -> None:
+        self._average_statistics()
+
+    def _average_statistics(self) -> None:
+        """Each rank has batch-norm statistics of its own images: what is scored and saved has those of all."""
+        if self.trainer.world_size > 1:
+            for buffer in self.model.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._score("validate", batch)

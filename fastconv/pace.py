@@ -2,13 +2,15 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median_low
 
 # Steps whose times predict the next one's, and those among which the slowest is looked for.
 RECENT_STEPS = 8
 SLOW_STEPS = 32
 # One outlier must not cost a run its last seconds: the slowest step counts as at most this many median steps.
 MAX_SLOW_FACTOR = 2.0
+# A first step that takes this many times what was expected warms something up, and says nothing of the next one.
+WARM_UP_FACTOR = 5.0
 # Without variation seen yet, a step may take this much longer than predicted.
 MIN_SLOW_FACTOR = 1.1
 # Kept free at the end for a stall of the machine, which may outlast many short steps: a share of the limit, at most so
@@ -30,13 +32,21 @@ class StepTimes:
     @property
     def expected(self) -> float:
         """What the next step will take."""
-        return median(list(self._times)[-RECENT_STEPS:]) if self._times else self.estimate
+        recent = list(self._times)[-RECENT_STEPS:]
+        if not recent or (len(recent) == 1 and recent[0] > WARM_UP_FACTOR * self.estimate):
+            return self.estimate
+        return median_low(recent)
 
     @property
     def slow(self) -> float:
         """What the next step may take."""
         slowest = max(self._times, default=self.estimate)
         return min(max(slowest, MIN_SLOW_FACTOR * self.expected), MAX_SLOW_FACTOR * self.expected)
+
+    @property
+    def worst(self) -> float:
+        """What the next step must have time for: as long as few are known, the longest of them."""
+        return self.slow if len(self._times) > 2 else max(self.slow, *self._times, 0.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ def next_step(
             return None
         progress, last = max(progress, (done + 1) / bound), done + 1 >= bound
     if limit is not None:
-        if elapsed + times.slow > limit and done:
+        if elapsed + times.worst > limit and done:
             return None
         # If one step turns out slow, there must still be time for a slow last one.
         goal = limit - max(2 * (times.slow - times.expected), min(STALL_SHARE * limit, STALL_SECONDS))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fastconv.clock import Clock
 from fastconv.command import command
-from fastconv.config import Config
+from fastconv.config import Config, check
+from fastconv.errors import InputError
 
 
 @command("config", __doc__)
@@ -23,14 +24,17 @@ def main(config: Config) -> None:
     from fastconv.data.storage import prune
     from fastconv.data.stream import verify_stream
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     root = Path(config.stream.root)
+    check(config)
     if config.prune:
         removed = prune(root, config.stream.max_gb * 1e9)
         console.print(
             f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}"
         )
         return
+    if config.stream.mode == "online":
+        raise InputError("stream=online is computed while training: there is nothing to write")
     run = runs.plan_run(config, Clock())
     if config.verify:
         mended = verify_stream(run.spec, run.train, root)

@@ -1,8 +1,10 @@
 """A short measurement of how fast this machine trains this recipe."""
 
+import contextlib
 import hashlib
 import json
 import platform
+import re
 import resource
 import time
 from dataclasses import asdict, dataclass
@@ -94,8 +96,7 @@ def _measure(recipe: Recipe, device: Device) -> Probe:
     score()
     score_seconds = _seconds(score, device) / recipe.norm_batch
     parts = recipe.batch_size // recipe.norm_batch
-    memory_mb = torch.cuda.max_memory_allocated() / 1e6 if device.kind == "cuda" else peak_memory_mb()
-    return Probe(parts * learn_seconds + update_seconds, score_seconds, memory_mb)
+    return Probe(parts * learn_seconds + update_seconds, score_seconds, peak_memory_mb(device.kind))
 
 
 def _seconds(work, device: Device, count: int = MICROBATCHES) -> float:
@@ -110,6 +111,20 @@ def _seconds(work, device: Device, count: int = MICROBATCHES) -> float:
     return median(times)
 
 
-def peak_memory_mb() -> float:
-    """The largest memory that this process has had, in MB (ru_maxrss is in KB on Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def forget_peak_memory() -> None:
+    """Let the peak start anew: a run's is not that of the run before it in the same process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # another system than Linux
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb(kind: str) -> float:
+    """The largest memory in MB that this process has had, on a GPU if `kind` is `cuda`."""
+    if kind == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6
+    except (OSError, TypeError):  # elsewhere, in bytes, and never less than before
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

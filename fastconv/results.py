@@ -7,9 +7,9 @@ import platform
 import secrets
 import subprocess
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from fastconv.data.storage import unwritable, write_atomically
 
@@ -51,6 +51,7 @@ class Results:
     """Share of the training seconds spent waiting for data."""
     parameters: int | None = None
     peak_memory_mb: float | None = None
+    """Of the process on a CPU, of the device on a GPU."""
     stopped_by: str | None = None
     error: str | None = None
     """Why the run failed."""
@@ -77,9 +78,16 @@ class Results:
         content: Any = json.loads((run / "results.json").read_text())
         if not isinstance(content, dict):
             raise ValueError("not an object")
-        known = {key.name for key in fields(cls)}
+        types = get_type_hints(cls)
+        known = {key: value for key, value in content.items() if key in types}
+        for key, value in known.items():
+            allowed = [get_origin(each) or each for each in get_args(types[key]) or [types[key]]]
+            if get_origin(types[key]) in (dict, list):
+                allowed = [get_origin(types[key])]
+            if not isinstance(value, (*allowed, *[int] * (float in allowed))):
+                raise ValueError(f"{key} is {value!r}")
         try:
-            return cls(**{key: value for key, value in content.items() if key in known})
+            return cls(**known)
         except TypeError as error:
             raise ValueError(str(error)) from error
 

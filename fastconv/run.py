@@ -1,16 +1,21 @@
 """One run from its config: look at the data and the machine, plan, precompute, train, score, record."""
 
 import dataclasses
+import functools
 import logging
+import math
 import os
+import signal
 import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,7 +25,7 @@ from fastconv.callbacks import BudgetProgressBar, CompileStep, Recorder, Schedul
 from fastconv.clock import Clock
 from fastconv.config import Config, check, nearest
 from fastconv.data.sources import SOURCES, ImageData, load, mean_and_std, stratified_split
-from fastconv.data.storage import prune, unwritable
+from fastconv.data.storage import prune, stored_streams, unwritable
 from fastconv.data.stream import OnlineStream, PrecomputedStream, Stream, StreamSpec, write_stream
 from fastconv.datamodule import ShardDataModule
 from fastconv.device import Device, prepare
@@ -28,7 +33,7 @@ from fastconv.errors import InputError
 from fastconv.forecast import Forecast, forecast
 from fastconv.models import build_model, count_parameters
 from fastconv.module import ImageClassifier
-from fastconv.probe import Probe, Recipe, peak_memory_mb, probe
+from fastconv.probe import Probe, Recipe, forget_peak_memory, peak_memory_mb, probe
 from fastconv.results import Results, git_commit, new_run_folder, versions
 
 # Rows of metrics.csv that a run of the expected length writes.
@@ -78,8 +83,16 @@ def plan_run(config: Config, clock: Clock) -> Run:
         name = config.dataset.name
         raise InputError(f"dataset.name={name} is unknown{nearest(name, SOURCES)} Choose from: {', '.join(SOURCES)}")
     device = prepare(config.trainer)
+    forget_peak_memory()
     everything, test = load(config.dataset.name, Path(config.data))
     kept, held = stratified_split(everything, config.dataset.holdout, config.dataset.holdout_seed)
+    if config.dataset.holdout:
+        for rows, part in ((kept, "for training"), (held, "to hold out")):
+            if len(np.unique(everything.labels[rows])) < len(everything.classes):
+                raise InputError(
+                    f"dataset.holdout={config.dataset.holdout:g} leaves no image {part} of some class of"
+                    f" {config.dataset.name}: choose another share"
+                )
     train, holdout = (
         (everything.take(kept), everything.take(held)) if len(held) else (everything, everything.take(held))
     )
@@ -143,14 +156,15 @@ def precompute(run: Run, console: Console) -> None:
     if not run.plan.stream_epochs:
         return
     root = Path(run.config.stream.root)
-    room = run.config.stream.max_gb * 1e9 - run.plan.stream_epochs * run.spec.epoch_bytes
+    there = sum(stream.bytes for stream in stored_streams(root) if stream.folder.name == run.spec.folder)
+    room = run.config.stream.max_gb * 1e9 - max(there, run.plan.stream_epochs * run.spec.epoch_bytes)
     if room < 0:
         raise InputError(
             f"the stream needs {run.plan.stream_epochs * run.spec.epoch_bytes / 1e9:.1f} GB, more than"
             f" stream.max_gb={run.config.stream.max_gb:g}. Raise it, or use stream=online"
         )
     for stream in prune(root, room, keep=run.spec.folder):
-        console.print(f"removed the old stream {stream.folder}", highlight=False)
+        console.print(f"removed the old stream {stream.folder}", highlight=False, markup=False)
     columns = (TextColumn("precompute"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
     with run.clock.segment("precompute"), Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
@@ -176,10 +190,11 @@ def require_writable(folder: Path) -> None:
 def fit(run: Run, console: Console, folder: Path, overrides: list[str]) -> Results:
     """Train, score the test split once, and leave everything in the run's folder.
 
-    A run that fails leaves `results.json` with the reason.
+    A run that fails leaves `results.json` with the reason. Of several ranks the first one writes.
     """
     config = run.config
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+    if is_first_rank():
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
     described = Results(
         dataset=config.dataset.name,
         model=config.model.name,
@@ -205,10 +220,16 @@ def fit(run: Run, console: Console, folder: Path, overrides: list[str]) -> Resul
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         seconds = run.clock.seconds()
         stopped_by = "interrupt" if interrupted else "error"
-        dataclasses.replace(described, stopped_by=stopped_by, error=reason, seconds=seconds).write(folder)
+        if is_first_rank():
+            dataclasses.replace(described, stopped_by=stopped_by, error=reason, seconds=seconds).write(folder)
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error  # Lightning makes exit code 1 of it
+        if isinstance(error, SIGTERMException):  # and 0 of this
+            raise SystemExit(128 + signal.SIGTERM) from error
         raise
-    results.write(folder)
-    figures.draw_run(folder, title=f"{config.dataset.name}, {config.model.name}")
+    if is_first_rank():
+        results.write(folder)
+        figures.draw_run(folder, title=f"{config.dataset.name}, {config.model.name}")
     return results
 
 
@@ -281,7 +302,7 @@ def _fit(run: Run, console: Console, folder: Path, described: Results) -> Result
         seconds=seconds,
         images_per_second=budget.steps * config.batch_size / seconds["train"],
         data_wait_fraction=datamodule.train_batches.wait_seconds / seconds["train"],
-        peak_memory_mb=peak_memory_mb(),
+        peak_memory_mb=peak_memory_mb(run.device.kind),
         stopped_by=budget.stopped_by,
         final_lr=group["lr"] / group["max_lr"],
     )
@@ -292,11 +313,14 @@ def open_stream(run: Run) -> Stream:
     if run.config.stream.mode == "online":
         return OnlineStream(run.spec, run.train)
     root = Path(run.config.stream.root)
-    # Without a time limit the stream is exactly as long as the run; with one, a fast machine may need more of it.
-    extend = None
-    if run.config.budget.seconds is not None:
-        extend = lambda epochs: write_stream(run.spec, run.train, root, epochs)  # noqa: E731
-    return PrecomputedStream(run.spec, root, extend)
+    if run.config.budget.seconds is None:  # the stream is as long as the run
+        return PrecomputedStream(run.spec, root)
+    # A machine that turns out faster than its probe may need more of it: what its steps and the disk's share allow.
+    most = run.config.stream.max_gb * 1e9 / run.spec.epoch_bytes
+    if run.plan.bound_steps is not None:
+        most = min(most, math.ceil(run.plan.bound_steps * run.config.batch_size / run.spec.samples))
+    extend = functools.partial(write_stream, run.spec, run.train, root)
+    return PrecomputedStream(run.spec, root, extend, max_epochs=int(most))
 
 
 def make_trainer(run: Run, loggers: list, callbacks: list[L.Callback]) -> L.Trainer:

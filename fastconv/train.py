@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from fastconv.clock import Clock
 from fastconv.command import command
 from fastconv.config import Config
+from fastconv.errors import InputError
 
 
 @command("config", __doc__)
@@ -27,6 +28,9 @@ def main(config: Config) -> None:
     from fastconv.forecast import plan_table, results_table
 
     console = Console(quiet=not runs.is_first_rank())
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN and config.trainer.devices > 1:
+        raise InputError("a sweep in one process cannot train on several devices: start a command for each value")
     run = runs.plan_run(config, clock)
     console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters))
     if config.plan_only:
@@ -34,7 +38,6 @@ def main(config: Config) -> None:
     runs.require_writable(Path(config.outputs))
     if runs.is_first_rank():
         runs.precompute(run, console)
-    hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         folder = runs.make_run_folder(config, Path(hydra.sweep.dir), hydra.sweep.subdir)
     else:

@@ -142,6 +142,19 @@ BAD = {
     "budget.seconds=-5": "budget.seconds=-5.0 is not possible",
     "budget.seconds=0.00001": "budget.seconds=1e-05 is too short for one step",
     "budget.seconds=nan": "budget.seconds=nan is not possible",
+    "budget.seconds=inf": "budget.seconds=inf is not possible",
+    "budget.counts=[train,train]": "name each segment once",
+    "schedule.epochs=inf": "schedule.epochs=inf is not possible",
+    "validate.every=inf": "validate.every=inf is not possible",
+    "seed=4294967296": "give a whole number in [0, 2**32)",
+    "dataset.holdout_seed=-1": "dataset.holdout_seed=-1 is not possible",
+    "dataset.holdout=0.0001": "leaves no image to hold out of some class of digits",
+    "dataset.holdout=0.999": "leaves no image for training of some class of digits",
+    "norm_batch=1": "one image has no statistics",
+    "model.width=1000000000": "give 1 to 1024 filters",
+    "model.width=null": "model.width cannot be null",
+    "schedule.pct_start=0.00001": "give a share in [0.001, 0.999]",
+    "data=''": "FASTCONV_DATA is empty",
     "budget.counts=[validate]": "it must name train",
     "batch_size=0": "batch_size=0 is not possible",
     "batch_size=300": "multiple of norm_batch x trainer.devices = 256",
@@ -158,7 +171,7 @@ BAD = {
     "model.width=0": "model.width=0 is not possible",
     "optimizer.max_lr=0": "optimizer.max_lr=0.0 is not possible",
     "optimizer.momentum=0": "Nesterov needs momentum",
-    "schedule.pct_start=1": "give a share in (0, 1)",
+    "schedule.pct_start=1": "give a share in [0.001, 0.999]",
     "schedule.epochs=0": "schedule.epochs=0.0 is not possible",
     "trainer.devices=0": "trainer.devices=0 is not possible",
     "trainer.num_threads=0": "give 1 or more",
@@ -187,8 +200,9 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
         (["augment.crop.mode=reflect", "augment.crop.padding=8"], "too much for the 8x8 images"),
         (["trainer=gpu", "model.width=4"], "torch finds no GPU here"),
         (["trainer.compile=true", "model.width=4"], "it needs a C++ compiler"),
-        (["+budget.seconds=4"], "fastconv: "),
-        (["a b"], "fastconv: "),
+        (["+budget.seconds=4"], "budget.seconds"),
+        (["a b"], "cannot read the override a b"),
+        (["-m", "outputs=/proc/nowhere", "seed=0,1"], "cannot write /proc/nowhere"),
     ],
     ids=str,
 )
@@ -199,6 +213,15 @@ def test_bad_combinations_get_one_line(command, tmp_path, monkeypatch, overrides
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert says in ended.err
     assert files(tmp_path) == []
+
+
+def test_each_failing_job_of_a_sweep_gets_one_line(command):
+    ended = command("train", "-m", "trainer=ddp", "trainer.accelerator=cpu", "seed=0,1")
+    lines = ended.err.splitlines()
+    assert ended.code == 1
+    for job in (0, 1):
+        assert lines[job].startswith(f"fastconv: job {job}: a sweep in one process cannot train on several devices")
+    assert len(lines) == 3, "and Hydra says which job was the first"
 
 
 def test_an_unwritable_output_folder_is_found_out_before_anything_long(command, tmp_path):

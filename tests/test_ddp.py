@@ -4,10 +4,6 @@ import json
 import subprocess
 import sys
 
-import pytest
-
-pytestmark = pytest.mark.slow
-
 
 def test_two_ranks_train_one_run(tmp_path, digits_root, monkeypatch):
     monkeypatch.setenv("FASTCONV_DATA", str(digits_root))

@@ -63,6 +63,21 @@ def test_a_stall_at_any_step_does_not_break_the_budget(limit):
         assert progress[-1] == 1
 
 
+@pytest.mark.parametrize("first", [0.5, 3.5, 4.9])
+def test_a_first_step_that_warms_up_says_nothing_of_the_others(first):
+    """As on a GPU: seconds for the first step, and a few milliseconds for each other."""
+    elapsed, progress = simulate(itertools.chain([first], itertools.repeat(0.01)), limit=10.0, estimate=0.01)
+    assert 9.7 <= elapsed <= 10
+    assert progress[1] == pytest.approx(first / 10, abs=0.02)
+    assert progress[-1] == 1
+
+
+def test_a_first_step_that_is_just_slow_is_believed():
+    """The probe was wrong by far, and a second step would not fit."""
+    elapsed, _ = simulate(itertools.repeat(1.0), limit=1.5, estimate=0.1)
+    assert elapsed == 1.0
+
+
 @pytest.mark.parametrize("step", [1.0, 3.0, 9.0, 20.0, 60.0])
 def test_few_long_steps(step):
     """The budget holds to a step when only a few fit."""
@@ -135,6 +150,23 @@ def test_segments_close_in_order():
     clock.unwind()
     clock.enter("test")
     clock.leave("test")
+
+
+def test_a_segment_lets_an_error_through_that_unwound_the_clock():
+    clock = Clock(Time())
+
+    def interrupted():
+        with clock.segment("test"):
+            clock.enter("validate")
+            clock.unwind()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with clock.segment("test"):
+        clock.enter("validate")
+    clock.enter("train")
+    clock.leave("train")
 
 
 def test_a_segment_closes_on_an_error():

@@ -195,6 +195,22 @@ def test_a_stream_grows_behind_the_reader(built):
     assert asked == [4, 6, 8]
 
 
+def test_a_stream_grows_no_further_than_the_run_can_get(built):
+    data, spec, root = built
+    asked = []
+
+    def extend(epochs):
+        asked.append(epochs)
+        write_stream(spec, data, root, epochs)
+
+    reader = PrecomputedStream(spec, root, extend, max_epochs=3)
+    grow_and_wait(reader)
+    reader.rows(2 * 57, 3 * 57)
+    assert asked == [3]
+    PrecomputedStream(spec, root, extend, max_epochs=3).rows(0, 3 * 57)
+    assert asked == [3]
+
+
 def grow_and_wait(reader):
     reader.rows(57, 58)
     reader.close()
@@ -232,6 +248,7 @@ def test_splits_are_scored_whole_and_once():
     images = np.concatenate([batch.numpy() for batch, _ in batches])
     np.testing.assert_array_equal(images, data.images)
     assert len(batches) == 3
+    assert [len(SplitBatches(data, 1001, rank, 2)) for rank in (0, 1)] == [2, 2], "ranks take as many steps"
     ranks = [np.concatenate([labels.numpy() for _, labels in SplitBatches(data, None, rank, 2)]) for rank in (0, 1)]
     assert sum(map(len, ranks)) == 1201
     sample = np.concatenate([labels.numpy() for _, labels in SplitBatches(data, 100)])
@@ -320,8 +337,11 @@ def test_a_cut_off_manifest_is_refused(built):
 
 
 def test_an_empty_stream_is_refused(tmp_path):
-    spec = spec_of(noise(57, 1))
+    data = noise(57, 1)
+    spec = spec_of(data)
     (tmp_path / spec.folder).mkdir()
+    with pytest.raises(InputError, match="no shards to verify"):
+        verify_stream(spec, data, tmp_path)
     with pytest.raises(StreamError, match="no complete epoch"):
         PrecomputedStream(spec, tmp_path)
 
@@ -410,15 +430,17 @@ def test_prune_removes_the_least_recently_used_that_nobody_reads(tmp_path):
     for age, spec in enumerate(specs):
         write_stream(spec, data, tmp_path, 1)
         storage.os.utime(tmp_path / spec.folder, (1e9 + age, 1e9 + age))
-    (tmp_path / "somebody's").mkdir()
+    (tmp_path / "somebody's-0123456789abcdef").mkdir()
+    (tmp_path / "somebody's-0123456789abcdef" / "thesis.txt").touch()
     size = storage.stored_streams(tmp_path)[0].bytes
     reader = PrecomputedStream(specs[0], tmp_path)  # now the most recently used, and held
     assert storage.prune(tmp_path, 4 * size) == []
+    assert storage.prune(tmp_path, 3 * size, keep=specs[3].folder) == [], "what is kept does not count"
     removed = storage.prune(tmp_path, 3 * size)
     assert [each.folder.name for each in removed] == [specs[1].folder]
     removed = storage.prune(tmp_path, 0, keep=specs[3].folder)
     assert [each.folder.name for each in removed] == [specs[2].folder]
     reader.close()
     assert len(storage.prune(tmp_path, 0)) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {".locks", "somebody's"}
+    assert {path.name for path in tmp_path.iterdir()} == {".locks", "somebody's-0123456789abcdef"}
     assert storage.prune(tmp_path / "nowhere", 0) == []

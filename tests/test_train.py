@@ -4,13 +4,14 @@ import csv
 import hashlib
 import json
 import multiprocessing
-import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import run_command
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -139,7 +140,7 @@ def test_curves_are_logged(trained):
     assert validated[0] == pytest.approx(4, abs=0.05)
 
 
-def test_config_makes_the_run_again(trained):
+def test_the_config_is_kept_as_it_was_resolved(trained):
     run, _, _ = trained
     text = (run / "config.yaml").read_text()
     assert "${" not in text
@@ -317,10 +318,24 @@ def test_a_failed_run_says_why(command, tmp_path, monkeypatch):
 
 def test_an_interrupted_run_says_so(command, tmp_path, monkeypatch):
     monkeypatch.setattr(ImageClassifier, "training_step", raising(KeyboardInterrupt()))
-    assert command("train", "dataset=digits", *SHORT, "stream=online").code != 0
+    ended = command("train", "dataset=digits", *SHORT, "stream=online")
+    assert (ended.code, ended.err) == (130, "fastconv: interrupted\n")
     run = only_run(tmp_path / "outputs")
     assert results.Results.read(run).stopped_by == "interrupt"
     assert not (run / "last.ckpt").exists()
+
+
+def test_an_interrupt_in_the_final_test_is_one_too(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageClassifier, "test_step", raising(KeyboardInterrupt()))
+    assert command("train", "dataset=digits", *SHORT, "stream=online").code == 130
+    found = results.Results.read(only_run(tmp_path / "outputs"))
+    assert (found.stopped_by, found.error) == ("interrupt", "SystemExit: 1")
+
+
+def test_a_terminated_run_has_the_exit_code_of_its_signal(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageClassifier, "training_step", raising(SIGTERMException()))
+    assert command("train", "dataset=digits", *SHORT, "stream=online").code == 143
+    assert results.Results.read(only_run(tmp_path / "outputs")).stopped_by == "interrupt"
 
 
 def test_a_damaged_stream_names_its_repair_which_works(tmp_path, digits_root, monkeypatch):
@@ -398,10 +413,24 @@ def test_two_runs_at_once_share_a_stream_and_nothing_else(tmp_path, digits_root)
 
 
 def test_commit_of_the_code(monkeypatch, tmp_path):
-    monkeypatch.setattr(results.os.path, "dirname", lambda _: str(tmp_path))
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "fastconv" / "results.py"))
+    for folder in ("fastconv", "conf"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
     assert results.git_commit() is None, "outside a repository"
-    monkeypatch.undo()
-    commit = results.git_commit()
-    assert commit is None or len(commit.removesuffix("-dirty")) == 40
+
+    def git(*command):
+        settings = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        git = ["git", "-C", str(tmp_path), *settings, *command]
+        return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    assert results.git_commit() is None, "in somebody else's repository"
+    git("add", ".")
+    git("commit", "-m", "one")
+    (tmp_path / "notes").touch()
+    assert results.git_commit() == git("rev-parse", "HEAD")
+    (tmp_path / "conf" / "__init__.py").write_text("changed")
+    assert results.git_commit() == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", "")
-    assert results.git_commit() is None or os.name == "nt"
+    assert results.git_commit() is None, "without git"

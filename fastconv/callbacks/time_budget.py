@@ -74,6 +74,7 @@ class TimeBudget(L.Callback):
         self.step = decided or Step(1.0, last=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._val_batches = trainer.limit_val_batches
         self.clock.enter("train")
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -92,8 +93,8 @@ class TimeBudget(L.Callback):
             self.stopped_by = "epochs" if self.bound_steps is not None and self.steps >= self.bound_steps else "budget"
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # Lightning would validate once more
-        elif self.limit is not None and not self._agree(trainer, self._validation_fits()):
-            trainer.limit_val_batches = 0
+        elif self.limit is not None:
+            trainer.limit_val_batches = self._val_batches if self._agree(trainer, self._validation_fits()) else 0
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -108,6 +109,7 @@ class TimeBudget(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
+        trainer.limit_val_batches = self._val_batches
         self.clock.leave("train")
 
     def on_exception(self, *_: Any) -> None:
@@ -118,6 +120,8 @@ class TimeBudget(L.Callback):
 
     def _validation_fits(self) -> bool:
         """Whether there is time for a validation, a slow one, and two steps after it."""
+        if "validate" not in self.counts:
+            return True
         return self.elapsed() + 1.5 * self.validate_seconds + 2 * self.times.slow < self.limit
 
     def _agree(self, trainer: L.Trainer, decision: Any) -> Any:

@@ -239,8 +239,9 @@ def _write_arrays(folder: Path, *arrays: np.ndarray | tuple[str, ...]) -> None:
             np.save(aside / f"{split}-labels.npy", labels)
         meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests}
         (aside / "meta.json").write_text(json.dumps(meta, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        if _read_arrays("", folder) is None:  # another process may have put the same arrays there meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
     except OSError as error:
         # Another process may have put the same arrays there first.
         if not (folder / "meta.json").exists():

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,26 +78,33 @@ def stored_streams(root: Path) -> list[StoredStream]:
     """The streams below `root`, least recently used first."""
     if not root.is_dir():
         return []
-    folders = [folder for folder in root.iterdir() if folder.is_dir() and STREAM_FOLDER.fullmatch(folder.name)]
-    sizes = [sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders]
-    streams = [StoredStream(folder, size, folder.stat().st_mtime) for folder, size in zip(folders, sizes, strict=True)]
+    streams = []
+    for folder in root.iterdir():
+        with suppress(FileNotFoundError):  # another process may be removing it, or renaming a file in it
+            if STREAM_FOLDER.fullmatch(folder.name) and _holds_only_a_stream(folder):
+                size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                streams.append(StoredStream(folder, size, folder.stat().st_mtime))
     return sorted(streams, key=lambda stream: stream.used)
+
+
+def _holds_only_a_stream(folder: Path) -> bool:
+    """Whether there is nothing in a folder but what fastconv writes: what else is there is not ours to remove."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [""]
+    return all(name.startswith(("manifest.json", "epoch-")) for name in names)
 
 
 def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredStream]:
     """Remove the least recently used streams until the rest fits in `max_bytes`; return what was removed.
 
-    A stream that some process reads or writes is left alone, and so is the one named `keep`.
+    A stream that some process reads or writes is left alone. The one named `keep` is too, and does not count.
     """
-    streams = stored_streams(root)
+    streams = [stream for stream in stored_streams(root) if stream.folder.name != keep]
     total = sum(stream.bytes for stream in streams)
     removed = []
     for stream in streams:
         if total <= max_bytes:
             break
         name = stream.folder.name
-        if name == keep:
-            continue
         with (
             locked(root, f"{name}.use", wait=False) as unread,
             locked(root, f"{name}.write", wait=False) as unwritten,
@@ -106,7 +113,7 @@ def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredS
                 continue
             # The manifest goes first: a removal that is cut off leaves no stream that looks whole.
             (stream.folder / "manifest.json").unlink(missing_ok=True)
-            shutil.rmtree(stream.folder)
+            shutil.rmtree(stream.folder, ignore_errors=True)  # another process may have removed it before
         total -= stream.bytes
         removed.append(stream)
     return removed

@@ -200,7 +200,10 @@ def write_stream(
 
 
 def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
-    """Check every shard of a stream against its sha256, write damaged ones again; return what was mended."""
+    """Check every shard of a stream against its sha256, write damaged ones again; return what was mended.
+
+    Raises InputError for a stream that is not there.
+    """
     folder = root / spec.folder
     mended = []
     with locked(root, f"{spec.folder}.write"):
@@ -211,6 +214,8 @@ def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
             manifest = Manifest(spec, {})
             epochs = 1 + max((int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-????")), default=0)
         else:
+            if not manifest.shards:
+                raise InputError(f"{folder} has no shards to verify: write them with python -m fastconv.precompute")
             epochs = manifest.epochs
             for name, entry in list(manifest.shards.items()):
                 try:
@@ -278,14 +283,22 @@ class PrecomputedStream(Stream):
     Args:
         extend: called in a thread with a number of epochs when the reader nears the end of those on disk. Until they
             are there, reading wraps to the first epoch rather than wait.
+        max_epochs: epochs beyond which it is not extended; None for no bound.
 
     Raises StreamError for a missing, truncated or altered shard.
     """
 
     OPEN_SHARDS = 4
 
-    def __init__(self, spec: StreamSpec, root: Path, extend: Callable[[int], object] | None = None) -> None:
+    def __init__(
+        self,
+        spec: StreamSpec,
+        root: Path,
+        extend: Callable[[int], object] | None = None,
+        max_epochs: int | None = None,
+    ) -> None:
         super().__init__(spec)
+        self._max_epochs = max_epochs
         self._folder = root / spec.folder
         self._locks = ExitStack()
         self._locks.enter_context(locked(root, f"{spec.folder}.use", shared=True))
@@ -314,14 +327,16 @@ class PrecomputedStream(Stream):
             self._extension = None
             self._manifest = Manifest.read(self._folder, self.spec)
             self._epochs = self._manifest.epochs
-        if self._extend is not None and self._extension is None and epoch + 1 >= self._epochs:
-            self._extension = threading.Thread(target=self._try_to_extend, args=(epoch + 3,), daemon=True)
+        wanted = epoch + 3 if self._max_epochs is None else min(epoch + 3, self._max_epochs)
+        needed = epoch + 1 >= self._epochs and wanted > self._epochs
+        if needed and self._extend is not None and self._extension is None:
+            self._extension = threading.Thread(target=self._try_to_extend, args=(wanted,), daemon=True)
             self._extension.start()
 
     def _try_to_extend(self, epochs: int) -> None:
         try:
             self._extend(epochs)
-        except InputError as error:  # a full disk must not end a run that can go on
+        except Exception as error:  # a full disk must not end a run that can go on
             self._extend = None
             warnings.warn(f"epochs repeat from here on, as the stream cannot grow: {error}", stacklevel=2)
 
