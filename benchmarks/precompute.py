@@ -25,6 +25,7 @@ PER_IMAGE = "torchvision's transforms, image by image"
 SECONDS = Table("precompute_seconds", "Writing epochs of CIFAR-10", "s per epoch")
 MEMORY = Table("precompute_memory", "Peak memory of writing epochs of CIFAR-10", "MB")
 EPOCHS = (1, 5, 25)
+SPEEDS = {5: "fastconv", 25: "fastconv, 25 epochs in one go"}
 TRANSFORMED = 5000
 
 
@@ -65,11 +66,15 @@ def main() -> None:
                 seconds, megabytes = map(float, printed)
                 SECONDS.add(number, name, seconds / epochs)
                 MEMORY.add(number, name, megabytes)
-                if epochs == EPOCHS[-1]:
-                    SPEED.add(number, "fastconv", epochs * 50_000 / seconds / os.cpu_count())
+                if epochs in SPEEDS:
+                    SPEED.add(number, SPEEDS[epochs], epochs * 50_000 / seconds / os.cpu_count())
         if SPEED.lacks(number, PER_IMAGE):
             SPEED.add(number, PER_IMAGE, transform(data))
-    SPEED.show(note="fastconv: 25 epochs (1.25 million images, 3.9 GB) written to disk with sha256 sums, on all cores.")
+    SPEED.show(
+        counterparts={SPEEDS[25]: SPEEDS[25]},
+        note="fastconv: 5 epochs (0.8 GB) written to disk with sha256 sums, on all cores; 25 epochs are 3.9 GB, and the"
+        " disk takes part of the time.",
+    )
     SECONDS.show()
     MEMORY.show()
 
