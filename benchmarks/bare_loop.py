@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from fastconv import run as runs
+from fastconv import training
 from fastconv.clock import Clock
 from fastconv.command import compose
 from fastconv.datamodule import StreamBatches
@@ -119,13 +120,15 @@ def measure_pairs(
         return run.config.batch_size * group / (time.perf_counter() - started)
 
     timer = Pairs(run, group, warm_up, {"bare loop": time_bare, **(others or {})})
-    make_trainer = runs.make_trainer
+    make_trainer = training.make_trainer
     with (
         tempfile.TemporaryDirectory() as folder,
         # First of the callbacks, so that all that fastconv's own do is inside its time.
-        mock.patch.object(runs, "make_trainer", lambda run, loggers, own: make_trainer(run, loggers, [timer, *own])),
+        mock.patch.object(
+            training, "make_trainer", lambda run, loggers, own: make_trainer(run, loggers, [timer, *own])
+        ),
     ):
-        runs.fit(run, Console(quiet=True), Path(folder), overrides)
+        training.fit(run, Console(quiet=True), Path(folder), overrides)
     bare.stream.close()
     fast, others = sorted(timer.found, key=lambda pair: pair[0] / pair[1]["bare loop"])[len(timer.found) // 2]
     return {"fastconv": fast, **others}

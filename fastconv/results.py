@@ -9,6 +9,7 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from fastconv.data.storage import unwritable, write_atomically
@@ -81,10 +82,9 @@ class Results:
         types = get_type_hints(cls)
         known = {key: value for key, value in content.items() if key in types}
         for key, value in known.items():
-            allowed = [get_origin(each) or each for each in get_args(types[key]) or [types[key]]]
-            if get_origin(types[key]) in (dict, list):
-                allowed = [get_origin(types[key])]
-            if not isinstance(value, (*allowed, *[int] * (float in allowed))):
+            options = get_args(types[key]) if isinstance(types[key], UnionType) else (types[key],)
+            allowed = tuple(get_origin(each) or each for each in options)
+            if not isinstance(value, (*allowed, int) if float in allowed else allowed):
                 raise ValueError(f"{key} is {value!r}")
         try:
             return cls(**known)

@@ -26,6 +26,7 @@ def main(config: Config) -> None:
 
     from fastconv import run as runs
     from fastconv.forecast import plan_table, results_table
+    from fastconv.training import fit
 
     console = Console(quiet=not runs.is_first_rank())
     hydra = HydraConfig.get()
@@ -42,7 +43,7 @@ def main(config: Config) -> None:
         folder = runs.make_run_folder(config, Path(hydra.sweep.dir), hydra.sweep.subdir)
     else:
         folder = runs.make_run_folder(config)
-    results = runs.fit(run, console, folder, overrides=list(hydra.overrides.task))
+    results = fit(run, console, folder, overrides=list(hydra.overrides.task))
     console.print(results_table(results, folder))
 
 

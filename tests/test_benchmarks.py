@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import gpu
 import pytest
@@ -9,7 +10,10 @@ import torch
 from bare_loop import BareLoop, plan
 from conftest import OFFICIAL_DATA, REPOSITORY
 from measurements import Table, append, read
+from rich.console import Console
 from step import flop_per_image
+
+from fastconv.training import fit
 
 SMALL = ["dataset=digits", "model.width=4", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32"]
 
@@ -84,14 +88,8 @@ def test_the_bare_loop_learns_what_fastconv_learns(digits_here):
     before = {name: value.clone() for name, value in bare.model.state_dict().items()}
     for _ in range(run.plan.bound_steps):
         bare.step()
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from fastconv import run as runs
-
     Path("out").mkdir()
-    runs.fit(run, Console(quiet=True), Path("out"), [])
+    fit(run, Console(quiet=True), Path("out"), [])
     learned = torch.load("out/last.ckpt", weights_only=True)["state_dict"]
     changed = [name for name, value in bare.model.state_dict().items() if not torch.equal(value, before[name])]
     assert len(changed) == len(before), "every weight and statistic has changed"
