@@ -27,6 +27,7 @@ from fastconv.models import build_model
 from fastconv.optim import decay_groups
 from fastconv.prefetch import Prefetch
 from fastconv.run import Run
+from fastconv.run_folder import RunFolder
 
 
 def plan(*overrides: str) -> Run:
@@ -128,7 +129,7 @@ def measure_pairs(
             training, "make_trainer", lambda run, loggers, own: make_trainer(run, loggers, [timer, *own])
         ),
     ):
-        training.fit(run, Console(quiet=True), Path(folder), overrides)
+        training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), overrides)
     bare.stream.close()
     fast, others = sorted(timer.found, key=lambda pair: pair[0] / pair[1]["bare loop"])[len(timer.found) // 2]
     return {"fastconv": fast, **others}

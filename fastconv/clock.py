@@ -48,6 +48,11 @@ class Clock:
             self._settle()
             del self._open[depth:]
 
+    def add(self, seconds: dict[str, float]) -> None:
+        """Count what an earlier process spent on the same run."""
+        for segment, spent in seconds.items():
+            self._spent[segment] += spent
+
     def seconds(self) -> dict[str, float]:
         """Seconds of every segment so far."""
         self._settle()

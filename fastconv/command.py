@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shlex
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -24,6 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.config import CONF, nearest, register
 from fastconv.errors import InputError, StreamError
+from fastconv.interrupts import Interrupted, listening
+from fastconv.ranks import is_first_rank
 
 
 def command(config_name: str, doc: str | None) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
@@ -64,14 +65,16 @@ def command(config_name: str, doc: str | None) -> Callable[[Callable[[Any], None
                     os.environ["HYDRA_FULL_ERROR"] = "1"
 
             try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+                with listening():
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
             except InputError:
                 if full_error:
                     raise
                 raise SystemExit(1) from None  # said when the job of the sweep failed
-            except KeyboardInterrupt:
-                print("fastconv: interrupted", file=sys.stderr)
-                raise SystemExit(128 + signal.SIGINT) from None
+            except Interrupted as error:
+                if is_first_rank():
+                    print("; ".join(filter(None, (f"fastconv: ended by {error}", error.advice))), file=sys.stderr)
+                raise SystemExit(error.exit_code) from None
             except (HydraException, OmegaConfBaseException, AssertionError, ValueError, TypeError) as error:
                 if full_error or composed:
                     raise

@@ -41,7 +41,8 @@ def find_runs(folders: list[Path]) -> list[Row]:
                 continue
             try:
                 results = Results.read(config.parent)
-                rows.append(Row(config.parent, results, results.error))
+                unfinished = "running, or killed" if results.stopped_by is None else None
+                rows.append(Row(config.parent, results, results.error or unfinished))
             except FileNotFoundError:
                 rows.append(Row(config.parent, None, "unfinished: no results.json"))
             except (OSError, ValueError, KeyError) as error:

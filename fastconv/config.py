@@ -129,7 +129,9 @@ class Checkpoint:
     """What is kept of the trained network."""
 
     save: bool = True
-    """Write `last.ckpt` at the end of training."""
+    """Write `last.ckpt`: as training goes on, when a signal ends the run, and at the end of training."""
+    every: float | None = 60.0
+    """Seconds between two checkpoints during training; null for none but those of a signal and of the end."""
 
 
 @dataclass
@@ -160,6 +162,9 @@ class Config:
     """Folder of the data sets (FASTCONV_DATA)."""
     outputs: str = "outputs"
     """Folder in which each run makes its own."""
+    resume: str | None = None
+    """Go on with an unfinished run: the folder of one, or `auto` for the newest with this configuration (a new run if
+    there is none)."""
     plan_only: bool = False
     """Print the plan and stop."""
     verify: bool = False
@@ -192,6 +197,18 @@ def register() -> None:
     store.store(group="optimizer", name="_sgd", node=_settable(SGD))
     for schedule in (OneCycle, Constant, Cosine, Linear, Step):
         store.store(group="schedule", name=f"_{schedule().name}", node=_settable(schedule))
+
+
+def typed(values: DictConfig) -> DictConfig:
+    """A run's config as it was stored, with the schema's types again.
+
+    Raises whatever OmegaConf does for values that do not fit.
+    """
+    register()
+    schema, store = _settable(Config), ConfigStore.instance()
+    for group in ("model", "optimizer", "schedule"):
+        schema[group] = store.load(f"{group}/_{values[group].name}.yaml").node
+    return OmegaConf.merge(schema, values)
 
 
 def _part(batch_size: int, devices: int, norm_batch: int) -> int:
@@ -263,6 +280,11 @@ def check(config: Config) -> None:
     require(0 <= config.stream.seed < 2**63, "stream.seed", "give a whole number of at least 0")
     require(config.stream.epochs is None or config.stream.epochs > 0, "stream.epochs", "give a number above 0, or null")
     require(config.stream.max_gb >= 0, "stream.max_gb", "give a number of at least 0")
+    require(
+        config.checkpoint.every is None or 0 < config.checkpoint.every < math.inf,
+        "checkpoint.every",
+        "give a number of seconds above 0, or null",
+    )
     require(config.data != "", "data", "give a folder; FASTCONV_DATA is empty")
     require(0 <= config.dataset.holdout < 1, "dataset.holdout", "give a share in [0, 1)")
     require(0 <= config.dataset.holdout_seed < 2**63, "dataset.holdout_seed", "give a whole number of at least 0")

@@ -19,19 +19,22 @@ class StreamBatches:
     No sample is dropped and every batch has the same size; epochs follow each other within a batch. Each of `ranks`
     takes its own slice of every batch, so the batches are the same for every number of ranks.
 
-    Yields images uint8 [norm_batch, H, W, C] and labels int64 [norm_batch]. Adds the time it takes, which training
-    spends waiting, to `wait_seconds`.
+    Begins with batch `first`. Yields images uint8 [norm_batch, H, W, C] and labels int64 [norm_batch]. Adds the time it
+    takes, which training spends waiting, to `wait_seconds`.
     """
 
-    def __init__(self, stream: Stream, batch_size: int, norm_batch: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, stream: Stream, batch_size: int, norm_batch: int, rank: int = 0, ranks: int = 1, first: int = 0
+    ) -> None:
         self._stream = stream
         self._batch_size = batch_size
         self._norm_batch = norm_batch
+        self._first = first
         self._slice = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks, norm_batch)
         self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batch = 0
+        batch = self._first
         while True:
             for offset in self._slice:
                 started = time.perf_counter()
@@ -68,6 +71,9 @@ class SplitBatches:
 class ShardDataModule(L.LightningDataModule):
     """Feeds a Trainer from a stream of training images and from the splits to score.
 
+    Its state in a checkpoint is the number of batches trained, which is where a run goes on: the Trainer reads one
+    batch ahead, so that the number of batches read says nothing.
+
     Args:
         stream: precomputed shards, or the same stream augmented online.
         batch_size: images per optimizer step over all ranks.
@@ -90,18 +96,33 @@ class ShardDataModule(L.LightningDataModule):
         self._stream = stream
         self._batch_size, self._norm_batch = batch_size, norm_batch
         self._validate, self._validate_samples, self._test = validate, validate_samples, test
-        self.train_batches: StreamBatches | Prefetch | None = None
+        self._train_batches: StreamBatches | Prefetch | None = None
+        self._first_batch = 0
+        self._waited_before = 0.0
+
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds that training has waited for batches."""
+        return self._waited_before + (self._train_batches.wait_seconds if self._train_batches is not None else 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"batches": self.trainer.global_step, "wait_seconds": self.wait_seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self._first_batch, self._waited_before = state["batches"], state["wait_seconds"]
 
     def train_dataloader(self) -> StreamBatches | Prefetch:
         rank, ranks = self._place()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cuda":
             whole = self._batch_size // ranks
-            batches = StreamBatches(self._stream, self._batch_size, whole, rank, ranks)
-            self.train_batches = Prefetch(batches, device, self._norm_batch)
+            batches = StreamBatches(self._stream, self._batch_size, whole, rank, ranks, self._first_batch)
+            self._train_batches = Prefetch(batches, device, self._norm_batch)
         else:  # a thread would take from the training step what it saves here
-            self.train_batches = StreamBatches(self._stream, self._batch_size, self._norm_batch, rank, ranks)
-        return self.train_batches
+            self._train_batches = StreamBatches(
+                self._stream, self._batch_size, self._norm_batch, rank, ranks, self._first_batch
+            )
+        return self._train_batches
 
     def val_dataloader(self) -> SplitBatches | list:
         if self._validate is None:

@@ -11,6 +11,7 @@ from fastconv.config import Config
 from fastconv.data.stream import StreamSpec
 from fastconv.device import Device
 from fastconv.errors import InputError
+from fastconv.pace import Reserve
 from fastconv.probe import Probe
 from fastconv.results import Results
 
@@ -23,16 +24,15 @@ class Forecast:
     """What a run is expected to do.
 
     `bound_steps`: optimizer steps that `schedule.epochs` allows, or None. `steps`, `epochs`: expected. `seconds`:
-    expected for training and validation. `validate_seconds`, `reserve_seconds`: for one validation, and for what the
-    budget counts after training. `stream_epochs`: epochs to precompute (0 if online).
+    expected for training and validation. `reserve`: for what the budget counts after training. `stream_epochs`: epochs
+    to precompute (0 if online).
     """
 
     bound_steps: int | None
     steps: int
     epochs: float
     seconds: float
-    validate_seconds: float
-    reserve_seconds: float
+    reserve: Reserve
     stream_epochs: int
 
 
@@ -56,8 +56,10 @@ def forecast(
     """
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * probe.score_seconds
-    reserve = final_images * probe.score_seconds * ("validate" in counts) + test_images * probe.score_seconds * (
-        "test" in counts
+    reserve = Reserve(
+        images=final_images * ("validate" in counts) + test_images * ("test" in counts),
+        image_seconds=probe.score_seconds,
+        saves=int(config.checkpoint.save and "checkpoint" in counts),
     )
     bound_epochs = config.schedule.epochs
     bound_steps = None if bound_epochs is None else max(1, round(bound_epochs * spec.samples / config.batch_size))
@@ -66,12 +68,12 @@ def forecast(
     share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
     steps = math.inf if bound_steps is None else bound_steps
     if seconds is not None:
-        available = seconds - reserve - already_counted
+        available = seconds - reserve.seconds - already_counted
         if probe.step_seconds > available:
             raise InputError(
                 f"budget.seconds={seconds:g} is too short for one step, which takes about {probe.step_seconds:.2g} s"
-                f" here (and {reserve + already_counted:.2g} s are needed besides). Give more seconds, or a smaller"
-                " batch_size or model.width"
+                f" here (and {reserve.seconds + already_counted:.2g} s are needed besides). Give more seconds, or a"
+                " smaller batch_size or model.width"
             )
         steps = min(steps, max(1, int(available / (probe.step_seconds + share))))
     epochs = steps * step_epochs
@@ -87,8 +89,7 @@ def forecast(
         steps=int(steps),
         epochs=epochs,
         seconds=steps * (probe.step_seconds + share),
-        validate_seconds=validate_seconds,
-        reserve_seconds=reserve,
+        reserve=reserve,
         stream_epochs=stream_epochs if config.stream.mode == "precomputed" else 0,
     )
 

@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fastconv.models import build_model
 from fastconv.optim import SGD
+from fastconv.ranks import is_first_rank
 
 
 class ImageClassifier(L.LightningModule):
@@ -100,10 +101,15 @@ class ImageClassifier(L.LightningModule):
             buffer.copy_(before[name])
 
     def take_train_scores(self) -> tuple[float, float]:
-        """Mean loss and accuracy of the training images since the last call."""
-        loss, hits, count = self.train_sums.tolist()
+        """Mean loss and accuracy of the training images of all ranks since the last call, which each rank must make."""
+        loss, hits, count = self._all_sums().tolist()
         self.train_sums.zero_()
         return loss / max(count, 1), hits / max(count, 1)
+
+    def _all_sums(self) -> Tensor:
+        if not torch.distributed.is_initialized():
+            return self.train_sums
+        return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
 
     def on_validation_start(self) -> None:
         self._average_statistics()
@@ -139,3 +145,9 @@ class ImageClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.network
+        checkpoint["train_sums"] = self._all_sums().tolist()
+        self._average_statistics()  # in place: the checkpoint's state refers to them
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if is_first_rank():
+            self.train_sums.copy_(torch.tensor(checkpoint["train_sums"]))

@@ -16,6 +16,8 @@ MIN_SLOW_FACTOR = 1.1
 # Kept free at the end for a stall of the machine, which may outlast many short steps: a share of the limit, at most so
 # many seconds.
 STALL_SHARE, STALL_SECONDS = 0.01, 0.25
+# What was measured once may take this much longer the next time.
+RESERVE_FACTOR = 1.2
 
 
 @dataclass
@@ -28,6 +30,10 @@ class StepTimes:
     def add(self, seconds: float) -> None:
         """Note how long a step took."""
         self._times.append(seconds)
+
+    def latest(self) -> list[float]:
+        """The durations that are remembered, oldest first."""
+        return list(self._times)
 
     @property
     def expected(self) -> float:
@@ -47,6 +53,25 @@ class StepTimes:
     def worst(self) -> float:
         """What the next step must have time for: as long as few are known, the longest of them."""
         return self.slow if len(self._times) > 2 else max(self.slow, *self._times, 0.0)
+
+
+@dataclass
+class Reserve:
+    """Counted time that is needed after training, by what was measured last.
+
+    `images` are to be scored at `image_seconds` each, and `saves` checkpoints written at `save_seconds` each; what the
+    budget does not count is 0.
+    """
+
+    images: int = 0
+    image_seconds: float = 0.0
+    saves: int = 0
+    save_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What to keep free."""
+        return RESERVE_FACTOR * (self.images * self.image_seconds + self.saves * self.save_seconds)
 
 
 @dataclass(frozen=True)

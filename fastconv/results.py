@@ -21,7 +21,8 @@ PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 class Results:
     """The keys of `results.json`. Keys are added, never renamed; what a run did not get to is null.
 
-    Accuracies are shares in [0, 1]; `stopped_by` is `epochs`, `budget`, `error` or `interrupt`.
+    Accuracies are shares in [0, 1]; `stopped_by` is `epochs`, `budget`, `error` or `interrupt`, and null while a run
+    goes on (or if it was killed): every second it writes down how far it is.
     """
 
     dataset: str
@@ -57,7 +58,10 @@ class Results:
     error: str | None = None
     """Why the run failed."""
     expected_epochs: float | None = None
-    """What the plan expected."""
+    expected_seconds: float | None = None
+    """Of training and validation; like the epochs, what the first plan expected."""
+    resumed: int = 0
+    """How often the run went on after it was stopped."""
     final_lr: float | None = None
     """Learning rate of the last step, as a share of the peak."""
     device: str | None = None

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,7 @@ from fastconv.errors import InputError
 from fastconv.forecast import Forecast, forecast
 from fastconv.models import build_model, count_parameters
 from fastconv.probe import Probe, Recipe, forget_peak_memory, probe
-from fastconv.results import new_run_folder
-
-# Lightning's launcher starts the command again for each further rank, with this in its environment.
-RUN_FOLDER_VARIABLE = "FASTCONV_RUN_FOLDER"
+from fastconv.ranks import check_world, from_first_rank
 
 
 @dataclass(frozen=True)
@@ -50,11 +46,6 @@ class Run:
         return model_settings(self.config)
 
 
-def is_first_rank() -> bool:
-    """Whether this process is the one that plans, writes and speaks."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
-
-
 def model_settings(config: Config) -> dict:
     """What of the model's config is for the network itself."""
     return {key: value for key, value in dataclasses.asdict(config.model).items() if key not in ("name", "norm_batch")}
@@ -69,6 +60,7 @@ def plan_run(config: Config, clock: Clock) -> Run:
     if config.dataset.name not in SOURCES:
         name = config.dataset.name
         raise InputError(f"dataset.name={name} is unknown{nearest(name, SOURCES)} Choose from: {', '.join(SOURCES)}")
+    check_world(config.trainer.devices)
     device = prepare(config.trainer)
     forget_peak_memory()
     everything, test = load(config.dataset.name, Path(config.data))
@@ -98,7 +90,8 @@ def plan_run(config: Config, clock: Clock) -> Run:
         config.trainer.channels_last,
     )
     with clock.segment("probe"):
-        measured = probe(recipe, device, Path(config.data) / "probes")
+        cache = Path(config.data) / "probes"
+        measured = Probe(**from_first_rank("probe", lambda: dataclasses.asdict(probe(recipe, device, cache))))
     curve = {"test": test, "holdout": holdout, "none": ()}[config.validate.on]
     plan = forecast(
         config,
@@ -187,12 +180,3 @@ def open_stream(run: Run) -> Stream:
         most = min(most, math.ceil(run.plan.bound_steps * run.config.batch_size / run.spec.samples))
     extend = functools.partial(write_stream, run.spec, run.train, root)
     return PrecomputedStream(run.spec, root, extend, max_epochs=int(most))
-
-
-def make_run_folder(config: Config, parent: Path | None = None, name: str | None = None) -> Path:
-    """The folder of a run: a new one on the first rank, the first rank's on the others."""
-    if not is_first_rank():
-        return Path(os.environ[RUN_FOLDER_VARIABLE])
-    folder = new_run_folder(parent or Path(config.outputs) / config.dataset.name, name)
-    os.environ[RUN_FOLDER_VARIABLE] = str(folder.absolute())
-    return folder

@@ -5,8 +5,10 @@ first; leaves results, curves, figures and the checkpoint in a new folder below 
 
   python -m fastconv.train dataset=fashion_mnist
   python -m fastconv.train dataset=cifar10 experiment=original budget.seconds=300
+  python -m fastconv.train resume=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
 """
 
+from contextlib import closing
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,25 +28,32 @@ def main(config: Config) -> None:
 
     from fastconv import run as runs
     from fastconv.forecast import plan_table, results_table
+    from fastconv.ranks import end_with_first_rank, is_first_rank
+    from fastconv.run_folder import open_folder, unfinished
     from fastconv.training import fit
 
-    console = Console(quiet=not runs.is_first_rank())
+    end_with_first_rank()
+    console = Console(quiet=not is_first_rank())
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and config.trainer.devices > 1:
+    overrides = list(hydra.overrides.task)
+    found = unfinished(config, overrides)
+    config = found.config if found else config
+    sweep = hydra.mode == RunMode.MULTIRUN
+    if sweep and config.trainer.devices > 1:
         raise InputError("a sweep in one process cannot train on several devices: start a command for each value")
     run = runs.plan_run(config, clock)
     console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters))
     if config.plan_only:
         return
     runs.require_writable(Path(config.outputs))
-    if runs.is_first_rank():
+    if is_first_rank():
         runs.precompute(run, console)
-    if hydra.mode == RunMode.MULTIRUN:
-        folder = runs.make_run_folder(config, Path(hydra.sweep.dir), hydra.sweep.subdir)
-    else:
-        folder = runs.make_run_folder(config)
-    results = fit(run, console, folder, overrides=list(hydra.overrides.task))
-    console.print(results_table(results, folder))
+    parent, name = (Path(hydra.sweep.dir), hydra.sweep.subdir) if sweep else (None, None)
+    with closing(open_folder(config, found, parent, name)) as folder:
+        if folder.resumed:
+            console.print(f"going on in {folder.path}", highlight=False, markup=False)
+        results = fit(run, console, folder, overrides)
+    console.print(results_table(results, folder.path))
 
 
 if __name__ == "__main__":

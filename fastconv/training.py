@@ -2,36 +2,42 @@
 
 import dataclasses
 import logging
-import signal
 import warnings
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import OmegaConf
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
-from fastconv import figures
-from fastconv.callbacks import BudgetProgressBar, CompileStep, Recorder, ScheduleLR, TimeBudget
+from fastconv import figures, interrupts
+from fastconv.callbacks import BudgetProgressBar, Checkpoints, CompileStep, FiniteLoss, Recorder, ScheduleLR, TimeBudget
+from fastconv.data.stream import Stream
 from fastconv.datamodule import ShardDataModule
+from fastconv.errors import InputError
+from fastconv.interrupts import Interrupted
 from fastconv.module import ImageClassifier
 from fastconv.probe import peak_memory_mb
+from fastconv.ranks import from_first_rank, is_first_rank, lost_rank
 from fastconv.results import Results, git_commit, versions
-from fastconv.run import Run, is_first_rank, open_stream
+from fastconv.run import Run, open_stream
+from fastconv.run_folder import RunFolder
 
 # Rows of metrics.csv that a run of the expected length writes.
 RECORDS = 200
 
 
-def fit(run: Run, console: Console, folder: Path, overrides: list[str]) -> Results:
-    """Train, score the test split once, and leave everything in the run's folder.
+def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> Results:
+    """Train, or go on training; score the test split once; leave everything in the run's folder.
 
-    A run that fails leaves `results.json` with the reason. Of several ranks the first one writes.
+    `results.json` says from the start how far the run is, and in the end why it failed if it did. Of several ranks the
+    first one writes.
+
+    Raises InputError for a run that diverged or a rank that was lost, Interrupted for a signal.
     """
     config = run.config
-    if is_first_rank():
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
     described = Results(
         dataset=config.dataset.name,
         model=config.model.name,
@@ -44,112 +50,198 @@ def fit(run: Run, console: Console, folder: Path, overrides: list[str]) -> Resul
         budget_counts=config.budget.counts,
         parameters=run.parameters,
         expected_epochs=run.plan.epochs,
+        expected_seconds=run.plan.seconds,
         device=run.device.name,
         precision=run.device.precision,
         versions=versions(),
         git_commit=git_commit(),
         overrides=overrides,
     )
+    if folder.resumed:
+        described = _go_on(described, folder.path, run)
+    training = Training(run, console, folder, described)
+    training.note()
     try:
-        results = _fit(run, console, folder, described)
+        results = training.carry_out()
     except BaseException as error:
-        interrupted = not isinstance(error, Exception)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        seconds = run.clock.seconds()
-        stopped_by = "interrupt" if interrupted else "error"
-        if is_first_rank():
-            dataclasses.replace(described, stopped_by=stopped_by, error=reason, seconds=seconds).write(folder)
-        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error  # Lightning makes exit code 1 of it
-        if isinstance(error, SIGTERMException):  # and 0 of this
-            raise SystemExit(128 + signal.SIGTERM) from error
+        training.note(stopped_by="error" if isinstance(error, Exception) else "interrupt", error=reason)
+        if isinstance(error, Interrupted):
+            error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
+        if config.trainer.devices > 1 and lost_rank(error):
+            raise InputError(
+                f"a process of this run on {config.trainer.devices} devices is gone, so that the others cannot go on:"
+                f" go on from the last checkpoint with resume={folder.path}"
+            ) from error
         raise
     if is_first_rank():
-        results.write(folder)
-        figures.draw_run(folder, title=f"{config.dataset.name}, {config.model.name}")
+        results.write(folder.path)
+        figures.draw_run(folder.path, title=f"{config.dataset.name}, {config.model.name}")
     return results
 
 
-def _fit(run: Run, console: Console, folder: Path, described: Results) -> Results:
-    config, plan, clock = run.config, run.plan, run.clock
-    L.seed_everything(config.seed, verbose=False)
-    module = ImageClassifier(
-        model=config.model.name,
-        settings=run.model_settings,
-        shape=run.spec.shape,
-        classes=run.spec.classes,
-        mean=run.spec.mean,
-        std=run.spec.std,
-        optimizer=config.optimizer,
-        label_smoothing=config.label_smoothing,
-        channels_last=config.trainer.channels_last,
-    )
-    stream = open_stream(run)
-    curve = {"test": run.test, "holdout": run.holdout, "none": None}[config.validate.on]
-    datamodule = ShardDataModule(stream, config.batch_size, config.norm_batch, curve, config.validate.samples, run.test)
-    budget = TimeBudget(
-        seconds=config.budget.seconds,
-        bound_steps=plan.bound_steps,
-        clock=clock,
-        counts=tuple(config.budget.counts),
-        step_seconds=run.probe.step_seconds,
-        validate_seconds=plan.validate_seconds,
-        reserve_seconds=plan.reserve_seconds,
-    )
-    recorder = Recorder(budget, run.spec.samples, config.batch_size, every=max(1, plan.steps // RECORDS))
-    loggers = [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")]
-    if is_first_rank():
-        figures.draw_augmented(*stream.rows(0, figures.GRID_IMAGES), run.spec, folder / "augmented.png")
-        loggers[0].experiment.add_image("augmented", figures.read_png(folder / "augmented.png"), dataformats="HWC")
-    callbacks = [budget, ScheduleLR(config.schedule), recorder, BudgetProgressBar(recorder, console)]
-    if run.device.compile:
-        callbacks.append(CompileStep(clock, (config.norm_batch, *run.spec.shape)))
-    trainer = make_trainer(run, loggers, callbacks)
+def _go_on(described: Results, folder: Path, run: Run) -> Results:
+    """Take over what the process before knew: its plan, its clock, what it was told."""
+    for leftover in folder.glob("*.part"):
+        leftover.unlink()
     try:
-        trainer.fit(module, datamodule=datamodule)
-        holdout_accuracy = None
-        if config.validate.on == "holdout":
+        earlier = Results.read(folder)
+    except (OSError, ValueError, KeyError):  # it was stopped before it wrote them
+        return described
+    run.clock.add(earlier.seconds)
+    return dataclasses.replace(
+        described,
+        expected_epochs=earlier.expected_epochs,
+        expected_seconds=earlier.expected_seconds,
+        overrides=earlier.overrides,
+        resumed=earlier.resumed + 1,
+    )
+
+
+class Training:
+    """A run with what carries it out: the network, the data, and the callbacks that know how far it is."""
+
+    def __init__(self, run: Run, console: Console, folder: RunFolder, described: Results) -> None:
+        config, plan = run.config, run.plan
+        self._run, self._folder, self._described = run, folder, described
+        validated = {"test": run.test, "holdout": run.holdout, "none": None}[config.validate.on]
+        images = 0 if validated is None else min(len(validated), config.validate.samples or len(validated))
+        self._budget = TimeBudget(
+            seconds=config.budget.seconds,
+            bound_steps=plan.bound_steps,
+            clock=run.clock,
+            counts=tuple(config.budget.counts),
+            step_seconds=run.probe.step_seconds,
+            validate_images=images,
+            reserve=plan.reserve,
+        )
+        every = max(1, plan.steps // RECORDS)
+        self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
+        path = folder.path / "last.ckpt" if config.checkpoint.save else None
+        self._checkpoints = Checkpoints(path, config.checkpoint.every, self._budget, self.note)
+        self._callbacks = [
+            self._budget,
+            ScheduleLR(config.schedule),
+            self._recorder,
+            BudgetProgressBar(self._recorder, console),
+            FiniteLoss(self._budget),
+            self._checkpoints,
+        ]
+        if run.device.compile:
+            self._callbacks.append(CompileStep(run.clock, (config.norm_batch, *run.spec.shape)))
+        self._validated = validated
+
+    def note(self, **more: Any) -> None:
+        """Write down how far the run is, and what else there is to say."""
+        if is_first_rank():
+            self._so_far(**more).write(self._folder.path)
+
+    def carry_out(self) -> Results:
+        """Train what there is left to train, then score."""
+        run, config = self._run, self._run.config
+        for name in ("lightning.pytorch", "lightning.fabric"):  # their greetings are not ours
+            logging.getLogger(name).setLevel(logging.WARNING)
+        # What it says when it ends the processes of a run of which one is gone.
+        logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+        warnings.filterwarnings("ignore", module="lightning")
+        L.seed_everything(config.seed, verbose=False)
+        module = ImageClassifier(
+            model=config.model.name,
+            settings=run.model_settings,
+            shape=run.spec.shape,
+            classes=run.spec.classes,
+            mean=run.spec.mean,
+            std=run.spec.std,
+            optimizer=config.optimizer,
+            label_smoothing=config.label_smoothing,
+            channels_last=config.trainer.channels_last,
+        )
+        with closing(open_stream(run)) as stream:
+            datamodule = ShardDataModule(
+                stream, config.batch_size, config.norm_batch, self._validated, config.validate.samples, run.test
+            )
+            checkpoint = self._load_checkpoint()
+            loggers = self._loggers(stream)
+            try:
+                trainer = make_trainer(run, loggers, self._callbacks)
+                if checkpoint and from_first_rank("trained", self._budget.is_over):
+                    module.load_state_dict(checkpoint["state_dict"])
+                    datamodule.load_state_dict(checkpoint["ShardDataModule"])
+                    self._budget.stopped_by = self._budget.stopped_by or "budget"
+                else:
+                    path = self._folder.path / "last.ckpt" if checkpoint else None
+                    trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
+                    self._checkpoints.save(trainer)
+                    interrupts.obey()
+                with run.clock.segment("test"):
+                    scores = self._score(trainer, module, datamodule)
+            finally:
+                for logger in loggers:
+                    logger.finalize("success")
+                (self._folder.path / "hparams.yaml").unlink(missing_ok=True)  # the loggers' own, and empty
+        spent = run.clock.seconds()
+        return self._so_far(
+            **scores,
+            images_per_second=self._budget.steps * config.batch_size / spent["train"],
+            data_wait_fraction=datamodule.wait_seconds / spent["train"],
+            peak_memory_mb=peak_memory_mb(run.device.kind),
+            stopped_by=self._budget.stopped_by,
+            final_lr=config.schedule.factors(self._budget.progress).lr,
+        )
+
+    def _score(self, trainer: L.Trainer, module: L.LightningModule, datamodule: ShardDataModule) -> dict[str, float]:
+        scores = {}
+        if self._run.config.validate.on == "holdout":
             datamodule.validate_all()
             trainer.limit_val_batches = 1.0
             trainer.validate(module, datamodule=datamodule, verbose=False)
-            holdout_accuracy = float(trainer.callback_metrics["validate/accuracy"])
-        if config.checkpoint.save:
-            with clock.segment("checkpoint"):
-                partial = folder / "last.ckpt.part"
-                trainer.save_checkpoint(partial)
-                if trainer.is_global_zero:
-                    partial.replace(folder / "last.ckpt")
-        with clock.segment("test"):
-            trainer.test(module, datamodule=datamodule, verbose=False)
-    finally:
-        stream.close()
-        for logger in loggers:
-            logger.finalize("success")
-        (folder / "hparams.yaml").unlink(missing_ok=True)  # the loggers' own, empty: config.yaml says it all
-    seconds, scores = clock.seconds(), trainer.callback_metrics
-    group = trainer.optimizers[0].param_groups[0]
-    return dataclasses.replace(
-        described,
-        accuracy=float(scores["test/accuracy"]),
-        accuracy_holdout=holdout_accuracy,
-        loss=float(scores["test/loss"]),
-        epochs=recorder.epochs,
-        steps=budget.steps,
-        seconds_counted=budget.elapsed(),
-        seconds=seconds,
-        images_per_second=budget.steps * config.batch_size / seconds["train"],
-        data_wait_fraction=datamodule.train_batches.wait_seconds / seconds["train"],
-        peak_memory_mb=peak_memory_mb(run.device.kind),
-        stopped_by=budget.stopped_by,
-        final_lr=group["lr"] / group["max_lr"],
-    )
+            scores["accuracy_holdout"] = float(trainer.callback_metrics["validate/accuracy"])
+        trainer.test(module, datamodule=datamodule, verbose=False)
+        found = trainer.callback_metrics
+        return {**scores, "accuracy": float(found["test/accuracy"]), "loss": float(found["test/loss"])}
+
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        """The state of the process before, if it left one; takes over how far it was."""
+        path = self._folder.path / "last.ckpt"
+        if not self._folder.resumed or not path.exists():
+            return None
+        try:
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+            states = checkpoint["callbacks"]
+            self._budget.load_state_dict(states[self._budget.state_key])
+            self._recorder.load_state_dict(states[self._recorder.state_key])
+        except Exception as error:  # torch, zipfile and pickle each have their own
+            raise InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew") from error
+        return checkpoint
+
+    def _loggers(self, stream: Stream) -> list[Logger]:
+        """TensorBoard's and a table's, which begin with what an earlier process logged."""
+        folder = self._folder.path
+        if is_first_rank():
+            for old in (*folder.glob("events.out.tfevents.*"), *folder.glob("metrics.csv")):
+                old.unlink()
+        loggers = [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")]
+        self._recorder.log_again(loggers)
+        if is_first_rank():
+            picture = folder / "augmented.png"
+            figures.draw_augmented(*stream.rows(0, figures.GRID_IMAGES), self._run.spec, picture)
+            loggers[0].experiment.add_image("augmented", figures.read_png(picture), dataformats="HWC")
+        return loggers
+
+    def _so_far(self, **more: Any) -> Results:
+        return dataclasses.replace(
+            self._described,
+            epochs=self._recorder.epochs,
+            steps=self._budget.steps,
+            seconds_counted=self._budget.elapsed(),
+            seconds=self._run.clock.seconds(),
+            **more,
+        )
 
 
 def make_trainer(run: Run, loggers: list, callbacks: list[L.Callback]) -> L.Trainer:
     """A Trainer of one endless epoch, which the budget ends."""
     config = run.config
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings are not ours
-    warnings.filterwarnings("ignore", module="lightning")
     microbatches = config.batch_size // (config.norm_batch * config.trainer.devices)
     steps_between = max(1, round(config.validate.every * run.spec.samples / config.batch_size))
     return L.Trainer(

@@ -18,7 +18,7 @@ import torch
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.sources import ImageData, load
 from fastconv.data.stream import StreamSpec
-from fastconv.run import RUN_FOLDER_VARIABLE
+from fastconv.ranks import VARIABLE
 
 REPOSITORY = Path(__file__).parent.parent
 OFFICIAL_DATA = Path(os.environ.get("FASTCONV_DATA", REPOSITORY / "data")).absolute()
@@ -41,7 +41,7 @@ def run_command(folder: Path, data: Path, name: str, *overrides: str) -> Ended:
     before, code, out, err = os.getcwd(), 0, io.StringIO(), io.StringIO()
     environment = {"FASTCONV_DATA": str(data), "COLUMNS": "160"}
     with mock.patch.dict(os.environ, environment), mock.patch.object(sys, "argv", [name, *overrides]):
-        for variable in ("HYDRA_FULL_ERROR", RUN_FOLDER_VARIABLE):
+        for variable in ("HYDRA_FULL_ERROR", VARIABLE):
             os.environ.pop(variable, None)
         os.chdir(folder)
         try:

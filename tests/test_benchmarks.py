@@ -13,6 +13,7 @@ from measurements import Table, append, read
 from rich.console import Console
 from step import flop_per_image
 
+from fastconv.run_folder import RunFolder
 from fastconv.training import fit
 
 SMALL = ["dataset=digits", "model.width=4", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32"]
@@ -89,7 +90,7 @@ def test_the_bare_loop_learns_what_fastconv_learns(digits_here):
     for _ in range(run.plan.bound_steps):
         bare.step()
     Path("out").mkdir()
-    fit(run, Console(quiet=True), Path("out"), [])
+    fit(run, Console(quiet=True), RunFolder(Path("out"), run.config, resumed=False), [])
     learned = torch.load("out/last.ckpt", weights_only=True)["state_dict"]
     changed = [name for name, value in bare.model.state_dict().items() if not torch.equal(value, before[name])]
     assert len(changed) == len(before), "every weight and statistic has changed"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_command
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,9 +24,11 @@ from fastconv.run import stream_spec
 
 SMALL = ("model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
 SHORT = (*SMALL, "budget.seconds=null", "schedule.epochs=0.5")
-PLANNED_KEYS = """dataset model experiment seed stream_seed accuracy accuracy_tta accuracy_holdout loss epochs steps
-    batch_size norm_batch budget_seconds budget_counts seconds_counted seconds images_per_second data_wait_fraction
-    parameters peak_memory_mb stopped_by error expected_epochs final_lr device precision versions git_commit overrides
+PLANNED_KEYS = """
+    dataset model experiment seed stream_seed accuracy accuracy_tta accuracy_holdout loss epochs steps batch_size
+    norm_batch budget_seconds budget_counts seconds_counted seconds images_per_second data_wait_fraction
+    parameters peak_memory_mb stopped_by error expected_epochs expected_seconds resumed final_lr device
+    precision versions git_commit overrides
 """
 
 
@@ -314,28 +315,6 @@ def test_a_failed_run_says_why(command, tmp_path, monkeypatch):
     found = results.Results.read(run)
     assert (found.stopped_by, found.error, found.accuracy) == ("error", "RuntimeError: out of luck", None)
     assert not (run / "last.ckpt").exists()
-
-
-def test_an_interrupted_run_says_so(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageClassifier, "training_step", raising(KeyboardInterrupt()))
-    ended = command("train", "dataset=digits", *SHORT, "stream=online")
-    assert (ended.code, ended.err) == (130, "fastconv: interrupted\n")
-    run = only_run(tmp_path / "outputs")
-    assert results.Results.read(run).stopped_by == "interrupt"
-    assert not (run / "last.ckpt").exists()
-
-
-def test_an_interrupt_in_the_final_test_is_one_too(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageClassifier, "test_step", raising(KeyboardInterrupt()))
-    assert command("train", "dataset=digits", *SHORT, "stream=online").code == 130
-    found = results.Results.read(only_run(tmp_path / "outputs"))
-    assert (found.stopped_by, found.error) == ("interrupt", "SystemExit: 1")
-
-
-def test_a_terminated_run_has_the_exit_code_of_its_signal(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageClassifier, "training_step", raising(SIGTERMException()))
-    assert command("train", "dataset=digits", *SHORT, "stream=online").code == 143
-    assert results.Results.read(only_run(tmp_path / "outputs")).stopped_by == "interrupt"
 
 
 def test_a_damaged_stream_names_its_repair_which_works(tmp_path, digits_root, monkeypatch):

@@ -28,6 +28,7 @@ class BudgetProgressBar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._lines = int(self._recorder.budget.progress * 10)
         if self._enabled and self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("training"), BarColumn(), TextColumn("{task.description}"), console=self._console

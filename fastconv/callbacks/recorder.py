@@ -3,12 +3,16 @@
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 
 from fastconv.callbacks.time_budget import TimeBudget
 
 
 class Recorder(L.Callback):
     """Logs means over every `every` optimizer steps; reading them from the device more often would slow training.
+
+    Its state in a checkpoint is all that was logged: a run that goes on writes its curves anew, without what a killed
+    process logged later than its last checkpoint.
 
     Args:
         budget: the run's budget.
@@ -21,6 +25,7 @@ class Recorder(L.Callback):
         self.budget = budget
         self.epoch_images, self.batch_size, self.every = epoch_images, batch_size, every
         self.latest: dict[str, float] = {}
+        self._rows: list[tuple[int, dict[str, float]]] = []
         self._since: tuple[int, float, float] = (0, 0.0, 0.0)
 
     @property
@@ -29,7 +34,7 @@ class Recorder(L.Callback):
         return self.budget.steps * self.batch_size / self.epoch_images
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since = (0, self.budget.clock.counted(("train",)), 0.0)
+        self._since = (self.budget.steps, self.budget.clock.counted(("train",)), self._waited(trainer))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,11 +73,23 @@ class Recorder(L.Callback):
         }
         self._log(trainer, {**scores, "train/epoch": self.epochs})
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [[step, metrics] for step, metrics in self._rows]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._rows = [(step, metrics) for step, metrics in state["rows"]]
+
+    def log_again(self, loggers: list[Logger]) -> None:
+        """Log what an earlier process did."""
+        for step, metrics in self._rows:
+            for logger in loggers:
+                logger.log_metrics(metrics, step=step)
+
     def _log(self, trainer: L.Trainer, metrics: dict[str, float]) -> None:
+        self._rows.append((self.budget.steps, metrics))
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=self.budget.steps)
 
     @staticmethod
     def _waited(trainer: L.Trainer) -> float:
-        batches = getattr(trainer.datamodule, "train_batches", None)
-        return batches.wait_seconds if batches is not None else 0.0
+        return getattr(trainer.datamodule, "wait_seconds", 0.0)

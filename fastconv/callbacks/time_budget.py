@@ -7,7 +7,7 @@ import lightning as L
 import torch
 
 from fastconv.clock import Clock
-from fastconv.pace import Step, StepTimes, next_step
+from fastconv.pace import Reserve, Step, StepTimes, next_step
 
 # How many steps the host may be ahead of a GPU: enough to keep it busy, few enough for the clock to be true.
 MAX_STEPS_AHEAD = 8
@@ -16,7 +16,8 @@ MAX_STEPS_AHEAD = 8
 class TimeBudget(L.Callback):
     """Ends training at progress 1, which is reached by steps or by time, whichever comes first.
 
-    Expects a Trainer with one endless epoch; replaces Lightning's `max_time`, which knows nothing of a schedule.
+    Expects a Trainer with one endless epoch; replaces Lightning's `max_time`, which knows nothing of a schedule. Its
+    state in a checkpoint holds steps and progress, not the clock: more time may have passed since.
 
     Args:
         seconds: the budget for the `counts` segments of the clock; None for no limit.
@@ -24,8 +25,8 @@ class TimeBudget(L.Callback):
         clock: the run's clock; a new one if None.
         counts: segments that the budget limits; must contain `train`.
         step_seconds: what a step is expected to take before one was measured.
-        validate_seconds: what a validation is expected to take before one was measured.
-        reserve_seconds: counted time that will still be needed after training.
+        validate_images: images of a validation.
+        reserve: what will still be needed after training; takes the speed of scoring from each validation.
     """
 
     def __init__(
@@ -35,17 +36,17 @@ class TimeBudget(L.Callback):
         clock: Clock | None = None,
         counts: tuple[str, ...] = ("train", "validate"),
         step_seconds: float = 0.1,
-        validate_seconds: float = 0.0,
-        reserve_seconds: float = 0.0,
+        validate_images: int = 0,
+        reserve: Reserve | None = None,
     ) -> None:
         if seconds is None and bound_steps is None:
             raise ValueError("a run needs seconds or bound_steps")
         self.seconds, self.bound_steps = seconds, bound_steps
         self.clock = clock or Clock()
         self.counts = counts
-        self.limit = None if seconds is None else seconds - reserve_seconds
+        self.reserve = reserve or Reserve()
         self.times = StepTimes(step_seconds)
-        self.validate_seconds = validate_seconds
+        self.validate_images = validate_images
         self.steps = 0
         self.step = Step(0.0, last=False)
         self.stopped_by: str | None = None
@@ -55,6 +56,11 @@ class TimeBudget(L.Callback):
         self._events: deque[torch.cuda.Event] = deque()
 
     @property
+    def limit(self) -> float | None:
+        """Counted seconds at which training must have ended."""
+        return None if self.seconds is None else self.seconds - self.reserve.seconds
+
+    @property
     def progress(self) -> float:
         """Progress, in [0, 1], at the predicted end of the current step."""
         return self.step.progress
@@ -62,6 +68,10 @@ class TimeBudget(L.Callback):
     def elapsed(self) -> float:
         """Seconds counted so far."""
         return self.clock.counted(self.counts)
+
+    def is_over(self) -> bool:
+        """Whether training has ended, or has no time left for another step."""
+        return self.stopped_by is not None or self._next() is None
 
     def begin_step(self, trainer: L.Trainer) -> None:
         """Settle the progress of the coming step; called by whichever callback needs it first."""
@@ -89,22 +99,23 @@ class TimeBudget(L.Callback):
         self.steps += 1
         self.times.add(self.clock.counted(("train",)) - self._step_started)
         self._begun = False
-        if self.step.last or self._agree(trainer, self._next()) is None:
+        stop, validate = self._agree(trainer, (self.step.last or self._next() is None, self._validation_fits()))
+        if stop:
             self.stopped_by = "epochs" if self.bound_steps is not None and self.steps >= self.bound_steps else "budget"
             trainer.should_stop = True
-            trainer.limit_val_batches = 0  # Lightning would validate once more
-        elif self.limit is not None:
-            trainer.limit_val_batches = self._val_batches if self._agree(trainer, self._validation_fits()) else 0
+        # Lightning would validate once more after the stop.
+        trainer.limit_val_batches = self._val_batches if validate and not stop else 0
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._validation_started = self.elapsed()
+            self._validation_started = self.clock.counted(("validate",))
             self.clock.enter("validate")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
             self.clock.leave("validate")
-            self.validate_seconds = self.elapsed() - self._validation_started
+            seconds = self.clock.counted(("validate",)) - self._validation_started
+            self.reserve.image_seconds = seconds / max(self.validate_images, 1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -115,14 +126,33 @@ class TimeBudget(L.Callback):
     def on_exception(self, *_: Any) -> None:
         self.clock.unwind()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "progress": self.step.progress,
+            "stopped_by": self.stopped_by,
+            "step_seconds": self.times.latest(),
+            "image_seconds": self.reserve.image_seconds,
+            "save_seconds": self.reserve.save_seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.stopped_by = state["steps"], state["stopped_by"]
+        self.step = Step(state["progress"], last=False)
+        self.times = StepTimes(self.times.estimate)
+        for seconds in state["step_seconds"]:
+            self.times.add(seconds)
+        self.reserve.image_seconds, self.reserve.save_seconds = state["image_seconds"], state["save_seconds"]
+
     def _next(self) -> Step | None:
         return next_step(self.steps, self.bound_steps, self.elapsed(), self.limit, self.times, self.step.progress)
 
     def _validation_fits(self) -> bool:
         """Whether there is time for a validation, a slow one, and two steps after it."""
-        if "validate" not in self.counts:
+        if self.limit is None or "validate" not in self.counts:
             return True
-        return self.elapsed() + 1.5 * self.validate_seconds + 2 * self.times.slow < self.limit
+        validation = self.validate_images * self.reserve.image_seconds
+        return self.elapsed() + 1.5 * validation + 2 * self.times.slow < self.limit
 
     def _agree(self, trainer: L.Trainer, decision: Any) -> Any:
         """The first rank's decision: clocks differ, but all ranks must stop at the same step."""

@@ -1,0 +1,165 @@
+"""The folder of a run: made for a new one, found again for one that goes on, and held by one process at a time."""
+
+import dataclasses
+import fcntl
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import OmegaConf
+
+from fastconv.config import Config, typed
+from fastconv.data.storage import unwritable
+from fastconv.errors import InputError
+from fastconv.ranks import from_first_rank, is_first_rank
+from fastconv.results import Results, new_run_folder
+
+# What says where things lie or what to do, and not what a run computes.
+PLACES = ("data", "outputs", "resume", "plan_only", "verify", "prune", "checkpoint", "stream.root", "stream.cache",
+          "stream.max_gb", "stream.verify")  # fmt: skip
+
+
+@dataclasses.dataclass
+class RunFolder:
+    """A run's folder, which no other process gets until it is closed."""
+
+    path: Path
+    config: Config
+    resumed: bool
+    """Whether an earlier process has begun the run."""
+    held: IO[Any] | None = None
+    """The open `config.yaml`, locked; the system lets go of it when the process ends, however it ends."""
+
+    def close(self) -> None:
+        """Leave the folder to other processes."""
+        if self.held is not None:
+            self.held.close()
+
+
+def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
+    """The run that `config.resume` asks to go on with; None for a new one.
+
+    Args:
+        overrides: those of the command line, which must not contradict the run's own configuration.
+
+    Raises InputError for a folder that holds no unfinished run, or one that another process has.
+    """
+    if config.resume is None or (config.resume == "auto" and not is_first_rank()):
+        return None
+    if config.resume == "auto":
+        return _newest(config)
+    folder = Path(config.resume)
+    stored = _read(folder)
+    if stored is None:
+        raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml")
+    if _is_finished(folder):
+        raise InputError(f"resume={folder} is finished: there is nothing to go on with")
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if not _is_place(key):
+            _require_same(config, stored, key, folder)
+        elif key != "resume":
+            OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
+    run = RunFolder(folder, OmegaConf.to_object(stored), resumed=True)
+    if is_first_rank() and not _hold(run):
+        raise InputError(f"resume={folder} is running in another process: wait for it, or end it first")
+    return run
+
+
+def open_folder(config: Config, found: RunFolder | None, parent: Path | None = None, name: str | None = None):
+    """The folder of the run on every rank: the one found, else one that the first rank makes.
+
+    Returns a RunFolder. Raises InputError if it can't be made.
+    """
+    run = found
+
+    def make() -> dict:
+        nonlocal run
+        run = run or _new(config, new_run_folder(parent or Path(config.outputs) / config.dataset.name, name))
+        return {"path": str(run.path.absolute()), "resumed": run.resumed}
+
+    first = from_first_rank("run", make)
+    return run or RunFolder(Path(first["path"]), config, first["resumed"])
+
+
+def _new(config: Config, folder: Path) -> RunFolder:
+    """Write the config of a new run, locked before it has its name."""
+    run = RunFolder(folder, config, resumed=False)
+    text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    partial = folder / "config.yaml.part"
+    try:
+        run.held = partial.open("w+")
+        fcntl.flock(run.held, fcntl.LOCK_EX)
+        run.held.write(text)
+        run.held.flush()
+        partial.replace(folder / "config.yaml")
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return run
+
+
+def _hold(run: RunFolder) -> bool:
+    """Lock a run's folder; False if another process has it."""
+    file = (run.path / "config.yaml").open()
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    run.held = file
+    return True
+
+
+def _newest(config: Config) -> RunFolder | None:
+    """The newest unfinished run of the same configuration that no process has."""
+    wanted = _recipe(OmegaConf.structured(config))
+    configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
+    for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
+        folder = path.parent
+        if _is_finished(folder):
+            continue
+        stored = _read(folder)
+        if stored is not None and _recipe(stored) == wanted:
+            run = RunFolder(folder, config, resumed=True)
+            if _hold(run):
+                return run
+    return None
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return Results.read(folder).stopped_by in ("epochs", "budget")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _read(folder: Path):
+    """A run's own config with its types, or None if it cannot be one."""
+    try:
+        return typed(OmegaConf.load(folder / "config.yaml"))
+    except Exception:  # whatever is wrong with the file, it is not a run's
+        return None
+
+
+def _recipe(config: Any) -> str:
+    """All that decides what a run computes, as text."""
+    values = OmegaConf.to_container(config, resolve=True)
+    for place in PLACES:
+        *parents, key = place.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner[parent]
+        inner.pop(key, None)
+    return json.dumps(values, sort_keys=True)
+
+
+def _is_place(key: str) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in PLACES)
+
+
+def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:
+    given, own = (OmegaConf.select(each, key) for each in (OmegaConf.structured(config), stored))
+    if given != own:
+        raise InputError(
+            f"resume={folder} goes on as it began, with {key}={own}: leave out {key}={given}, or start a new run"
+        )
