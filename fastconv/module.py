@@ -111,6 +111,13 @@ class ImageClassifier(L.LightningModule):
             return self.train_sums
         return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
 
+    def on_train_start(self) -> None:
+        """Each of W ranks sees one in W of the microbatches: its statistics must forget as much with each as with W."""
+        ranks = self.trainer.world_size
+        for layer in self.modules() if ranks > 1 else ():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is not None:
+                layer.momentum = 1 - (1 - layer.momentum) ** ranks
+
     def on_validation_start(self) -> None:
         self._average_statistics()
 

@@ -1,0 +1,118 @@
+"""Two processes train one run: the same batches as one process, the same end, and no one left behind."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import SCRIPT, SMALL, finish, only_run, rows, start
+
+from fastconv.results import Results
+
+pytestmark = pytest.mark.slow
+
+TWO = ("trainer=ddp", "trainer.accelerator=cpu")
+LAUNCHERS = {
+    "lightning": (str(SCRIPT),),
+    "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)),
+}
+
+
+def recorded(folder, data, *overrides, launcher="lightning"):
+    """Rows of each rank of a run that ended well."""
+    record = folder / "record"
+    record.mkdir(parents=True)
+    code, err = finish(folder, data, *SMALL, *overrides, script=LAUNCHERS[launcher], RECORD=str(record))
+    assert code == 0, err
+    return [[row for part in rows(record, rank) for row in part] for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_ranks_train_on_the_batches_of_one(tmp_path, digits_root, launcher):
+    fifty = ("budget.seconds=null", f"schedule.epochs={50 * 64 / 1438}")
+    one, _ = recorded(tmp_path / "one", digits_root, "trainer=cpu", *fifty)
+    first, second = recorded(tmp_path / "two", digits_root, *TWO, *fifty, launcher=launcher)
+    assert len(first) == len(second) == 50
+    assert len(one) == 100
+    both = [row for pair in zip(first, second, strict=True) for row in pair]
+    assert [row["sha256"] for row in both] == [row["sha256"] for row in one]
+    assert [row["lr"] for row in first] == [row["lr"] for row in second] == [row["lr"] for row in one[::2]]
+    losses = np.array([[float(row["loss"]) for row in each] for each in (both, one)])
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4)
+    found = [Results.read(only_run(tmp_path / name)) for name in ("one", "two")]
+    assert found[0].accuracy == pytest.approx(found[1].accuracy, abs=0.01)
+    curves = [list(csv.DictReader((only_run(tmp_path / name) / "metrics.csv").open())) for name in ("one", "two")]
+    trained = [[float(row["train/loss"]) for row in curve if row["train/loss"]] for curve in curves]
+    np.testing.assert_allclose(trained[0], trained[1], atol=1e-4)
+
+
+def test_a_budget_ends_both_ranks_at_the_same_step(tmp_path, digits_root):
+    first, second = recorded(tmp_path / "run", digits_root, *TWO, "budget.seconds=10", "schedule.epochs=null")
+    assert len(first) == len(second) > 50
+    assert [row["progress"] for row in first] == [row["progress"] for row in second]
+    found = Results.read(only_run(tmp_path / "run"))
+    assert found.stopped_by == "budget"
+    assert found.seconds_counted <= 10
+    assert found.steps == len(first)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_other(tmp_path, digits_root, launcher, victim):
+    (tmp_path / "record").mkdir()
+    run = (*SMALL, *TWO, "budget.seconds=300", "schedule.epochs=null", "checkpoint.every=1")
+    process = start(tmp_path, digits_root, *run, script=LAUNCHERS[launcher], RECORD=str(tmp_path / "record"))
+    ranks = wait_for_steps(tmp_path / "record", 40)
+    subprocess.run(["kill", "-9", str(ranks[victim])], check=True)
+    killed = time.monotonic()
+    assert process.wait(30) != 0
+    while alive(ranks[1 - victim]) and time.monotonic() < killed + 30:
+        time.sleep(0.1)
+    assert not alive(ranks[1 - victim])
+    assert "a process of this run on 2 devices is gone" in (tmp_path / "err.txt").read_text()
+    run_folder = only_run(tmp_path)
+    assert (run_folder / "last.ckpt").exists()
+
+
+def test_both_ranks_stop_at_a_signal_and_go_on(tmp_path, digits_root):
+    whole = ("budget.seconds=null", "schedule.epochs=6")
+    straight, _ = recorded(tmp_path / "straight", digits_root, *TWO, *whole)
+    folder = tmp_path / "stopped"
+    (folder / "record").mkdir(parents=True)
+    process = start(folder, digits_root, *SMALL, *TWO, *whole, RECORD=str(folder / "record"))
+    wait_for_steps(folder / "record", 20)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 143
+    code, err = finish(folder, digits_root, *SMALL, *TWO, *whole, "resume=auto", RECORD=str(folder / "record"))
+    assert code == 0, err
+    parts = rows(folder / "record", 0)
+    assert len(parts) == 2
+    assert [row["sha256"] for part in parts for row in part] == [row["sha256"] for row in straight]
+
+
+def test_torchrun_and_the_config_must_agree(tmp_path, digits_root):
+    code, err = finish(tmp_path, digits_root, *SMALL, "trainer=cpu", script=LAUNCHERS["torchrun"])
+    assert code != 0
+    assert "torchrun started 2 processes, but trainer.devices=1: make them the same" in err
+
+
+def wait_for_steps(record: Path, steps: int) -> dict[int, int]:
+    """Process of each rank, once both have trained some steps."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        files = {int(path.stem.split("-")[0]): path for path in record.iterdir()}
+        if len(files) == 2 and all(path.read_text().count("\n") > steps for path in files.values()):
+            return {rank: int(path.stem.split("-")[1]) for rank, path in files.items()}
+        time.sleep(0.1)
+    sys.exit("the ranks did not train")
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
