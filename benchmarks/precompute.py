@@ -17,7 +17,8 @@ from torchvision.datasets import CIFAR10
 
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.sources import load, mean_and_std
-from fastconv.data.stream import StreamSpec, write_stream
+from fastconv.data.stream import StreamSpec
+from fastconv.data.writer import write_stream
 
 ROUNDS = 5
 SPEED = Table("precompute", "Augmenting CIFAR-10: crop, flip, cutout", "images/s per core", ours="fastconv")

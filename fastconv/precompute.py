@@ -22,7 +22,7 @@ def main(config: Config) -> None:
 
     from fastconv import run as runs
     from fastconv.data.storage import prune
-    from fastconv.data.stream import verify_stream
+    from fastconv.data.writer import verify_stream
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     root = Path(config.stream.root)

@@ -16,13 +16,14 @@ from fastconv.clock import Clock
 from fastconv.config import Config, check, nearest
 from fastconv.data.sources import SOURCES, ImageData, load, mean_and_std, stratified_split
 from fastconv.data.storage import prune, stored_streams, unwritable
-from fastconv.data.stream import OnlineStream, PrecomputedStream, Stream, StreamSpec, write_stream
+from fastconv.data.stream import OnlineStream, PrecomputedStream, Stream, StreamSpec
+from fastconv.data.writer import write_stream
 from fastconv.device import Device, prepare
 from fastconv.errors import InputError
 from fastconv.forecast import Forecast, forecast
 from fastconv.models import build_model, count_parameters
 from fastconv.probe import Probe, Recipe, forget_peak_memory, probe
-from fastconv.ranks import check_world, from_first_rank
+from fastconv.ranks import check_world, from_first_rank, is_first_rank
 
 
 @dataclass(frozen=True)
@@ -168,15 +169,15 @@ def require_writable(folder: Path) -> None:
 
 
 def open_stream(run: Run) -> Stream:
-    """The training stream of a run, whose shards must be on disk if it is precomputed."""
+    """The training stream of a run; what is not on disk of a precomputed one is computed."""
     if run.config.stream.mode == "online":
         return OnlineStream(run.spec, run.train)
     root = Path(run.config.stream.root)
-    if run.config.budget.seconds is None:  # the stream is as long as the run
-        return PrecomputedStream(run.spec, root)
+    if run.config.budget.seconds is None or not is_first_rank():  # as long as the run, or extended by the first rank
+        return PrecomputedStream(run.spec, root, run.train)
     # A machine that turns out faster than its probe may need more of it: what its steps and the disk's share allow.
     most = run.config.stream.max_gb * 1e9 / run.spec.epoch_bytes
     if run.plan.bound_steps is not None:
         most = min(most, math.ceil(run.plan.bound_steps * run.config.batch_size / run.spec.samples))
-    extend = functools.partial(write_stream, run.spec, run.train, root)
-    return PrecomputedStream(run.spec, root, extend, max_epochs=int(most))
+    extend = functools.partial(write_stream, run.spec, run.train, root, wait=False)
+    return PrecomputedStream(run.spec, root, run.train, extend, max_epochs=int(most))

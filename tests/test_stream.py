@@ -8,6 +8,7 @@ import multiprocessing
 import tarfile
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,13 @@ import torch
 import webdataset
 from conftest import noise, spec_of
 
-from fastconv.data import storage, stream
+from fastconv import run as runs
+from fastconv.command import compose
+from fastconv.data import storage, stream, writer
 from fastconv.data.plan import Cutout, Policy, plan_epoch
 from fastconv.data.sources import load
-from fastconv.data.stream import Manifest, OnlineStream, PrecomputedStream, verify_stream, write_stream
+from fastconv.data.stream import Manifest, OnlineStream, PrecomputedStream
+from fastconv.data.writer import verify_stream, write_stream
 from fastconv.datamodule import ShardDataModule, SplitBatches, StreamBatches
 from fastconv.errors import InputError, StreamError
 
@@ -61,7 +65,7 @@ def test_online_and_precomputed_batches_are_the_same(images, tmp_path):
     """Over two epochs and their boundary, in batches that divide neither blocks nor epochs."""
     spec = spec_of(images)
     write_stream(spec, images, tmp_path, 2)
-    streams = OnlineStream(spec, images), PrecomputedStream(spec, tmp_path)
+    streams = OnlineStream(spec, images), PrecomputedStream(spec, tmp_path, None)
     pairs = zip(*(StreamBatches(each, batch_size=12, norm_batch=4) for each in streams), strict=True)
     for _, (online, stored) in zip(range(2 * 57 // 4), pairs, strict=False):
         for a, b in zip(online, stored, strict=True):
@@ -74,7 +78,7 @@ def test_digits_stream_the_same_from_every_place(digits_root, tmp_path):
     train, _ = load("digits", digits_root)
     spec = spec_of(train)
     write_stream(spec, train, tmp_path, 2)
-    online, stored = OnlineStream(spec, train), PrecomputedStream(spec, tmp_path)
+    online, stored = OnlineStream(spec, train), PrecomputedStream(spec, tmp_path, None)
     for epoch in (0, 1):
         rows = (epoch * len(train), (epoch + 1) * len(train))
         plain = read_plainly(tmp_path / spec.folder, epoch)
@@ -145,9 +149,9 @@ def test_fingerprint_follows_everything_that_decides_a_byte():
 
 def test_rows_cross_blocks_shards_and_epochs(built):
     data, spec, root = built
-    whole = [PrecomputedStream(spec, root).rows(*part)[0] for part in ((0, 57), (57, 114))]
+    whole = [PrecomputedStream(spec, root, None).rows(*part)[0] for part in ((0, 57), (57, 114))]
     expected = np.concatenate(whole)
-    reader = PrecomputedStream(spec, root)
+    reader = PrecomputedStream(spec, root, None)
     for start, stop in ((0, 1), (9, 11), (29, 31), (25, 75), (56, 58), (0, 114)):
         np.testing.assert_array_equal(reader.rows(start, stop)[0], expected[start:stop])
     plan = plan_epoch(spec.seed, 1, 57, 9, 11, spec.policy)
@@ -156,7 +160,7 @@ def test_rows_cross_blocks_shards_and_epochs(built):
 
 def test_torch_takes_blocks_without_a_copy_and_cannot_change_the_file(built):
     _, spec, root = built
-    reader = PrecomputedStream(spec, root)
+    reader = PrecomputedStream(spec, root, None)
     before = sha256s(root)
     images, _ = reader.rows(0, 10)
     tensor = torch.from_numpy(images)
@@ -167,68 +171,155 @@ def test_torch_takes_blocks_without_a_copy_and_cannot_change_the_file(built):
     assert sha256s(root) == before
 
 
-def test_a_stream_that_ends_early_wraps(built):
-    _, spec, root = built
-    reader = PrecomputedStream(spec, root)
-    np.testing.assert_array_equal(reader.rows(2 * 57, 2 * 57 + 20)[0], reader.rows(0, 20)[0])
+def test_what_is_not_on_disk_is_computed(built):
+    """From the first image on, in the middle of an epoch, and with nothing there at all; without data it is said."""
+    data, spec, root = built
+    expected = OnlineStream(spec, data).rows(0, 5 * 57)
+    (root / spec.folder / "epoch-0001" / "shard-0001.tar").unlink()
+    manifest = Manifest.read(root / spec.folder, spec)
+    del manifest.shards["epoch-0001/shard-0001.tar"]
+    manifest.write(root / spec.folder)
+    for folder in (root, root / "nothing"):
+        for found, right in zip(PrecomputedStream(spec, folder, data).rows(0, 5 * 57), expected, strict=True):
+            np.testing.assert_array_equal(found, right)
+    reader = PrecomputedStream(spec, root, None)
+    np.testing.assert_array_equal(reader.rows(0, 87)[0], expected[0][:87])
+    with pytest.raises(StreamError, match=r"epoch-0001/shard-0001\.tar has not been written"):
+        reader.rows(86, 88)
+
+
+def recorded(spec, data, root):
+    """(an `extend` that writes to `root`, the numbers of epochs it was asked for)."""
+    asked = []
+
+    def extend(epochs, on_shard):
+        asked.append(epochs)
+        write_stream(spec, data, root, epochs, on_shard)
+
+    return extend, asked
+
+
+def grow_and_wait(reader, epoch):
+    """Read the epoch's first image, which has the reader look ahead, and wait for the end of what that started."""
+    reader.rows(epoch * 57, epoch * 57 + 1)
+    if reader._extension is not None:
+        reader._extension.join(60)
 
 
 def test_a_stream_grows_behind_the_reader(built):
     data, spec, root = built
-    asked = []
-    grown = threading.Event()
-
-    def extend(epochs):
-        asked.append(epochs)
-        write_stream(spec, data, root, epochs)
-        grown.set()
-
-    reader, online = PrecomputedStream(spec, root, extend), OnlineStream(spec, data)
+    extend, asked = recorded(spec, data, root)
+    reader, online = PrecomputedStream(spec, root, data, extend), OnlineStream(spec, data)
+    other = PrecomputedStream(spec, root, None)  # as another rank's, that only reads
     for epoch in range(6):
-        grown.clear()
         start = epoch * 57
-        np.testing.assert_array_equal(reader.rows(start, start + 57)[0], online.rows(start, start + 57)[0])
-        if epoch in (1, 3):  # the last epoch on disk at that time
-            assert grown.wait(20)
-            threading.Event().wait(0.2)
+        grow_and_wait(reader, epoch)
+        for each in (reader, other):
+            np.testing.assert_array_equal(each.rows(start, start + 57)[0], online.rows(start, start + 57)[0])
     reader.close()
     assert asked == [4, 6, 8]
+    assert Manifest.read(root / spec.folder, spec).epochs == 8
+
+
+@pytest.mark.parametrize("shards_at_once", [0, 1, 3, 100])
+def test_batches_do_not_depend_on_when_the_stream_grows(built, monkeypatch, shards_at_once):
+    """Between two batches the writer gets on by no shard, by some, or by all."""
+    data, spec, root = built
+    monkeypatch.setattr(writer, "MANIFEST_SECONDS", 0)
+    go, ended = threading.Semaphore(0), threading.Event()
+
+    def extend(epochs, on_shard):
+        def pace(done, total):
+            while not (go.acquire(timeout=0.02) or ended.is_set()):
+                pass
+            on_shard(done, total)
+
+        write_stream(spec, data, root, epochs, pace)
+
+    reader, online = PrecomputedStream(spec, root, data, extend), OnlineStream(spec, data)
+    for start in range(0, 7 * 57, 8):
+        if shards_at_once:
+            go.release(shards_at_once)
+        for found, right in zip(reader.rows(start, start + 8), online.rows(start, start + 8), strict=True):
+            np.testing.assert_array_equal(found, right)
+    ended.set()
+    reader.close()
+    assert verify_stream(spec, data, root) == []
 
 
 def test_a_stream_grows_no_further_than_the_run_can_get(built):
     data, spec, root = built
-    asked = []
-
-    def extend(epochs):
-        asked.append(epochs)
-        write_stream(spec, data, root, epochs)
-
-    reader = PrecomputedStream(spec, root, extend, max_epochs=3)
-    grow_and_wait(reader)
-    reader.rows(2 * 57, 3 * 57)
-    assert asked == [3]
-    PrecomputedStream(spec, root, extend, max_epochs=3).rows(0, 3 * 57)
+    extend, asked = recorded(spec, data, root)
+    reader = PrecomputedStream(spec, root, data, extend, max_epochs=3)
+    for epoch in (1, 2, 3):
+        grow_and_wait(reader, epoch)
+    PrecomputedStream(spec, root, data, extend, max_epochs=3).rows(0, 3 * 57)
     assert asked == [3]
 
 
-def grow_and_wait(reader):
-    reader.rows(57, 58)
-    reader.close()
-
-
-def test_a_stream_that_cannot_grow_repeats(built):
-    _, spec, root = built
+def test_a_stream_that_cannot_grow_is_computed(built):
+    data, spec, root = built
     asked = []
 
-    def extend(epochs):
+    def extend(epochs, on_shard):
         asked.append(epochs)
         raise InputError("the disk is full")
 
-    reader = PrecomputedStream(spec, root, extend)
-    with pytest.warns(UserWarning, match="epochs repeat from here on.*the disk is full"):
-        grow_and_wait(reader)
-    np.testing.assert_array_equal(reader.rows(2 * 57, 3 * 57)[0], reader.rows(0, 57)[0])
+    reader = PrecomputedStream(spec, root, data, extend)
+    with pytest.warns(UserWarning, match="cannot grow, so its further epochs are computed: the disk is full"):
+        grow_and_wait(reader, 1)
+    expected = OnlineStream(spec, data).rows(2 * 57, 3 * 57)
+    np.testing.assert_array_equal(reader.rows(2 * 57, 3 * 57)[0], expected[0])
     assert asked == [4]
+
+
+def test_closing_stops_an_extension_and_keeps_what_is_finished(built, monkeypatch):
+    data, spec, root = built
+    compute, first = stream.StreamSpec.compute, threading.Event()
+
+    def slowly(self, data, epoch, block):
+        threading.Event().wait(0.005)
+        return compute(self, data, epoch, block)
+
+    def extend(epochs, on_shard):
+        def tell(done, total):
+            first.set()
+            on_shard(done, total)
+
+        write_stream(spec, data, root, 500, tell)
+
+    monkeypatch.setattr(stream.StreamSpec, "compute", slowly)
+    reader = PrecomputedStream(spec, root, data, extend)
+    reader.rows(57, 58)
+    assert first.wait(60)
+    reader.close()
+    assert not reader._extension.is_alive()
+    shards = Manifest.read(root / spec.folder, spec).shards
+    assert 4 < len(shards) < 1000
+    on_disk = {str(path.relative_to(root / spec.folder)) for path in root.rglob("*.tar")}
+    assert on_disk == set(shards), "what was in work is finished and known"
+    assert not list(root.rglob("*.part"))
+
+
+def test_an_extension_does_not_wait_for_another_writer(built):
+    data, spec, root = built
+    with storage.locked(root, f"{spec.folder}.write"):
+        write_stream(spec, data, root, 3, wait=False)
+    assert Manifest.read(root / spec.folder, spec).epochs == 2
+    write_stream(spec, data, root, 3, wait=False)
+    assert Manifest.read(root / spec.folder, spec).epochs == 3
+
+
+@pytest.mark.parametrize(("rank", "seconds", "extends"), [("0", 9, True), ("1", 9, False), ("0", "null", False)])
+def test_only_the_first_rank_of_a_run_with_a_time_limit_extends(built, monkeypatch, rank, seconds, extends):
+    data, spec, root = built
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    config = compose("config", [f"stream.root={root}", f"budget.seconds={seconds}"])
+    run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(bound_steps=None))
+    reader = runs.open_stream(run)
+    grow_and_wait(reader, 1)
+    reader.close()
+    assert Manifest.read(root / spec.folder, spec).epochs == (4 if extends else 2)
 
 
 def test_ranks_share_each_batch(built):
@@ -292,7 +383,7 @@ def test_a_damaged_shard_is_never_read_and_can_be_mended(built, harm, says):
     right = sha256s(root)
     path = first_shard(spec, root)
     harm(path)
-    reader = PrecomputedStream(spec, root)
+    reader = PrecomputedStream(spec, root, None)
     with pytest.raises(StreamError, match=says) as error:
         reader.rows(0, 4)
     assert str(path) in str(error.value)
@@ -321,7 +412,7 @@ def test_a_foreign_manifest_is_refused_and_can_be_mended(built, changes, says):
     right = sha256s(root)
     harm_manifest(root, spec, **changes)
     with pytest.raises(StreamError, match=says):
-        PrecomputedStream(spec, root)
+        PrecomputedStream(spec, root, None)
     with pytest.raises(StreamError, match=says):
         write_stream(spec, data, root, 2)
     assert verify_stream(spec, data, root)
@@ -333,17 +424,15 @@ def test_a_cut_off_manifest_is_refused(built):
     _, spec, root = built
     truncate(root / spec.folder / "manifest.json")
     with pytest.raises(StreamError, match="damaged"):
-        PrecomputedStream(spec, root)
+        PrecomputedStream(spec, root, None)
 
 
-def test_an_empty_stream_is_refused(tmp_path):
+def test_an_empty_stream_cannot_be_verified(tmp_path):
     data = noise(57, 1)
     spec = spec_of(data)
     (tmp_path / spec.folder).mkdir()
     with pytest.raises(InputError, match="no shards to verify"):
         verify_stream(spec, data, tmp_path)
-    with pytest.raises(StreamError, match="no complete epoch"):
-        PrecomputedStream(spec, tmp_path)
 
 
 def test_a_killed_writer_loses_little_and_leaves_nothing(tmp_path, monkeypatch):
@@ -384,14 +473,14 @@ def test_too_little_disk_is_refused_before_writing(tmp_path, monkeypatch):
 
 def test_a_full_disk_ends_with_one_line(built, monkeypatch):
     data, spec, root = built
-    npy_bytes = stream.write_shard.__globals__["npy_bytes"]
+    npy_bytes = writer.write_shard.__globals__["npy_bytes"]
 
     def full(array):
         if array.ndim == 1:
             raise OSError(28, "No space left on device")
         return npy_bytes(array)
 
-    monkeypatch.setitem(stream.write_shard.__globals__, "npy_bytes", full)
+    monkeypatch.setitem(writer.write_shard.__globals__, "npy_bytes", full)
     with pytest.raises(InputError, match=r"cannot write .*epoch-0002.*: No space left on device"):
         write_stream(spec, data, root, 3)
     assert not list(root.rglob("*.part"))
@@ -433,7 +522,7 @@ def test_prune_removes_the_least_recently_used_that_nobody_reads(tmp_path):
     (tmp_path / "somebody's-0123456789abcdef").mkdir()
     (tmp_path / "somebody's-0123456789abcdef" / "thesis.txt").touch()
     size = storage.stored_streams(tmp_path)[0].bytes
-    reader = PrecomputedStream(specs[0], tmp_path)  # now the most recently used, and held
+    reader = PrecomputedStream(specs[0], tmp_path, None)  # now the most recently used, and held
     assert storage.prune(tmp_path, 4 * size) == []
     assert storage.prune(tmp_path, 3 * size, keep=specs[3].folder) == [], "what is kept does not count"
     removed = storage.prune(tmp_path, 3 * size)

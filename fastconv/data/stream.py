@@ -1,19 +1,17 @@
 """The training stream: augmented epochs, one after the other, as one endless sequence of samples.
 
-`PrecomputedStream` reads what `write_stream` stored; `OnlineStream` computes the same bytes while training.
+`PrecomputedStream` reads what `writer.write_stream` stored; `OnlineStream` computes the same bytes while training.
 """
 
 import hashlib
 import json
 import os
 import threading
-import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,10 +19,10 @@ import numpy as np
 
 from fastconv.data.augment import augment
 from fastconv.data.plan import Policy, plan_epoch
-from fastconv.data.shards import Shard, ShardEntry, check_shard, write_shard
+from fastconv.data.shards import Shard, ShardEntry
 from fastconv.data.sources import ImageData
-from fastconv.data.storage import locked, require_space, write_atomically
-from fastconv.errors import InputError, StreamError
+from fastconv.data.storage import locked, write_atomically
+from fastconv.errors import StreamError
 
 FORMAT = 1
 # A block is the unit of augmenting and reading: so large that Python's cost per block vanishes, so small that it stays
@@ -32,8 +30,6 @@ FORMAT = 1
 BLOCK_BYTES = 4 * 2**20
 BLOCK_SAMPLES = 1000
 BLOCKS_PER_SHARD = 10
-# While shards are written, the manifest follows at this pace: a killed writer loses no more than that.
-MANIFEST_SECONDS = 1.0
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -142,94 +138,6 @@ class Manifest:
             raise StreamError(f"{path} is damaged and cannot be read") from error
 
 
-def write_stream(
-    spec: StreamSpec,
-    data: ImageData,
-    root: Path,
-    epochs: int,
-    on_shard: Callable[[int, int], None] = lambda done, total: None,
-) -> Path:
-    """Make sure that the first `epochs` epochs of a stream are on disk; return the stream's folder.
-
-    Shards are written by one thread per core (numpy, hashing and writing leave the interpreter free). Processes that
-    want the same stream take turns, and find the work done. What an earlier, killed writer finished is kept.
-
-    Args:
-        on_shard: called with (shards done, shards to do) after each shard.
-
-    Raises InputError for too little disk, StreamError for a foreign or damaged manifest.
-    """
-    folder = root / spec.folder
-    with locked(root, f"{spec.folder}.write"):
-        manifest = Manifest.read(folder, spec)
-        tasks = [
-            (epoch, shard, blocks)
-            for epoch in range(epochs)
-            for shard, blocks in enumerate(spec.shards())
-            if shard_name(epoch, shard) not in manifest.shards
-        ]
-        if not tasks:
-            return folder
-        for leftover in folder.rglob("*.part"):  # we hold the lock: whoever wrote them is gone
-            leftover.unlink()
-        samples = sum(len(blocks) * spec.block for _, _, blocks in tasks)
-        require_space(root, round(1.01 * samples * spec.epoch_bytes / spec.samples), f"the stream of {spec.dataset}")
-
-        def write(epoch: int, shard: int, blocks: range) -> tuple[str, ShardEntry]:
-            name = shard_name(epoch, shard)
-            computed = ((f"{epoch:04d}-{block:05d}", *spec.compute(data, epoch, block)) for block in blocks)
-            return name, write_shard(folder / name, computed)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            futures = [pool.submit(write, *task) for task in tasks]
-            written = time.monotonic()
-            try:
-                for done, future in enumerate(as_completed(futures), start=1):
-                    name, entry = future.result()
-                    manifest.shards[name] = entry
-                    if time.monotonic() - written > MANIFEST_SECONDS:
-                        manifest.write(folder)
-                        written = time.monotonic()
-                    on_shard(done, len(tasks))
-            finally:
-                for future in futures:
-                    future.cancel()
-                pool.shutdown()
-                manifest.write(folder)
-    return folder
-
-
-def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
-    """Check every shard of a stream against its sha256, write damaged ones again; return what was mended.
-
-    Raises InputError for a stream that is not there.
-    """
-    folder = root / spec.folder
-    mended = []
-    with locked(root, f"{spec.folder}.write"):
-        try:
-            manifest = Manifest.read(folder, spec)
-        except StreamError as error:
-            mended.append(str(error))
-            manifest = Manifest(spec, {})
-            epochs = 1 + max((int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-????")), default=0)
-        else:
-            if not manifest.shards:
-                raise InputError(f"{folder} has no shards to verify: write them with python -m fastconv.precompute")
-            epochs = manifest.epochs
-            for name, entry in list(manifest.shards.items()):
-                try:
-                    check_shard(folder / name, entry)
-                except StreamError as error:
-                    mended.append(str(error))
-                    del manifest.shards[name]
-        if mended:
-            manifest.write(folder)
-    if mended:
-        write_stream(spec, data, root, epochs)
-    return mended
-
-
 class Stream(ABC):
     """Epochs of a stream as one concatenated sequence of samples; subclasses provide the blocks."""
 
@@ -278,11 +186,14 @@ class OnlineStream(Stream):
 
 
 class PrecomputedStream(Stream):
-    """Reads shards, each verified against its sha256 when it is opened.
+    """Reads shards, each verified against its sha256 when it is opened; blocks that are not on disk are computed.
+
+    Both give the same bytes: a batch depends neither on how far the stream has been written nor on who writes it.
 
     Args:
-        extend: called in a thread with a number of epochs when the reader nears the end of those on disk. Until they
-            are there, reading wraps to the first epoch rather than wait.
+        data: the training images; None to read nothing but what is on disk.
+        extend: called in a thread as `extend(epochs, on_shard=...)`, like `write_stream`, when the reader nears the end
+            of what is on disk. Shards that other processes write are noticed without it.
         max_epochs: epochs beyond which it is not extended; None for no bound.
 
     Raises StreamError for a missing, truncated or altered shard.
@@ -294,55 +205,81 @@ class PrecomputedStream(Stream):
         self,
         spec: StreamSpec,
         root: Path,
-        extend: Callable[[int], object] | None = None,
+        data: ImageData | None,
+        extend: Callable[..., object] | None = None,
         max_epochs: int | None = None,
     ) -> None:
         super().__init__(spec)
+        self._online = None if data is None else OnlineStream(spec, data)
         self._max_epochs = max_epochs
         self._folder = root / spec.folder
         self._locks = ExitStack()
         self._locks.enter_context(locked(root, f"{spec.folder}.use", shared=True))
         self._extend = extend
         self._extension: threading.Thread | None = None
+        self._closed = threading.Event()
         self._open: OrderedDict[str, Shard] = OrderedDict()
-        self._manifest = Manifest.read(self._folder, spec)
-        self._epochs = self._manifest.epochs
-        if not self._epochs:
-            raise StreamError(f"{self._folder} holds no complete epoch")
-        os.utime(self._folder)  # the time of last use, by which old streams are put away
+        self._version: tuple[int, int] | None = None
+        self._read_manifest()
+        with suppress(FileNotFoundError):
+            os.utime(self._folder)  # the time of last use, by which old streams are put away
 
     def _block(self, epoch: int, block: int) -> Batch:
         if epoch + 1 >= self._epochs:
             self._grow(epoch)
         shard, index = divmod(block, BLOCKS_PER_SHARD)
-        name = shard_name(epoch % self._epochs, shard)
+        name = shard_name(epoch, shard)
+        if name not in self._manifest.shards:
+            if self._online is None:
+                raise StreamError(f"{self._folder / name} has not been written")
+            return self._online._block(epoch, block)
         if name not in self._open:
             self._open[name] = Shard(self._folder / name, self._manifest.shards[name])
             if len(self._open) > self.OPEN_SHARDS:
                 self._open.popitem(last=False)
         return self._open[name].block(index)
 
-    def _grow(self, epoch: int) -> None:
-        if self._extension is not None and not self._extension.is_alive():
-            self._extension = None
+    def _read_manifest(self) -> None:
+        """Read the manifest if it is another than the one known: writers replace it as they get on."""
+        try:
+            status = (self._folder / "manifest.json").stat()
+            version = (status.st_ino, status.st_mtime_ns)
+        except FileNotFoundError:
+            version = (0, 0)
+        if version != self._version:
             self._manifest = Manifest.read(self._folder, self.spec)
-            self._epochs = self._manifest.epochs
+            self._epochs, self._version = self._manifest.epochs, version
+
+    def _grow(self, epoch: int) -> None:
+        busy = self._extension is not None and self._extension.is_alive()
+        self._read_manifest()  # in this order: what an extension that is not busy has done is in the manifest
         wanted = epoch + 3 if self._max_epochs is None else min(epoch + 3, self._max_epochs)
         needed = epoch + 1 >= self._epochs and wanted > self._epochs
-        if needed and self._extend is not None and self._extension is None:
+        if needed and self._extend is not None and not busy:
             self._extension = threading.Thread(target=self._try_to_extend, args=(wanted,), daemon=True)
             self._extension.start()
 
     def _try_to_extend(self, epochs: int) -> None:
         try:
-            self._extend(epochs)
+            self._extend(epochs, on_shard=self._stop_if_closed)
+        except _ClosedError:
+            pass
         except Exception as error:  # a full disk must not end a run that can go on
             self._extend = None
-            warnings.warn(f"epochs repeat from here on, as the stream cannot grow: {error}", stacklevel=2)
+            warnings.warn(f"the stream cannot grow, so its further epochs are computed: {error}", stacklevel=2)
+
+    def _stop_if_closed(self, done: int, total: int) -> None:
+        if self._closed.is_set():
+            raise _ClosedError
 
     def close(self) -> None:
-        """Wait for a running extension, then let go of the files and of the lock that keeps the stream on disk."""
+        """Have a running extension stop after the shards in work; let go of the files and of the lock."""
+        self._closed.set()
         if self._extension is not None:
             self._extension.join()
         self._open.clear()
         self._locks.close()
+
+
+class _ClosedError(Exception):
+    """Nobody reads any more what an extension writes."""
