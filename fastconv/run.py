@@ -1,5 +1,6 @@
 """A run from its config, up to its first step: look at the data and the machine, plan, precompute, make its folder."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastconv.clock import Clock
 from fastconv.config import Config, check, nearest
 from fastconv.data.sources import SOURCES, ImageData, load, mean_and_std, stratified_split
-from fastconv.data.storage import prune, stored_streams, unwritable
+from fastconv.data.storage import in_use, prune, stored_streams, unwritable
 from fastconv.data.stream import OnlineStream, PrecomputedStream, Stream, StreamSpec
 from fastconv.data.writer import write_stream
 from fastconv.device import Device, prepare
@@ -127,6 +128,13 @@ def stream_spec(config: Config, train: ImageData) -> StreamSpec:
         policy=augment,
         seed=config.stream.seed,
     )
+
+
+def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
+    """Holds, from before its stream is looked for to its last step, that no other process removes the stream."""
+    if run.config.stream.mode == "online":
+        return contextlib.nullcontext()
+    return in_use(Path(run.config.stream.root), run.spec.folder)
 
 
 def precompute(run: Run, console: Console) -> None:

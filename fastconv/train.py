@@ -46,13 +46,14 @@ def main(config: Config) -> None:
     if config.plan_only:
         return
     runs.require_writable(Path(config.outputs))
-    if is_first_rank():
-        runs.precompute(run, console)
     parent, name = (Path(hydra.sweep.dir), hydra.sweep.subdir) if sweep else (None, None)
-    with closing(open_folder(config, found, parent, name)) as folder:
-        if folder.resumed:
-            console.print(f"going on in {folder.path}", highlight=False, markup=False)
-        results = fit(run, console, folder, overrides)
+    with runs.stream_in_use(run):
+        if is_first_rank():
+            runs.precompute(run, console)
+        with closing(open_folder(config, found, parent, name)) as folder:
+            if folder.resumed:
+                console.print(f"going on in {folder.path}", highlight=False, markup=False)
+            results = fit(run, console, folder, overrides)
     console.print(results_table(results, folder.path))
 
 

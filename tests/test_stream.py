@@ -522,14 +522,29 @@ def test_prune_removes_the_least_recently_used_that_nobody_reads(tmp_path):
     (tmp_path / "somebody's-0123456789abcdef").mkdir()
     (tmp_path / "somebody's-0123456789abcdef" / "thesis.txt").touch()
     size = storage.stored_streams(tmp_path)[0].bytes
-    reader = PrecomputedStream(specs[0], tmp_path, None)  # now the most recently used, and held
-    assert storage.prune(tmp_path, 4 * size) == []
-    assert storage.prune(tmp_path, 3 * size, keep=specs[3].folder) == [], "what is kept does not count"
-    removed = storage.prune(tmp_path, 3 * size)
-    assert [each.folder.name for each in removed] == [specs[1].folder]
-    removed = storage.prune(tmp_path, 0, keep=specs[3].folder)
-    assert [each.folder.name for each in removed] == [specs[2].folder]
-    reader.close()
+    with storage.in_use(tmp_path, specs[0].folder):  # now the most recently used, and held
+        assert storage.prune(tmp_path, 4 * size) == []
+        assert storage.prune(tmp_path, 3 * size, keep=specs[3].folder) == [], "what is kept does not count"
+        removed = storage.prune(tmp_path, 3 * size)
+        assert [each.folder.name for each in removed] == [specs[1].folder]
+        removed = storage.prune(tmp_path, 0, keep=specs[3].folder)
+        assert [each.folder.name for each in removed] == [specs[2].folder]
     assert len(storage.prune(tmp_path, 0)) == 2
     assert {path.name for path in tmp_path.iterdir()} == {".locks", "somebody's-0123456789abcdef"}
     assert storage.prune(tmp_path / "nowhere", 0) == []
+
+
+def test_a_run_holds_its_stream_from_before_it_is_written(command, tmp_path, monkeypatch):
+    """Another process that frees the disk between the last shard written and the first one read leaves it alone."""
+    precompute, removed = runs.precompute, []
+
+    def then_prune(run, console):
+        precompute(run, console)
+        removed.extend(storage.prune(tmp_path / "streams", 0))
+
+    monkeypatch.setattr(runs, "precompute", then_prune)
+    settings = ("model.width=8", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null", "schedule.epochs=0.1")
+    ended = command("train", *settings, "stream.root=streams")
+    assert ended.code == 0, ended.err
+    assert removed == []
+    assert len(storage.prune(tmp_path / "streams", 0)) == 1, "and lets go of it"

@@ -54,6 +54,15 @@ def locked(root: Path, name: str, *, shared: bool = False, wait: bool = True) ->
             yield True
 
 
+@contextmanager
+def in_use(root: Path, name: str) -> Iterator[None]:
+    """Keep the stream `name`, be it there already or not, from being removed by `prune`, and mark it as used now."""
+    with locked(root, f"{name}.use", shared=True):
+        with suppress(FileNotFoundError):
+            os.utime(root / name)
+        yield
+
+
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     """Raise InputError unless the disk of `folder` has room for `needed_bytes` and a little more."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

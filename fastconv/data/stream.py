@@ -5,13 +5,11 @@
 
 import hashlib
 import json
-import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from fastconv.data.augment import augment
 from fastconv.data.plan import Policy, plan_epoch
 from fastconv.data.shards import Shard, ShardEntry
 from fastconv.data.sources import ImageData
-from fastconv.data.storage import locked, write_atomically
+from fastconv.data.storage import write_atomically
 from fastconv.errors import StreamError
 
 FORMAT = 1
@@ -166,7 +164,7 @@ class Stream(ABC):
         """Images and labels of one block."""
 
     def close(self) -> None:  # noqa: B027 - a stream may hold nothing
-        """Let go of files and locks."""
+        """Let go of files."""
 
 
 class OnlineStream(Stream):
@@ -189,6 +187,7 @@ class PrecomputedStream(Stream):
     """Reads shards, each verified against its sha256 when it is opened; blocks that are not on disk are computed.
 
     Both give the same bytes: a batch depends neither on how far the stream has been written nor on who writes it.
+    `storage.in_use` keeps the shards on disk meanwhile.
 
     Args:
         data: the training images; None to read nothing but what is on disk.
@@ -213,16 +212,12 @@ class PrecomputedStream(Stream):
         self._online = None if data is None else OnlineStream(spec, data)
         self._max_epochs = max_epochs
         self._folder = root / spec.folder
-        self._locks = ExitStack()
-        self._locks.enter_context(locked(root, f"{spec.folder}.use", shared=True))
         self._extend = extend
         self._extension: threading.Thread | None = None
         self._closed = threading.Event()
         self._open: OrderedDict[str, Shard] = OrderedDict()
         self._version: tuple[int, int] | None = None
         self._read_manifest()
-        with suppress(FileNotFoundError):
-            os.utime(self._folder)  # the time of last use, by which old streams are put away
 
     def _block(self, epoch: int, block: int) -> Batch:
         if epoch + 1 >= self._epochs:
@@ -273,12 +268,11 @@ class PrecomputedStream(Stream):
             raise _ClosedError
 
     def close(self) -> None:
-        """Have a running extension stop after the shards in work; let go of the files and of the lock."""
+        """Have a running extension stop after the shards in work; let go of the files."""
         self._closed.set()
         if self._extension is not None:
             self._extension.join()
         self._open.clear()
-        self._locks.close()
 
 
 class _ClosedError(Exception):
