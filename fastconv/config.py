@@ -76,6 +76,8 @@ class Stream:
     """Epochs to precompute; null for as many as the plan expects to need. Without a time limit at least those."""
     max_gb: float = 50.0
     """Gigabytes that all streams together may take; the least recently used go first."""
+    verify: bool = True
+    """Check each shard against its sha256 when it is first read; its size is always checked."""
 
 
 @dataclass

@@ -180,12 +180,12 @@ def open_stream(run: Run) -> Stream:
     """The training stream of a run; what is not on disk of a precomputed one is computed."""
     if run.config.stream.mode == "online":
         return OnlineStream(run.spec, run.train)
-    root = Path(run.config.stream.root)
+    root, verify = Path(run.config.stream.root), run.config.stream.verify
     if run.config.budget.seconds is None or not is_first_rank():  # as long as the run, or extended by the first rank
-        return PrecomputedStream(run.spec, root, run.train)
+        return PrecomputedStream(run.spec, root, run.train, verify=verify)
     # A machine that turns out faster than its probe may need more of it: what its steps and the disk's share allow.
     most = run.config.stream.max_gb * 1e9 / run.spec.epoch_bytes
     if run.plan.bound_steps is not None:
         most = min(most, math.ceil(run.plan.bound_steps * run.config.batch_size / run.spec.samples))
     extend = functools.partial(write_stream, run.spec, run.train, root, wait=False)
-    return PrecomputedStream(run.spec, root, run.train, extend, max_epochs=int(most))
+    return PrecomputedStream(run.spec, root, run.train, extend, int(most), verify)

@@ -394,6 +394,34 @@ def test_a_damaged_shard_is_never_read_and_can_be_mended(built, harm, says):
     assert verify_stream(spec, data, root) == []
 
 
+def test_without_verify_only_the_size_is_checked(built):
+    """A changed pixel goes through; a shard that is cut off or makes no sense is refused all the same."""
+    data, spec, root = built
+    path = first_shard(spec, root)
+    right = path.read_bytes()
+    alter(path)
+    found = PrecomputedStream(spec, root, data, verify=False).rows(0, 57)[0]
+    assert (found != OnlineStream(spec, data).rows(0, 57)[0]).sum() == 1
+    truncate(path)
+    with pytest.raises(StreamError, match="cut off"):
+        PrecomputedStream(spec, root, data, verify=False).rows(0, 4)
+    for start in (0, 512, 512 + 60):  # the tar's header, numpy's, and the shape in it
+        path.write_bytes(right[:start] + b"?" * 40 + right[start + 40 :])
+        with pytest.raises(StreamError, match=rf"{path} was altered: it is no shard"):
+            PrecomputedStream(spec, root, data, verify=False).rows(0, 4)
+
+
+def test_runs_check_shards_unless_told_not_to(built):
+    data, spec, root = built
+    alter(first_shard(spec, root))
+    config = compose("config", [f"stream.root={root}", "budget.seconds=null", "stream.verify=false"])
+    run = SimpleNamespace(config=config, spec=spec, train=data)
+    runs.open_stream(run).rows(0, 4)
+    config.stream.verify = True
+    with pytest.raises(StreamError, match="was altered"):
+        runs.open_stream(run).rows(0, 4)
+
+
 def harm_manifest(root, spec, **changes):
     path = root / spec.folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

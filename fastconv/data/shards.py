@@ -8,7 +8,8 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,35 +77,46 @@ def tar_header(name: str, size: int) -> bytes:
     return member.tobuf(tarfile.USTAR_FORMAT)
 
 
-def check_shard(path: Path, entry: ShardEntry) -> None:
-    """Raise StreamError unless the file has the size and the sha256 that the manifest says."""
+def check_shard(path: Path, entry: ShardEntry, digest: bool = True) -> None:
+    """Raise StreamError unless the file has the size and, where `digest` is on, the sha256 that the manifest says."""
     try:
         size = path.stat().st_size
         if size != entry.bytes:
             raise StreamError(f"{path} has {size} bytes instead of {entry.bytes}: it was cut off or replaced")
+        if not digest:
+            return
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise StreamError(f"{path} is missing") from None
     except OSError as error:
         raise StreamError(f"{path} cannot be read: {error.strerror}") from error
-    if digest != entry.sha256:
+    if found != entry.sha256:
         raise StreamError(f"{path} was altered: its sha256 is not the manifest's")
 
 
 class Shard:
-    """One verified shard, memory-mapped; `block(i)` returns views of the file's own bytes."""
+    """One shard, checked and memory-mapped; `block(i)` returns views of the file's own bytes.
 
-    def __init__(self, path: Path, entry: ShardEntry) -> None:
-        check_shard(path, entry)
+    Raises StreamError for a file that is not what the manifest says. Without `verify` only its size is compared, and
+    what is found to make no sense while it is read raises StreamError too.
+    """
+
+    def __init__(self, path: Path, entry: ShardEntry, verify: bool = True) -> None:
+        check_shard(path, entry, digest=verify)
+        self._path = path
         # Copy-on-write: the file can't be changed through it, and torch takes the arrays as they are, without a copy.
         self._bytes = np.memmap(path, np.uint8, mode="c")
-        with tarfile.open(path) as tar:
+        with self._sense(), tarfile.open(path, "r:") as tar:
             self._offsets = [member.offset_data for member in tar]
 
     def block(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [B, H, W, C] and labels int64 [B] of a block, not to be written to."""
-        return self._array(2 * index), self._array(2 * index + 1)
+        with self._sense():
+            images, labels = self._array(2 * index), self._array(2 * index + 1)
+            if labels.shape != images.shape[:1]:
+                raise ValueError(f"{labels.shape} labels of {images.shape} images")
+        return images, labels
 
     def _array(self, member: int) -> np.ndarray:
         start = self._offsets[member]
@@ -113,3 +125,10 @@ class Shard:
         np.lib.format.read_magic(header)
         shape, _, dtype = np.lib.format.read_array_header_1_0(header)
         return np.ndarray(shape, dtype, buffer=self._bytes, offset=start + header.tell())
+
+    @contextmanager
+    def _sense(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # tarfile and numpy fail in many ways on bytes that are not theirs
+            raise StreamError(f"{self._path} was altered: it is no shard") from error

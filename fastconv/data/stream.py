@@ -184,7 +184,7 @@ class OnlineStream(Stream):
 
 
 class PrecomputedStream(Stream):
-    """Reads shards, each verified against its sha256 when it is opened; blocks that are not on disk are computed.
+    """Reads shards, each checked when it is opened; blocks that are not on disk are computed.
 
     Both give the same bytes: a batch depends neither on how far the stream has been written nor on who writes it.
     `storage.in_use` keeps the shards on disk meanwhile.
@@ -194,6 +194,7 @@ class PrecomputedStream(Stream):
         extend: called in a thread as `extend(epochs, on_shard=...)`, like `write_stream`, when the reader nears the end
             of what is on disk. Shards that other processes write are noticed without it.
         max_epochs: epochs beyond which it is not extended; None for no bound.
+        verify: check each shard against its sha256, not only its size.
 
     Raises StreamError for a missing, truncated or altered shard.
     """
@@ -207,10 +208,11 @@ class PrecomputedStream(Stream):
         data: ImageData | None,
         extend: Callable[..., object] | None = None,
         max_epochs: int | None = None,
+        verify: bool = True,
     ) -> None:
         super().__init__(spec)
         self._online = None if data is None else OnlineStream(spec, data)
-        self._max_epochs = max_epochs
+        self._max_epochs, self._verify = max_epochs, verify
         self._folder = root / spec.folder
         self._extend = extend
         self._extension: threading.Thread | None = None
@@ -229,7 +231,7 @@ class PrecomputedStream(Stream):
                 raise StreamError(f"{self._folder / name} has not been written")
             return self._online._block(epoch, block)
         if name not in self._open:
-            self._open[name] = Shard(self._folder / name, self._manifest.shards[name])
+            self._open[name] = Shard(self._folder / name, self._manifest.shards[name], self._verify)
             if len(self._open) > self.OPEN_SHARDS:
                 self._open.popitem(last=False)
         return self._open[name].block(index)
