@@ -499,6 +499,26 @@ def test_too_little_disk_is_refused_before_writing(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.tar"))
 
 
+def test_a_disk_that_fills_up_is_noticed_before_the_next_shard(built, monkeypatch):
+    """Somebody else takes the space after two shards; they are kept, and nothing half-written is."""
+    data, spec, root = built
+    enough = iter([True] * 3)  # the whole stream, then a shard at a time
+    usage = lambda _: type("Usage", (), {"free": 2**40 if next(enough, False) else 64 * 2**20 - 1})  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.shutil, "disk_usage", usage)
+        patch.setattr(writer.os, "cpu_count", lambda: 1)
+        with pytest.raises(InputError, match=r"a shard of the stream of noise needs 0 MB .* has 67 MB free"):
+            write_stream(spec, data, root, 5)
+    assert not list(root.rglob("*.part"))
+    kept = set(Manifest.read(root / spec.folder, spec).shards)
+    assert kept == {str(path.relative_to(root / spec.folder)) for path in root.rglob("*.tar")}
+    assert len(kept) == 4 + 2
+    totals = set()
+    write_stream(spec, data, root, 5, on_shard=lambda done, total: totals.add(total))
+    assert totals == {10 - 6}
+    assert verify_stream(spec, data, root) == []
+
+
 def test_a_full_disk_ends_with_one_line(built, monkeypatch):
     data, spec, root = built
     npy_bytes = writer.write_shard.__globals__["npy_bytes"]

@@ -69,7 +69,8 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed_bytes + SPARE_BYTES > free:
         raise InputError(
-            f"{what} needs {needed_bytes / 1e6:,.0f} MB in {folder}, which has {free / 1e6:,.0f} MB free. Free some"
+            f"{what} needs {needed_bytes / 1e6:,.0f} MB and {SPARE_BYTES / 1e6:,.0f} MB to spare in {folder}, which has"
+            f" {free / 1e6:,.0f} MB free. Free some"
             " (python -m fastconv.precompute prune=true), set stream.root to another disk, or use stream=online"
         )
 

@@ -51,11 +51,14 @@ def write_stream(
             return folder
         for leftover in folder.rglob("*.part"):  # we hold the lock: whoever wrote them is gone
             leftover.unlink()
-        samples = sum(len(blocks) * spec.block for _, _, blocks in tasks)
-        require_space(root, round(1.01 * samples * spec.epoch_bytes / spec.samples), f"the stream of {spec.dataset}")
+        block_bytes = 1.01 * spec.block * spec.epoch_bytes / spec.samples
+        everything = sum(len(blocks) for _, _, blocks in tasks) * block_bytes
+        require_space(root, round(everything), f"the stream of {spec.dataset}")
 
         def write(epoch: int, shard: int, blocks: range) -> tuple[str, ShardEntry]:
             name = shard_name(epoch, shard)
+            # Others write to the disk too.
+            require_space(root, round(len(blocks) * block_bytes), f"a shard of the stream of {spec.dataset}")
             computed = ((f"{epoch:04d}-{block:05d}", *spec.compute(data, epoch, block)) for block in blocks)
             return name, write_shard(folder / name, computed)
 
