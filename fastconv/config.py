@@ -69,7 +69,9 @@ class Stream:
     mode: str = "precomputed"
     """`precomputed`: from tar shards on disk; `online`: computed while training. The same bytes either way."""
     root: str = MISSING
-    """Folder of the precomputed streams."""
+    """Folder of the precomputed streams, or a URL (http, s3 or another protocol of fsspec) to read them from."""
+    cache: str = MISSING
+    """Folder in which the shards from a URL are kept, for later runs too."""
     seed: int = MISSING
     """Seed of the order and the augmentation of the images."""
     epochs: int | None = None
@@ -77,7 +79,17 @@ class Stream:
     max_gb: float = 50.0
     """Gigabytes that all streams together may take; the least recently used go first."""
     verify: bool = True
-    """Check each shard against its sha256 when it is first read; its size is always checked."""
+    """Check each shard against its sha256 when it is first read. Its size, and shards of a URL, are always checked."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the streams are read from a server."""
+        return "://" in self.root
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards lie on this machine."""
+        return Path(self.cache if self.is_remote else self.root)
 
 
 @dataclass
@@ -287,6 +299,7 @@ def check(config: Config) -> None:
         "checkpoint.every",
         "give a number of seconds above 0, or null",
     )
+    require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")
     require(config.data != "", "data", "give a folder; FASTCONV_DATA is empty")
     require(0 <= config.dataset.holdout < 1, "dataset.holdout", "give a share in [0, 1)")
     require(0 <= config.dataset.holdout_seed < 2**63, "dataset.holdout_seed", "give a whole number of at least 0")

@@ -7,8 +7,6 @@ streams until the rest fits in stream.max_gb (stream.max_gb=0 removes all).
   python -m fastconv.precompute dataset=cifar10 stream.epochs=25
 """
 
-from pathlib import Path
-
 from fastconv.clock import Clock
 from fastconv.command import command
 from fastconv.config import Config, check
@@ -25,8 +23,8 @@ def main(config: Config) -> None:
     from fastconv.data.writer import verify_stream
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    root = Path(config.stream.root)
     check(config)
+    root = config.stream.folder
     if config.prune:
         removed = prune(root, config.stream.max_gb * 1e9)
         console.print(
@@ -35,6 +33,11 @@ def main(config: Config) -> None:
         return
     if config.stream.mode == "online":
         raise InputError("stream=online is computed while training: there is nothing to write")
+    if config.stream.is_remote:
+        raise InputError(
+            f"stream.root={config.stream.root} is only read from. Write the stream to a folder, stream.root=streams for"
+            " one, and upload what is in that"
+        )
     run = runs.plan_run(config, Clock())
     if config.verify:
         mended = verify_stream(run.spec, run.train, root)

@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fastconv.clock import Clock
 from fastconv.config import Config, check, nearest
+from fastconv.data.reader import PrecomputedStream
+from fastconv.data.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.sources import SOURCES, ImageData, load, mean_and_std, stratified_split
 from fastconv.data.storage import in_use, prune, stored_streams, unwritable
-from fastconv.data.stream import OnlineStream, PrecomputedStream, Stream, StreamSpec
+from fastconv.data.stream import OnlineStream, Stream, StreamSpec
 from fastconv.data.writer import write_stream
 from fastconv.device import Device, prepare
 from fastconv.errors import InputError
@@ -134,26 +136,36 @@ def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
     """Holds, from before its stream is looked for to its last step, that no other process removes the stream."""
     if run.config.stream.mode == "online":
         return contextlib.nullcontext()
-    return in_use(Path(run.config.stream.root), run.spec.folder)
+    return in_use(run.config.stream.folder, run.spec.folder)
 
 
 def precompute(run: Run, console: Console) -> None:
     """Write the epochs that the plan wants, if they are not there, making room by removing old streams.
 
-    Raises InputError for too little disk, StreamError for a damaged stream.
+    Those of a server are looked for, and fetched when they are needed.
+
+    Raises InputError for too little disk or a server without the stream, StreamError for a damaged stream.
     """
     if not run.plan.stream_epochs:
         return
-    root = Path(run.config.stream.root)
-    there = sum(stream.bytes for stream in stored_streams(root) if stream.folder.name == run.spec.folder)
-    room = run.config.stream.max_gb * 1e9 - max(there, run.plan.stream_epochs * run.spec.epoch_bytes)
+    stream, root, epochs = run.config.stream, run.config.stream.folder, run.plan.stream_epochs
+    if stream.is_remote:
+        with run.clock.segment("precompute"):
+            ready = read_manifest(RemoteFolder(stream.root), run.spec).epochs
+        if ready < epochs:
+            line = f"{stream.root} has {ready} of {epochs} epochs: the others are computed while training"
+            console.print(line, highlight=False, markup=False)
+    there = sum(stored.bytes for stored in stored_streams(root) if stored.folder.name == run.spec.folder)
+    room = stream.max_gb * 1e9 - max(there, epochs * run.spec.epoch_bytes)
     if room < 0:
         raise InputError(
-            f"the stream needs {run.plan.stream_epochs * run.spec.epoch_bytes / 1e9:.1f} GB, more than"
-            f" stream.max_gb={run.config.stream.max_gb:g}. Raise it, or use stream=online"
+            f"the stream needs {epochs * run.spec.epoch_bytes / 1e9:.1f} GB, more than"
+            f" stream.max_gb={stream.max_gb:g}. Raise it, or use stream=online"
         )
-    for stream in prune(root, room, keep=run.spec.folder):
-        console.print(f"removed the old stream {stream.folder}", highlight=False, markup=False)
+    for stored in prune(root, room, keep=run.spec.folder):
+        console.print(f"removed the old stream {stored.folder}", highlight=False, markup=False)
+    if stream.is_remote:
+        return
     columns = (TextColumn("precompute"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
     with run.clock.segment("precompute"), Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
@@ -161,7 +173,7 @@ def precompute(run: Run, console: Console) -> None:
             run.spec,
             run.train,
             root,
-            run.plan.stream_epochs,
+            epochs,
             on_shard=lambda done, total: progress.update(task, completed=done, total=total),
         )
 
@@ -177,15 +189,20 @@ def require_writable(folder: Path) -> None:
 
 
 def open_stream(run: Run) -> Stream:
-    """The training stream of a run; what is not on disk of a precomputed one is computed."""
-    if run.config.stream.mode == "online":
+    """The training stream of a run; what is not on disk or on the server of a precomputed one is computed.
+
+    Raises InputError for a server without the stream, StreamError for a damaged manifest.
+    """
+    stream = run.config.stream
+    if stream.mode == "online":
         return OnlineStream(run.spec, run.train)
-    root, verify = Path(run.config.stream.root), run.config.stream.verify
-    if run.config.budget.seconds is None or not is_first_rank():  # as long as the run, or extended by the first rank
-        return PrecomputedStream(run.spec, root, run.train, verify=verify)
-    # A machine that turns out faster than its probe may need more of it: what its steps and the disk's share allow.
-    most = run.config.stream.max_gb * 1e9 / run.spec.epoch_bytes
+    # A machine that turns out faster than its probe may need more than planned: as much as its steps and max_gb allow.
+    most = stream.max_gb * 1e9 / run.spec.epoch_bytes
     if run.plan.bound_steps is not None:
         most = min(most, math.ceil(run.plan.bound_steps * run.config.batch_size / run.spec.samples))
-    extend = functools.partial(write_stream, run.spec, run.train, root, wait=False)
-    return PrecomputedStream(run.spec, root, run.train, extend, int(most), verify)
+    if stream.is_remote:
+        return RemoteStream(run.spec, stream.root, stream.folder, run.train, int(most))
+    extend = None
+    if run.config.budget.seconds is not None and is_first_rank():  # without a limit it is as long as the run
+        extend = functools.partial(write_stream, run.spec, run.train, stream.folder, wait=False)
+    return PrecomputedStream(run.spec, stream.folder, run.train, extend, int(most), stream.verify)

@@ -15,13 +15,15 @@ import pytest
 import torch
 import webdataset
 from conftest import noise, spec_of
+from omegaconf import OmegaConf
 
 from fastconv import run as runs
 from fastconv.command import compose
 from fastconv.data import storage, stream, writer
 from fastconv.data.plan import Cutout, Policy, plan_epoch
+from fastconv.data.reader import PrecomputedStream
 from fastconv.data.sources import load
-from fastconv.data.stream import Manifest, OnlineStream, PrecomputedStream
+from fastconv.data.stream import Manifest, OnlineStream
 from fastconv.data.writer import verify_stream, write_stream
 from fastconv.datamodule import ShardDataModule, SplitBatches, StreamBatches
 from fastconv.errors import InputError, StreamError
@@ -184,7 +186,7 @@ def test_what_is_not_on_disk_is_computed(built):
             np.testing.assert_array_equal(found, right)
     reader = PrecomputedStream(spec, root, None)
     np.testing.assert_array_equal(reader.rows(0, 87)[0], expected[0][:87])
-    with pytest.raises(StreamError, match=r"epoch-0001/shard-0001\.tar has not been written"):
+    with pytest.raises(StreamError, match=r"epoch-0001/shard-0001\.tar of noise-.* has not been written"):
         reader.rows(86, 88)
 
 
@@ -314,7 +316,7 @@ def test_an_extension_does_not_wait_for_another_writer(built):
 def test_only_the_first_rank_of_a_run_with_a_time_limit_extends(built, monkeypatch, rank, seconds, extends):
     data, spec, root = built
     monkeypatch.setenv("LOCAL_RANK", rank)
-    config = compose("config", [f"stream.root={root}", f"budget.seconds={seconds}"])
+    config = OmegaConf.to_object(compose("config", [f"stream.root={root}", f"budget.seconds={seconds}"]))
     run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(bound_steps=None))
     reader = runs.open_stream(run)
     grow_and_wait(reader, 1)
@@ -414,8 +416,8 @@ def test_without_verify_only_the_size_is_checked(built):
 def test_runs_check_shards_unless_told_not_to(built):
     data, spec, root = built
     alter(first_shard(spec, root))
-    config = compose("config", [f"stream.root={root}", "budget.seconds=null", "stream.verify=false"])
-    run = SimpleNamespace(config=config, spec=spec, train=data)
+    config = OmegaConf.to_object(compose("config", [f"stream.root={root}", "stream.verify=false"]))
+    run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(bound_steps=None))
     runs.open_stream(run).rows(0, 4)
     config.stream.verify = True
     with pytest.raises(StreamError, match="was altered"):

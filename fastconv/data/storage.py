@@ -63,6 +63,12 @@ def in_use(root: Path, name: str) -> Iterator[None]:
         yield
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left half-written in a stream's folder, whose `write` lock the caller holds."""
+    for leftover in folder.rglob("*.part"):
+        leftover.unlink()
+
+
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     """Raise InputError unless the disk of `folder` has room for `needed_bytes` and a little more."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -70,8 +76,8 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     if needed_bytes + SPARE_BYTES > free:
         raise InputError(
             f"{what} needs {needed_bytes / 1e6:,.0f} MB and {SPARE_BYTES / 1e6:,.0f} MB to spare in {folder}, which has"
-            f" {free / 1e6:,.0f} MB free. Free some"
-            " (python -m fastconv.precompute prune=true), set stream.root to another disk, or use stream=online"
+            f" {free / 1e6:,.0f} MB free. Free some (python -m fastconv.precompute prune=true), set stream.root (for a"
+            " URL stream.cache) to another disk, or use stream=online"
         )
 
 

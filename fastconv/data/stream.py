@@ -1,15 +1,13 @@
 """The training stream: augmented epochs, one after the other, as one endless sequence of samples.
 
-`PrecomputedStream` reads what `writer.write_stream` stored; `OnlineStream` computes the same bytes while training.
+`OnlineStream` computes them while training. `writer.write_stream` stores the same bytes, which
+`reader.PrecomputedStream` reads from the disk and `remote.RemoteStream` from a server.
 """
 
 import hashlib
 import json
-import threading
-import warnings
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import numpy as np
 
 from fastconv.data.augment import augment
 from fastconv.data.plan import Policy, plan_epoch
-from fastconv.data.shards import Shard, ShardEntry
+from fastconv.data.shards import ShardEntry
 from fastconv.data.sources import ImageData
 from fastconv.data.storage import write_atomically
 from fastconv.errors import StreamError
@@ -81,6 +79,10 @@ class StreamSpec:
         blocks = -(-self.samples // self.block)
         return [range(at, min(at + BLOCKS_PER_SHARD, blocks)) for at in range(0, blocks, BLOCKS_PER_SHARD)]
 
+    def place(self, block: int) -> tuple[int, int]:
+        """(shard of the epoch, block of the shard) of a block of an epoch."""
+        return divmod(block, BLOCKS_PER_SHARD)
+
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
         """One block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
         height, width, _ = self.shape
@@ -124,16 +126,24 @@ class Manifest:
         """
         path = folder / "manifest.json"
         try:
-            content = json.loads(path.read_bytes())
-            if content["format"] != FORMAT:
-                raise StreamError(f"{path} has format {content['format']}, this fastconv reads format {FORMAT}")
-            if content["fingerprint"] != spec.fingerprint:
-                raise StreamError(f"{path} belongs to another stream ({content['fingerprint']})")
-            return cls(spec, {name: ShardEntry(**entry) for name, entry in content["shards"].items()})
+            return cls.parse(path.read_bytes(), path, spec)
         except FileNotFoundError:
             return cls(spec, {})
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise StreamError(f"{path} is damaged and cannot be read") from error
+        except OSError as error:
+            raise StreamError(f"{path} cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def parse(cls, text: bytes, place: Path | str, spec: StreamSpec) -> "Manifest":
+        """What `read` does, for a manifest whose text was read from `place`."""
+        try:
+            content = json.loads(text)
+            if content["format"] != FORMAT:
+                raise StreamError(f"{place} has format {content['format']}, this fastconv reads format {FORMAT}")
+            if content["fingerprint"] != spec.fingerprint:
+                raise StreamError(f"{place} belongs to another stream ({content['fingerprint']})")
+            return cls(spec, {name: ShardEntry(**entry) for name, entry in content["shards"].items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StreamError(f"{place} is damaged and cannot be read") from error
 
 
 class Stream(ABC):
@@ -181,101 +191,3 @@ class OnlineStream(Stream):
             self._current = self.spec.compute(self._data, epoch, block)
             self._at = (epoch, block)
         return self._current
-
-
-class PrecomputedStream(Stream):
-    """Reads shards, each checked when it is opened; blocks that are not on disk are computed.
-
-    Both give the same bytes: a batch depends neither on how far the stream has been written nor on who writes it.
-    `storage.in_use` keeps the shards on disk meanwhile.
-
-    Args:
-        data: the training images; None to read nothing but what is on disk.
-        extend: called in a thread as `extend(epochs, on_shard=...)`, like `write_stream`, when the reader nears the end
-            of what is on disk. Shards that other processes write are noticed without it.
-        max_epochs: epochs beyond which it is not extended; None for no bound.
-        verify: check each shard against its sha256, not only its size.
-
-    Raises StreamError for a missing, truncated or altered shard.
-    """
-
-    OPEN_SHARDS = 4
-
-    def __init__(
-        self,
-        spec: StreamSpec,
-        root: Path,
-        data: ImageData | None,
-        extend: Callable[..., object] | None = None,
-        max_epochs: int | None = None,
-        verify: bool = True,
-    ) -> None:
-        super().__init__(spec)
-        self._online = None if data is None else OnlineStream(spec, data)
-        self._max_epochs, self._verify = max_epochs, verify
-        self._folder = root / spec.folder
-        self._extend = extend
-        self._extension: threading.Thread | None = None
-        self._closed = threading.Event()
-        self._open: OrderedDict[str, Shard] = OrderedDict()
-        self._version: tuple[int, int] | None = None
-        self._read_manifest()
-
-    def _block(self, epoch: int, block: int) -> Batch:
-        if epoch + 1 >= self._epochs:
-            self._grow(epoch)
-        shard, index = divmod(block, BLOCKS_PER_SHARD)
-        name = shard_name(epoch, shard)
-        if name not in self._manifest.shards:
-            if self._online is None:
-                raise StreamError(f"{self._folder / name} has not been written")
-            return self._online._block(epoch, block)
-        if name not in self._open:
-            self._open[name] = Shard(self._folder / name, self._manifest.shards[name], self._verify)
-            if len(self._open) > self.OPEN_SHARDS:
-                self._open.popitem(last=False)
-        return self._open[name].block(index)
-
-    def _read_manifest(self) -> None:
-        """Read the manifest if it is another than the one known: writers replace it as they get on."""
-        try:
-            status = (self._folder / "manifest.json").stat()
-            version = (status.st_ino, status.st_mtime_ns)
-        except FileNotFoundError:
-            version = (0, 0)
-        if version != self._version:
-            self._manifest = Manifest.read(self._folder, self.spec)
-            self._epochs, self._version = self._manifest.epochs, version
-
-    def _grow(self, epoch: int) -> None:
-        busy = self._extension is not None and self._extension.is_alive()
-        self._read_manifest()  # in this order: what an extension that is not busy has done is in the manifest
-        wanted = epoch + 3 if self._max_epochs is None else min(epoch + 3, self._max_epochs)
-        needed = epoch + 1 >= self._epochs and wanted > self._epochs
-        if needed and self._extend is not None and not busy:
-            self._extension = threading.Thread(target=self._try_to_extend, args=(wanted,), daemon=True)
-            self._extension.start()
-
-    def _try_to_extend(self, epochs: int) -> None:
-        try:
-            self._extend(epochs, on_shard=self._stop_if_closed)
-        except _ClosedError:
-            pass
-        except Exception as error:  # a full disk must not end a run that can go on
-            self._extend = None
-            warnings.warn(f"the stream cannot grow, so its further epochs are computed: {error}", stacklevel=2)
-
-    def _stop_if_closed(self, done: int, total: int) -> None:
-        if self._closed.is_set():
-            raise _ClosedError
-
-    def close(self) -> None:
-        """Have a running extension stop after the shards in work; let go of the files."""
-        self._closed.set()
-        if self._extension is not None:
-            self._extension.join()
-        self._open.clear()
-
-
-class _ClosedError(Exception):
-    """Nobody reads any more what an extension writes."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastconv.data.shards import ShardEntry, check_shard, write_shard
 from fastconv.data.sources import ImageData
-from fastconv.data.storage import locked, require_space
+from fastconv.data.storage import locked, remove_leftovers, require_space
 from fastconv.data.stream import Manifest, StreamSpec, shard_name
 from fastconv.errors import InputError, StreamError
 
@@ -49,8 +49,7 @@ def write_stream(
         ]
         if not tasks:
             return folder
-        for leftover in folder.rglob("*.part"):  # we hold the lock: whoever wrote them is gone
-            leftover.unlink()
+        remove_leftovers(folder)
         block_bytes = 1.01 * spec.block * spec.epoch_bytes / spec.samples
         everything = sum(len(blocks) for _, _, blocks in tasks) * block_bytes
         require_space(root, round(everything), f"the stream of {spec.dataset}")
