@@ -1,0 +1,102 @@
+"""Writers that are killed, and several that want the same stream."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from conftest import run_command
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("dataset=digits", "model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
+KILLS = 20
+EPOCHS = 1000
+
+
+def start(name, folder, data, *overrides):
+    """`python -m fastconv.NAME overrides ...` in a process of its own."""
+    environment = {**os.environ, "FASTCONV_DATA": str(data), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"fastconv.{name}", *overrides]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def sha256s(root):
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.tar")}
+
+
+def in_manifest(root):
+    """Paths of the shards that the manifest of the only stream in a folder names."""
+    found = list(root.glob("*/manifest.json"))
+    return [found[0].parent / name for name in json.loads(found[0].read_text())["shards"]] if found else []
+
+
+def test_a_killed_precompute_goes_on_where_it_was(tmp_path, digits_root):
+    """SIGKILL at moments between the first shard and, about, the last one."""
+    overrides = (*SMALL, "budget.seconds=9", f"stream.epochs={EPOCHS}")
+    assert run_command(tmp_path, digits_root, "precompute", *overrides, "stream.epochs=1").code == 0  # probes
+    started = time.monotonic()
+    assert run_command(tmp_path, digits_root, "precompute", *overrides, "stream.root=right").code == 0
+    seconds = time.monotonic() - started
+    assert seconds > 1, "else there is no time to kill it in"
+    right = sha256s(tmp_path / "right")
+    chance = random.Random(0)
+    kept_counts = []
+    for _ in range(KILLS):
+        root = tmp_path / "killed"
+        process = start("precompute", tmp_path, digits_root, *overrides, f"stream.root={root}")
+        while not list(root.glob("*/epoch-*")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, seconds))
+        process.kill()
+        process.wait()
+        kept = {path: path.stat().st_mtime_ns for path in in_manifest(root)}
+        for path in kept:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == right[str(path.relative_to(root))]
+        ended = run_command(tmp_path, digits_root, "precompute", *overrides, f"stream.root={root}")
+        assert ended.code == 0, ended.err
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished shards are not written again"
+        assert sha256s(root) == right
+        assert not list(root.rglob("*.part"))
+        kept_counts.append(len(kept))
+        shutil.rmtree(root)
+    print(f"{seconds:.1f} s of writing; shards kept of {EPOCHS}: {sorted(kept_counts)}")
+    assert sum(0 < count < EPOCHS for count in kept_counts) >= KILLS // 4, "some were killed half-way"
+
+
+def test_four_runs_at_once_write_a_stream_once(tmp_path, digits_root):
+    overrides = (*SMALL, "trainer.num_threads=1", "budget.seconds=null", "schedule.epochs=0.5", "stream.epochs=300")
+    streams = tmp_path / "streams"
+    written, ended = {}, threading.Event()
+
+    def watch():
+        while not ended.is_set():
+            for path in streams.glob("*/*/*.tar"):
+                status = path.stat()
+                written.setdefault(path, set()).add((status.st_ino, status.st_mtime_ns))
+            ended.wait(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    processes = [start("train", tmp_path, digits_root, *overrides, f"stream.root={streams}") for _ in range(4)]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
+    ended.set()
+    watcher.join()
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    assert len(written) == 300
+    assert {len(versions) for versions in written.values()} == {1}
+    first, *others = [
+        torch.load(path, weights_only=True)["state_dict"] for path in (tmp_path / "outputs").rglob("last.ckpt")
+    ]
+    assert len(others) == 3
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
