@@ -16,11 +16,11 @@ GRID_IMAGES = GRID_ROWS * GRID_COLUMNS
 DPI = 110
 
 
-def draw_run(folder: Path, title: str) -> None:
-    """Draw `schedule.png` and `curves.png` from a run's `metrics.csv` and `results.json`."""
+def draw_run(folder: Path, results: Results, title: str) -> None:
+    """Draw `schedule.png` and `curves.png` from a run's `metrics.csv` and its results."""
     metrics = read_metrics(folder / "metrics.csv")
     draw_schedule(metrics, title, folder / "schedule.png")
-    draw_curves(metrics, Results.read(folder), title, folder / "curves.png")
+    draw_curves(metrics, results, title, folder / "curves.png")
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

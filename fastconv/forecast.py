@@ -80,7 +80,8 @@ def forecast(
     wanted = epochs if seconds is None else STREAM_MARGIN * epochs
     if bound_steps is not None:
         wanted = min(wanted, bound_steps * step_epochs)
-    stream_epochs = max(1, math.ceil(wanted - 1e-9))
+    # What a fast machine needs beyond the disk's share is augmented while training: the same bytes.
+    stream_epochs = max(1, min(math.ceil(wanted - 1e-9), int(config.stream.max_gb * 1e9 / spec.epoch_bytes)))
     if config.stream.epochs is not None:
         # With a time limit a stream can grow behind the reader; without one, a run must not depend on when it does.
         stream_epochs = config.stream.epochs if seconds is not None else max(stream_epochs, config.stream.epochs)
@@ -107,6 +108,7 @@ def plan_table(
     if plan.stream_epochs:
         size = plan.stream_epochs * spec.epoch_bytes / 1e6
         stream = f"{plan.stream_epochs} epochs, {size:,.0f} MB in {config.stream.root}"
+        stream += "; the others augmented while training" * (plan.stream_epochs < plan.epochs - 1e-9)
     step = [device.precision, "channels_last" if config.trainer.channels_last else "contiguous"]
     step += [f"{device.threads} threads"] * (device.kind == "cpu")
     step += ["keeps freed memory"] * device.keep_memory

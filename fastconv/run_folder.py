@@ -85,7 +85,7 @@ def open_folder(config: Config, found: RunFolder | None, parent: Path | None = N
 def _new(config: Config, folder: Path) -> RunFolder:
     """Write the config of a new run, locked before it has its name."""
     run = RunFolder(folder, config, resumed=False)
-    text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    text = OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
     partial = folder / "config.yaml.part"
     try:
         run.held = partial.open("w+")

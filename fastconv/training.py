@@ -75,14 +75,14 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             ) from error
         raise
     if is_first_rank():
-        results.write(folder.path)
-        figures.draw_run(folder.path, title=f"{config.dataset.name}, {config.model.name}")
+        figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
+        results.write(folder.path)  # last: a run that has them is finished
     return results
 
 
 def _go_on(described: Results, folder: Path, run: Run) -> Results:
     """Take over what the process before knew: its plan, its clock, what it was told."""
-    for leftover in folder.glob("*.part"):
+    for leftover in folder.glob("*.part") if is_first_rank() else ():
         leftover.unlink()
     try:
         earlier = Results.read(folder)
@@ -113,7 +113,7 @@ class Training:
             counts=tuple(config.budget.counts),
             step_seconds=run.probe.step_seconds,
             validate_images=images,
-            reserve=plan.reserve,
+            reserve=dataclasses.replace(plan.reserve),
         )
         every = max(1, plan.steps // RECORDS)
         self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
@@ -206,7 +206,7 @@ class Training:
         if not self._folder.resumed or not path.exists():
             return None
         try:
-            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
             states = checkpoint["callbacks"]
             self._budget.load_state_dict(states[self._budget.state_key])
             self._recorder.load_state_dict(states[self._recorder.state_key])
