@@ -5,6 +5,7 @@ are shown with their reason.
 """
 
 import csv
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ def find_runs(folders: list[Path]) -> list[Row]:
     """The runs below the folders, oldest first. Raises InputError for a folder that is not there."""
     rows = []
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # pathlib raises for a name that is too long
             raise InputError(
                 f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs"
             )
@@ -72,14 +73,29 @@ def cells(row: Row) -> dict[str, str]:
     }
 
 
-@command("compare", __doc__)
-def main(config: Compare) -> None:
-    """The command; see the top of this file."""
+def check(config: Compare) -> None:
+    """Raise InputError for a table that cannot be made."""
     if config.format not in FORMATS:
         raise InputError(
             f"format={config.format} is unknown{nearest(config.format, FORMATS)} Choose from: {', '.join(FORMATS)}"
         )
-    folders = list(config.runs) if isinstance(config.runs, list) else [config.runs]
+    folders = run_folders(config)
+    if not folders or any(
+        isinstance(folder, dict | list) or folder is None or not str(folder).strip() for folder in folders
+    ):
+        raise InputError(f"runs={config.runs} is not possible: give a folder, or a list of folders as [a,b]")
+
+
+def run_folders(config: Compare) -> list:
+    """The folders that `runs` names."""
+    return list(config.runs) if isinstance(config.runs, list) else [config.runs]
+
+
+@command("compare", __doc__, check)
+def main(config: Compare) -> None:
+    """The command; see the top of this file."""
+    check(config)
+    folders = run_folders(config)
     rows = [cells(row) for row in find_runs([Path(str(folder)) for folder in folders])]
     if not rows:
         raise InputError(f"no runs below {', '.join(map(str, folders))}: train one with python -m fastconv.train")

@@ -5,9 +5,9 @@ fields are the keys of the command line, their field docs are its help.
 """
 
 import difflib
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ from fastconv.data.augment import PAD_MODES
 from fastconv.data.plan import Policy
 from fastconv.errors import InputError
 from fastconv.optim import SGD
-from fastconv.schedule import Constant, Cosine, Linear, OneCycle, Schedule, Step, WarmUp
-
-# Filters of DavidNet's first layer: 16 times the published width, 256 times the parameters.
-MAX_WIDTH = 1024
+from fastconv.ranges import check_ranges
+from fastconv.schedule import Constant, Cosine, Linear, OneCycle, Step
 
 # In a wheel the configs lie inside the package, in a checkout beside it.
 _PACKAGE = Path(__file__).resolve().parent
@@ -197,6 +195,21 @@ class Compare:
     """`table` for the terminal, `csv` or `markdown`."""
 
 
+# The commands' configs, by the name of their file in `conf/`.
+SCHEMAS = {"config": Config, "compare": Compare}
+
+# What keys with a word for a value may say.
+OPTIONS = {
+    "budget.counts": SEGMENTS,
+    "stream.mode": ("precomputed", "online"),
+    "validate.on": ("test", "holdout", "none"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp"),
+    "trainer.precision": ("auto", "bf16", "fp32"),
+    "augment.crop.mode": PAD_MODES,
+}
+
+
 def register() -> None:
     """Put the schema where the files in `conf/` find it: under `_schema`, or `_NAME` where a group's options differ."""
     OmegaConf.register_new_resolver("part", _part, replace=True)
@@ -226,8 +239,8 @@ def typed(values: DictConfig) -> DictConfig:
 
 
 def _part(batch_size: int, devices: int, norm_batch: int) -> int:
-    """The model's `norm_batch`, or a device's whole share of a batch that is smaller."""
-    return min(norm_batch, max(1, batch_size // max(1, devices)))
+    """The model's `norm_batch`, or a device's whole share of a batch that is smaller; two images at least."""
+    return min(norm_batch, max(2, batch_size // max(1, devices)))
 
 
 def _settable(schema: type) -> DictConfig:
@@ -246,9 +259,9 @@ def _settable(schema: type) -> DictConfig:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean X?` for the closest of `words`, or nothing."""
+    """`; did you mean X?` for the closest of `words`, or the end of the sentence."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else "."
 
 
 def check(config: Config) -> None:
@@ -256,97 +269,57 @@ def check(config: Config) -> None:
 
     def require(ok: bool, key: str, rule: str) -> None:
         if not ok:
-            value: Any = config
-            for part in key.split("."):
-                value = getattr(value, part)
-            raise InputError(f"{key}={value} is not possible: {rule}")
+            raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
 
-    def one_of(key: str, value: str, options: Iterable[str]) -> None:
-        if value not in options:
-            raise InputError(f"{key}={value} is unknown{nearest(value, options)} Choose from: {', '.join(options)}")
+    def one_of(key: str, options: Iterable[str]) -> None:
+        chosen = attrgetter(key)(config)
+        for value in chosen if isinstance(chosen, list) else [chosen]:
+            if value not in options:
+                raise InputError(
+                    f"{key}={value} is unknown{nearest(str(value), options)} Choose from: {', '.join(options)}"
+                )
 
-    schedule, budget, validate, augment = config.schedule, config.budget, config.validate, config.augment
-    require(
-        budget.seconds is None or 0 < budget.seconds < math.inf,
-        "budget.seconds",
-        "give a number above 0, or null for no limit",
-    )
-    require(
-        schedule.epochs is None or 0 < schedule.epochs < math.inf, "schedule.epochs", "give a number above 0, or null"
-    )
+    for key, options in OPTIONS.items():
+        one_of(key, options)
+    for group in ("model", "optimizer", "schedule"):
+        one_of(f"{group}.name", [type(getattr(config, group)).name])
+    for key, hint in {"data": "; FASTCONV_DATA is empty", "outputs": "", "stream.root": "", "stream.cache": ""}.items():
+        require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
+    check_ranges(config)
+
+    schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
     if budget.seconds is None and schedule.epochs is None:
         raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")
-    for segment in budget.counts:
-        one_of("budget.counts", segment, SEGMENTS)
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
-    require(config.batch_size > 0, "batch_size", "give a whole number above 0")
-    require(config.norm_batch > 1, "norm_batch", "give a whole number above 1: one image has no statistics")
-    require(config.trainer.devices > 0, "trainer.devices", "give a whole number above 0")
-    part = config.norm_batch * config.trainer.devices
+    require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")
+    part = config.norm_batch * trainer.devices
     require(
         config.batch_size % part == 0,
         "batch_size",
         f"it must be a multiple of norm_batch x trainer.devices = {part}; set norm_batch too",
     )
-    require(0 <= config.label_smoothing < 1, "label_smoothing", "give a number in [0, 1)")
-    require(0 <= config.seed < 2**32, "seed", "give a whole number in [0, 2**32)")
-    require(0 <= config.stream.seed < 2**63, "stream.seed", "give a whole number of at least 0")
-    require(config.stream.epochs is None or config.stream.epochs > 0, "stream.epochs", "give a number above 0, or null")
-    require(config.stream.max_gb >= 0, "stream.max_gb", "give a number of at least 0")
     require(
-        config.checkpoint.every is None or 0 < config.checkpoint.every < math.inf,
-        "checkpoint.every",
-        "give a number of seconds above 0, or null",
-    )
-    require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")
-    require(config.data != "", "data", "give a folder; FASTCONV_DATA is empty")
-    require(0 <= config.dataset.holdout < 1, "dataset.holdout", "give a share in [0, 1)")
-    require(0 <= config.dataset.holdout_seed < 2**63, "dataset.holdout_seed", "give a whole number of at least 0")
-    require(0 < validate.every < math.inf, "validate.every", "give a number of epochs above 0")
-    require(
-        validate.samples is None or validate.samples >= config.trainer.devices,
+        config.validate.samples is None or config.validate.samples >= trainer.devices,
         "validate.samples",
         "give at least one for each of trainer.devices, or null for all",
     )
-    one_of("stream.mode", config.stream.mode, ("precomputed", "online"))
-    one_of("validate.on", validate.on, ("test", "holdout", "none"))
-    one_of("trainer.accelerator", config.trainer.accelerator, ("auto", "cpu", "gpu"))
-    one_of("trainer.strategy", config.trainer.strategy, ("auto", "ddp"))
-    one_of("trainer.precision", config.trainer.precision, ("auto", "bf16", "fp32"))
-    one_of("augment.crop.mode", augment.crop.mode, PAD_MODES)
-    require(validate.on != "holdout" or config.dataset.holdout > 0, "validate.on", "set dataset.holdout above 0 too")
     require(
-        config.trainer.num_threads is None or config.trainer.num_threads > 0, "trainer.num_threads", "give 1 or more"
+        config.validate.on != "holdout" or config.dataset.holdout > 0, "validate.on", "set dataset.holdout above 0 too"
     )
-    require(augment.crop.padding >= 0, "augment.crop.padding", "give 0 or more pixels")
-    require(augment.cutout.size >= 0, "augment.cutout.size", "give 0 or more pixels")
-    require(0 <= augment.flip.probability <= 1, "augment.flip.probability", "give a chance in [0, 1]")
-    require(0 < config.model.width <= MAX_WIDTH, "model.width", f"give 1 to {MAX_WIDTH} filters")
-    require(config.optimizer.max_lr > 0, "optimizer.max_lr", "give a number above 0")
-    require(0 <= config.optimizer.momentum < 1, "optimizer.momentum", "give a number in [0, 1)")
-    require(config.optimizer.weight_decay >= 0, "optimizer.weight_decay", "give 0 or more")
-    if config.optimizer.nesterov:
-        require(
-            config.optimizer.momentum > 0, "optimizer.momentum", "Nesterov needs momentum; set optimizer.nesterov=false"
-        )
-    _check_schedule(schedule, require, one_of)
-
-
-def _check_schedule(schedule: Schedule, require, one_of) -> None:
+    require(
+        optimizer.momentum > 0 or not optimizer.nesterov,
+        "optimizer.momentum",
+        "Nesterov needs momentum; set optimizer.nesterov=false",
+    )
     if isinstance(schedule, OneCycle):
-        require(0.001 <= schedule.pct_start <= 0.999, "schedule.pct_start", "give a share in [0.001, 0.999]")
+        one_of("schedule.anneal_strategy", ("linear", "cos"))
         require(
             not schedule.three_phase or schedule.pct_start < 0.5, "schedule.pct_start", "three phases need it below 0.5"
         )
-        one_of("schedule.anneal_strategy", schedule.anneal_strategy, ("linear", "cos"))
-        require(schedule.div_factor > 0, "schedule.div_factor", "give a number above 0")
-        require(schedule.final_div_factor > 0, "schedule.final_div_factor", "give a number above 0")
-        require(0 <= schedule.max_momentum < 1, "schedule.max_momentum", "give a number in [0, 1)")
-        require(0 <= schedule.base_momentum <= schedule.max_momentum, "schedule.base_momentum", "0 to max_momentum")
-    elif isinstance(schedule, WarmUp):
-        require(0 <= schedule.warmup < 1, "schedule.warmup", "give a share in [0, 1)")
-        require(0 <= schedule.final_factor <= 1, "schedule.final_factor", "give a share in [0, 1]")
-    elif isinstance(schedule, Step):
-        require(all(0 < at < 1 for at in schedule.milestones), "schedule.milestones", "give shares in (0, 1)")
-        require(0 < schedule.gamma <= 1, "schedule.gamma", "give a factor in (0, 1]")
+        require(schedule.base_momentum <= schedule.max_momentum, "schedule.base_momentum", "0 to max_momentum")
+        require(
+            schedule.div_factor * schedule.final_div_factor >= 1,
+            "schedule.final_div_factor",
+            "the last learning rate would be above the peak; give at least 1 / schedule.div_factor",
+        )

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -38,6 +39,15 @@ class Device:
         """A context in which forward passes compute in this precision."""
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def free_memory(self) -> int | None:
+        """Bytes that can still be had, on a GPU if it is one; None if the system does not say."""
+        if self.kind == "cuda":
+            return torch.cuda.mem_get_info()[0]
+        try:
+            return 1024 * int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])
+        except (OSError, TypeError):  # elsewhere than Linux
+            return None
+
 
 def prepare(trainer: Trainer) -> Device:
     """Choose the device and set it up as configured.
@@ -53,6 +63,12 @@ def prepare(trainer: Trainer) -> Device:
         raise InputError(
             f"trainer.devices={trainer.devices} is not possible: torch finds {torch.cuda.device_count()} GPUs here."
             " Use fewer, or trainer.accelerator=cpu"
+        )
+    cores = os.cpu_count() or 1
+    if (not gpu or trainer.accelerator == "cpu") and trainer.devices > max(2, cores):  # two are what trainer=ddp has
+        raise InputError(
+            f"trainer.devices={trainer.devices} is not possible: this machine has {cores} CPU cores, and each device is"
+            " a process that needs one. Use fewer"
         )
     kind = "cuda" if gpu and trainer.accelerator != "cpu" else "cpu"
     if trainer.num_threads is not None:

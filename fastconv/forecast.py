@@ -10,9 +10,8 @@ from rich.table import Table
 from fastconv.config import Config
 from fastconv.data.stream import StreamSpec
 from fastconv.device import Device
-from fastconv.errors import InputError
 from fastconv.pace import Reserve
-from fastconv.probe import Probe
+from fastconv.probe import Probe, require_seconds
 from fastconv.results import Results
 
 # Epochs precomputed beyond those expected: a machine may turn out faster than its probe.
@@ -69,12 +68,7 @@ def forecast(
     steps = math.inf if bound_steps is None else bound_steps
     if seconds is not None:
         available = seconds - reserve.seconds - already_counted
-        if probe.step_seconds > available:
-            raise InputError(
-                f"budget.seconds={seconds:g} is too short for one step, which takes about {probe.step_seconds:.2g} s"
-                f" here (and {reserve.seconds + already_counted:.2g} s are needed besides). Give more seconds, or a"
-                " smaller batch_size or model.width"
-            )
+        require_seconds(seconds, probe.step_seconds, reserve.seconds + already_counted)
         steps = min(steps, max(1, int(available / (probe.step_seconds + share))))
     epochs = steps * step_epochs
     wanted = epochs if seconds is None else STREAM_MARGIN * epochs

@@ -11,25 +11,14 @@ from fastconv.clock import Clock
 from fastconv.command import command
 from fastconv.config import Config, check
 from fastconv.errors import InputError
+from fastconv.prerequisites import check_data, require_writable
 
 
-@command("config", __doc__)
-def main(config: Config) -> None:
-    """The command; see the top of this file."""
-    from rich.console import Console
-
-    from fastconv import run as runs
-    from fastconv.data.storage import prune
-    from fastconv.data.writer import verify_stream
-
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+def check_stream(config: Config) -> None:
+    """Raise InputError for a stream that cannot be made, as far as can be told without torch."""
     check(config)
-    root = config.stream.folder
     if config.prune:
-        removed = prune(root, config.stream.max_gb * 1e9)
-        console.print(
-            f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}"
-        )
+        require_writable(config.stream.folder)
         return
     if config.stream.mode == "online":
         raise InputError("stream=online is computed while training: there is nothing to write")
@@ -38,6 +27,27 @@ def main(config: Config) -> None:
             f"stream.root={config.stream.root} is only read from. Write the stream to a folder, stream.root=streams for"
             " one, and upload what is in that"
         )
+    check_data(config)
+
+
+@command("config", __doc__, check_stream)
+def main(config: Config) -> None:
+    """The command; see the top of this file."""
+    check_stream(config)
+    from rich.console import Console
+
+    from fastconv import run as runs
+    from fastconv.data.storage import prune
+    from fastconv.data.writer import verify_stream
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    root = config.stream.folder
+    if config.prune:
+        removed = prune(root, config.stream.max_gb * 1e9)
+        console.print(
+            f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}"
+        )
+        return
     run = runs.plan_run(config, Clock())
     if config.verify:
         mended = verify_stream(run.spec, run.train, root)

@@ -16,12 +16,17 @@ import torch.nn.functional as F
 
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device
+from fastconv.errors import InputError
 from fastconv.models import build_model
 from fastconv.optim import SGD
 
 # Microbatches timed, and seconds after which it stops at three.
 MICROBATCHES = 8
 ENOUGH_SECONDS = 2.0
+# Images with which a network's needs are counted: batch norm has no statistics of one.
+PAIR = 2
+# Weights in bytes beyond which even two images take long.
+LARGE_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,16 @@ class Probe:
     memory_mb: float
 
 
-def probe(recipe: Recipe, device: Device, cache: Path) -> Probe:
+def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = None) -> Probe:
     """Measure, or read what was measured on this machine for this recipe before.
 
     The probe makes a network of its own and leaves the random state as it is: it never changes a run.
+
+    Args:
+        limit: seconds in which a step must fit; None for any.
+
+    Raises InputError, before anything is measured, for a recipe that needs more memory than there is (the system would
+    end the process, and say nothing) or far more time than the limit.
     """
     about = {"recipe": asdict(recipe), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
     path = cache / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}.json"
@@ -57,9 +68,75 @@ def probe(recipe: Recipe, device: Device, cache: Path) -> Probe:
         return Probe(**json.loads(path.read_text())["probe"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    needed, operations = least_needs(recipe, device)
+    free = device.free_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            f"model {recipe.model} with norm_batch={recipe.norm_batch} needs {needed / 1e9:.1f} GB of memory at least,"
+            f" {free / 1e9:.1f} GB are free. Give a smaller norm_batch or model.width"
+        )
+    if limit is not None and device.kind == "cpu":  # on a GPU the probe itself is as quick
+        require_seconds(limit, operations / _operations_per_second(device))
     measured = _measure(recipe, device)
     write_atomically(path, json.dumps({"probe": asdict(measured), **about}, indent=1).encode())
     return measured
+
+
+def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
+    """Raise InputError for a budget, in seconds, in which not even one step fits beside what is needed anyway."""
+    if step + besides > limit:
+        raise InputError(
+            f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
+            f" (and {besides:.2g} s are needed besides). Give more seconds, or a smaller batch_size or model.width"
+        )
+
+
+def least_needs(recipe: Recipe, device: Device) -> tuple[int, int]:
+    """Bytes of memory and floating-point operations that an optimizer step surely needs.
+
+    The memory is that of weights, gradients and momentum, and of what a microbatch keeps for its gradients; the
+    operations are those of the forward pass, a third of the whole, as some convolutions take fewer.
+    """
+    height, width, channels = recipe.shape
+
+    def build(where: str) -> torch.nn.Module:
+        with torch.random.fork_rng(), torch.device(where):
+            return build_model(recipe.model, channels, recipe.classes, **recipe.settings)
+
+    weights = sum(weight.numel() * weight.itemsize for weight in build("meta").parameters())
+    # Tensors without memory take no time, but for the second in which torch imports what they need.
+    where = "cpu" if weights < LARGE_BYTES else "meta"
+    model = build(where)
+    images = torch.zeros(PAIR, channels, height, width, device=where)
+    operations, kept = 0, {}
+
+    def count(layer: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal operations
+        if layer.weight.ndim > 1:  # convolutions and linear layers: the whole weight for each pixel
+            operations += 2 * layer.weight.numel() * output.numel() // output.shape[1]
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # by storage, as layers keep each other's results
+        return tensor
+
+    for layer in model.modules():
+        if isinstance(getattr(layer, "weight", None), torch.Tensor):
+            layer.register_forward_hook(count)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    activations = sum(
+        tensor.numel() * (device.dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+        for storage, tensor in kept.items()
+        if storage not in own
+    )
+    return 3 * weights + activations * recipe.norm_batch // PAIR, operations * recipe.batch_size // PAIR
+
+
+def _operations_per_second(device: Device, size: int = 1024) -> float:
+    """What the device does in a matrix product, which no network reaches."""
+    factor = torch.ones(size, size, dtype=device.dtype, device=device.kind)
+    return 2 * size**3 / min(_seconds(lambda: factor @ factor, device, count=3) for _ in range(2))
 
 
 def _measure(recipe: Recipe, device: Device) -> Probe:

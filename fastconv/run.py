@@ -4,27 +4,26 @@ import contextlib
 import dataclasses
 import functools
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastconv.clock import Clock
-from fastconv.config import Config, check, nearest
+from fastconv.config import Config, check
 from fastconv.data.reader import PrecomputedStream
 from fastconv.data.remote import RemoteFolder, RemoteStream, read_manifest
-from fastconv.data.sources import SOURCES, ImageData, load, mean_and_std, stratified_split
-from fastconv.data.storage import in_use, prune, stored_streams, unwritable
+from fastconv.data.sources import ImageData, load, mean_and_std, stratified_split
+from fastconv.data.storage import in_use, prune, stored_streams
 from fastconv.data.stream import OnlineStream, Stream, StreamSpec
 from fastconv.data.writer import write_stream
 from fastconv.device import Device, prepare
 from fastconv.errors import InputError
 from fastconv.forecast import Forecast, forecast
 from fastconv.models import build_model, count_parameters
+from fastconv.prerequisites import check_data, require_room
 from fastconv.probe import Probe, Recipe, forget_peak_memory, probe
 from fastconv.ranks import check_world, from_first_rank, is_first_rank
 
@@ -61,21 +60,12 @@ def plan_run(config: Config, clock: Clock) -> Run:
     Raises InputError for whatever could not work.
     """
     check(config)
-    if config.dataset.name not in SOURCES:
-        name = config.dataset.name
-        raise InputError(f"dataset.name={name} is unknown{nearest(name, SOURCES)} Choose from: {', '.join(SOURCES)}")
+    check_data(config)
     check_world(config.trainer.devices)
     device = prepare(config.trainer)
     forget_peak_memory()
     everything, test = load(config.dataset.name, Path(config.data))
     kept, held = stratified_split(everything, config.dataset.holdout, config.dataset.holdout_seed)
-    if config.dataset.holdout:
-        for rows, part in ((kept, "for training"), (held, "to hold out")):
-            if len(np.unique(everything.labels[rows])) < len(everything.classes):
-                raise InputError(
-                    f"dataset.holdout={config.dataset.holdout:g} leaves no image {part} of some class of"
-                    f" {config.dataset.name}: choose another share"
-                )
     train, holdout = (
         (everything.take(kept), everything.take(held)) if len(held) else (everything, everything.take(held))
     )
@@ -94,8 +84,8 @@ def plan_run(config: Config, clock: Clock) -> Run:
         config.trainer.channels_last,
     )
     with clock.segment("probe"):
-        cache = Path(config.data) / "probes"
-        measured = Probe(**from_first_rank("probe", lambda: dataclasses.asdict(probe(recipe, device, cache))))
+        cache, limit = Path(config.data) / "probes", config.budget.seconds
+        measured = Probe(**from_first_rank("probe", lambda: dataclasses.asdict(probe(recipe, device, cache, limit))))
     curve = {"test": test, "holdout": holdout, "none": ()}[config.validate.on]
     plan = forecast(
         config,
@@ -106,28 +96,23 @@ def plan_run(config: Config, clock: Clock) -> Run:
         test_images=len(test),
         already_counted=clock.counted(tuple(config.budget.counts)),
     )
+    if plan.stream_epochs:
+        require_room(config, plan.stream_epochs * spec.epoch_bytes)
     return Run(config, clock, device, train, holdout, test, spec, measured, plan, parameters)
 
 
 def stream_spec(config: Config, train: ImageData) -> StreamSpec:
-    """The stream of a config's training images. Raises InputError if the augmentation does not fit the images."""
-    height, width, channels = train.images.shape[1:]
-    side = min(height, width)
-    augment = config.augment
-    if augment.cutout.size >= side:
-        raise InputError(f"augment.cutout.size={augment.cutout.size} covers the {width}x{height} images whole")
-    if augment.crop.padding > side or (augment.crop.mode == "reflect" and augment.crop.padding >= side):
-        raise InputError(f"augment.crop.padding={augment.crop.padding} is too much for the {width}x{height} images")
+    """The stream of a config's training images."""
     mean, std = mean_and_std(train.images)
     return StreamSpec(
         dataset=config.dataset.name,
         digest=train.digest,
         classes=train.classes,
-        shape=(height, width, channels),
+        shape=train.images.shape[1:],
         samples=len(train),
         mean=mean,
         std=std,
-        policy=augment,
+        policy=config.augment,
         seed=config.stream.seed,
     )
 
@@ -159,8 +144,8 @@ def precompute(run: Run, console: Console) -> None:
     room = stream.max_gb * 1e9 - max(there, epochs * run.spec.epoch_bytes)
     if room < 0:
         raise InputError(
-            f"the stream needs {epochs * run.spec.epoch_bytes / 1e9:.1f} GB, more than"
-            f" stream.max_gb={stream.max_gb:g}. Raise it, or use stream=online"
+            f"{root / run.spec.folder} has {there / 1e9:.3g} GB, more than stream.max_gb={stream.max_gb:g}."
+            " Raise it, remove the folder, or use stream=online"
         )
     for stored in prune(root, room, keep=run.spec.folder):
         console.print(f"removed the old stream {stored.folder}", highlight=False, markup=False)
@@ -176,16 +161,6 @@ def precompute(run: Run, console: Console) -> None:
             epochs,
             on_shard=lambda done, total: progress.update(task, completed=done, total=total),
         )
-
-
-def require_writable(folder: Path) -> None:
-    """Raise InputError, before anything long starts, if nothing can be written to a folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise unwritable(folder, error) from error
 
 
 def open_stream(run: Run) -> Stream:

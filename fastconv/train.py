@@ -16,26 +16,35 @@ from hydra.types import RunMode
 
 from fastconv.clock import Clock
 from fastconv.command import command
-from fastconv.config import Config
+from fastconv.config import Config, check
 from fastconv.errors import InputError
+from fastconv.overrides import task_overrides
+from fastconv.prerequisites import check_data, require_writable
+from fastconv.ranks import end_with_first_rank, is_first_rank
+from fastconv.run_folder import open_folder, unfinished
 
 
-@command("config", __doc__)
+def check_run(config: Config) -> None:
+    """Raise InputError for a run that cannot work, as far as can be told without torch."""
+    check(config)
+    require_writable(Path(config.outputs))
+    check_data(config)
+
+
+@command("config", __doc__, check_run)
 def main(config: Config) -> None:
     """The command; see the top of this file."""
     clock = Clock()
+    check_run(config)
     from rich.console import Console
 
     from fastconv import run as runs
     from fastconv.forecast import plan_table, results_table
-    from fastconv.ranks import end_with_first_rank, is_first_rank
-    from fastconv.run_folder import open_folder, unfinished
-    from fastconv.training import fit
 
     end_with_first_rank()
     console = Console(quiet=not is_first_rank())
     hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
+    overrides = task_overrides()
     found = unfinished(config, overrides)
     config = found.config if found else config
     sweep = hydra.mode == RunMode.MULTIRUN
@@ -45,7 +54,8 @@ def main(config: Config) -> None:
     console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters))
     if config.plan_only:
         return
-    runs.require_writable(Path(config.outputs))
+    from fastconv.training import fit
+
     parent, name = (Path(hydra.sweep.dir), hydra.sweep.subdir) if sweep else (None, None)
     with runs.stream_in_use(run):
         if is_first_rank():

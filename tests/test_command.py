@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from conftest import run_command
@@ -12,6 +13,9 @@ from omegaconf import OmegaConf
 from fastconv.command import compose, described_keys, group_options
 from fastconv.config import CONF
 from fastconv.data import storage
+from fastconv.overrides import leaves
+from fastconv.ranges import RANGES
+from fastconv.results import Results
 
 GROUPS = {path.name: group_options(path.name) for path in CONF.iterdir() if path.is_dir()}
 OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
@@ -41,6 +45,15 @@ def test_the_groups_are_those_of_the_readme():
 def test_every_option_composes_and_every_key_is_explained(option):
     config = compose("config", [option])
     assert [key for key, _, meaning in described_keys(config) if not meaning and not key.endswith(".name")] == []
+
+
+def test_every_number_has_a_range():
+    numbers = set()
+    for schedule in GROUPS["schedule"]:
+        for key, section, name in leaves(compose("config", [f"schedule={schedule}"])):
+            hint = get_type_hints(OmegaConf.get_type(section))[name]
+            numbers |= {key} if {int, float} & {hint, *get_args(hint)} else set()
+    assert numbers == RANGES.keys()
 
 
 def test_the_original_recipe():
@@ -137,12 +150,30 @@ BAD = {
     "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",
     "plan_only=perhaps": "plan_only: Value 'perhaps' is not a valid bool",
     "budget": "cannot read the override budget",
+    "budget.counts=train": "budget.counts is a list: write budget.counts=[a,b]",
+    "budget=${trainer}": "budget cannot be set as a whole",
+    "budget=5": "budget cannot be set as a whole: set its keys, such as budget.seconds=value",
+    "plan_only=5": "plan_only: Value '5' is not a valid bool",
+    "seed=???": "seed has no value",
+    "seed=${nothing.there}": "Interpolation key 'nothing.there' not found",
+    # What is no override, or does something else than was meant.
+    "~seed": "~seed is not possible: a run needs every key",
+    "++budget.second=5": "unknown key budget.second; did you mean budget.seconds?",
+    "dataset=_schema": "unknown dataset _schema. Choose from: cifar10, digits, fashion_mnist, mnist",
+    "dataset=[digits,mnist]": "unknown dataset [digits,mnist]; did you mean digits?",
+    "schedule.name=linear": "schedule.name=linear is unknown. Choose from: one_cycle",
+    "seed=0,1": "seed=0,1 has several values: add -m",
+    f"seed={'9' * 5000}": "cannot read the override seed=999",
+    "--nonsense": "unrecognized arguments: --nonsense",
+    "--config-name=compare": "this is not a config of this command",
     # What cannot be.
-    "budget.seconds=0": "budget.seconds=0.0 is not possible: give a number above 0",
+    "budget.seconds=0": "budget.seconds=0.0 is not possible: give a number of seconds in (0, 1e9], or null for",
     "budget.seconds=-5": "budget.seconds=-5.0 is not possible",
     "budget.seconds=0.00001": "budget.seconds=1e-05 is too short for one step",
     "budget.seconds=nan": "budget.seconds=nan is not possible",
     "budget.seconds=inf": "budget.seconds=inf is not possible",
+    "budget.seconds=1e300": "budget.seconds=1e+300 is not possible",
+    f"budget.seconds={'9' * 400}": "too large to convert to float",
     "budget.counts=[train,train]": "name each segment once",
     "schedule.epochs=inf": "schedule.epochs=inf is not possible",
     "validate.every=inf": "validate.every=inf is not possible",
@@ -151,10 +182,15 @@ BAD = {
     "dataset.holdout=0.0001": "leaves no image to hold out of some class of digits",
     "dataset.holdout=0.999": "leaves no image for training of some class of digits",
     "norm_batch=1": "one image has no statistics",
-    "model.width=1000000000": "give 1 to 1024 filters",
+    "model.width=1000000000": "give a number of filters in [1, 1024]",
     "model.width=null": "model.width cannot be null",
     "schedule.pct_start=0.00001": "give a share in [0.001, 0.999]",
     "data=''": "FASTCONV_DATA is empty",
+    "outputs=''": "outputs= is not possible: give a folder",
+    f"data={'x' * 300}": "File name too long",
+    "stream.root=/dev/null": "cannot write /dev/null: Not a directory",
+    "stream.max_gb=0": "more than stream.max_gb=0",
+    "batch_size=4096": "digits has 1438 images for training",
     "budget.counts=[validate]": "it must name train",
     "batch_size=0": "batch_size=0 is not possible",
     "batch_size=300": "multiple of norm_batch x trainer.devices = 256",
@@ -165,16 +201,21 @@ BAD = {
     "validate.on=holdout": "set dataset.holdout above 0 too",
     "validate.every=0": "validate.every=0.0 is not possible",
     "augment.crop.padding=9": "augment.crop.padding=9 is too much for the 8x8 images",
-    "augment.crop.padding=-1": "give 0 or more pixels",
+    "augment.crop.padding=-1": "give a number of pixels in [0, 10000]",
     "augment.cutout.size=8": "augment.cutout.size=8 covers the 8x8 images whole",
     "augment.flip.probability=2": "give a chance in [0, 1]",
     "model.width=0": "model.width=0 is not possible",
+    "model.logits_scale=nan": "model.logits_scale=nan is not possible",
+    "model.norm_batch=0": "model.norm_batch=0 is not possible",
     "optimizer.max_lr=0": "optimizer.max_lr=0.0 is not possible",
+    "optimizer.max_lr=inf": "optimizer.max_lr=inf is not possible",
+    "schedule.final_div_factor=0.01": "the last learning rate would be above the peak",
     "optimizer.momentum=0": "Nesterov needs momentum",
     "schedule.pct_start=1": "give a share in [0.001, 0.999]",
     "schedule.epochs=0": "schedule.epochs=0.0 is not possible",
     "trainer.devices=0": "trainer.devices=0 is not possible",
-    "trainer.num_threads=0": "give 1 or more",
+    "trainer.num_threads=0": "give a number of threads in [1, 1024]",
+    "trainer.num_threads=100000": "give a number of threads in [1, 1024]",
     "stream.epochs=0": "stream.epochs=0 is not possible",
 }
 
@@ -200,7 +241,11 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
         (["augment.crop.mode=reflect", "augment.crop.padding=8"], "too much for the 8x8 images"),
         (["trainer=gpu", "model.width=4"], "torch finds no GPU here"),
         (["trainer.compile=true", "model.width=4"], "it needs a C++ compiler"),
-        (["+budget.seconds=4"], "budget.seconds"),
+        (["schedule=step", "schedule.milestones=[{a:1}]"], "give shares in (0, 1)"),
+        (["batch_size=1200", "norm_batch=2", "trainer.devices=600"], "trainer.devices=600 is not possible"),
+        (["+budget.seconds=4"], "budget.seconds exists already: write it without the +"),
+        (["-m", "model.width=4,-1"], "job 1: model.width=-1 is not possible"),
+        (["-m", "seed=range(0,0)"], "the sweep seed=range(0,0) has no values"),
         (["a b"], "cannot read the override a b"),
         (["-m", "outputs=/proc/nowhere", "seed=0,1"], "cannot write /proc/nowhere"),
     ],
@@ -215,13 +260,29 @@ def test_bad_combinations_get_one_line(command, tmp_path, monkeypatch, overrides
     assert files(tmp_path) == []
 
 
-def test_each_failing_job_of_a_sweep_gets_one_line(command):
+def test_each_failing_job_of_a_sweep_gets_one_line(command, tmp_path):
     ended = command("train", "-m", "trainer=ddp", "trainer.accelerator=cpu", "seed=0,1")
     lines = ended.err.splitlines()
     assert ended.code == 1
     for job in (0, 1):
         assert lines[job].startswith(f"fastconv: job {job}: a sweep in one process cannot train on several devices")
-    assert len(lines) == 3, "and Hydra says which job was the first"
+    assert len(lines) == 2
+    assert files(tmp_path) == []
+
+
+def test_a_network_that_needs_more_memory_than_there_is(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastconv.device.Device.free_memory", lambda _: 10**8)
+    ended = command("train", "norm_batch=256", "batch_size=256", "model.width=128", f"stream.root={tmp_path}")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "GB of memory at least, 0.1 GB are free" in ended.err
+    assert files(tmp_path) == []
+
+
+def test_an_override_may_name_another_key(command, tmp_path):
+    overrides = ["norm_batch=${batch_size}", "model.width=4", "stream=online", "budget.seconds=null"]
+    assert command("train", *overrides, "schedule.epochs=0.1").code == 0
+    (results,) = tmp_path.rglob("results.json")
+    assert Results.read(results.parent).overrides[0] == "norm_batch=${batch_size}"
 
 
 def test_an_unwritable_output_folder_is_found_out_before_anything_long(command, tmp_path):

@@ -244,7 +244,7 @@ def _write_arrays(folder: Path, *arrays: np.ndarray | tuple[str, ...]) -> None:
             aside.rename(folder)
     except OSError as error:
         # Another process may have put the same arrays there first.
-        if not (folder / "meta.json").exists():
+        if not os.path.exists(folder / "meta.json"):
             raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -90,6 +90,9 @@ def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
     """
     folder = root / spec.folder
     mended = []
+    absent = InputError(f"{folder} has no shards to verify: write them with python -m fastconv.precompute")
+    if not folder.is_dir():  # a lock would make the root
+        raise absent
     with locked(root, f"{spec.folder}.write"):
         try:
             manifest = Manifest.read(folder, spec)
@@ -99,7 +102,7 @@ def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
             epochs = 1 + max((int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-????")), default=0)
         else:
             if not manifest.shards:
-                raise InputError(f"{folder} has no shards to verify: write them with python -m fastconv.precompute")
+                raise absent
             epochs = manifest.epochs
             for name, entry in list(manifest.shards.items()):
                 try:

@@ -1,0 +1,190 @@
+"""Hydra's overrides: read, composed to the dataclasses of the schema, and explained in a line where they are wrong."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fastconv.config import CONF, SCHEMAS, nearest, register
+from fastconv.errors import InputError
+
+# What Hydra, its grammar and OmegaConf raise for input that they cannot use.
+COMPOSING_ERRORS = (
+    HydraException,
+    OmegaConfBaseException,
+    AssertionError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+def compose(config_name: str, overrides: list[str]) -> DictConfig:
+    """The config of a command for some overrides, as Hydra composes it."""
+    register()
+    running = GlobalHydra.instance().hydra  # Hydra composes for one command at a time: set that of a running one aside
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose(config_name, overrides)
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def groups() -> list[str]:
+    """The config groups, such as `dataset`."""
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+
+
+def group_options(group: str) -> list[str]:
+    """The options of a config group, such as the data sets."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, str]]:
+    """(key, the section that holds it, its name there) of every value of a composed config."""
+    for name in config:
+        node = config._get_node(name)
+        if isinstance(node, DictConfig) and len(node):
+            yield from leaves(node, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", config, name
+
+
+def keys(config_name: str) -> list[str]:
+    """Every key that can be set, and the groups of `train`."""
+    return (groups() if config_name == "config" else []) + [key for key, *_ in leaves(compose(config_name, []))]
+
+
+def check_arguments(config_name: str, arguments: list[str], check: Callable[[Any], None]) -> None:
+    """Raise InputError for what Hydra could not read, or would read as something else than was meant.
+
+    All jobs of a sweep are composed and given to `check` before the first one starts: the last may be hours away.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> None:  # argparse would print its usage and end with code 2
+        raise InputError(f"{message}. --help shows what can be set")
+
+    parser.error = refuse
+    flags = parser.parse_args(arguments)
+    overrides = [_parse(text) for text in flags.overrides]
+    sweep = flags.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
+    for override in overrides:
+        if not sweep and override.is_sweep_override():
+            raise InputError(
+                f"{override.input_line} has several values: add -m to run one after the other, or write a list as [a,b]"
+            )
+    if flags.config_dir or flags.config_path or flags.config_name:
+        return  # somebody else's configs, which Hydra alone knows
+    if not sweep or any(override.key_or_group == "hydra/sweeper" for override in overrides):
+        _check_options(config_name, overrides)
+        return
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    if not jobs:
+        raise InputError(f"the sweep {' '.join(flags.overrides)} has no values")
+    for number, job in enumerate(jobs):
+        try:
+            _check_options(config_name, [_parse(text) for text in job])
+            settings = [text for text in job if not text.startswith("hydra")]
+            check(typed(config_name, compose(config_name, settings), settings))
+        except COMPOSING_ERRORS as error:
+            raise InputError(f"job {number}: {explain(error, config_name, job)}") from error
+        except InputError as error:
+            raise InputError(f"job {number}: {error}") from error
+
+
+def _parse(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+        if not override.key_or_group:
+            raise ValueError
+    except COMPOSING_ERRORS as error:
+        raise InputError(f"cannot read the override {text}: write key=value, and quote special characters") from error
+    if override.is_delete():
+        raise InputError(f"{text} is not possible: a run needs every key. Give it a value with key=value")
+    return override
+
+
+def _check_options(config_name: str, overrides: list[Override]) -> None:
+    """Hydra would also take a schema of ours, a list of options, or a file of another group."""
+    for override in overrides:
+        group, option = override.key_or_group, override.value()
+        if config_name == "config" and group in groups() and not isinstance(option, dict):
+            word, options = override.get_value_element_as_str() or "''", group_options(group)
+            if word not in options:
+                raise InputError(f"unknown {group} {word}{nearest(word, options)} Choose from: {', '.join(options)}")
+
+
+def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
+    """The dataclasses of a composed config. Raises InputError for keys, values or types that the schema has not."""
+    schema = SCHEMAS[config_name]
+    if OmegaConf.get_type(config) is not schema:
+        raise InputError(f"this is not a config of this command: its defaults must begin with that of {config_name}")
+    try:
+        for key, section, name in leaves(config):
+            if name not in getattr(OmegaConf.get_type(section), "__dataclass_fields__", {}):
+                raise InputError(unknown_key(key, config_name))
+            node = section._get_node(name)
+            if node._is_missing():
+                raise InputError(f"{key} has no value: give it one with {key}=value")
+            if isinstance(node, DictConfig):  # ${...}, which may be of any type
+                raise InputError(f"{key} cannot be set as a whole: set its keys")
+        for text in overrides:
+            key, _, value = text.lstrip("+").partition("=")
+            # OmegaConf takes any whole number for a yes.
+            if re.fullmatch(r"[+-]?\d+", value) and value not in "01" and OmegaConf.select(config, key) is True:
+                raise InputError(f"{key}: Value '{value}' is not a valid bool")
+        return OmegaConf.to_object(config)
+    except COMPOSING_ERRORS as error:
+        raise InputError(explain(error, config_name, overrides)) from error
+
+
+def task_overrides() -> list[str]:
+    """The overrides of the running command as they were written: Hydra's config would resolve a `${key}` in them."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+
+
+def unknown_key(key: str, config_name: str) -> str:
+    """One line for a key that the schema has not, with the nearest that it has."""
+    return f"unknown key {key}{nearest(key, keys(config_name))} --help lists all keys"
+
+
+def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
+    """One line for an error of Hydra's or OmegaConf's, with the nearest right name."""
+    text = str(error)
+    both = f"{text}\n{error.__cause__ or error.__context__ or ''}"
+    full = re.search(r"full_key: (\S+)", both)
+    key = full[1] if full else ""
+    if named := re.findall(r"Could not override '(.+?)'|Key '(.+?)' not in", both):
+        return unknown_key(max(key, *itertools.chain(*named), key=len), config_name)
+    if match := re.search(r"already at '(.+?)'|Multiple values for (\S+)\.|not supported: '\+\+(\w+)=", text):
+        return f"{match[1] or match[2] or match[3]} exists already: write it without the +"
+    if match := re.search(r"Could not find '(?:(.+)/)?(.+)'", text):
+        return f"unknown {match[1] or 'config'} {match[2]}"
+    if "is not Optional" in both:
+        return f"{key} cannot be null"
+    if re.search(r"not a subclass of|Cannot merge|not a ListConfig", both):
+        node = OmegaConf.select(compose(config_name, []), key)
+        if isinstance(node, DictConfig):
+            return f"{key} cannot be set as a whole: set its keys, such as {key}.{next(iter(node))}=value"
+        if "ListConfig" in both:
+            return f"{key} is a list: write {key}=[a,b]"
+    if value := re.search(r"Value .*|Invalid .*|Cannot convert .*|.*not a valid.*|.*nterpolation.*", both):
+        return f"{key or 'config'}: {value[0].strip()}"
+    reason = text.split("Config search path")[0].strip()
+    if reason.startswith("Error merging override"):
+        reason = str(error.__cause__ or reason).split("\n")[0]
+    return f"cannot use {' '.join(overrides)}: {reason or type(error).__name__}"

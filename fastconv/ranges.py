@@ -1,0 +1,77 @@
+"""The range of every number that can be set.
+
+A rule is what the user reads, and its interval what is checked. Each number has one, so that what is not finite, or so
+large that nothing could come of it, ends with a line and not with a crash or a network of nan.
+"""
+
+import re
+from operator import attrgetter
+from typing import Any
+
+from fastconv.errors import InputError
+
+BATCH = "a whole number of images in [2, 2**20]: one image has no statistics"
+PIXELS = "a number of pixels in [0, 10000]"
+SEED = "a whole number in [0, 2**63)"
+
+RANGES = {
+    "seed": "a whole number in [0, 2**32)",
+    "dataset.batch_size": BATCH,
+    "batch_size": BATCH,
+    "model.norm_batch": BATCH,
+    "norm_batch": BATCH,
+    "label_smoothing": "a share in [0, 1)",
+    "dataset.holdout": "a share in [0, 1)",
+    "dataset.holdout_seed": SEED,
+    "dataset.flip": "a chance in [0, 1]",
+    "dataset.crop_padding": PIXELS,
+    "dataset.cutout_size": PIXELS,
+    "augment.crop.padding": PIXELS,
+    "augment.flip.probability": "a chance in [0, 1]",
+    "augment.cutout.size": PIXELS,
+    # 16 times the published width are 256 times the parameters.
+    "model.width": "a number of filters in [1, 1024]",
+    "model.logits_scale": "a factor in (0, 1000]",
+    "optimizer.max_lr": "a number in (0, 1000]",
+    "optimizer.momentum": "a number in [0, 1)",
+    "optimizer.weight_decay": "a number in [0, 1000]",
+    "schedule.epochs": "a number of epochs in (0, 1e6], or null for no bound",
+    "schedule.pct_start": "a share in [0.001, 0.999]",
+    "schedule.base_momentum": "a number in [0, 1)",
+    "schedule.max_momentum": "a number in [0, 1)",
+    "schedule.div_factor": "a factor in [1, 1e9]: the peak is the highest learning rate",
+    "schedule.final_div_factor": "a factor in (0, 1e9]",
+    "schedule.warmup": "a share in [0, 1)",
+    "schedule.final_factor": "a share in [0, 1]",
+    "schedule.milestones": "shares in (0, 1)",
+    "schedule.gamma": "a factor in (0, 1]",
+    "stream.seed": SEED,
+    "stream.epochs": "a number of epochs in [1, 1e6], or null for as many as the run needs",
+    "stream.max_gb": "a number of gigabytes in [0, 1e9]",
+    "trainer.devices": "a number of devices in [1, 1024]",
+    "trainer.num_threads": "a number of threads in [1, 1024], or null for torch's choice",
+    "budget.seconds": "a number of seconds in (0, 1e9], or null for no limit",
+    "checkpoint.every": "a number of seconds in (0, 1e9], or null for none but the first and the last",
+    "validate.every": "a number of epochs in (0, 1e6]",
+    "validate.samples": "a number of images in [1, 1e9], or null for all",
+}
+
+
+def check_ranges(config: Any) -> None:
+    """Raise InputError, naming the key, for the first number of a config that is out of its range."""
+    for key, rule in RANGES.items():
+        try:
+            value = attrgetter(key)(config)
+        except AttributeError:  # a key of another schedule
+            continue
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and not (isinstance(number, int | float) and within(number, rule)):
+                raise InputError(f"{key}={value} is not possible: give {rule}")
+
+
+def within(number: float, rule: str) -> bool:
+    """Whether a number lies in the interval that a rule names, such as `[0, 2**32)`."""
+    opening, low, high, closing = re.search(r"([\[(])(\S+), (\S+?)([\])])", rule).groups()
+    base, _, power = high.partition("**")
+    low, high = float(low), float(base) ** int(power or 1)
+    return (low <= number if opening == "[" else low < number) and (number <= high if closing == "]" else number < high)
