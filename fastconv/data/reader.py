@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastconv.data.shards import Shard
 from fastconv.data.sources import ImageData
-from fastconv.data.stream import Batch, Manifest, OnlineStream, Stream, StreamSpec, shard_name
+from fastconv.data.stream import Batch, Manifest, Stream, StreamSpec, shard_name
 from fastconv.errors import StreamError
 
 
@@ -30,15 +30,15 @@ class ShardStream(Stream):
         super().__init__(spec)
         self._manifest = manifest
         self._per_epoch = len(spec.shards())
-        self._online = None if data is None else OnlineStream(spec, data)
+        self._data = data
         self._open: OrderedDict[tuple[int, int], Shard] = OrderedDict()
 
     def _block(self, epoch: int, block: int) -> Batch:
         shard, index = self.spec.place(block)
         if not self._has(epoch, shard):
-            if self._online is None:
+            if self._data is None:
                 raise StreamError(f"{shard_name(epoch, shard)} of {self.spec.folder} has not been written")
-            return self._online._block(epoch, block)
+            return self.spec.compute(self._data, epoch, block)
         if (epoch, shard) not in self._open:
             self._open[epoch, shard] = self._open_shard(epoch, shard)
             if len(self._open) > self.OPEN_SHARDS:
@@ -53,6 +53,7 @@ class ShardStream(Stream):
         """A shard that there is."""
 
     def close(self) -> None:
+        super().close()
         self._open.clear()
 
 

@@ -151,6 +151,9 @@ class Stream(ABC):
 
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
+        # A block is read in several parts, one after the other.
+        self._at: tuple[int, int] | None = None
+        self._current: Batch | None = None
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples [start, stop) of the endless sequence: images uint8 [n, H, W, C], labels int64 [n]."""
@@ -164,7 +167,10 @@ class Stream(ABC):
         while start < stop:
             epoch, position = divmod(start, self.spec.samples)
             block, skip = divmod(position, self.spec.block)
-            images, labels = self._block(epoch, block)
+            if self._at != (epoch, block):
+                self._current = self._block(epoch, block)
+                self._at = (epoch, block)
+            images, labels = self._current
             taken = min(stop - start, len(labels) - skip)
             yield images[skip : skip + taken], labels[skip : skip + taken]
             start += taken
@@ -173,8 +179,9 @@ class Stream(ABC):
     def _block(self, epoch: int, block: int) -> Batch:
         """Images and labels of one block."""
 
-    def close(self) -> None:  # noqa: B027 - a stream may hold nothing
+    def close(self) -> None:
         """Let go of files."""
+        self._at = self._current = None
 
 
 class OnlineStream(Stream):
@@ -183,11 +190,6 @@ class OnlineStream(Stream):
     def __init__(self, spec: StreamSpec, data: ImageData) -> None:
         super().__init__(spec)
         self._data = data
-        self._at: tuple[int, int] | None = None
-        self._current: Batch | None = None
 
     def _block(self, epoch: int, block: int) -> Batch:
-        if self._at != (epoch, block):
-            self._current = self.spec.compute(self._data, epoch, block)
-            self._at = (epoch, block)
-        return self._current
+        return self.spec.compute(self._data, epoch, block)
