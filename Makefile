@@ -25,15 +25,15 @@ run: $(READY) ## train on the bundled digits, the whole way in about a minute
 test: $(READY) ## run the tests, with coverage
 	$(PY) -m pytest --quiet --cov --cov-report=term --cov-fail-under=90
 
-test-slow: $(READY) ## run the tests that take minutes
+test-slow: $(READY) ## run the tests that take longer, about an hour on two cores
 	$(PY) -m pytest --quiet -m slow
 
 lint: $(READY) ## check style
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-bench: $(READY) ## measure speed, start-up and memory; about 40 minutes on two cores, can be stopped and started again
-	for each in step norm_batch stream precompute startup memory; do $(PY) benchmarks/$$each.py || exit 1; done
+bench: $(READY) ## measure speed, start-up, memory and budgets; about 70 minutes on two cores, can be stopped and started again
+	for each in step norm_batch stream precompute startup memory budget; do $(PY) benchmarks/$$each.py || exit 1; done
 
 dashboard: $(READY) ## open TensorBoard on all runs
 	$(VENV)/bin/tensorboard --logdir outputs

@@ -76,6 +76,7 @@ def row(results: dict, disturbed: bool) -> dict[str, object]:
         "final_lr": f"{results['final_lr']:.2e}",
         "accuracy": f"{results['accuracy']:.4f}",
         "kept": "yes" if least * seconds <= counted <= seconds and annealed else "NO",
+        "precision": results["precision"],
         "device": describe_device(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": describe_versions(),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastconv.clock import SEGMENTS, Clock
-from fastconv.pace import StepTimes, next_step
+from fastconv.pace import RESERVE_FACTOR, Reserve, StepTimes, next_step
 
 
 def simulate(step_seconds, limit, bound=None, estimate=None):
@@ -175,3 +175,21 @@ def test_a_segment_closes_on_an_error():
         raise RuntimeError
     clock.enter("test")
     clock.leave("test")
+
+
+def test_what_is_kept_free_for_the_end_follows_the_measurements():
+    reserve = Reserve(images=1000, image_seconds=0.01, saves=1)
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 10)
+    reserve.save_seconds = 5.0
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 15)
+    assert Reserve().seconds == 0
+
+
+def test_a_clock_counts_what_an_earlier_process_spent():
+    time = Time()
+    clock = Clock(time)
+    clock.add({"train": 5.0, "setup": 1.0})
+    with clock.segment("train"):
+        time.now = 2.0
+    assert clock.counted(("train",)) == 7
+    assert clock.seconds()["setup"] == 1
