@@ -77,7 +77,7 @@ def forecast(
     # What a fast machine needs beyond the disk's share is augmented while training: the same bytes.
     stream_epochs = max(1, min(math.ceil(wanted - 1e-9), int(config.stream.max_gb * 1e9 / spec.epoch_bytes)))
     if config.stream.epochs is not None:
-        # With a time limit a stream can grow behind the reader; without one, a run must not depend on when it does.
+        # With a time limit a stream grows behind the reader; without one it is made as long as the run at once.
         stream_epochs = config.stream.epochs if seconds is not None else max(stream_epochs, config.stream.epochs)
     return Forecast(
         bound_steps=bound_steps,

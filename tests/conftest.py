@@ -1,6 +1,7 @@
 """What several test modules need: the commands in this process, small streams, and the official data sets if here."""
 
 import functools
+import hashlib
 import importlib
 import io
 import os
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from fastconv.data import stream
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.sources import ImageData, load
 from fastconv.data.stream import StreamSpec
+from fastconv.data.writer import write_stream
 from fastconv.ranks import VARIABLE
 
 REPOSITORY = Path(__file__).parent.parent
@@ -100,6 +103,27 @@ def noise(samples: int, channels: int) -> ImageData:
     generator = np.random.default_rng(samples)
     pixels = generator.integers(0, 256, (samples, 9, 11, channels), np.uint8)
     return ImageData("noise", pixels, generator.integers(0, 3, samples), ("a", "b", "c"), digest="0" * 64)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 10 images, 3 to a shard: 57 images make 2 shards, both with a part left over."""
+    monkeypatch.setattr(stream, "BLOCK_SAMPLES", 10)
+    monkeypatch.setattr(stream, "BLOCKS_PER_SHARD", 3)
+
+
+@pytest.fixture
+def built(tmp_path: Path, small_blocks: None) -> tuple[ImageData, StreamSpec, Path]:
+    """(images, spec, root) of a stream of two epochs on disk."""
+    data = noise(57, 3)
+    spec = spec_of(data)
+    write_stream(spec, data, tmp_path, 2)
+    return data, spec, tmp_path
+
+
+def sha256s(root: Path) -> dict[str, str]:
+    """The sha256 of each shard below a folder, by its path there."""
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.tar")}
 
 
 def spec_of(data: ImageData, policy: Policy = STANDARD, seed: int = 3) -> StreamSpec:

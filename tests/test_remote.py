@@ -1,7 +1,6 @@
 """A stream on a server: the same training as from disk, and a server's faults survived or told in one line."""
 
 import functools
-import hashlib
 import json
 import re
 import shutil
@@ -13,10 +12,10 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pytest
-from conftest import noise, run_command, spec_of
+from conftest import noise, run_command, sha256s, spec_of
 from test_train import SHORT, only_run, same_weights
 
-from fastconv.data import remote, storage, stream
+from fastconv.data import remote, storage
 from fastconv.data.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream import OnlineStream
 from fastconv.data.writer import write_stream
@@ -69,13 +68,6 @@ def no_pauses(monkeypatch):
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of 10 images, 3 to a shard: 57 images make 2 shards."""
-    monkeypatch.setattr(stream, "BLOCK_SAMPLES", 10)
-    monkeypatch.setattr(stream, "BLOCKS_PER_SHARD", 3)
-
-
-@pytest.fixture
 def uploaded(tmp_path, small_blocks):
     """(images, spec) of a stream of two epochs on the server."""
     data = noise(57, 3)
@@ -90,10 +82,6 @@ def shards_asked(server):
 
 def equal(found, right):
     return all(np.array_equal(a, b) for a, b in zip(found, right, strict=True))
-
-
-def sha256s(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.tar")}
 
 
 # -- whole runs

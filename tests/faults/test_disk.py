@@ -1,13 +1,12 @@
 """A disk that is too small, and one that fills up: a clear line, and a stream that is whole in the end."""
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 
 import pytest
-from conftest import run_command
+from conftest import run_command, sha256s
 
 from fastconv.data import storage, writer
 
@@ -41,10 +40,6 @@ def right(tmp_path_factory, digits_root):
     ended = run_command(folder, digits_root, "precompute", *OVERRIDES, f"stream.epochs={EPOCHS}", "stream.root=.")
     assert ended.code == 0, ended.err
     return sha256s(folder)
-
-
-def sha256s(root):
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.tar")}
 
 
 def in_manifest(root):

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from conftest import run_command
+from conftest import run_command, sha256s
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +28,6 @@ def start(name, folder, data, *overrides):
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-
-
-def sha256s(root):
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.tar")}
 
 
 def in_manifest(root):

@@ -1,10 +1,9 @@
 """Damaged shards: each is found out before anything of it is read, and written again as it was."""
 
-import hashlib
 import random
 
 import pytest
-from conftest import spec_of
+from conftest import sha256s, spec_of
 
 from fastconv.data.plan import Crop, Cutout, Policy
 from fastconv.data.reader import PrecomputedStream
@@ -33,7 +32,7 @@ def test_no_row_of_a_damaged_shard_is_handed_out_and_all_are_mended(tmp_path, di
     spec = spec_of(data, Policy(Crop(1), cutout=Cutout(2)))
     folder = write_stream(spec, data, tmp_path, EPOCHS)
     right = {path: path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
-    sums = {path: hashlib.sha256(content).hexdigest() for path, content in right.items()}
+    sums = sha256s(folder)
     assert len(right) == EPOCHS, "a shard for each epoch"
     chance = random.Random(0)
     damages = [change_a_byte] * CHANGES + [cut_off] * TRUNCATIONS
@@ -52,5 +51,5 @@ def test_no_row_of_a_damaged_shard_is_handed_out_and_all_are_mended(tmp_path, di
         reader.close()
         mended = verify_stream(spec, data, tmp_path)
         assert [str(path) in line for path, line in zip(right, mended, strict=True)] == [True] * EPOCHS
-        assert {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.tar"))} == sums
+        assert sha256s(folder) == sums
     assert found == CHANGES + TRUNCATIONS
