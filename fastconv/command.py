@@ -41,7 +41,10 @@ LINE = 2000
 
 
 def command(
-    config_name: str, doc: str | None, check: Callable[[Any], None] = lambda config: None
+    config_name: str,
+    doc: str | None,
+    check: Callable[[Any], None] = lambda config: None,
+    after_sweep: Callable[[Any, Path], None] = lambda config, folder: None,
 ) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Make a function of a typed config the body of `python -m fastconv.NAME key=value ...`.
 
@@ -52,24 +55,28 @@ def command(
         doc: what `--help` says of the command.
         check: raises InputError for a config that cannot work. The body calls it first; here it is called for all jobs
             of a sweep, before the first one starts.
+        after_sweep: called with the config of a sweep's last job and the sweep's folder when all jobs are done.
     """
 
     def decorate(body: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(body)
         def main() -> None:
             register()
-            OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+            OmegaConf.register_new_resolver("sweep_dir", sweep_folder, use_cache=True, replace=True)
             full_error = "HYDRA_FULL_ERROR" in os.environ
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
-            composed, failed = False, []
+            composed, failed, done = False, [], None
 
             def task(config: DictConfig) -> None:
-                nonlocal composed
+                nonlocal composed, done
                 composed = True
                 if not full_error:
                     del os.environ["HYDRA_FULL_ERROR"]  # the processes that a run starts must set their own
                 try:
-                    body(typed(config_name, config, task_overrides()))
+                    job = typed(config_name, config, task_overrides())
+                    if HydraConfig.get().mode == RunMode.MULTIRUN:
+                        done = (job, Path(HydraConfig.get().sweep.dir))
+                    body(job)
                 except InputError as error:
                     if full_error:
                         raise
@@ -88,6 +95,8 @@ def command(
                 check_arguments(config_name, sys.argv[1:], check)
                 with listening():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+                    if done:
+                        after_sweep(*done)
             except InputError as error:
                 if full_error:
                     raise
@@ -111,6 +120,11 @@ def command(
         return main
 
     return decorate
+
+
+def sweep_folder(resume: str | None, new: str) -> str:
+    """The folder of the sweep to go on with, or of a new one, which no other sweep of the same second shares."""
+    return resume or f"{new}-{secrets.token_hex(3)}"
 
 
 def fail(line: str) -> None:
@@ -152,9 +166,9 @@ def help_text(config_name: str, doc: str | None) -> str:
     config = compose(config_name, overrides)
     name = OmegaConf.to_container(config).get("name") or config_name
     lines = [inspect.cleandoc(doc or name), ""]
-    if config_name == "config":
+    if offered := groups(config_name):
         lines += ["Groups (group=option):"]
-        lines += [f"  {group:<12} {', '.join(group_options(group))}" for group in groups()]
+        lines += [f"  {group:<12} {', '.join(group_options(group))}" for group in offered]
         lines += [""]
     lines += ["Keys (key=value), with the value that these overrides give:"]
     for key, value, meaning in described_keys(config):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastconv.command import command
-from fastconv.config import Compare, nearest
-from fastconv.errors import InputError
+from fastconv.config import Compare
+from fastconv.errors import InputError, nearest
 from fastconv.results import Results
 
 FORMATS = ("table", "csv", "markdown")

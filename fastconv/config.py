@@ -4,22 +4,23 @@ The dataclasses here and the values they hold (`Policy`, `OneCycle`, `SGD`, ...)
 fields are the keys of the command line, their field docs are its help.
 """
 
-import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.clock import SEGMENTS
 from fastconv.data.augment import PAD_MODES
 from fastconv.data.plan import Policy
-from fastconv.errors import InputError
+from fastconv.errors import InputError, nearest
 from fastconv.optim import SGD
 from fastconv.ranges import check_ranges
+from fastconv.saliency.method import Method
 from fastconv.schedule import Constant, Cosine, Linear, OneCycle, Step
 
 # In a wheel the configs lie inside the package, in a checkout beside it.
@@ -147,6 +148,16 @@ class Checkpoint:
 
 
 @dataclass
+class Sweep:
+    """What holds for the runs of a sweep together."""
+
+    resume: str | None = None
+    """Folder of a stopped sweep to go on with, by the same command: finished runs are kept, unfinished ones go on."""
+    explain: bool = False
+    """At the end, write a report of where the networks look with and without augmentation (see fastconv.explain)."""
+
+
+@dataclass
 class Config:
     """A run."""
 
@@ -160,6 +171,7 @@ class Config:
     budget: Budget = field(default_factory=Budget)
     validate: Validate = field(default_factory=Validate)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    sweep: Sweep = field(default_factory=Sweep)
     experiment: str | None = None
     """Name of the experiment, written by its config."""
     seed: int = 0
@@ -195,8 +207,62 @@ class Compare:
     """`table` for the terminal, `csv` or `markdown`."""
 
 
+@dataclass
+class Explain:
+    """A report of where networks look."""
+
+    run: Any = MISSING
+    """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed."""
+    against: Any = None
+    """Folder of the run to compare it with, or as many folders as `run` has, in the same order."""
+    names: list[str] | None = None
+    """What figures call `run` and `against`; null for what differs between them."""
+    folder: str | None = None
+    """Where the report goes; null for `explain` in the folder of the run, or `explain-against-...` there."""
+    methods: dict[str, Any] = field(default_factory=dict)
+    """The methods by name, chosen by the group `method`; one of your own: +methods.mine.captum=Lime."""
+    images: Any = None
+    """Image files to explain, such as [a.png,b.jpg], instead of test images."""
+    per_class: int = 10
+    """Test images drawn of each class. These are measured."""
+    mistakes: int = 8
+    """Surest mistakes to show."""
+    hits: int = 8
+    """Least sure hits to show."""
+    candidates: int = 2000
+    """Test images among which mistakes and hits are looked for."""
+    target: str = "answer"
+    """The class that is explained: the network's `answer`, or the `label`."""
+    measures: bool = True
+    """Measure the maps, which takes several times as long as making them."""
+    steps: int = 20
+    """Parts in which pixels go or come for deletion and insertion."""
+    perturbations: int = 10
+    """Squares removed from each image for infidelity."""
+    control_images: int = 50
+    """Images on which maps are compared with those of random weights, and with themselves under noise."""
+    sensitivity_images: int = 20
+    """Images on which max-sensitivity is measured."""
+    batch_size: int = 256
+    """Images, counting the copies that a method makes of them, to compute at once."""
+    seed: int = 0
+    """Seed of the choice of images, of the methods' noise and of the controls."""
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+    data: str = "data"
+    """Folder of the data sets (FASTCONV_DATA)."""
+
+    def folders(self) -> tuple[list[Path], list[Path]]:
+        """The folders that `run` and `against` name."""
+        sides = (
+            each if isinstance(each, list) else [] if each is None else [each] for each in (self.run, self.against)
+        )
+        first, second = ([Path(str(folder)) for folder in side] for side in sides)
+        return first, second
+
+
 # The commands' configs, by the name of their file in `conf/`.
-SCHEMAS = {"config": Config, "compare": Compare}
+SCHEMAS = {"config": Config, "compare": Compare, "explain": Explain}
 
 # What keys with a word for a value may say.
 OPTIONS = {
@@ -216,6 +282,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="_schema", node=_settable(Config))
     store.store(name="_compare", node=_settable(Compare))
+    store.store(name="_explain", node=_settable(Explain))
     store.store(group="dataset", name="_schema", node=_settable(Dataset))
     store.store(group="augment", name="_schema", node=_settable(Policy))
     store.store(group="stream", name="_schema", node=_settable(Stream))
@@ -238,6 +305,27 @@ def typed(values: DictConfig) -> DictConfig:
     return OmegaConf.merge(schema, values)
 
 
+def methods(config: Explain) -> dict[str, Method]:
+    """The attribution methods of a config, by name. Raises InputError for keys or values that `Method` has not."""
+    found, known = {}, [each.name for each in fields(Method)]
+    for name, values in config.methods.items():
+        if not isinstance(values, dict):
+            raise InputError(
+                f"methods.{name}={values} cannot be set as a whole: set its keys, methods.{name}.captum first"
+            )
+        for key in values:
+            if key not in known:
+                raise InputError(f"unknown key methods.{name}.{key}{nearest(key, known)} --help lists all keys")
+        if not values.get("captum"):
+            raise InputError(f"methods.{name}.captum has no value: give a class of captum.attr, such as Lime")
+        try:
+            found[name] = OmegaConf.to_object(OmegaConf.merge(_settable(Method), values))
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"methods.{name}.{error.full_key or '?'}: {reason}") from error
+    return found
+
+
 def _part(batch_size: int, devices: int, norm_batch: int) -> int:
     """The model's `norm_batch`, or a device's whole share of a batch that is smaller; two images at least."""
     return min(norm_batch, max(2, batch_size // max(1, devices)))
@@ -256,12 +344,6 @@ def _settable(schema: type) -> DictConfig:
 
     thaw(node)
     return node
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean X?` for the closest of `words`, or the end of the sentence."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else "."
 
 
 def check(config: Config) -> None:

@@ -1,5 +1,8 @@
 """The error that a user can mend: one line that says what is wrong, where, and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(Exception):
     """Bad input. Commands print the message as one line and exit with code 1, without a traceback."""
@@ -7,3 +10,9 @@ class InputError(Exception):
 
 class StreamError(InputError):
     """A stream's file is missing, damaged or foreign. Commands add the command that repairs it."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean X?` for the closest of `words`, or the end of the sentence."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else "."

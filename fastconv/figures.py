@@ -1,10 +1,13 @@
 """Figures of a run, drawn from its files alone."""
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from fastconv.data.stream import StreamSpec
@@ -14,6 +17,15 @@ from fastconv.results import Results
 GRID_ROWS, GRID_COLUMNS = 4, 10
 GRID_IMAGES = GRID_ROWS * GRID_COLUMNS
 DPI = 110
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What the colours of a figure mean: matplotlib's name of the map, text by position in [0, 1], and a label."""
+
+    name: str
+    ticks: dict[float, str]
+    label: str
 
 
 def draw_run(folder: Path, results: Results, title: str) -> None:
@@ -75,12 +87,56 @@ def draw_curves(metrics: dict[str, np.ndarray], results: Results, title: str, pa
 
 def draw_augmented(images: np.ndarray, labels: np.ndarray, spec: StreamSpec, path: Path) -> None:
     """The first images of the stream, uint8 [B, H, W, C], as the network sees them, with their labels, int64 [B]."""
-    figure = Figure(figsize=(GRID_COLUMNS * 1.1, GRID_ROWS * 1.3), layout="constrained")
-    figure.suptitle(f"{spec.dataset}: the first images of the training stream")
-    for axes, image, label in zip(figure.subplots(GRID_ROWS, GRID_COLUMNS).flat, images, labels, strict=False):
-        axes.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-        axes.set_title(spec.classes[label], fontsize=8)
-        axes.axis("off")
+    tiles = [Tile(image, spec.classes[label]) for image, label in zip(images, labels, strict=True)]
+    rows = [tiles[start : start + GRID_COLUMNS] for start in range(0, len(tiles), GRID_COLUMNS)]
+    draw_tiles(rows, f"{spec.dataset}: the first images of the training stream", path, inches=1.1)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image uint8 [H, W, 1 or 3] with the text above it and one across it."""
+
+    image: np.ndarray
+    text: str = ""
+    across: str = ""
+
+
+def draw_tiles(
+    rows: list[list[Tile | None]], title: str, path: Path, inches: float = 1.4, colours: Colours | None = None
+) -> None:
+    """Draw rows of square tiles, `inches` wide; None leaves a place empty. `colours` are explained by a bar below.
+
+    All lie in one pair of axes: laying out a pair for each tile would take seconds.
+    """
+    gap, line = 0.07, 0.115 * 1.4 / inches  # in tiles
+    lines = [max(tile.text.count("\n") + 1 if tile and tile.text else 0 for tile in row) for row in rows]
+    width = max(map(len, rows)) * (1 + gap)
+    height = 2.5 * line + sum(1 + gap + line * count for count in lines) + (0.55 if colours else 0)
+    figure = Figure(figsize=(inches * width, inches * height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    axes.text(width / 2, 1.2 * line, title, ha="center", va="center", fontsize=11)
+    top = 2.5 * line
+    for row, count in zip(rows, lines, strict=True):
+        top += line * count
+        for place, tile in enumerate(row):
+            if tile is None:
+                continue
+            left = place * (1 + gap) + gap / 2
+            shown = tile.image if tile.image.shape[2] == 3 else tile.image[..., 0]
+            extent = (left, left + 1, top + 1, top)
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto", interpolation="nearest")
+            axes.text(left + 0.5, top - 0.02, tile.text, ha="center", va="bottom", fontsize=7)
+            if tile.across:
+                box = {"facecolor": "black", "edgecolor": "none"}
+                axes.text(left + 0.5, top + 0.5, tile.across, ha="center", va="center", fontsize=8, color="w", bbox=box)
+        top += 1 + gap
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    if colours:
+        place = figure.add_axes((0.25, 0.37 / height, 0.5, 0.1 / height))
+        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours.name), cax=place, orientation="horizontal")
+        bar.set_ticks(list(colours.ticks), labels=list(colours.ticks.values()), fontsize=7)
+        bar.set_label(colours.label, fontsize=8)
     save(figure, path)
 
 

@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fastconv.config import CONF, SCHEMAS, nearest, register
-from fastconv.errors import InputError
+from fastconv.config import CONF, SCHEMAS, register
+from fastconv.errors import InputError, nearest
 
 # What Hydra, its grammar and OmegaConf raise for input that they cannot use.
 COMPOSING_ERRORS = (
@@ -30,22 +31,26 @@ COMPOSING_ERRORS = (
     RecursionError,
 )
 
+# Config groups that are not of a run, with the command they belong to.
+GROUPS = {"method": "explain"}
 
-def compose(config_name: str, overrides: list[str]) -> DictConfig:
-    """The config of a command for some overrides, as Hydra composes it."""
+
+def compose(config_name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    """The config of a command for some overrides, as Hydra composes it; `with_hydra` also its own settings."""
     register()
     running = GlobalHydra.instance().hydra  # Hydra composes for one command at a time: set that of a running one aside
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose(config_name, overrides)
+            return hydra.compose(config_name, overrides, return_hydra_config=with_hydra)
     finally:
         GlobalHydra.instance().hydra = running
 
 
-def groups() -> list[str]:
-    """The config groups, such as `dataset`."""
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+def groups(config_name: str = "config") -> list[str]:
+    """The config groups of a command, such as `dataset`: those of a run, or what another command has of its own."""
+    every = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+    return [group for group in every if GROUPS.get(group, "config") == config_name]
 
 
 def group_options(group: str) -> list[str]:
@@ -64,8 +69,8 @@ def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConf
 
 
 def keys(config_name: str) -> list[str]:
-    """Every key that can be set, and the groups of `train`."""
-    return (groups() if config_name == "config" else []) + [key for key, *_ in leaves(compose(config_name, []))]
+    """Every key and group that can be set."""
+    return groups(config_name) + [key for key, *_ in leaves(compose(config_name, []))]
 
 
 def check_arguments(config_name: str, arguments: list[str], check: Callable[[Any], None]) -> None:
@@ -82,6 +87,9 @@ def check_arguments(config_name: str, arguments: list[str], check: Callable[[Any
     flags = parser.parse_args(arguments)
     overrides = [_parse(text) for text in flags.overrides]
     sweep = flags.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
+    if any(override.key_or_group == "experiment" and override.is_sweep_override() is False for override in overrides):
+        sweep, of_experiment = _sweep_of_experiment(config_name, overrides, sweep)
+        overrides = [*of_experiment, *overrides]
     for override in overrides:
         if not sweep and override.is_sweep_override():
             raise InputError(
@@ -106,6 +114,18 @@ def check_arguments(config_name: str, arguments: list[str], check: Callable[[Any
             raise InputError(f"job {number}: {error}") from error
 
 
+def _sweep_of_experiment(config_name: str, overrides: list[Override], sweep: bool) -> tuple[bool, list[Override]]:
+    """Whether an experiment is a sweep, and the values that it sweeps over."""
+    single = [override.input_line for override in overrides if not override.is_sweep_override()]
+    try:
+        hydra_config = compose(config_name, single, with_hydra=True).hydra
+    except COMPOSING_ERRORS:  # is explained where the jobs are composed
+        return sweep, []
+    if hydra_config.mode != RunMode.MULTIRUN and not sweep:
+        return False, []
+    return True, [_parse(f"{key}={values}") for key, values in (hydra_config.sweeper.get("params") or {}).items()]
+
+
 def _parse(text: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(text)
@@ -122,8 +142,12 @@ def _check_options(config_name: str, overrides: list[Override]) -> None:
     """Hydra would also take a schema of ours, a list of options, or a file of another group."""
     for override in overrides:
         group, option = override.key_or_group, override.value()
-        if config_name == "config" and group in groups() and not isinstance(option, dict):
-            word, options = override.get_value_element_as_str() or "''", group_options(group)
+        if group not in groups(config_name) or isinstance(option, dict):
+            continue
+        several = group in GROUPS and isinstance(option, list)
+        words = [str(each) for each in option] if several else [override.get_value_element_as_str() or "''"]
+        options = group_options(group)
+        for word in words:
             if word not in options:
                 raise InputError(f"unknown {group} {word}{nearest(word, options)} Choose from: {', '.join(options)}")
 
@@ -135,12 +159,12 @@ def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
         raise InputError(f"this is not a config of this command: its defaults must begin with that of {config_name}")
     try:
         for key, section, name in leaves(config):
-            if name not in getattr(OmegaConf.get_type(section), "__dataclass_fields__", {}):
+            kind, node = OmegaConf.get_type(section), section._get_node(name)
+            if name not in getattr(kind, "__dataclass_fields__", {}) and kind is not dict:
                 raise InputError(unknown_key(key, config_name))
-            node = section._get_node(name)
             if node._is_missing():
                 raise InputError(f"{key} has no value: give it one with {key}=value")
-            if isinstance(node, DictConfig):  # ${...}, which may be of any type
+            if isinstance(node, DictConfig) and not _is_free(section, name):  # ${...}, which may be of any type
                 raise InputError(f"{key} cannot be set as a whole: set its keys")
         for text in overrides:
             key, _, value = text.lstrip("+").partition("=")
@@ -150,6 +174,12 @@ def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
         return OmegaConf.to_object(config)
     except COMPOSING_ERRORS as error:
         raise InputError(explain(error, config_name, overrides)) from error
+
+
+def _is_free(section: DictConfig, name: str) -> bool:
+    """Whether a key holds whatever keys a user gives it, and now none."""
+    fields = getattr(OmegaConf.get_type(section), "__dataclass_fields__", {})
+    return name in fields and getattr(fields[name].type, "__origin__", None) is dict
 
 
 def task_overrides() -> list[str]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastconv.config import Config, nearest
+from fastconv.config import Config
 from fastconv.data.sources import SOURCES, load, stratified_split
 from fastconv.data.storage import require_space, stored_streams, unwritable
-from fastconv.errors import InputError
+from fastconv.errors import InputError, nearest
 
 
 def check_data(config: Config) -> None:

@@ -54,11 +54,22 @@ RANGES = {
     "checkpoint.every": "a number of seconds in (0, 1e9], or null for none but the first and the last",
     "validate.every": "a number of epochs in (0, 1e6]",
     "validate.samples": "a number of images in [1, 1e9], or null for all",
+    "per_class": "a number of images in [1, 1e6]",
+    "mistakes": "a number of images in [0, 1e6]",
+    "hits": "a number of images in [0, 1e6]",
+    "candidates": "a number of images in [1, 1e9]",
+    "steps": "a number of parts in [1, 1000]",
+    "perturbations": "a number of squares in [2, 1000]",
+    "control_images": "a number of images in [2, 1e6]",
+    "sensitivity_images": "a number of images in [1, 1e6]",
+    "noise_samples": "a number of noisy copies in [0, 1000]",
+    "noise": "a share of the range of pixel values in [0, 10]",
+    "window": "a share of the image's side in (0, 1]",
 }
 
 
-def check_ranges(config: Any) -> None:
-    """Raise InputError, naming the key, for the first number of a config that is out of its range."""
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Raise InputError, naming the key after `prefix`, for the first number of a config that is out of its range."""
     for key, rule in RANGES.items():
         try:
             value = attrgetter(key)(config)
@@ -66,7 +77,7 @@ def check_ranges(config: Any) -> None:
             continue
         for number in value if isinstance(value, list) else [value]:
             if number is not None and not (isinstance(number, int | float) and within(number, rule)):
-                raise InputError(f"{key}={value} is not possible: give {rule}")
+                raise InputError(f"{prefix}{key}={value} is not possible: give {rule}")
 
 
 def within(number: float, rule: str) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import fcntl
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,8 +15,8 @@ from fastconv.ranks import from_first_rank, is_first_rank
 from fastconv.results import Results, new_run_folder
 
 # What says where things lie or what to do, and not what a run computes.
-PLACES = ("data", "outputs", "resume", "plan_only", "verify", "prune", "checkpoint", "stream.root", "stream.cache",
-          "stream.max_gb", "stream.verify")  # fmt: skip
+PLACES = ("data", "outputs", "resume", "plan_only", "verify", "prune", "checkpoint", "sweep", "stream.root",
+          "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -52,7 +52,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     stored = _read(folder)
     if stored is None:
         raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml")
-    if _is_finished(folder):
+    if is_finished(folder):
         raise InputError(f"resume={folder} is finished: there is nothing to go on with")
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
@@ -63,6 +63,26 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     run = RunFolder(folder, OmegaConf.to_object(stored), resumed=True)
     if is_first_rank() and not _hold(run):
         raise InputError(f"resume={folder} is running in another process: wait for it, or end it first")
+    return run
+
+
+def job_of_sweep(config: Config, folder: Path) -> RunFolder | None:
+    """The run that an earlier process of the same sweep began in a job's folder; None if there is none.
+
+    Raises InputError if it is another run, or if another process has it.
+    """
+    stored = _read(folder)
+    if stored is None:
+        return None
+    ours, theirs = recipe(config), recipe(stored)
+    if other := [key for key in ours if ours[key] != theirs.get(key)]:
+        raise InputError(
+            f"sweep.resume={config.sweep.resume} is another sweep: {folder} has {other[0]}={theirs.get(other[0])}, not"
+            f" {ours[other[0]]}. Give the settings that it was started with"
+        )
+    run = RunFolder(folder, config, resumed=True)
+    if not is_finished(folder) and not _hold(run):
+        raise InputError(f"{folder} is running in another process: wait for it, or end it first")
     return run
 
 
@@ -112,21 +132,22 @@ def _hold(run: RunFolder) -> bool:
 
 def _newest(config: Config) -> RunFolder | None:
     """The newest unfinished run of the same configuration that no process has."""
-    wanted = _recipe(OmegaConf.structured(config))
+    wanted = recipe(config)
     configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
     for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
         folder = path.parent
-        if _is_finished(folder):
+        if is_finished(folder):
             continue
         stored = _read(folder)
-        if stored is not None and _recipe(stored) == wanted:
+        if stored is not None and recipe(stored) == wanted:
             run = RunFolder(folder, config, resumed=True)
             if _hold(run):
                 return run
     return None
 
 
-def _is_finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
+    """Whether a run has been trained and scored."""
     try:
         return Results.read(folder).stopped_by in ("epochs", "budget")
     except (OSError, ValueError, KeyError):
@@ -141,16 +162,18 @@ def _read(folder: Path):
         return None
 
 
-def _recipe(config: Any) -> str:
-    """All that decides what a run computes, as text."""
-    values = OmegaConf.to_container(config, resolve=True)
-    for place in PLACES:
-        *parents, key = place.split(".")
-        inner = values
-        for parent in parents:
-            inner = inner[parent]
-        inner.pop(key, None)
-    return json.dumps(values, sort_keys=True)
+def recipe(config: Any) -> dict[str, Any]:
+    """All that decides what a run computes, by key, such as `optimizer.max_lr`."""
+
+    def flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{name}.")
+            elif not _is_place(f"{prefix}{name}"):
+                yield f"{prefix}{name}", value
+
+    values = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    return dict(flat(values, ""))
 
 
 def _is_place(key: str) -> bool:

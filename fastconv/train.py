@@ -6,6 +6,8 @@ first; leaves results, curves, figures and the checkpoint in a new folder below 
   python -m fastconv.train dataset=fashion_mnist
   python -m fastconv.train dataset=cifar10 experiment=original budget.seconds=300
   python -m fastconv.train resume=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
+  python -m fastconv.train -m dataset=mnist seed=0,1,2
+  python -m fastconv.train dataset=mnist experiment=augmentation_effect
 """
 
 from contextlib import closing
@@ -21,7 +23,7 @@ from fastconv.errors import InputError
 from fastconv.overrides import task_overrides
 from fastconv.prerequisites import check_data, require_writable
 from fastconv.ranks import end_with_first_rank, is_first_rank
-from fastconv.run_folder import open_folder, unfinished
+from fastconv.run_folder import is_finished, job_of_sweep, open_folder, unfinished
 
 
 def check_run(config: Config) -> None:
@@ -31,7 +33,15 @@ def check_run(config: Config) -> None:
     check_data(config)
 
 
-@command("config", __doc__, check_run)
+def report(config: Config, sweep: Path) -> None:
+    """What is left to do when all runs of a sweep are done."""
+    if config.sweep.explain and not config.plan_only:
+        from fastconv.augmentation_effect import explain_sweep
+
+        explain_sweep(sweep, config.data)
+
+
+@command("config", __doc__, check_run, after_sweep=report)
 def main(config: Config) -> None:
     """The command; see the top of this file."""
     clock = Clock()
@@ -45,9 +55,13 @@ def main(config: Config) -> None:
     console = Console(quiet=not is_first_rank())
     hydra = HydraConfig.get()
     overrides = task_overrides()
-    found = unfinished(config, overrides)
-    config = found.config if found else config
     sweep = hydra.mode == RunMode.MULTIRUN
+    job = Path(hydra.sweep.dir, hydra.sweep.subdir) if sweep and config.sweep.resume else None
+    found = job_of_sweep(config, job) if job else unfinished(config, overrides)
+    if job and found and is_finished(job):
+        console.print(f"{job} is finished", highlight=False, markup=False)
+        return
+    config = found.config if found else config
     if sweep and config.trainer.devices > 1:
         raise InputError("a sweep in one process cannot train on several devices: start a command for each value")
     run = runs.plan_run(config, clock)

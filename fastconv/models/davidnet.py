@@ -43,6 +43,9 @@ class DavidNet(nn.Module):
         logits_scale: factor on the logits.
     """
 
+    # From the first to the last: whoever asks where the network looks asks one of these.
+    blocks = ("prep", "layer1", "layer2", "layer3")
+
     def __init__(self, channels: int, classes: int, width: int = 64, logits_scale: float = 0.125) -> None:
         super().__init__()
         self.prep = ConvNorm(channels, width)

@@ -1,0 +1,62 @@
+"""What augmentation changes: the runs of a sweep with and without it, in one report for each data set."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from fastconv.errors import InputError
+from fastconv.explain_report import write_report
+from fastconv.explanation import explain_runs, is_augmented
+from fastconv.overrides import compose, typed
+from fastconv.run_folder import is_finished, recipe
+from fastconv.trained import TrainedRun, load_run
+
+
+def explain_sweep(sweep: Path, data: str, console: Console | None = None) -> None:
+    """Pair the finished runs of a sweep that differ only in their augmentation, and write reports to its folder.
+
+    Args:
+        sweep: the sweep's folder, with one folder for each run.
+        data: folder of the data sets.
+
+    Raises InputError if there are no such pairs.
+    """
+    console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    folders = sorted(
+        (path.parent for path in sweep.glob("*/config.yaml")), key=lambda path: (len(path.name), path.name)
+    )
+    finished = [load_run(folder) for folder in folders if is_finished(folder)]
+    groups = pairs(finished)
+    if not groups:
+        raise InputError(
+            f"{sweep} has no finished runs that differ in their augmentation alone: sweep over augment=none,standard"
+        )
+    for name, (plain, augmented) in groups.items():
+        runs, against = ([str(run.folder) for run in side] for side in (plain, augmented))
+        overrides = [f"run={json.dumps(runs)}", f"against={json.dumps(against)}"]
+        config = typed("explain", compose("explain", overrides), overrides)
+        config.data = data
+        for line in write_report(explain_runs(config, console), config, sweep / f"explain-{name}"):
+            console.print(line)
+
+
+def pairs(runs: list[TrainedRun]) -> dict[str, tuple[list[TrainedRun], list[TrainedRun]]]:
+    """Runs without and with augmentation, pair by pair, by the name of what else they have in common.
+
+    A run that has no partner with the same seed is left out.
+    """
+    sides: dict[str, dict[tuple[bool, int], TrainedRun]] = {}
+    for run in runs:
+        values = recipe(run.config)
+        common = {key: value for key, value in values.items() if not key.startswith("augment.") and "seed" not in key}
+        group = sides.setdefault(json.dumps(common, sort_keys=True), {})
+        group.setdefault((is_augmented(run.config), run.config.seed), run)
+    found = {}
+    for group in sides.values():
+        seeds = [seed for is_with, seed in group if is_with and (False, seed) in group]
+        if seeds:
+            plain, augmented = ([group[is_with, seed] for seed in seeds] for is_with in (False, True))
+            name = plain[0].config.dataset.name
+            found[name if name not in found else f"{name}-{len(found) + 1}"] = (plain, augmented)
+    return found

@@ -1,0 +1,78 @@
+"""python -m fastconv.explain run=FOLDER [against=FOLDER] [key=value ...]
+
+Show where a trained network looks, or two of them, and measure what the maps are worth: `explain.html` with figures and
+tables in the run's folder. Several runs of a kind, such as three seeds, are lists: run=[a,b,c] against=[d,e,f].
+
+  python -m fastconv.explain run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
+  python -m fastconv.explain run=outputs/a against=outputs/b per_class=5
+  python -m fastconv.explain run=outputs/a images=[cat.png,dog.jpg] measures=false method=[grad_cam,occlusion]
+"""
+
+from pathlib import Path
+
+from fastconv.command import command
+from fastconv.config import OPTIONS, Explain, methods
+from fastconv.errors import InputError, nearest
+from fastconv.prerequisites import require_writable
+from fastconv.ranges import check_ranges
+from fastconv.saliency.method import BASELINES
+
+
+def report_folder(config: Explain) -> Path:
+    """Where the report goes."""
+    if config.folder:
+        return Path(config.folder)
+    first, second = config.folders()
+    return first[0] / (f"explain-against-{second[0].resolve().name}" if second else "explain")
+
+
+def check(config: Explain) -> None:
+    """Raise InputError for a report that cannot be made, as far as can be told without reading the runs."""
+    runs, against = config.folders()
+    for key, value in (("run", config.run), ("against", config.against)):
+        named = value if isinstance(value, list) else [value] if value is not None else []
+        if any(isinstance(each, list | dict) or not str(each).strip() for each in named) or value == []:
+            raise InputError(f"{key}={value} is not possible: give a folder, or a list of folders as [a,b]")
+    if against and len(runs) != len(against):
+        raise InputError(
+            f"run names {len(runs)} folders and against {len(against)}: give as many, so that they make pairs"
+        )
+    for key, options in {"target": ("answer", "label"), "accelerator": OPTIONS["trainer.accelerator"]}.items():
+        if (value := getattr(config, key)) not in options:
+            raise InputError(f"{key}={value} is unknown{nearest(value, options)} Choose from: {', '.join(options)}")
+    if config.names is not None and len(config.names) != (2 if against else 1):
+        raise InputError(
+            f"names={config.names} is not possible: give one name for run, and one for against if it is set"
+        )
+    if not config.methods:
+        raise InputError("there is no method: choose with method=[grad_cam,occlusion] or the like")
+    for name, method in methods(config).items():
+        check_ranges(method, prefix=f"methods.{name}.")
+        if method.baseline not in BASELINES:
+            raise InputError(
+                f"methods.{name}.baseline={method.baseline} is unknown{nearest(method.baseline, BASELINES)}"
+                f" Choose from: {', '.join(BASELINES)}"
+            )
+    check_ranges(config)
+    if config.images is not None and (not isinstance(config.images, list | str) or not config.images):
+        raise InputError(f"images={config.images} is not possible: give files, as [a.png,b.jpg]")
+    require_writable(report_folder(config))
+
+
+@command("explain", __doc__, check)
+def main(config: Explain) -> None:
+    """The command; see the top of this file."""
+    check(config)
+    from rich.console import Console
+
+    from fastconv.explain_report import write_report
+    from fastconv.explanation import explain_runs
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    explanation = explain_runs(config, console)
+    for line in write_report(explanation, config, report_folder(config)):
+        console.print(line)
+
+
+if __name__ == "__main__":
+    main()

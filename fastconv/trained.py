@@ -1,0 +1,90 @@
+"""A trained run, read back from its folder: its network, its configuration and its results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from fastconv.config import Config, typed
+from fastconv.errors import InputError
+from fastconv.models import build_model
+from fastconv.results import Results
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder with what was read from it; the network takes normalised images, float [B, C, H, W]."""
+
+    folder: Path
+    config: Config
+    results: Results | None
+    model: nn.Module
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    settings: dict[str, Any]
+    """The network's own, such as `width`."""
+
+    def untrained(self) -> nn.Module:
+        """The same network with new first weights, drawn from torch's global generator."""
+        return build_model(self.config.model.name, self.shape[2], len(self.classes), **self.settings)
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """Read a run's folder.
+
+    Raises InputError if it is none, has no checkpoint, or one that is damaged or of another network.
+    """
+    try:
+        config = OmegaConf.to_object(typed(OmegaConf.load(folder / "config.yaml")))
+    except Exception as error:  # whatever is wrong with the file, it is not a run's
+        raise InputError(
+            f"{folder} is not the folder of a run: it has no readable config.yaml. Give one such as"
+            " outputs/digits/2026-11-25_09-00-00-a1b2c3"
+        ) from error
+    path = folder / "last.ckpt"
+    if not path.exists():
+        raise InputError(
+            f"{folder} has no last.ckpt: the run kept no checkpoint, or has not come that far. Train it with"
+            " checkpoint.save=true, or choose another run"
+        )
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        network, state = checkpoint["network"], checkpoint["state_dict"]
+    except Exception as error:  # torch, zipfile and pickle each have their own
+        raise InputError(f"{path} is damaged and cannot be read: choose another run") from error
+    other = InputError(
+        f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
+    )
+    if network["model"] != config.model.name or any(
+        getattr(config.model, key, None) != value for key, value in network["settings"].items()
+    ):
+        raise other
+    shape, classes, settings = tuple(network["shape"]), tuple(network["classes"]), dict(network["settings"])
+    model = build_model(network["model"], shape[2], len(classes), **settings)
+    prefix = "model."
+    try:
+        model.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        )
+    except RuntimeError as error:
+        raise other from error
+    try:
+        results = Results.read(folder)
+    except (OSError, ValueError, KeyError):
+        results = None
+    return TrainedRun(
+        folder=folder,
+        config=config,
+        results=results,
+        model=model.eval(),
+        shape=shape,
+        classes=classes,
+        mean=tuple(network["mean"]),
+        std=tuple(network["std"]),
+        settings=settings,
+    )
