@@ -23,7 +23,7 @@ run: $(READY) ## train on the bundled digits, the whole way in about a minute
 	$(PY) -m fastconv.train dataset=digits budget.seconds=60
 
 test: $(READY) ## run the tests, with coverage
-	$(PY) -m pytest --quiet --cov --cov-report=term --cov-fail-under=90
+	$(PY) -m pytest --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term --cov-fail-under=90
 
 test-slow: $(READY) ## run the tests that take longer, about an hour on two cores
 	$(PY) -m pytest --quiet -m slow

@@ -56,7 +56,10 @@ def check(config: Explain) -> None:
     check_ranges(config)
     if config.images is not None and (not isinstance(config.images, list | str) or not config.images):
         raise InputError(f"images={config.images} is not possible: give files, as [a.png,b.jpg]")
-    require_writable(report_folder(config))
+    folder = report_folder(config)
+    require_writable(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "explain.yaml").exists():
+        raise InputError(f"{folder} holds other files than a report, which would be lost: choose another folder")
 
 
 @command("explain", __doc__, check)

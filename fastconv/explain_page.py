@@ -285,7 +285,7 @@ def settings(explanation: Explanation, config: Explain) -> str:
             seconds = "-" if results is None or results.seconds_counted is None else f"{results.seconds_counted:.1f}"
             device = "-" if results is None else f"{results.device}, {results.precision}"
             parameters = results.parameters if results else "-"
-            folder = run.run.folder.name
+            folder = run.run.name
             cells = (side, trained.seed, accuracy, epochs, seconds, trained.model.name, parameters, device, folder)
             rows.append([_(cell) for cell in cells])
     header = ["", "seed", "test accuracy", "epochs", "seconds", "model", "parameters", "device", "folder"]

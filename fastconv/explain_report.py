@@ -148,7 +148,7 @@ def images_table(explanation: Explanation) -> Iterator[dict]:
                     "kind": subjects.kinds[row],
                     "label": "" if label == UNKNOWN else classes[label],
                     "side": side,
-                    "run": run.run.folder,
+                    "run": run.run.name,
                     "seed": run.run.config.seed,
                     "answer": classes[said],
                     "confidence": round(float(run.chances[row, said]), 5),
@@ -166,7 +166,7 @@ def measures_table(explanation: Explanation) -> Iterator[dict]:
                     summary = summarise(found[measure])
                     yield {
                         "side": side,
-                        "run": run.run.folder,
+                        "run": run.run.name,
                         "seed": run.run.config.seed,
                         "method": method,
                         "measure": measure,

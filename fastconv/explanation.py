@@ -109,6 +109,8 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     runs = [load_run(folder) for folder in (*first, *second)]
     _require_alike(runs)
     train, test = load(runs[0].config.dataset.name, Path(config.data))
+    if test.classes != runs[0].classes:
+        raise InputError(f"{runs[0].folder} tells other classes apart than {test.name} has: its data set has changed")
     pixels = Pixels.of(train.images)
     if config.images is not None:
         paths = config.images if isinstance(config.images, list) else [config.images]
@@ -166,7 +168,7 @@ def _require_alike(runs: list[TrainedRun]) -> None:
 def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
     """What to call runs: what differs between their configurations, else their folders."""
     if second is None:
-        return [first.folder.resolve().name]
+        return [first.name]
     ours, theirs = (recipe(run.config) for run in (first, second))
     keys = [key for key in ours if ours[key] != theirs.get(key) and key.split(".")[-1] != "seed"]
     augmented = [is_augmented(run.config) for run in (first, second)]
@@ -174,7 +176,7 @@ def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
         return ["with augmentation" if each else "without augmentation" for each in augmented]
     if 0 < len(keys) <= 2:
         return [", ".join(f"{key}={values[key]}" for key in keys) for values in (ours, theirs)]
-    return [run.folder.resolve().name for run in (first, second)]
+    return [run.name for run in (first, second)]
 
 
 def is_augmented(config: Config) -> bool:
@@ -222,6 +224,8 @@ class Examination:
             classes = np.where(subjects.labels >= 0, subjects.labels, classes)
         self._target = torch.from_numpy(classes).to(device)
         self._explained = Explained(run, chances, classes)
+        self._random_areas: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._fresh: PixelNetwork | None = None
 
     def carry_out(self) -> Explained:
         """The maps of all methods, and their measures if the config wants them."""
@@ -257,9 +261,11 @@ class Examination:
             areas = deletion_and_insertion(network, inputs, maps, target, absent, config.steps)
             found["deletion"], found["insertion"] = areas
         with part("random heatmaps"):
-            noise = random_maps(len(inputs), inputs.shape[2:], method.grid, config.seed).to(inputs.device)
-            areas = deletion_and_insertion(network, inputs, noise, target, absent, config.steps)
-            found["deletion_random"], found["insertion_random"] = areas
+            if method.grid not in self._random_areas:  # methods that are equally fine share them
+                noise = random_maps(len(inputs), inputs.shape[2:], method.grid, config.seed).to(inputs.device)
+                areas = deletion_and_insertion(network, inputs, noise, target, absent, config.steps)
+                self._random_areas[method.grid] = areas
+            found["deletion_random"], found["insertion_random"] = self._random_areas[method.grid]
         with part("infidelity"):
             found["infidelity"] = relative_infidelity(
                 network, method, inputs, attributions, target, absent, config.perturbations, config.seed
@@ -290,8 +296,9 @@ class Examination:
             noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(number)).to(inputs.device)
             noisy.append(maps_of(self._network, inputs + REPEAT_NOISE * noise, number))
         found["repeated"] = rank_correlation(*noisy, area)
-        fresh = randomised(self._network, self._run.untrained, self._pixels.images, seed)
-        found["randomised"] = rank_correlation(maps, maps_of(fresh, inputs, seed), area)
+        if self._fresh is None:
+            self._fresh = randomised(self._network, self._run.untrained, self._pixels.images, seed)
+        found["randomised"] = rank_correlation(maps, maps_of(self._fresh, inputs, seed), area)
 
     def _compare_methods(self) -> None:
         """How far the methods agree with each other."""

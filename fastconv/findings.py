@@ -94,7 +94,7 @@ def of_images(runs: list[Explained], method: str, measure: str) -> np.ndarray:
 
 def of_runs(runs: list[Explained], method: str, measure: str) -> np.ndarray:
     """A measure of each run, the mean over images, float64 [runs]."""
-    return np.array([np.nanmean(run.measures[method][measure]) for run in runs])
+    return np.array([summarise(run.measures[method][measure]).mean for run in runs])
 
 
 def summarise_runs(runs: list[Explained], method: str, measure: str) -> Summary:

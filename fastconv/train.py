@@ -56,6 +56,8 @@ def main(config: Config) -> None:
     hydra = HydraConfig.get()
     overrides = task_overrides()
     sweep = hydra.mode == RunMode.MULTIRUN
+    if not sweep and (config.sweep.resume or config.sweep.explain):
+        raise InputError("sweep.resume and sweep.explain are of a sweep: add -m and the values, or use resume")
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if sweep and config.sweep.resume else None
     found = job_of_sweep(config, job) if job else unfinished(config, overrides)
     if job and found and is_finished(job):

@@ -29,6 +29,11 @@ class TrainedRun:
     settings: dict[str, Any]
     """The network's own, such as `width`."""
 
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
     def untrained(self) -> nn.Module:
         """The same network with new first weights, drawn from torch's global generator."""
         return build_model(self.config.model.name, self.shape[2], len(self.classes), **self.settings)
@@ -54,25 +59,20 @@ def load_run(folder: Path) -> TrainedRun:
         )
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        network, state = checkpoint["network"], checkpoint["state_dict"]
+        network = checkpoint["network"]
+        shape, classes, settings = tuple(network["shape"]), tuple(network["classes"]), dict(network["settings"])
+        name, mean, std = network["model"], tuple(network["mean"]), tuple(network["std"])
+        state = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
     except Exception as error:  # torch, zipfile and pickle each have their own
-        raise InputError(f"{path} is damaged and cannot be read: choose another run") from error
-    other = InputError(
-        f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
-    )
-    if network["model"] != config.model.name or any(
-        getattr(config.model, key, None) != value for key, value in network["settings"].items()
-    ):
-        raise other
-    shape, classes, settings = tuple(network["shape"]), tuple(network["classes"]), dict(network["settings"])
-    model = build_model(network["model"], shape[2], len(classes), **settings)
-    prefix = "model."
+        raise InputError(f"{path} is damaged or not fastconv's, and cannot be read: choose another run") from error
+    other = f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
+    if name != config.model.name or any(getattr(config.model, key, None) != settings[key] for key in settings):
+        raise InputError(other)
+    model = build_model(name, shape[2], len(classes), **settings)
     try:
-        model.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        )
+        model.load_state_dict(state)
     except RuntimeError as error:
-        raise other from error
+        raise InputError(other) from error
     try:
         results = Results.read(folder)
     except (OSError, ValueError, KeyError):
@@ -84,7 +84,7 @@ def load_run(folder: Path) -> TrainedRun:
         model=model.eval(),
         shape=shape,
         classes=classes,
-        mean=tuple(network["mean"]),
-        std=tuple(network["std"]),
+        mean=mean,
+        std=std,
         settings=settings,
     )

@@ -11,13 +11,14 @@ from conftest import run_command
 from omegaconf import OmegaConf
 
 from fastconv.command import compose, described_keys, group_options
-from fastconv.config import CONF
+from fastconv.config import Explain, methods
 from fastconv.data import storage
-from fastconv.overrides import leaves
+from fastconv.overrides import groups, leaves
 from fastconv.ranges import RANGES
 from fastconv.results import Results
+from fastconv.saliency.method import Method
 
-GROUPS = {path.name: group_options(path.name) for path in CONF.iterdir() if path.is_dir()}
+GROUPS = {group: group_options(group) for group in groups()}
 OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
 
 
@@ -37,8 +38,17 @@ def test_the_groups_are_those_of_the_readme():
         "schedule": {"one_cycle", "constant", "cosine", "linear", "step"},
         "trainer": {"auto", "cpu", "gpu", "ddp"},
         "stream": {"precomputed", "online"},
-        "experiment": {"original"},
+        "experiment": {"original", "augmentation_effect"},
     }
+    assert groups("explain") == ["method"]
+
+
+def test_every_key_of_a_report_is_explained():
+    config = compose("explain", ["run=a"])
+    meanings = {key: meaning for key, _, meaning in described_keys(config) if not key.startswith("methods.")}
+    assert all(meanings.values())
+    for method in group_options("method"):
+        assert list(methods(OmegaConf.to_object(compose("explain", ["run=a", f"method={method}"])))) == [method]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -48,9 +58,10 @@ def test_every_option_composes_and_every_key_is_explained(option):
 
 
 def test_every_number_has_a_range():
+    configs = [compose("config", [f"schedule={schedule}"]) for schedule in GROUPS["schedule"]]
     numbers = set()
-    for schedule in GROUPS["schedule"]:
-        for key, section, name in leaves(compose("config", [f"schedule={schedule}"])):
+    for config in (*configs, OmegaConf.structured(Explain), OmegaConf.structured(Method)):
+        for key, section, name in leaves(config):
             hint = get_type_hints(OmegaConf.get_type(section))[name]
             numbers |= {key} if {int, float} & {hint, *get_args(hint)} else set()
     assert numbers == RANGES.keys()

@@ -124,7 +124,7 @@ class Pixels:
 
 def as_pixels(images: np.ndarray) -> Tensor:
     """Images uint8 [N, H, W, C] as float [N, C, H, W] in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2) / 255
+    return torch.tensor(np.asarray(images)).permute(0, 3, 1, 2) / 255
 
 
 class Attributor:
@@ -212,7 +212,7 @@ class Attributor:
             warnings.filterwarnings("ignore", module="captum")  # that it sets hooks and gradients, as it must
             try:
                 found = self._ask(inputs.detach().requires_grad_(), target=target, **self._arguments(inputs)).detach()
-            except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+            except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise InputError(
                     f"method {self.title} does not work here ({reason}): check its arguments, or leave it out"

@@ -21,13 +21,11 @@ from conftest import run_command
 from omegaconf import DictConfig, OmegaConf
 
 from fastconv.command import compose
-from fastconv.config import CONF
+from fastconv.overrides import group_options, groups
 
 pytestmark = pytest.mark.slow
 
-GROUPS = {
-    folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
-}
+GROUPS = {group: group_options(group) for group in groups()}
 
 # A case takes half a second: of the bad values of a key so many are drawn, and all cases are tried in so many parts.
 VALUES_PER_KEY = 7
