@@ -15,7 +15,7 @@ from pathlib import Path
 from measurements import RESULTS
 
 DATASETS = ("fashion_mnist", "cifar10", "mnist")
-KEPT = ("explain.html", "effect.png", "methods-1.png", "methods-2.png", "measures.png", "measures.csv", "images.csv")
+KEPT = ("explain.html", "effect.png", "measures.png", "measures.csv", "images.csv")
 SETTINGS = ("model.width=16",)
 
 

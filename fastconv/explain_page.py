@@ -10,7 +10,6 @@ from fastconv.config import Explain
 from fastconv.explanation import Explanation
 from fastconv.findings import (
     MEASURES,
-    Summary,
     accuracies,
     accuracy_sentence,
     beats_random,
@@ -22,6 +21,7 @@ from fastconv.findings import (
 )
 from fastconv.saliency.drawing import answer, data_url, strip
 from fastconv.saliency.subjects import KINDS, UNKNOWN
+from fastconv.summary import Summary
 
 STYLE = Path(__file__).with_name("page.css")
 
@@ -284,7 +284,7 @@ def settings(explanation: Explanation, config: Explain) -> str:
             epochs = "-" if results is None or results.epochs is None else f"{results.epochs:.2f}"
             seconds = "-" if results is None or results.seconds_counted is None else f"{results.seconds_counted:.1f}"
             device = "-" if results is None else f"{results.device}, {results.precision}"
-            parameters = results.parameters if results else "-"
+            parameters = f"{results.parameters:,}" if results and results.parameters else "-"
             folder = run.run.name
             cells = (side, trained.seed, accuracy, epochs, seconds, trained.model.name, parameters, device, folder)
             rows.append([_(cell) for cell in cells])

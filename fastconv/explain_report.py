@@ -16,10 +16,11 @@ from fastconv.data.storage import unwritable
 from fastconv.explain_page import Figure, answers, page
 from fastconv.explanation import Explanation
 from fastconv.figures import read_png
-from fastconv.findings import MEASURES, Summary, beats_random, summarise, summarise_runs
+from fastconv.findings import MEASURES, beats_random, summarise_runs
 from fastconv.saliency import drawing
 from fastconv.saliency.drawing import Column
 from fastconv.saliency.subjects import UNKNOWN
+from fastconv.summary import Summary, summarise
 
 # Rows of a figure: one image for each class, or the first of them.
 FIGURE_ROWS = 10
