@@ -32,10 +32,13 @@ def explain_sweep(sweep: Path, data: str, console: Console | None = None) -> Non
         raise InputError(
             f"{sweep} has no finished runs that differ in their augmentation alone: sweep over augment=none,standard"
         )
+    paired = [run.folder for sides in groups.values() for side in sides for run in side]
+    for folder in folders:
+        if folder not in paired:
+            console.print(f"left out of the report: {folder}, which is not finished or has no partner of the same seed")
     for name, (plain, augmented) in groups.items():
-        runs, against = ([str(run.folder) for run in side] for side in (plain, augmented))
-        overrides = [f"run={json.dumps(runs)}", f"against={json.dumps(against)}"]
-        config = typed("explain", compose("explain", overrides), overrides)
+        config = typed("explain", compose("explain", ["run=-"]), [])
+        config.run, config.against = ([str(run.folder) for run in side] for side in (plain, augmented))
         config.data = data
         for line in write_report(explain_runs(config, console), config, sweep / f"explain-{name}"):
             console.print(line)
@@ -46,17 +49,24 @@ def pairs(runs: list[TrainedRun]) -> dict[str, tuple[list[TrainedRun], list[Trai
 
     A run that has no partner with the same seed is left out.
     """
-    sides: dict[str, dict[tuple[bool, int], TrainedRun]] = {}
+    plain: dict[str, dict[int, TrainedRun]] = {}
+    augmented: dict[tuple[str, str], dict[int, TrainedRun]] = {}
     for run in runs:
         values = recipe(run.config)
-        common = {key: value for key, value in values.items() if not key.startswith("augment.") and "seed" not in key}
-        group = sides.setdefault(json.dumps(common, sort_keys=True), {})
-        group.setdefault((is_augmented(run.config), run.config.seed), run)
+        common = {
+            key: value
+            for key, value in values.items()
+            if key.partition(".")[0] != "augment" and key.rpartition(".")[2] != "seed"
+        }
+        policy = {key: value for key, value in values.items() if key.partition(".")[0] == "augment"}
+        texts = json.dumps(common, sort_keys=True), json.dumps(policy, sort_keys=True)
+        group = augmented.setdefault(texts, {}) if is_augmented(run.config) else plain.setdefault(texts[0], {})
+        group.setdefault(run.config.seed, run)
     found = {}
-    for group in sides.values():
-        seeds = [seed for is_with, seed in group if is_with and (False, seed) in group]
+    for (common, _), group in augmented.items():
+        seeds = [seed for seed in group if seed in plain.get(common, {})]
         if seeds:
-            plain, augmented = ([group[is_with, seed] for seed in seeds] for is_with in (False, True))
-            name = plain[0].config.dataset.name
-            found[name if name not in found else f"{name}-{len(found) + 1}"] = (plain, augmented)
+            sides = [plain[common][seed] for seed in seeds], [group[seed] for seed in seeds]
+            name = sides[0][0].config.dataset.name
+            found[name if name not in found else f"{name}-{len(found) + 1}"] = sides
     return found

@@ -95,6 +95,8 @@ def command(
                 check_arguments(config_name, sys.argv[1:], check)
                 with listening():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+                    if failed:
+                        remove_empty(failed)
                     if done:
                         after_sweep(*done)
             except InputError as error:
@@ -114,7 +116,6 @@ def command(
                     raise
                 fail(f"cannot write {error.filename}: {error.strerror}. Choose another folder")
             if failed:
-                remove_empty(failed)
                 raise SystemExit(1)
 
         return main

@@ -21,7 +21,7 @@ from fastconv.saliency.method import BASELINES
 def report_folder(config: Explain) -> Path:
     """Where the report goes."""
     if config.folder:
-        return Path(config.folder)
+        return Path(config.folder).absolute()
     first, second = config.folders()
     return first[0] / (f"explain-against-{second[0].resolve().name}" if second else "explain")
 
@@ -31,6 +31,8 @@ def check(config: Explain) -> None:
     runs, against = config.folders()
     for key, value in (("run", config.run), ("against", config.against)):
         named = value if isinstance(value, list) else [value] if value is not None else []
+        if key == "run" and value is None:
+            raise InputError("run has no value: give the folder of a run with run=value")
         if any(isinstance(each, list | dict) or not str(each).strip() for each in named) or value == []:
             raise InputError(f"{key}={value} is not possible: give a folder, or a list of folders as [a,b]")
     if against and len(runs) != len(against):
@@ -58,7 +60,7 @@ def check(config: Explain) -> None:
         raise InputError(f"images={config.images} is not possible: give files, as [a.png,b.jpg]")
     folder = report_folder(config)
     require_writable(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "explain.yaml").exists():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "explain.html").exists():
         raise InputError(f"{folder} holds other files than a report, which would be lost: choose another folder")
 
 

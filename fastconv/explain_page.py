@@ -21,7 +21,7 @@ from fastconv.findings import (
 )
 from fastconv.saliency.drawing import answer, data_url, strip
 from fastconv.saliency.subjects import KINDS, UNKNOWN
-from fastconv.summary import Summary
+from fastconv.summary import Summary, summarise
 
 STYLE = Path(__file__).with_name("page.css")
 
@@ -71,18 +71,18 @@ def _(text: object) -> str:
 
 def answers(explanation: Explanation) -> list[str]:
     """What the report found, in sentences made from its numbers."""
-    titles, runs = explanation.titles, [*explanation.first, *explanation.second]
+    titles = explanation.titles
     if not explanation.second:
         accuracy = accuracies(explanation.first)
         known = accuracy[~np.isnan(accuracy)]
         count = f" (mean of {len(known)} runs)" if len(known) > 1 else ""
         text = f"Test accuracy {100 * known.mean():.2f} %{count}." if len(known) else "No test accuracy is known."
-        return [text, trust_sentence(titles, runs)]
+        return [text, trust_sentence(titles, explanation.sides)]
     found = differences(explanation.first, explanation.second)
     return [
         accuracy_sentence(explanation.names, explanation.first, explanation.second),
         maps_sentence(explanation.names, titles, found, len(explanation.first)),
-        trust_sentence(titles, runs),
+        trust_sentence(titles, explanation.sides),
     ]
 
 
@@ -125,28 +125,22 @@ def measures(explanation: Explanation) -> list[str]:
     seeds = len(explanation.first)
     spread = f"mean ± standard deviation over {seeds} runs" if seeds > 1 else "mean ± standard deviation over images"
     for side, runs in explanation.sides:
-        keys = [key for key in MEASURES if any(key in run.measures.get(name, {}) for run in runs for name in titles)]
+        found = {key for run in runs for each in run.measures.values() for key in each}
+        keys = [key for key in MEASURES if key in found and not key.endswith("_gain")]
         if not keys:
             continue
         parts.append(f"<h3>{_(side)}</h3><p class=faint>{spread}; {counts(runs)}.</p>")
-        header = [
-            "method",
-            "places",
-            *(_(MEASURES[key].title) for key in keys),
-            "better than random",
-            "depends on the weights",
-        ]
+        header = ["method", "places", "better than random", "depends on the weights"]
+        header += [_(MEASURES[key].title) for key in keys]
         rows = []
         for name, title in titles.items():
+            verdicts = [verdict(judge(runs, name)) for judge in (beats_random, depends_on_weights)]
             cells = [value(summarise_runs(runs, name, key), key) for key in keys]
-            places = "x".join(map(str, runs[0].grids[name]))
-            rows.append(
-                [_(title), places, *cells, verdict(beats_random(runs, name)), verdict(depends_on_weights(runs, name))]
-            )
+            rows.append([_(title), "x".join(map(str, runs[0].grids[name])), *verdicts, *cells])
         parts.append(table(header, rows))
     if not parts:
         return ["<p>The maps were not measured (measures=false).</p>"]
-    if explanation.second:
+    if explanation.second and differences(explanation.first, explanation.second):
         parts += _differences(explanation)
     parts += _agreement(explanation) + _meanings(explanation) + _seconds(explanation)
     return parts
@@ -157,7 +151,7 @@ def counts(runs: list) -> str:
     found = {}
     for measures_ in runs[0].measures.values():
         for key, values in measures_.items():
-            found.setdefault(len(values), []).append(MEASURES[key].title)
+            found.setdefault(int(np.isfinite(values).sum()), []).append(MEASURES[key].title)
     return "; ".join(
         f"{n} images: {', '.join(dict.fromkeys(names))}" for n, names in sorted(found.items(), reverse=True)
     )
@@ -184,23 +178,19 @@ def _differences(explanation: Explanation) -> list[str]:
 
 
 def _agreement(explanation: Explanation) -> list[str]:
-    titles, run = explanation.titles, explanation.first[0]
-    if not run.agreement:
-        return []
-    rows = []
-    for name, title in titles.items():
-        cells = []
-        for other in titles:
-            found = run.agreement.get((name, other), run.agreement.get((other, name)))
-            cells.append("1" if name == other else "-" if found is None else f"{np.nanmean(found):.2f}")
-        rows.append([_(title), *cells])
-    where = ", on pixels of the object" if explanation.has_background else ""
-    return [
-        "<h3>Agreement of the methods</h3>",
-        f"<p class=faint>{_(explanation.names[0])}: mean rank correlation of signed maps{where},"
-        f" {len(next(iter(run.agreement.values())))} images.</p>",
-        table(["", *map(_, titles.values())], rows),
-    ]
+    titles, where = explanation.titles, ", on pixels of the object" if explanation.has_background else ""
+    parts = []
+    for side, runs in explanation.sides:
+        pairs = {pair: summarise(np.mean([run.agreement[pair] for run in runs], axis=0)) for pair in runs[0].agreement}
+        rows = []
+        for name, title in titles.items():
+            found = [pairs.get((name, other), pairs.get((other, name))) for other in titles]
+            rows.append([_(title), *("" if each is None else f"{each.mean:.2f} ± {each.sd:.2f}" for each in found)])
+        if pairs:
+            n = max(each.n for each in pairs.values())
+            text = f"{side}: rank correlation of signed maps{where}, mean ± standard deviation over {n} images."
+            parts += [f"<p class=faint>{_(text)}</p>", table(["", *map(_, titles.values())], rows)]
+    return ["<h3>Agreement of the methods</h3>", *parts] if parts else []
 
 
 def _meanings(explanation: Explanation) -> list[str]:
@@ -244,7 +234,7 @@ def gallery(explanation: Explanation) -> list[str]:
     parts = [
         f'<p class="legend">Each strip: the image; then {_(", ".join(titles.values()))}. '
         + (f"Upper strip: {_(explanation.names[0])}; lower: {_(explanation.names[1])}. " if explanation.second else "")
-        + "Bright: evidence for the class that the network names. A cross marks a wrong answer.</p>"
+        + "Bright: evidence for the class that is explained. A cross marks a wrong answer.</p>"
     ]
     for kind, heading in KINDS.items():
         rows = [row for row, each in enumerate(subjects.kinds) if each == kind]
@@ -260,12 +250,12 @@ def gallery(explanation: Explanation) -> list[str]:
                 run = runs[0]
                 said = int(run.chances[row].argmax())
                 text = answer(classes, said, float(run.chances[row, said]), label)
-                nothing = [titles[method] for method, maps in run.maps.items() if not (maps[row] > 0).any()]
+                nothing = [titles[method] for method, maps in run.evidence.items() if not (maps[row] > 0).any()]
                 marked = f", no evidence by {', '.join(nothing)}" if nothing else ""
                 lines.append(f"{side}: {text}{marked}" if explanation.second else text + marked)
-                source = strip(subjects.images[row], [maps[row] for maps in run.maps.values()])
+                source = strip(subjects.images[row], [maps[row] for maps in run.evidence.values()])
                 alt = f"{name}, {lines[-1]}: the image and its heatmaps by {', '.join(titles.values())}"
-                pictures.append(f'<img src="{source}" alt="{_(alt)}" loading="lazy">')
+                pictures.append(f'<img src="{source}" alt="{_(alt)}">')
             parts.append(
                 f"<figure>{''.join(pictures)}<figcaption><b>{_(name)}</b> ({_(subjects.names[row])}); "
                 f"{_('; '.join(lines))}</figcaption></figure>"

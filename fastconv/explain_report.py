@@ -34,7 +34,7 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         aside.mkdir(parents=True)
-        figures = draw(explanation, aside)
+        figures = draw(explanation, config.target, aside)
         for name, rows in (("images.csv", images_table(explanation)), ("measures.csv", measures_table(explanation))):
             write_csv(aside / name, list(rows))
         write_maps(explanation, aside / "maps.npz")
@@ -43,25 +43,28 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
         with SummaryWriter(str(aside)) as events:
             for figure in figures:
                 events.add_image(f"explain/{figure.path.stem}", read_png(figure.path), dataformats="HWC")
+        old = folder.with_name(f"{aside.name}.old")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         aside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return [*answers(explanation), f"{folder / 'explain.html'}"]
+    return [*answers(explanation), f"{os.path.relpath(folder)}/explain.html"]
 
 
 # -- figures
 
 
-def draw(explanation: Explanation, folder: Path) -> list[Figure]:
+def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
     """Draw the figures of a report, most telling first."""
     subjects, classes, titles = explanation.subjects, explanation.classes, explanation.titles
     dataset = explanation.first[0].run.config.dataset.name
     rows = one_of_each_class(explanation)
     figures = []
+    asked = "the class that the network names, with its" if target == "answer" else "the label, with the answer and its"
 
     def columns(side: int, only: str | None = None) -> list[Column]:
         runs = explanation.sides[side][1]
@@ -70,7 +73,7 @@ def draw(explanation: Explanation, folder: Path) -> list[Figure]:
         for name in titles if only is None else [only]:
             title = titles[name] if only is None else explanation.names[side]
             doubt = "\nnot better than random" if beats_random(runs, name) is False else ""
-            found.append(Column(title + doubt, runs[0].maps[name], chances.argmax(1), chances.max(1)))
+            found.append(Column(title + doubt, runs[0].evidence[name], chances.argmax(1), chances.max(1)))
         return found
 
     if explanation.second:
@@ -81,8 +84,8 @@ def draw(explanation: Explanation, folder: Path) -> list[Figure]:
         alt = f"Images of {dataset} beside the heatmaps of {title}, {explanation.names[0]} and {explanation.names[1]}"
         seeds = f" The first of {len(explanation.first)} pairs of runs is shown." if len(explanation.first) > 1 else ""
         caption = (
-            f"One image of each class, drawn by seed; heatmaps of {title} for the class that the network names, with"
-            f" its confidence; a cross marks a wrong answer.{seeds} All heatmaps have the same scale."
+            f"One image of each class, drawn by seed; heatmaps of {title} for {asked}"
+            f" confidence; a cross marks a wrong answer.{seeds} All heatmaps have the same scale."
         )
         figures.append(Figure(path, alt, caption, "answer"))
     for side, (name, _) in enumerate(explanation.sides):
@@ -90,7 +93,7 @@ def draw(explanation: Explanation, folder: Path) -> list[Figure]:
         heading = f"{dataset}: all methods" + (f", {name}" if explanation.second else "")
         drawing.draw_methods(subjects, rows, classes, columns(side), heading, path)
         alt = f"Images of {dataset} under each attribution method, {name}"
-        caption = f"All methods, {name}: heatmaps for the class that the network names, with its confidence."
+        caption = f"All methods, {name}: heatmaps for {asked} confidence."
         figures.append(Figure(path, alt, caption, "images" if explanation.second else "answer"))
     if explanation.first[0].measures and any("deletion" in each for each in explanation.first[0].measures.values()):
         path = folder / "measures.png"
@@ -154,7 +157,9 @@ def images_table(explanation: Explanation) -> Iterator[dict]:
                     "answer": classes[said],
                     "confidence": round(float(run.chances[row, said]), 5),
                     "explained": classes[run.target[row]],
-                    "without_evidence": " ".join(name for name, maps in run.maps.items() if not (maps[row] > 0).any()),
+                    "without_evidence": " ".join(
+                        name for name, maps in run.evidence.items() if not (maps[row] > 0).any()
+                    ),
                 }
 
 

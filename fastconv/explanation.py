@@ -51,6 +51,9 @@ class Explained:
     """The classes explained, int64 [N]."""
     maps: dict[str, np.ndarray] = field(default_factory=dict)
     """By method: signed attributions float32 [N, H, W]."""
+    evidence: dict[str, np.ndarray] = field(default_factory=dict)
+    """By method: how much each pixel matters, float32 [N, H, W]: the attributions, or the magnitude of a gradient (that
+    a pixel should be darker is as much of a reason as that it should be brighter)."""
     measures: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     """By method and measure (a key of `fastconv.findings.MEASURES`): float64 [n or fewer]."""
     agreement: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
@@ -66,11 +69,6 @@ class Explained:
         started = time.perf_counter()
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
-
-    @property
-    def empty(self) -> dict[str, np.ndarray]:
-        """By method: of which images the map is zero everywhere, bool [N]."""
-        return {name: (maps == 0).all(axis=(1, 2)) for name, maps in self.maps.items()}
 
 
 @dataclass(frozen=True)
@@ -107,10 +105,10 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     first, second = config.folders()
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
     runs = [load_run(folder) for folder in (*first, *second)]
-    _require_alike(runs)
+    _require_alike(runs[: len(first)], runs[len(first) :])
     train, test = load(runs[0].config.dataset.name, Path(config.data))
-    if test.classes != runs[0].classes:
-        raise InputError(f"{runs[0].folder} tells other classes apart than {test.name} has: its data set has changed")
+    if test.classes != runs[0].classes or test.images.shape[1:] != runs[0].shape:
+        raise InputError(f"{runs[0].folder} has other classes or images than {test.name}: its data set has changed")
     pixels = Pixels.of(train.images)
     if config.images is not None:
         paths = config.images if isinstance(config.images, list) else [config.images]
@@ -149,9 +147,10 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     )
 
 
-def _require_alike(runs: list[TrainedRun]) -> None:
-    one = runs[0]
-    for other in runs[1:]:
+def _require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
+    """Raise InputError unless runs see the same data, and those of a side differ in their seeds alone, pair by pair."""
+    one = first[0]
+    for other in (*first, *second):
         if other.classes != one.classes:
             missing = sorted(set(one.classes) ^ set(other.classes)) or ["their order"]
             raise InputError(
@@ -163,6 +162,18 @@ def _require_alike(runs: list[TrainedRun]) -> None:
                 f"{one.folder} is of {one.config.dataset.name} and {other.folder} of {other.config.dataset.name}:"
                 " give runs of the same data set"
             )
+    for key, side in (("run", first), ("against", second)):
+        recipes = [recipe(run.config) for run in side]
+        for run, values in zip(side[1:], recipes[1:], strict=True):
+            differing = [name for name in values if values[name] != recipes[0].get(name)]
+            if other := [name for name in differing if name.rpartition(".")[2] != "seed"]:
+                raise InputError(
+                    f"{key}: {side[0].folder} and {run.folder} differ in {other[0]}, and not in their seeds alone"
+                )
+        if len({run.config.seed for run in side}) < len(side):
+            raise InputError(f"{key} names runs of the same seed: give one for each seed")
+    if len(first) > 1 and second and [run.config.seed for run in first] != [run.config.seed for run in second]:
+        raise InputError("run and against have other seeds: give them in the same order, so that they make pairs")
 
 
 def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
@@ -176,7 +187,10 @@ def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
         return ["with augmentation" if each else "without augmentation" for each in augmented]
     if 0 < len(keys) <= 2:
         return [", ".join(f"{key}={values[key]}" for key in keys) for values in (ours, theirs)]
-    return [run.name for run in (first, second)]
+    named = [run.name for run in (first, second)]
+    if named[0] != named[1]:
+        return named
+    return [f"{run.folder.resolve().parent.name}/{run.name}" for run in (first, second)]
 
 
 def is_augmented(config: Config) -> bool:
@@ -224,6 +238,8 @@ class Examination:
             classes = np.where(subjects.labels >= 0, subjects.labels, classes)
         self._target = torch.from_numpy(classes).to(device)
         self._explained = Explained(run, chances, classes)
+        for method in self._methods.values():  # what cannot work ends here, and not after minutes
+            attribute(method, self._inputs[:1], self._target[:1])
         self._random_areas: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._fresh: PixelNetwork | None = None
 
@@ -236,6 +252,7 @@ class Examination:
                     method, self._inputs, self._target, lambda count, t=method.title: self._on_images(t, count)
                 )
             self._explained.maps[name] = found.sum(1).numpy()
+            self._explained.evidence[name] = np.abs(found.sum(1).numpy()) if method.is_local else found.sum(1).numpy()
             self._explained.grids[name] = method.grid
             self._explained.measures[name] = {}
             if gaps is not None:
@@ -250,6 +267,7 @@ class Examination:
         """All measures of a method's attributions, float [n, C or 1, H, W]."""
         config, network, method = self._config, self._network, self._methods[name]
         found, absent, maps = self._explained.measures[name], self._pixels.absent(), attributions.sum(1)
+        evidence = maps.abs() if method.is_local else maps
 
         @contextmanager
         def part(title: str):
@@ -258,7 +276,7 @@ class Examination:
             self._on_images(f"{method.title}: {title}", len(inputs))
 
         with part("deletion and insertion"):
-            areas = deletion_and_insertion(network, inputs, maps, target, absent, config.steps)
+            areas = deletion_and_insertion(network, inputs, evidence, target, absent, config.steps)
             found["deletion"], found["insertion"] = areas
         with part("random heatmaps"):
             if method.grid not in self._random_areas:  # methods that are equally fine share them
@@ -266,17 +284,20 @@ class Examination:
                 areas = deletion_and_insertion(network, inputs, noise, target, absent, config.steps)
                 self._random_areas[method.grid] = areas
             found["deletion_random"], found["insertion_random"] = self._random_areas[method.grid]
+            found["deletion_gain"] = found["deletion_random"] - found["deletion"]
+            found["insertion_gain"] = found["insertion"] - found["insertion_random"]
         with part("infidelity"):
             found["infidelity"] = relative_infidelity(
                 network, method, inputs, attributions, target, absent, config.perturbations, config.seed
             )
         few = np.linspace(0, len(inputs), min(config.control_images, len(inputs)), endpoint=False).astype(np.int64)
         with part("sensitivity"):
-            some = few[: config.sensitivity_images]
+            some = np.linspace(0, len(inputs), min(config.sensitivity_images, len(inputs)), endpoint=False)
+            some = some.astype(np.int64)
             found["sensitivity"] = max_sensitivity(method, inputs[some], target[some], seed=config.seed)
         area = self._object_area()
         if area is not None:
-            found["on_object"] = share_on(maps.cpu().numpy(), area)
+            found["on_object"] = share_on(evidence.cpu().numpy(), area)
         found["half_area"] = half_area(maps.cpu().numpy())
         with part("controls"):
             area = None if area is None else area[few]

@@ -33,8 +33,13 @@ MEASURES = {
         "insertion", "area under the class's probability while the important pixels come first", "high"
     ),
     "insertion_random": Measure("insertion, random", "the same for random heatmaps"),
+    "deletion_gain": Measure("gain in deletion", "deletion of random heatmaps less that of the map", "high"),
+    "insertion_gain": Measure("gain in insertion", "insertion of the map less that of random heatmaps", "high"),
     "infidelity": Measure(
-        "infidelity", "share of the logit's changes that the map does not predict when squares are removed", "low"
+        "infidelity",
+        "share of the logit's changes that the map does not predict when squares are removed, with the best factor of"
+        " either sign for each image",
+        "low",
     ),
     "sensitivity": Measure("max-sensitivity", "largest change of the map when pixels change by up to 0.02", "low"),
     "on_object": Measure(
@@ -46,7 +51,10 @@ MEASURES = {
     ),
     "half_area": Measure("half lies on", "share of the pixels that hold half of the map", None, True),
     "gap": Measure(
-        "completeness gap", "how far the sum of the map is from the logit's difference to the baseline's", "low", True
+        "completeness gap",
+        "how far the sum of the map is from the logit's difference to the baseline's; the median over images",
+        "low",
+        True,
     ),
     "repeated": Measure(
         "with itself", "rank correlation of the network's maps of an image under slight noise of two seeds", "high"
@@ -64,15 +72,21 @@ def of_images(runs: list[Explained], method: str, measure: str) -> np.ndarray:
 
 
 def of_runs(runs: list[Explained], method: str, measure: str) -> np.ndarray:
-    """A measure of each run, the mean over images, float64 [runs]."""
-    return np.array([summarise(run.measures[method][measure]).mean for run in runs])
+    """A measure of each run over its images, float64 [runs]: the mean, or the median of a gap.
+
+    A gap is a share of a difference that may be near zero, so that one image could decide the mean.
+    """
+    values = [run.measures[method][measure] for run in runs]
+    return np.array([np.nanmedian(each) if measure == "gap" else summarise(each).mean for each in values])
 
 
 def summarise_runs(runs: list[Explained], method: str, measure: str) -> Summary:
     """A measure over the runs where there are several, else over the images; n is 0 if the method has none."""
     if any(measure not in run.measures.get(method, {}) for run in runs):
         return summarise([])
-    return summarise(of_runs(runs, method, measure) if len(runs) > 1 else of_images(runs, method, measure))
+    if len(runs) > 1 or measure == "gap":
+        return summarise(of_runs(runs, method, measure))
+    return summarise(of_images(runs, method, measure))
 
 
 def beats_random(runs: list[Explained], method: str) -> bool | None:
@@ -80,8 +94,7 @@ def beats_random(runs: list[Explained], method: str) -> bool | None:
     ours, random = (of_images(runs, method, name) for name in ("deletion", "deletion_random"))
     if not len(ours):
         return None
-    gain = summarise(random - ours)
-    return gain.is_sure and gain.mean > 0
+    return _is_gain(summarise(random - ours))
 
 
 def depends_on_weights(runs: list[Explained], method: str) -> bool | None:
@@ -89,8 +102,15 @@ def depends_on_weights(runs: list[Explained], method: str) -> bool | None:
     itself, random = (of_images(runs, method, name) for name in ("repeated", "randomised"))
     if not len(itself):
         return None
-    gain = summarise(itself - random)
-    return gain.is_sure and gain.mean > 0
+    return _is_gain(summarise(itself - random))
+
+
+def _is_gain(gain: Summary) -> bool | None:
+    return None if gain.n < 2 else gain.is_sure and gain.mean > 0
+
+
+# Measures that are not compared between networks.
+ABSOLUTE = ("deletion", "deletion_random", "insertion", "insertion_random", "gap")
 
 
 @dataclass(frozen=True)
@@ -115,14 +135,18 @@ def difference(first: list[Explained], second: list[Explained], method: str, mea
 
 
 def differences(first: list[Explained], second: list[Explained]) -> list[Difference]:
-    """Every measure of every method, but for those of random heatmaps and for completeness, which checks the sum."""
+    """Every measure of every method that could differ.
+
+    Areas are compared as gains over random heatmaps', since they depend on how sure a network is; completeness is a
+    check, and what is the same for all runs by construction says nothing.
+    """
     found = [
         difference(first, second, method, measure)
         for method in first[0].maps
         for measure in MEASURES
-        if not measure.endswith("random") and measure != "gap"
+        if measure not in ABSOLUTE
     ]
-    return [each for each in found if each is not None and each.change.n]
+    return [each for each in found if each is not None and each.change.n and (each.change.mean or each.change.sd)]
 
 
 def accuracies(runs: list[Explained]) -> np.ndarray:
@@ -141,6 +165,8 @@ def _points(value: float) -> str:
 def accuracy_sentence(names: tuple[str, str], first: list[Explained], second: list[Explained]) -> str:
     """What happened to the test accuracy."""
     ours, theirs = accuracies(first), accuracies(second)
+    known = ~np.isnan(ours + theirs)
+    ours, theirs = ours[known], theirs[known]
     change = summarise(theirs - ours)
     if not change.n:
         return "The runs have no test accuracy."
@@ -169,7 +195,7 @@ def maps_sentence(names: tuple[str, str], titles: dict[str, str], found: list[Di
             f"{text} This compares these two networks; what the difference in their training did takes several seeds."
         )
     if len(sure) <= 2 * chance:
-        return f"{text} So these runs show no difference in where the networks look."
+        return f"{text} That is not beyond chance."
     named = sorted(sure, key=lambda each: -abs(each.change.mean) / max(each.change.half, 1e-9))[:3]
     listed = "; ".join(
         f"{MEASURES[each.measure].title} by {titles[each.method]} {MEASURES[each.measure].text(each.first.mean)}"
@@ -179,26 +205,35 @@ def maps_sentence(names: tuple[str, str], titles: dict[str, str], found: list[Di
     return f"{text} The clearest: {listed}."
 
 
-def trust_sentence(titles: dict[str, str], runs: list[Explained]) -> str:
-    """Which methods pass the two controls, and what that does and does not show."""
-    better = {name: beats_random(runs, name) for name in titles}
-    if all(value is None for value in better.values()):
-        return "Without measures, these pictures are impressions."
-    weights = {name: depends_on_weights(runs, name) for name in titles}
-    both = [titles[name] for name in titles if better[name] and weights[name]]
-    not_better = [titles[name] for name in titles if better[name] is False]
-    not_learned = [titles[name] for name in titles if weights[name] is False]
+def trust_sentence(titles: dict[str, str], sides: list[tuple[str, list[Explained]]]) -> str:
+    """Which methods pass the two controls on every side, and what that does and does not show."""
+    better, weights = (
+        {name: [judge(runs, name) for _, runs in sides] for name in titles}
+        for judge in (beats_random, depends_on_weights)
+    )
+    if all(value is None for values in (*better.values(), *weights.values()) for value in values):
+        return "Without measures of several images, these pictures are impressions."
+
+    def failing(judged: dict[str, list[bool | None]]) -> str:
+        found = []
+        for name, values in judged.items():
+            where = [side for (side, _), value in zip(sides, values, strict=True) if value is False]
+            if where:
+                found.append(titles[name] + (f" ({', '.join(where)})" if len(sides) > len(where) else ""))
+        return ", ".join(found)
+
+    both = [titles[name] for name in titles if all(better[name]) and all(weights[name])]
     parts = [
         f"{len(both)} of {len(titles)} methods find pixels that matter more to the network than a random heatmap's, and"
         " change when its weights are random" + (f": {', '.join(both)}" if 0 < len(both) < len(titles) else "")
     ]
-    if not_better:
-        parts.append(f"not better than random heatmaps: {', '.join(not_better)}")
-    if not_learned:
-        parts.append(f"no more like themselves than like those of random weights: {', '.join(not_learned)}")
-    n = len(of_images(runs, next(iter(titles)), "deletion"))
-    return (
-        "; ".join(parts)
-        + f" ({n} images). That says which pixels the answers depend on, and not that they are the right"
-        " ones to look at."
-    )
+    if named := failing(better):
+        parts.append(f"not better than random heatmaps: {named}")
+    if named := failing(weights):
+        parts.append(f"no more like themselves than like those of random weights: {named}")
+    first = next(iter(titles))
+    counts = [len(of_images(sides[0][1], first, measure)) for measure in ("deletion", "repeated")]
+    text = f"{'; '.join(parts)} ({counts[0]} images, for the weights {counts[1]})."
+    if not both:
+        return text
+    return f"{text} That says which pixels the answers depend on, and not that they are the right ones to look at."

@@ -73,6 +73,8 @@ def job_of_sweep(config: Config, folder: Path) -> RunFolder | None:
     """
     stored = _read(folder)
     if stored is None:
+        if (folder / "results.json").exists():
+            raise InputError(f"{folder} has results but no readable config.yaml: move it away to train it anew")
         return None
     ours, theirs = recipe(config), recipe(stored)
     if other := [key for key in ours if ours[key] != theirs.get(key)]:

@@ -29,6 +29,11 @@ from fastconv.run_folder import is_finished, job_of_sweep, open_folder, unfinish
 def check_run(config: Config) -> None:
     """Raise InputError for a run that cannot work, as far as can be told without torch."""
     check(config)
+    if config.sweep.explain and not config.checkpoint.save:
+        raise InputError("sweep.explain=true needs the networks: leave out checkpoint.save=false")
+    sweep = Path(config.sweep.resume or "-")
+    if sweep.is_dir() and any(sweep.iterdir()) and not (sweep / "multirun.yaml").exists():
+        raise InputError(f"sweep.resume={sweep} is not the folder of a sweep: it has no multirun.yaml")
     require_writable(Path(config.outputs))
     check_data(config)
 

@@ -150,8 +150,8 @@ def test_files_of_ones_own(runs, digits_root):
 
 
 def test_a_method_of_ones_own(runs, digits_root):
-    mine = "+methods.mine={captum: InputXGradient, title: Mine}"
-    ended = explain(runs, digits_root, "run=0", *QUICK, "method=[occlusion]", mine, "measures=false")
+    mine = "+methods.mine={captum: LayerGradientXActivation, title: Mine, layer: fine}"
+    ended = explain(runs, digits_root, "run=0", *QUICK, "method=[occlusion]", mine)
     assert ended.code == 0, ended.err
     assert "Mine" in (runs / "0" / "explain" / "explain.html").read_text()
 
@@ -209,6 +209,13 @@ def damage(runs: Path, what: str) -> None:
         ("", ["run=[0,2]", "against=1"], "run names 2 folders and against 1"),
         ("", ["run=[]"], "run=[] is not possible"),
         ("", [], "run has no value"),
+        ("", ["run=null"], "run has no value"),
+        ("", ["run=[0,0]"], "run names runs of the same seed"),
+        ("", ["run=[0,3]"], "0 and 3 differ in augment.crop.padding"),
+        ("", ["run=[0,2]", "against=[3,1]"], "run and against have other seeds"),
+        ("", ["run=0", "folder=1"], "1 holds other files than a report, which would be lost"),
+        ("", ["run=0", "+methods.integrated_gradients.arguments.return_convergence_delta=true"], "gives a tuple"),
+        ("", ["run=0", "+methods.mine={captum: LayerDeepLift, layer: layer3}"], "no rule for AdaptiveMaxPool2d"),
         ("", ["run=0", "target=labels"], "target=labels is unknown; did you mean label?"),
         ("", ["run=0", "steps=0"], "steps=0 is not possible"),
         ("", ["run=0", "names=[a,b]"], "names=['a', 'b'] is not possible"),

@@ -43,7 +43,7 @@ def remove(path):
 @pytest.mark.parametrize(
     ("harm", "says"),
     [(truncate, "cut off"), (alter, "was altered"), (remove, "is missing")],
-    ids=lambda value: str(value),
+    ids=["truncate", "alter", "remove"],
 )
 def test_a_damaged_shard_is_never_read_and_can_be_mended(built, harm, says):
     data, spec, root = built

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import captum.attr
 import numpy as np
 import torch
-from captum.attr import LayerAttribution, NoiseTunnel, Occlusion
+from captum.attr import DeepLift, IntegratedGradients, LayerAttribution, NoiseTunnel, Occlusion
 from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from captum.attr._core.guided_backprop_deconvnet import ModifiedReluGradientAttribution
 from captum.attr._core.guided_grad_cam import GuidedGradCam
@@ -170,6 +170,8 @@ class Attributor:
         self._ask = NoiseTunnel(self._plain).attribute if method.noise_samples else self._plain.attribute
         self.images_at_once = max(1, batch_size // self._copies())
         self.is_layered = layered and not isinstance(self._plain, GuidedGradCam)
+        if layered and not self.is_layered:  # it multiplies the layer's map with one of pixels
+            self.grid = shape[:2]
         # Of a method that gives the effect of a small change, rather than of the pixel's absence.
         self.is_local = not layered and not getattr(self._plain, "multiplies_by_inputs", False)
 
@@ -183,7 +185,7 @@ class Attributor:
                 f"method {self.title}: the network has no ReLU modules to guide, so that it would be the plain gradient"
                 " under another name: leave it out"
             )
-        if kind.__name__ in ("DeepLift", "DeepLiftShap"):
+        if "DeepLift" in kind.__name__:  # and those of a layer
             known = (*SUPPORTED_NON_LINEAR, *LINEAR)
             if unknown := sorted({type(module).__name__ for module in modules if not isinstance(module, known)}):
                 raise InputError(
@@ -206,18 +208,23 @@ class Attributor:
     def __call__(self, inputs: Tensor, target: Tensor) -> Tensor:
         """Attributions float [B, C, H, W] (one channel for a layer's method) of pixels float [B, C, H, W].
 
-        `target` int64 [B] are the classes asked about. The same inputs give the same attributions.
+        `target` int64 [B] are the classes asked about. The same batch gives the same attributions.
         """
         with seeded(self._seed), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="captum")  # that it sets hooks and gradients, as it must
             try:
-                found = self._ask(inputs.detach().requires_grad_(), target=target, **self._arguments(inputs)).detach()
+                found = self._ask(inputs.detach().requires_grad_(), target=target, **self._arguments(inputs))
+                if not isinstance(found, Tensor):
+                    raise TypeError(f"it gives a {type(found).__name__} instead of attributions")
             except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise InputError(
                     f"method {self.title} does not work here ({reason}): check its arguments, or leave it out"
                 ) from error
-        return LayerAttribution.interpolate(found, inputs.shape[2:], "bilinear") if self.is_layered else found
+        found = found.detach()
+        if not self.is_layered:
+            return found
+        return LayerAttribution.interpolate(found.sum(1, keepdim=True), inputs.shape[2:], "bilinear")
 
     def _arguments(self, inputs: Tensor) -> dict:
         method = self.method
@@ -241,9 +248,8 @@ class Attributor:
 
         Float [B]; None for a method that does not promise that they are equal (Sundararajan et al. 2017, section 3).
         """
-        if self.is_layered or self.method.noise_samples or not self._plain.has_convergence_delta():
-            return None
-        if self.method.baseline == "images":  # equal only on average over the draws
+        complete = isinstance(self._plain, IntegratedGradients | DeepLift) and not self.is_layered
+        if not complete or self.method.noise_samples or "baselines" in self.method.arguments:
             return None
         rows = torch.arange(len(inputs), device=inputs.device)
         with torch.no_grad():
@@ -267,7 +273,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def _is_method(kind: object) -> bool:
     """Whether something of `captum.attr` explains images, alone or by a layer."""
-    if not inspect.isclass(kind) or not issubclass(kind, Attribution) or inspect.isabstract(kind):
+    if not inspect.isclass(kind) or not issubclass(kind, Attribution) or not callable(getattr(kind, "attribute", None)):
         return False
     required = [
         name

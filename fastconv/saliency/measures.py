@@ -62,8 +62,9 @@ def relative_infidelity(
     """Share of the logit's changes that a map does not predict when squares are removed, float64 [N].
 
     Captum's infidelity (Yeh et al. 2019, arXiv 1901.09392) with the best factor for each image, over that of a map of
-    zeros: 0 for a map that is proportional to every change, 1 for one that says nothing. So networks with logits of
-    different size can be compared. The squares have a quarter of the image's side.
+    zeros: 0 for a map that is proportional to every change, whatever its sign, 1 for one that says nothing, NaN where
+    no square changes anything. So networks with logits of different size can be compared. The squares have a quarter
+    of the image's side.
     """
     count, channels, height, width = inputs.shape
     side = max(1, min(height, width) // 4)
@@ -96,7 +97,9 @@ def relative_infidelity(
                         normalize=normalize,
                     )
                 )
-        found.append(errors[0].double() / errors[1].double().clamp_min(1e-12))
+        spread_of_changes = errors[1].double()
+        share = errors[0].double() / spread_of_changes
+        found.append(torch.where(spread_of_changes > 0, share, torch.nan))
     return torch.cat(found).cpu().numpy()
 
 
@@ -108,7 +111,7 @@ def max_sensitivity(
     Captum's sensitivity_max (Yeh et al. 2019), over `samples` changed copies of each image.
     """
     found = []
-    for part in batches(len(inputs), max(1, attributor.images_at_once // samples)):
+    for part in batches(len(inputs), attributor.images_at_once):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             found.append(
@@ -117,6 +120,7 @@ def max_sensitivity(
                     (inputs[part],),
                     perturb_radius=radius,
                     n_perturb_samples=samples,
+                    max_examples_per_batch=part.stop - part.start,  # as many as before draw the same noise
                     target=target[part],
                 )
             )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fastconv.data.sources import ImageData
 from fastconv.errors import InputError
@@ -88,7 +88,7 @@ def read_files(paths: list[str], shape: tuple[int, int, int]) -> Subjects:
                 images.append(np.asarray(image, np.uint8).reshape(shape))
         except FileNotFoundError as error:
             raise InputError(f"images={path} is not there: give files, such as images=[a.png,b.jpg]") from error
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # each of Pillow's readers has its own
             raise InputError(f"images={path} cannot be read as an image: give a png, a jpeg or the like") from error
     return Subjects(
         np.stack(images),
