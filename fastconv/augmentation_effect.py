@@ -7,9 +7,10 @@ from rich.console import Console
 
 from fastconv.errors import InputError
 from fastconv.explain_report import write_report
-from fastconv.explanation import explain_runs, is_augmented
+from fastconv.explanation import explain_runs
 from fastconv.overrides import compose, typed
 from fastconv.run_folder import is_finished, recipe
+from fastconv.sides import is_augmented
 from fastconv.trained import TrainedRun, load_run
 
 

@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from fastconv.config import Config, Explain, Trainer, methods
+from fastconv.config import Explain, Trainer, methods
 from fastconv.data.sources import load
 from fastconv.device import prepare
 from fastconv.errors import InputError
-from fastconv.run_folder import recipe
-from fastconv.saliency.attribution import Attributor, PixelNetwork, Pixels, as_pixels, attribute, predict
+from fastconv.saliency.attribution import Attributor, attribute
 from fastconv.saliency.measures import (
     deletion_and_insertion,
     half_area,
@@ -31,7 +30,9 @@ from fastconv.saliency.measures import (
     share_on,
 )
 from fastconv.saliency.method import Method
+from fastconv.saliency.network import PixelNetwork, Pixels, as_pixels, predict
 from fastconv.saliency.subjects import Subjects, choose, read_files
+from fastconv.sides import names_of, require_alike
 from fastconv.trained import TrainedRun, load_run
 
 # Standard deviation of the noise, as a share of the range of pixel values, under which a map should stay what it is.
@@ -105,7 +106,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     first, second = config.folders()
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
     runs = [load_run(folder) for folder in (*first, *second)]
-    _require_alike(runs[: len(first)], runs[len(first) :])
+    require_alike(runs[: len(first)], runs[len(first) :])
     train, test = load(runs[0].config.dataset.name, Path(config.data))
     if test.classes != runs[0].classes or test.images.shape[1:] != runs[0].shape:
         raise InputError(f"{runs[0].folder} has other classes or images than {test.name}: its data set has changed")
@@ -145,58 +146,6 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     return Explanation(
         explained[: len(first)], explained[len(first) :], names, subjects, titles, pixels.has_background, load_seconds
     )
-
-
-def _require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
-    """Raise InputError unless runs see the same data, and those of a side differ in their seeds alone, pair by pair."""
-    one = first[0]
-    for other in (*first, *second):
-        if other.classes != one.classes:
-            missing = sorted(set(one.classes) ^ set(other.classes)) or ["their order"]
-            raise InputError(
-                f"{one.folder} and {other.folder} tell other classes apart ({', '.join(missing[:5])}): give runs of the"
-                " same data set"
-            )
-        if (other.config.dataset.name, other.shape) != (one.config.dataset.name, one.shape):
-            raise InputError(
-                f"{one.folder} is of {one.config.dataset.name} and {other.folder} of {other.config.dataset.name}:"
-                " give runs of the same data set"
-            )
-    for key, side in (("run", first), ("against", second)):
-        recipes = [recipe(run.config) for run in side]
-        for run, values in zip(side[1:], recipes[1:], strict=True):
-            differing = [name for name in values if values[name] != recipes[0].get(name)]
-            if other := [name for name in differing if name.rpartition(".")[2] != "seed"]:
-                raise InputError(
-                    f"{key}: {side[0].folder} and {run.folder} differ in {other[0]}, and not in their seeds alone"
-                )
-        if len({run.config.seed for run in side}) < len(side):
-            raise InputError(f"{key} names runs of the same seed: give one for each seed")
-    if len(first) > 1 and second and [run.config.seed for run in first] != [run.config.seed for run in second]:
-        raise InputError("run and against have other seeds: give them in the same order, so that they make pairs")
-
-
-def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
-    """What to call runs: what differs between their configurations, else their folders."""
-    if second is None:
-        return [first.name]
-    ours, theirs = (recipe(run.config) for run in (first, second))
-    keys = [key for key in ours if ours[key] != theirs.get(key) and key.split(".")[-1] != "seed"]
-    augmented = [is_augmented(run.config) for run in (first, second)]
-    if all(key.startswith("augment.") for key in keys) and len(set(augmented)) == 2:
-        return ["with augmentation" if each else "without augmentation" for each in augmented]
-    if 0 < len(keys) <= 2:
-        return [", ".join(f"{key}={values[key]}" for key in keys) for values in (ours, theirs)]
-    named = [run.name for run in (first, second)]
-    if named[0] != named[1]:
-        return named
-    return [f"{run.folder.resolve().parent.name}/{run.name}" for run in (first, second)]
-
-
-def is_augmented(config: Config) -> bool:
-    """Whether a run's training images are changed at all."""
-    augment = config.augment
-    return bool(augment.crop.padding or augment.flip.probability or augment.cutout.size)
 
 
 class Examination:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binom
 
 from fastconv.explanation import Explained
 from fastconv.summary import Summary, summarise
@@ -188,13 +189,13 @@ def maps_sentence(names: tuple[str, str], titles: dict[str, str], found: list[Di
     of = f"of {pairs} pairs of runs" if pairs > 1 else "of one pair of runs, paired by image"
     text = (
         f"Heatmaps: {len(sure)} of {len(found)} measures {of} differ beyond their 95 % interval; chance alone would"
-        f" give about {chance:.0f}."
+        f" give about {chance:.{0 if chance >= 1 else 1}f}."
     )
     if pairs == 1:
         return (
             f"{text} This compares these two networks; what the difference in their training did takes several seeds."
         )
-    if len(sure) <= 2 * chance:
+    if binom.sf(len(sure) - 1, len(found), 0.05) > 0.05:  # as if measures were independent of each other
         return f"{text} That is not beyond chance."
     named = sorted(sure, key=lambda each: -abs(each.change.mean) / max(each.change.half, 1e-9))[:3]
     listed = "; ".join(

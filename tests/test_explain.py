@@ -15,8 +15,9 @@ from scipy.stats import t as student
 
 from fastconv.data.sources import load
 from fastconv.results import Results
-from fastconv.saliency.attribution import Attributor, PixelNetwork, Pixels, as_pixels, attribute
+from fastconv.saliency.attribution import Attributor, attribute
 from fastconv.saliency.method import Method
+from fastconv.saliency.network import PixelNetwork, Pixels, as_pixels
 from fastconv.trained import load_run
 
 SWEEP = ("experiment=augmentation_effect", "model.width=4", "seed=0,1", "budget.seconds=null", "schedule.epochs=2")

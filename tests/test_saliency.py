@@ -13,7 +13,7 @@ from torch import nn
 from fastconv.data.sources import ImageData
 from fastconv.errors import InputError
 from fastconv.models import build_model
-from fastconv.saliency.attribution import Attributor, PixelNetwork, Pixels, as_pixels, attribute, predict
+from fastconv.saliency.attribution import Attributor, attribute
 from fastconv.saliency.measures import (
     deletion_and_insertion,
     half_area,
@@ -25,6 +25,7 @@ from fastconv.saliency.measures import (
     share_on,
 )
 from fastconv.saliency.method import Method
+from fastconv.saliency.network import PixelNetwork, Pixels, as_pixels, predict
 from fastconv.saliency.subjects import choose
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -12,7 +12,8 @@ from captum.metrics import infidelity, sensitivity_max
 from scipy.stats import rankdata
 from torch import Tensor
 
-from fastconv.saliency.attribution import Attributor, PixelNetwork, batches
+from fastconv.saliency.attribution import Attributor
+from fastconv.saliency.network import PixelNetwork, batches
 
 
 def deletion_and_insertion(
