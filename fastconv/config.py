@@ -222,7 +222,7 @@ class Explain:
     methods: dict[str, Any] = field(default_factory=dict)
     """The methods by name, chosen by the group `method`; one of your own: +methods.mine.captum=Lime."""
     images: Any = None
-    """Image files to explain, such as [a.png,b.jpg], instead of test images."""
+    """Image files to explain instead of test images, such as [a.png,b.jpg] or 'pictures/*.png'."""
     per_class: int = 10
     """Test images drawn of each class. These are measured."""
     mistakes: int = 8

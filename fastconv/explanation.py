@@ -1,6 +1,7 @@
 """Attribution maps of trained runs on the same images, and what they are worth."""
 
 import functools
+import glob
 import itertools
 import time
 from collections.abc import Callable
@@ -113,7 +114,8 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     pixels = Pixels.of(train.images)
     if config.images is not None:
         paths = config.images if isinstance(config.images, list) else [config.images]
-        subjects = read_files([str(path) for path in paths], runs[0].shape)
+        matches = (sorted(glob.glob(str(path))) or [str(path)] for path in paths)
+        subjects = read_files(list(itertools.chain(*matches)), runs[0].shape)
     else:
         network = PixelNetwork(runs[0].model, runs[0].mean, runs[0].std).to(device)
         subjects = choose(

@@ -144,7 +144,7 @@ def test_a_report_of_one_run_lies_in_its_folder(runs, digits_root):
 def test_files_of_ones_own(runs, digits_root):
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(runs / "a.png")
     Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(runs / "b.jpg")
-    ended = explain(runs, digits_root, "run=0", "images=[a.png,b.jpg]", *QUICK, "method=[occlusion]", "folder=out")
+    ended = explain(runs, digits_root, "run=0", "images=[a.*,b.jpg]", *QUICK, "method=[occlusion]", "folder=out")
     assert ended.code == 0, ended.err
     assert [row["image"] for row in table(runs / "out" / "images.csv")] == ["a.png", "b.jpg"]
     assert {row["label"] for row in table(runs / "out" / "images.csv")} == {""}
