@@ -11,10 +11,11 @@ tables in the run's folder. Several runs of a kind, such as three seeds, are lis
 from pathlib import Path
 
 from fastconv.command import command
-from fastconv.config import OPTIONS, Explain, methods
+from fastconv.config import Explain, methods
 from fastconv.errors import InputError, nearest
 from fastconv.prerequisites import require_writable
 from fastconv.ranges import check_ranges
+from fastconv.rules import OPTIONS
 from fastconv.saliency.method import BASELINES
 
 

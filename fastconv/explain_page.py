@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from fastconv.config import Explain
 from fastconv.explanation import Explanation
@@ -88,7 +89,7 @@ def answers(explanation: Explanation) -> list[str]:
 
 def figure_of(figure: Figure) -> str:
     """A figure with its caption, inside the page."""
-    source = data_url(figure.path.read_bytes(), "png")
+    source = data_url(Image.open(figure.path))
     image = f'<div class="wide"><img class="drawn" src="{source}" alt="{_(figure.alt)}"></div>'
     return f"<figure>{image}<figcaption>{_(figure.caption)}</figcaption></figure>"
 

@@ -9,9 +9,10 @@ streams until the rest fits in stream.max_gb (stream.max_gb=0 removes all).
 
 from fastconv.clock import Clock
 from fastconv.command import command
-from fastconv.config import Config, check
+from fastconv.config import Config
 from fastconv.errors import InputError
 from fastconv.prerequisites import check_data, require_writable
+from fastconv.rules import check
 
 
 def check_stream(config: Config) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastconv.clock import Clock
-from fastconv.config import Config, check
+from fastconv.config import Config
 from fastconv.data.reader import PrecomputedStream
 from fastconv.data.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.sources import ImageData, load, mean_and_std, stratified_split
@@ -26,6 +26,7 @@ from fastconv.models import build_model, count_parameters
 from fastconv.prerequisites import check_data, require_room
 from fastconv.probe import Probe, Recipe, forget_peak_memory, probe
 from fastconv.ranks import check_world, from_first_rank, is_first_rank
+from fastconv.rules import check
 
 
 @dataclass(frozen=True)

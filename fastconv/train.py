@@ -18,11 +18,12 @@ from hydra.types import RunMode
 
 from fastconv.clock import Clock
 from fastconv.command import command
-from fastconv.config import Config, check
+from fastconv.config import Config
 from fastconv.errors import InputError
 from fastconv.overrides import task_overrides
 from fastconv.prerequisites import check_data, require_writable
 from fastconv.ranks import end_with_first_rank, is_first_rank
+from fastconv.rules import check
 from fastconv.run_folder import is_finished, job_of_sweep, open_folder, unfinished
 
 

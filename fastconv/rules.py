@@ -1,0 +1,83 @@
+"""Which values of a run's config make sense, by themselves and together."""
+
+from collections.abc import Iterable
+from operator import attrgetter
+
+from fastconv.clock import SEGMENTS
+from fastconv.config import Config
+from fastconv.data.augment import PAD_MODES
+from fastconv.errors import InputError, nearest
+from fastconv.ranges import check_ranges
+from fastconv.schedule import OneCycle
+
+# What keys with a word for a value may say.
+OPTIONS = {
+    "budget.counts": SEGMENTS,
+    "stream.mode": ("precomputed", "online"),
+    "validate.on": ("test", "holdout", "none"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp"),
+    "trainer.precision": ("auto", "bf16", "fp32"),
+    "augment.crop.mode": PAD_MODES,
+}
+
+
+def check(config: Config) -> None:
+    """Raise InputError, naming the key, for a value out of range or values that cannot go together."""
+
+    def require(ok: bool, key: str, rule: str) -> None:
+        if not ok:
+            raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
+
+    def one_of(key: str, options: Iterable[str]) -> None:
+        chosen = attrgetter(key)(config)
+        for value in chosen if isinstance(chosen, list) else [chosen]:
+            if value not in options:
+                raise InputError(
+                    f"{key}={value} is unknown{nearest(str(value), options)} Choose from: {', '.join(options)}"
+                )
+
+    for key, options in OPTIONS.items():
+        one_of(key, options)
+    for group in ("model", "optimizer", "schedule"):
+        one_of(f"{group}.name", [type(getattr(config, group)).name])
+    for key, hint in {"data": "; FASTCONV_DATA is empty", "outputs": "", "stream.root": "", "stream.cache": ""}.items():
+        require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
+    check_ranges(config)
+
+    schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
+    if budget.seconds is None and schedule.epochs is None:
+        raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")
+    require("train" in budget.counts, "budget.counts", "it must name train")
+    require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
+    require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")
+    part = config.norm_batch * trainer.devices
+    require(
+        config.batch_size % part == 0,
+        "batch_size",
+        f"it must be a multiple of norm_batch x trainer.devices = {part}; set norm_batch too",
+    )
+    require(
+        config.validate.samples is None or config.validate.samples >= trainer.devices,
+        "validate.samples",
+        "give at least one for each of trainer.devices, or null for all",
+    )
+    require(
+        config.validate.on != "holdout" or config.dataset.holdout > 0, "validate.on", "set dataset.holdout above 0 too"
+    )
+    require(
+        optimizer.momentum > 0 or not optimizer.nesterov,
+        "optimizer.momentum",
+        "Nesterov needs momentum; set optimizer.nesterov=false",
+    )
+    if isinstance(schedule, OneCycle):
+        one_of("schedule.anneal_strategy", ("linear", "cos"))
+        require(
+            not schedule.three_phase or schedule.pct_start < 0.5, "schedule.pct_start", "three phases need it below 0.5"
+        )
+        require(schedule.base_momentum <= schedule.max_momentum, "schedule.base_momentum", "0 to max_momentum")
+        require(
+            schedule.div_factor * schedule.final_div_factor >= 1,
+            "schedule.final_div_factor",
+            "the last learning rate would be above the peak; give at least 1 / schedule.div_factor",
+        )
