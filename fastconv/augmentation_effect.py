@@ -9,6 +9,7 @@ from fastconv.errors import InputError
 from fastconv.explain_report import write_report
 from fastconv.explanation import explain_runs
 from fastconv.overrides import compose, typed
+from fastconv.recipe import is_seed
 from fastconv.run_folder import is_finished, recipe
 from fastconv.sides import is_augmented
 from fastconv.trained import TrainedRun, load_run
@@ -55,9 +56,7 @@ def pairs(runs: list[TrainedRun]) -> dict[str, tuple[list[TrainedRun], list[Trai
     for run in runs:
         values = recipe(run.config)
         common = {
-            key: value
-            for key, value in values.items()
-            if key.partition(".")[0] != "augment" and key.rpartition(".")[2] != "seed"
+            key: value for key, value in values.items() if key.partition(".")[0] != "augment" and not is_seed(key)
         }
         policy = {key: value for key, value in values.items() if key.partition(".")[0] == "augment"}
         texts = json.dumps(common, sort_keys=True), json.dumps(policy, sort_keys=True)

@@ -7,10 +7,10 @@ import functools
 import inspect
 import itertools
 import os
-import secrets
 import shlex
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from fastconv.overrides import (
     typed,
 )
 from fastconv.ranks import is_first_rank
+from fastconv.sweeps import Sweep, begin, override_of, remove_empty
 
 # Characters of a message beyond which nobody reads: a value may be as long as a command line can be.
 LINE = 2000
@@ -44,8 +45,9 @@ def command(
     config_name: str,
     doc: str | None,
     check: Callable[[Any], None] = lambda config: None,
-    after_sweep: Callable[[Any, Path], None] = lambda config, folder: None,
-) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    check_search: Callable[[Any], None] = lambda config: None,
+    after_sweep: Callable[[Any, Path], bool] = lambda config, folder: True,
+) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Make a function of a typed config the body of `python -m fastconv.NAME key=value ...`.
 
     Bad input ends with one line on standard error and exit code 1. With HYDRA_FULL_ERROR=1 it ends with a traceback.
@@ -55,52 +57,32 @@ def command(
         doc: what `--help` says of the command.
         check: raises InputError for a config that cannot work. The body calls it first; here it is called for all jobs
             of a sweep, before the first one starts.
-        after_sweep: called with the config of a sweep's last job and the sweep's folder when all jobs are done.
+        check_search: the same, for a sweep in which a sweeper looks for what the body returns the most of.
+        after_sweep: called with the config of a sweep's first job and the sweep's folder when all jobs have ended;
+            returns whether each of them did what it should.
     """
 
-    def decorate(body: Callable[[Any], None]) -> Callable[[], None]:
+    def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
         @functools.wraps(body)
         def main() -> None:
             register()
-            OmegaConf.register_new_resolver("sweep_dir", sweep_folder, use_cache=True, replace=True)
-            full_error = "HYDRA_FULL_ERROR" in os.environ
+            job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
-            composed, failed, done = False, [], None
-
-            def task(config: DictConfig) -> None:
-                nonlocal composed, done
-                composed = True
-                if not full_error:
-                    del os.environ["HYDRA_FULL_ERROR"]  # the processes that a run starts must set their own
-                try:
-                    job = typed(config_name, config, task_overrides())
-                    if HydraConfig.get().mode == RunMode.MULTIRUN:
-                        done = (job, Path(HydraConfig.get().sweep.dir))
-                    body(job)
-                except InputError as error:
-                    if full_error:
-                        raise
-                    line = one_line(error)
-                    if HydraConfig.get().mode != RunMode.MULTIRUN:
-                        fail(line)
-                    print(f"fastconv: job {HydraConfig.get().job.num}: {line}", file=sys.stderr)
-                    failed.append(Path(HydraConfig.get().runtime.output_dir))  # and Hydra goes on with the other jobs
-                finally:
-                    os.environ["HYDRA_FULL_ERROR"] = "1"
-
+            given, well = sys.argv, True
             try:
-                if {"--help", "-h"} & set(sys.argv[1:]):
+                if {"--help", "-h"} & set(given[1:]):
                     print(help_text(config_name, doc))
                     return
-                check_arguments(config_name, sys.argv[1:], check)
+                planned = check_arguments(config_name, given[1:], check, check_search)
                 with listening():
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
-                    if failed:
-                        remove_empty(failed)
-                    if done:
-                        after_sweep(*done)
+                    sweep = begin(planned) if planned else None
+                    sys.argv = [*given, override_of(sweep.folder)] if sweep else given
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                    sweep = sweep or job.sweep
+                    if sweep and not remove_empty(sweep.folder):
+                        well = after_sweep(sweep.first, sweep.folder)
             except InputError as error:
-                if full_error:
+                if job.full_error:
                     raise
                 fail(str(error))
             except Interrupted as error:
@@ -108,14 +90,16 @@ def command(
                     print("; ".join(filter(None, (f"fastconv: ended by {error}", error.advice))), file=sys.stderr)
                 raise SystemExit(error.exit_code) from None
             except COMPOSING_ERRORS as error:
-                if full_error or composed:
+                if job.full_error or job.composed:
                     raise
-                fail(explain(error, config_name, sys.argv[1:]))
+                fail(explain(error, config_name, given[1:]))
             except OSError as error:
-                if full_error or composed:
+                if job.full_error or job.composed:
                     raise
                 fail(f"cannot write {error.filename}: {error.strerror}. Choose another folder")
-            if failed:
+            finally:
+                sys.argv = given
+            if job.failed or not well:
                 raise SystemExit(1)
 
         return main
@@ -123,9 +107,41 @@ def command(
     return decorate
 
 
-def sweep_folder(resume: str | None, new: str) -> str:
-    """The folder of the sweep to go on with, or of a new one, which no other sweep of the same second shares."""
-    return resume or f"{new}-{secrets.token_hex(3)}"
+class Job:
+    """What Hydra calls with each composed config, in this process or, by way of a launcher, in another one."""
+
+    def __init__(self, config_name: str, body: Callable[[Any], Any], full_error: bool) -> None:
+        self._config_name, self._body, self._process = config_name, body, os.getpid()
+        self.full_error = full_error
+        self.composed, self.failed = False, False
+        self.sweep: Sweep | None = None
+
+    def __call__(self, values: DictConfig) -> Any:
+        """Run the body; of a job of a sweep that fails, say why and let Hydra go on with the others."""
+        self.composed = True
+        if not self.full_error:
+            os.environ.pop("HYDRA_FULL_ERROR", None)  # the processes that a run starts must set their own
+        hydra_config = HydraConfig.get()
+        in_sweep = hydra_config.mode == RunMode.MULTIRUN
+        try:
+            config = typed(self._config_name, values, task_overrides())
+            if in_sweep:
+                self.sweep = self.sweep or Sweep(config, Path(hydra_config.sweep.dir))
+            with contextlib.nullcontext() if os.getpid() == self._process else listening():
+                return self._body(config)
+        except Exception as error:
+            if self.full_error or not (in_sweep or isinstance(error, InputError)):
+                raise
+            line = one_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            if not in_sweep:
+                fail(line)
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+            print(f"fastconv: job {hydra_config.job.num}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+            self.failed = True
+            return None
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 def fail(line: str) -> None:
@@ -133,19 +149,6 @@ def fail(line: str) -> None:
     line = " ".join(line.split())
     print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
     raise SystemExit(1)
-
-
-def remove_empty(jobs: list[Path]) -> None:
-    """Remove the folders that Hydra made for jobs of a sweep which left nothing in them, and the sweep's if all did."""
-    sweep = jobs[0].parent
-    for job in jobs:
-        with contextlib.suppress(OSError):  # there is something in it
-            job.rmdir()
-    if [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:
-        (sweep / "multirun.yaml").unlink()
-        with contextlib.suppress(OSError):
-            for folder in (sweep, *sweep.parents[:2]):  # outputs/sweeps/<time>
-                folder.rmdir()
 
 
 def one_line(error: InputError) -> str:
@@ -163,7 +166,7 @@ def one_line(error: InputError) -> str:
 def help_text(config_name: str, doc: str | None) -> str:
     """What a command does, its groups with their options, and every key with its value and meaning."""
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    check_arguments(config_name, overrides, lambda config: None)
+    check_arguments(config_name, overrides, lambda config: None, lambda config: None)
     config = compose(config_name, overrides)
     name = OmegaConf.to_container(config).get("name") or config_name
     lines = [inspect.cleandoc(doc or name), ""]

@@ -4,6 +4,7 @@ The dataclasses here and the values they hold (`Policy`, `OneCycle`, `SGD`, ...)
 fields are the keys of the command line, their field docs are its help.
 """
 
+import secrets
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,8 @@ class Sweep:
     """What holds for the runs of a sweep together."""
 
     resume: str | None = None
-    """Folder of a stopped sweep to go on with, by the same command: finished runs are kept, unfinished ones go on."""
+    """Go on with a sweep, by the same command: its folder, or `auto` for the newest that is not whole (a new one if
+    there is none). Finished runs are kept, unfinished ones go on, failed ones are tried again."""
     explain: bool = False
     """At the end, write a report of where the networks look with and without augmentation (see fastconv.explain)."""
 
@@ -194,12 +196,23 @@ class Config:
 
 @dataclass
 class Compare:
-    """A table of runs."""
+    """Tables, and a page, of many runs."""
 
     runs: Any = "outputs"
     """A folder, or a list of folders, below which runs lie."""
+    by: str = "settings"
+    """A row for each group of runs that differ in their `settings`, over seeds; or one for each of the `runs`."""
+    where: Any = None
+    """Only runs of which a setting or a result has a value, key:value; of several, [a:1,a:2,b:3], one for each key."""
+    measure: str | None = None
+    """What makes the best: accuracy, accuracy_tta or accuracy_holdout; null for that of the held-out images if all
+    runs scored some, else of the test images."""
+    sort: str | None = None
+    """The column to sort by, from its better end, with a - before it from the other; null for the best first."""
     format: str = "table"
-    """`table` for the terminal, `csv` or `markdown`."""
+    """`table` for the terminal, `csv`, `markdown` or `json`."""
+    page: str | None = None
+    """File for a page with sortable tables and plots, such as compare.html."""
 
 
 @dataclass
@@ -262,7 +275,6 @@ SCHEMAS = {"config": Config, "compare": Compare, "explain": Explain}
 
 def register() -> None:
     """Put the schema where the files in `conf/` find it: under `_schema`, or `_NAME` where a group's options differ."""
-    OmegaConf.register_new_resolver("part", _part, replace=True)
     store = ConfigStore.instance()
     store.store(name="_schema", node=_settable(Config))
     store.store(name="_compare", node=_settable(Compare))
@@ -328,3 +340,8 @@ def _settable(schema: type) -> DictConfig:
 
     thaw(node)
     return node
+
+
+# At import, so that a process that a sweep's launcher starts knows them too.
+OmegaConf.register_new_resolver("part", _part, replace=True)
+OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)

@@ -1,11 +1,6 @@
-"""The page of an explanation: one file that needs nothing else, on a screen, on a phone or on paper."""
-
-import html
-from dataclasses import dataclass
-from pathlib import Path
+"""The page of an explanation."""
 
 import numpy as np
-from PIL import Image
 
 from fastconv.config import Explain
 from fastconv.explanation import Explanation
@@ -20,24 +15,11 @@ from fastconv.findings import (
     summarise_runs,
     trust_sentence,
 )
-from fastconv.saliency.drawing import answer, data_url, strip
+from fastconv.page import Figure, document, figure_of, lead, table
+from fastconv.page import escape as _
+from fastconv.saliency.drawing import answer, strip
 from fastconv.saliency.subjects import KINDS, UNKNOWN
 from fastconv.summary import Summary, summarise
-
-STYLE = Path(__file__).with_name("page.css")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a report: its file, what it shows for who cannot see it, its caption, and its place on the page.
-
-    The place is `answer`, `measures` or `images`.
-    """
-
-    path: Path
-    alt: str
-    caption: str
-    place: str
 
 
 def page(explanation: Explanation, config: Explain, figures: list[Figure]) -> str:
@@ -46,7 +28,7 @@ def page(explanation: Explanation, config: Explain, figures: list[Figure]) -> st
     title = f"{dataset}: where the network looks"
     parts = [
         f"<h1>{_(title)}</h1>",
-        '<div class="answer">' + "".join(f"<p>{_(line)}</p>" for line in answers(explanation)) + "</div>",
+        lead(answers(explanation)),
         *(figure_of(figure) for figure in figures if figure.place == "answer"),
         "<h2>Measures</h2>",
         *(figure_of(figure) for figure in figures if figure.place == "measures"),
@@ -57,17 +39,7 @@ def page(explanation: Explanation, config: Explain, figures: list[Figure]) -> st
         "<h2>Settings</h2>",
         settings(explanation, config),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{_(title)}</title><style>{STYLE.read_text()}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
-
-
-def _(text: object) -> str:
-    return html.escape(str(text))
+    return document(title, parts)
 
 
 def answers(explanation: Explanation) -> list[str]:
@@ -87,21 +59,7 @@ def answers(explanation: Explanation) -> list[str]:
     ]
 
 
-def figure_of(figure: Figure) -> str:
-    """A figure with its caption, inside the page."""
-    source = data_url(Image.open(figure.path))
-    image = f'<div class="wide"><img class="drawn" src="{source}" alt="{_(figure.alt)}"></div>'
-    return f"<figure>{image}<figcaption>{_(figure.caption)}</figcaption></figure>"
-
-
 # -- tables
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table of HTML cells that may be wider than the page."""
-    head = "".join(f"<th>{cell}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def value(summary: Summary, measure: str) -> str:

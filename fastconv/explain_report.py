@@ -1,6 +1,5 @@
 """The files of an explanation: figures, tables, maps, TensorBoard events and the page that shows them."""
 
-import csv
 import dataclasses
 import os
 import shutil
@@ -13,10 +12,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fastconv.config import Explain
 from fastconv.data.storage import unwritable
-from fastconv.explain_page import Figure, answers, page
+from fastconv.explain_page import answers, page
 from fastconv.explanation import Explanation
 from fastconv.figures import read_png
 from fastconv.findings import MEASURES, beats_random, summarise_runs
+from fastconv.page import Figure, write_csv
 from fastconv.saliency import drawing
 from fastconv.saliency.drawing import Column
 from fastconv.saliency.subjects import UNKNOWN
@@ -181,15 +181,6 @@ def measures_table(explanation: Explanation) -> Iterator[dict]:
                         "sd": f"{summary.sd:.6g}",
                         "n": summary.n,
                     }
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows, all with the same keys, as a table with a header."""
-    with path.open("w", newline="") as file:
-        if rows:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 def write_maps(explanation: Explanation, path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.config import CONF, SCHEMAS, register
 from fastconv.errors import InputError, nearest
+from fastconv.sweeps import Sweep
 
 # What Hydra, its grammar and OmegaConf raise for input that they cannot use.
 COMPOSING_ERRORS = (
@@ -73,10 +75,15 @@ def keys(config_name: str) -> list[str]:
     return groups(config_name) + [key for key, *_ in leaves(compose(config_name, []))]
 
 
-def check_arguments(config_name: str, arguments: list[str], check: Callable[[Any], None]) -> None:
+def check_arguments(
+    config_name: str, arguments: list[str], check: Callable[[Any], None], check_search: Callable[[Any], None]
+) -> Sweep | None:
     """Raise InputError for what Hydra could not read, or would read as something else than was meant.
 
-    All jobs of a sweep are composed and given to `check` before the first one starts: the last may be hours away.
+    All jobs of a sweep are composed and given to `check` before the first one starts: the last may be hours away. Those
+    of a sweeper that looks for the best are not known; `check` and `check_search` get what is common to them.
+
+    Returns the sweep that the arguments ask for; None for a single job, or one with configs of somebody else.
     """
     parser = get_args_parser()
 
@@ -87,43 +94,67 @@ def check_arguments(config_name: str, arguments: list[str], check: Callable[[Any
     flags = parser.parse_args(arguments)
     overrides = [_parse(text) for text in flags.overrides]
     sweep = flags.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
-    if any(override.key_or_group == "experiment" and override.is_sweep_override() is False for override in overrides):
-        sweep, of_experiment = _sweep_of_experiment(config_name, overrides, sweep)
-        overrides = [*of_experiment, *overrides]
+    # An experiment may be a sweep by itself, with values and a sweeper of its own.
+    settings = _hydra_settings(config_name, overrides) if sweep or _names_experiment(overrides) else None
+    if settings is not None:
+        sweep = sweep or settings.mode == RunMode.MULTIRUN
+    if settings is not None and sweep and _is_basic(settings):
+        of_experiment = settings.sweeper.get("params") or {}
+        overrides = [*(_parse(f"{key}={values}") for key, values in of_experiment.items()), *overrides]
     for override in overrides:
         if not sweep and override.is_sweep_override():
             raise InputError(
                 f"{override.input_line} has several values: add -m to run one after the other, or write a list as [a,b]"
             )
     if flags.config_dir or flags.config_path or flags.config_name:
-        return  # somebody else's configs, which Hydra alone knows
-    if not sweep or any(override.key_or_group == "hydra/sweeper" for override in overrides):
+        return None  # somebody else's configs, which Hydra alone knows
+    if not sweep or settings is None:
         _check_options(config_name, overrides)
-        return
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
-    if not jobs:
-        raise InputError(f"the sweep {' '.join(flags.overrides)} has no values")
-    for number, job in enumerate(jobs):
-        try:
-            _check_options(config_name, [_parse(text) for text in job])
-            settings = [text for text in job if not text.startswith("hydra")]
-            check(typed(config_name, compose(config_name, settings), settings))
-        except COMPOSING_ERRORS as error:
-            raise InputError(f"job {number}: {explain(error, config_name, job)}") from error
-        except InputError as error:
-            raise InputError(f"job {number}: {error}") from error
+        return None
+    if _is_basic(settings):
+        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+        configs = [_checked(config_name, job, number, check) for number, job in enumerate(jobs)]
+    else:
+        fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+        configs = [_checked(config_name, fixed, 0, check)] * settings.sweeper.n_trials
+        check_search(configs[0])
+    if not configs or flags.cfg or flags.info:
+        if not configs:
+            raise InputError(f"the sweep {' '.join(flags.overrides)} has no values")
+        return None
+    return Sweep(configs[0], Path(settings.sweep.dir), tuple(flags.overrides), len(configs))
 
 
-def _sweep_of_experiment(config_name: str, overrides: list[Override], sweep: bool) -> tuple[bool, list[Override]]:
-    """Whether an experiment is a sweep, and the values that it sweeps over."""
+def _names_experiment(overrides: list[Override]) -> bool:
+    return any(override.key_or_group == "experiment" and not override.is_sweep_override() for override in overrides)
+
+
+def _hydra_settings(config_name: str, overrides: list[Override]) -> DictConfig | None:
+    """Hydra's own settings for some overrides; None where they do not compose, which is explained elsewhere."""
     single = [override.input_line for override in overrides if not override.is_sweep_override()]
     try:
-        hydra_config = compose(config_name, single, with_hydra=True).hydra
-    except COMPOSING_ERRORS:  # is explained where the jobs are composed
-        return sweep, []
-    if hydra_config.mode != RunMode.MULTIRUN and not sweep:
-        return False, []
-    return True, [_parse(f"{key}={values}") for key, values in (hydra_config.sweeper.get("params") or {}).items()]
+        return compose(config_name, single, with_hydra=True).hydra
+    except COMPOSING_ERRORS:
+        return None
+
+
+def _is_basic(settings: DictConfig) -> bool:
+    """Whether a sweep goes over values that are known in advance."""
+    return settings.sweeper._target_.endswith(".BasicSweeper")
+
+
+def _checked(config_name: str, job: list[str], number: int, check: Callable[[Any], None]) -> Any:
+    """The config of a job of a sweep. Raises InputError, naming the job, for one that cannot work."""
+    try:
+        _check_options(config_name, [_parse(text) for text in job])
+        settings = [text for text in job if not text.startswith("hydra")]
+        config = typed(config_name, compose(config_name, settings), settings)
+        check(config)
+    except COMPOSING_ERRORS as error:
+        raise InputError(f"job {number}: {explain(error, config_name, job)}") from error
+    except InputError as error:
+        raise InputError(f"job {number}: {error}") from error
+    return config
 
 
 def _parse(text: str) -> Override:

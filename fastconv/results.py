@@ -1,5 +1,6 @@
 """What a run measured: one `results.json` per run, from which every table and plot is made."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -69,6 +70,8 @@ class Results:
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     overrides: list[str] = field(default_factory=list)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """All settings that decided what the run computed, by key."""
 
     def write(self, run: Path) -> None:
         """Store as `results.json` in a run's folder, atomically."""
@@ -83,7 +86,7 @@ class Results:
         content: Any = json.loads((run / "results.json").read_text())
         if not isinstance(content, dict):
             raise ValueError("not an object")
-        types = get_type_hints(cls)
+        types = _types()
         known = {key: value for key, value in content.items() if key in types}
         for key, value in known.items():
             options = get_args(types[key]) if isinstance(types[key], UnionType) else (types[key],)
@@ -96,15 +99,21 @@ class Results:
             raise ValueError(str(error)) from error
 
 
-def new_run_folder(parent: Path, name: str | None = None) -> Path:
-    """Make a folder that no other run has: `parent`/<time>-<short id>, or a sweep's `parent`/`name`.
+@functools.cache
+def _types() -> dict[str, Any]:
+    """The type of each key: finding it out takes longer than reading a file."""
+    return get_type_hints(Results)
+
+
+def new_run_folder(parent: Path, job: Path | None = None) -> Path:
+    """Make a folder that no other run has: `parent`/<time>-<short id>, or that of a `job` of a sweep.
 
     Raises InputError if it can't be made.
     """
-    folder = parent / (name or f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}")
+    folder = job or parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=name is not None)  # Hydra has made the folders of a sweep's jobs
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=job is not None)  # Hydra has made the folders of a sweep's jobs
     except OSError as error:
         raise unwritable(folder, error) from error
     return folder

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,13 +9,10 @@ from omegaconf import OmegaConf
 
 from fastconv.config import Config, typed
 from fastconv.data.storage import unwritable
-from fastconv.errors import InputError
+from fastconv.errors import InputError, reason
 from fastconv.ranks import from_first_rank, is_first_rank
+from fastconv.recipe import is_place, recipe_of
 from fastconv.results import Results, new_run_folder
-
-# What says where things lie or what to do, and not what a run computes.
-PLACES = ("data", "outputs", "resume", "plan_only", "verify", "prune", "checkpoint", "sweep", "stream.root",
-          "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -56,7 +52,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         raise InputError(f"resume={folder} is finished: there is nothing to go on with")
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if not _is_place(key):
+        if not is_place(key):
             _require_same(config, stored, key, folder)
         elif key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
@@ -88,20 +84,39 @@ def job_of_sweep(config: Config, folder: Path) -> RunFolder | None:
     return run
 
 
-def open_folder(config: Config, found: RunFolder | None, parent: Path | None = None, name: str | None = None):
-    """The folder of the run on every rank: the one found, else one that the first rank makes.
+def open_folder(config: Config, found: RunFolder | None, job: Path | None = None) -> RunFolder:
+    """The folder of the run on every rank: the one found, else one that the first rank makes, for a `job` of a sweep
+    its own.
 
-    Returns a RunFolder. Raises InputError if it can't be made.
+    Raises InputError if it can't be made.
     """
     run = found
 
     def make() -> dict:
         nonlocal run
-        run = run or _new(config, new_run_folder(parent or Path(config.outputs) / config.dataset.name, name))
+        run = run or _new(config, new_run_folder(Path(config.outputs) / config.dataset.name, job))
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
     first = from_first_rank("run", make)
     return run or RunFolder(Path(first["path"]), config, first["resumed"])
+
+
+def leave_reason(config: Config, job: Path, error: Exception, overrides: list[str]) -> None:
+    """Have a job of a sweep that failed before it had a folder say why there; one that had says so itself."""
+    if (job / "results.json").exists() or (job / "config.yaml").exists():
+        return
+    _new(config, new_run_folder(job.parent, job)).close()
+    Results(
+        dataset=config.dataset.name,
+        model=config.model.name,
+        experiment=config.experiment,
+        seed=config.seed,
+        stream_seed=config.stream.seed,
+        stopped_by="error",
+        error=reason(error),
+        overrides=overrides,
+        recipe=recipe(config),
+    ).write(job)
 
 
 def _new(config: Config, folder: Path) -> RunFolder:
@@ -166,20 +181,7 @@ def _read(folder: Path):
 
 def recipe(config: Any) -> dict[str, Any]:
     """All that decides what a run computes, by key, such as `optimizer.max_lr`."""
-
-    def flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{name}.")
-            elif not _is_place(f"{prefix}{name}"):
-                yield f"{prefix}{name}", value
-
-    values = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
-    return dict(flat(values, ""))
-
-
-def _is_place(key: str) -> bool:
-    return any(key == place or key.startswith(f"{place}.") for place in PLACES)
+    return recipe_of(OmegaConf.to_container(OmegaConf.structured(config), resolve=True))
 
 
 def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:

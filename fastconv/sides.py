@@ -2,6 +2,7 @@
 
 from fastconv.config import Config
 from fastconv.errors import InputError
+from fastconv.recipe import is_seed
 from fastconv.run_folder import recipe
 from fastconv.trained import TrainedRun
 
@@ -25,7 +26,7 @@ def require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
         recipes = [recipe(run.config) for run in side]
         for run, values in zip(side[1:], recipes[1:], strict=True):
             differing = [name for name in values if values[name] != recipes[0].get(name)]
-            if other := [name for name in differing if name.rpartition(".")[2] != "seed"]:
+            if other := [name for name in differing if not is_seed(name)]:
                 raise InputError(
                     f"{key}: {side[0].folder} and {run.folder} differ in {other[0]}, and not in their seeds alone"
                 )
@@ -40,7 +41,7 @@ def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
     if second is None:
         return [first.name]
     ours, theirs = (recipe(run.config) for run in (first, second))
-    keys = [key for key in ours if ours[key] != theirs.get(key) and key.split(".")[-1] != "seed"]
+    keys = [key for key in ours if ours[key] != theirs.get(key) and not is_seed(key)]
     augmented = [is_augmented(run.config) for run in (first, second)]
     if all(key.startswith("augment.") for key in keys) and len(set(augmented)) == 2:
         return ["with augmentation" if each else "without augmentation" for each in augmented]

@@ -23,8 +23,9 @@ from fastconv.errors import InputError
 from fastconv.overrides import task_overrides
 from fastconv.prerequisites import check_data, require_writable
 from fastconv.ranks import end_with_first_rank, is_first_rank
+from fastconv.results import Results
 from fastconv.rules import check
-from fastconv.run_folder import is_finished, job_of_sweep, open_folder, unfinished
+from fastconv.run_folder import is_finished, job_of_sweep, leave_reason, open_folder, unfinished
 
 
 def check_run(config: Config) -> None:
@@ -32,26 +33,60 @@ def check_run(config: Config) -> None:
     check(config)
     if config.sweep.explain and not config.checkpoint.save:
         raise InputError("sweep.explain=true needs the networks: leave out checkpoint.save=false")
-    sweep = Path(config.sweep.resume or "-")
-    if sweep.is_dir() and any(sweep.iterdir()) and not (sweep / "multirun.yaml").exists():
-        raise InputError(f"sweep.resume={sweep} is not the folder of a sweep: it has no multirun.yaml")
     require_writable(Path(config.outputs))
     check_data(config)
 
 
-def report(config: Config, sweep: Path) -> None:
-    """What is left to do when all runs of a sweep are done."""
-    if config.sweep.explain and not config.plan_only:
+def check_search(config: Config) -> None:
+    """Raise InputError for a sweep that would look for the best by the test images, which nothing may be chosen by."""
+    if config.validate.on != "holdout":
+        raise InputError(
+            "a sweep that looks for the best must not look at the test images: set dataset.holdout=0.1 and"
+            " validate.on=holdout"
+        )
+
+
+def report(config: Config, sweep: Path) -> bool:
+    """What is left to do when all runs of a sweep have ended: a table, a page, and whether all are finished."""
+    from fastconv.collection import find_runs
+    from fastconv.compare_page import write_page
+    from fastconv.comparison import choose_measure, group_runs
+    from fastconv.comparison_table import columns, group_rows, print_table
+
+    entries = find_runs([sweep])
+    groups = group_runs(entries, measure := choose_measure(entries))
+    rows = group_rows(groups, measure)
+    print_table(rows, columns(rows), [entry for group in groups for entry in group.problems])
+    write_page(groups, measure, sweep / "compare.html")
+    print(sweep / "compare.html")
+    if config.sweep.explain:
         from fastconv.augmentation_effect import explain_sweep
 
         explain_sweep(sweep, config.data)
+    return not any(entry.problem for entry in entries)
 
 
-@command("config", __doc__, check_run, after_sweep=report)
-def main(config: Config) -> None:
-    """The command; see the top of this file."""
+@command("config", __doc__, check_run, check_search, report)
+def main(config: Config) -> float | None:
+    """The command; see the top of this file. Returns what a sweep may look for the most of."""
     clock = Clock()
-    check_run(config)
+    hydra = HydraConfig.get()
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    job = Path(hydra.sweep.dir, hydra.sweep.subdir) if in_sweep else None
+    try:
+        check_run(config)
+        if not in_sweep and (config.sweep.resume or config.sweep.explain):
+            raise InputError("sweep.resume and sweep.explain are of a sweep: add -m and the values, or use resume")
+        results = train(config, clock, job)
+    except Exception as error:
+        if job:
+            leave_reason(config, job, error, task_overrides())
+        raise
+    return results.accuracy_holdout if results else None
+
+
+def train(config: Config, clock: Clock, job: Path | None) -> Results | None:
+    """Plan a run and carry it out; `job` is its folder if it is one of a sweep. None if it was only to be planned."""
     from rich.console import Console
 
     from fastconv import run as runs
@@ -59,34 +94,29 @@ def main(config: Config) -> None:
 
     end_with_first_rank()
     console = Console(quiet=not is_first_rank())
-    hydra = HydraConfig.get()
     overrides = task_overrides()
-    sweep = hydra.mode == RunMode.MULTIRUN
-    if not sweep and (config.sweep.resume or config.sweep.explain):
-        raise InputError("sweep.resume and sweep.explain are of a sweep: add -m and the values, or use resume")
-    job = Path(hydra.sweep.dir, hydra.sweep.subdir) if sweep and config.sweep.resume else None
     found = job_of_sweep(config, job) if job else unfinished(config, overrides)
     if job and found and is_finished(job):
         console.print(f"{job} is finished", highlight=False, markup=False)
-        return
+        return Results.read(job)
     config = found.config if found else config
-    if sweep and config.trainer.devices > 1:
+    if job and config.trainer.devices > 1:
         raise InputError("a sweep in one process cannot train on several devices: start a command for each value")
     run = runs.plan_run(config, clock)
     console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters))
     if config.plan_only:
-        return
+        return None
     from fastconv.training import fit
 
-    parent, name = (Path(hydra.sweep.dir), hydra.sweep.subdir) if sweep else (None, None)
     with runs.stream_in_use(run):
         if is_first_rank():
             runs.precompute(run, console)
-        with closing(open_folder(config, found, parent, name)) as folder:
+        with closing(open_folder(config, found, job)) as folder:
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
             results = fit(run, console, folder, overrides)
     console.print(results_table(results, folder.path))
+    return results
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from fastconv import figures, interrupts
 from fastconv.callbacks import BudgetProgressBar, Checkpoints, CompileStep, FiniteLoss, Recorder, ScheduleLR, TimeBudget
 from fastconv.data.stream import Stream
 from fastconv.datamodule import ShardDataModule
-from fastconv.errors import InputError
+from fastconv.errors import InputError, reason
 from fastconv.interrupts import Interrupted
 from fastconv.module import ImageClassifier
 from fastconv.probe import peak_memory_mb
 from fastconv.ranks import from_first_rank, is_first_rank, lost_rank
 from fastconv.results import Results, git_commit, versions
 from fastconv.run import Run, open_stream
-from fastconv.run_folder import RunFolder
+from fastconv.run_folder import RunFolder, recipe
 
 # Rows of metrics.csv that a run of the expected length writes.
 RECORDS = 200
@@ -56,6 +56,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         versions=versions(),
         git_commit=git_commit(),
         overrides=overrides,
+        recipe=recipe(config),
     )
     if folder.resumed:
         described = _go_on(described, folder.path, run)
@@ -64,8 +65,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
     try:
         results = training.carry_out()
     except BaseException as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        training.note(stopped_by="error" if isinstance(error, Exception) else "interrupt", error=reason)
+        training.note(stopped_by="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
         if isinstance(error, Interrupted):
             error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
         if config.trainer.devices > 1 and lost_rank(error):
@@ -91,8 +91,8 @@ def _go_on(described: Results, folder: Path, run: Run) -> Results:
     run.clock.add(earlier.seconds)
     return dataclasses.replace(
         described,
-        expected_epochs=earlier.expected_epochs,
-        expected_seconds=earlier.expected_seconds,
+        expected_epochs=earlier.expected_epochs or described.expected_epochs,
+        expected_seconds=earlier.expected_seconds or described.expected_seconds,
         overrides=earlier.overrides,
         resumed=earlier.resumed + 1,
     )

@@ -237,7 +237,7 @@ def test_a_loss_that_is_no_number_ends_the_run(command, tmp_path, monkeypatch, m
     assert "the loss is not finite after step 5, at learning rate 0.3" in ended.err
     assert "Lower optimizer.max_lr" in ended.err
     run = only_run(tmp_path)
-    assert Results.read(run).error.startswith("InputError: the loss is not finite after step 5")
+    assert Results.read(run).error.startswith("the loss is not finite after step 5")
     checkpoint = torch.load(run / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4, "the last good one"
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())

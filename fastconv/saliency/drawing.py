@@ -1,7 +1,5 @@
 """Heatmaps as pictures: one colour map and one scale for all that are compared."""
 
-import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fastconv.figures import Colours, Tile, draw_tiles, save
+from fastconv.page import data_url
 from fastconv.saliency.subjects import UNKNOWN, Subjects
 
 COLOURS = "inferno"
@@ -21,9 +20,9 @@ SCALE = Colours(
     {(level / FULL) ** 0.5: f"{level:g}x" for level in (0, 0.5, 1, 2, 4)},
     "evidence for the class, times an even spread",
 )
-# Pixels of the side of a picture in the gallery, and the quality of WebP there and for figures: a page of 100 images
-# and two sides takes 1 to 2 MB.
-TILE, QUALITY, FIGURE_QUALITY = 48, 40, 50
+# Pixels of the side of a picture in the gallery, and the quality of WebP there: a page of 100 images and two sides
+# takes 1 to 2 MB.
+TILE, QUALITY = 48, 40
 
 
 @dataclass(frozen=True)
@@ -145,10 +144,3 @@ def strip(image: np.ndarray, maps: list[np.ndarray]) -> str:
     for place, each in enumerate(scaled):
         whole.paste(each, (place * (TILE + 4), 0))
     return data_url(whole, QUALITY)
-
-
-def data_url(image: Image.Image, quality: int = FIGURE_QUALITY) -> str:
-    """The address of a picture that lies within the page, as WebP."""
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "WEBP", quality=quality, method=6)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

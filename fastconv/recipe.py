@@ -1,0 +1,33 @@
+"""A recipe: all settings that decide what a run computes, flat, by key, such as `optimizer.max_lr`."""
+
+from typing import Any
+
+# What says where things lie or what to do, and not what a run computes.
+PLACES = ("data", "outputs", "resume", "plan_only", "verify", "prune", "checkpoint", "sweep", "stream.root",
+          "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
+
+
+def recipe_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The recipe in a run's settings, which are nested."""
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found.update(recipe_of(value, f"{prefix}{name}."))
+        elif not is_place(f"{prefix}{name}"):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def is_place(key: str) -> bool:
+    """Whether a setting is no part of the recipe."""
+    return any(key == place or key.startswith(f"{place}.") for place in PLACES)
+
+
+def is_seed(key: str) -> bool:
+    """Whether a setting is a seed of a run: what runs of one kind differ in."""
+    return key.rpartition(".")[2] == "seed"
+
+
+def without_seeds(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What runs of one kind have in common."""
+    return {key: value for key, value in recipe.items() if not is_seed(key)}
