@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint bench dashboard clean
+.PHONY: help setup run test test-slow lint bench article dashboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ lint: $(READY) ## check style
 
 bench: $(READY) ## measure speed, start-up, memory and budgets; about 70 minutes on two cores, can be stopped and started again
 	for each in step norm_batch stream precompute startup memory budget; do $(PY) benchmarks/$$each.py || exit 1; done
+
+article: $(READY) ## the article, whole: six runs of 1000 s and a page; ARGS="budget.seconds=100" for less
+	$(PY) -m fastconv.train experiment=article sweep.resume=auto $(ARGS)
 
 dashboard: $(READY) ## open TensorBoard on all runs
 	$(VENV)/bin/tensorboard --logdir outputs

@@ -9,20 +9,22 @@ from fastconv.errors import InputError
 from fastconv.explain_report import write_report
 from fastconv.explanation import explain_runs
 from fastconv.overrides import compose, typed
-from fastconv.recipe import is_seed
+from fastconv.recipe import is_augmented, is_seed
 from fastconv.run_folder import is_finished, recipe
-from fastconv.sides import is_augmented
 from fastconv.trained import TrainedRun, load_run
 
 
-def explain_sweep(sweep: Path, data: str, console: Console | None = None) -> None:
+def explain_sweep(
+    sweep: Path, data: str, settings: tuple[str, ...] = (), console: Console | None = None
+) -> dict[str, Path]:
     """Pair the finished runs of a sweep that differ only in their augmentation, and write reports to its folder.
 
     Args:
         sweep: the sweep's folder, with one folder for each run.
         data: folder of the data sets.
+        settings: overrides of `fastconv.explain`.
 
-    Raises InputError if there are no such pairs.
+    Returns the reports' folders, by data set. Raises InputError if there are no such pairs.
     """
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
     folders = sorted(
@@ -39,11 +41,12 @@ def explain_sweep(sweep: Path, data: str, console: Console | None = None) -> Non
         if folder not in paired:
             console.print(f"left out of the report: {folder}, which is not finished or has no partner of the same seed")
     for name, (plain, augmented) in groups.items():
-        config = typed("explain", compose("explain", ["run=-"]), [])
+        config = typed("explain", compose("explain", ["run=-", *settings]), [])
         config.run, config.against = ([str(run.folder) for run in side] for side in (plain, augmented))
         config.data = data
         for line in write_report(explain_runs(config, console), config, sweep / f"explain-{name}"):
             console.print(line)
+    return {name: sweep / f"explain-{name}" for name in groups}
 
 
 def pairs(runs: list[TrainedRun]) -> dict[str, tuple[list[TrainedRun], list[TrainedRun]]]:
@@ -60,7 +63,7 @@ def pairs(runs: list[TrainedRun]) -> dict[str, tuple[list[TrainedRun], list[Trai
         }
         policy = {key: value for key, value in values.items() if key.partition(".")[0] == "augment"}
         texts = json.dumps(common, sort_keys=True), json.dumps(policy, sort_keys=True)
-        group = augmented.setdefault(texts, {}) if is_augmented(run.config) else plain.setdefault(texts[0], {})
+        group = augmented.setdefault(texts, {}) if is_augmented(values) else plain.setdefault(texts[0], {})
         group.setdefault(run.config.seed, run)
     found = {}
     for (common, _), group in augmented.items():

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import ttest_ind
 
 from fastconv.collection import Entry, as_text
-from fastconv.recipe import is_seed, without_seeds
+from fastconv.recipe import is_place, is_seed, without_seeds
 from fastconv.results import Results
 from fastconv.summary import Summary, summarise
 
@@ -117,22 +117,21 @@ def _shared(entries: list[Entry], key: str) -> Any:
 
 
 def telling_keys(groups: list[list[Entry]]) -> list[str]:
-    """The fewest settings found that tell all groups apart: first those that were set, a group before its keys."""
-    written = dict.fromkeys(key for group in groups for entry in group for key in entry.written)
+    """The settings that tell groups apart: all that were set and differ, and as few others as are needed then."""
+    written = dict.fromkeys(key for group in groups for entry in group for key in entry.written if not is_place(key))
     composed = dict.fromkeys(key for group in groups for entry in group for key in entry.recipe)
     chosen: list[str] = []
     parts = [""] * len(groups)
     for key in (*written, *(key for key in FIRST if key in composed), *composed, "device", "precision"):
-        if len(set(parts)) == len(groups):
-            break
-        if is_seed(key) or key in chosen:
+        if is_seed(key) or key in chosen or (key not in written and len(set(parts)) == len(groups)):
             continue
         values = [{json.dumps(value, default=str) for entry in group if (value := entry.value(key)) is not None}
                   for group in groups]  # fmt: skip
-        if any(len(each) > 1 for each in values):  # it varies within a group
+        ones = [next(iter(each), "") for each in values]
+        if any(len(each) > 1 for each in values) or len(set(ones)) == 1:  # it varies within a group, or not at all
             continue
-        finer = [f"{part}|{next(iter(each), '')}" for part, each in zip(parts, values, strict=True)]
-        if len(set(finer)) > len(set(parts)):
+        finer = [f"{part}|{one}" for part, one in zip(parts, ones, strict=True)]
+        if key in written or len(set(finer)) > len(set(parts)):
             chosen.append(key)
             parts = finer
     return chosen

@@ -117,3 +117,30 @@ def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
     for axes in grid[:, 0]:
         axes.set_ylabel(WORDS[measure], fontsize=9)
     save(drawing, path)
+
+
+def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
+    """Loss, accuracy and learning rate of some runs over their epochs, by name; whether there was anything to draw."""
+    drawing = Drawing(figsize=(12, 3.8), layout="constrained")
+    drawing.suptitle(title)
+    panels = drawing.subplots(1, 3)
+    drawn = False
+    for number, (name, folder) in enumerate(runs.items()):
+        try:
+            metrics = read_metrics(folder / "metrics.csv")
+        except (OSError, ValueError):
+            continue
+        for axes, key, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=False):
+            epochs, values = column(metrics, f"train/{key}")
+            axes.plot(epochs, scale * values, color=f"C{number}", linewidth=1, alpha=0.6, label=name)
+            epochs, values = column(metrics, f"validate/{key}")
+            axes.plot(epochs, scale * values, "o", color=f"C{number}", markersize=4)
+        panels[2].plot(*column(metrics, "schedule/lr"), color=f"C{number}", label=name)
+        drawn = True
+    for axes, label in zip(panels, ("cross-entropy", "accuracy in %", "learning rate"), strict=True):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.grid(alpha=0.3)
+    if drawn:
+        drawing.legend(*panels[2].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+        save(drawing, path)
+    return drawn

@@ -152,6 +152,8 @@ class Sweep:
     there is none). Finished runs are kept, unfinished ones go on, failed ones are tried again."""
     explain: bool = False
     """At the end, write a report of where the networks look with and without augmentation (see fastconv.explain)."""
+    article: bool = False
+    """At the end, write a page of the runs on each data set, with and without augmentation: `article.html`."""
 
 
 @dataclass

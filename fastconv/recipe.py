@@ -31,3 +31,8 @@ def is_seed(key: str) -> bool:
 def without_seeds(recipe: dict[str, Any]) -> dict[str, Any]:
     """What runs of one kind have in common."""
     return {key: value for key, value in recipe.items() if not is_seed(key)}
+
+
+def is_augmented(recipe: dict[str, Any]) -> bool:
+    """Whether the training images are changed at all."""
+    return any(recipe.get(f"augment.{key}") for key in ("crop.padding", "flip.probability", "cutout.size"))

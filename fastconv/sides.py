@@ -1,8 +1,7 @@
 """The two sides of a comparison: runs of a kind against runs of another, pair by pair."""
 
-from fastconv.config import Config
 from fastconv.errors import InputError
-from fastconv.recipe import is_seed
+from fastconv.recipe import is_augmented, is_seed
 from fastconv.run_folder import recipe
 from fastconv.trained import TrainedRun
 
@@ -42,7 +41,7 @@ def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
         return [first.name]
     ours, theirs = (recipe(run.config) for run in (first, second))
     keys = [key for key in ours if ours[key] != theirs.get(key) and not is_seed(key)]
-    augmented = [is_augmented(run.config) for run in (first, second)]
+    augmented = [is_augmented(values) for values in (ours, theirs)]
     if all(key.startswith("augment.") for key in keys) and len(set(augmented)) == 2:
         return ["with augmentation" if each else "without augmentation" for each in augmented]
     if 0 < len(keys) <= 2:
@@ -51,9 +50,3 @@ def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
     if named[0] != named[1]:
         return named
     return [f"{run.folder.resolve().parent.name}/{run.name}" for run in (first, second)]
-
-
-def is_augmented(config: Config) -> bool:
-    """Whether a run's training images are changed at all."""
-    augment = config.augment
-    return bool(augment.crop.padding or augment.flip.probability or augment.cutout.size)

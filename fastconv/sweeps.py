@@ -17,7 +17,7 @@ from fastconv.run_folder import is_finished
 DESCRIPTION = "sweep.yaml"
 OWN_FILES = (DESCRIPTION, "multirun.yaml")
 # How the jobs are started, and not what they are.
-LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep", "hydra.mode")
+LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
 
 
 @dataclass(frozen=True)

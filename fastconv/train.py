@@ -31,8 +31,9 @@ from fastconv.run_folder import is_finished, job_of_sweep, leave_reason, open_fo
 def check_run(config: Config) -> None:
     """Raise InputError for a run that cannot work, as far as can be told without torch."""
     check(config)
-    if config.sweep.explain and not config.checkpoint.save:
-        raise InputError("sweep.explain=true needs the networks: leave out checkpoint.save=false")
+    for key in ("explain", "article"):
+        if getattr(config.sweep, key) and not config.checkpoint.save:
+            raise InputError(f"sweep.{key}=true needs the networks: leave out checkpoint.save=false")
     require_writable(Path(config.outputs))
     check_data(config)
 
@@ -63,6 +64,10 @@ def report(config: Config, sweep: Path) -> bool:
         from fastconv.augmentation_effect import explain_sweep
 
         explain_sweep(sweep, config.data)
+    if config.sweep.article:
+        from fastconv.article import write_article
+
+        print(write_article(sweep, config.data))
     return not any(entry.problem for entry in entries)
 
 
@@ -75,8 +80,8 @@ def main(config: Config) -> float | None:
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if in_sweep else None
     try:
         check_run(config)
-        if not in_sweep and (config.sweep.resume or config.sweep.explain):
-            raise InputError("sweep.resume and sweep.explain are of a sweep: add -m and the values, or use resume")
+        if not in_sweep and (config.sweep.resume or config.sweep.explain or config.sweep.article):
+            raise InputError("sweep.resume, explain and article are of a sweep: add -m and the values, or use resume")
         results = train(config, clock, job)
     except Exception as error:
         if job:

@@ -1,0 +1,229 @@
+"""Sweeps: many runs by one command, in this process or by way of a launcher, and going on with them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from test_command import files
+
+from fastconv import run as runs
+from fastconv.overrides import compose
+from fastconv.results import Results
+from fastconv.sweeps import override_of, remove_empty
+
+# The shortest run: a few steps of a tiny network.
+SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.epochs=0.3", "validate.on=none",
+         "checkpoint.save=false")  # fmt: skip
+# Two processes of one thread each, as a launcher on two cores divides them.
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
+def sweeps(folder: Path) -> list[Path]:
+    return sorted((folder / "outputs" / "sweeps").iterdir())
+
+
+def results_of(sweep: Path) -> dict[str, Results]:
+    return {job.parent.name: Results.read(job.parent) for job in sorted(sweep.glob("*/results.json"))}
+
+
+@pytest.fixture
+def grid(command, monkeypatch):
+    """Runs a sweep of 2x2x3 jobs with further overrides; how many jobs did plan a run, and the one that fails."""
+    planned, plan_run = [], runs.plan_run
+
+    def plan(config, clock):
+        planned.append((config.schedule.name, config.optimizer.max_lr, config.seed))
+        if planned[-1] == grid.fails:
+            raise RuntimeError("out of paper")
+        return plan_run(config, clock)
+
+    def grid(*overrides):
+        planned.clear()
+        sweep = ("-m", "dataset=digits", "schedule=one_cycle,constant", "optimizer.max_lr=0.1,0.2", "seed=0,1,2")
+        return command("train", *sweep, *SHORT, *overrides), list(planned)
+
+    monkeypatch.setattr(runs, "plan_run", plan)
+    grid.fails = None
+    return grid
+
+
+def test_a_job_that_fails_is_shown_and_is_all_that_resume_runs(grid, command, tmp_path):
+    grid.fails = ("constant", 0.1, 1)
+    ended, planned = grid()
+    assert ended.code == 1
+    assert len(planned) == 12
+    assert "fastconv: job 7: RuntimeError: out of paper" in ended.err
+    (sweep,) = sweeps(tmp_path)
+    assert sum(each.stopped_by == "epochs" for each in results_of(sweep).values()) == 11
+    assert f"{sweep.relative_to(tmp_path)}/7: RuntimeError: out of paper" in ended.out
+    table = json.loads(command("compare", f"runs={sweep}", "format=json").out)
+    assert sorted(row["n"] for row in table) == [2, 3, 3, 3]
+    assert [row["not finished"] for row in table if row["n"] == 2] == [1]
+    assert {"schedule", "optimizer.max_lr"} < set(table[0])
+    before = {name: (sweep / name / "results.json").stat().st_mtime_ns for name in results_of(sweep) if name != "7"}
+
+    grid.fails = None
+    ended, planned = grid("sweep.resume=auto")
+    assert (ended.code, planned) == (0, [("constant", 0.1, 1)])
+    assert sweeps(tmp_path) == [sweep], "the newest that is not whole"
+    assert {name: (sweep / name / "results.json").stat().st_mtime_ns for name in before} == before
+    assert all(each.stopped_by == "epochs" and each.error is None for each in results_of(sweep).values())
+    assert (sweep / "compare.html").exists()
+
+
+def test_auto_begins_a_new_sweep_if_none_is_left_to_do(command, tmp_path):
+    sweep = ("train", "-m", "seed=0,1", *SHORT, "sweep.resume=auto")
+    assert command(*sweep).code == 0
+    assert command(*sweep).code == 0
+    assert len(sweeps(tmp_path)) == 2
+    (first, second) = sweeps(tmp_path)
+    (second / "1" / "results.json").unlink()
+    (first / "0" / "results.json").unlink()
+    assert command(*sweep, "seed=0,1,2").code == 0, "other values are another sweep"
+    assert len(sweeps(tmp_path)) == 3
+    assert command(*sweep).code == 0
+    assert len(sweeps(tmp_path)) == 3
+    assert (second / "1" / "results.json").exists()
+    assert not (first / "0" / "results.json").exists()
+
+
+def test_two_sweeps_of_one_second_do_not_touch_each_other(tmp_path, digits_root):
+    command = [sys.executable, "-m", "fastconv.train", "-m", "seed=0,1", *SHORT, f"data={digits_root}"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [each.wait() for each in both] == [0, 0]
+    found = sweeps(tmp_path)
+    assert len(found) == 2
+    assert found[0].name[:16] == found[1].name[:16], "begun within the same minute"
+    for sweep in found:
+        assert [each.stopped_by for each in results_of(sweep).values()] == ["epochs"] * 2
+
+
+def test_a_sweep_that_only_plans_leaves_nothing(command, tmp_path):
+    ended = command("train", "-m", "seed=0,1", *SHORT, "plan_only=true")
+    assert ended.code == 0
+    assert [name for name in files(tmp_path) if not name.startswith("data")] == []
+
+
+def test_an_error_of_the_program_shows_its_traceback(grid, monkeypatch):
+    grid.fails = ("one_cycle", 0.1, 0)
+    ended, _ = grid("seed=0", "schedule=one_cycle", "optimizer.max_lr=0.1")
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+    assert "fastconv: job 0: RuntimeError: out of paper" in ended.err
+
+
+@pytest.mark.parametrize("launcher", [JOBLIB, ("hydra/launcher=submitit_local",)], ids=["joblib", "submitit"])
+def test_launchers_give_what_one_process_gives(command, tmp_path, launcher):
+    """With as many threads, to the bit; one job diverges, which does not stop the others."""
+    sweep = ("train", "-m", "optimizer.max_lr=0.1,1000", "seed=0,1", *SHORT, "trainer.num_threads=1",
+             "trainer.precision=fp32", "schedule.epochs=0.8")  # fmt: skip
+    here = command(*sweep)
+    there = command(*sweep, *launcher)
+    assert (here.code, there.code) == (1, 1)
+    first, second = (results_of(sweep) for sweep in sweeps(tmp_path))
+    assert list(first) == list(second) == ["0", "1", "2", "3"]
+    for one, other in zip(first.values(), second.values(), strict=True):
+        assert (one.accuracy, one.loss, one.error) == (other.accuracy, other.loss, other.error)
+    assert "training diverged" in second["2"].error
+    assert "training diverged" in there.out
+
+
+def test_threads_change_no_more_than_the_order_of_sums(command, tmp_path):
+    """Two threads add in another order: after 11 steps losses agree to 1e-3, and so at most 2 of 359 answers differ."""
+    assert command("train", "-m", "trainer.num_threads=1,2", *SHORT, "schedule.epochs=1").code == 0
+    (sweep,) = sweeps(tmp_path)
+    one, two = results_of(sweep).values()
+    assert one.loss == pytest.approx(two.loss, abs=1e-3)
+    assert one.accuracy == pytest.approx(two.accuracy, abs=2 / 359 + 1e-6)
+
+
+# -- searches
+
+SEARCH = ("train", "experiment=search", "dataset=digits", *SHORT[:-2], "checkpoint.save=false",
+          "hydra.sweeper.n_trials=10")  # fmt: skip
+
+
+def test_a_search_finds_by_held_out_images_and_resumes(command, tmp_path):
+    ended = command(*SEARCH)
+    assert ended.code == 0, ended.err
+    (sweep,) = sweeps(tmp_path)
+    first = results_of(sweep)
+    assert len(first) == 10
+    best = max(first.values(), key=lambda results: results.accuracy_holdout)
+    assert f"{100 * best.accuracy_holdout:.2f}" in ended.out
+    assert "accuracy %" not in ended.out.split("dataset ")[-1], "the table of a search does not show the test images"
+    for name in ("6", "7", "8", "9"):
+        (sweep / name / "results.json").unlink()
+        (sweep / name / "config.yaml").unlink()
+    kept = (sweep / "5" / "results.json").stat().st_mtime_ns
+    assert command(*SEARCH, f"sweep.resume={sweep}").code == 0
+    again = results_of(sweep)
+    assert (sweep / "5" / "results.json").stat().st_mtime_ns == kept
+    assert [each.accuracy_holdout for each in again.values()] == [each.accuracy_holdout for each in first.values()]
+    assert len({tuple(each.recipe.items()) for each in again.values()}) == 10, "the sampler went on where it was"
+
+
+@pytest.mark.parametrize("overrides", [("validate.on=test",), ("validate.on=none",)])
+def test_a_search_by_the_test_images_is_refused(command, tmp_path, overrides):
+    ended = command(*SEARCH, *overrides)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "must not look at the test images: set dataset.holdout=0.1 and validate.on=holdout" in ended.err
+    assert files(tmp_path) == []
+    sweep = ("train", "-m", "hydra/sweeper=optuna", "optimizer.max_lr=interval(0.1,1)", *SHORT)
+    assert "must not look at the test images" in command(*sweep).err
+
+
+# -- folders
+
+
+@pytest.mark.parametrize("name", ["plain", "it's", "a b", "{x}", 'quo"te', "back\\slash", "ünï", "a,b=c"])
+def test_a_sweep_goes_to_any_folder(command, tmp_path, name):
+    sweep = ("train", "-m", "seed=0", *SHORT)
+    quoted = override_of(Path(name)).removeprefix("hydra.sweep.dir=")
+    assert command(*sweep, f"sweep.resume={quoted}").code == 0
+    assert (tmp_path / name / "0" / "results.json").exists()
+
+
+def test_the_folder_of_something_else_is_no_sweeps(command, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").touch()
+    ended = command("train", "-m", "seed=0,1", *SHORT, "sweep.resume=home")
+    assert ended.err == "fastconv: sweep.resume=home is not the folder of a sweep: it has no sweep.yaml\n"
+    assert files(tmp_path) == ["home", "home/letter"]
+
+
+def test_what_a_sweep_was_asked_for_is_written_down(command, tmp_path):
+    command("train", "-m", "seed=0,1", *SHORT, "outputs=elsewhere", "hydra.sweeper.max_batch_size=1")
+    (description,) = (tmp_path / "elsewhere" / "sweeps").glob("*/sweep.yaml")
+    assert yaml.safe_load(description.read_text()) == {
+        "overrides": ["seed=0,1", *SHORT[:-1], "hydra.sweeper.max_batch_size=1"],
+        "jobs": 2,
+    }
+
+
+def test_empty_folders_go_and_others_stay(tmp_path):
+    sweep = tmp_path / "outputs" / "sweeps" / "now"
+    for job in ("0", "1"):
+        (sweep / job).mkdir(parents=True)
+    (sweep / "sweep.yaml").touch()
+    (sweep / "1" / "results.json").touch()
+    assert not remove_empty(sweep)
+    assert files(sweep) == ["1", "1/results.json", "sweep.yaml"]
+    (sweep / "1" / "results.json").unlink()
+    assert remove_empty(sweep)
+    assert files(tmp_path) == []
+
+
+def test_the_slurm_launcher_composes():
+    settings = compose("config", ["hydra/launcher=slurm"], with_hydra=True).hydra.launcher
+    assert settings._target_.endswith("SlurmLauncher")
+    assert (settings.cpus_per_task, settings.gpus_per_node, settings.array_parallelism) == (8, 1, 16)
+
+
+def test_a_launcher_that_is_not_installed(command):
+    ended = command("train", "-m", "seed=0,1", *SHORT, "hydra/launcher=rocket")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "unknown hydra/launcher rocket" in ended.err
