@@ -96,12 +96,12 @@ class Results:
             raise ValueError(str(error)) from error
 
 
-def new_run_folder(parent: Path, name: str | None = None) -> Path:
-    """Make a folder that no other run has: `parent`/<time>-<short id>, or a sweep's `parent`/`name`.
+def new_run_folder(parent: Path, name: str | None = None, prefix: str = "") -> Path:
+    """Make a folder that no other run has: `parent`/`prefix`<time>-<short id>, or a sweep's `parent`/`name`.
 
     Raises InputError if it can't be made.
     """
-    folder = parent / (name or f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}")
+    folder = parent / (name or f"{prefix}{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=name is not None)  # Hydra has made the folders of a sweep's jobs
