@@ -197,6 +197,29 @@ class Config:
 
 
 @dataclass
+class RangeTest:
+    """A learning rate that grows by the same factor from step to step."""
+
+    min_lr: float = 1e-4
+    """Learning rate of the first step."""
+    max_lr: float = 10.0
+    """Learning rate of the last step."""
+    steps: int = 100
+    """Optimizer steps between them, both ends included."""
+    early_stop_threshold: float | None = 4.0
+    """End when the loss, as a mean of five steps, is so many times its lowest, as Lightning and fastai do; null to go
+    on. A loss that is not finite always ends the test."""
+
+
+@dataclass
+class LrFind(Config):
+    """A learning-rate range test of a run. What only matters later (budget, validate, checkpoint, ...) changes nothing
+    in it, and `stream.mode` nothing at all: the images are computed while they are needed."""
+
+    range_test: RangeTest = field(default_factory=RangeTest)
+
+
+@dataclass
 class Compare:
     """Tables, and a page, of many runs."""
 
@@ -272,7 +295,7 @@ class Explain:
 
 
 # The commands' configs, by the name of their file in `conf/`.
-SCHEMAS = {"config": Config, "compare": Compare, "explain": Explain}
+SCHEMAS = {"config": Config, "compare": Compare, "explain": Explain, "lr_find": LrFind}
 
 
 def register() -> None:
@@ -281,6 +304,7 @@ def register() -> None:
     store.store(name="_schema", node=_settable(Config))
     store.store(name="_compare", node=_settable(Compare))
     store.store(name="_explain", node=_settable(Explain))
+    store.store(name="_lr_find", node=_beyond_a_run(LrFind))
     store.store(group="dataset", name="_schema", node=_settable(Dataset))
     store.store(group="augment", name="_schema", node=_settable(Policy))
     store.store(group="stream", name="_schema", node=_settable(Stream))
@@ -327,6 +351,14 @@ def methods(config: Explain) -> dict[str, Method]:
 def _part(batch_size: int, devices: int, norm_batch: int) -> int:
     """The model's `norm_batch`, or a device's whole share of a batch that is smaller; two images at least."""
     return min(norm_batch, max(2, batch_size // max(1, devices)))
+
+
+def _beyond_a_run(schema: type[Config]) -> DictConfig:
+    """A config node that adds to a run's config what `schema` has beyond it, and changes nothing else."""
+    node = _settable(schema)
+    for key in fields(Config):
+        node[key.name] = MISSING
+    return node
 
 
 def _settable(schema: type) -> DictConfig:

@@ -85,6 +85,28 @@ def draw_curves(metrics: dict[str, np.ndarray], results: Results, title: str, pa
     save(figure, path)
 
 
+def draw_range_test(
+    learning_rates: np.ndarray,
+    losses: np.ndarray,
+    smoothed: np.ndarray,
+    marks: dict[str, float],
+    title: str,
+    path: Path,
+) -> None:
+    """Loss over learning rate, float [steps] each, with a vertical line at each of the named learning rates."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(title=f"{title}: learning-rate range test", xlabel="learning rate", xscale="log")
+    axes.set_ylabel("training loss")
+    axes.plot(learning_rates, losses, color="C0", alpha=0.35, label="each batch")
+    axes.plot(learning_rates, smoothed, color="C0", label="smoothed")
+    axes.set_ylim(0, 1.2 * smoothed.max())  # an exploded loss would flatten all others
+    for number, (name, rate) in enumerate(marks.items(), start=1):
+        axes.axvline(rate, color=f"C{number}", linestyle="--", label=f"{name}: {rate:.2g}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)
+
+
 def draw_augmented(images: np.ndarray, labels: np.ndarray, spec: StreamSpec, path: Path) -> None:
     """The first images of the stream, uint8 [B, H, W, C], as the network sees them, with their labels, int64 [B]."""
     tiles = [Tile(image, spec.classes[label]) for image, label in zip(images, labels, strict=True)]

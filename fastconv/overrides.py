@@ -50,9 +50,12 @@ def compose(config_name: str, overrides: list[str], with_hydra: bool = False) ->
 
 
 def groups(config_name: str = "config") -> list[str]:
-    """The config groups of a command, such as `dataset`: those of a run, or what another command has of its own."""
+    """The config groups of a command, such as `dataset`: those of a run, or what another command has of its own.
+
+    A command whose schema extends another's has the groups of that.
+    """
     every = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-    return [group for group in every if GROUPS.get(group, "config") == config_name]
+    return [group for group in every if issubclass(SCHEMAS[config_name], SCHEMAS[GROUPS.get(group, "config")])]
 
 
 def group_options(group: str) -> list[str]:

@@ -105,12 +105,12 @@ def _types() -> dict[str, Any]:
     return get_type_hints(Results)
 
 
-def new_run_folder(parent: Path, job: Path | None = None) -> Path:
-    """Make a folder that no other run has: `parent`/<time>-<short id>, or that of a `job` of a sweep.
+def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> Path:
+    """Make a folder that no other run has: `parent`/`prefix`<time>-<short id>, or that of a `job` of a sweep.
 
     Raises InputError if it can't be made.
     """
-    folder = job or parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
+    folder = job or parent / f"{prefix}{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=job is not None)  # Hydra has made the folders of a sweep's jobs

@@ -139,23 +139,8 @@ class Training:
     def carry_out(self) -> Results:
         """Train what there is left to train, then score."""
         run, config = self._run, self._run.config
-        for name in ("lightning.pytorch", "lightning.fabric"):  # their greetings are not ours
-            logging.getLogger(name).setLevel(logging.WARNING)
-        # What it says when it ends the processes of a run of which one is gone.
-        logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
-        warnings.filterwarnings("ignore", module="lightning")
-        L.seed_everything(config.seed, verbose=False)
-        module = ImageClassifier(
-            model=config.model.name,
-            settings=run.model_settings,
-            shape=run.spec.shape,
-            classes=run.spec.classes,
-            mean=run.spec.mean,
-            std=run.spec.std,
-            optimizer=config.optimizer,
-            label_smoothing=config.label_smoothing,
-            channels_last=config.trainer.channels_last,
-        )
+        silence_lightning()
+        module = make_module(run)
         with closing(open_stream(run)) as stream:
             datamodule = ShardDataModule(
                 stream, config.batch_size, config.norm_batch, self._validated, config.validate.samples, run.test
@@ -239,8 +224,34 @@ class Training:
         )
 
 
+def silence_lightning() -> None:
+    """Keep Lightning's greetings and hints off the terminal."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # What it says when it ends the processes of a run of which one is gone.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def make_module(run: Run) -> ImageClassifier:
+    """The untrained network of a run; its weights follow from the seed alone."""
+    config = run.config
+    L.seed_everything(config.seed, verbose=False)
+    return ImageClassifier(
+        model=config.model.name,
+        settings=run.model_settings,
+        shape=run.spec.shape,
+        classes=run.spec.classes,
+        mean=run.spec.mean,
+        std=run.spec.std,
+        optimizer=config.optimizer,
+        label_smoothing=config.label_smoothing,
+        channels_last=config.trainer.channels_last,
+    )
+
+
 def make_trainer(run: Run, loggers: list, callbacks: list[L.Callback]) -> L.Trainer:
-    """A Trainer of one endless epoch, which the budget ends."""
+    """A Trainer of one endless epoch, which a callback ends; without a progress bar but one among the callbacks."""
     config = run.config
     microbatches = config.batch_size // (config.norm_batch * config.trainer.devices)
     steps_between = max(1, round(config.validate.every * run.spec.samples / config.batch_size))
@@ -259,5 +270,6 @@ def make_trainer(run: Run, loggers: list, callbacks: list[L.Callback]) -> L.Trai
         callbacks=callbacks,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=any(isinstance(callback, BudgetProgressBar) for callback in callbacks),
         use_distributed_sampler=False,
     )

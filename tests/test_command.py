@@ -11,7 +11,7 @@ from conftest import run_command
 from omegaconf import OmegaConf
 
 from fastconv.command import compose, described_keys, group_options
-from fastconv.config import Explain, methods
+from fastconv.config import Explain, LrFind, methods
 from fastconv.data import storage
 from fastconv.overrides import groups, leaves
 from fastconv.ranges import RANGES
@@ -41,6 +41,7 @@ def test_the_groups_are_those_of_the_readme():
         "experiment": {"original", "augmentation_effect"},
     }
     assert groups("explain") == ["method"]
+    assert groups("lr_find") == groups("config")
 
 
 def test_every_key_of_a_report_is_explained():
@@ -60,7 +61,7 @@ def test_every_option_composes_and_every_key_is_explained(option):
 def test_every_number_has_a_range():
     configs = [compose("config", [f"schedule={schedule}"]) for schedule in GROUPS["schedule"]]
     numbers = set()
-    for config in (*configs, OmegaConf.structured(Explain), OmegaConf.structured(Method)):
+    for config in (*configs, *map(OmegaConf.structured, (Explain, Method, LrFind))):
         for key, section, name in leaves(config):
             hint = get_type_hints(OmegaConf.get_type(section))[name]
             numbers |= {key} if {int, float} & {hint, *get_args(hint)} else set()
@@ -99,7 +100,8 @@ def test_digits_are_never_mirrored_by_default():
 
 
 @pytest.mark.parametrize(("name", "shows"), [("train", "budget.seconds=1000.0"), ("precompute", "stream.max_gb="),
-                                             ("compare", "format=table")])  # fmt: skip
+                                             ("compare", "format=table"),
+                                             ("lr_find", "range_test.steps=100")])  # fmt: skip
 def test_help_lists_keys_with_their_meaning(command, name, shows):
     ended = command(name, "--help")
     assert ended.code == 0
@@ -132,7 +134,7 @@ def test_works_from_any_folder_as_a_module(tmp_path, digits_root):
 
 def test_help_and_errors_do_not_wait_for_torch():
     """What answers fast must not import what starts slowly."""
-    for name in ("train", "precompute", "compare"):
+    for name in ("train", "precompute", "compare", "lr_find"):
         code = f"import fastconv.{name}, sys; print([m for m in ('torch', 'lightning', 'rich') if m in sys.modules])"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert ast.literal_eval(found) == []

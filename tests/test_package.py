@@ -31,7 +31,7 @@ def test_wheel_holds_the_code_and_the_configs(site):
     assert "Requires-Python: >=3.11" in metadata.read_text()
 
 
-@pytest.mark.parametrize("name", ["train", "precompute", "compare"])
+@pytest.mark.parametrize("name", ["train", "precompute", "compare", "lr_find"])
 def test_installed_commands_work_from_any_folder(site, tmp_path, name):
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = [sys.executable, "-c", "import fastconv; print(fastconv.__file__)"]

@@ -1,0 +1,81 @@
+"""python -m fastconv.lr_find [key=value ...]
+
+Suggest a peak learning rate, optimizer.max_lr, for the run that the same overrides would train: a range test of its
+first steps with a learning rate that grows from step to step. Leaves the losses and a figure in a new folder below
+`outputs`. The suggestion is a hint: the largest learning rate up to which the loss of one short test fell.
+
+  python -m fastconv.lr_find dataset=fashion_mnist model.width=16
+  python -m fastconv.lr_find dataset=cifar10 experiment=original range_test.steps=200
+  python -m fastconv.lr_find -m dataset=mnist seed=0,1,2
+"""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from fastconv.clock import Clock
+from fastconv.command import command
+from fastconv.config import LrFind
+from fastconv.errors import InputError
+from fastconv.prerequisites import check_data, require_writable
+from fastconv.rules import check
+
+
+def only_training(config: LrFind) -> LrFind:
+    """The config without what a range test does without: a stream on disk, which has the same bytes, and validation."""
+    stream = dataclasses.replace(config.stream, mode="online")
+    return dataclasses.replace(config, stream=stream, validate=dataclasses.replace(config.validate, on="none"))
+
+
+def check_range_test(config: LrFind) -> None:
+    """Raise InputError for a range test that cannot work, as far as can be told without torch."""
+    check(config)
+    if config.trainer.devices > 1:
+        raise InputError(
+            f"trainer.devices={config.trainer.devices} is not possible: a range test runs on one device. The learning"
+            " rate that it suggests does not depend on their number"
+        )
+    test = config.range_test
+    if test.min_lr >= test.max_lr:
+        raise InputError(f"range_test.min_lr={test.min_lr:g} is not possible: give less than range_test.max_lr")
+    require_writable(Path(config.outputs))
+    check_data(only_training(config))
+
+
+@command("lr_find", __doc__, check_range_test)
+def main(config: LrFind) -> None:
+    """The command; see the top of this file."""
+    check_range_test(config)
+    from rich.console import Console
+
+    from fastconv.range_test import conclusions, run_range_test, write_range_test
+    from fastconv.results import new_run_folder
+    from fastconv.run import plan_run
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    clock, test = Clock(), config.range_test
+    run = plan_run(only_training(config), clock)
+    console.print(
+        f"{config.dataset.name}, {config.model.name}: {test.steps} steps of {config.batch_size} images in parts of"
+        f" {config.norm_batch}, {run.device.precision}, learning rate {test.min_lr:g} to {test.max_lr:g}"
+    )
+    curve = run_range_test(run, test, console)
+    lines = conclusions(curve, test)
+    hydra = HydraConfig.get()
+    job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
+    folder = new_run_folder(Path(config.outputs) / config.dataset.name, job, prefix="lr_find-")
+    try:
+        write_range_test(curve, config, folder)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    for line in lines:
+        console.print(line)
+    console.print(f"{sum(clock.seconds().values()):.1f} s. Losses and figure are in {folder}")
+
+
+if __name__ == "__main__":
+    main()
