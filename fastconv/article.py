@@ -119,9 +119,7 @@ def figures_of(dataset: str, runs: list[Entry], heatmaps: Path | None) -> list[F
         figures.append(Figure(path, f"{dataset}: curves", f"{text} only), and the learning rate as it was.", "answer"))
     shown_images = next((run.folder / "augmented.png" for run in runs if is_augmented(run.recipe)), None)
     if shown_images and shown_images.exists():
-        caption = (
-            "The first images of the training stream: padded, cropped, mirrored where that keeps the class, cut out."
-        )
+        caption = "The first images of the training stream: padded and cropped, mirrored, cut out."
         figures.append(Figure(shown_images, f"Augmented images of {dataset}", caption, "answer"))
     if heatmaps:
         caption = (

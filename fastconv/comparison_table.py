@@ -13,6 +13,8 @@ from fastconv.errors import InputError, nearest
 FILE_WIDTH = 200
 # Results of which a row for a group has the mean.
 MEANS = ("epochs", "seconds_counted", "images_per_second")
+# How a person reads numbers that are no accuracies.
+PATTERNS = {"epochs": ".2f", "seconds_counted": ".1f", "images_per_second": ",.0f", "loss": ".4f", "parameters": ",d"}
 # Columns in which more is better, and a table therefore begins with the most.
 DESCENDING = ("accuracy", "accuracy_tta", "accuracy_holdout", "images_per_second", "epochs", "n")
 
@@ -106,7 +108,7 @@ def shown(name: str, value: Any) -> str:
         return ""
     if name in ("low", "high", "sd") or name.startswith("accuracy"):
         return f"{100 * value:.2f}"
-    pattern = {"epochs": ".2f", "seconds_counted": ".1f", "images_per_second": ",.0f"}.get(name)
+    pattern = PATTERNS.get(name)
     return format(value, pattern) if pattern else as_text(value)
 
 

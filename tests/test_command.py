@@ -38,7 +38,13 @@ def test_the_groups_are_those_of_the_readme():
         "schedule": {"one_cycle", "constant", "cosine", "linear", "step"},
         "trainer": {"auto", "cpu", "gpu", "ddp"},
         "stream": {"precomputed", "online"},
-        "experiment": {"original", "augmentation_effect"},
+        "experiment": {
+            "original",
+            "augmentation_effect",
+            "article",
+            "search",
+            *(f"ablation_{name}" for name in ("augment", "schedule", "stream", "all")),
+        },
     }
     assert groups("explain") == ["method"]
     assert groups("lr_find") == groups("config")
@@ -280,7 +286,8 @@ def test_each_failing_job_of_a_sweep_gets_one_line(command, tmp_path):
     for job in (0, 1):
         assert lines[job].startswith(f"fastconv: job {job}: a sweep in one process cannot train on several devices")
     assert len(lines) == 2
-    assert files(tmp_path) == []
+    for results in tmp_path.rglob("results.json"):
+        assert "a sweep in one process" in Results.read(results.parent).error
 
 
 def test_a_network_that_needs_more_memory_than_there_is(command, tmp_path, monkeypatch):

@@ -117,17 +117,17 @@ def test_an_error_of_the_program_shows_its_traceback(grid, monkeypatch):
 
 @pytest.mark.parametrize("launcher", [JOBLIB, ("hydra/launcher=submitit_local",)], ids=["joblib", "submitit"])
 def test_launchers_give_what_one_process_gives(command, tmp_path, launcher):
-    """With as many threads, to the bit; one job diverges, which does not stop the others."""
-    sweep = ("train", "-m", "optimizer.max_lr=0.1,1000", "seed=0,1", *SHORT, "trainer.num_threads=1",
-             "trainer.precision=fp32", "schedule.epochs=0.8")  # fmt: skip
+    """With as many threads, to the bit; one job diverges, which does not stop the other."""
+    sweep = ("train", "-m", "optimizer.max_lr=1000,0.1", *SHORT, "trainer.num_threads=1", "trainer.precision=fp32",
+             "schedule.epochs=0.8")  # fmt: skip
     here = command(*sweep)
     there = command(*sweep, *launcher)
     assert (here.code, there.code) == (1, 1)
     first, second = (results_of(sweep) for sweep in sweeps(tmp_path))
-    assert list(first) == list(second) == ["0", "1", "2", "3"]
+    assert list(first) == list(second) == ["0", "1"]
     for one, other in zip(first.values(), second.values(), strict=True):
         assert (one.accuracy, one.loss, one.error) == (other.accuracy, other.loss, other.error)
-    assert "training diverged" in second["2"].error
+    assert "training diverged" in second["0"].error
     assert "training diverged" in there.out
 
 
@@ -163,7 +163,7 @@ def test_a_search_finds_by_held_out_images_and_resumes(command, tmp_path):
     again = results_of(sweep)
     assert (sweep / "5" / "results.json").stat().st_mtime_ns == kept
     assert [each.accuracy_holdout for each in again.values()] == [each.accuracy_holdout for each in first.values()]
-    assert len({tuple(each.recipe.items()) for each in again.values()}) == 10, "the sampler went on where it was"
+    assert len({json.dumps(each.recipe) for each in again.values()}) == 10, "the sampler went on where it was"
 
 
 @pytest.mark.parametrize("overrides", [("validate.on=test",), ("validate.on=none",)])
