@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import ttest_ind
 
 from fastconv.collection import Entry, as_text
 from fastconv.recipe import is_place, is_seed, without_seeds
 from fastconv.results import Results
-from fastconv.summary import Summary, summarise
+from fastconv.summary import Summary, differ, summarise
 
 # What is looked at first when something short has to tell groups apart.
 FIRST = ("dataset.name", "model.name", "experiment")
@@ -152,14 +151,12 @@ def _judged(groups: list[Group], measure: str) -> list[Group]:
 
 def _against(one: Group, best: Group, measure: str) -> str:
     """The verdict of Welch's t-test on two groups."""
-    ours, theirs = (
-        [value for run in group.finished if (value := getattr(run, measure)) is not None] for group in (one, best)
-    )
-    if min(len(ours), len(theirs)) < 2:
+    ours, theirs = one.summary(measure), best.summary(measure)
+    if min(ours.n, theirs.n) < 2:
         return UNTESTED
-    if np.ptp(ours) == np.ptp(theirs) == 0:  # no spread to test by
-        return LIKE_BEST if ours[0] == theirs[0] else ""
-    return LIKE_BEST if ttest_ind(ours, theirs, equal_var=False).pvalue > LEVEL else ""
+    if ours.sd == theirs.sd == 0:  # no spread to test by
+        return LIKE_BEST if ours.mean == theirs.mean else ""
+    return LIKE_BEST if differ(ours, theirs) > LEVEL else ""
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[int]:

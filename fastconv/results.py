@@ -89,9 +89,7 @@ class Results:
         types = _types()
         known = {key: value for key, value in content.items() if key in types}
         for key, value in known.items():
-            options = get_args(types[key]) if isinstance(types[key], UnionType) else (types[key],)
-            allowed = tuple(get_origin(each) or each for each in options)
-            if not isinstance(value, (*allowed, int) if float in allowed else allowed):
+            if not isinstance(value, types[key]):
                 raise ValueError(f"{key} is {value!r}")
         try:
             return cls(**known)
@@ -100,9 +98,14 @@ class Results:
 
 
 @functools.cache
-def _types() -> dict[str, Any]:
-    """The type of each key: finding it out takes longer than reading a file."""
-    return get_type_hints(Results)
+def _types() -> dict[str, tuple[type, ...]]:
+    """The types that each key may have: finding them out takes longer than reading a file."""
+    found = {}
+    for key, hint in get_type_hints(Results).items():
+        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        allowed = tuple(get_origin(each) or each for each in options)
+        found[key] = (*allowed, int) if float in allowed else allowed
+    return found
 
 
 def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> Path:
