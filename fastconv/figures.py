@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
 from fastconv.data.stream import StreamSpec
@@ -17,6 +17,10 @@ from fastconv.results import Results
 GRID_ROWS, GRID_COLUMNS = 4, 10
 GRID_IMAGES = GRID_ROWS * GRID_COLUMNS
 DPI = 110
+# Classes whose confusion matrix has its counts written into the cells, and class names that its sides have room for.
+FEW_CLASSES, MOST_NAMES = 20, 50
+# Most frequent mistakes that are named where the cells are too small for counts.
+NAMED_MISTAKES = 25
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,41 @@ def draw_range_test(
     axes.grid(alpha=0.3)
     axes.legend()
     save(figure, path)
+
+
+def draw_confusion(counts: np.ndarray, classes: tuple[str, ...], title: str, path: Path) -> None:
+    """Images by label (rows) and answer (columns), int64 [classes, classes]; of many classes, the mistakes by name."""
+    few, names = len(classes) <= FEW_CLASSES, [name if len(name) <= 20 else f"{name[:19]}…" for name in classes]
+    side = min(max(0.45 * len(classes), 3.5), 8)
+    figure = Figure(figsize=(side + (1.5 if few else 5), side + (0.8 if few else 1.5)), layout="constrained")
+    axes, *beside = figure.subplots(1, 1 if few else 2, squeeze=False, width_ratios=[1] if few else [side, 3])[0]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # A mistake of one in a hundred still has a tenth of the full colour.
+    picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    bar = figure.colorbar(picture, ax=axes, label="share of the label's images", shrink=0.8)
+    bar.set_ticks([0, 0.01, 0.1, 0.25, 0.5, 1])
+    shown = range(0, len(classes), -(-len(classes) // MOST_NAMES))
+    size, upright = 8 if few else 6, 90 if max(map(len, names)) > 2 else 0
+    axes.set_xticks(shown, [names[place] for place in shown], rotation=upright, fontsize=size)
+    axes.set_yticks(shown, [names[place] for place in shown], fontsize=size)
+    axes.set(xlabel="answer", ylabel="label")
+    axes.set_title(title, fontsize=10)
+    for label, answer in np.argwhere(counts) if few else ():
+        colour = "white" if shares[label, answer] > 0.35 else "black"
+        axes.text(answer, label, counts[label, answer], ha="center", va="center", fontsize=8, color=colour)
+    for each in beside:
+        each.axis("off")
+        each.text(0, 1, _most_frequent_mistakes(counts, names), va="top", fontsize=8)
+    save(figure, path)
+
+
+def _most_frequent_mistakes(counts: np.ndarray, names: list[str]) -> str:
+    """A line for each of the most frequent mistakes in counts int64 [classes, classes]."""
+    mistakes = counts - np.diag(counts.diagonal())
+    most = np.argsort(-mistakes, axis=None, kind="stable")[:NAMED_MISTAKES]
+    pairs = zip(*np.unravel_index(most[mistakes.flat[most] > 0], counts.shape), strict=True)
+    lines = [f"{counts[each]} of {counts[each[0]].sum()}: {names[each[0]]} as {names[each[1]]}" for each in pairs]
+    return "\n".join(["most frequent mistakes: label as answer", "", *lines])
 
 
 def draw_augmented(images: np.ndarray, labels: np.ndarray, spec: StreamSpec, path: Path) -> None:

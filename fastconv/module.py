@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from fastconv.models import build_model
 from fastconv.optim import SGD
@@ -67,6 +67,8 @@ class ImageClassifier(L.LightningModule):
         scores = {"num_classes": len(classes), "average": "micro", "validate_args": False}
         self.validate_accuracy, self.test_accuracy = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
+        self.confusion: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
@@ -135,9 +137,15 @@ class ImageClassifier(L.LightningModule):
         self._score("validate", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._score("test", batch)
+        self._test_confusion.update(self._score("test", batch), batch[1])
 
-    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> None:
+    def on_test_epoch_end(self) -> None:
+        """Keep `confusion`, int64 [classes, classes] on the CPU: test images of all ranks by label and answer."""
+        self.confusion = self._test_confusion.compute().cpu()
+        self._test_confusion.reset()
+
+    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Count a batch; returns its logits, float [B, classes]."""
         images, labels = batch
         logits = self(images)
         for name, score, value in (
@@ -146,6 +154,7 @@ class ImageClassifier(L.LightningModule):
         ):
             score.update(*value)
             self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
+        return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self._optimizer.build(self.model)

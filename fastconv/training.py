@@ -9,11 +9,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from fastconv import figures, interrupts
 from fastconv.callbacks import BudgetProgressBar, Checkpoints, CompileStep, FiniteLoss, Recorder, ScheduleLR, TimeBudget
+from fastconv.dashboard import Dashboard
 from fastconv.data.stream import Stream
 from fastconv.datamodule import ShardDataModule
 from fastconv.errors import InputError, reason
@@ -146,9 +147,9 @@ class Training:
                 stream, config.batch_size, config.norm_batch, self._validated, config.validate.samples, run.test
             )
             checkpoint = self._load_checkpoint()
-            loggers = self._loggers(stream)
+            dashboard, table = loggers = self._loggers(stream)
             try:
-                trainer = make_trainer(run, loggers, self._callbacks)
+                trainer = make_trainer(run, list(loggers), self._callbacks)
                 if checkpoint and from_first_rank("trained", self._budget.is_over):
                     module.load_state_dict(checkpoint["state_dict"])
                     datamodule.load_state_dict(checkpoint["ShardDataModule"])
@@ -160,19 +161,22 @@ class Training:
                     interrupts.obey()
                 with run.clock.segment("test"):
                     scores = self._score(trainer, module, datamodule)
+                spent = run.clock.seconds()
+                results = self._so_far(
+                    **scores,
+                    images_per_second=self._budget.steps * config.batch_size / spent["train"],
+                    data_wait_fraction=datamodule.wait_seconds / spent["train"],
+                    peak_memory_mb=peak_memory_mb(run.device.kind),
+                    stopped_by=self._budget.stopped_by,
+                    final_lr=config.schedule.factors(self._budget.progress).lr,
+                )
+                if is_first_rank():  # when all is measured
+                    dashboard.show_results(results, run, module)
             finally:
-                for logger in loggers:
-                    logger.finalize("success")
-                (self._folder.path / "hparams.yaml").unlink(missing_ok=True)  # the loggers' own, and empty
-        spent = run.clock.seconds()
-        return self._so_far(
-            **scores,
-            images_per_second=self._budget.steps * config.batch_size / spent["train"],
-            data_wait_fraction=datamodule.wait_seconds / spent["train"],
-            peak_memory_mb=peak_memory_mb(run.device.kind),
-            stopped_by=self._budget.stopped_by,
-            final_lr=config.schedule.factors(self._budget.progress).lr,
-        )
+                table.finalize("success")
+                dashboard.close()
+                (self._folder.path / "hparams.yaml").unlink(missing_ok=True)  # the table's own, and empty
+        return results
 
     def _score(self, trainer: L.Trainer, module: L.LightningModule, datamodule: ShardDataModule) -> dict[str, float]:
         scores = {}
@@ -199,18 +203,17 @@ class Training:
             raise InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew") from error
         return checkpoint
 
-    def _loggers(self, stream: Stream) -> list[Logger]:
+    def _loggers(self, stream: Stream) -> tuple[Dashboard, Logger]:
         """TensorBoard's and a table's, which begin with what an earlier process logged."""
         folder = self._folder.path
         if is_first_rank():
             for old in (*folder.glob("events.out.tfevents.*"), *folder.glob("metrics.csv")):
                 old.unlink()
-        loggers = [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")]
+        loggers = Dashboard(folder), CSVLogger(folder, name="", version="")
         self._recorder.log_again(loggers)
         if is_first_rank():
-            picture = folder / "augmented.png"
-            figures.draw_augmented(*stream.rows(0, figures.GRID_IMAGES), self._run.spec, picture)
-            loggers[0].experiment.add_image("augmented", figures.read_png(picture), dataformats="HWC")
+            loggers[0].show_settings(self._run.config)
+            loggers[0].show_augmented(*stream.rows(0, figures.GRID_IMAGES), self._run)
         return loggers
 
     def _so_far(self, **more: Any) -> Results:
