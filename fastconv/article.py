@@ -132,6 +132,6 @@ def figures_of(dataset: str, runs: list[Entry], heatmaps: Path | None) -> list[F
 
 def command_of(results: Results) -> str:
     """The command that these runs came from, as far as it was the same for all."""
-    swept = ("dataset", "augment", "experiment", "sweep.resume", "outputs", "data")
+    swept = ("dataset", "augment", "experiment", "sweep.resume", "outputs", "data", "figures")
     kept = [each for each in results.overrides if each.lstrip("+").partition("=")[0] not in swept]
     return " ".join(["python -m fastconv.train experiment=article", *kept])

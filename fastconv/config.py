@@ -185,6 +185,9 @@ class Config:
     """Folder of the data sets (FASTCONV_DATA)."""
     outputs: str = "outputs"
     """Folder in which each run makes its own."""
+    figures: bool = True
+    """Draw the run's figures and, for TensorBoard, the network's graph: some seconds before and after training, which
+    the budget does not count."""
     resume: str | None = None
     """Go on with an unfinished run: the folder of one, or `auto` for the newest with this configuration (a new run if
     there is none)."""

@@ -91,14 +91,17 @@ class Dashboard(TensorBoardLogger):
             figures.draw_augmented(images, labels, run.spec, path)
             self._add_picture(path, step=0)
 
-    def show_results(self, results: Results, run: Run, module: ImageClassifier) -> None:
-        """After scoring: the results, `confusion.png`, `heatmaps.png` and the network's graph."""
+    def show_results(self, results: Results) -> None:
+        """After scoring: the results, for the HParams page too."""
         with _optional("results"):
             for key in METRICS:
                 if (value := getattr(results, key)) is not None:
                     self.experiment.add_scalar(f"results/{key}", value, results.steps)
             end = SessionEndInfo(status=Status.STATUS_SUCCESS, end_time_secs=time.time())
             self._add_session(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
+
+    def show_network(self, results: Results, run: Run, module: ImageClassifier) -> None:
+        """After scoring: `confusion.png`, `heatmaps.png` and the network's graph."""
         confusion, heatmaps = self._folder / "confusion.png", self._folder / "heatmaps.png"
         with _optional("confusion"):
             title = f"{results.dataset}, {results.model}: {results.accuracy:.2%} of the test images are right"

@@ -3,7 +3,7 @@
 from typing import Any
 
 # What says where things lie or what to do, and not what a run computes.
-PLACES = ("data", "outputs", "resume", "plan_only", "verify", "prune", "checkpoint", "sweep", "stream.root",
+PLACES = ("data", "outputs", "figures", "resume", "plan_only", "verify", "prune", "checkpoint", "sweep", "stream.root",
           "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
 
 

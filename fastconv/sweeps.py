@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def begin(sweep: Sweep) -> Sweep:
 
 def override_of(folder: Path) -> str:
     """The override that has Hydra put a sweep's runs into a folder."""
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra takes a backslash as it is, but for those before a quote.
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(folder))
     return f"hydra.sweep.dir='{quoted}'"
 
 

@@ -76,7 +76,8 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             ) from error
         raise
     if is_first_rank():
-        figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
+        if config.figures:
+            figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
         results.write(folder.path)  # last: a run that has them is finished
     return results
 
@@ -171,7 +172,9 @@ class Training:
                     final_lr=config.schedule.factors(self._budget.progress).lr,
                 )
                 if is_first_rank():  # when all is measured
-                    dashboard.show_results(results, run, module)
+                    dashboard.show_results(results)
+                    if config.figures:
+                        dashboard.show_network(results, run, module)
             finally:
                 table.finalize("success")
                 dashboard.close()
@@ -213,7 +216,8 @@ class Training:
         self._recorder.log_again(loggers)
         if is_first_rank():
             loggers[0].show_settings(self._run.config)
-            loggers[0].show_augmented(*stream.rows(0, figures.GRID_IMAGES), self._run)
+            if self._run.config.figures:
+                loggers[0].show_augmented(*stream.rows(0, figures.GRID_IMAGES), self._run)
         return loggers
 
     def _so_far(self, **more: Any) -> Results:

@@ -39,7 +39,12 @@ class Ended:
 
 
 def run_command(folder: Path, data: Path, name: str, *overrides: str) -> Ended:
-    """Run `python -m fastconv.NAME overrides ...` in this process, from a folder, with a data folder."""
+    """Run `python -m fastconv.NAME overrides ...` in this process, from a folder, with a data folder.
+
+    Runs draw no figures unless asked for with figures=true: they would take most of a short run's time.
+    """
+    if name == "train" and "figures=true" not in overrides and not any(each[:2] == "--" for each in overrides):
+        overrides = (*overrides, "figures=false")
     main = importlib.import_module(f"fastconv.{name}").main
     before, code, out, err = os.getcwd(), 0, io.StringIO(), io.StringIO()
     environment = {"FASTCONV_DATA": str(data), "COLUMNS": "160"}

@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY, run_command
 
 SHORT = ("dataset=digits", "model.width=4", "stream=online", "budget.seconds=null", "schedule.epochs=1",
-         "batch_size=64", "dataset.cutout_size=3", "dataset.crop_padding=1")  # fmt: skip
+         "batch_size=64", "dataset.cutout_size=3", "dataset.crop_padding=1", "figures=true")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

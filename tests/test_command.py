@@ -264,7 +264,7 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
         (["batch_size=1200", "norm_batch=2", "trainer.devices=600"], "trainer.devices=600 is not possible"),
         (["+budget.seconds=4"], "budget.seconds exists already: write it without the +"),
         (["-m", "model.width=4,-1"], "job 1: model.width=-1 is not possible"),
-        (["-m", "seed=range(0,0)"], "the sweep seed=range(0,0) has no values"),
+        (["-m", "seed=range(0,0)", "figures=true"], "the sweep seed=range(0,0) figures=true has no values"),
         (["a b"], "cannot read the override a b"),
         (["-m", "outputs=/proc/nowhere", "seed=0,1"], "cannot write /proc/nowhere"),
     ],

@@ -34,7 +34,7 @@ from fastconv.run_folder import is_finished
 from fastconv.trained import load_run
 
 EVERYTHING = ("dataset=digits", *SMALL, "budget.seconds=500", "schedule.epochs=1", "validate.every=0.5",
-              "dataset.holdout=0.1", "validate.on=holdout", "stream=online")  # fmt: skip
+              "dataset.holdout=0.1", "validate.on=holdout", "stream=online", "figures=true")  # fmt: skip
 PICTURES = {"augmented", "confusion", "heatmaps"}
 
 
@@ -142,7 +142,7 @@ def test_the_confusion_matrix_is_scikit_learns(shown, digits_root):
 
 def test_the_hparams_page_sorts_and_filters_a_sweep(command, tmp_path):
     """Asked as its page asks: for the columns first, then for the runs, the best first."""
-    settings = ("dataset=digits", *SHORT, "stream=online", "validate.on=none")
+    settings = ("dataset=digits", *SHORT, "stream=online", "validate.on=none", "figures=true")
     assert command("train", "-m", *settings, "schedule=one_cycle,constant", "seed=0,1").code == 0
     runs = {path.parent.name: Results.read(path.parent) for path in tmp_path.rglob("results.json")}
     assert len(runs) == 4
@@ -185,7 +185,7 @@ def test_the_hparams_page_sorts_and_filters_a_sweep(command, tmp_path):
 
 def test_a_run_that_goes_on_shows_each_thing_once(command, tmp_path, monkeypatch):
     """Stopped when it is scored and half shown: it is not finished, and all is written anew."""
-    settings = ("dataset=digits", *SHORT, "stream=online", "validate.on=none")
+    settings = ("dataset=digits", *SHORT, "stream=online", "validate.on=none", "figures=true")
     with monkeypatch.context() as patch:
         patch.setattr(dashboard, "draw_heatmaps", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         assert command("train", *settings).code == 143
@@ -213,7 +213,7 @@ def test_what_cannot_be_shown_is_left_out(command, tmp_path, monkeypatch, part):
 
     monkeypatch.setattr(dashboard if part == "heatmaps" else figures, f"draw_{part}", fail)
     with pytest.warns(UserWarning, match=f"left out of TensorBoard: {part} .no ink."):
-        assert command("train", "dataset=digits", *SHORT, "stream=online", "validate.on=none").code == 0
+        assert command("train", "dataset=digits", *SHORT, "stream=online", "validate.on=none", "figures=true").code == 0
     run = only_run(tmp_path)
     assert is_finished(run)
     events = read(run)
@@ -221,6 +221,7 @@ def test_what_cannot_be_shown_is_left_out(command, tmp_path, monkeypatch, part):
     assert events.Tags()["graph"]
 
 
+@pytest.mark.slow
 def test_the_confusion_matrix_of_two_ranks(tmp_path, digits_root, monkeypatch):
     """Every test image once, whichever rank scored it."""
     script = tmp_path / "train.py"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import run_command
 from test_command import files
 
 from fastconv import run as runs
@@ -90,6 +91,13 @@ def test_auto_begins_a_new_sweep_if_none_is_left_to_do(command, tmp_path):
     assert not (first / "0" / "results.json").exists()
 
 
+def test_folders_of_one_second_differ():
+    folders = [compose("config", [], with_hydra=True).hydra.sweep.dir for _ in range(20)]
+    assert len(set(folders)) == 20
+    assert len({folder[: len("outputs/sweeps/2026-11-25_09-00")] for folder in folders}) <= 2
+
+
+@pytest.mark.slow
 def test_two_sweeps_of_one_second_do_not_touch_each_other(tmp_path, digits_root):
     command = [sys.executable, "-m", "fastconv.train", "-m", "seed=0,1", *SHORT, f"data={digits_root}"]
     both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
@@ -115,20 +123,31 @@ def test_an_error_of_the_program_shows_its_traceback(grid, monkeypatch):
     assert "fastconv: job 0: RuntimeError: out of paper" in ended.err
 
 
+LAUNCHED = ("train", "-m", "optimizer.max_lr=1000,0.1", *SHORT, "trainer.num_threads=1", "trainer.precision=fp32",
+            "schedule.epochs=0.8")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def in_one_process(tmp_path_factory, digits_root):
+    """Results of a sweep of two jobs, of which the first diverges."""
+    folder = tmp_path_factory.mktemp("one-process")
+    assert run_command(folder, digits_root, *LAUNCHED).code == 1
+    (sweep,) = sweeps(folder)
+    return results_of(sweep)
+
+
 @pytest.mark.parametrize("launcher", [JOBLIB, ("hydra/launcher=submitit_local",)], ids=["joblib", "submitit"])
-def test_launchers_give_what_one_process_gives(command, tmp_path, launcher):
+def test_launchers_give_what_one_process_gives(command, tmp_path, in_one_process, launcher):
     """With as many threads, to the bit; one job diverges, which does not stop the other."""
-    sweep = ("train", "-m", "optimizer.max_lr=1000,0.1", *SHORT, "trainer.num_threads=1", "trainer.precision=fp32",
-             "schedule.epochs=0.8")  # fmt: skip
-    here = command(*sweep)
-    there = command(*sweep, *launcher)
-    assert (here.code, there.code) == (1, 1)
-    first, second = (results_of(sweep) for sweep in sweeps(tmp_path))
-    assert list(first) == list(second) == ["0", "1"]
-    for one, other in zip(first.values(), second.values(), strict=True):
+    ended = command(*LAUNCHED, *launcher)
+    assert ended.code == 1
+    (sweep,) = sweeps(tmp_path)
+    found = results_of(sweep)
+    assert list(found) == list(in_one_process) == ["0", "1"]
+    for one, other in zip(found.values(), in_one_process.values(), strict=True):
         assert (one.accuracy, one.loss, one.error) == (other.accuracy, other.loss, other.error)
-    assert "training diverged" in second["0"].error
-    assert "training diverged" in there.out
+    assert "training diverged" in found["0"].error
+    assert "training diverged" in ended.out
 
 
 def test_threads_change_no_more_than_the_order_of_sums(command, tmp_path):

@@ -28,7 +28,7 @@ PLANNED_KEYS = """
     dataset model experiment seed stream_seed accuracy accuracy_tta accuracy_holdout loss epochs steps batch_size
     norm_batch budget_seconds budget_counts seconds_counted seconds images_per_second data_wait_fraction
     parameters peak_memory_mb stopped_by error expected_epochs expected_seconds resumed final_lr device
-    precision versions git_commit overrides
+    precision versions git_commit overrides recipe
 """
 
 
@@ -50,7 +50,8 @@ def same_weights(*runs: Path) -> bool:
 def trained(tmp_path_factory, digits_root):
     """(run folder, results, what was printed) of a run that its budget ends after some hundreds of steps."""
     folder = tmp_path_factory.mktemp("trained")
-    overrides = ("dataset=digits", *SMALL, "budget.seconds=10", "schedule.epochs=null", "validate.every=4")
+    overrides = ("dataset=digits", *SMALL, "budget.seconds=10", "schedule.epochs=null", "validate.every=4",
+                 "figures=true")  # fmt: skip
     ended = run_command(folder, digits_root, "train", *overrides)
     assert ended.code == 0, ended.err
     run = only_run(folder / "outputs")
