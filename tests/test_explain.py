@@ -137,7 +137,7 @@ def test_a_report_of_one_run_lies_in_its_folder(runs, digits_root):
     explain(runs, digits_root, "run=0", *QUICK, "method=[occlusion]", "measures=false")  # again, in its place
     assert (runs / "0" / "explain" / "images.csv").read_text() == before
     assert len(np.load(runs / "0" / "explain" / "maps.npz").files) == 4
-    ended = run_command(runs, digits_root, "compare", "runs=.", "format=csv")
+    ended = run_command(runs, digits_root, "compare", "runs=.", "by=runs", "format=csv")
     assert len(ended.out.splitlines()) == 1 + 4  # the report is no run
 
 
