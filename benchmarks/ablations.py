@@ -42,8 +42,9 @@ def main(runs: str = "outputs/ablations", *settings: str) -> None:
         command = [sys.executable, "-m", "fastconv.train", f"experiment=ablation_{ablation}"]
         subprocess.run([*command, f"sweep.resume={folder}", *(settings or SETTINGS)], check=True)
         found[ablation] = group_runs(find_runs([folder]))
-        command = [sys.executable, "-m", "fastconv.compare", f"runs={folder}", f"page={KEPT / f'{ablation}.html'}"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        # From the folder of all, so that the page names runs by their place there.
+        command = [sys.executable, "-m", "fastconv.compare", f"runs={ablation}", f"page={KEPT / f'{ablation}.html'}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=runs)
     text = "\n".join(["# What each technique is worth on Fashion-MNIST", "", *tables(found), about(found)])
     (KEPT / "ablations.md").write_text(text + "\n")
     write_csv(
@@ -120,7 +121,8 @@ def row(ablation: str, entry: Entry) -> dict[str, object]:
 def draw(found: dict[str, list[Group]], path: Path) -> None:
     """A panel for each sweep: the runs, and the mean with its 95 % interval, of each setting."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    figure.suptitle("Fashion-MNIST, 100 s on one core: test accuracy of three seeds, mean and 95 % interval")
+    run = next(run for groups in found.values() for group in groups for run in group.finished)
+    figure.suptitle(f"{run.dataset}, {run.budget_seconds:g} s: test accuracy of the runs, mean and 95 % interval")
     panels = figure.subplots(1, len(found), sharey=True, width_ratios=[len(groups) for groups in found.values()])
     for axes, (ablation, groups) in zip(panels, found.items(), strict=True):
         ordered = sorted(groups, key=lambda group: int(group.entries[0].folder.name))

@@ -1,5 +1,6 @@
 """The article's page: what its recipe reaches on each data set of a sweep, and what augmentation changes there."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from fastconv.page import Figure, document, figure_of, lead, table
 from fastconv.page import escape as _
 from fastconv.recipe import is_augmented
 from fastconv.results import Results
+from fastconv.sweeps import described
 
 # Of the heatmaps shown here; the whole report is made by fastconv.explain.
 HEATMAPS = ("method=[grad_cam]", "per_class=1", "mistakes=0", "hits=0", "measures=false")
@@ -54,7 +56,9 @@ def write_article(sweep: Path, data: str) -> Path:
         parts += [f"<h2>{_(name)}</h2>", *map(figure_of, figures_of(name, runs, heatmaps.get(name)))]
         if name not in heatmaps:
             parts.append(f"<p class=no>No heatmaps: {_(missing)}.</p>")
-    parts += ["<h2>How to make this page</h2>", f"<pre>{_(command_of(finished[0].results))}</pre>"]
+    if asked := described(sweep):
+        command = shlex.join(["python", "-m", "fastconv.train", "-m", *asked["overrides"]])
+        parts += ["<h2>How to make this page</h2>", f"<pre>{_(command)}</pre>"]
     path = sweep / "article.html"
     try:
         write_atomically(path, document(title, parts).encode())
@@ -128,10 +132,3 @@ def figures_of(dataset: str, runs: list[Entry], heatmaps: Path | None) -> list[F
         )
         figures.append(Figure(heatmaps / "effect.png", f"Heatmaps of {dataset}", caption, "answer"))
     return figures
-
-
-def command_of(results: Results) -> str:
-    """The command that these runs came from, as far as it was the same for all."""
-    swept = ("dataset", "augment", "experiment", "sweep.resume", "outputs", "data", "figures")
-    kept = [each for each in results.overrides if each.lstrip("+").partition("=")[0] not in swept]
-    return " ".join(["python -m fastconv.train experiment=article", *kept])

@@ -34,6 +34,12 @@ class Entry:
                 return self.recipe[known]
         return self.written.get(key)
 
+    def has(self, key: str) -> bool:
+        """Whether there is such a setting or result, if only null."""
+        return any(key in values for values in (self.recipe, self.written)) or (
+            f"{key}.name" in self.recipe or hasattr(self.results, key)
+        )
+
     def value(self, key: str) -> Any:
         """A setting or a result, such as `accuracy`; None if there is no such value."""
         found = self.setting(key)
@@ -49,7 +55,8 @@ def find_runs(folders: list[Path]) -> list[Entry]:
                 f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs"
             )
         found.update(_run_folders(folder))
-    return [_read(folder) for folder in sorted(found, key=found.__getitem__)]
+    once = {folder.resolve(): folder for folder in found}  # one may be named twice
+    return [_read(folder) for folder in sorted(once.values(), key=found.__getitem__)]
 
 
 def _run_folders(folder: Path) -> Iterator[tuple[Path, float]]:
@@ -93,7 +100,7 @@ def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:
         key, _, value = condition.partition(":")
         wanted.setdefault(key.strip(), []).append(value.strip())
     for key in wanted:
-        if all(entry.value(key) is None for entry in entries):
+        if not any(entry.has(key) for entry in entries):
             known = dict.fromkeys(name for entry in entries for name in (*entry.recipe, *entry.written))
             raise InputError(f"where={key}:{wanted[key][0]}: no run has a {key}{nearest(key, known)}")
     found = [

@@ -37,15 +37,22 @@ from fastconv.overrides import (
 from fastconv.ranks import is_first_rank
 from fastconv.sweeps import Sweep, begin, override_of, remove_empty
 
+# What a job that failed in a process of its own leaves in the sweep's folder until all have ended.
+FAILED = ".failed-"
 # Characters of a message beyond which nobody reads: a value may be as long as a command line can be.
 LINE = 2000
+
+
+def no_search(config: Any) -> None:
+    """Refuse a sweep that looks for what a command returns the most of, where that is nothing."""
+    raise InputError("this command has no result to search by: a search is of fastconv.train")
 
 
 def command(
     config_name: str,
     doc: str | None,
     check: Callable[[Any], None] = lambda config: None,
-    check_search: Callable[[Any], None] = lambda config: None,
+    check_search: Callable[[Any], None] = no_search,
     after_sweep: Callable[[Any, Path], bool] = lambda config, folder: True,
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Make a function of a typed config the body of `python -m fastconv.NAME key=value ...`.
@@ -79,8 +86,12 @@ def command(
                     sys.argv = [*given, override_of(sweep.folder)] if sweep else given
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
                     sweep = sweep or job.sweep
-                    if sweep and not remove_empty(sweep.folder):
-                        well = after_sweep(sweep.first, sweep.folder)
+                    if sweep:
+                        for left in sweep.folder.glob(f"{FAILED}*"):
+                            left.unlink()
+                            job.failed = True
+                        if not remove_empty(sweep.folder):
+                            well = after_sweep(sweep.first, sweep.folder)
             except InputError as error:
                 if job.full_error:
                     raise
@@ -90,9 +101,11 @@ def command(
                     print("; ".join(filter(None, (f"fastconv: ended by {error}", error.advice))), file=sys.stderr)
                 raise SystemExit(error.exit_code) from None
             except COMPOSING_ERRORS as error:
-                if job.full_error or job.composed:
+                if job.full_error or (job.composed and not job.failed):
                     raise
-                fail(explain(error, config_name, given[1:]))
+                if not job.failed:
+                    fail(explain(error, config_name, given[1:]))
+                fail(str(error))  # of a search in which every trial failed
             except OSError as error:
                 if job.full_error or job.composed:
                     raise
@@ -126,7 +139,7 @@ class Job:
         try:
             config = typed(self._config_name, values, task_overrides())
             if in_sweep:
-                self.sweep = self.sweep or Sweep(config, Path(hydra_config.sweep.dir))
+                self.sweep = self.sweep or Sweep(self._config_name, (), (config,), Path(hydra_config.sweep.dir))
             with contextlib.nullcontext() if os.getpid() == self._process else listening():
                 return self._body(config)
         except Exception as error:
@@ -139,6 +152,8 @@ class Job:
                 traceback.print_exc()
             print(f"fastconv: job {hydra_config.job.num}: {' '.join(line.split())}", file=sys.stderr, flush=True)
             self.failed = True
+            if os.getpid() != self._process:  # where the process that waits for it looks
+                Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
             return None
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -66,7 +66,11 @@ def main(config: Compare) -> None:
     entries = select(entries, [str(each) for each in as_list(config.where)])
     measure = config.measure or choose_measure(entries)
     groups = group_runs(entries, measure)
-    rows = group_rows(groups, measure) if config.by == "settings" else run_rows(entries, list(groups[0].values))
+    if config.measure and not any(group.summary(measure).n for group in groups):
+        raise InputError(f"measure={measure} is not possible: no finished run has one")
+    rows = (
+        group_rows(groups, measure) if config.by == "settings" else run_rows(entries, list(groups[0].values), measure)
+    )
     rows = rows if config.sort is None else sort_rows(rows, config.sort)
     header = columns(rows)
     if config.format == "csv":

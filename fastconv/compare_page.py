@@ -33,7 +33,7 @@ def write_page(groups: list[Group], measure: str, path: Path) -> None:
             parts += [f"<h2>{_(dataset)}</h2>", *map(figure_of, draw(some, measure, Path(folder)))]
     parts += [
         "<h2>Runs</h2>",
-        html_table(run_rows(entries, list(groups[0].values))),
+        html_table(run_rows(entries, list(groups[0].values), measure)),
         "<h2>In common</h2>",
         in_common(groups),
     ]

@@ -54,8 +54,11 @@ class Group:
         return self.entries[0].setting(key)
 
     def summary(self, key: str) -> Summary:
-        """A result over its finished runs, such as `accuracy`."""
-        return summarise(as_number(getattr(run, key)) for run in self.finished)
+        """A result over its seeds, such as `accuracy`. Runs that repeat a seed count once, by their mean."""
+        by_seed: dict[tuple[int, int], list[float]] = {}
+        for run in self.finished:
+            by_seed.setdefault((run.seed, run.stream_seed), []).append(as_number(getattr(run, key)))
+        return summarise(float(np.mean(values)) for values in by_seed.values())
 
 
 def as_number(value: Any) -> float:

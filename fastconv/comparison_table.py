@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from fastconv.collection import Entry, as_text
-from fastconv.comparison import BEST, Group
+from fastconv.comparison import BEST, MEASURES, Group
 from fastconv.errors import InputError, nearest
 
 # Columns of a table that goes to a file or another program.
@@ -16,7 +16,7 @@ MEANS = ("epochs", "seconds_counted", "images_per_second")
 # How a person reads numbers that are no accuracies.
 PATTERNS = {"epochs": ".2f", "seconds_counted": ".1f", "images_per_second": ",.0f", "loss": ".4f", "parameters": ",d"}
 # Columns in which more is better, and a table therefore begins with the most.
-DESCENDING = ("accuracy", "accuracy_tta", "accuracy_holdout", "images_per_second", "epochs", "n")
+DESCENDING = (*MEASURES, "low", "high", "images_per_second", "epochs", "n")
 
 
 def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
@@ -32,6 +32,7 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
             {
                 **shown,
                 "n": summary.n,
+                "runs": len(group.finished) if len(group.finished) > summary.n else None,
                 measure: _known(summary.mean),
                 "sd": _known(summary.sd),
                 "low": _known(summary.mean - summary.half),
@@ -44,8 +45,8 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
     return rows
 
 
-def run_rows(entries: list[Entry], keys: list[str]) -> list[dict[str, Any]]:
-    """A row for each run; `keys` are settings to show."""
+def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[str, Any]]:
+    """A row for each run; `keys` are settings to show. Runs judged by held-out images do not show their test score."""
     rows = []
     for entry in entries:
         results = entry.results
@@ -59,11 +60,9 @@ def run_rows(entries: list[Entry], keys: list[str]) -> list[dict[str, Any]]:
                 "dataset": of("dataset") or entry.setting("dataset"),
                 "model": of("model") or entry.setting("model"),
                 "experiment": of("experiment"),
-                **{key: entry.setting(key) for key in keys if key not in ("dataset", "model", "experiment")},
+                **{key: entry.value(key) for key in keys if key not in ("dataset", "model", "experiment")},
                 "seed": of("seed"),
-                "accuracy": of("accuracy"),
-                "accuracy_tta": of("accuracy_tta"),
-                "accuracy_holdout": of("accuracy_holdout"),
+                **{key: of(key) for key in (MEASURES if measure != "accuracy_holdout" else [measure])},
                 "epochs": of("epochs"),
                 "seconds_counted": of("seconds_counted"),
                 "images_per_second": of("images_per_second"),

@@ -10,7 +10,6 @@ first steps with a learning rate that grows from step to step. Leaves the losses
 """
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -70,7 +69,10 @@ def main(config: LrFind) -> None:
     try:
         write_range_test(curve, config, folder)
     except BaseException:
-        shutil.rmtree(folder)
+        for path in folder.glob("lr_find.*"):
+            path.unlink()
+        if job is None:
+            folder.rmdir()
         raise
     for line in lines:
         console.print(line)

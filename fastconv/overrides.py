@@ -12,7 +12,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -109,23 +109,23 @@ def check_arguments(
             raise InputError(
                 f"{override.input_line} has several values: add -m to run one after the other, or write a list as [a,b]"
             )
+        if isinstance(override.value(), Glob):
+            raise InputError(f"{override.input_line} is not possible: name the values, as {override.key_or_group}=a,b")
     if flags.config_dir or flags.config_path or flags.config_name:
         return None  # somebody else's configs, which Hydra alone knows
-    if not sweep or settings is None:
+    if not sweep or settings is None or flags.cfg or flags.info:
         _check_options(config_name, overrides)
         return None
     if _is_basic(settings):
         (jobs,) = BasicSweeper.split_arguments(overrides, None)
-        configs = [_checked(config_name, job, number, check) for number, job in enumerate(jobs)]
-    else:
-        fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
-        configs = [_checked(config_name, fixed, 0, check)] * settings.sweeper.n_trials
-        check_search(configs[0])
-    if not configs or flags.cfg or flags.info:
+        configs = [_checked(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
         if not configs:
             raise InputError(f"the sweep {' '.join(flags.overrides)} has no values")
-        return None
-    return Sweep(configs[0], Path(settings.sweep.dir), tuple(flags.overrides), len(configs))
+    else:
+        configs = [_checked_search(config_name, overrides, settings.sweeper, check)] * settings.sweeper.n_trials
+        check_search(configs[0])
+    folder, searches = Path(settings.sweep.dir), not _is_basic(settings)
+    return Sweep(config_name, tuple(flags.overrides), tuple(configs), folder, searches)
 
 
 def _names_experiment(overrides: list[Override]) -> bool:
@@ -146,7 +146,7 @@ def _is_basic(settings: DictConfig) -> bool:
     return settings.sweeper._target_.endswith(".BasicSweeper")
 
 
-def _checked(config_name: str, job: list[str], number: int, check: Callable[[Any], None]) -> Any:
+def _checked(config_name: str, job: list[str], name: str, check: Callable[[Any], None]) -> Any:
     """The config of a job of a sweep. Raises InputError, naming the job, for one that cannot work."""
     try:
         _check_options(config_name, [_parse(text) for text in job])
@@ -154,10 +154,35 @@ def _checked(config_name: str, job: list[str], number: int, check: Callable[[Any
         config = typed(config_name, compose(config_name, settings), settings)
         check(config)
     except COMPOSING_ERRORS as error:
-        raise InputError(f"job {number}: {explain(error, config_name, job)}") from error
+        raise InputError(f"{name}: {explain(error, config_name, job)}") from error
     except InputError as error:
-        raise InputError(f"job {number}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
     return config
+
+
+def _checked_search(config_name: str, overrides: list[Override], sweeper: DictConfig, check: Callable) -> Any:
+    """What is common to the trials of a search. Raises InputError if that, or one of the values by itself, cannot work.
+
+    Of an interval the two ends are tried.
+    """
+    if sweeper.n_trials < 1:
+        raise InputError(f"hydra.sweeper.n_trials={sweeper.n_trials} is not possible: give 1 or more")
+    of_experiment = [_parse(f"{key}={values}") for key, values in (sweeper.get("params") or {}).items()]
+    named = {override.key_or_group for override in overrides}
+    asked = [*(override for override in of_experiment if override.key_or_group not in named), *overrides]
+    fixed = [override.input_line for override in asked if not override.is_sweep_override()]
+    for override in asked:
+        if not override.is_sweep_override():
+            continue
+        value = override.value()
+        ends = (
+            [f"{override.key_or_group}={end}" for end in (value.start, value.end)]
+            if override.is_interval_sweep()
+            else []
+        )
+        for text in ends or [f"{override.key_or_group}={each}" for each in override.sweep_string_iterator()]:
+            _checked(config_name, [*fixed, text], text, check)
+    return _checked(config_name, fixed, "the search", check)
 
 
 def _parse(text: str) -> Override:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import os
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,31 +63,41 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     return run
 
 
-def job_of_sweep(config: Config, folder: Path) -> RunFolder | None:
-    """The run that an earlier process of the same sweep began in a job's folder; None if there is none.
+def job_of_sweep(config: Config, folder: Path) -> RunFolder:
+    """The run of a job of a sweep: the one that an earlier process began in its folder, or a new one.
 
     Raises InputError if it is another run, or if another process has it.
     """
+    require_job(config, folder)
+    if _read(folder) is None:
+        return _new(config, new_run_folder(folder.parent, folder))
+    run = RunFolder(folder, config, resumed=True)
+    if not is_finished(folder) and not _hold(run):
+        raise _running(folder)
+    return run
+
+
+def require_job(config: Config, folder: Path) -> None:
+    """Raise InputError if there is another run than that of the config in the folder of a sweep's job."""
     stored = _read(folder)
     if stored is None:
         if (folder / "results.json").exists():
             raise InputError(f"{folder} has results but no readable config.yaml: move it away to train it anew")
-        return None
+        return
     ours, theirs = recipe(config), recipe(stored)
     if other := [key for key in ours if ours[key] != theirs.get(key)]:
         raise InputError(
             f"sweep.resume={config.sweep.resume} is another sweep: {folder} has {other[0]}={theirs.get(other[0])}, not"
             f" {ours[other[0]]}. Give the settings that it was started with"
         )
-    run = RunFolder(folder, config, resumed=True)
-    if not is_finished(folder) and not _hold(run):
-        raise InputError(f"{folder} is running in another process: wait for it, or end it first")
-    return run
 
 
-def open_folder(config: Config, found: RunFolder | None, job: Path | None = None) -> RunFolder:
-    """The folder of the run on every rank: the one found, else one that the first rank makes, for a `job` of a sweep
-    its own.
+def _running(folder: Path) -> InputError:
+    return InputError(f"{folder} is running in another process: wait for it, or end it first")
+
+
+def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
+    """The folder of the run on every rank: the one found, else one that the first rank makes.
 
     Raises InputError if it can't be made.
     """
@@ -94,18 +105,18 @@ def open_folder(config: Config, found: RunFolder | None, job: Path | None = None
 
     def make() -> dict:
         nonlocal run
-        run = run or _new(config, new_run_folder(Path(config.outputs) / config.dataset.name, job))
+        run = run or _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
     first = from_first_rank("run", make)
     return run or RunFolder(Path(first["path"]), config, first["resumed"])
 
 
-def leave_reason(config: Config, job: Path, error: Exception, overrides: list[str]) -> None:
-    """Have a job of a sweep that failed before it had a folder say why there; one that had says so itself."""
-    if (job / "results.json").exists() or (job / "config.yaml").exists():
+def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
+    """Have a run that failed before it began to train say why in its folder; later it says so itself."""
+    config = folder.config
+    if (folder.path / "results.json").exists():
         return
-    _new(config, new_run_folder(job.parent, job)).close()
     Results(
         dataset=config.dataset.name,
         model=config.model.name,
@@ -116,23 +127,38 @@ def leave_reason(config: Config, job: Path, error: Exception, overrides: list[st
         error=reason(error),
         overrides=overrides,
         recipe=recipe(config),
-    ).write(job)
+    ).write(folder.path)
 
 
 def _new(config: Config, folder: Path) -> RunFolder:
-    """Write the config of a new run, locked before it has its name."""
+    """Write the config of a new run, locked before it has its name, which it gets only if no other has it."""
     run = RunFolder(folder, config, resumed=False)
     text = OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
-    partial = folder / "config.yaml.part"
+    partial = folder / f"config.yaml.{os.getpid()}.part"
     try:
         run.held = partial.open("w+")
         fcntl.flock(run.held, fcntl.LOCK_EX)
         run.held.write(text)
         run.held.flush()
-        partial.replace(folder / "config.yaml")
+        _name(partial, folder / "config.yaml")
+    except FileExistsError:
+        run.close()
+        raise _running(folder) from None
     except OSError as error:
         raise unwritable(folder, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
     return run
+
+
+def _name(partial: Path, path: Path) -> None:
+    """Give a file its name. Raises FileExistsError if another has it."""
+    try:
+        os.link(partial, path)
+    except PermissionError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(path) from None
+        partial.replace(path)
 
 
 def _hold(run: RunFolder) -> bool:

@@ -12,7 +12,7 @@ import yaml
 from fastconv.data.storage import unwritable, write_atomically
 from fastconv.errors import InputError
 from fastconv.recipe import is_place
-from fastconv.run_folder import is_finished
+from fastconv.run_folder import is_finished, require_job
 
 # What a sweep was asked for. Hydra's own multirun.yaml is written by its basic sweeper alone.
 DESCRIPTION = "sweep.yaml"
@@ -23,34 +23,68 @@ LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: the config of its first job, its folder, its overrides as written, and how many jobs it has."""
+    """A sweep: the command, its overrides as written, the config of each job, and the folder.
 
-    first: Any
+    The jobs of a search are not known in advance: their configs hold what is common to all.
+    """
+
+    command: str
+    overrides: tuple[str, ...]
+    configs: tuple[Any, ...]
     folder: Path
-    overrides: tuple[str, ...] = ()
-    jobs: int = 0
+    is_search: bool = False
+
+    @property
+    def first(self) -> Any:
+        """The config of the first job."""
+        return self.configs[0]
 
 
 def begin(sweep: Sweep) -> Sweep:
     """The sweep in the folder that it goes on in, with its description there.
 
-    Raises InputError for a folder that cannot be written, or is no sweep's.
+    Raises InputError for jobs that cannot be of a sweep, or for a folder that cannot be written or is another sweep's.
     """
+    for config in sweep.configs if hasattr(sweep.first, "sweep") else ():
+        if config.resume is not None:
+            raise InputError(f"resume={config.resume} is of a single run: for a sweep use sweep.resume")
+        if config.trainer.devices > 1:
+            raise InputError("a sweep cannot train on several devices: start a command for each value")
     resume = getattr(getattr(sweep.first, "sweep", None), "resume", None)
-    asked = {"overrides": _of_interest(sweep.overrides), "jobs": sweep.jobs}
+    asked = {"command": sweep.command, "overrides": _of_interest(sweep.overrides), "jobs": len(sweep.configs)}
     if resume == "auto":
         sweep = dataclasses.replace(sweep, folder=_newest(Path(sweep.first.outputs) / "sweeps", asked) or sweep.folder)
     elif resume is not None:
         sweep = dataclasses.replace(sweep, folder=Path(resume))
-        there = sweep.folder.is_dir() and list(sweep.folder.iterdir())
-        if there and not any((sweep.folder / name).exists() for name in OWN_FILES):
-            raise InputError(f"sweep.resume={resume} is not the folder of a sweep: it has no {DESCRIPTION}")
+        _require_same(sweep)
     try:
         sweep.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(sweep.folder / DESCRIPTION, yaml.safe_dump(asked, sort_keys=False).encode())
     except OSError as error:
         raise unwritable(sweep.folder, error) from error
     return sweep
+
+
+def described(folder: Path) -> dict[str, Any] | None:
+    """What the sweep in a folder was asked for: its command, overrides, and number of jobs; None if nothing says so."""
+    try:
+        found = yaml.safe_load((folder / DESCRIPTION).read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _require_same(sweep: Sweep) -> None:
+    """Raise InputError if what lies in the folder of a sweep is something else."""
+    folder = sweep.folder
+    there = folder.is_dir() and list(folder.iterdir())
+    if there and not any((folder / name).exists() for name in OWN_FILES):
+        raise InputError(f"sweep.resume={folder} is not the folder of a sweep: it has no {DESCRIPTION}")
+    other = (described(folder) or {}).get("command", sweep.command)
+    if other != sweep.command:
+        raise InputError(f"sweep.resume={folder} is a sweep of another command: give the one that it was started with")
+    for number, config in enumerate(sweep.configs if not sweep.is_search else ()):
+        require_job(config, folder / str(number))
 
 
 def override_of(folder: Path) -> str:
@@ -68,13 +102,8 @@ def _of_interest(overrides: tuple[str, ...]) -> list[str]:
 
 def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:
     """The newest sweep that was asked for the same and has jobs to do; None if there is none."""
-    found = sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True)
-    for path in found:
-        try:
-            same = yaml.safe_load(path.read_text()) == asked
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            continue
-        if same and not is_whole(path.parent, asked["jobs"]):
+    for path in sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True):
+        if described(path.parent) == asked and not is_whole(path.parent, asked["jobs"]):
             return path.parent
     return None
 

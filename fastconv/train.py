@@ -25,7 +25,7 @@ from fastconv.prerequisites import check_data, require_writable
 from fastconv.ranks import end_with_first_rank, is_first_rank
 from fastconv.results import Results
 from fastconv.rules import check
-from fastconv.run_folder import is_finished, job_of_sweep, leave_reason, open_folder, unfinished
+from fastconv.run_folder import RunFolder, is_finished, job_of_sweep, leave_reason, open_folder, unfinished
 
 
 def check_run(config: Config) -> None:
@@ -39,12 +39,14 @@ def check_run(config: Config) -> None:
 
 
 def check_search(config: Config) -> None:
-    """Raise InputError for a sweep that would look for the best by the test images, which nothing may be chosen by."""
+    """Raise InputError for a search that cannot be, or by the test images, which nothing may be chosen by."""
     if config.validate.on != "holdout":
         raise InputError(
             "a sweep that looks for the best must not look at the test images: set dataset.holdout=0.1 and"
             " validate.on=holdout"
         )
+    if config.plan_only:
+        raise InputError("plan_only=true is not possible in a search: a plan is nothing to choose by")
 
 
 def report(config: Config, sweep: Path) -> bool:
@@ -55,6 +57,8 @@ def report(config: Config, sweep: Path) -> bool:
     from fastconv.comparison_table import columns, group_rows, print_table
 
     entries = find_runs([sweep])
+    if not entries:  # they were only planned
+        return True
     groups = group_runs(entries, measure := choose_measure(entries))
     rows = group_rows(groups, measure)
     print_table(rows, columns(rows), [entry for group in groups for entry in group.problems])
@@ -75,23 +79,30 @@ def report(config: Config, sweep: Path) -> bool:
 def main(config: Config) -> float | None:
     """The command; see the top of this file. Returns what a sweep may look for the most of."""
     clock = Clock()
+    check_run(config)
     hydra = HydraConfig.get()
-    in_sweep = hydra.mode == RunMode.MULTIRUN
-    job = Path(hydra.sweep.dir, hydra.sweep.subdir) if in_sweep else None
-    try:
-        check_run(config)
-        if not in_sweep and (config.sweep.resume or config.sweep.explain or config.sweep.article):
+    if hydra.mode != RunMode.MULTIRUN:
+        if config.sweep.resume or config.sweep.explain or config.sweep.article:
             raise InputError("sweep.resume, explain and article are of a sweep: add -m and the values, or use resume")
-        results = train(config, clock, job)
-    except Exception as error:
-        if job:
-            leave_reason(config, job, error, task_overrides())
-        raise
-    return results.accuracy_holdout if results else None
+        train(config, clock, unfinished(config, task_overrides()))
+        return None
+    job = Path(hydra.sweep.dir, hydra.sweep.subdir)
+    if config.plan_only:
+        train(config, clock, None)
+        return None
+    with closing(job_of_sweep(config, job)) as folder:
+        if is_finished(job):
+            print(f"{job} is finished")
+            return Results.read(job).accuracy_holdout
+        try:
+            return train(config, clock, folder).accuracy_holdout
+        except Exception as error:
+            leave_reason(folder, error, task_overrides())
+            raise
 
 
-def train(config: Config, clock: Clock, job: Path | None) -> Results | None:
-    """Plan a run and carry it out; `job` is its folder if it is one of a sweep. None if it was only to be planned."""
+def train(config: Config, clock: Clock, found: RunFolder | None) -> Results | None:
+    """Plan a run and carry it out, in the folder `found` or a new one. None if it was only to be planned."""
     from rich.console import Console
 
     from fastconv import run as runs
@@ -99,14 +110,7 @@ def train(config: Config, clock: Clock, job: Path | None) -> Results | None:
 
     end_with_first_rank()
     console = Console(quiet=not is_first_rank())
-    overrides = task_overrides()
-    found = job_of_sweep(config, job) if job else unfinished(config, overrides)
-    if job and found and is_finished(job):
-        console.print(f"{job} is finished", highlight=False, markup=False)
-        return Results.read(job)
     config = found.config if found else config
-    if job and config.trainer.devices > 1:
-        raise InputError("a sweep in one process cannot train on several devices: start a command for each value")
     run = runs.plan_run(config, clock)
     console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters))
     if config.plan_only:
@@ -116,10 +120,10 @@ def train(config: Config, clock: Clock, job: Path | None) -> Results | None:
     with runs.stream_in_use(run):
         if is_first_rank():
             runs.precompute(run, console)
-        with closing(open_folder(config, found, job)) as folder:
+        with closing(open_folder(config, found)) as folder:
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
-            results = fit(run, console, folder, overrides)
+            results = fit(run, console, folder, task_overrides())
     console.print(results_table(results, folder.path))
     return results
 

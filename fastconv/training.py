@@ -65,6 +65,8 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
     training.note()
     try:
         results = training.carry_out()
+        if is_first_rank() and config.figures:
+            figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
     except BaseException as error:
         training.note(stopped_by="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
         if isinstance(error, Interrupted):
@@ -76,8 +78,6 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             ) from error
         raise
     if is_first_rank():
-        if config.figures:
-            figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
         results.write(folder.path)  # last: a run that has them is finished
     return results
 

@@ -38,7 +38,7 @@ def test_the_page_has_all_its_parts(swept):
     alts = re.findall(r'<img class="drawn" src="data:image/webp;base64,[^"]+" alt="(.*?)">', page)
     assert alts == ["digits: curves", "Augmented images of digits", "Heatmaps of digits"]
     assert re.search(r"digits: \d+\.\d\d % with augmentation after 0\.\d+ of 1 epochs; \d+\.\d\d % without", page)
-    assert "python -m fastconv.train experiment=article model.width=4 stream=online" in page
+    assert "python -m fastconv.train -m experiment=article dataset=digits model.width=4 stream=online" in page
     assert not re.search(r'(src|href)="(?!data:)', page), "it needs nothing else"
 
 

@@ -279,15 +279,24 @@ def test_bad_combinations_get_one_line(command, tmp_path, monkeypatch, overrides
     assert files(tmp_path) == []
 
 
-def test_each_failing_job_of_a_sweep_gets_one_line(command, tmp_path):
+def test_a_sweep_on_several_devices_is_refused(command, tmp_path):
     ended = command("train", "-m", "trainer=ddp", "trainer.accelerator=cpu", "seed=0,1")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "a sweep cannot train on several devices: start a command for each value" in ended.err
+    assert files(tmp_path) == []
+
+
+def test_each_failing_job_of_a_sweep_gets_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ended = command("train", "-m", "trainer=gpu", "seed=0,1")
     lines = ended.err.splitlines()
     assert ended.code == 1
     for job in (0, 1):
-        assert lines[job].startswith(f"fastconv: job {job}: a sweep in one process cannot train on several devices")
+        assert lines[job].startswith(f"fastconv: job {job}: trainer.accelerator=gpu is not possible")
     assert len(lines) == 2
-    for results in tmp_path.rglob("results.json"):
-        assert "a sweep in one process" in Results.read(results.parent).error
+    reasons = [Results.read(path.parent).error for path in tmp_path.rglob("results.json")]
+    assert len(reasons) == 2
+    assert all(reason.startswith("trainer.accelerator=gpu is not possible") for reason in reasons)
 
 
 def test_a_network_that_needs_more_memory_than_there_is(command, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import scipy.stats
 from fastconv.collection import Entry, find_runs, select
 from fastconv.comparison import choose_measure, effects, group_runs, names_of, pareto_front
 from fastconv.comparison_figures import validation_curve
-from fastconv.comparison_table import columns, group_rows, sort_rows
+from fastconv.comparison_table import columns, group_rows, run_rows, sort_rows
 from fastconv.errors import InputError
 from fastconv.results import Results
 
@@ -200,3 +200,33 @@ def test_curves_have_the_seconds_of_the_steps_before(tmp_path):
     )
     assert validation_curve(tmp_path).tolist() == [[20, 50], [44, 75]]
     assert validation_curve(tmp_path / "nowhere").shape == (0, 2)
+
+
+def test_a_repeated_seed_counts_once():
+    """Two runs of a seed are no two draws: their mean is one value."""
+    runs = [entry(0.5, 0), entry(0.7, 0), entry(0.9, 1)]
+    (group,) = group_runs(runs)
+    summary = group.summary("accuracy")
+    assert (summary.n, summary.mean, summary.sd) == (2, pytest.approx(0.75), pytest.approx(np.std([0.6, 0.9], ddof=1)))
+    row = group_rows([group], "accuracy")[0]
+    assert (row["n"], row["runs"]) == (2, 3)
+
+
+def test_a_folder_named_twice_counts_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "0").mkdir(parents=True)
+    (tmp_path / "a" / "0" / "config.yaml").touch()
+    assert len(find_runs([Path("a"), tmp_path / "a", Path("a") / ".." / "a"])) == 1
+
+
+def test_a_condition_may_be_null():
+    runs = [entry(0.5, budget=None, width=8), entry(0.6, budget=3, width=9)]
+    assert [run.recipe["width"] for run in select(runs, ["budget:null"])] == [8]
+
+
+def test_runs_judged_by_held_out_images_do_not_show_their_test_score():
+    runs = [entry(0.9, held=0.8), entry(0.7, 1, held=0.6)]
+    (row, _) = run_rows(runs, [], "accuracy_holdout")
+    assert row["accuracy_holdout"] == 0.8
+    assert "accuracy" not in row
+    assert run_rows(runs, ["device"], "accuracy")[0]["device"] == "cpu"

@@ -1,25 +1,36 @@
 """Sweeps: many runs by one command, in this process or by way of a launcher, and going on with them."""
 
 import json
+import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import run_command
+from omegaconf import OmegaConf
 from test_command import files
 
 from fastconv import run as runs
+from fastconv.config import typed
+from fastconv.errors import InputError
 from fastconv.overrides import compose
+from fastconv.overrides import typed as typed_config
 from fastconv.results import Results
+from fastconv.run_folder import job_of_sweep
 from fastconv.sweeps import override_of, remove_empty
+from fastconv.train import report
 
 # The shortest run: a few steps of a tiny network.
 SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.epochs=0.3", "validate.on=none",
          "checkpoint.save=false")  # fmt: skip
 # Two processes of one thread each, as a launcher on two cores divides them.
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+SEARCH = ("train", "experiment=search", "dataset=digits", *SHORT[:-2], "checkpoint.save=false",
+          "hydra.sweeper.n_trials=10")  # fmt: skip
 
 
 def sweeps(folder: Path) -> list[Path]:
@@ -159,10 +170,109 @@ def test_threads_change_no_more_than_the_order_of_sums(command, tmp_path):
     assert one.accuracy == pytest.approx(two.accuracy, abs=2 / 359 + 1e-6)
 
 
-# -- searches
+# -- what a sweep is refused
 
-SEARCH = ("train", "experiment=search", "dataset=digits", *SHORT[:-2], "checkpoint.save=false",
-          "hydra.sweeper.n_trials=10")  # fmt: skip
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, digits_root):
+    """(folder, a whole sweep of two seeds in it)."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run_command(folder, digits_root, "train", "-m", "seed=0,1", *SHORT).code == 0
+    return folder, sweeps(folder)[0]
+
+
+def test_another_sweeps_folder_is_refused_before_anything_is_written(whole, digits_root):
+    folder, sweep = whole
+    before = {path: path.stat().st_mtime_ns for path in sweep.rglob("*")}
+    ended = run_command(folder, digits_root, "train", "-m", "seed=0,8,9", *SHORT, f"sweep.resume={sweep}")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert f"is another sweep: {sweep}/1 has seed=1, not 8" in ended.err
+    ended = run_command(folder, digits_root, "lr_find", "-m", "seed=0,1", *SHORT, f"sweep.resume={sweep}")
+    assert "is a sweep of another command" in ended.err
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*")} == before
+
+
+def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path):
+    """Whoever comes second says so, and neither trains the run nor writes to its folder."""
+    _, sweep = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(sweep, copy)
+    for name in ("results.json", "last.ckpt", "config.yaml"):
+        (copy / "0" / name).unlink(missing_ok=True)
+    stored = OmegaConf.to_object(typed(OmegaConf.load(copy / "1" / "config.yaml")))
+    stored.seed = stored.stream.seed = 0
+    with closing(job_of_sweep(stored, copy / "0")):
+        with pytest.raises(InputError, match="running in another process"):
+            job_of_sweep(stored, copy / "0")
+        before = files(copy / "0")
+        ended = command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}")
+        assert ended.code == 1
+        assert f"job 0: {copy}/0 is running in another process: wait for it, or end it first" in ended.err
+        assert files(copy / "0") == before
+    assert command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}").code == 0
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
+def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
+    """Between the look whether a run is there and its beginning another process may begin it."""
+    config = typed_config("config", compose("config", []), [])
+    if not links:
+        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(PermissionError))
+    monkeypatch.setattr("fastconv.run_folder._read", lambda _: None)
+    with closing(job_of_sweep(config, tmp_path / "0")) as first:
+        assert not first.resumed
+        with pytest.raises(InputError, match="running in another process"):
+            job_of_sweep(config, tmp_path / "0")
+    assert files(tmp_path / "0") == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("resume=auto",), "resume=auto is of a single run: for a sweep use sweep.resume"),
+        (("augment=glob(*)",), "augment=glob(*) is not possible: name the values, as augment=a,b"),
+        (("hydra/sweeper=optuna", "hydra.sweeper.n_trials=0"), "hydra.sweeper.n_trials=0 is not possible"),
+        (("experiment=search", "plan_only=true"), "plan_only=true is not possible in a search"),
+        (
+            ("experiment=search", "schedule=choice(cosine,one_cycl)"),
+            "unknown schedule one_cycl; did you mean one_cycle?",
+        ),
+        (("experiment=search", "optimizer.max_lr=interval(-1,1)"), "optimizer.max_lr=-1.0 is not possible"),
+    ],
+)
+def test_what_cannot_be_a_sweep_gets_one_line(command, tmp_path, overrides, says):
+    ended = command("train", "-m", "seed=0,1", "model.width=4", *overrides)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert says in ended.err
+    assert files(tmp_path) == []
+
+
+def test_a_search_of_something_without_a_result_is_refused(command, tmp_path):
+    ended = command("lr_find", "experiment=search", "dataset=digits", "figures=false")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "has no result to search by" in ended.err
+    assert files(tmp_path) == []
+
+
+def test_a_search_in_which_all_fail_shows_no_traceback(command):
+    ended = command(
+        *SEARCH, "optimizer.max_lr=1000", "schedule=one_cycle", "schedule.epochs=0.8", "hydra.sweeper.n_trials=2"
+    )
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert ended.err.count("training diverged") == 2
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_in_another_process_counts(command, tmp_path):
+    tiny = ("range_test.steps=20", "range_test.min_lr=1e-9", "range_test.max_lr=1e-8", *SHORT)
+    ended = command("lr_find", "-m", "seed=0,1", *tiny, *JOBLIB)
+    assert ended.code == 1
+    assert "the loss never falls" in ended.err + ended.out
+    assert not list(tmp_path.rglob(".failed-*"))
+
+
+# -- searches
 
 
 def test_a_search_finds_by_held_out_images_and_resumes(command, tmp_path):
@@ -206,6 +316,12 @@ def test_a_sweep_goes_to_any_folder(command, tmp_path, name):
     assert (tmp_path / name / "0" / "results.json").exists()
 
 
+def test_a_sweep_that_left_no_runs_has_no_table(tmp_path):
+    (tmp_path / ".submitit").mkdir()
+    assert report(typed_config("config", compose("config", []), []), tmp_path)
+    assert files(tmp_path) == [".submitit"]
+
+
 def test_the_folder_of_something_else_is_no_sweeps(command, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter").touch()
@@ -218,6 +334,7 @@ def test_what_a_sweep_was_asked_for_is_written_down(command, tmp_path):
     command("train", "-m", "seed=0,1", *SHORT, "outputs=elsewhere", "hydra.sweeper.max_batch_size=1")
     (description,) = (tmp_path / "elsewhere" / "sweeps").glob("*/sweep.yaml")
     assert yaml.safe_load(description.read_text()) == {
+        "command": "config",
         "overrides": ["seed=0,1", *SHORT[:-1], "hydra.sweeper.max_batch_size=1"],
         "jobs": 2,
     }
