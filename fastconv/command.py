@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from fastconv.config import CONF, register
+from fastconv.config_store import CONF, register
 from fastconv.errors import InputError, StreamError
 from fastconv.interrupts import Interrupted, listening
 from fastconv.overrides import (

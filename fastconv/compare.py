@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastconv.command import command
-from fastconv.config import Compare
+from fastconv.command_config import Compare
 from fastconv.errors import InputError, nearest
 from fastconv.prerequisites import require_writable
 

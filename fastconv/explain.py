@@ -11,7 +11,8 @@ tables in the run's folder. Several runs of a kind, such as three seeds, are lis
 from pathlib import Path
 
 from fastconv.command import command
-from fastconv.config import Explain, methods
+from fastconv.command_config import Explain
+from fastconv.config_store import methods
 from fastconv.errors import InputError, nearest
 from fastconv.prerequisites import require_writable
 from fastconv.ranges import check_ranges

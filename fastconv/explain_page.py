@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastconv.config import Explain
+from fastconv.command_config import Explain
 from fastconv.explanation import Explanation
 from fastconv.findings import (
     MEASURES,

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
-from fastconv.config import Explain
+from fastconv.command_config import Explain
 from fastconv.data.storage import unwritable
 from fastconv.explain_page import answers, page
 from fastconv.explanation import Explanation

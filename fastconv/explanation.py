@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from fastconv.config import Explain, Trainer, methods
+from fastconv.command_config import Explain
+from fastconv.config import Trainer
+from fastconv.config_store import methods
 from fastconv.data.sources import load
 from fastconv.device import prepare
 from fastconv.errors import InputError

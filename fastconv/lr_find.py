@@ -17,7 +17,7 @@ from hydra.types import RunMode
 
 from fastconv.clock import Clock
 from fastconv.command import command
-from fastconv.config import LrFind
+from fastconv.command_config import LrFind
 from fastconv.errors import InputError
 from fastconv.prerequisites import check_data, require_writable
 from fastconv.rules import check

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fastconv.config import CONF, SCHEMAS, register
+from fastconv.config_store import CONF, SCHEMAS, register
 from fastconv.errors import InputError, nearest
 from fastconv.sweeps import Sweep
 

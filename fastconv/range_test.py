@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scipy.ndimage import gaussian_filter1d
 
 from fastconv import figures, interrupts
-from fastconv.config import LrFind, RangeTest
+from fastconv.command_config import LrFind, RangeTest
 from fastconv.data.storage import unwritable
 from fastconv.datamodule import ShardDataModule
 from fastconv.errors import InputError

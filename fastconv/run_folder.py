@@ -8,7 +8,8 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from fastconv.config import Config, typed
+from fastconv.config import Config
+from fastconv.config_store import typed
 from fastconv.data.storage import unwritable
 from fastconv.errors import InputError, reason
 from fastconv.ranks import from_first_rank, is_first_rank

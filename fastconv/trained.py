@@ -8,7 +8,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from fastconv.config import Config, typed
+from fastconv.config import Config
+from fastconv.config_store import typed
 from fastconv.errors import InputError
 from fastconv.models import build_model
 from fastconv.results import Results

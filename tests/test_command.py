@@ -11,7 +11,8 @@ from conftest import run_command
 from omegaconf import OmegaConf
 
 from fastconv.command import compose, described_keys, group_options
-from fastconv.config import Explain, LrFind, methods
+from fastconv.command_config import Explain, LrFind
+from fastconv.config_store import methods
 from fastconv.data import storage
 from fastconv.overrides import groups, leaves
 from fastconv.ranges import RANGES

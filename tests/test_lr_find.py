@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from fastconv import figures, run
 from fastconv.command import compose
-from fastconv.config import RangeTest
+from fastconv.command_config import RangeTest
 from fastconv.data.sources import load
 from fastconv.data.stream import OnlineStream
 from fastconv.errors import InputError

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from test_command import files
 
 from fastconv import run as runs
-from fastconv.config import typed
+from fastconv.config_store import typed
 from fastconv.errors import InputError
 from fastconv.overrides import compose
 from fastconv.overrides import typed as typed_config
