@@ -87,9 +87,10 @@ def require_job(config: Config, folder: Path) -> None:
         return
     ours, theirs = recipe(config), recipe(stored)
     if other := [key for key in ours if ours[key] != theirs.get(key)]:
+        key = min(other, key=lambda key: key.count("."))  # stream.seed follows seed
         raise InputError(
-            f"sweep.resume={config.sweep.resume} is another sweep: {folder} has {other[0]}={theirs.get(other[0])}, not"
-            f" {ours[other[0]]}. Give the settings that it was started with"
+            f"sweep.resume={config.sweep.resume} is another sweep: {folder} has {key}={theirs.get(key)}, not"
+            f" {ours[key]}. Give the settings that it was started with"
         )
 
 
