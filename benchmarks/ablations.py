@@ -9,6 +9,7 @@ DavidNet has an eighth of its width here, so that one core without bf16 gets thr
 
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def draw(found: dict[str, list[Group]], path: Path) -> None:
             axes.errorbar(place + 0.15, 100 * summary.mean, 100 * np.nan_to_num(summary.half), fmt="o", color="C0")
         names = [name(group).replace(", ", "\n") for group in ordered]
         axes.set_xticks(range(len(ordered)), names, fontsize=8, rotation=0 if ablation == "all" else 30)
-        axes.set_title(ABLATIONS[ablation][0], fontsize=9)
+        axes.set_title(textwrap.fill(ABLATIONS[ablation][0], 8 * len(ordered)), fontsize=9)
         axes.margins(x=0.15)
         axes.grid(alpha=0.3, axis="y")
     panels[0].set_ylabel("test accuracy in %")

@@ -49,9 +49,13 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
         axes.plot(*mean, "o", color=colour(place), markersize=8, markeredgecolor="black", label=label)
     if not points:
         return False
-    front = [points[index] for index in pareto_front(points)]
-    axes.plot(*zip(*front, strict=True), color="black", linewidth=0.9, zorder=0, label="best for the time (front)")
+    # Runs of one budget end within fractions of a second of each other, which make none of them faster.
     seconds = [each for each, _ in points]
+    step = max(seconds) / 100 or 1.0
+    front = [points[index] for index in pareto_front([(round(each / step), score) for each, score in points])]
+    axes.plot(*zip(*front, strict=True), color="black", linewidth=0.9, zorder=0, label="best for the time (front)")
+    if max(seconds) - min(seconds) < 10 * step:
+        axes.set_xlim(min(seconds) - 5 * step, max(seconds) + 5 * step)
     if max(seconds) > 8 * min(seconds) > 0:
         axes.set_xscale("log")
     axes.grid(alpha=0.3)
