@@ -22,7 +22,7 @@ from fastconv.config import Config
 from fastconv.module import ImageClassifier
 from fastconv.results import Results
 from fastconv.run import Run
-from fastconv.run_folder import recipe
+from fastconv.run_folder import as_yaml, recipe
 
 # Charts by category. Tags are patterns, so that the layout is the same whether or not a run validates or has a time
 # limit: TensorBoard merges the layouts of runs, and would show charts that differ side by side.
@@ -76,8 +76,7 @@ class Dashboard(TensorBoardLogger):
         """Before training: the configuration, for the HParams page and as text, and the layout of custom scalars."""
         with _optional("configuration"):
             self.experiment.add_custom_scalars(LAYOUT)
-            text = (self._folder / "config.yaml").read_text()
-            self.experiment.add_text("config", f"```yaml\n{text}```")
+            self.experiment.add_text("config", f"```yaml\n{as_yaml(config)}```")
             start = SessionStartInfo(start_time_secs=time.time())
             for key, value in hyperparameters(config).items():
                 kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")

@@ -135,12 +135,11 @@ def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> N
 def _new(config: Config, folder: Path) -> RunFolder:
     """Write the config of a new run, locked before it has its name, which it gets only if no other has it."""
     run = RunFolder(folder, config, resumed=False)
-    text = OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
     partial = folder / f"config.yaml.{os.getpid()}.part"
     try:
         run.held = partial.open("w+")
         fcntl.flock(run.held, fcntl.LOCK_EX)
-        run.held.write(text)
+        run.held.write(as_yaml(config))
         run.held.flush()
         _name(partial, folder / "config.yaml")
     except FileExistsError:
@@ -205,6 +204,11 @@ def _read(folder: Path):
         return typed(OmegaConf.load(folder / "config.yaml"))
     except Exception:  # whatever is wrong with the file, it is not a run's
         return None
+
+
+def as_yaml(config: Config) -> str:
+    """A run's whole configuration, as its folder keeps it."""
+    return OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
 
 
 def recipe(config: Any) -> dict[str, Any]:
