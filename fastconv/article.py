@@ -9,9 +9,8 @@ from fastconv.augmentation_effect import explain_sweep
 from fastconv.collection import Entry, find_runs
 from fastconv.comparison_figures import draw_learning
 from fastconv.comparison_table import heading, shown
-from fastconv.data.storage import unwritable, write_atomically
 from fastconv.errors import InputError
-from fastconv.page import Figure, document, figure_of, lead, table
+from fastconv.page import Figure, figure_of, lead, table, write_page
 from fastconv.page import escape as _
 from fastconv.recipe import is_augmented
 from fastconv.results import Results
@@ -60,10 +59,7 @@ def write_article(sweep: Path, data: str) -> Path:
         command = shlex.join(["python", "-m", "fastconv.train", "-m", *asked["overrides"]])
         parts += ["<h2>How to make this page</h2>", f"<pre>{_(command)}</pre>"]
     path = sweep / "article.html"
-    try:
-        write_atomically(path, document(title, parts).encode())
-    except OSError as error:
-        raise unwritable(path, error) from error
+    write_page(path, title, parts)
     return path
 
 
@@ -94,9 +90,8 @@ def machine(results: Results) -> str:
     """What the runs were made on and with."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     counted = " + ".join(results.budget_counts)
-    return (
-        f"{results.device}, {results.precision}; the budget counts {counted}; {versions}; commit {results.git_commit}."
-    )
+    commit = f"; commit {results.git_commit[:10]}" if results.git_commit else ""
+    return f"{results.device}, {results.precision}; the budget counts {counted}; {versions}{commit}."
 
 
 def results_table(entries: list[Entry], datasets: dict[str, list[Entry]]) -> str:

@@ -9,6 +9,11 @@ from omegaconf import MISSING
 from fastconv.config import Config
 
 
+def as_list(value: Any) -> list:
+    """What a key that takes one or several holds."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 @dataclass
 class RangeTest:
     """A learning rate that grows by the same factor from step to step."""
@@ -100,8 +105,5 @@ class Explain:
 
     def folders(self) -> tuple[list[Path], list[Path]]:
         """The folders that `run` and `against` name."""
-        sides = (
-            each if isinstance(each, list) else [] if each is None else [each] for each in (self.run, self.against)
-        )
-        first, second = ([Path(str(folder)) for folder in side] for side in sides)
+        first, second = ([Path(str(folder)) for folder in as_list(side)] for side in (self.run, self.against))
         return first, second

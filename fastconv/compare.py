@@ -11,17 +11,17 @@ interval; the best is marked, and what cannot be told from it. Failed and unfini
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from fastconv.command import command
-from fastconv.command_config import Compare
+from fastconv.command_config import Compare, as_list
 from fastconv.errors import InputError, nearest
 from fastconv.prerequisites import require_writable
+from fastconv.results import MEASURES
 
 OPTIONS = {
     "format": ("table", "csv", "markdown", "json"),
     "by": ("settings", "runs"),
-    "measure": ("accuracy", "accuracy_tta", "accuracy_holdout"),
+    "measure": MEASURES,
 }
 
 
@@ -44,11 +44,6 @@ def check(config: Compare) -> None:
         if not config.page.endswith(".html"):
             raise InputError(f"page={config.page} is not possible: give the name of a file that ends in .html")
         require_writable(Path(config.page).parent)
-
-
-def as_list(value: Any) -> list:
-    """What a key that takes one or several holds."""
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 @command("compare", __doc__, check)
@@ -82,9 +77,9 @@ def main(config: Compare) -> None:
     else:
         print_table(rows, header, [entry for group in groups for entry in group.problems])
     if config.page is not None:
-        from fastconv.compare_page import write_page
+        from fastconv.compare_page import write_comparison
 
-        write_page(groups, measure, Path(config.page))
+        write_comparison(groups, measure, Path(config.page))
         print(f"{config.page} shows {len(entries)} runs", file=sys.stderr)
 
 

@@ -7,15 +7,14 @@ from fastconv.collection import as_text
 from fastconv.comparison import BEST, LIKE_BEST, UNTESTED, Group, by_dataset, effects, names_of
 from fastconv.comparison_figures import draw_curves, draw_effects, draw_front
 from fastconv.comparison_table import columns, group_rows, heading, run_rows, shown
-from fastconv.data.storage import unwritable, write_atomically
-from fastconv.page import Figure, document, figure_of, lead, table
+from fastconv.page import Figure, figure_of, lead, table, write_page
 from fastconv.page import escape as _
 
 # Columns that are left out where all rows have the same.
 SHARED = ("dataset", "model", "experiment")
 
 
-def write_page(groups: list[Group], measure: str, path: Path) -> None:
+def write_comparison(groups: list[Group], measure: str, path: Path) -> None:
     """Write the page of some groups of runs to a file. Raises InputError if it cannot be written."""
     entries = [entry for group in groups for entry in group.entries]
     datasets = by_dataset(groups)
@@ -37,11 +36,7 @@ def write_page(groups: list[Group], measure: str, path: Path) -> None:
         "<h2>In common</h2>",
         in_common(groups),
     ]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, document(title, parts).encode())
-    except OSError as error:
-        raise unwritable(path, error) from error
+    write_page(path, title, parts)
 
 
 def findings(groups: list[Group], measure: str) -> list[str]:
@@ -105,7 +100,7 @@ def html_table(rows: list[dict]) -> str:
 
 def cell(name: str, value: object) -> str:
     """A value as a person reads it."""
-    text = _(shown(name, value)).replace(",", "") if isinstance(value, float) else _(shown(name, value))
+    text = _(shown(name, value))
     if value == BEST:
         return f'<span class="yes">{text}</span>'
     return f'<span class="no">{text}</span>' if name == "problem" and value else text

@@ -13,8 +13,6 @@ from fastconv.summary import Summary, differ, summarise
 
 # What is looked at first when something short has to tell groups apart.
 FIRST = ("dataset.name", "model.name", "experiment")
-# What runs may have been judged by: results for which more is better.
-MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout")
 # Verdicts on a group.
 BEST, LIKE_BEST, UNTESTED = "best", "like the best", "untested"
 # Chance of calling two groups different that are not.
@@ -81,7 +79,7 @@ def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
 
 
 def group_runs(entries: list[Entry], measure: str = "accuracy") -> list[Group]:
-    """Put runs together that differ in their seeds alone, the best first; `measure` is one of `MEASURES`."""
+    """Put runs together that differ in their seeds alone, the best first; `measure` is one of `results.MEASURES`."""
     members = [Group({}, runs) for runs in _of_a_kind(entries)]
     keys = telling_keys([group.entries for group in members])
     groups = [replace(group, values={key: _shared(group.entries, key) for key in keys}) for group in members]

@@ -6,8 +6,9 @@ import sys
 from typing import Any
 
 from fastconv.collection import Entry, as_text
-from fastconv.comparison import BEST, MEASURES, Group
+from fastconv.comparison import BEST, Group
 from fastconv.errors import InputError, nearest
+from fastconv.results import MEASURES
 
 # Columns of a table that goes to a file or another program.
 FILE_WIDTH = 200

@@ -11,7 +11,7 @@ tables in the run's folder. Several runs of a kind, such as three seeds, are lis
 from pathlib import Path
 
 from fastconv.command import command
-from fastconv.command_config import Explain
+from fastconv.command_config import Explain, as_list
 from fastconv.config_store import methods
 from fastconv.errors import InputError, nearest
 from fastconv.prerequisites import require_writable
@@ -32,7 +32,7 @@ def check(config: Explain) -> None:
     """Raise InputError for a report that cannot be made, as far as can be told without reading the runs."""
     runs, against = config.folders()
     for key, value in (("run", config.run), ("against", config.against)):
-        named = value if isinstance(value, list) else [value] if value is not None else []
+        named = as_list(value)
         if key == "run" and value is None:
             raise InputError("run has no value: give the folder of a run with run=value")
         if any(isinstance(each, list | dict) or not str(each).strip() for each in named) or value == []:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,10 @@ def check_arguments(
     settings = _hydra_settings(config_name, overrides) if sweep or _names_experiment(overrides) else None
     if settings is not None:
         sweep = sweep or settings.mode == RunMode.MULTIRUN
-    if settings is not None and sweep and _is_basic(settings):
-        of_experiment = settings.sweeper.get("params") or {}
-        overrides = [*(_parse(f"{key}={values}") for key, values in of_experiment.items()), *overrides]
+    if settings is not None and sweep:
+        of_experiment = (settings.sweeper.get("params") or {}).items()
+        both = [*(_parse(f"{key}={values}") for key, values in of_experiment), *overrides]
+        overrides = list({override.key_or_group: override for override in both}.values())  # the last of a key counts
     for override in overrides:
         if not sweep and override.is_sweep_override():
             raise InputError(
@@ -116,16 +117,17 @@ def check_arguments(
     if not sweep or settings is None or flags.cfg or flags.info:
         _check_options(config_name, overrides)
         return None
-    if _is_basic(settings):
+    searches = not settings.sweeper._target_.endswith(".BasicSweeper")  # which goes over values known in advance
+    if searches:
+        configs = [_checked_search(config_name, overrides, settings.sweeper.n_trials, check)]
+        check_search(configs[0])
+        configs *= settings.sweeper.n_trials
+    else:
         (jobs,) = BasicSweeper.split_arguments(overrides, None)
         configs = [_checked(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
         if not configs:
             raise InputError(f"the sweep {' '.join(flags.overrides)} has no values")
-    else:
-        configs = [_checked_search(config_name, overrides, settings.sweeper, check)] * settings.sweeper.n_trials
-        check_search(configs[0])
-    folder, searches = Path(settings.sweep.dir), not _is_basic(settings)
-    return Sweep(config_name, tuple(flags.overrides), tuple(configs), folder, searches)
+    return Sweep(config_name, tuple(flags.overrides), tuple(configs), Path(settings.sweep.dir), searches)
 
 
 def _names_experiment(overrides: list[Override]) -> bool:
@@ -139,11 +141,6 @@ def _hydra_settings(config_name: str, overrides: list[Override]) -> DictConfig |
         return compose(config_name, single, with_hydra=True).hydra
     except COMPOSING_ERRORS:
         return None
-
-
-def _is_basic(settings: DictConfig) -> bool:
-    """Whether a sweep goes over values that are known in advance."""
-    return settings.sweeper._target_.endswith(".BasicSweeper")
 
 
 def _checked(config_name: str, job: list[str], name: str, check: Callable[[Any], None]) -> Any:
@@ -160,27 +157,22 @@ def _checked(config_name: str, job: list[str], name: str, check: Callable[[Any],
     return config
 
 
-def _checked_search(config_name: str, overrides: list[Override], sweeper: DictConfig, check: Callable) -> Any:
+def _checked_search(config_name: str, overrides: list[Override], trials: int, check: Callable[[Any], None]) -> Any:
     """What is common to the trials of a search. Raises InputError if that, or one of the values by itself, cannot work.
 
     Of an interval the two ends are tried.
     """
-    if sweeper.n_trials < 1:
-        raise InputError(f"hydra.sweeper.n_trials={sweeper.n_trials} is not possible: give 1 or more")
-    of_experiment = [_parse(f"{key}={values}") for key, values in (sweeper.get("params") or {}).items()]
-    named = {override.key_or_group for override in overrides}
-    asked = [*(override for override in of_experiment if override.key_or_group not in named), *overrides]
-    fixed = [override.input_line for override in asked if not override.is_sweep_override()]
-    for override in asked:
-        if not override.is_sweep_override():
-            continue
-        value = override.value()
-        ends = (
-            [f"{override.key_or_group}={end}" for end in (value.start, value.end)]
-            if override.is_interval_sweep()
-            else []
-        )
-        for text in ends or [f"{override.key_or_group}={each}" for each in override.sweep_string_iterator()]:
+    if trials < 1:
+        raise InputError(f"hydra.sweeper.n_trials={trials} is not possible: give 1 or more")
+    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    for override in overrides:
+        values: Iterable[Any] = ()
+        if override.is_interval_sweep():
+            values = override.value().start, override.value().end
+        elif override.is_sweep_override():
+            values = override.sweep_string_iterator()
+        for value in values:
+            text = f"{override.key_or_group}={value}"
             _checked(config_name, [*fixed, text], text, check)
     return _checked(config_name, fixed, "the search", check)
 

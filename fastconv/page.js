@@ -2,7 +2,7 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const headers = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const key = (row, column) => {
-    const cell = row.cells[column], text = cell.dataset.value ?? cell.textContent.trim();
+    const text = row.cells[column].textContent.trim().replace(/(\d),(?=\d{3})/g, "$1");  // 1,234 is a number
     return text !== "" && isFinite(text) ? Number(text) : text;
   };
   const sort = (column) => {

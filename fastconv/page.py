@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from fastconv.data.storage import unwritable, write_atomically
+
 STYLE = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
 # Of WebP, for figures.
@@ -43,6 +45,15 @@ def document(title: str, parts: Iterable[str]) -> str:
         + "\n".join(parts)
         + f"\n<script>{SCRIPT.read_text()}</script></body></html>\n"
     )
+
+
+def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
+    """Write a page to a file, whole or not at all. Raises InputError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, document(title, parts).encode())
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def lead(sentences: Iterable[str]) -> str:

@@ -15,6 +15,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from fastconv.data.storage import unwritable, write_atomically
 
+# What runs may be judged by: results of which more is better.
+MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 
 

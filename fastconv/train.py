@@ -52,7 +52,7 @@ def check_search(config: Config) -> None:
 def report(config: Config, sweep: Path) -> bool:
     """What is left to do when all runs of a sweep have ended: a table, a page, and whether all are finished."""
     from fastconv.collection import find_runs
-    from fastconv.compare_page import write_page
+    from fastconv.compare_page import write_comparison
     from fastconv.comparison import choose_measure, group_runs
     from fastconv.comparison_table import columns, group_rows, print_table
 
@@ -62,7 +62,7 @@ def report(config: Config, sweep: Path) -> bool:
     groups = group_runs(entries, measure := choose_measure(entries))
     rows = group_rows(groups, measure)
     print_table(rows, columns(rows), [entry for group in groups for entry in group.problems])
-    write_page(groups, measure, sweep / "compare.html")
+    write_comparison(groups, measure, sweep / "compare.html")
     print(sweep / "compare.html")
     if config.sweep.explain:
         from fastconv.augmentation_effect import explain_sweep
