@@ -1,5 +1,6 @@
 """Where Hydra finds the schemas, and values get their types back."""
 
+import functools
 import secrets
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +26,7 @@ CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if pa
 SCHEMAS = {"config": Config, "compare": Compare, "explain": Explain, "lr_find": LrFind}
 
 
+@functools.cache  # composing asks for it each time
 def register() -> None:
     """Put the schema where the files in `conf/` find it: under `_schema`, or `_NAME` where a group's options differ."""
     store = ConfigStore.instance()
