@@ -13,7 +13,7 @@ from fastconv.command_config import Compare, Explain, LrFind
 from fastconv.config import Config, Dataset, DavidNet, Stream, Trainer
 from fastconv.data.plan import Policy
 from fastconv.errors import InputError, nearest
-from fastconv.optim import SGD
+from fastconv.optim import OPTIMIZERS
 from fastconv.saliency.method import Method
 from fastconv.schedule import Constant, Cosine, Linear, OneCycle, Step
 
@@ -39,9 +39,18 @@ def register() -> None:
     store.store(group="stream", name="_schema", node=_settable(Stream))
     store.store(group="trainer", name="_schema", node=_settable(Trainer))
     store.store(group="model", name="_davidnet", node=_settable(DavidNet))
-    store.store(group="optimizer", name="_sgd", node=_settable(SGD))
+    for name, optimizer in OPTIMIZERS.items():
+        store.store(group="optimizer", name=f"_{name}", node=_settable(optimizer))
     for schedule in (OneCycle, Constant, Cosine, Linear, Step):
         store.store(group="schedule", name=f"_{schedule().name}", node=_settable(schedule))
+
+
+def options_with(group: str, key: str) -> list[str]:
+    """The options of a group, whose options differ, that have a key: `schedule` and `pct_start` give `one_cycle`."""
+    register()
+    schemas = ConfigStore.instance().repo.get(group, {})
+    own = {name.removesuffix(".yaml")[1:]: schema.node for name, schema in schemas.items() if name != "_schema.yaml"}
+    return [name for name, node in own.items() if OmegaConf.is_config(node) and key in node]
 
 
 def typed(values: DictConfig) -> DictConfig:

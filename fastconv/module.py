@@ -6,12 +6,11 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from fastconv.models import build_model
-from fastconv.optim import SGD
 from fastconv.ranks import is_first_rank
 
 
@@ -24,7 +23,7 @@ class ImageClassifier(L.LightningModule):
         shape: height, width and channels of an image.
         classes: class names.
         mean, std: per channel, of pixel values scaled to [0, 1].
-        optimizer: makes the optimizer; None for a module that is only asked.
+        optimizer: makes the network's optimizer; None for a module that is only asked.
         label_smoothing: share of each label that is spread over all classes.
         channels_last: keep the channels of a pixel together in memory.
 
@@ -39,7 +38,7 @@ class ImageClassifier(L.LightningModule):
         classes: tuple[str, ...],
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        optimizer: SGD | None = None,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
     ) -> None:
@@ -55,7 +54,7 @@ class ImageClassifier(L.LightningModule):
         self.model = build_model(model, channels=shape[2], classes=len(classes), **settings)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self._optimizer = optimizer
+        self._make_optimizer = optimizer
         self._label_smoothing = label_smoothing
         # Pixels are bytes: (x / 255 - mean) / std as one product and one sum.
         std_tensor = torch.tensor(std).view(-1, 1, 1)
@@ -157,7 +156,7 @@ class ImageClassifier(L.LightningModule):
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self._optimizer.build(self.model)
+        return self._make_optimizer(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.network

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fastconv.config_store import CONF, SCHEMAS, register
+from fastconv.config_store import CONF, SCHEMAS, options_with, register
 from fastconv.errors import InputError, nearest
 from fastconv.sweeps import Sweep
 
@@ -240,6 +240,10 @@ def task_overrides() -> list[str]:
 
 def unknown_key(key: str, config_name: str) -> str:
     """One line for a key that the schema has not, with the nearest that it has."""
+    group, _, name = key.partition(".")
+    owners = [f"{group}={option}" for option in options_with(group, name)]
+    if owners:
+        return f"{key} is a key of {' and '.join(owners)} alone: choose that too, or leave it out"
     return f"unknown key {key}{nearest(key, keys(config_name))} --help lists all keys"
 
 

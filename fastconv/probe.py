@@ -18,7 +18,7 @@ from fastconv.data.storage import write_atomically
 from fastconv.device import Device
 from fastconv.errors import InputError
 from fastconv.models import build_model
-from fastconv.optim import SGD
+from fastconv.optim import OPTIMIZERS
 
 # Microbatches timed, and seconds after which it stops at three.
 MICROBATCHES = 8
@@ -40,6 +40,7 @@ class Recipe:
     batch_size: int
     norm_batch: int
     channels_last: bool
+    optimizer: str
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _measure(recipe: Recipe, device: Device) -> Probe:
         model.to(memory_format=torch.channels_last)
     else:
         images = images.contiguous()
-    optimizer = SGD().build(model)
+    optimizer = OPTIMIZERS[recipe.optimizer]().build(model, recipe.batch_size, device.precision)
     forward = torch.compile(model, dynamic=False) if device.compile else model
 
     def learn() -> None:

@@ -28,6 +28,7 @@ from fastconv.command_config import LrFind, RangeTest
 from fastconv.data.storage import unwritable
 from fastconv.datamodule import ShardDataModule
 from fastconv.errors import InputError
+from fastconv.optim.momentum import set_momentum
 from fastconv.run import Run, open_stream
 from fastconv.training import make_module, make_trainer, silence_lightning
 
@@ -114,10 +115,12 @@ class LRRangeTest(L.Callback):
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        for group in trainer.optimizers[0].param_groups:
-            group["lr"] = float(self._planned[len(self._losses)])
+        groups = trainer.optimizers[0].param_groups
+        scale = float(self._planned[len(self._losses)]) / groups[0].get("max_lr", 1.0)
+        for group in groups:  # the peaks of other groups keep their ratio to the first one's, which is optimizer.max_lr
+            group["lr"] = scale * group.get("max_lr", 1.0)
             if self._momentum is not None:
-                group["momentum"] = self._momentum
+                set_momentum(group, self._momentum)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

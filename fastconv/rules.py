@@ -7,6 +7,7 @@ from fastconv.clock import SEGMENTS
 from fastconv.config import Config
 from fastconv.data.augment import PAD_MODES
 from fastconv.errors import InputError, nearest
+from fastconv.optim import SGD
 from fastconv.ranges import check_ranges
 from fastconv.schedule import OneCycle
 
@@ -66,7 +67,7 @@ def check(config: Config) -> None:
         config.validate.on != "holdout" or config.dataset.holdout > 0, "validate.on", "set dataset.holdout above 0 too"
     )
     require(
-        optimizer.momentum > 0 or not optimizer.nesterov,
+        not isinstance(optimizer, SGD) or optimizer.momentum > 0 or not optimizer.nesterov,
         "optimizer.momentum",
         "Nesterov needs momentum; set optimizer.nesterov=false",
     )

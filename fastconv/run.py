@@ -83,6 +83,7 @@ def plan_run(config: Config, clock: Clock) -> Run:
         config.batch_size // config.trainer.devices,
         config.norm_batch,
         config.trainer.channels_last,
+        config.optimizer.name,
     )
     with clock.segment("probe"):
         cache, limit = Path(config.data) / "probes", config.budget.seconds

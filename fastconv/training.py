@@ -1,6 +1,7 @@
 """A planned run, carried out: train, score, record."""
 
 import dataclasses
+import functools
 import logging
 import warnings
 from contextlib import closing
@@ -251,7 +252,9 @@ def make_module(run: Run) -> ImageClassifier:
         classes=run.spec.classes,
         mean=run.spec.mean,
         std=run.spec.std,
-        optimizer=config.optimizer,
+        optimizer=functools.partial(
+            config.optimizer.build, batch_size=config.batch_size, precision=run.device.precision
+        ),
         label_smoothing=config.label_smoothing,
         channels_last=config.trainer.channels_last,
     )

@@ -35,7 +35,7 @@ def test_the_groups_are_those_of_the_readme():
         "dataset": {"digits", "mnist", "fashion_mnist", "cifar10"},
         "model": {"davidnet"},
         "augment": {"none", "crop", "flip", "cutout", "standard"},
-        "optimizer": {"sgd"},
+        "optimizer": {"sgd", "muon", "adamw"},
         "schedule": {"one_cycle", "constant", "cosine", "linear", "step"},
         "trainer": {"auto", "cpu", "gpu", "ddp"},
         "stream": {"precomputed", "online"},
@@ -66,7 +66,8 @@ def test_every_option_composes_and_every_key_is_explained(option):
 
 
 def test_every_number_has_a_range():
-    configs = [compose("config", [f"schedule={schedule}"]) for schedule in GROUPS["schedule"]]
+    choices = [f"{group}={option}" for group in ("model", "optimizer", "schedule") for option in GROUPS[group]]
+    configs = [compose("config", [choice]) for choice in choices]
     numbers = set()
     for config in (*configs, *map(OmegaConf.structured, (Explain, Method, LrFind))):
         for key, section, name in leaves(config):
@@ -158,6 +159,7 @@ BAD = {
     "buget.seconds=5": "unknown key buget.seconds; did you mean budget.seconds?",
     "augment.crop.pading=1": "unknown key augment.crop.pading; did you mean augment.crop.padding?",
     "seeds=5": "unknown key seeds; did you mean seed?",
+    "optimizer.bias_lr=1": "optimizer.bias_lr is a key of optimizer=muon alone",
     "experiment=orignal": "unknown experiment orignal; did you mean original?",
     "budget.counts=[train,tests]": "did you mean test?",
     "trainer.precision=fp23": "trainer.precision=fp23 is unknown; did you mean fp32?",

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from fastconv.models import build_model, count_parameters
 from fastconv.module import ImageClassifier
-from fastconv.optim import SGD, decay_groups
+from fastconv.optim import SGD
+from fastconv.optim.groups import decay_groups
 
 
 @pytest.mark.parametrize(("channels", "parameters"), [(3, 6_573_120), (1, 6_571_968)])
@@ -60,7 +61,7 @@ def classifier(**changes) -> ImageClassifier:
         "classes": ("a", "b", "c"),
         "mean": (0.5, 0.4, 0.3),
         "std": (0.25, 0.2, 0.3),
-        "optimizer": SGD(),
+        "optimizer": SGD().build,
     }
     return ImageClassifier(**{**settings, **changes})
 
@@ -121,7 +122,7 @@ def test_norms_and_biases_do_not_decay():
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(4, 2)
     )
     model[3].weight.requires_grad_(False)
-    weights, others = decay_groups(model, 0.1)
+    weights, others = decay_groups(model, 1.0, 0.1)
     assert weights["params"] == [model[0].weight]
     assert weights["weight_decay"] == 0.1
     assert {id(parameter) for parameter in others["params"]} == {

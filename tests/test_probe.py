@@ -15,7 +15,7 @@ def device(precision: str) -> Device:
 
 
 def recipe(norm_batch: int, batch_size: int = 96) -> Recipe:
-    return Recipe("davidnet", {"width": 8}, (16, 16, 3), 10, batch_size, norm_batch, True)
+    return Recipe("davidnet", {"width": 8}, (16, 16, 3), 10, batch_size, norm_batch, True, "sgd")
 
 
 @pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])

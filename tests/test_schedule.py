@@ -115,3 +115,41 @@ def test_a_schedule_needs_a_budget():
         train(Line(), [OneCycleLR(max_lr=0.5)])
     with pytest.raises(ValueError, match="seconds or bound_steps"):
         TimeBudget()
+
+
+class Parted(Line):
+    """Two groups: one learns for a part of the run only."""
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append([group["lr"] for group in self.optimizers().param_groups])
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self):
+        groups = [
+            {"params": [self.layer.weight], "max_lr": 0.5},
+            {"params": [self.layer.bias], "max_lr": 2.0, "until": 0.5},
+        ]
+        return torch.optim.AdamW(groups, lr=1.0)
+
+
+def test_each_group_has_its_own_peak_and_end():
+    module = Parted()
+    train(module, [ScheduleLR(Linear()), TimeBudget(bound_steps=8)])
+    steps = [step / 8 for step in range(1, 9)]
+    expected = [[0.5 * (1 - at), 2.0 * max(0.0, 1 - 2 * at)] for at in steps]
+    torch.testing.assert_close(torch.tensor(module.seen), torch.tensor(expected))
+    constant = Parted()
+    train(constant, [ScheduleLR(Constant()), TimeBudget(bound_steps=8)])
+    assert constant.seen == [[0.5, 2.0 if at < 0.5 else 0.0] for at in steps]
+
+
+def test_momentum_of_adam_is_its_first_beta():
+    module = Line()
+    module.configure_optimizers = lambda: torch.optim.AdamW(module.parameters(), lr=0.1, betas=(0.5, 0.98))
+    module.training_step = lambda batch, batch_idx: (
+        module.seen.append(module.optimizers().param_groups[0]["betas"]),
+        module.layer(batch).square().mean(),
+    )[1]
+    train(module, [OneCycleLR(cycle_momentum=True, pct_start=0.5), TimeBudget(bound_steps=8)])
+    assert min(beta for beta, _ in module.seen) == pytest.approx(0.85, abs=1e-4)
+    assert module.seen[-1] == (pytest.approx(0.95), 0.98)

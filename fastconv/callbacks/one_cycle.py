@@ -5,11 +5,14 @@ from typing import Any
 import lightning as L
 
 from fastconv.callbacks.time_budget import TimeBudget
+from fastconv.optim.momentum import set_momentum
 from fastconv.schedule import OneCycle, Schedule
 
 
 class ScheduleLR(L.Callback):
     """Scales each parameter group's `max_lr` by a schedule's factor at the run's progress.
+
+    A group with `until` below 1 runs through the schedule in that share of the run, and stands still after it.
 
     Needs a `TimeBudget` among the Trainer's callbacks, which knows the progress.
 
@@ -37,11 +40,14 @@ class ScheduleLR(L.Callback):
         if batch_idx % trainer.accumulate_grad_batches:
             return
         self._budget.begin_step(trainer)
-        factors = self.schedule.factors(self._budget.progress)
+        progress = self._budget.progress
+        factors = self.schedule.factors(progress)
         for group in self._groups(trainer):
-            group["lr"] = group["max_lr"] * factors.lr
-            if factors.momentum is not None:
-                group["momentum"] = factors.momentum
+            until = group.get("until", 1.0)
+            own = factors if until == 1 else self.schedule.factors(min(1.0, progress / until))
+            group["lr"] = group["max_lr"] * own.lr if progress < until or until == 1 else 0.0
+            if own.momentum is not None:
+                set_momentum(group, own.momentum)
 
     @staticmethod
     def _groups(trainer: L.Trainer) -> list[dict[str, Any]]:

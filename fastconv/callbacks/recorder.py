@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 
 from fastconv.callbacks.time_budget import TimeBudget
+from fastconv.optim.momentum import momentum_of
 
 
 class Recorder(L.Callback):
@@ -56,7 +57,7 @@ class Recorder(L.Callback):
             "train/loss": loss,
             "train/accuracy": accuracy,
             "schedule/lr": group["lr"],
-            "schedule/momentum": group["momentum"],
+            "schedule/momentum": momentum_of(group),
             "schedule/progress": self.budget.progress,
             "speed/images_per_second": (steps - since_steps) * self.batch_size / seconds,
             "speed/data_wait_fraction": (waited - since_waited) / seconds,

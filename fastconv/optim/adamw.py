@@ -1,0 +1,38 @@
+"""Adam with decoupled weight decay."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastconv.optim.groups import decay_groups
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (`torch.optim.AdamW`; Loshchilov & Hutter 2019, arXiv 1711.05101)."""
+
+    name: str = "adamw"
+    max_lr: float = 3e-3
+    """Peak learning rate; the schedule scales it."""
+    momentum: float = 0.9
+    """Decay of the mean of gradients (Adam's first beta), where the schedule does not set it."""
+    beta2: float = 0.99
+    """Decay of the mean of their squares."""
+    eps: float = 1e-8
+    """What is added to the root of that mean."""
+    weight_decay: float = 0.05
+    """Share of the weights of convolutions and linear layers, times the learning rate, that a step takes away."""
+    bias_factor: float = 1.0
+    """Peak learning rate of norms and biases, as a multiple of `max_lr`."""
+    whitening_until: float = 1.0
+    """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
+
+    def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "torch.optim.Optimizer":
+        """The optimizer for a network's trainable parameters, at its peak learning rate."""
+        import torch
+
+        groups = decay_groups(model, self.max_lr, self.weight_decay, self.bias_factor, self.whitening_until)
+        return torch.optim.AdamW(groups, lr=self.max_lr, betas=(self.momentum, self.beta2), eps=self.eps, fused=True)

@@ -1,0 +1,51 @@
+"""What of a network learns in which way: its parameters, parted by their role."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The trainable parameters of a network.
+
+    `filters`: weights of convolutions. `heads`: weights of linear layers. `biases`: everything of one dimension, such
+    as a batch norm's scale and bias. `whitening`: the bias of the layer that whitens patches.
+    """
+
+    filters: list["nn.Parameter"]
+    heads: list["nn.Parameter"]
+    biases: list["nn.Parameter"]
+    whitening: list["nn.Parameter"]
+
+
+def parts(model: "nn.Module") -> Parts:
+    """Part the trainable parameters of a network whose layer `whitening`, if it has one, whitens patches."""
+    first = getattr(model, "whitening", None)
+    own = {id(parameter) for parameter in first.parameters()} if first is not None else set()
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    others = [parameter for parameter in trainable if id(parameter) not in own]
+    return Parts(
+        filters=[parameter for parameter in others if parameter.ndim > 2],
+        heads=[parameter for parameter in others if parameter.ndim == 2],
+        biases=[parameter for parameter in others if parameter.ndim < 2],
+        whitening=[parameter for parameter in trainable if id(parameter) in own],
+    )
+
+
+def decay_groups(
+    model: "nn.Module", max_lr: float, weight_decay: float, bias_factor: float = 1.0, whitening_until: float = 1.0
+) -> list[dict]:
+    """Parameter groups at their peak: weights decay; biases do not, and have a learning rate of their own."""
+    found = parts(model)
+    chosen = {id(parameter) for parameter in (*found.filters, *found.heads)}
+    weights = [parameter for parameter in model.parameters() if id(parameter) in chosen]  # in the network's order
+    bias_lr = max_lr * bias_factor
+    groups = [
+        {"params": weights, "weight_decay": weight_decay, "lr": max_lr, "max_lr": max_lr},
+        {"params": found.biases, "weight_decay": 0.0, "lr": bias_lr, "max_lr": bias_lr},
+        {"params": found.whitening, "weight_decay": 0.0, "lr": bias_lr, "max_lr": bias_lr, "until": whitening_until},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,72 @@
+"""Muon for the filters of convolutions, with SGD for everything else."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastconv.optim.groups import parts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fastconv.optim.muon_sgd import MuonSGD
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Muon: each filter bank moves by the orthogonal matrix nearest to its momentum; SGD for the rest.
+
+    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the values of airbench94_muon in Jordan's
+    cifar10-airbench. Those of the SGD part are for the loss summed over a batch, so that they hold for any batch size,
+    and for a network that scales its logits by about 1/256.
+    """
+
+    name: str = "muon"
+    max_lr: float = 0.24
+    """Peak learning rate of the filters, whose norm is held at the root of their number; the schedule scales it."""
+    momentum: float = 0.6
+    """Momentum of the filters, where the schedule does not set it."""
+    newton_schulz_steps: int = 3
+    """Steps of the iteration towards the orthogonal matrix."""
+    bias_lr: float = 0.053
+    """Peak learning rate of norms and biases, by SGD, for the summed loss of a batch."""
+    head_lr: float = 0.67
+    """Peak learning rate of linear layers, by SGD, for the summed loss of a batch."""
+    sgd_momentum: float = 0.85
+    """Momentum of the SGD part, where the schedule does not set it."""
+    weight_decay: float = 2e-6
+    """What an image of a batch takes away of norms, biases and linear layers at the peak, as a share of them."""
+    whitening_until: float = 0.375
+    """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
+
+    def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "MuonSGD":
+        """The optimizer for a network's trainable parameters, at its peak learning rate.
+
+        Args:
+            batch_size: images per step, over whose losses the mean is taken.
+            precision: `bf16` or `fp32`: what the iteration computes in. It needs no more than bf16, but where the
+                hardware does not multiply that, it is many times slower than fp32.
+        """
+        import torch
+
+        from fastconv.optim.muon_sgd import MuonSGD
+
+        found = parts(model)
+
+        def by_sgd(params: list["nn.Parameter"], lr: float, **more: float) -> dict:
+            # The gradient of a mean is that of the sum divided by the batch: the learning rate makes up for it. What
+            # decays is then lr * weight_decay = self.weight_decay * batch_size of the weights, whatever lr is.
+            peak = lr * batch_size
+            decay = self.weight_decay * batch_size / peak
+            return {"params": params, "lr": peak, "max_lr": peak, "weight_decay": decay, "muon": False,
+                    "momentum": self.sgd_momentum, **more}  # fmt: skip
+
+        filters = {"params": found.filters, "lr": self.max_lr, "max_lr": self.max_lr, "weight_decay": 0.0,
+                   "muon": True, "momentum": self.momentum}  # fmt: skip
+        groups = [
+            filters,
+            by_sgd(found.biases, self.bias_lr),
+            by_sgd(found.heads, self.head_lr),
+            by_sgd(found.whitening, self.bias_lr, until=self.whitening_until),
+        ]
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return MuonSGD([group for group in groups if group["params"]], self.newton_schulz_steps, dtype)

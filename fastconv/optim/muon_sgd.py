@@ -1,0 +1,95 @@
+"""The optimizer behind `Muon`."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# A polynomial that takes singular values in (0, 1] towards 1, fast rather than exactly: they end between about 0.7 and
+# 1.2 (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+QUINTIC = (3.4445, -4.7750, 2.0315)
+EPS = 1e-7
+
+
+class MuonSGD(torch.optim.Optimizer):
+    """Muon for the groups with `muon` set, SGD with Nesterov momentum and coupled weight decay for the others.
+
+    Args:
+        groups: parameter groups with `params`, `lr`, `momentum`, `weight_decay` and `muon`.
+        newton_schulz_steps: steps of the iteration.
+        dtype: what the iteration computes in.
+    """
+
+    def __init__(self, groups: list[dict], newton_schulz_steps: int, dtype: torch.dtype) -> None:
+        super().__init__(groups, {})
+        self.newton_schulz_steps, self.dtype = newton_schulz_steps, dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if not params:
+                continue
+            if group["muon"]:
+                self._step_muon(params, group)
+            else:
+                self._step_sgd(params, group)
+        return loss
+
+    def _nesterov(self, params: list[Tensor], grads: list[Tensor], momentum: float) -> list[Tensor]:
+        """Take gradients into the momentum; returns gradients plus momentum times it."""
+        for param in params:
+            if "momentum_buffer" not in self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        buffers = [self.state[param]["momentum_buffer"] for param in params]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, grads)
+        return torch._foreach_add(grads, buffers, alpha=momentum)
+
+    def _step_muon(self, params: list[Tensor], group: dict) -> None:
+        wanted = self._nesterov(params, [param.grad for param in params], group["momentum"])
+        # The learning rate is an angle only if the length of the filters stays.
+        norms = torch._foreach_norm(params)
+        scales = [len(param) ** 0.5 / norm for param, norm in zip(params, norms, strict=True)]
+        torch._foreach_mul_(params, scales)
+        by_shape = defaultdict(list)
+        for param, direction in zip(params, wanted, strict=True):
+            by_shape[direction.shape].append((param, direction))
+        for shape, pairs in by_shape.items():
+            matrices = torch.stack([direction.flatten(1) for _, direction in pairs])
+            updates = orthogonalise(matrices, self.newton_schulz_steps, self.dtype)
+            for (param, _), update in zip(pairs, updates, strict=True):
+                param.add_(update.view(shape).to(param.dtype), alpha=-group["lr"])
+
+    def _step_sgd(self, params: list[Tensor], group: dict) -> None:
+        grads = torch._foreach_add([param.grad for param in params], params, alpha=group["weight_decay"])
+        torch._foreach_add_(params, self._nesterov(params, grads, group["momentum"]), alpha=-group["lr"])
+
+
+def orthogonalise(matrices: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Take the singular values of matrices towards 1 and leave their singular vectors, by a Newton-Schulz iteration.
+
+    Args:
+        matrices: float [N, rows, columns].
+        steps: of the iteration.
+        dtype: what it computes in.
+
+    Returns matrices of the same shape, in `dtype`. A matrix of zeros stays one.
+    """
+    a, b, c = QUINTIC
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + EPS)  # no singular value is above 1 now
+    x = x.to(dtype)
+    upright = x.shape[-2] > x.shape[-1]
+    if upright:  # the smaller of the two products
+        x = x.mT
+    for _ in range(steps):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if upright else x
