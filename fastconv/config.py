@@ -24,7 +24,7 @@ class Dataset:
     holdout_seed: int = 0
     """Seed of the choice of held-out images."""
     flip: float = 0.5
-    """Chance of a mirrored image in `augment=flip` and `standard`; 0 where mirroring changes the class."""
+    """Chance of a mirrored image in `augment=flip`, `standard` and `airbench`; 0 where mirroring changes the class."""
     crop_padding: int = 4
     """Pixels of padding on each side in `augment=crop` and `standard`."""
     cutout_size: int = 8

@@ -29,6 +29,10 @@ RANGES = {
     "augment.crop.padding": PIXELS,
     "augment.flip.probability": "a chance in [0, 1]",
     "augment.cutout.size": PIXELS,
+    "augment.colour.brightness": "a share in [0, 1]",
+    "augment.colour.contrast": "a share in [0, 1]",
+    "augment.num_ops": "a number of operations in [1, 16]",
+    "augment.magnitude": "a strength in [0, 30]",
     # 16 times the published width are 256 times the parameters.
     "model.width": "a number of filters in [1, 1024]",
     "model.logits_scale": "a factor in (0, 1000]",

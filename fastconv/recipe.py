@@ -35,4 +35,5 @@ def without_seeds(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def is_augmented(recipe: dict[str, Any]) -> bool:
     """Whether the training images are changed at all."""
-    return any(recipe.get(f"augment.{key}") for key in ("crop.padding", "flip.probability", "cutout.size"))
+    amounts = ("crop.padding", "flip.probability", "cutout.size", "colour.brightness", "colour.contrast")
+    return any(recipe.get(f"augment.{key}") for key in amounts) or recipe.get("augment.policy", "none") != "none"

@@ -6,6 +6,8 @@ from operator import attrgetter
 from fastconv.clock import SEGMENTS
 from fastconv.config import Config
 from fastconv.data.augment import PAD_MODES
+from fastconv.data.auto_augment import POLICIES
+from fastconv.data.plan import FLIP_MODES
 from fastconv.errors import InputError, nearest
 from fastconv.optim import SGD
 from fastconv.ranges import check_ranges
@@ -20,6 +22,8 @@ OPTIONS = {
     "trainer.strategy": ("auto", "ddp"),
     "trainer.precision": ("auto", "bf16", "fp32"),
     "augment.crop.mode": PAD_MODES,
+    "augment.flip.mode": FLIP_MODES,
+    "augment.policy": POLICIES,
 }
 
 
@@ -70,6 +74,11 @@ def check(config: Config) -> None:
         not isinstance(optimizer, SGD) or optimizer.momentum > 0 or not optimizer.nesterov,
         "optimizer.momentum",
         "Nesterov needs momentum; set optimizer.nesterov=false",
+    )
+    require(
+        config.augment.flip.mode == "random" or config.augment.flip.probability in (0, 0.5),
+        "augment.flip.probability",
+        "alternating flips mirror each image in every other epoch; give 0.5, or 0 for no flips",
     )
     if isinstance(schedule, OneCycle):
         one_of("schedule.anneal_strategy", ("linear", "cos"))

@@ -1,11 +1,21 @@
 """Plans and augmentation against plain loops over images and pixels."""
 
+import dataclasses
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 from conftest import STANDARD, noise, spec_of
+from PIL import Image
+from torchvision.transforms import v2
 
+from fastconv.data import augment as augmenting
 from fastconv.data.augment import augment
-from fastconv.data.plan import CROP_X, Crop, Cutout, EpochPlan, Flip, Policy, below, draw_words, plan_epoch
+from fastconv.data.auto_augment import apply_policy
+from fastconv.data.plan import CROP_X, Colour, Crop, Cutout, EpochPlan, Flip, Policy, below, draw_words, plan_epoch
+from fastconv.recipe import is_augmented
 
 FILL = np.array([9, 90, 200], np.uint8)
 
@@ -112,6 +122,124 @@ def test_one_draw_does_not_move_the_others():
     without = plan_epoch(5, 1, 100, 8, 8, Policy(STANDARD.crop, STANDARD.flip))
     for name in ("order", "crop_y", "crop_x", "flip"):
         np.testing.assert_array_equal(getattr(with_cutout, name), getattr(without, name))
+
+    everything = dataclasses.replace(STANDARD, colour=Colour(0.1, 0.1), policy="trivial_augment")
+    with_more = plan_epoch(5, 1, 100, 8, 8, everything)
+    for name in ("order", "crop_y", "crop_x", "flip", "cutout_y", "cutout_x"):
+        np.testing.assert_array_equal(getattr(with_cutout, name), getattr(with_more, name))
+
+
+# -- alternating flips
+
+
+def flips(epoch, **settings):
+    """Whether each image is mirrored in an epoch, by its number."""
+    plan = plan_epoch(3, epoch, 500, 8, 8, Policy(flip=Flip(**settings)))
+    return plan.flip[np.argsort(plan.order)]
+
+
+def test_alternating_flips_show_each_image_both_ways_by_turns():
+    late = flips(3, probability=0.5, mode="alternating")  # before the epochs that come before it
+    first, second, third, fourth = (flips(epoch, probability=0.5, mode="alternating") for epoch in range(4))
+    np.testing.assert_array_equal(first, flips(0, probability=0.5))
+    assert 0.4 < first.mean() < 0.6
+    for epoch in (second, fourth, late):
+        np.testing.assert_array_equal(epoch, ~first)
+    np.testing.assert_array_equal(third, first)
+
+
+def test_what_must_not_be_mirrored_is_mirrored_in_no_epoch():
+    assert not any(flips(epoch, probability=0.0, mode="alternating").any() for epoch in range(4))
+
+
+# -- colour
+
+
+@pytest.mark.parametrize(("brightness", "contrast"), [(0.14, 0.13), (0.2, 0.0), (0.0, 0.3), (1.0, 1.0)])
+def test_colour_is_its_formula(images, monkeypatch, brightness, contrast):
+    """In exact numbers: within half a level, which is rounding, and a hundredth, which is the fixed point."""
+    monkeypatch.setattr(augmenting, "COLOUR_PIXELS", 1000)  # several parts, one of them smaller
+    plan = plan_epoch(7, 2, 57, 9, 11, Policy(Crop(2, "reflect"), Flip(0.5), colour=Colour(brightness, contrast)))
+    plain = dataclasses.replace(plan, brightness=None, contrast=None)
+    fill = FILL[: images.images.shape[3]]
+    before, after = (augment(images.images, each, 0, 57, fill) for each in (plain, plan))
+    for position in range(57):
+        b, c = plan.brightness[position] / 256 / 255, plan.contrast[position] / 65536
+        assert abs(b) <= brightness + 1e-5
+        assert abs(c) <= contrast + 1e-5
+        pixels = before[position].astype(np.float64) / 255
+        expected = np.clip(pixels.mean() + (pixels - pixels.mean()) * (1 + c) + b, 0, 1)
+        assert np.abs(after[position] - expected * 255).max() < 0.51
+    for drawn in (plan.brightness / 256 / 255, plan.contrast / 65536):
+        limit = max(drawn.max(), -drawn.min())
+        assert limit == 0 or (drawn.min() < -0.8 * limit and drawn.max() > 0.8 * limit and len(set(drawn)) > 50)
+    assert (plan.brightness.any(), plan.contrast.any()) == (brightness > 0, contrast > 0)
+
+
+def test_the_cutout_keeps_the_mean_colour():
+    policy = Policy(cutout=Cutout(3), colour=Colour(1.0, 0.0), policy="trivial_augment")
+    plan = plan_epoch(0, 0, 57, 9, 11, policy)
+    result = augment(noise(57, 3).images, plan, 0, 57, FILL)
+    for image, y, x in zip(result, plan.cutout_y, plan.cutout_x, strict=True):
+        np.testing.assert_array_equal(image[y : y + 3, x : x + 3], np.broadcast_to(FILL, (3, 3, 3)))
+
+
+# -- torchvision's policies
+
+
+TRANSFORMS = {
+    "rand_augment": lambda fill: v2.RandAugment(num_ops=3, magnitude=20, fill=fill),
+    "trivial_augment": lambda fill: v2.TrivialAugmentWide(fill=fill),
+    "augmix": lambda fill: v2.AugMix(fill=fill),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_policy_is_torchvisions_with_a_seed_for_each_image(images, name):
+    policy, fill = Policy(policy=name, num_ops=3, magnitude=20), FILL[: images.images.shape[3]]
+    seeds = plan_epoch(2, 0, 57, 9, 11, policy).policy_seeds[:20]
+    before, state = images.images[:20], torch.get_rng_state()
+    result = before.copy()
+    apply_policy(result, policy, seeds, fill)
+    assert torch.equal(torch.get_rng_state(), state), "somebody else may be drawing from it"
+    with torch.random.fork_rng(devices=[]):
+        for image, seed, made in zip(before, seeds, result, strict=True):
+            torch.manual_seed(int(seed))
+            expected = TRANSFORMS[name](fill.tolist())(Image.fromarray(image.squeeze()))
+            np.testing.assert_array_equal(made.squeeze(), np.asarray(expected))
+    assert (result != before).any(axis=(1, 2, 3)).mean() > 0.5
+
+
+def test_policies_differ_by_image_and_epoch():
+    policy = Policy(policy="trivial_augment")
+    plans = [plan_epoch(2, epoch, 1000, 9, 11, policy) for epoch in (0, 1)]
+    by_image = [plan.policy_seeds[np.argsort(plan.order)] for plan in plans]
+    assert len(np.unique(by_image)) == 2000
+    image = np.repeat(noise(1, 3).images, 40, axis=0)
+    apply_policy(image, policy, plans[0].policy_seeds[:40], FILL)
+    assert len({each.tobytes() for each in image}) > 15
+
+
+def test_without_a_policy_torch_stays_away():
+    code = (
+        "import sys, numpy; from fastconv.data.augment import augment; from fastconv.data.plan import *;"
+        "plan = plan_epoch(0, 0, 5, 9, 9, Policy(Crop(2), Flip(0.5, 'alternating'), Cutout(3), Colour(0.1, 0.1)));"
+        "augment(numpy.zeros((5, 9, 9, 3), 'uint8'), plan, 0, 5, numpy.zeros(3, 'uint8'));"
+        "assert not {'torch', 'torchvision', 'PIL'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("key", ["crop.padding", "flip.probability", "cutout.size", "colour.brightness",
+                                 "colour.contrast", "policy"])  # fmt: skip
+def test_whatever_changes_images_is_augmentation(key):
+    plain = {"augment.crop.padding": 0, "augment.flip.mode": "alternating", "augment.policy": "none"}
+    assert not is_augmented(plain)
+    assert not is_augmented({})
+    assert is_augmented({**plain, f"augment.{key}": "augmix" if key == "policy" else 0.5})
+
+
+# -- words
 
 
 def philox(key: list[int], counter: list[int], rounds: int = 10) -> list[int]:

@@ -34,7 +34,7 @@ def test_the_groups_are_those_of_the_readme():
     assert {group: set(options) for group, options in GROUPS.items()} == {
         "dataset": {"digits", "mnist", "fashion_mnist", "cifar10"},
         "model": {"davidnet"},
-        "augment": {"none", "crop", "flip", "cutout", "standard"},
+        "augment": {"none", "crop", "flip", "cutout", "standard", "translate", "airbench", "airbench96"},
         "optimizer": {"sgd", "muon", "adamw"},
         "schedule": {"one_cycle", "constant", "cosine", "linear", "step"},
         "trainer": {"auto", "cpu", "gpu", "ddp"},
@@ -83,8 +83,12 @@ def test_the_original_recipe():
         augment = OmegaConf.to_container(config.augment, resolve=True)
         assert augment == {
             "crop": {"padding": 4, "mode": "constant"},
-            "flip": {"probability": 0.5},
+            "flip": {"probability": 0.5, "mode": "random"},
             "cutout": {"size": 8},
+            "colour": {"brightness": 0, "contrast": 0},
+            "policy": "none",
+            "num_ops": 2,
+            "magnitude": 9,
         }
         assert (config.schedule.name, config.schedule.epochs, config.budget.seconds) == ("one_cycle", 25, 1000)
         assert (config.batch_size, config.optimizer.max_lr, config.model.width) == (512, 0.4, 64)
@@ -102,8 +106,8 @@ def test_norm_batch_is_the_models_or_a_smaller_batch():
 
 
 def test_digits_are_never_mirrored_by_default():
-    for dataset in ("digits", "mnist"):
-        assert compose("config", [f"dataset={dataset}", "augment=standard"]).augment.flip.probability == 0
+    for dataset, augment in (("digits", "standard"), ("mnist", "standard"), ("mnist", "airbench")):
+        assert compose("config", [f"dataset={dataset}", f"augment={augment}"]).augment.flip.probability == 0
     assert compose("config", ["dataset=cifar10", "augment=flip"]).augment.flip.probability == 0.5
 
 
@@ -226,6 +230,8 @@ BAD = {
     "augment.crop.padding=-1": "give a number of pixels in [0, 10000]",
     "augment.cutout.size=8": "augment.cutout.size=8 covers the 8x8 images whole",
     "augment.flip.probability=2": "give a chance in [0, 1]",
+    "augment.policy=randaugment": "did you mean rand_augment?",
+    "augment.magnitude=31": "give a strength in [0, 30]",
     "model.width=0": "model.width=0 is not possible",
     "model.logits_scale=nan": "model.logits_scale=nan is not possible",
     "model.norm_batch=0": "model.norm_batch=0 is not possible",
@@ -264,6 +270,7 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
         (["schedule=step", "schedule.milestones=[0.5,2]"], "give shares in (0, 1)"),
         (["schedule.three_phase=true", "schedule.pct_start=0.6"], "three phases need it below 0.5"),
         (["augment.crop.mode=reflect", "augment.crop.padding=8"], "too much for the 8x8 images"),
+        (["augment.flip.mode=alternating", "augment.flip.probability=0.3"], "give 0.5, or 0 for no flips"),
         (["trainer=gpu", "model.width=4"], "torch finds no GPU here"),
         (["trainer.compile=true", "model.width=4"], "it needs a C++ compiler"),
         (["schedule=step", "schedule.milestones=[{a:1}]"], "give shares in (0, 1)"),

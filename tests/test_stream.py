@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from conftest import noise, sha256s, spec_of
+from conftest import STANDARD, noise, sha256s, spec_of
 
-from fastconv.data.plan import Cutout, Policy, plan_epoch
+from fastconv.data import stream
+from fastconv.data.plan import Colour, Crop, Cutout, Flip, Policy, plan_epoch
 from fastconv.data.reader import PrecomputedStream
 from fastconv.data.sources import load
-from fastconv.data.stream import OnlineStream
+from fastconv.data.stream import Manifest, OnlineStream
 from fastconv.data.writer import write_stream
 from fastconv.datamodule import ShardDataModule, SplitBatches, StreamBatches
 
@@ -47,6 +48,30 @@ def test_online_and_precomputed_batches_are_the_same(images, tmp_path):
         for a, b in zip(online, stored, strict=True):
             assert a.dtype == b.dtype
             assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(Crop(2, "reflect"), Flip(0.5, "alternating"), Cutout(3), Colour(0.14, 0.13)),
+        *(Policy(Crop(1), policy=name) for name in ("rand_augment", "trivial_augment", "augmix")),
+    ],
+    ids=str,
+)
+def test_every_policy_streams_the_same_bytes(tmp_path, policy):
+    """Written by several threads at once, and computed alone with the last epoch first."""
+    data = noise(31, 3)
+    spec = spec_of(data, policy)
+    write_stream(spec, data, tmp_path, 2)
+    stored = PrecomputedStream(spec, tmp_path, None)
+    for epoch in (1, 0):
+        online = OnlineStream(spec, data).rows(31 * epoch, 31 * (epoch + 1))
+        for a, b in zip(online, stored.rows(31 * epoch, 31 * (epoch + 1)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    content = json.loads((tmp_path / spec.folder / "manifest.json").read_text())
+    assert content["policy"] == dataclasses.asdict(policy)
+    assert ("libraries" in content) == (policy.policy != "none")
+    assert Manifest.read(tmp_path / spec.folder, spec).epochs == 2
 
 
 def test_digits_stream_the_same_from_every_place(digits_root, tmp_path):
@@ -117,7 +142,39 @@ def test_fingerprint_follows_everything_that_decides_a_byte():
         spec_of(data.take(np.arange(56))),
         dataclasses.replace(spec, mean=(0.1, 0.5, 0.8)),
     ]
-    assert len({each.fingerprint for each in [spec, *others]}) == 6
+    others += [
+        spec_of(data, dataclasses.replace(spec.policy, **changed))
+        for changed in (
+            {"flip": Flip(0.5, "alternating")},
+            {"colour": Colour(brightness=0.1)},
+            {"colour": Colour(contrast=0.1)},
+            {"policy": "augmix"},
+            {"policy": "rand_augment"},
+            {"policy": "rand_augment", "num_ops": 3},
+            {"policy": "rand_augment", "magnitude": 3},
+        )
+    ]
+    assert len({each.fingerprint for each in [spec, *others]}) == 13
+
+
+@pytest.mark.parametrize(
+    ("policy", "fingerprint"),
+    [
+        (STANDARD, "582eb7a2a01bdadc"),
+        (Policy(), "0db2f33a376dd580"),
+        (Policy(Crop(4, "reflect")), "7b1ebdb5ad0e2d82"),
+    ],
+    ids=str,
+)
+def test_streams_written_before_there_were_colours_and_policies_stay_valid(policy, fingerprint):
+    assert spec_of(noise(57, 3), policy).fingerprint == fingerprint
+
+
+def test_another_torchvision_is_another_stream_for_its_policies_alone(monkeypatch):
+    specs = [spec_of(noise(57, 3), Policy(policy=name)) for name in ("none", "augmix")]
+    before = [spec.fingerprint for spec in specs]
+    monkeypatch.setattr(stream, "library_versions", lambda: {"torchvision": "0.1", "pillow": "1"})
+    assert [spec.fingerprint == old for spec, old in zip(specs, before, strict=True)] == [True, False]
 
 
 # -- reading

@@ -1,11 +1,19 @@
-"""The only definition of an augmented image: pixels moved as an epoch plan says. Plain numpy, no randomness."""
+"""The only definition of an augmented image: pixels moved and coloured as an epoch plan says.
+
+Plain numpy, no randomness; only one of torchvision's policies (`auto_augment`) needs torch, and draws from the plan's
+seeds.
+"""
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from fastconv.data.plan import EpochPlan
+from fastconv.data.auto_augment import apply_policy
+from fastconv.data.plan import BRIGHTNESS_BITS, CONTRAST_BITS, EpochPlan
 
 PAD_MODES = ("constant", "reflect")
+
+# Pixels whose colour is changed at once: as 32-bit numbers, so many stay in a core's cache.
+COLOUR_PIXELS = 2**17
 
 
 def augment(images: np.ndarray, plan: EpochPlan, start: int, stop: int, fill: np.ndarray) -> np.ndarray:
@@ -15,7 +23,7 @@ def augment(images: np.ndarray, plan: EpochPlan, start: int, stop: int, fill: np
         images: the training images, uint8 [N, H, W, C] (a memory map will do).
         plan: the epoch's decisions.
         start, stop: positions in the epoch.
-        fill: colour of the constant padding and of the cutout, uint8 [C].
+        fill: colour of the constant padding, of what a policy uncovers, and of the cutout, uint8 [C].
     """
     rows = slice(start, stop)
     batch = images[plan.order[rows]]
@@ -24,6 +32,10 @@ def augment(images: np.ndarray, plan: EpochPlan, start: int, stop: int, fill: np
     flip = plan.flip[rows]
     if flip.any():
         mirror(batch, np.flatnonzero(flip))
+    if plan.brightness is not None:
+        change_colour(batch, plan.brightness[rows], plan.contrast[rows])
+    if plan.policy_seeds is not None:
+        apply_policy(batch, plan.policy, plan.policy_seeds[rows], fill)
     if plan.policy.cutout.size:
         cut_out(batch, plan.cutout_y[rows], plan.cutout_x[rows], plan.policy.cutout.size, fill)
     return batch
@@ -64,6 +76,27 @@ def mirror(batch: np.ndarray, chosen: np.ndarray) -> None:
     for channel in range(images.shape[3]):  # reversing whole pixels at once is four times slower
         mirrored[..., channel] = images[:, :, ::-1, channel]
     batch[chosen] = mirrored
+
+
+def change_colour(batch: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> None:
+    """Change, in place, brightness and contrast of each image [H, W, C] by int64 [B] of the plan's units.
+
+    In integers, which round alike everywhere.
+    """
+    one, unit = 2**CONTRAST_BITS, 2 ** (CONTRAST_BITS - BRIGHTNESS_BITS)
+    pixels = batch.reshape(len(batch), -1)
+    count = pixels.shape[1]
+    sums = pixels.sum(axis=1, dtype=np.int64)
+    # m + (v - m) (1 + c) + b = v (1 + c) + (b - m c), all in units of contrast: below 2**27, so that 32 bits do.
+    factor = (one + contrast).astype(np.int32)
+    offset = (brightness * unit - (2 * sums * contrast + count) // (2 * count)).astype(np.int32)
+    step = max(1, COLOUR_PIXELS // count)
+    for at in range(0, len(pixels), step):
+        some = slice(at, at + step)
+        changed = np.multiply(pixels[some], factor[some, None], dtype=np.int32)
+        changed += offset[some, None] + one // 2
+        changed >>= CONTRAST_BITS
+        batch[some] = np.clip(changed, 0, 255, out=changed).reshape(-1, *batch.shape[1:])
 
 
 def cut_out(batch: np.ndarray, y: np.ndarray, x: np.ndarray, size: int, fill: np.ndarray) -> None:

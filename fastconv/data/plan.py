@@ -11,7 +11,12 @@ from functools import lru_cache
 import numpy as np
 
 # Purposes of the draws: each has its own part of the counter space, so that adding one leaves the others as they are.
-ORDER, CROP_Y, CROP_X, FLIP, CUTOUT_Y, CUTOUT_X = range(6)
+ORDER, CROP_Y, CROP_X, FLIP, CUTOUT_Y, CUTOUT_X, BRIGHTNESS, CONTRAST, POLICY = range(9)
+
+FLIP_MODES = ("random", "alternating")
+
+# Colours are changed in fixed point: so many bits of a level of brightness, and of the factor of contrast, are kept.
+BRIGHTNESS_BITS, CONTRAST_BITS = 8, 16
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,25 @@ class Flip:
 
     probability: float = 0.0
     """Chance, in [0, 1], that an image is mirrored; 0 switches it off."""
+    mode: str = "random"
+    """`random`: a coin per image and epoch; `alternating`: a coin per image in the first epoch, then in each epoch the
+    mirror of the one before (Jordan 2024, arXiv 2404.00498, section 3.6). Its probability is 0.5, or 0 for no flips."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """Change brightness and contrast of each image, drawn evenly between minus and plus the limits.
+
+    A pixel v of an image of mean m, both scaled to [0, 1] (m over all pixels and channels of the cropped image),
+    becomes m + (v - m) (1 + c) + b, rounded to a byte and clipped, where |b| <= brightness and |c| <= contrast.
+    Recipes whose brightness is of normalised pixels, as Hiverge's 0.14 for CIFAR-10, have it in standard deviations:
+    times 0.25 it is the 0.035 to give here.
+    """
+
+    brightness: float = 0.0
+    """Most that is added to or taken from the pixels of an image, in [0, 1] of their range; 0 switches it off."""
+    contrast: float = 0.0
+    """Most by which an image's differences from its mean grow or shrink, as a share of them; 0 switches it off."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +66,19 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Policy:
-    """The augmentation of a stream: crop, then flip, then cutout."""
+    """The augmentation of a stream: crop, then flip, then colour, then one of torchvision's policies, then cutout."""
 
     crop: Crop = field(default_factory=Crop)
     flip: Flip = field(default_factory=Flip)
     cutout: Cutout = field(default_factory=Cutout)
+    colour: Colour = field(default_factory=Colour)
+    policy: str = "none"
+    """A policy of torchvision's: `rand_augment`, `trivial_augment`, `augmix`, or `none`. They take an image at a time,
+    some thousand a second (augmix: some hundred), however many cores there are."""
+    num_ops: int = 2
+    """Operations that rand_augment applies to an image, one after the other."""
+    magnitude: int = 9
+    """Strength of the operations of rand_augment, in [0, 30]."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +87,9 @@ class EpochPlan:
 
     `order` int64 [N]: which image stands at the position. `crop_y`, `crop_x` int64 [N]: the window's corner in the
     padded image. `flip` bool [N]. `cutout_y`, `cutout_x` int64 [N]: the covered square's corner in the result.
+    `brightness` int64 [N]: what is added, in levels of 255 times 2**BRIGHTNESS_BITS. `contrast` int64 [N]: what the
+    factor on differences from the mean is above 1, times 2**CONTRAST_BITS. `policy_seeds` int64 [N]: seeds in
+    [0, 2**32) of the policy's own draws. The last three are None where the policy has no use for them.
     """
 
     policy: Policy
@@ -64,6 +99,9 @@ class EpochPlan:
     flip: np.ndarray
     cutout_y: np.ndarray
     cutout_x: np.ndarray
+    brightness: np.ndarray | None = None
+    contrast: np.ndarray | None = None
+    policy_seeds: np.ndarray | None = None
 
 
 def draw_words(seed: int, epoch: int, purpose: int, n: int) -> np.ndarray:
@@ -81,25 +119,40 @@ def below(words: np.ndarray, bound: int) -> np.ndarray:
 def plan_epoch(seed: int, epoch: int, samples: int, height: int, width: int, policy: Policy) -> EpochPlan:
     """Decide one epoch: each of `samples` images exactly once, in a random order, each with its own draws.
 
-    Word j of every purpose belongs to image j, whatever its place in the order.
+    Word j of every purpose belongs to image j, whatever its place in the order. What alternates depends on the absolute
+    epoch, and never on which epochs were planned before.
     """
     order = np.argsort(draw_words(seed, epoch, ORDER, samples), kind="stable")
 
     def integers(purpose: int, bound: int) -> np.ndarray:
         return below(draw_words(seed, epoch, purpose, samples), bound)[order]
 
+    def around_zero(purpose: int, limit: float, bits: int) -> np.ndarray:
+        most = round(limit * 2**bits)
+        return integers(purpose, 2 * most + 1) - most
+
     places = 2 * policy.crop.padding + 1
-    size = policy.cutout.size
-    # 32 bits of a word against the probability: exact at 0 and 1.
-    chance = (draw_words(seed, epoch, FLIP, samples) >> np.uint64(32)) < np.uint64(
-        round(policy.flip.probability * 2**32)
-    )
+    size, colour = policy.cutout.size, policy.colour
+    has_colour = colour.brightness > 0 or colour.contrast > 0
     return EpochPlan(
         policy=policy,
         order=order,
         crop_y=integers(CROP_Y, places),
         crop_x=integers(CROP_X, places),
-        flip=chance[order],
+        flip=_flips(seed, epoch, samples, policy.flip)[order],
         cutout_y=integers(CUTOUT_Y, height - size + 1),
         cutout_x=integers(CUTOUT_X, width - size + 1),
+        brightness=around_zero(BRIGHTNESS, colour.brightness * 255, BRIGHTNESS_BITS) if has_colour else None,
+        contrast=around_zero(CONTRAST, colour.contrast, CONTRAST_BITS) if has_colour else None,
+        policy_seeds=integers(POLICY, 2**32) if policy.policy != "none" else None,
     )
+
+
+def _flips(seed: int, epoch: int, samples: int, flip: Flip) -> np.ndarray:
+    """Whether each image, not each position, is mirrored in an epoch, bool [samples]."""
+    alternating = flip.mode == "alternating"
+    words = draw_words(seed, 0 if alternating else epoch, FLIP, samples)
+    # 32 bits of a word against the probability: exact at 0 and 1.
+    coins = (words >> np.uint64(32)) < np.uint64(round(flip.probability * 2**32))
+    # A probability of 0 says that a mirrored image is another thing, so it is mirrored in no epoch.
+    return ~coins if alternating and flip.probability > 0 and epoch % 2 else coins

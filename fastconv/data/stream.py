@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.data.augment import augment
+from fastconv.data.auto_augment import library_versions
 from fastconv.data.plan import Policy, plan_epoch
 from fastconv.data.shards import ShardEntry
 from fastconv.data.sources import ImageData
@@ -51,8 +52,21 @@ class StreamSpec:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that differ whenever a byte of the stream could."""
-        text = json.dumps({"format": FORMAT, "block": self.block, **asdict(self)}, sort_keys=True)
+        described = {"format": FORMAT, "block": self.block, **asdict(self), **self.libraries}
+        # Settings that younger versions have brought are left out where they do nothing: older streams stay valid.
+        policy, plain = described["policy"], asdict(Policy())
+        if policy["flip"]["mode"] == plain["flip"]["mode"]:
+            del policy["flip"]["mode"]
+        for key in ("colour", "policy", "num_ops", "magnitude"):
+            if policy[key] == plain[key]:
+                del policy[key]
+        text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def libraries(self) -> dict[str, dict[str, str]]:
+        """Under one key, the versions of the libraries that have a part in the bytes; empty without such."""
+        return {} if self.policy.policy == "none" else {"libraries": library_versions()}
 
     @property
     def folder(self) -> str:
@@ -115,7 +129,8 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Store the manifest in the stream's folder, atomically."""
         shards = {name: asdict(self.shards[name]) for name in sorted(self.shards)}
-        content = {"format": FORMAT, "fingerprint": self.spec.fingerprint, **asdict(self.spec), "shards": shards}
+        described = {"format": FORMAT, "fingerprint": self.spec.fingerprint, **asdict(self.spec), **self.spec.libraries}
+        content = {**described, "shards": shards}
         write_atomically(folder / "manifest.json", json.dumps(content, indent=1).encode())
 
     @classmethod

@@ -37,20 +37,21 @@ TIMED = 20
 ZERO_IS_FINE = {
     "seed", "stream.seed", "dataset.holdout", "dataset.holdout_seed", "dataset.flip", "dataset.crop_padding",
     "dataset.cutout_size", "augment.crop.padding", "augment.flip.probability", "augment.cutout.size", "label_smoothing",
-    "optimizer.weight_decay", "schedule.base_momentum", "schedule.warmup", "schedule.final_factor",
+    "augment.colour.brightness", "augment.colour.contrast", "augment.magnitude", "optimizer.weight_decay",
+    "schedule.base_momentum", "schedule.warmup", "schedule.final_factor",
 }  # fmt: skip
 SEEDS = {"stream.seed", "dataset.holdout_seed"}  # 10**12 is as good as any
 WORDS = {
     "dataset.name": "fashion_mnist", "model.name": "davidnet", "optimizer.name": "sgd", "schedule.name": "one_cycle",
     "stream.mode": "precomputed", "validate.on": "holdout", "trainer.accelerator": "cpu", "trainer.strategy": "ddp",
-    "trainer.precision": "bf16", "augment.crop.mode": "reflect", "schedule.anneal_strategy": "cos",
-    "format": "markdown",
+    "trainer.precision": "bf16", "augment.crop.mode": "reflect", "augment.flip.mode": "alternating",
+    "augment.policy": "trivial_augment", "schedule.anneal_strategy": "cos", "format": "markdown",
 }  # fmt: skip
 FOLDERS = {"data", "outputs", "stream.root"}
 SHARES = {
     "dataset.holdout", "dataset.flip", "label_smoothing", "augment.flip.probability", "optimizer.momentum",
-    "schedule.pct_start", "schedule.base_momentum", "schedule.max_momentum", "schedule.warmup", "schedule.final_factor",
-    "schedule.gamma",
+    "augment.colour.brightness", "augment.colour.contrast", "schedule.pct_start", "schedule.base_momentum",
+    "schedule.max_momentum", "schedule.warmup", "schedule.final_factor", "schedule.gamma",
 }  # fmt: skip
 
 SCALARS_NEVER = ("[1]", "{a:1}")
@@ -200,6 +201,8 @@ COMBINATIONS = [
     (("augment=cutout", "dataset.cutout_size=100"), "cutout"),
     (("experiment=original",), "cutout"),
     (("augment.crop.padding=9",), "augment.crop.padding"),
+    (("augment=airbench96",), "cutout"),
+    (("dataset.flip=0.3", "augment=airbench"), "augment.flip.probability"),
     (("augment.crop.padding=8", "augment.crop.mode=reflect"), "augment.crop.padding"),
     (("validate.on=holdout",), "dataset.holdout"),
     (("dataset.holdout=0.0001",), "dataset.holdout"),
