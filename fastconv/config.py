@@ -42,7 +42,51 @@ class DavidNet:
     """Filters of the first layer; the others have two, four and eight times as many."""
     logits_scale: float = 0.125
     """Factor on the logits."""
+    whitening: bool = False
+    """Whiten 3x3 patches in a frozen first layer, computed from the training images."""
+    dirac: bool = False
+    """Let the first filters of each convolution begin by handing their inputs on."""
+    pool_before_norm: bool = False
+    """Pool directly after the convolution, so that the norm has a quarter of the pixels."""
+    activation: str = "relu"
+    """`relu`, `celu`, `gelu` or `silu`."""
+    freeze_norm_scale: bool = False
+    """Batch norms learn a bias only."""
     norm_batch: int = 256
+    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
+
+
+@dataclass
+class Airbench:
+    """The network of the CIFAR-10 speed records: whitening and three groups of convolutions."""
+
+    name: str = "airbench"
+    widths: list[int] = field(default_factory=lambda: [64, 256, 256])
+    """Filters of each group."""
+    convs: int = 2
+    """Convolutions of each group."""
+    residual: bool = False
+    """Give each group a connection past its further convolutions."""
+    whitening_kernel: int | None = None
+    """Side of the whitened patches in pixels; null for 2, or 3 for grey images, whose patches have fewer directions."""
+    activation: str = "gelu"
+    """`relu`, `celu`, `gelu` or `silu`."""
+    norm_momentum: float = 0.4
+    """Share of a batch's statistics in the running ones."""
+    logits_scale: float = 0.00390625
+    """Factor on the logits: 1/256 for optimizer=muon, about 1/9 for optimizer=sgd."""
+    norm_batch: int = 256
+    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
+
+
+@dataclass
+class ResNet18:
+    """ResNet-18 for small images, the familiar reference."""
+
+    name: str = "resnet18"
+    width: int = 64
+    """Filters of the first stage; the others have two, four and eight times as many."""
+    norm_batch: int = 128
     """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
 
 

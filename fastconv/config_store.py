@@ -10,7 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.command_config import Compare, Explain, LrFind
-from fastconv.config import Config, Dataset, DavidNet, Stream, Trainer
+from fastconv.config import Airbench, Config, Dataset, DavidNet, ResNet18, Stream, Trainer
 from fastconv.data.plan import Policy
 from fastconv.errors import InputError, nearest
 from fastconv.optim import OPTIMIZERS
@@ -38,7 +38,8 @@ def register() -> None:
     store.store(group="augment", name="_schema", node=_settable(Policy))
     store.store(group="stream", name="_schema", node=_settable(Stream))
     store.store(group="trainer", name="_schema", node=_settable(Trainer))
-    store.store(group="model", name="_davidnet", node=_settable(DavidNet))
+    for model in (DavidNet, Airbench, ResNet18):
+        store.store(group="model", name=f"_{model().name}", node=_settable(model))
     for name, optimizer in OPTIMIZERS.items():
         store.store(group="optimizer", name=f"_{name}", node=_settable(optimizer))
     for schedule in (OneCycle, Constant, Cosine, Linear, Step):

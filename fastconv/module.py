@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from fastconv.models import build_model
 from fastconv.ranks import is_first_rank
+
+# As many as airbench takes: the covariance of patches needs no more.
+WHITENING_IMAGES = 5000
 
 
 class ImageClassifier(L.LightningModule):
@@ -73,6 +77,13 @@ class ImageClassifier(L.LightningModule):
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
         # The permuted view of [B, H, W, C] is channels_last as it stands.
         return self.model(images.permute(0, 3, 1, 2) * self.scale + self.shift)
+
+    @torch.no_grad()
+    def whiten(self, images: np.ndarray) -> None:
+        """Compute the first layer of a network that has one to compute, from training images uint8 [N, H, W, C]."""
+        if hasattr(self.model, "whitening"):
+            some = torch.from_numpy(np.array(images[:WHITENING_IMAGES])).permute(0, 3, 1, 2)
+            self.model.whitening.whiten(some * self.scale + self.shift)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss, sums = self._learn(*batch)

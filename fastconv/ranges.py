@@ -36,6 +36,10 @@ RANGES = {
     # 16 times the published width are 256 times the parameters.
     "model.width": "a number of filters in [1, 1024]",
     "model.logits_scale": "a factor in (0, 1000]",
+    "model.widths": "numbers of filters in [1, 4096]",
+    "model.convs": "a number of convolutions in [1, 16]",
+    "model.whitening_kernel": "a number of pixels in [1, 8], or null",
+    "model.norm_momentum": "a share in (0, 1]",
     "optimizer.max_lr": "a number in (0, 1000]",
     "optimizer.momentum": "a number in [0, 1)",
     "optimizer.weight_decay": "a number in [0, 1000]",

@@ -9,6 +9,7 @@ from fastconv.data.augment import PAD_MODES
 from fastconv.data.auto_augment import POLICIES
 from fastconv.data.plan import FLIP_MODES
 from fastconv.errors import InputError, nearest
+from fastconv.models.activation import ACTIVATIONS
 from fastconv.optim import SGD
 from fastconv.ranges import check_ranges
 from fastconv.schedule import OneCycle
@@ -50,6 +51,13 @@ def check(config: Config) -> None:
         require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
     check_ranges(config)
 
+    if hasattr(config.model, "activation"):
+        one_of("model.activation", ACTIVATIONS)
+    if hasattr(config.model, "widths"):
+        require(len(config.model.widths) > 0, "model.widths", "give the filters of one group at least")
+        require(
+            not config.model.residual or config.model.convs > 1, "model.residual", "set model.convs to 2 or more too"
+        )
     schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
     if budget.seconds is None and schedule.epochs is None:
         raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")

@@ -242,10 +242,10 @@ def silence_lightning() -> None:
 
 
 def make_module(run: Run) -> ImageClassifier:
-    """The untrained network of a run; its weights follow from the seed alone."""
+    """The untrained network of a run; its weights follow from the seed, and the training images if it whitens them."""
     config = run.config
     L.seed_everything(config.seed, verbose=False)
-    return ImageClassifier(
+    module = ImageClassifier(
         model=config.model.name,
         settings=run.model_settings,
         shape=run.spec.shape,
@@ -258,6 +258,8 @@ def make_module(run: Run) -> ImageClassifier:
         label_smoothing=config.label_smoothing,
         channels_last=config.trainer.channels_last,
     )
+    module.whiten(run.train.images)
+    return module
 
 
 def make_trainer(run: Run, loggers: list, callbacks: list[L.Callback]) -> L.Trainer:

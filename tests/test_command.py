@@ -33,7 +33,7 @@ def files(folder: Path) -> list[str]:
 def test_the_groups_are_those_of_the_readme():
     assert {group: set(options) for group, options in GROUPS.items()} == {
         "dataset": {"digits", "mnist", "fashion_mnist", "cifar10"},
-        "model": {"davidnet"},
+        "model": {"davidnet", "davidnet_fast", "airbench", "airbench95", "airbench96", "resnet18"},
         "augment": {"none", "crop", "flip", "cutout", "standard", "translate", "airbench", "airbench96"},
         "optimizer": {"sgd", "muon", "adamw"},
         "schedule": {"one_cycle", "constant", "cosine", "linear", "step"},

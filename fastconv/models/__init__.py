@@ -1,14 +1,19 @@
-"""Networks by name. A network takes normalised images float [B, C, H, W] and returns logits float [B, classes]."""
+"""Networks by name. A network takes normalised images float [B, C, H, W] and returns logits float [B, classes].
+
+One whose first layer is computed from the training images has it as `whitening` (see `whitening.Whitening`).
+"""
 
 from collections.abc import Callable
 
 from torch import nn
 
+from fastconv.models.airbench import Airbench
 from fastconv.models.davidnet import DavidNet
+from fastconv.models.resnet18 import ResNet18
 
-__all__ = ["MODELS", "DavidNet", "build_model", "count_parameters"]
+__all__ = ["MODELS", "Airbench", "DavidNet", "ResNet18", "build_model", "count_parameters"]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"davidnet": DavidNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {"davidnet": DavidNet, "airbench": Airbench, "resnet18": ResNet18}
 
 
 def build_model(name: str, channels: int, classes: int, **settings: object) -> nn.Module:

@@ -1,31 +1,54 @@
-"""DavidNet, the 9-layer residual network that won DAWNBench (David Page, "How to train your ResNet", 2018)."""
+"""DavidNet, the 9-layer residual network that won DAWNBench (David Page, "How to train your ResNet", 2018).
 
+Its options are the techniques of the series' last part (2019) and of what followed it, each by itself.
+"""
+
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
+
+from fastconv.models.activation import ACTIVATIONS
+from fastconv.models.whitening import Whitening
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all blocks of a DavidNet have in common; see `DavidNet`."""
+
+    dirac: bool
+    pool_before_norm: bool
+    activation: str
+    freeze_norm_scale: bool
 
 
 class ConvNorm(nn.Sequential):
-    """3x3 convolution without bias, batch norm, ReLU; and, if `pool`, the maximum of each 2x2 pixels.
+    """3x3 convolution without bias, batch norm, activation; and, if `pool`, the maximum of each 2x2 pixels.
 
-    The published order is ReLU, then pool. The other way round gives the same values and gradients, since the maximum
-    of clipped values is the clipped maximum, and clips a quarter of the pixels: 1.5 % of a training step on a CPU.
+    The published order is ReLU, then pool. The other way round gives the same values and gradients with any activation
+    that never falls, since the maximum of clipped values is the clipped maximum, and clips a quarter of the pixels:
+    1.5 % of a training step on a CPU. GELU and SiLU fall below zero, where the order makes a small difference.
     """
 
-    def __init__(self, inputs: int, outputs: int, pool: bool = False) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.MaxPool2d(2) if pool else nn.Identity(),
-            nn.ReLU(inplace=True),
-        )
+    def __init__(self, inputs: int, outputs: int, style: Style, pool: bool = False, kernel_size: int = 3) -> None:
+        conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
+        if style.dirac:
+            with torch.no_grad():
+                nn.init.dirac_(conv.weight[: min(inputs, outputs)])
+        norm: nn.Module = nn.BatchNorm2d(outputs)
+        norm.weight.requires_grad_(not style.freeze_norm_scale)
+        smaller: nn.Module = nn.MaxPool2d(2) if pool else nn.Identity()
+        order = (smaller, norm) if style.pool_before_norm else (norm, smaller)
+        super().__init__(conv, *order, ACTIVATIONS[style.activation]())
 
 
 class Residual(nn.Module):
     """The input plus what two ConvNorm blocks of the same width make of it."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, style: Style) -> None:
         super().__init__()
-        self.block1 = ConvNorm(width, width)
-        self.block2 = ConvNorm(width, width)
+        self.block1 = ConvNorm(width, width, style)
+        self.block2 = ConvNorm(width, width, style)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block2(self.block1(x))
@@ -41,22 +64,47 @@ class DavidNet(nn.Module):
         classes: number of classes.
         width: filters of the first layer; the next have two, four and eight times as many.
         logits_scale: factor on the logits.
+        whitening: whiten 3x3 patches of the image in a frozen layer of its own, after which `prep` needs to mix its
+            outputs only, by a 1x1 convolution.
+        dirac: let the first filters of each convolution begin by handing their inputs on.
+        pool_before_norm: pool directly after the convolution, so that the norm has a quarter of the pixels.
+        activation: name of the activation.
+        freeze_norm_scale: batch norms learn a bias only.
     """
 
     # From the first to the last: whoever asks where the network looks asks one of these.
     blocks = ("prep", "layer1", "layer2", "layer3")
 
-    def __init__(self, channels: int, classes: int, width: int = 64, logits_scale: float = 0.125) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: int = 64,
+        logits_scale: float = 0.125,
+        whitening: bool = False,
+        dirac: bool = False,
+        pool_before_norm: bool = False,
+        activation: str = "relu",
+        freeze_norm_scale: bool = False,
+    ) -> None:
         super().__init__()
-        self.prep = ConvNorm(channels, width)
-        self.layer1 = nn.Sequential(ConvNorm(width, 2 * width, pool=True), Residual(2 * width))
-        self.layer2 = ConvNorm(2 * width, 4 * width, pool=True)
-        self.layer3 = nn.Sequential(ConvNorm(4 * width, 8 * width, pool=True), Residual(8 * width))
+        style = Style(dirac, pool_before_norm, activation, freeze_norm_scale)
+        if whitening:
+            # The convolution after it is linear and chooses the signs itself.
+            self.whitening = Whitening(channels, kernel_size=3, padding=1, signed=False)
+            self.prep = ConvNorm(self.whitening.out_channels, width, style, kernel_size=1)
+        else:
+            self.prep = ConvNorm(channels, width, style)
+        self.layer1 = nn.Sequential(ConvNorm(width, 2 * width, style, pool=True), Residual(2 * width, style))
+        self.layer2 = ConvNorm(2 * width, 4 * width, style, pool=True)
+        self.layer3 = nn.Sequential(ConvNorm(4 * width, 8 * width, style, pool=True), Residual(8 * width, style))
         # Global rather than 4x4, so that other sizes than 32x32 work; the same for 32x32.
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.linear = nn.Linear(8 * width, classes, bias=False)
         self.logits_scale = logits_scale
 
     def forward(self, x: Tensor) -> Tensor:
+        if hasattr(self, "whitening"):
+            x = self.whitening(x)
         x = self.layer3(self.layer2(self.layer1(self.prep(x))))
         return self.linear(self.pool(x).flatten(1)) * self.logits_scale

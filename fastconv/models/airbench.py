@@ -1,0 +1,118 @@
+"""The networks of the CIFAR-10 speed records (Keller Jordan 2024, arXiv 2404.00498, and github cifar10-airbench)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastconv.models.activation import ACTIVATIONS
+from fastconv.models.whitening import Whitening
+
+
+class Norm(nn.BatchNorm2d):
+    """Batch norm whose scale stays 1."""
+
+    def __init__(self, width: int, momentum: float) -> None:
+        super().__init__(width, eps=1e-12, momentum=momentum)
+        self.weight.requires_grad_(False)
+
+
+class Pool(nn.MaxPool2d):
+    """The maximum of each 2x2 pixels; a map that has no two rows or columns any more stays as it is."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if min(x.shape[2:]) > 1 else x
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A convolution whose first filters hand their inputs on (Zagoruyko & Komodakis 2017, arXiv 1706.00388)."""
+    layer = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(layer.weight[: min(inputs, outputs)])
+    return layer
+
+
+class Group(nn.Module):
+    """A convolution and a pool to a new width, then further convolutions, each with norm and activation.
+
+    Args:
+        convs: convolutions in all.
+        residual: add what goes into the further ones to what comes out of them, before the last activation.
+    """
+
+    def __init__(
+        self, inputs: int, width: int, convs: int, residual: bool, activation: str, norm_momentum: float
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.first = nn.Sequential(
+            conv3x3(inputs, width), Pool(), Norm(width, norm_momentum), ACTIVATIONS[activation]()
+        )
+        layers: list[nn.Module] = []
+        for _ in range(convs - 1):
+            layers += [conv3x3(width, width), Norm(width, norm_momentum), ACTIVATIONS[activation]()]
+        self.further = nn.Sequential(*layers[:-1])
+        self.activation = layers[-1] if layers else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        further = self.further(x)
+        return self.activation(further + x if self.residual else further)
+
+
+class Airbench(nn.Module):
+    """Whitening - three groups of convolutions - global max-pool - linear. Images of 8x8 and more.
+
+    With the defaults, 3 channels and 10 classes it is airbench94's network: 1,971,640 weights, of which the 288 of the
+    whitening are not learned. For 32x32 images a global pool is its 3x3 pool.
+
+    Args:
+        channels: channels of an image.
+        classes: number of classes.
+        widths: filters of each group.
+        convs: convolutions of each group.
+        residual: give each group a connection past its further convolutions.
+        whitening_kernel: side of the whitened patches in pixels, padded if it is odd; None for 2, or 3 for grey images,
+            whose patches have fewer directions.
+        activation: name of the activation.
+        norm_momentum: share of a batch's statistics in the running ones.
+        logits_scale: factor on the logits.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        widths: Sequence[int] = (64, 256, 256),
+        convs: int = 2,
+        residual: bool = False,
+        whitening_kernel: int | None = None,
+        activation: str = "gelu",
+        norm_momentum: float = 0.4,
+        logits_scale: float = 1 / 256,
+    ) -> None:
+        super().__init__()
+        side = whitening_kernel or (2 if channels > 1 else 3)
+        self.whitening = Whitening(channels, side, padding=side // 2 if side % 2 else 0)
+        self.activation = ACTIVATIONS[activation]()
+        inputs, groups = self.whitening.out_channels, []
+        for width in widths:
+            groups.append(Group(inputs, width, convs, residual, activation, norm_momentum))
+            inputs = width
+        self.groups = nn.ModuleList(groups)
+        # From the first to the last: whoever asks where the network looks asks one of these.
+        self.blocks = ("whitening", *(f"groups.{at}" for at in range(len(groups))))
+        self.pool = nn.AdaptiveMaxPool2d(1)
+        self.linear = nn.Linear(inputs, classes, bias=False)
+        with torch.no_grad():
+            self.linear.weight.div_(self.linear.weight.std())
+        self.logits_scale = logits_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.whitening(x))
+        for group in self.groups:
+            x = group(x)
+        return self.linear(self.pool(x).flatten(1)) * self.logits_scale
