@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from bare_loop import measure_pairs
 from measurements import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from fastconv.models import build_model
+from fastconv.operations import training_operations
 
 ROUNDS = 5
 STEP = Table("step", "The training step: CIFAR-10, batches of 512", "images/s", ours="fastconv")
@@ -22,14 +21,6 @@ CEILING, PLAIN = "bf16 matrix product of the same work", "plain Lightning"
 NARROW, NARROW_BARE = "fastconv, width 20", "bare loop, width 20"
 # A size at which the product reaches what the processor can do.
 MATRIX, PRODUCTS = 2048, 30
-
-
-def flop_per_image(width: int = 64) -> float:
-    """Floating-point operations of forward and backward of DavidNet on one 32x32 image, as torch counts them."""
-    model, images = build_model("davidnet", 3, 10, width=width), torch.zeros(2, 3, 32, 32)
-    with FlopCounterMode(display=False) as counter:
-        model(images).sum().backward()
-    return counter.get_total_flops() / len(images)
 
 
 def matrix_product() -> float:
@@ -44,7 +35,7 @@ def matrix_product() -> float:
 
 def main() -> None:
     data = os.environ.get("FASTCONV_DATA", "data")
-    flop = flop_per_image()
+    flop = training_operations("davidnet", {}, (32, 32, 3), 10)
     ceiling = {CEILING: lambda: matrix_product() / flop}
     for number in range(ROUNDS):
         if STEP.lacks(number, "fastconv", "bare loop", CEILING):

@@ -50,6 +50,8 @@ class Results:
     seconds_counted: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Of every segment of the clock."""
+    petaflop: float | None = None
+    """10**15 floating-point operations that training took, forward and backward (see fastconv.operations)."""
     images_per_second: float | None = None
     """Trained images over training seconds."""
     data_wait_fraction: float | None = None

@@ -21,6 +21,7 @@ from fastconv.datamodule import ShardDataModule
 from fastconv.errors import InputError, reason
 from fastconv.interrupts import Interrupted
 from fastconv.module import ImageClassifier
+from fastconv.operations import training_operations
 from fastconv.probe import peak_memory_mb
 from fastconv.ranks import from_first_rank, is_first_rank, lost_rank
 from fastconv.results import Results, git_commit, versions
@@ -166,6 +167,7 @@ class Training:
                 spent = run.clock.seconds()
                 results = self._so_far(
                     **scores,
+                    petaflop=self._petaflop(),
                     images_per_second=self._budget.steps * config.batch_size / spent["train"],
                     data_wait_fraction=datamodule.wait_seconds / spent["train"],
                     peak_memory_mb=peak_memory_mb(run.device.kind),
@@ -192,6 +194,11 @@ class Training:
         trainer.test(module, datamodule=datamodule, verbose=False)
         found = trainer.callback_metrics
         return {**scores, "accuracy": float(found["test/accuracy"]), "loss": float(found["test/loss"])}
+
+    def _petaflop(self) -> float:
+        run = self._run
+        each = training_operations(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
+        return each * self._budget.steps * run.config.batch_size / 1e15
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """The state of the process before, if it left one; takes over how far it was."""

@@ -11,8 +11,8 @@ from bare_loop import BareLoop, plan
 from conftest import OFFICIAL_DATA, REPOSITORY
 from measurements import Table, append, read
 from rich.console import Console
-from step import flop_per_image
 
+from fastconv.operations import training_operations
 from fastconv.run_folder import RunFolder
 from fastconv.training import fit
 
@@ -104,8 +104,19 @@ def test_flop_of_davidnet():
     layers += [(512, 512, 4), (512, 512, 4)]
     forward = sum(2 * 9 * inputs * outputs * side**2 for inputs, outputs, side in layers) + 2 * 512 * 10
     first = 2 * 9 * 3 * 64 * 32**2  # nobody needs the gradient of the image
-    assert flop_per_image() == 3 * forward - first
-    assert flop_per_image() == pytest.approx(2.27e9, rel=0.005)
+    counted = training_operations("davidnet", {}, (32, 32, 3), 10)
+    assert counted == 3 * forward - first
+    assert counted == pytest.approx(2.27e9, rel=0.005)
+
+
+def test_flop_of_airbench():
+    """0.71 GFLOP per 32x32 image; the whitening's weight has no gradient."""
+    layers = [(24, 64, 31), (64, 64, 15), (64, 256, 15), (256, 256, 7), (256, 256, 7), (256, 256, 3)]
+    whitening = 2 * 4 * 3 * 24 * 31**2
+    forward = sum(2 * 9 * inputs * outputs * side**2 for inputs, outputs, side in layers) + 2 * 256 * 10
+    # Nor has the whitening's output but for the bias, which is summed and not counted.
+    assert training_operations("airbench", {}, (32, 32, 3), 10) == 3 * forward + whitening
+    assert 3 * forward == pytest.approx(0.71e9, rel=0.01)
 
 
 @pytest.mark.slow

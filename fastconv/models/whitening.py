@@ -12,8 +12,8 @@ class Whitening(nn.Conv2d):
     """A convolution by the principal directions of the images' patches, each scaled to unit variance.
 
     Page 2019, "How to train your ResNet 8"; with both signs of each direction, as an activation follows that would lose
-    one: Jordan 2024, arXiv 2404.00498, section 3.2. The weight is frozen, the bias learns. Before `whiten` the weight is
-    that of any convolution.
+    one: Jordan 2024, arXiv 2404.00498, section 3.2. The weight is frozen, the bias learns. Before `whiten`, the weight
+    is that of any convolution.
 
     Args:
         channels: channels of an image.

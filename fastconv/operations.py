@@ -1,0 +1,31 @@
+"""The arithmetic of training, counted rather than timed."""
+
+import torch
+
+from fastconv.models import build_model
+
+# Batch norm has no statistics of one image.
+PAIR = 2
+
+
+def training_operations(model: str, settings: dict, shape: tuple[int, int, int], classes: int) -> int:
+    """Floating-point operations of forward and backward on one image, as torch counts them.
+
+    Those are a multiplication and an addition for each weight of a convolution or a linear layer and each pixel, and in
+    the backward pass as many for each gradient that is needed; norms, activations and the optimizer are left out. Takes
+    tensors without memory, so it takes no time either.
+
+    Args:
+        model, settings: name and settings of the network.
+        shape: height, width and channels of an image.
+        classes: number of classes.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    height, width, channels = shape
+    with torch.random.fork_rng(), torch.device("meta"):
+        network = build_model(model, channels, classes, **settings)
+        images = torch.zeros(PAIR, channels, height, width)
+    with FlopCounterMode(display=False) as counter:
+        network(images).sum().backward()
+    return counter.get_total_flops() // PAIR
