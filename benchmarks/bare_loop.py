@@ -24,6 +24,7 @@ from fastconv.command import compose
 from fastconv.datamodule import StreamBatches
 from fastconv.device import Device
 from fastconv.models import build_model
+from fastconv.optim import SGD
 from fastconv.optim.groups import decay_groups
 from fastconv.prefetch import Prefetch
 from fastconv.run import Run
@@ -46,8 +47,11 @@ class BareLoop:
         torch.manual_seed(config.seed)
         self.model = build_model(config.model.name, spec.shape[2], len(spec.classes), **run.model_settings)
         self.model.to(device.kind, memory_format=torch.channels_last)
-        groups = decay_groups(self.model, 0.01, config.optimizer.weight_decay)
-        self.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, fused=True)
+        if isinstance(config.optimizer, SGD):
+            groups = decay_groups(self.model, 0.01, config.optimizer.weight_decay)
+            self.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, fused=True)
+        else:
+            self.optimizer = config.optimizer.build(self.model, config.batch_size, device.precision)
         std = torch.tensor(spec.std, device=device.kind).view(-1, 1, 1)
         self.scale, self.shift = 1 / (255 * std), -torch.tensor(spec.mean, device=device.kind).view(-1, 1, 1) / std
         self.loss_of = torch.compile(self._loss, dynamic=False) if device.compile else self._loss

@@ -23,9 +23,9 @@ NARROW, NARROW_BARE = "fastconv, width 20", "bare loop, width 20"
 MATRIX, PRODUCTS = 2048, 30
 
 
-def matrix_product() -> float:
-    """FLOP/s of a bf16 product on all cores."""
-    a, b = (torch.randn(MATRIX, MATRIX, dtype=torch.bfloat16) for _ in range(2))
+def matrix_product(dtype: torch.dtype = torch.bfloat16) -> float:
+    """FLOP/s of a product on all cores."""
+    a, b = (torch.randn(MATRIX, MATRIX, dtype=dtype) for _ in range(2))
     a @ b
     started = time.perf_counter()
     for _ in range(PRODUCTS):
