@@ -48,8 +48,8 @@ class Compare:
     where: Any = None
     """Only runs of which a setting or a result has a value, key:value; of several, [a:1,a:2,b:3], one for each key."""
     measure: str | None = None
-    """What makes the best: accuracy, accuracy_tta or accuracy_holdout; null for that of the held-out images if all
-    runs scored some, else of the test images."""
+    """What makes the best: accuracy, accuracy_tta, accuracy_holdout or accuracy_holdout_tta; null for accuracy_holdout
+    if all runs scored held-out images, else accuracy."""
     sort: str | None = None
     """The column to sort by, from its better end, with a - before it from the other; null for the best first."""
     format: str = "table"

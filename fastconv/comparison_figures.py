@@ -16,6 +16,7 @@ WORDS = {
     "accuracy": "accuracy in %",
     "accuracy_tta": "accuracy with TTA in %",
     "accuracy_holdout": "held-out accuracy in %",
+    "accuracy_holdout_tta": "held-out accuracy with TTA in %",
 }
 
 

@@ -46,6 +46,11 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _shown(measure: str) -> list[str]:
+    held_out = [each for each in MEASURES if each.startswith("accuracy_holdout")]
+    return held_out if measure in held_out else list(MEASURES)
+
+
 def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[str, Any]]:
     """A row for each run; `keys` are settings to show. Runs judged by held-out images do not show their test score."""
     rows = []
@@ -63,7 +68,7 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
                 "experiment": of("experiment"),
                 **{key: entry.value(key) for key in keys if key not in ("dataset", "model", "experiment")},
                 "seed": of("seed"),
-                **{key: of(key) for key in (MEASURES if measure != "accuracy_holdout" else [measure])},
+                **{key: of(key) for key in _shown(measure)},
                 "epochs": of("epochs"),
                 "seconds_counted": of("seconds_counted"),
                 "images_per_second": of("images_per_second"),
@@ -115,7 +120,12 @@ def shown(name: str, value: Any) -> str:
 def heading(name: str) -> str:
     """A column's name as a person reads it."""
     if name.startswith("accuracy"):
-        return {"accuracy": "accuracy %", "accuracy_tta": "with TTA %", "accuracy_holdout": "held-out %"}[name]
+        return {
+            "accuracy": "accuracy %",
+            "accuracy_tta": "with TTA %",
+            "accuracy_holdout": "held-out %",
+            "accuracy_holdout_tta": "held-out, with TTA %",
+        }[name]
     return {
         "sd": "± sd",
         "low": "95 % from",

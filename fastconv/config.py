@@ -167,6 +167,18 @@ class Validate:
 
 
 @dataclass
+class TTA:
+    """Test-time augmentation: what `accuracy_tta` is scored with, beside `accuracy` without."""
+
+    mirror: bool | None = None
+    """Score each image and its mirror image; null for if the training images are mirrored (`dataset.flip` above 0)."""
+    shift: int = 1
+    """Score each image moved along the diagonal by so many pixels, both ways, too; 0 for not."""
+    below: float = 1.0
+    """Only images whose highest probability is below this; 1 for all."""
+
+
+@dataclass
 class Checkpoint:
     """What is kept of the trained network."""
 
@@ -202,6 +214,7 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     budget: Budget = field(default_factory=Budget)
     validate: Validate = field(default_factory=Validate)
+    tta: TTA = field(default_factory=TTA)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sweep: Sweep = field(default_factory=Sweep)
     experiment: str | None = None

@@ -20,7 +20,7 @@ from torch import nn
 from fastconv import figures
 from fastconv.config import Config
 from fastconv.module import ImageClassifier
-from fastconv.results import Results
+from fastconv.results import MEASURES, Results
 from fastconv.run import Run
 from fastconv.run_folder import as_yaml, recipe
 
@@ -44,7 +44,7 @@ LAYOUT = {
     },
 }
 # Keys of the results by which the HParams page sorts and filters runs.
-METRICS = ("accuracy", "accuracy_holdout", "loss", "epochs", "seconds_counted", "images_per_second")
+METRICS = (*MEASURES, "loss", "epochs", "seconds_counted", "images_per_second")
 # Defaults of a data set or a model, whose values in force stand under `augment`, `batch_size` and `norm_batch`.
 DEFAULTS = ("dataset.flip", "dataset.crop_padding", "dataset.cutout_size", "dataset.batch_size", "model.norm_batch")
 HEATMAPS = 10

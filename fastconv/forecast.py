@@ -42,6 +42,7 @@ def forecast(
     validate_images: int,
     final_images: int,
     test_images: int,
+    views: int,
     already_counted: float,
 ) -> Forecast:
     """Plan a run from the probe.
@@ -49,6 +50,8 @@ def forecast(
     Args:
         validate_images: images of one validation during training (0 for none).
         final_images: held-out images scored after training (0 for none).
+        test_images: images of the test split.
+        views: how many times an image is scored after training.
         already_counted: seconds of the budget that are spent.
 
     Raises InputError for a budget that is too short for one step.
@@ -56,7 +59,7 @@ def forecast(
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * probe.score_seconds
     reserve = Reserve(
-        images=final_images * ("validate" in counts) + test_images * ("test" in counts),
+        images=views * (final_images * ("validate" in counts) + test_images * ("test" in counts)),
         image_seconds=probe.score_seconds,
         saves=int(config.checkpoint.save and "checkpoint" in counts),
     )
@@ -130,7 +133,8 @@ def results_table(results: Results, folder: Path) -> Table:
     """What came out of a run, and where it lies."""
     speed = f"{results.images_per_second:,.0f} images/s"
     rows = {
-        "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f})",
+        "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f});"
+        f" {results.accuracy_tta:.2%} with test-time augmentation",
         "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps at {speed}",
         "ended by": results.stopped_by,
         "budget": f"{results.seconds_counted:.1f} s counted"
@@ -141,7 +145,7 @@ def results_table(results: Results, folder: Path) -> Table:
         "dashboard": f"tensorboard --logdir {folder}",
     }
     if results.accuracy_holdout is not None:
-        rows["held-out part"] = f"{results.accuracy_holdout:.2%}"
+        rows["held-out part"] = f"{results.accuracy_holdout:.2%}; {results.accuracy_holdout_tta:.2%}"
     table = Table(title="result", show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, escape(value))

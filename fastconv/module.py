@@ -7,12 +7,14 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from fastconv.models import build_model
 from fastconv.ranks import is_first_rank
+from fastconv.tta import Views
 
 # As many as airbench takes: the covariance of patches needs no more.
 WHITENING_IMAGES = 5000
@@ -29,6 +31,7 @@ class ImageClassifier(L.LightningModule):
         mean, std: per channel, of pixel values scaled to [0, 1].
         optimizer: makes the network's optimizer; None for a module that is only asked.
         label_smoothing: share of each label that is spread over all classes.
+        views: of test-time augmentation; None for the images alone.
         channels_last: keep the channels of a pixel together in memory.
 
     What describes the network are plain values and stored in the checkpoint, so that it can be rebuilt from that alone.
@@ -44,6 +47,7 @@ class ImageClassifier(L.LightningModule):
         std: tuple[float, ...],
         optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
         label_smoothing: float = 0.0,
+        views: Views | None = None,
         channels_last: bool = True,
     ) -> None:
         super().__init__()
@@ -60,6 +64,7 @@ class ImageClassifier(L.LightningModule):
             self.model.to(memory_format=torch.channels_last)
         self._make_optimizer = optimizer
         self._label_smoothing = label_smoothing
+        self._views = views or Views()
         # Pixels are bytes: (x / 255 - mean) / std as one product and one sum.
         std_tensor = torch.tensor(std).view(-1, 1, 1)
         self.register_buffer("scale", 1 / (255 * std_tensor), persistent=False)
@@ -69,14 +74,18 @@ class ImageClassifier(L.LightningModule):
         self._learn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._score_training
         scores = {"num_classes": len(classes), "average": "micro", "validate_args": False}
         self.validate_accuracy, self.test_accuracy = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
+        self.validate_accuracy_tta, self.test_accuracy_tta = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
         self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
         self.confusion: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
+        return self.model(self._normalise(images))
+
+    def _normalise(self, images: Tensor) -> Tensor:
         # The permuted view of [B, H, W, C] is channels_last as it stands.
-        return self.model(images.permute(0, 3, 1, 2) * self.scale + self.shift)
+        return images.permute(0, 3, 1, 2) * self.scale + self.shift
 
     @torch.no_grad()
     def whiten(self, images: np.ndarray) -> None:
@@ -155,13 +164,18 @@ class ImageClassifier(L.LightningModule):
         self._test_confusion.reset()
 
     def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Count a batch; returns its logits, float [B, classes]."""
+        """Count a batch; returns its logits, float [B, classes]. Other views are for what is scored after training."""
         images, labels = batch
-        logits = self(images)
-        for name, score, value in (
-            ("loss", getattr(self, f"{split}_loss"), (F.cross_entropy(logits.float(), labels), len(labels))),
-            ("accuracy", getattr(self, f"{split}_accuracy"), (logits, labels)),
+        views = Views() if self.trainer.state.fn == TrainerFn.FITTING else self._views
+        logits, augmented = views.answers(self.model, self._normalise(images))
+        for name, value in (
+            ("loss", (F.cross_entropy(logits.float(), labels), len(labels))),
+            ("accuracy", (logits, labels)),
+            ("accuracy_tta", (augmented, labels)),
         ):
+            if name == "accuracy_tta" and self.trainer.state.fn == TrainerFn.FITTING:
+                continue
+            score = getattr(self, f"{split}_{name}")
             score.update(*value)
             self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
         return logits

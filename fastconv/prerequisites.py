@@ -31,6 +31,8 @@ def check_data(config: Config) -> None:
     side, padding, size = min(height, width), config.augment.crop.padding, config.augment.cutout.size
     if size >= side:
         raise InputError(f"augment.cutout.size={size} covers the {width}x{height} images whole: give fewer pixels")
+    if config.tta.shift >= side:
+        raise InputError(f"tta.shift={config.tta.shift} is too much for the {width}x{height} images: give fewer pixels")
     if padding > side or (config.augment.crop.mode == "reflect" and padding >= side):
         raise InputError(
             f"augment.crop.padding={padding} is too much for the {width}x{height} images: give fewer pixels"

@@ -67,6 +67,8 @@ RANGES = {
     "trainer.devices": "a number of devices in [1, 1024]",
     "trainer.num_threads": "a number of threads in [1, 1024], or null for torch's choice",
     "budget.seconds": "a number of seconds in (0, 1e9], or null for no limit",
+    "tta.shift": "a number of pixels in [0, 1000]",
+    "tta.below": "a probability in (0, 1]",
     "checkpoint.every": "a number of seconds in (0, 1e9], or null for none but the first and the last",
     "validate.every": "a number of epochs in (0, 1e6]",
     "validate.samples": "a number of images in [1, 1e9], or null for all",

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from fastconv.data.storage import unwritable, write_atomically
 
 # What runs may be judged by: results of which more is better.
-MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout")
+MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 
 
@@ -36,9 +36,11 @@ class Results:
     accuracy: float | None = None
     """Of the test split, by the weights of the last step."""
     accuracy_tta: float | None = None
-    """The same with test-time augmentation."""
+    """The same with test-time augmentation (`tta`)."""
     accuracy_holdout: float | None = None
     """Of the held-out training images, by the weights of the last step."""
+    accuracy_holdout_tta: float | None = None
+    """The same with test-time augmentation."""
     loss: float | None = None
     """Cross-entropy of the test split."""
     epochs: float | None = None

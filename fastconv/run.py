@@ -27,6 +27,7 @@ from fastconv.prerequisites import check_data, require_room
 from fastconv.probe import Probe, Recipe, forget_peak_memory, probe
 from fastconv.ranks import check_world, from_first_rank, is_first_rank
 from fastconv.rules import check
+from fastconv.tta import Views
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,18 @@ def plan_run(config: Config, clock: Clock) -> Run:
         validate_images=min(len(curve), config.validate.samples or len(curve)),
         final_images=len(holdout) if config.validate.on == "holdout" else 0,
         test_images=len(test),
+        views=views(config).count,
         already_counted=clock.counted(tuple(config.budget.counts)),
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
     return Run(config, clock, device, train, holdout, test, spec, measured, plan, parameters)
+
+
+def views(config: Config) -> Views:
+    """The views of test-time augmentation."""
+    mirror = config.dataset.flip > 0 if config.tta.mirror is None else config.tta.mirror
+    return Views(mirror, config.tta.shift, config.tta.below)
 
 
 def stream_spec(config: Config, train: ImageData) -> StreamSpec:

@@ -25,7 +25,7 @@ from fastconv.operations import training_operations
 from fastconv.probe import peak_memory_mb
 from fastconv.ranks import from_first_rank, is_first_rank, lost_rank
 from fastconv.results import Results, git_commit, versions
-from fastconv.run import Run, open_stream
+from fastconv.run import Run, open_stream, views
 from fastconv.run_folder import RunFolder, recipe
 
 # Rows of metrics.csv that a run of the expected length writes.
@@ -191,9 +191,10 @@ class Training:
             trainer.limit_val_batches = 1.0
             trainer.validate(module, datamodule=datamodule, verbose=False)
             scores["accuracy_holdout"] = float(trainer.callback_metrics["validate/accuracy"])
+            scores["accuracy_holdout_tta"] = float(trainer.callback_metrics["validate/accuracy_tta"])
         trainer.test(module, datamodule=datamodule, verbose=False)
         found = trainer.callback_metrics
-        return {**scores, "accuracy": float(found["test/accuracy"]), "loss": float(found["test/loss"])}
+        return {**scores, **{key: float(found[f"test/{key}"]) for key in ("accuracy", "accuracy_tta", "loss")}}
 
     def _petaflop(self) -> float:
         run = self._run
@@ -263,6 +264,7 @@ def make_module(run: Run) -> ImageClassifier:
             config.optimizer.build, batch_size=config.batch_size, precision=run.device.precision
         ),
         label_smoothing=config.label_smoothing,
+        views=views(config),
         channels_last=config.trainer.channels_last,
     )
     module.whiten(run.train.images)

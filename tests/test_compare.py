@@ -144,7 +144,10 @@ def test_rows_are_chosen_and_sorted(swept, command):
     ("override", "says"),
     [
         ("by=groups", "by=groups is unknown; did you mean runs? Choose from: settings, runs"),
-        ("measure=los", "measure=los is unknown. Choose from: accuracy, accuracy_tta, accuracy_holdout"),
+        (
+            "measure=los",
+            "measure=los is unknown. Choose from: accuracy, accuracy_tta, accuracy_holdout, accura",
+        ),
         ("where=mnist", "where=mnist is not possible: write key:value, such as where=dataset:mnist"),
         ("where=[{a:b}]", "where=[{'a': 'b'}] is not possible"),
         ("where=sedule:x", "no run has a sedule"),

@@ -29,7 +29,7 @@ from test_train import SHORT, SMALL, only_run
 
 from fastconv import dashboard, figures
 from fastconv.data.sources import load
-from fastconv.results import Results
+from fastconv.results import MEASURES, Results
 from fastconv.run_folder import is_finished
 from fastconv.trained import load_run
 
@@ -125,7 +125,7 @@ def test_charts_are_of_tags_that_are_there(shown):
 def test_results_are_those_of_the_file(shown):
     run, events, _ = shown
     found = json.loads((run / "results.json").read_text())
-    for key in ("accuracy", "accuracy_holdout", "loss", "epochs", "seconds_counted", "images_per_second"):
+    for key in (*MEASURES, "loss", "epochs", "seconds_counted", "images_per_second"):
         (event,) = events.Scalars(f"results/{key}")
         assert event.value == pytest.approx(found[key], rel=1e-6)
         assert event.step == found["steps"]

@@ -25,10 +25,10 @@ from fastconv.run import stream_spec
 SMALL = ("model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
 SHORT = (*SMALL, "budget.seconds=null", "schedule.epochs=0.5")
 PLANNED_KEYS = """
-    dataset model experiment seed stream_seed accuracy accuracy_tta accuracy_holdout loss epochs steps batch_size
-    norm_batch budget_seconds budget_counts seconds_counted seconds images_per_second data_wait_fraction
-    parameters peak_memory_mb stopped_by error expected_epochs expected_seconds resumed final_lr device
-    precision versions git_commit overrides recipe
+    dataset model experiment seed stream_seed accuracy accuracy_tta accuracy_holdout accuracy_holdout_tta loss
+    epochs steps batch_size norm_batch budget_seconds budget_counts seconds_counted seconds petaflop
+    images_per_second data_wait_fraction parameters peak_memory_mb stopped_by error expected_epochs
+    expected_seconds resumed final_lr device precision versions git_commit overrides recipe
 """
 
 

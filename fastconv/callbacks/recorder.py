@@ -69,9 +69,7 @@ class Recorder(L.Callback):
         self._log(trainer, self.latest)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        scores = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("validate/")
-        }
+        scores = {name: float(trainer.callback_metrics[name]) for name in ("validate/loss", "validate/accuracy")}
         self._log(trainer, {**scores, "train/epoch": self.epochs})
 
     def state_dict(self) -> dict[str, Any]:
