@@ -41,6 +41,8 @@ def test_the_groups_are_those_of_the_readme():
         "stream": {"precomputed", "online"},
         "experiment": {
             "original",
+            "speedrun",
+            "davidnet_fast",
             "augmentation_effect",
             "article",
             "search",
