@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from fastconv.data.plan import Policy
+from fastconv.optim.averaging import Average
 
 
 @dataclass
@@ -210,6 +211,7 @@ class Config:
     augment: Policy = field(default_factory=Policy)
     optimizer: Any = MISSING
     schedule: Any = MISSING
+    average: Average = field(default_factory=Average)
     stream: Stream = field(default_factory=Stream)
     trainer: Trainer = field(default_factory=Trainer)
     budget: Budget = field(default_factory=Budget)

@@ -14,6 +14,7 @@ from fastconv.config import Airbench, Config, Dataset, DavidNet, ResNet18, Strea
 from fastconv.data.plan import Policy
 from fastconv.errors import InputError, nearest
 from fastconv.optim import OPTIMIZERS
+from fastconv.optim.averaging import Average
 from fastconv.saliency.method import Method
 from fastconv.schedule import Constant, Cosine, Linear, OneCycle, Step
 
@@ -36,6 +37,7 @@ def register() -> None:
     store.store(name="_lr_find", node=_beyond_a_run(LrFind))
     store.store(group="dataset", name="_schema", node=_settable(Dataset))
     store.store(group="augment", name="_schema", node=_settable(Policy))
+    store.store(group="average", name="_schema", node=_settable(Average))
     store.store(group="stream", name="_schema", node=_settable(Stream))
     store.store(group="trainer", name="_schema", node=_settable(Trainer))
     for model in (DavidNet, Airbench, ResNet18):

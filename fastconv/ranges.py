@@ -61,6 +61,8 @@ RANGES = {
     "schedule.final_factor": "a share in [0, 1]",
     "schedule.milestones": "shares in (0, 1)",
     "schedule.gamma": "a factor in (0, 1]",
+    "average.every": "a number of steps in [1, 1e6]",
+    "average.decay": "a share in [0, 1)",
     "stream.seed": SEED,
     "stream.epochs": "a number of epochs in [1, 1e6], or null for as many as the run needs",
     "stream.max_gb": "a number of gigabytes in [0, 1e9]",

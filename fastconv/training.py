@@ -14,7 +14,16 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from fastconv import figures, interrupts
-from fastconv.callbacks import BudgetProgressBar, Checkpoints, CompileStep, FiniteLoss, Recorder, ScheduleLR, TimeBudget
+from fastconv.callbacks import (
+    AverageWeights,
+    BudgetProgressBar,
+    Checkpoints,
+    CompileStep,
+    FiniteLoss,
+    Recorder,
+    ScheduleLR,
+    TimeBudget,
+)
 from fastconv.dashboard import Dashboard
 from fastconv.data.stream import Stream
 from fastconv.datamodule import ShardDataModule
@@ -131,6 +140,8 @@ class Training:
             FiniteLoss(self._budget),
             self._checkpoints,
         ]
+        if config.average.kind != "none":
+            self._callbacks.insert(1, AverageWeights(config.average, self._budget))
         if run.device.compile:
             self._callbacks.append(CompileStep(run.clock, (config.norm_batch, *run.spec.shape)))
         self._validated = validated

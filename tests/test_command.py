@@ -37,6 +37,7 @@ def test_the_groups_are_those_of_the_readme():
         "augment": {"none", "crop", "flip", "cutout", "standard", "translate", "airbench", "airbench96"},
         "optimizer": {"sgd", "muon", "adamw"},
         "schedule": {"one_cycle", "constant", "cosine", "linear", "step"},
+        "average": {"none", "ema", "lookahead"},
         "trainer": {"auto", "cpu", "gpu", "ddp"},
         "stream": {"precomputed", "online"},
         "experiment": {

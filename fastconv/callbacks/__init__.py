@@ -1,5 +1,6 @@
 """What acts on a training run from beside it: budget, schedule, records, guards, checkpoints, progress bar."""
 
+from fastconv.callbacks.average_weights import AverageWeights
 from fastconv.callbacks.checkpoints import Checkpoints
 from fastconv.callbacks.compile_step import CompileStep
 from fastconv.callbacks.finite_loss import FiniteLoss
@@ -9,6 +10,7 @@ from fastconv.callbacks.recorder import Recorder
 from fastconv.callbacks.time_budget import TimeBudget
 
 __all__ = [
+    "AverageWeights",
     "BudgetProgressBar",
     "Checkpoints",
     "CompileStep",
