@@ -1,9 +1,9 @@
 """The records, seed by seed: python benchmarks/records.py [name ...] [key=value ...]
 
-Names are those of `RECORDS`; without one, all of them: some seven hours on two cores. Appends a row for each finished
-run to benchmarks/results/records.csv and makes benchmarks/results/records.md of all rows. Runs that have a row of this
-machine are skipped, and one that was stopped goes on, so it can be stopped and started again. With settings (such as
-budget.seconds=100) the rows are marked with them, and are a record of their own.
+Names are those of `RECORDS`, or name:seed for one seed alone; without one, all of them: some seven hours on two cores.
+Appends a row for each finished run to benchmarks/results/records.csv and makes benchmarks/results/records.md of all
+rows. Runs that have a row of this machine are skipped, and one that was stopped goes on, so it can be stopped and
+started again. With settings (such as budget.seconds=100) the rows are marked with them, and are a record of their own.
 """
 
 import subprocess
@@ -115,9 +115,9 @@ def table() -> str:
 def main(*arguments: str) -> None:
     settings = tuple(each for each in arguments if "=" in each)
     names = [each for each in arguments if "=" not in each] or list(RECORDS)
-    for name in names:
+    for name, _, only in (each.partition(":") for each in names):
         record = RECORDS[name]
-        for seed in record.seeds:
+        for seed in [int(only)] if only else record.seeds:
             about = {"dataset": record.dataset, "experiment": record.experiment, "seed": str(seed)}
             about |= {"settings": " ".join((*record.settings, *settings)), "device": describe_device()}
             if any(about.items() <= each.items() for each in read(ROWS)):
