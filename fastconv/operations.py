@@ -1,5 +1,9 @@
 """The arithmetic of training, counted rather than timed."""
 
+import functools
+import json
+from typing import Any
+
 import torch
 
 from fastconv.models import build_model
@@ -8,23 +12,28 @@ from fastconv.models import build_model
 PAIR = 2
 
 
-def training_operations(model: str, settings: dict, shape: tuple[int, int, int], classes: int) -> int:
+def training_operations(model: str, settings: dict[str, Any], shape: tuple[int, int, int], classes: int) -> int:
     """Floating-point operations of forward and backward on one image, as torch counts them.
 
     Those are a multiplication and an addition for each weight of a convolution or a linear layer and each pixel, and in
-    the backward pass as many for each gradient that is needed; norms, activations and the optimizer are left out. Takes
-    tensors without memory, so it takes no time either.
+    the backward pass as many for each gradient that is needed; norms, activations and the optimizer are left out. The
+    tensors have no memory, so that counting takes hardly any time.
 
     Args:
         model, settings: name and settings of the network.
         shape: height, width and channels of an image.
         classes: number of classes.
     """
+    return _count(model, json.dumps(settings, sort_keys=True), tuple(shape), classes)
+
+
+@functools.cache  # a sweep's runs ask the same again and again
+def _count(model: str, settings: str, shape: tuple[int, int, int], classes: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     height, width, channels = shape
     with torch.random.fork_rng(), torch.device("meta"):
-        network = build_model(model, channels, classes, **settings)
+        network = build_model(model, channels, classes, **json.loads(settings))
         images = torch.zeros(PAIR, channels, height, width)
     with FlopCounterMode(display=False) as counter:
         network(images).sum().backward()

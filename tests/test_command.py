@@ -8,6 +8,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 from conftest import run_command
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from fastconv.command import compose, described_keys, group_options
@@ -69,11 +70,16 @@ def test_every_option_composes_and_every_key_is_explained(option):
 
 
 def test_every_number_has_a_range():
-    choices = [f"{group}={option}" for group in ("model", "optimizer", "schedule") for option in GROUPS[group]]
-    configs = [compose("config", [choice]) for choice in choices]
+    whole = compose("config", [])
+    schemas = [
+        (schema.node, f"{group}.")
+        for group in ("model", "optimizer", "schedule")
+        for schema in ConfigStore.instance().repo[group].values()
+    ]
+    others = [(OmegaConf.structured(each), "") for each in (Explain, Method, LrFind)]
     numbers = set()
-    for config in (*configs, *map(OmegaConf.structured, (Explain, Method, LrFind))):
-        for key, section, name in leaves(config):
+    for config, prefix in ((whole, ""), *schemas, *others):
+        for key, section, name in leaves(config, prefix):
             hint = get_type_hints(OmegaConf.get_type(section))[name]
             numbers |= {key} if {int, float} & {hint, *get_args(hint)} else set()
     assert numbers == RANGES.keys()

@@ -23,6 +23,10 @@ from fastconv.run_folder import job_of_sweep
 from fastconv.sweeps import override_of, remove_empty
 from fastconv.train import report
 
+# Composing many jobs is all calls, which coverage makes two to three times as slow; test_explain, test_article and
+# test_train go the same ways under coverage.
+pytestmark = pytest.mark.no_cover
+
 # The shortest run: a few steps of a tiny network.
 SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.epochs=0.3", "validate.on=none",
          "checkpoint.save=false")  # fmt: skip
@@ -30,7 +34,7 @@ SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.epoc
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 SEARCH = ("train", "experiment=search", "dataset=digits", *SHORT[:-2], "checkpoint.save=false",
-          "hydra.sweeper.n_trials=10")  # fmt: skip
+          "hydra.sweeper.n_trials=5")  # fmt: skip
 
 
 def sweeps(folder: Path) -> list[Path]:
@@ -43,7 +47,7 @@ def results_of(sweep: Path) -> dict[str, Results]:
 
 @pytest.fixture
 def grid(command, monkeypatch):
-    """Runs a sweep of 2x2x3 jobs with further overrides; how many jobs did plan a run, and the one that fails."""
+    """Runs a sweep with further overrides; the jobs that did plan a run, and the one that fails."""
     planned, plan_run = [], runs.plan_run
 
     def plan(config, clock):
@@ -54,31 +58,43 @@ def grid(command, monkeypatch):
 
     def grid(*overrides):
         planned.clear()
-        sweep = ("-m", "dataset=digits", "schedule=one_cycle,constant", "optimizer.max_lr=0.1,0.2", "seed=0,1,2")
-        return command("train", *sweep, *SHORT, *overrides), list(planned)
+        return command("train", "-m", "dataset=digits", *SHORT, *overrides), list(planned)
 
     monkeypatch.setattr(runs, "plan_run", plan)
     grid.fails = None
     return grid
 
 
-def test_a_job_that_fails_is_shown_and_is_all_that_resume_runs(grid, command, tmp_path):
+@pytest.mark.parametrize(
+    ("values", "numbers", "failing"),
+    [
+        (("schedule=one_cycle,constant", "optimizer.max_lr=0.1", "seed=0,1"), [1, 2], 3),
+        pytest.param(
+            ("schedule=one_cycle,constant", "optimizer.max_lr=0.1,0.2", "seed=0,1,2"), [2, 3, 3, 3], 7,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["2x1x2", "2x2x3"],
+)  # fmt: skip
+def test_a_job_that_fails_is_shown_and_is_all_that_resume_runs(grid, command, tmp_path, values, numbers, failing):
     grid.fails = ("constant", 0.1, 1)
-    ended, planned = grid()
+    ended, planned = grid(*values)
     assert ended.code == 1
-    assert len(planned) == 12
-    assert "fastconv: job 7: RuntimeError: out of paper" in ended.err
+    assert len(planned) == sum(numbers) + 1
+    assert f"fastconv: job {failing}: RuntimeError: out of paper" in ended.err
     (sweep,) = sweeps(tmp_path)
-    assert sum(each.stopped_by == "epochs" for each in results_of(sweep).values()) == 11
-    assert f"{sweep.relative_to(tmp_path)}/7: RuntimeError: out of paper" in ended.out
+    assert sum(each.stopped_by == "epochs" for each in results_of(sweep).values()) == sum(numbers)
+    assert f"{sweep.relative_to(tmp_path)}/{failing}: RuntimeError: out of paper" in ended.out
     table = json.loads(command("compare", f"runs={sweep}", "format=json").out)
-    assert sorted(row["n"] for row in table) == [2, 3, 3, 3]
-    assert [row["not finished"] for row in table if row["n"] == 2] == [1]
-    assert {"schedule", "optimizer.max_lr"} < set(table[0])
-    before = {name: (sweep / name / "results.json").stat().st_mtime_ns for name in results_of(sweep) if name != "7"}
+    assert sorted(row["n"] for row in table) == numbers
+    assert [row["not finished"] for row in table if row["n"] == numbers[0]] == [1]
+    varied = {value.partition("=")[0] for value in values if "," in value} - {"seed"}
+    assert varied < set(table[0])
+    others = results_of(sweep).keys() - {str(failing)}
+    before = {name: (sweep / name / "results.json").stat().st_mtime_ns for name in others}
 
     grid.fails = None
-    ended, planned = grid("sweep.resume=auto")
+    ended, planned = grid(*values, "sweep.resume=auto")
     assert (ended.code, planned) == (0, [("constant", 0.1, 1)])
     assert sweeps(tmp_path) == [sweep], "the newest that is not whole"
     assert {name: (sweep / name / "results.json").stat().st_mtime_ns for name in before} == before
@@ -103,8 +119,8 @@ def test_auto_begins_a_new_sweep_if_none_is_left_to_do(command, tmp_path):
 
 
 def test_folders_of_one_second_differ():
-    folders = [compose("config", [], with_hydra=True).hydra.sweep.dir for _ in range(20)]
-    assert len(set(folders)) == 20
+    folders = [compose("config", [], with_hydra=True).hydra.sweep.dir for _ in range(5)]
+    assert len(set(folders)) == 5
     assert len({folder[: len("outputs/sweeps/2026-11-25_09-00")] for folder in folders}) <= 2
 
 
@@ -147,7 +163,11 @@ def in_one_process(tmp_path_factory, digits_root):
     return results_of(sweep)
 
 
-@pytest.mark.parametrize("launcher", [JOBLIB, ("hydra/launcher=submitit_local",)], ids=["joblib", "submitit"])
+# It starts an interpreter for each job.
+SUBMITIT = pytest.param(("hydra/launcher=submitit_local",), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("launcher", [JOBLIB, SUBMITIT], ids=["joblib", "submitit"])
 def test_launchers_give_what_one_process_gives(command, tmp_path, in_one_process, launcher):
     """With as many threads, to the bit; one job diverges, which does not stop the other."""
     ended = command(*LAUNCHED, *launcher)
@@ -161,6 +181,7 @@ def test_launchers_give_what_one_process_gives(command, tmp_path, in_one_process
     assert "training diverged" in ended.out
 
 
+@pytest.mark.slow
 def test_threads_change_no_more_than_the_order_of_sums(command, tmp_path):
     """Two threads add in another order: after 11 steps losses agree to 1e-3, and so at most 2 of 359 answers differ."""
     assert command("train", "-m", "trainer.num_threads=1,2", *SHORT, "schedule.epochs=1").code == 0
@@ -286,19 +307,19 @@ def test_a_search_finds_by_held_out_images_and_resumes(command, tmp_path):
     assert ended.code == 0, ended.err
     (sweep,) = sweeps(tmp_path)
     first = results_of(sweep)
-    assert len(first) == 10
+    assert len(first) == 5
     best = max(first.values(), key=lambda results: results.accuracy_holdout)
     assert f"{100 * best.accuracy_holdout:.2f}" in ended.out
     assert "accuracy %" not in ended.out.split("dataset ")[-1], "the table of a search does not show the test images"
-    for name in ("6", "7", "8", "9"):
+    for name in ("3", "4"):
         (sweep / name / "results.json").unlink()
         (sweep / name / "config.yaml").unlink()
-    kept = (sweep / "5" / "results.json").stat().st_mtime_ns
+    kept = (sweep / "2" / "results.json").stat().st_mtime_ns
     assert command(*SEARCH, f"sweep.resume={sweep}").code == 0
     again = results_of(sweep)
-    assert (sweep / "5" / "results.json").stat().st_mtime_ns == kept
+    assert (sweep / "2" / "results.json").stat().st_mtime_ns == kept
     assert [each.accuracy_holdout for each in again.values()] == [each.accuracy_holdout for each in first.values()]
-    assert len({json.dumps(each.recipe) for each in again.values()}) == 10, "the sampler went on where it was"
+    assert len({json.dumps(each.recipe) for each in again.values()}) == 5, "the sampler went on where it was"
 
 
 @pytest.mark.parametrize("overrides", [("validate.on=test",), ("validate.on=none",)])
@@ -314,7 +335,7 @@ def test_a_search_by_the_test_images_is_refused(command, tmp_path, overrides):
 # -- folders
 
 
-@pytest.mark.parametrize("name", ["plain", "it's", "a b", "{x}", 'quo"te', "back\\slash", "ünï", "a,b=c"])
+@pytest.mark.parametrize("name", ["plain", "it's {x}, a=b", 'ünï "back\\slash"'])
 def test_a_sweep_goes_to_any_folder(command, tmp_path, name):
     sweep = ("train", "-m", "seed=0", *SHORT)
     quoted = override_of(Path(name)).removeprefix("hydra.sweep.dir=")
