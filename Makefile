@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PYTEST := --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint bench article dashboard clean
+.PHONY: help setup run test coverage test-slow lint bench article dashboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,8 +23,11 @@ $(READY): requirements.lock pyproject.toml
 run: $(READY) ## train on the bundled digits, the whole way in about a minute
 	$(PY) -m fastconv.train dataset=digits budget.seconds=60
 
-test: $(READY) ## run the tests, with coverage
-	$(PY) -m pytest --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term --cov-fail-under=90
+test: $(READY) ## run the tests
+	$(PY) -m pytest $(PYTEST)
+
+coverage: $(READY) ## run the tests and measure their coverage, which takes twice as long
+	$(PY) -m pytest $(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
 test-slow: $(READY) ## run the tests that take longer, about an hour on two cores
 	$(PY) -m pytest --quiet -m slow

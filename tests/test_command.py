@@ -257,8 +257,6 @@ BAD = {
 }
 
 
-# Composing is all calls, which coverage makes twice as slow, and goes where other tests have been.
-@pytest.mark.no_cover
 @pytest.mark.parametrize("override", BAD)
 def test_bad_input_gets_one_line(command, tmp_path, override):
     ended = command("train", override)
@@ -269,7 +267,6 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
     assert files(tmp_path) == [], "nothing is left behind"
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

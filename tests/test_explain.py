@@ -248,7 +248,6 @@ def test_the_sweep_is_made_of_pairs(folder):
     assert {config.experiment for config in configs} == {"augmentation_effect"}
 
 
-@pytest.mark.no_cover
 def test_a_stopped_sweep_goes_on_and_is_explained(runs, digits_root, monkeypatch):
     """Finished runs stay as they are, one without results begins again, and the report (of few images) compares all."""
     monkeypatch.setattr(augmentation_effect, "compose", lambda name, given: compose(name, [*given, *QUICK]))

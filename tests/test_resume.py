@@ -40,7 +40,6 @@ def undisturbed(tmp_path_factory, digits_root):
     return only_run(folder)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("method", "call", "steps"),
     [

@@ -23,10 +23,6 @@ from fastconv.run_folder import job_of_sweep
 from fastconv.sweeps import override_of, remove_empty
 from fastconv.train import report
 
-# Composing many jobs is all calls, which coverage makes two to three times as slow; test_explain, test_article and
-# test_train go the same ways under coverage.
-pytestmark = pytest.mark.no_cover
-
 # The shortest run: a few steps of a tiny network.
 SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.epochs=0.3", "validate.on=none",
          "checkpoint.save=false")  # fmt: skip
