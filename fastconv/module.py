@@ -164,17 +164,15 @@ class ImageClassifier(L.LightningModule):
         self._test_confusion.reset()
 
     def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Count a batch; returns its logits, float [B, classes]. Other views are for what is scored after training."""
+        """Count a batch; returns its logits, float [B, classes]. Curves during training need no views but the image."""
         images, labels = batch
-        views = Views() if self.trainer.state.fn == TrainerFn.FITTING else self._views
+        is_final = self.trainer.state.fn != TrainerFn.FITTING
+        views = self._views if is_final else Views()
         logits, augmented = views.answers(self.model, self._normalise(images))
-        for name, value in (
-            ("loss", (F.cross_entropy(logits.float(), labels), len(labels))),
-            ("accuracy", (logits, labels)),
-            ("accuracy_tta", (augmented, labels)),
-        ):
-            if name == "accuracy_tta" and self.trainer.state.fn == TrainerFn.FITTING:
-                continue
+        found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
+        if is_final:
+            found["accuracy_tta"] = (augmented, labels)
+        for name, value in found.items():
             score = getattr(self, f"{split}_{name}")
             score.update(*value)
             self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
