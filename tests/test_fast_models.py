@@ -258,7 +258,17 @@ RUN = ("batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds
 @pytest.mark.parametrize(
     "choice",
     [
-        ("model=airbench96", "model.widths=[8,8,16]", "optimizer=muon", "augment=airbench", "schedule=linear"),
+        (
+            "model=airbench96",
+            "model.widths=[8,8,16]",
+            "optimizer=muon",
+            "schedule=linear",
+            "average=lookahead",
+            "augment=airbench",
+            "augment.colour.brightness=0.1",
+            "augment.policy=trivial_augment",
+            "tta.below=0.9",
+        ),
         ("model=resnet18", "model.width=4", "optimizer=adamw", "optimizer.max_lr=0.003"),
     ],
     ids=["airbench96", "resnet18"],

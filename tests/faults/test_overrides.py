@@ -38,20 +38,23 @@ ZERO_IS_FINE = {
     "seed", "stream.seed", "dataset.holdout", "dataset.holdout_seed", "dataset.flip", "dataset.crop_padding",
     "dataset.cutout_size", "augment.crop.padding", "augment.flip.probability", "augment.cutout.size", "label_smoothing",
     "augment.colour.brightness", "augment.colour.contrast", "augment.magnitude", "optimizer.weight_decay",
-    "schedule.base_momentum", "schedule.warmup", "schedule.final_factor",
+    "optimizer.beta2", "optimizer.sgd_momentum", "average.decay", "tta.shift", "schedule.base_momentum",
+    "schedule.warmup", "schedule.final_factor",
 }  # fmt: skip
 SEEDS = {"stream.seed", "dataset.holdout_seed"}  # 10**12 is as good as any
 WORDS = {
     "dataset.name": "fashion_mnist", "model.name": "davidnet", "optimizer.name": "sgd", "schedule.name": "one_cycle",
     "stream.mode": "precomputed", "validate.on": "holdout", "trainer.accelerator": "cpu", "trainer.strategy": "ddp",
     "trainer.precision": "bf16", "augment.crop.mode": "reflect", "augment.flip.mode": "alternating",
-    "augment.policy": "trivial_augment", "schedule.anneal_strategy": "cos", "format": "markdown",
+    "augment.policy": "trivial_augment", "model.activation": "gelu", "average.kind": "lookahead",
+    "schedule.anneal_strategy": "cos", "format": "markdown",
 }  # fmt: skip
 FOLDERS = {"data", "outputs", "stream.root"}
 SHARES = {
     "dataset.holdout", "dataset.flip", "label_smoothing", "augment.flip.probability", "optimizer.momentum",
     "augment.colour.brightness", "augment.colour.contrast", "schedule.pct_start", "schedule.base_momentum",
-    "schedule.max_momentum", "schedule.warmup", "schedule.final_factor", "schedule.gamma",
+    "schedule.max_momentum", "schedule.warmup", "schedule.final_factor", "schedule.gamma", "model.norm_momentum",
+    "optimizer.beta2", "optimizer.sgd_momentum", "optimizer.whitening_until", "average.decay", "tta.below",
 }  # fmt: skip
 
 SCALARS_NEVER = ("[1]", "{a:1}")
