@@ -41,7 +41,8 @@ class AverageWeights(L.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches or self._budget.steps % self._average.every:
             return
         with torch.no_grad():
-            self._average.update(self._slow, list(self._tensors(pl_module).values()), self._budget.progress)
+            fast = list(self._tensors(pl_module).values())
+            self._average.update(self._slow, fast, self._budget.steps, self._budget.progress)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._slow is not None and self._average.kind == "ema" and trainer.state.fn == "fit":

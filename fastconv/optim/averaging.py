@@ -22,12 +22,13 @@ class Average:
     decay: float = 0.99
     """What is left of the average after a step, in [0, 1); of lookahead only at the end of the run."""
 
-    def update(self, slow: list["Tensor"], fast: list["Tensor"], progress: float) -> None:
+    def update(self, slow: list["Tensor"], fast: list["Tensor"], steps: int, progress: float) -> None:
         """Take weights into their average, in place; with lookahead, they become the average.
 
         Args:
             slow: the average.
             fast: the weights.
+            steps: done so far.
             progress: of the run, in [0, 1].
         """
         import torch
@@ -35,6 +36,9 @@ class Average:
         kept = self.decay**self.every
         if self.kind == "lookahead":
             kept *= progress**3
+        else:  # lest a short run's average remember its first weights, as in TensorFlow's ExponentialMovingAverage
+            updates = steps // self.every
+            kept = min(kept, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(slow, fast, 1 - kept)
         if self.kind == "lookahead":
             torch._foreach_copy_(fast, slow)
