@@ -51,8 +51,9 @@ def train(average: Average) -> tuple[L.LightningModule, Weights, Weights]:
     return module, before, after
 
 
-def test_an_ema_is_that_of_the_weights():
-    module, before, after = train(Average("ema", every=2, decay=0.9))
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_an_ema_is_that_of_the_weights(decay):
+    module, before, after = train(Average("ema", every=2, decay=decay))
     assert all(
         np.array_equal(one[key], other[key]) for one, other in zip(before.seen, after.seen, strict=True) for key in one
     )
@@ -61,7 +62,7 @@ def test_an_ema_is_that_of_the_weights():
             continue
         expected = before.seen[0][name].astype(np.float64)
         for step in range(2, STEPS + 1, 2):
-            kept = min(0.9**2, (1 + step / 2) / (10 + step / 2))  # the first updates remember less
+            kept = min(decay**2, (1 + step / 2) / (10 + step / 2))  # the first updates remember less
             expected = kept * expected + (1 - kept) * before.seen[step][name]
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
         assert not np.allclose(value, before.seen[-1][name], rtol=1e-3)
