@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from fastconv.data.plan import Policy
-from fastconv.optim.averaging import Average
 
 
 @dataclass
@@ -165,6 +164,19 @@ class Validate:
     samples: int | None = 2000
     """How many images to score, evenly spread over the split; null for all. The held-out part is scored whole at
     the end of training all the same."""
+
+
+@dataclass
+class Average:
+    """An average of the weights over the steps, which is what is tested and saved in the end."""
+
+    kind: str = "none"
+    """`none`; `ema`: an exponential moving average, of which validations are too; `lookahead`: slow weights, from which
+    the learning ones begin anew each time."""
+    every: int = 5
+    """Optimizer steps between two times that the average takes the weights in."""
+    decay: float = 0.95
+    """Share of the average that each step leaves; with `lookahead` at the end of the run, and less before."""
 
 
 @dataclass

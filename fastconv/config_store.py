@@ -10,11 +10,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.command_config import Compare, Explain, LrFind
-from fastconv.config import Airbench, Config, Dataset, DavidNet, ResNet18, Stream, Trainer
+from fastconv.config import Airbench, Average, Config, Dataset, DavidNet, ResNet18, Stream, Trainer
 from fastconv.data.plan import Policy
 from fastconv.errors import InputError, nearest
 from fastconv.optim import OPTIMIZERS
-from fastconv.optim.averaging import Average
 from fastconv.saliency.method import Method
 from fastconv.schedule import Constant, Cosine, Linear, OneCycle, Step
 

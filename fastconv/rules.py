@@ -10,14 +10,13 @@ from fastconv.data.auto_augment import POLICIES
 from fastconv.data.plan import FLIP_MODES
 from fastconv.errors import InputError, nearest
 from fastconv.optim import SGD
-from fastconv.optim.averaging import KINDS
 from fastconv.ranges import check_ranges
 from fastconv.schedule import OneCycle
 
 # What keys with a word for a value may say.
 OPTIONS = {
     "budget.counts": SEGMENTS,
-    "average.kind": KINDS,
+    "average.kind": ("none", "ema", "lookahead"),
     "stream.mode": ("precomputed", "online"),
     "validate.on": ("test", "holdout", "none"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),

@@ -31,6 +31,7 @@ from fastconv.errors import InputError, reason
 from fastconv.interrupts import Interrupted
 from fastconv.module import ImageClassifier
 from fastconv.operations import training_operations
+from fastconv.optim.averaging import AVERAGES, weights_of
 from fastconv.probe import peak_memory_mb
 from fastconv.ranks import from_first_rank, is_first_rank, lost_rank
 from fastconv.results import Results, git_commit, versions
@@ -132,16 +133,19 @@ class Training:
         self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
         path = folder.path / "last.ckpt" if config.checkpoint.save else None
         self._checkpoints = Checkpoints(path, config.checkpoint.every, self._budget, self.note)
+        self._average: AverageWeights | None = None
+        if config.average.kind != "none":
+            average = AVERAGES[config.average.kind](config.average.every, config.average.decay)
+            self._average = AverageWeights(average, self._budget)
         self._callbacks = [
             self._budget,
             ScheduleLR(config.schedule),
+            *([self._average] if self._average else []),
             self._recorder,
             BudgetProgressBar(self._recorder, console),
             FiniteLoss(self._budget),
             self._checkpoints,
         ]
-        if config.average.kind != "none":
-            self._callbacks.insert(1, AverageWeights(config.average, self._budget))
         if run.device.compile:
             self._callbacks.append(CompileStep(run.clock, (config.norm_batch, *run.spec.shape)))
         self._validated = validated
@@ -166,6 +170,7 @@ class Training:
                 trainer = make_trainer(run, list(loggers), self._callbacks)
                 if checkpoint and from_first_rank("trained", self._budget.is_over):
                     module.load_state_dict(checkpoint["state_dict"])
+                    self._finish_average(module, checkpoint)
                     datamodule.load_state_dict(checkpoint["ShardDataModule"])
                     self._budget.stopped_by = self._budget.stopped_by or "budget"
                 else:
@@ -194,6 +199,16 @@ class Training:
                 dashboard.close()
                 (self._folder.path / "hparams.yaml").unlink(missing_ok=True)  # the table's own, and empty
         return results
+
+    def _finish_average(self, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:
+        """Have the average of a training that time ended before its last step, here and in the checkpoint."""
+        if not self._average:
+            return
+        self._average.load_state_dict(checkpoint["callbacks"][self._average.state_key])
+        self._average.average.finish(weights_of(module.model))
+        checkpoint["callbacks"][self._average.state_key] = self._average.state_dict()
+        if is_first_rank():
+            self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
 
     def _score(self, trainer: L.Trainer, module: L.LightningModule, datamodule: ShardDataModule) -> dict[str, float]:
         scores = {}

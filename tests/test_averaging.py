@@ -1,106 +1,190 @@
-"""Averages of the weights: against loops over the weights that a training had, and in runs that are stopped."""
+"""Averaged weights: against a plain loop over the weights of a real training, and through stops."""
 
-import itertools
-import signal
+import csv
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import noise
-from test_model import classifier
-from test_resume import RUN, stop_at
-from test_train import only_run, same_weights, weights
+from conftest import run_command
+from test_resume import RUN, STEPS, stop_at
+from test_train import only_run, same_weights
 
-from fastconv.callbacks import AverageWeights, ScheduleLR, TimeBudget
-from fastconv.optim.averaging import Average
+from fastconv.data.sources import load
+from fastconv.module import ImageClassifier
+from fastconv.optim.averaging import Lookahead, MovingAverage
 from fastconv.results import Results
-from fastconv.schedule import Constant
+from fastconv.trained import load_run
 
-STEPS = 11
-
-
-class Weights(L.Callback):
-    """Notes what the network is after each step."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, np.ndarray]] = []
-
-    def on_train_start(self, trainer, pl_module):
-        self.note(pl_module)
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        self.note(pl_module)
-
-    def note(self, pl_module):
-        self.seen.append({name: value.numpy().copy() for name, value in pl_module.model.state_dict().items()})
+DECAY, EVERY = 0.9, 4  # 26 steps: the last comes two after a regular time
+SETTINGS = {kind: (f"average.kind={kind}", f"average.every={EVERY}", f"average.decay={DECAY}")
+            for kind in ("ema", "lookahead")}  # fmt: skip
+Weights = dict[str, np.ndarray]
 
 
-def train(average: Average) -> tuple[L.LightningModule, Weights, Weights]:
-    """A short training, with the weights before and after the average had its turn."""
-    torch.manual_seed(0)
-    module = classifier(shape=(9, 11, 3))
-    data = noise(57, 3)
-    batch = torch.from_numpy(data.images[:32]), torch.from_numpy(data.labels[:32])
-    module.train_dataloader = lambda: itertools.repeat(batch)
-    budget, before, after = TimeBudget(bound_steps=STEPS), Weights(), Weights()
-    callbacks = [budget, ScheduleLR(Constant(), max_lr=0.1), before, AverageWeights(average, budget), after]
-    trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=callbacks, logger=False, enable_progress_bar=False,
-                        enable_checkpointing=False, enable_model_summary=False)  # fmt: skip
-    trainer.fit(module)
-    return module, before, after
+def snapshot(module: ImageClassifier) -> Weights:
+    state = module.model.state_dict()
+    return {name: value.double().numpy().copy() for name, value in state.items() if value.is_floating_point()}
 
 
-@pytest.mark.parametrize("decay", [0.5, 0.9])
-def test_an_ema_is_that_of_the_weights(decay):
-    module, before, after = train(Average("ema", every=2, decay=decay))
-    assert all(
-        np.array_equal(one[key], other[key]) for one, other in zip(before.seen, after.seen, strict=True) for key in one
-    )
-    for name, value in module.model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        expected = before.seen[0][name].astype(np.float64)
-        for step in range(2, STEPS + 1, 2):
-            kept = min(decay**2, (1 + step / 2) / (10 + step / 2))  # the first updates remember less
-            expected = kept * expected + (1 - kept) * before.seen[step][name]
-        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
-        assert not np.allclose(value, before.seen[-1][name], rtol=1e-3)
+def mean(first: Weights, second: Weights, share: float) -> Weights:
+    return {name: (1 - share) * first[name] + share * second[name] for name in first}
 
 
-def test_lookahead_returns_to_its_slow_weights():
-    module, before, after = train(Average("lookahead", every=3, decay=0.9))
-    name = "layer1.0.0.weight"
-    slow = before.seen[0][name].astype(np.float64)
-    for step in range(1, STEPS + 1):
-        if step % 3 == 0:
-            kept = 0.9**3 * (step / STEPS) ** 3
-            slow = kept * slow + (1 - kept) * before.seen[step][name]
-            np.testing.assert_allclose(after.seen[step][name], slow, rtol=1e-4, atol=1e-6)
-        else:
-            np.testing.assert_array_equal(after.seen[step][name], before.seen[step][name])
-    np.testing.assert_allclose(module.model.state_dict()[name], slow, rtol=1e-4, atol=1e-6)
+def moving_averages(learning: list[Weights]) -> list[Weights]:
+    """The average after each step, or None before the first; the last step counts whenever it comes."""
+    found, average, last = [], None, 0
+    for step, weights in enumerate(learning, start=1):
+        if step % EVERY == 0 or step == len(learning):
+            average = mean(weights, average, DECAY ** (step - last)) if average else weights
+            last = step
+        found.append(average)
+    return found
 
 
-def test_before_its_first_update_the_weights_stay():
-    module, before, _ = train(Average("ema", every=100))
-    for name, value in module.model.state_dict().items():
-        np.testing.assert_array_equal(value, before.seen[-1][name])
+def assert_close(found: Weights, expected: Weights) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=2e-4, atol=2e-6, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, digits_root):
+    """By kind: the folder of a run, and its network's weights before each step, after it, and in each validation."""
+    runs = {}
+    for kind in ("none", "ema", "lookahead"):
+        before, after, validated = [], [], {}
+        folder = tmp_path_factory.mktemp(kind)
+        configure = ImageClassifier.configure_optimizers
+
+        def recording(self, configure=configure, before=before, after=after):
+            optimizer = configure(self)
+            optimizer.register_step_pre_hook(lambda *_: before.append(snapshot(self)))
+            optimizer.register_step_post_hook(lambda *_: after.append(snapshot(self)))
+            return optimizer
+
+        def validation_step(self, *arguments, score=ImageClassifier.validation_step, after=after, validated=validated):
+            validated[len(after)] = snapshot(self)
+            return score(self, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ImageClassifier, "configure_optimizers", recording)
+            patch.setattr(ImageClassifier, "validation_step", validation_step)
+            ended = run_command(folder, digits_root, "train", *RUN, *SETTINGS.get(kind, ()))
+        assert ended.code == 0, ended.err
+        runs[kind] = only_run(folder), before, after, validated
+    return runs
+
+
+def saved(run) -> Weights:
+    state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    return {
+        name.removeprefix("model."): value.double().numpy()
+        for name, value in state.items()
+        if name.startswith("model.") and value.is_floating_point()
+    }
+
+
+def test_a_moving_average_leaves_the_training_as_it_is(recorded):
+    (_, _, plain, _), (_, _, learning, _) = recorded["none"], recorded["ema"]
+    assert len(plain) == STEPS
+    for expected, found in zip(plain, learning, strict=True):
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_moving_average_is_what_is_validated_and_saved(recorded):
+    run, _, learning, validated = recorded["ema"]
+    averages = moving_averages(learning)
+    assert sorted(validated) == [11, 22]
+    for steps, weights in validated.items():
+        assert_close(weights, averages[steps - 1])
+    assert_close(saved(run), averages[-1])
+    assert np.abs(saved(run)["linear.weight"] - learning[-1]["linear.weight"]).max() > 1e-3
+
+
+def test_lookahead_pulls_slow_weights_and_ends_with_them(recorded):
+    run, before, after, validated = recorded["lookahead"]
+    slow = before[0]
+    for name in slow:  # the statistics of the first batch are in already
+        if "running" in name:
+            slow[name] = np.full_like(slow[name], 1.0 if name.endswith("var") else 0.0)
+    for step, fast in enumerate(after, start=1):
+        starts = fast
+        if step % EVERY == 0:
+            slow = mean(fast, slow, DECAY**EVERY * (step / STEPS) ** 3)
+            starts = slow
+        if step in validated:
+            assert_close(validated[step], starts)
+        if step < STEPS:
+            trainable = {name: value for name, value in starts.items() if "running" not in name}
+            assert_close({name: before[step][name] for name in trainable}, trainable)
+    assert_close(saved(run), slow)
+
+
+def test_the_result_is_that_of_the_average(recorded, digits_root):
+    """As explain and all else that reads a run's folder finds it."""
+    trained = load_run(recorded["ema"][0])
+    _, test = load("digits", digits_root)
+    images = ((test.images / 255 - trained.mean) / trained.std).astype(np.float32).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(trained.model(torch.from_numpy(images)), torch.tensor(test.labels))
+    assert trained.results.loss == pytest.approx(loss.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["ema", "lookahead"])
-def test_an_average_goes_on_where_it_was(kind, command, tmp_path, monkeypatch):
-    """Stopped within a validation, in which an EMA stands in for the weights, and after some more steps."""
-    settings = (*RUN, f"average={kind}", "average.every=2", "average.decay=0.8")
-    assert command("train", *settings, "outputs=whole").code == 0
-    for method, call in (("validation_step", 1), ("training_step", 9)):
-        with monkeypatch.context() as patch:
-            stop_at(patch, method, call, signal.SIGTERM)
-            assert command("train", *settings, "outputs=parts", "resume=auto").code == 143
-    assert command("train", *settings, "outputs=parts", "resume=auto").code == 0
-    whole, parts = only_run(tmp_path / "whole"), only_run(tmp_path / "parts")
-    assert same_weights(whole, parts)
-    assert Results.read(whole).accuracy == Results.read(parts).accuracy
-    assert command("train", *RUN, "outputs=plain").code == 0
-    plain = weights(only_run(tmp_path / "plain"))
-    assert not torch.equal(weights(whole)["model.linear.weight"], plain["model.linear.weight"])
+@pytest.mark.parametrize(("method", "call"), [("training_step", 20), ("validation_step", 1), ("test_step", 1)])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(command, tmp_path, monkeypatch, recorded, kind, method, call):
+    with monkeypatch.context() as patch:
+        stop_at(patch, method, call)
+        assert command("train", *RUN, *SETTINGS[kind]).code == 143
+    assert command("train", *RUN, *SETTINGS[kind], "resume=auto").code == 0
+    run, undisturbed = only_run(tmp_path), recorded[kind][0]
+    assert same_weights(run, undisturbed)
+
+    def last_validation(folder):  # one that was interrupted is left out
+        with (folder / "metrics.csv").open() as file:
+            return [(row["step"], row["validate/loss"]) for row in csv.DictReader(file) if row["validate/loss"]][-1]
+
+    assert last_validation(run) == last_validation(undisturbed)
+    assert Results.read(run).loss == Results.read(undisturbed).loss
+
+
+def test_time_that_ran_out_before_the_last_step_leaves_the_average(command, tmp_path, monkeypatch, recorded):
+    """Of a run that was killed; the checkpoint has it too."""
+    run = (*RUN, *SETTINGS["ema"], "budget.seconds=500")
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 20)
+        assert command("train", *run).code == 143
+    folder = only_run(tmp_path)
+    stopped = Results.read(folder)
+    stopped.seconds["train"] = 499.999
+    stopped.write(folder)
+    learning = saved(folder)
+    assert_close(learning, recorded["ema"][2][9])
+    assert command("train", *run, "resume=auto").code == 0
+    assert Results.read(folder).steps == 10
+    assert_close(saved(folder), moving_averages(recorded["ema"][2])[9])
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 10
+
+
+@pytest.mark.parametrize("steps", [2, 12, 13])
+def test_averages_of_numbers(steps):
+    """One weight that is 1, 2, 3, ... after each step."""
+    numbers = [float(number) for number in range(1, steps + 1)]
+    average, weights = MovingAverage(EVERY, DECAY), {"weight": torch.zeros(1)}
+    average.start(weights)
+    for step, number in enumerate(numbers, start=1):
+        weights["weight"].fill_(number)
+        if average.is_due(step) or step == steps:
+            average.update(weights, step, step / steps)
+    average.finish(weights)
+    expected = moving_averages([{"weight": np.array([number])} for number in numbers])[-1]
+    assert weights["weight"].item() == pytest.approx(expected["weight"].item())
+    assert not average.slow
+
+
+def test_lookahead_begins_where_the_weights_are():
+    average, weights = Lookahead(1, 0.5), {"weight": torch.full((2,), 8.0)}
+    average.start(weights)
+    weights["weight"] += 8
+    average.update(weights, 1, 1.0)
+    assert weights["weight"].tolist() == [12.0, 12.0], "half of the way from the first weights"

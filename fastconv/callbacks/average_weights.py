@@ -1,80 +1,71 @@
-"""Keeps an average of the weights, and leaves it as the network when training ends."""
+"""Averages the weights while they are trained; the trained network is the average."""
 
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
 from fastconv.callbacks.time_budget import TimeBudget
-from fastconv.optim.averaging import Average
+from fastconv.optim.averaging import Average, clone_weights, copy_weights, weights_of
 
 
 class AverageWeights(L.Callback):
-    """Updates the average after every so many optimizer steps. An EMA is what validations score.
+    """Has an average take the weights in, puts it into the network for validations and, after the last step, for good.
 
-    Its state in a checkpoint is the average; the checkpoint's weights are those that are trained, and after training
-    the average. Stands before whatever writes checkpoints among the Trainer's callbacks.
+    A checkpoint during training holds the weights that learn, and beside them, as this callback's state, the average;
+    the last one holds the average alone. Among the Trainer's callbacks it stands behind the budget, which counts the
+    steps, and before `Checkpoints`, which saves after validations.
 
     Args:
-        average: what is averaged.
-        budget: the run's budget, which knows the progress.
+        average: what to do with the weights.
+        budget: the run's budget.
     """
 
     def __init__(self, average: Average, budget: TimeBudget) -> None:
-        self._average, self._budget = average, budget
-        self._slow: list[Tensor] | None = None
-        self._trained: dict[str, Tensor] | None = None
+        self.average, self._budget = average, budget
+        self._learning: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        tensors = self._tensors(pl_module)
-        if self._slow is None:
-            self._slow = [tensor.clone() for tensor in tensors.values()]
-        # A checkpoint was read to the CPU, and perhaps laid out otherwise.
-        self._slow = [
-            torch.empty_like(tensor).copy_(slow) for tensor, slow in zip(tensors.values(), self._slow, strict=True)
-        ]
+        self.average.start(weights_of(pl_module.model))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or self._budget.steps % self._average.every:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        with torch.no_grad():
-            fast = list(self._tensors(pl_module).values())
-            self._average.update(self._slow, fast, self._budget.steps, self._budget.progress)
+        steps, last = self._budget.steps, trainer.should_stop
+        if not last and not self.average.is_due(steps):
+            return
+        weights = weights_of(pl_module.model)
+        self.average.update(weights, steps, self._budget.progress)
+        if last:
+            self.average.finish(weights)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._slow is not None and self._average.kind == "ema" and trainer.state.fn == "fit":
-            self._trained = {name: tensor.clone() for name, tensor in self._tensors(pl_module).items()}
-            self._set(pl_module, self._slow)
+        if trainer.state.fn == "fit" and self.average.validated and self.average.slow:
+            weights = weights_of(pl_module.model)
+            self._learning = clone_weights(weights)
+            copy_weights(weights, self.average.slow)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._trained is not None:
-            self._set(pl_module, list(self._trained.values()))
-            self._trained = None
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._budget.steps >= self._average.every:  # before the first update there is no average
-            self._set(pl_module, self._slow)
-        self._slow = None  # no checkpoint needs it any more
+        self._take_back(pl_module)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        for name, tensor in (self._trained or {}).items():  # a signal in a validation
-            checkpoint["state_dict"][f"model.{name}"] = tensor
+        # In place, as the checkpoint's states refer to the tensors. Only a run that is ended saves in a validation.
+        self._take_back(pl_module)
+        if trainer.world_size > 1:  # parameters are equal on all ranks, statistics are not
+            for name, _ in pl_module.model.named_buffers():
+                if name in self.average.slow:
+                    buffer = self.average.slow[name]
+                    buffer.copy_(trainer.strategy.reduce(buffer, reduce_op="mean"))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"slow": self._slow}
+        return {"average": self.average.slow}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._slow = state["slow"]
+        self.average.slow = dict(state["average"])
 
-    @staticmethod
-    def _tensors(pl_module: L.LightningModule) -> dict[str, Tensor]:
-        """What is averaged: all that training changes, by name."""
-        trained = [(name, each) for name, each in pl_module.model.named_parameters() if each.requires_grad]
-        running = [(name, each) for name, each in pl_module.model.named_buffers() if each.is_floating_point()]
-        return {name: each.detach() for name, each in trained + running}
-
-    def _set(self, pl_module: L.LightningModule, values: list[Tensor]) -> None:
-        torch._foreach_copy_(list(self._tensors(pl_module).values()), values)
+    def _take_back(self, pl_module: L.LightningModule) -> None:
+        """Have the network learn on with the weights that it had before a validation."""
+        copy_weights(weights_of(pl_module.model), self._learning)
+        self._learning = {}

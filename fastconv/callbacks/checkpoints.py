@@ -1,5 +1,6 @@
 """Keeps what a run needs to go on after it was stopped, whatever stopped it."""
 
+import functools
 import os
 import time
 import warnings
@@ -103,26 +104,34 @@ class Checkpoints(L.Callback):
         module = trainer.lightning_module
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)  # what is still computing is training time
-        partial = self._path.with_name(f"{self._path.name}.part")
         started = time.monotonic()
         with self._budget.clock.segment("checkpoint"):
             if not has_finite_weights(module):
                 raise diverged("a weight", self._budget.steps, trainer)
-            try:
-                trainer.save_checkpoint(partial)
-                if trainer.is_global_zero:
-                    with partial.open("rb") as file:
-                        os.fsync(file.fileno())
-                    partial.replace(self._path)
-            except (OSError, RuntimeError) as error:
-                if lost_rank(error):
-                    raise
-                warnings.warn(f"cannot write {self._path}: {error}. The run goes on", stacklevel=2)
-            finally:
-                if trainer.is_global_zero:
-                    partial.unlink(missing_ok=True)
+            self._write(trainer.save_checkpoint, trainer.is_global_zero)
         self._saved_at = time.monotonic()
         self._budget.reserve.save_seconds = self._saved_at - started
+
+    def replace(self, checkpoint: dict[str, Any]) -> None:
+        """Write a checkpoint that was read and changed, on one rank."""
+        if self._path is not None:
+            self._write(functools.partial(torch.save, checkpoint), first=True)
+
+    def _write(self, write: Callable[[Path], None], first: bool) -> None:
+        partial = self._path.with_name(f"{self._path.name}.part")
+        try:
+            write(partial)
+            if first:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                partial.replace(self._path)
+        except (OSError, RuntimeError) as error:
+            if lost_rank(error):
+                raise
+            warnings.warn(f"cannot write {self._path}: {error}. The run goes on", stacklevel=3)
+        finally:
+            if first:
+                partial.unlink(missing_ok=True)
 
     def _end_step(self, trainer: L.Trainer, save: bool) -> None:
         self._obey(trainer)

@@ -1,44 +1,101 @@
-"""Averages of the weights along the way, which do better than the last ones."""
+"""Averages of a network's weights over the steps of its training."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-KINDS = ("none", "ema", "lookahead")
+import torch
+from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class Average:
-    """What is averaged, and how. Batch norms' running statistics are averaged with the weights."""
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """What is averaged, to be changed in place: all parameters, and the statistics of batch norms."""
+    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
-    kind: str = "none"
-    """`ema`: an exponential moving average, which is what is scored and kept; `lookahead`: slow weights, to which the
-    trained ones return (Zhang et al. 2019, arXiv 1907.08610; with the growing decay of Jordan 2024, arXiv 2404.00498).
+
+class Average(ABC):
+    """An average that takes the weights in every `every` optimizer steps.
+
+    `slow` is the average so far by name, empty as long as there is none; it is all that a run needs to go on.
+
+    Args:
+        every: steps between two times that it takes the weights in.
+        decay: how much of the average a step leaves, in [0, 1).
     """
-    every: int = 5
-    """Optimizer steps between two updates of the average."""
-    decay: float = 0.99
-    """What is left of the average after a step, in [0, 1); of lookahead only at the end of the run."""
 
-    def update(self, slow: list["Tensor"], fast: list["Tensor"], steps: int, progress: float) -> None:
-        """Take weights into their average, in place; with lookahead, they become the average.
+    validated: bool
+    """Whether the average, rather than the weights that learn, is what a validation in training is of."""
 
-        Args:
-            slow: the average.
-            fast: the weights.
-            steps: done so far.
-            progress: of the run, in [0, 1].
-        """
-        import torch
+    def __init__(self, every: int, decay: float) -> None:
+        self.every, self.decay = every, decay
+        self.slow: dict[str, Tensor] = {}
 
-        kept = self.decay**self.every
-        if self.kind == "lookahead":
-            kept *= progress**3
-        else:  # lest a short run's average remember its first weights, as in TensorFlow's ExponentialMovingAverage
-            updates = steps // self.every
-            kept = min(kept, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(slow, fast, 1 - kept)
-        if self.kind == "lookahead":
-            torch._foreach_copy_(fast, slow)
+    def start(self, weights: dict[str, Tensor]) -> None:
+        """Before the first step, or before the next one of a run that goes on: be where the weights are."""
+        self.slow = {name: torch.empty_like(weights[name]).copy_(slow) for name, slow in self.slow.items()}
+
+    def is_due(self, steps: int) -> bool:
+        """Whether the weights are taken in after so many steps."""
+        return steps % self.every == 0
+
+    @abstractmethod
+    def update(self, weights: dict[str, Tensor], steps: int, progress: float) -> None:
+        """Take the weights in after `steps` steps, at a progress in (0, 1]; may change them."""
+
+    @torch.no_grad()
+    def finish(self, weights: dict[str, Tensor]) -> None:
+        """Make the average the weights, and have none any more."""
+        copy_weights(weights, self.slow)
+        self.slow = {}
+
+    @torch.no_grad()
+    def _pull(self, weights: dict[str, Tensor], share: float) -> None:
+        """Move the average towards the weights, by a share of the way."""
+        torch._foreach_lerp_([*self.slow.values()], [weights[name] for name in self.slow], share)
+
+
+class MovingAverage(Average):
+    """The exponential moving average; begins with the weights that it takes in first (Polyak & Juditsky 1992)."""
+
+    validated = True
+
+    def update(self, weights: dict[str, Tensor], steps: int, progress: float) -> None:
+        if self.slow:
+            # The last step of a run may come sooner than the next time.
+            self._pull(weights, 1 - self.decay ** (steps % self.every or self.every))
+        else:
+            self.slow = clone_weights(weights)
+
+
+class Lookahead(Average):
+    """Slow weights from which the learning ones begin anew each time (Zhang et al. 2019, arXiv 1907.08610).
+
+    As in cifar10-airbench (Jordan 2024): the share of the slow weights that stays grows with the cube of the progress,
+    to `decay` for each step at the end, and what is learned after the last time is left out.
+    """
+
+    validated = False
+
+    def start(self, weights: dict[str, Tensor]) -> None:
+        super().start(weights)
+        self.slow = self.slow or clone_weights(weights)
+
+    @torch.no_grad()
+    def update(self, weights: dict[str, Tensor], steps: int, progress: float) -> None:
+        if self.is_due(steps):
+            self._pull(weights, 1 - self.decay**self.every * progress**3)
+            copy_weights(weights, self.slow)
+
+
+AVERAGES: dict[str, type[Average]] = {"ema": MovingAverage, "lookahead": Lookahead}
+
+
+@torch.no_grad()
+def clone_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy that stays as it is."""
+    return {name: tensor.clone() for name, tensor in weights.items()}
+
+
+@torch.no_grad()
+def copy_weights(weights: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+    """Set weights, in place, to those of the same names in `source`."""
+    if source:
+        torch._foreach_copy_([weights[name] for name in source], [*source.values()])
