@@ -11,7 +11,9 @@ from conftest import noise
 from omegaconf import OmegaConf
 from test_train import only_run
 
+from fastconv.config_store import methods
 from fastconv.data.sources import load, mean_and_std
+from fastconv.errors import InputError
 from fastconv.models import build_model, count_parameters
 from fastconv.models.activation import ACTIVATIONS
 from fastconv.models.whitening import Whitening
@@ -20,7 +22,9 @@ from fastconv.optim import OPTIMIZERS
 from fastconv.overrides import compose
 from fastconv.rules import OPTIONS
 from fastconv.run import model_settings
-from fastconv.saliency.network import PixelNetwork
+from fastconv.saliency.attribution import Attributor, attribute
+from fastconv.saliency.method import Method
+from fastconv.saliency.network import PixelNetwork, Pixels, as_pixels
 from fastconv.trained import load_run
 
 NARROW = {
@@ -152,6 +156,22 @@ def test_davidnets_options_are_off_unless_set():
     assert torch.nn.ReLU not in kinds["gelu"]
 
 
+def test_the_plain_davidnet_begins_with_the_weights_it_always_had():
+    """Layer after layer in the network's order, as torch draws them."""
+    torch.manual_seed(0)
+    state = build_model("davidnet", 3, 10, width=4).state_dict()
+    torch.manual_seed(0)
+    blocks = {"prep": (3, 4), "layer1.0": (4, 8), "layer1.1.block1": (8, 8), "layer1.1.block2": (8, 8),
+              "layer2": (8, 16), "layer3.0": (16, 32), "layer3.1.block1": (32, 32),
+              "layer3.1.block2": (32, 32)}  # fmt: skip
+    for name, (inputs, outputs) in blocks.items():
+        drawn = torch.nn.Conv2d(inputs, outputs, 3, bias=False).weight
+        assert torch.equal(state[f"{name}.0.weight"], drawn)
+        assert state[f"{name}.1.weight"].eq(1).all()
+    assert torch.equal(state["linear.weight"], torch.nn.Linear(32, 10, bias=False).weight)
+    assert len(state) == 8 * 6 + 1
+
+
 @pytest.mark.parametrize("name", ["airbench", "davidnet_fast"])
 def test_convolutions_hand_their_inputs_on_at_first(name):
     model, images = narrow(name), torch.randn(1, 8, 6, 6)
@@ -159,8 +179,18 @@ def test_convolutions_hand_their_inputs_on_at_first(name):
     torch.testing.assert_close(layer(images)[:, :8], images)
 
 
-def test_airbenchs_head_has_unit_deviation():
-    assert narrow("airbench").linear.weight.std().item() == pytest.approx(1, rel=1e-5)
+def test_airbenchs_logits_begin_alike_for_both_optimizers():
+    """The published 1/256 goes with a head of unit deviation, and 1/9 with that of any linear layer."""
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    deviations = []
+    for head in ({}, {"unit_head": False, "logits_scale": 1 / 9}):
+        torch.manual_seed(0)
+        model = build_model("airbench", 3, 10, **head)
+        deviations.append(model(images).std().item())
+        # Uniform in +-1 / sqrt(inputs) unless it is scaled.
+        expected = 1 if not head else 1 / (3 * 256) ** 0.5
+        assert model.linear.weight.std().item() == pytest.approx(expected, rel=0.05 if head else 1e-5)
+    assert deviations[0] == pytest.approx(deviations[1], rel=0.2)
 
 
 # -- whitening
@@ -288,3 +318,20 @@ def test_a_run_keeps_what_it_learned(choice, command, tmp_path, digits):
     layer, size = network.layer("last", (28, 28, 1))
     assert layer is network.model.get_submodule(trained.model.blocks[-1])
     assert min(size) > 1
+
+
+def test_airbench_can_be_explained():
+    """By every method of a report; those that would be another on a network without ReLU say so."""
+    torch.manual_seed(0)
+    model, images = narrow("airbench"), noise(6, 3).images
+    model(torch.randn(64, 3, 9, 11))
+    network, pixels = PixelNetwork(model, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)), Pixels.of(images)
+    chosen = methods(OmegaConf.to_object(compose("explain", ["run=a"])))
+    assert len(chosen) >= 6
+    for method in chosen.values():
+        found, _ = attribute(Attributor(method, network, pixels, (9, 11, 3)), as_pixels(images), torch.arange(6))
+        assert found.shape[2:] == (9, 11)
+        assert found.any(), method.captum
+    for captum, line in (("GuidedBackprop", "no ReLU modules"), ("DeepLift", "no rule for AdaptiveMaxPool2d, GELU")):
+        with pytest.raises(InputError, match=line):
+            Attributor(Method(captum), network, pixels, (9, 11, 3))

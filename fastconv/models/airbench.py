@@ -80,6 +80,8 @@ class Airbench(nn.Module):
         activation: name of the activation.
         norm_momentum: share of a batch's statistics in the running ones.
         logits_scale: factor on the logits.
+        unit_head: begin with linear weights whose standard deviation is 1, as airbench94_muon does, and not with those
+            of any linear layer, as airbench's networks for SGD do, which have a factor on the logits of 1/9.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Airbench(nn.Module):
         activation: str = "gelu",
         norm_momentum: float = 0.4,
         logits_scale: float = 1 / 256,
+        unit_head: bool = True,
     ) -> None:
         super().__init__()
         side = whitening_kernel or (2 if channels > 1 else 3)
@@ -107,8 +110,9 @@ class Airbench(nn.Module):
         self.blocks = ("whitening", *(f"groups.{at}" for at in range(len(groups))))
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.linear = nn.Linear(inputs, classes, bias=False)
-        with torch.no_grad():
-            self.linear.weight.div_(self.linear.weight.std())
+        if unit_head:
+            with torch.no_grad():
+                self.linear.weight.div_(self.linear.weight.std())
         self.logits_scale = logits_scale
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Images whose patches are taken at once: a few hundred MB in float64.
-CHUNK = 250
+# Images whose patches are taken at once: few enough to stay in a processor's caches.
+CHUNK = 50
 
 
 class Whitening(nn.Conv2d):
@@ -35,10 +35,10 @@ class Whitening(nn.Conv2d):
         """Take the weight from the patches of normalised images, float [N, C, H, W], of at least the kernel's size."""
         count, total, products = 0, 0.0, 0.0
         for part in images.split(CHUNK):
-            patches = F.unfold(part.double(), self.kernel_size).transpose(0, 1).flatten(1)
-            count += patches.shape[1]
-            total = total + patches.sum(1)
-            products = products + patches @ patches.T
+            patches = F.unfold(part.double(), self.kernel_size)  # [N, C x k x k, places]
+            count += len(patches) * patches.shape[2]
+            total = total + patches.sum((0, 2))
+            products = products + (patches @ patches.mT).sum(0)
         mean = total / count
         covariance = (products - count * torch.outer(mean, mean)) / (count - 1)
         variances, directions = torch.linalg.eigh(covariance)
