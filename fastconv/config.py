@@ -73,10 +73,9 @@ class Airbench:
     """`relu`, `celu`, `gelu` or `silu`."""
     norm_momentum: float = 0.4
     """Share of a batch's statistics in the running ones."""
-    logits_scale: float = 0.00390625
-    """Factor on the logits: 1/256 for optimizer=muon; 1/9 for optimizer=sgd, without `unit_head`."""
-    unit_head: bool = True
-    """Begin with weights of the last layer whose standard deviation is 1, as optimizer=muon wants it."""
+    logits_scale: float = 1 / 9
+    """Factor on the logits, which begin with the same size whatever it is: how fast the last layer learns, but for
+    optimizer=muon, which makes up for it."""
     norm_batch: int = 256
     """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
 

@@ -112,6 +112,8 @@ class Dashboard(TensorBoardLogger):
         with _optional("graph"), warnings.catch_warnings():
             # torch would rather have its compiler used than its tracer, which is what TensorBoard's writer takes.
             warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
+            # And that a network that looks at the size of its maps is traced for one size, which is what is wanted.
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             height, width, channels = run.spec.shape
             self.experiment.add_graph(copy.deepcopy(module.model).cpu(), torch.zeros(1, channels, height, width))
 

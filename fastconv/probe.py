@@ -74,7 +74,7 @@ def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = Non
     if free is not None and needed > free:
         raise InputError(
             f"model {recipe.model} with norm_batch={recipe.norm_batch} needs {needed / 1e9:.1f} GB of memory at least,"
-            f" {free / 1e9:.1f} GB are free. Give a smaller norm_batch or model.width"
+            f" {free / 1e9:.1f} GB are free. Give a smaller norm_batch or a narrower network"
         )
     if limit is not None and device.kind == "cpu":  # on a GPU the probe itself is as quick
         require_seconds(limit, operations / _operations_per_second(device))
@@ -88,15 +88,15 @@ def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
     if step + besides > limit:
         raise InputError(
             f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
-            f" (and {besides:.2g} s are needed besides). Give more seconds, or a smaller batch_size or model.width"
+            f" (and {besides:.2g} s are needed besides). Give more seconds, a smaller batch_size or a narrower network"
         )
 
 
 def least_needs(recipe: Recipe, device: Device) -> tuple[int, int]:
     """Bytes of memory and floating-point operations that an optimizer step surely needs.
 
-    The memory is that of weights, gradients and momentum, and of what a microbatch keeps for its gradients; the
-    operations are those of the forward pass, a third of the whole, as some convolutions take fewer.
+    The memory is that of weights, of gradients and momentum of those that learn, and of what a microbatch keeps for its
+    gradients; the operations are those of the forward pass, a third of the whole, as some convolutions take fewer.
     """
     height, width, channels = recipe.shape
 
@@ -104,7 +104,9 @@ def least_needs(recipe: Recipe, device: Device) -> tuple[int, int]:
         with torch.random.fork_rng(), torch.device(where):
             return build_model(recipe.model, channels, recipe.classes, **recipe.settings)
 
-    weights = sum(weight.numel() * weight.itemsize for weight in build("meta").parameters())
+    tensors = list(build("meta").parameters())
+    weights = sum(weight.numel() * weight.itemsize for weight in tensors)
+    learned = sum(weight.numel() * weight.itemsize for weight in tensors if weight.requires_grad)
     # Tensors without memory take no time, but for the second in which torch imports what they need.
     where = "cpu" if weights < LARGE_BYTES else "meta"
     model = build(where)
@@ -131,7 +133,7 @@ def least_needs(recipe: Recipe, device: Device) -> tuple[int, int]:
         for storage, tensor in kept.items()
         if storage not in own
     )
-    return 3 * weights + activations * recipe.norm_batch // PAIR, operations * recipe.batch_size // PAIR
+    return weights + 2 * learned + activations * recipe.norm_batch // PAIR, operations * recipe.batch_size // PAIR
 
 
 def _operations_per_second(device: Device, size: int = 1024) -> float:

@@ -35,7 +35,7 @@ RANGES = {
     "augment.magnitude": "a strength in [0, 30]",
     # 16 times the published width are 256 times the parameters.
     "model.width": "a number of filters in [1, 1024]",
-    "model.logits_scale": "a factor in (0, 1000]",
+    "model.logits_scale": "a factor in [1e-6, 1000]",
     "model.widths": "numbers of filters in [1, 4096]",
     "model.convs": "a number of convolutions in [1, 16]",
     "model.whitening_kernel": "a number of pixels in [1, 8], or null",

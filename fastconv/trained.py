@@ -36,8 +36,14 @@ class TrainedRun:
         return self.folder.resolve().name
 
     def untrained(self) -> nn.Module:
-        """The same network with new first weights, drawn from torch's global generator."""
-        return build_model(self.config.model.name, self.shape[2], len(self.classes), **self.settings)
+        """The same network with new first weights, drawn from torch's global generator.
+
+        What whitens its images stays: it was computed from them, and not learned.
+        """
+        model = build_model(self.config.model.name, self.shape[2], len(self.classes), **self.settings)
+        if hasattr(model, "whitening"):
+            model.whitening.weight.data.copy_(self.model.whitening.weight)
+        return model
 
 
 def load_run(folder: Path) -> TrainedRun:

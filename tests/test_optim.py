@@ -77,6 +77,7 @@ def test_muon_against_a_loop():
         torch.nn.Flatten(),
         torch.nn.Linear(8 * 2 * 2, 5, bias=False),
     )
+    model.logits_scale = 1 / 256  # for which head_lr is meant
     model.to(memory_format=torch.channels_last)
     other = copy.deepcopy(model).double()
     muon = Muon(max_lr=0.1, bias_lr=0.01, head_lr=0.02)
@@ -129,6 +130,7 @@ class Whitened(torch.nn.Module):
         super().__init__()
         self.whitening = torch.nn.Conv2d(1, 4, 2)
         self.whitening.weight.requires_grad_(False)
+        self.logits_scale = 1 / 256
         self.conv = torch.nn.Conv2d(4, 4, 3, bias=False)
         self.norm = torch.nn.BatchNorm2d(4)
         self.linear = torch.nn.Linear(4, 3)
@@ -154,6 +156,8 @@ def test_groups_of_each_optimizer():
     assert [group["max_lr"] * group["weight_decay"] for group in muon.param_groups[1:]] == pytest.approx([0.004] * 3)
     assert [momentum_of(group) for group in muon.param_groups] == [0.6, 0.85, 0.85, 0.85]
     assert muon.param_groups[3]["until"] == 0.375
+    model.logits_scale = 1 / 64
+    assert Muon().build(model, batch_size=2000).param_groups[2]["max_lr"] == pytest.approx(1340 / 16)
     assert muon.dtype == torch.float32
     assert Muon().build(model, precision="bf16").dtype == torch.bfloat16
     adamw = AdamW(momentum=0.8, bias_factor=2).build(model)
@@ -194,7 +198,7 @@ def learn(model, optimizer, digits, steps: int) -> list[float]:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_learns_digits(name, digits):
     torch.manual_seed(0)
-    model = build_model("davidnet", 1, 10, width=8, logits_scale=1 / 64 if name == "muon" else 0.125)
+    model = build_model("davidnet", 1, 10, width=8)
     losses = learn(model, OPTIMIZERS[name]().build(model, 128), digits, 24)
     assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
 

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from fastconv.models.activation import ACTIVATIONS
 from fastconv.models.whitening import Whitening
 
+# Standard deviation with which the weights of the logits, times their scale, begin: airbench94_muon's.
+LOGIT_WEIGHT = 1 / 256
+
 
 class Norm(nn.BatchNorm2d):
     """Batch norm whose scale stays 1."""
@@ -79,9 +82,8 @@ class Airbench(nn.Module):
             whose patches have fewer directions.
         activation: name of the activation.
         norm_momentum: share of a batch's statistics in the running ones.
-        logits_scale: factor on the logits.
-        unit_head: begin with linear weights whose standard deviation is 1, as airbench94_muon does, and not with those
-            of any linear layer, as airbench's networks for SGD do, which have a factor on the logits of 1/9.
+        logits_scale: factor on the logits, which begin with the same size whatever it is. That of airbench94's SGD
+            version; the Muon version has 1/256, which makes no difference to `optim.Muon`.
     """
 
     def __init__(
@@ -94,8 +96,7 @@ class Airbench(nn.Module):
         whitening_kernel: int | None = None,
         activation: str = "gelu",
         norm_momentum: float = 0.4,
-        logits_scale: float = 1 / 256,
-        unit_head: bool = True,
+        logits_scale: float = 1 / 9,
     ) -> None:
         super().__init__()
         side = whitening_kernel or (2 if channels > 1 else 3)
@@ -110,9 +111,8 @@ class Airbench(nn.Module):
         self.blocks = ("whitening", *(f"groups.{at}" for at in range(len(groups))))
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.linear = nn.Linear(inputs, classes, bias=False)
-        if unit_head:
-            with torch.no_grad():
-                self.linear.weight.div_(self.linear.weight.std())
+        with torch.no_grad():
+            self.linear.weight.mul_(LOGIT_WEIGHT / (logits_scale * self.linear.weight.std()))
         self.logits_scale = logits_scale
 
     def forward(self, x: Tensor) -> Tensor:

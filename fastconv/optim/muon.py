@@ -10,14 +10,16 @@ if TYPE_CHECKING:
 
     from fastconv.optim.muon_sgd import MuonSGD
 
+# airbench's factor on the logits, with which the learning rate of heads was found.
+SCALE = 1 / 256
+
 
 @dataclass(frozen=True)
 class Muon:
     """Muon: each filter bank moves by the orthogonal matrix nearest to its momentum; SGD for the rest.
 
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the values of airbench94_muon in Jordan's
-    cifar10-airbench. Those of the SGD part are for the loss summed over a batch, so that they hold for any batch size,
-    and for a network that scales its logits by about 1/256.
+    cifar10-airbench. Those of the SGD part are for the loss summed over a batch, so that they hold for any batch size.
     """
 
     name: str = "muon"
@@ -30,7 +32,8 @@ class Muon:
     bias_lr: float = 0.053
     """Peak learning rate of norms and biases, by SGD, for the summed loss of a batch."""
     head_lr: float = 0.67
-    """Peak learning rate of linear layers, by SGD, for the summed loss of a batch."""
+    """Peak learning rate of linear layers, by SGD, for the summed loss of a batch and logits scaled by 1/256; for
+    another scale it is adapted."""
     sgd_momentum: float = 0.85
     """Momentum of the SGD part, where the schedule does not set it."""
     weight_decay: float = 2e-6
@@ -51,6 +54,9 @@ class Muon:
         from fastconv.optim.muon_sgd import MuonSGD
 
         found = parts(model)
+        # A factor s on the logits counts twice, in the gradient and in what a step does to them: the same learning rate
+        # would move the logits by s**2.
+        head_lr = self.head_lr * (SCALE / getattr(model, "logits_scale", 1.0)) ** 2
 
         def by_sgd(params: list["nn.Parameter"], lr: float, **more: float) -> dict:
             # The gradient of a mean is that of the sum divided by the batch: the learning rate makes up for it. What
@@ -65,7 +71,7 @@ class Muon:
         groups = [
             filters,
             by_sgd(found.biases, self.bias_lr),
-            by_sgd(found.heads, self.head_lr),
+            by_sgd(found.heads, head_lr),
             by_sgd(found.whitening, self.bias_lr, until=self.whitening_until),
         ]
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
