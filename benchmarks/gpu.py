@@ -1,33 +1,88 @@
-"""On a GPU: fastconv's training step against a bare compiled loop, and the article's 25 epochs on its three data sets.
+"""On a GPU: the step against a bare compiled loop, the speed record, and what the recipes reach on each data set.
 
-python benchmarks/gpu.py          some minutes on one GPU; the data sets are looked for in FASTCONV_DATA
+python benchmarks/gpu.py [step] [speedrun] [recipes] [article]     without names all of them, some ten minutes
 
-Needs the source tree, torch, torchvision and the pure-Python packages of requirements.lock; no installation.
+The data sets are looked for in FASTCONV_DATA. Runs follow one another in one process, and those that have a row are
+skipped. Needs the source tree, torch, torchvision and the pure-Python packages of requirements.lock; no installation.
 """
 
+import sys
+import tempfile
+from pathlib import Path
+
 import original
+import records
 import torch
-from bare_loop import measure_pairs
-from measurements import Table
+from bare_loop import measure_pairs, plan
+from measurements import Table, append, describe_device, read
+from records import RECORDS, ROWS, TABLE
+from rich.console import Console
 
-ROUNDS = 5
+from fastconv import training
+from fastconv.run_folder import RunFolder
+
+ROUNDS = 3
+# What two CPU cores with bf16 compute in 1000 s, 0.65 PFLOP, are so many epochs of DavidNet.
+DAVIDNET_EPOCHS = 6
 
 
-def compare(table: Table, overrides: list[str], pairs: int = 9, group: int = 50, warm_up: int = 20) -> None:
+def step(pairs: int = 9, group: int = 20, warm_up: int = 20) -> None:
     """Measure and show both loops."""
+    table = Table("gpu", "DavidNet on CIFAR-10, batches of 512", "images/s", ours="fastconv")
     for number in range(ROUNDS):
         if table.lacks(number, "fastconv", "bare loop"):
-            for contender, value in measure_pairs(overrides, pairs, group, warm_up).items():
+            for contender, value in measure_pairs(["dataset=cifar10"], pairs, group, warm_up).items():
                 table.add(number, contender, value)
     table.show(note="Both loops are compiled, and timed in turn within one process.")
 
 
-def main() -> None:
-    if not torch.cuda.is_available():
-        raise SystemExit("torch finds no GPU here; benchmarks/step.py measures the CPU")
-    compare(Table("gpu", "DavidNet on CIFAR-10, batches of 512", "images/s", ours="fastconv"), ["dataset=cifar10"])
+def record(name: str, seeds: range, *settings: str) -> None:
+    """Add rows to the records, from runs in this process."""
+    about = RECORDS[name]
+    for seed in seeds:
+        known = {"dataset": about.dataset, "experiment": about.experiment, "seed": str(seed)}
+        known |= {"settings": " ".join((*about.settings, *settings)), "device": describe_device()}
+        if any(known.items() <= each.items() for each in read(ROWS)):
+            continue
+        torch._dynamo.reset()
+        chosen = [f"dataset={about.dataset}", f"experiment={about.experiment}", f"seed={seed}", *about.settings]
+        chosen += [*settings, "figures=false", "checkpoint.save=false", "validate.on=none"]
+        run = plan(*chosen)
+        with tempfile.TemporaryDirectory() as folder:
+            found = training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), chosen)
+        append(ROWS, row := records.row(about, seed, settings, found))
+        TABLE.write_text(records.table())
+        print(name, *(f"{key}={value}" for key, value in row.items() if key not in ("versions", "device")), flush=True)
+
+
+def speedrun() -> None:
+    """Ten seeds of the speed record, whose batches a GPU takes whole."""
+    record("cifar10-speedrun", range(10), "norm_batch=2000", "trainer.compile=true")
+
+
+def recipes() -> None:
+    """What the recipes reach where time is no matter: not compiled, which takes longer than these runs."""
+    for name in ("fashion_mnist-speedrun", "mnist-speedrun"):
+        record(name, range(3), "trainer.compile=false")
+    for name in ("cifar10-davidnet_fast", "cifar10-original"):
+        record(name, range(3), f"schedule.epochs={DAVIDNET_EPOCHS}", "trainer.compile=false")
+    record("cifar10-speedrun", range(5), "trainer.compile=false")
+
+
+def article() -> None:
+    """The article's 25 epochs on its three data sets."""
     original.main(folder="original-gpu")
 
 
+PARTS = {part.__name__: part for part in (step, speedrun, recipes, article)}
+
+
+def main(*names: str) -> None:
+    if not torch.cuda.is_available():
+        raise SystemExit("torch finds no GPU here; benchmarks/step.py measures the CPU")
+    for name in names or PARTS:
+        PARTS[name]()
+
+
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

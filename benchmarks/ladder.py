@@ -1,0 +1,159 @@
+"""What networks of rising size learn from a number of epochs, on held-out training images: what `best` is fitted to.
+
+python benchmarks/ladder.py [--workers 5] [--limit SECONDS] [--csv PATH] [key=value ...]
+
+Appends a row for each run to benchmarks/results/ladder.csv; those that have a row are skipped, so it can be stopped and
+started again. Runs share the device, `--workers` at a time, so their seconds say nothing: the accuracy of a recipe does
+not depend on the machine, and its speed is what the probe measures. Some minutes on an H100; far too much for two cores.
+"""
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from measurements import RESULTS, append, describe_device, describe_versions, read
+
+# The networks, from the smallest; all airbench's.
+NETWORKS = {
+    "8": ("model.widths=[8,32,32]",),
+    "16": ("model.widths=[16,64,64]",),
+    "32": ("model.widths=[32,128,128]",),
+    "64": (),  # airbench94
+    "95": ("model=airbench95",),
+    "96": ("model=airbench96",),
+}
+LIGHT, STRONG = "airbench", "airbench96"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    dataset: str
+    network: str
+    augment: str
+    epochs: float
+    settings: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What tells it from others, as in a row."""
+        settings = " ".join(self.settings)
+        return {"dataset": self.dataset, "network": self.network, "augment": self.augment,
+                "epochs": f"{self.epochs:g}", "settings": settings, "seed": str(self.seed)}  # fmt: skip
+
+    @property
+    def overrides(self) -> list[str]:
+        """The command line of its run."""
+        return [
+            f"dataset={self.dataset}", "experiment=speedrun", *NETWORKS[self.network], f"augment={self.augment}",
+            f"schedule.epochs={self.epochs:g}", f"seed={self.seed}", "stream.seed=0", "dataset.holdout=0.1",
+            "validate.on=holdout", "validate.every=1000", "budget.seconds=null", "checkpoint.save=false",
+            "figures=false", "stream.verify=false", "trainer.compile=false", *self.settings,
+        ]  # fmt: skip
+
+
+def cells() -> list[Cell]:
+    """All of them, those first that say most."""
+    found = [Cell("cifar10", net, LIGHT, epochs) for epochs in (1, 2, 4, 8, 16) for net in NETWORKS]
+    found += [Cell("fashion_mnist", net, LIGHT, epochs) for epochs in (1, 2, 4, 8, 16) for net in ("16", "32", "64")]
+    found += [Cell("cifar10", net, STRONG, 16) for net in NETWORKS if net != "8"]
+    found += [Cell("cifar10", net, LIGHT, epochs, (f"batch_size={size}",))
+              for size in (500, 1000) for epochs in (1, 2, 4) for net in ("16", "32")]  # fmt: skip
+    found += [Cell("cifar10", net, STRONG, 32) for net in ("16", "32", "64", "95", "96")]
+    found += [Cell("fashion_mnist", net, STRONG, epochs) for epochs in (16, 32) for net in ("32", "64", "95")]
+    found += [Cell("mnist", net, LIGHT, epochs) for epochs in (1, 2, 4, 8, 16) for net in ("16", "32", "64")]
+    found += [Cell("cifar10", "32", LIGHT, 4, (f"optimizer.max_lr={peak}",)) for peak in (0.12, 0.48)]
+    found += [Cell("cifar10", net, STRONG, 16, ("average=ema",)) for net in ("32", "64")]
+    found += [Cell("cifar10", "64", STRONG, 32, (f"optimizer.max_lr={peak}",)) for peak in (0.12,)]
+    found += [Cell("mnist", "64", STRONG, 16), Cell("mnist", "95", LIGHT, 16), Cell("mnist", "64", STRONG, 32)]
+    found += [Cell("cifar10", net, STRONG, 64) for net in ("64", "32")]
+    return found
+
+
+def measure(cell: Cell) -> dict[str, object]:
+    """Run one of them."""
+    import warnings
+
+    import torch
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from fastconv import run as runs
+    from fastconv import training
+    from fastconv.clock import Clock
+    from fastconv.command import compose
+    from fastconv.results import git_commit
+    from fastconv.run_folder import RunFolder
+
+    warnings.filterwarnings("ignore")
+    started = time.perf_counter()
+    run = runs.plan_run(OmegaConf.to_object(compose("config", cell.overrides)), Clock())
+    quiet = Console(quiet=True)
+    with runs.stream_in_use(run), tempfile.TemporaryDirectory() as folder:
+        runs.precompute(run, quiet)
+        found = training.fit(run, quiet, RunFolder(Path(folder), run.config, resumed=False), cell.overrides)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return {
+        **cell.about,
+        "accuracy_holdout": round(found.accuracy_holdout, 5),
+        "accuracy_holdout_tta": round(found.accuracy_holdout_tta, 5),
+        "parameters": found.parameters,
+        "petaflop": round(found.petaflop, 6),
+        "steps": found.steps,
+        "seconds": round(time.perf_counter() - started, 1),
+        "train_seconds": round(found.seconds["train"], 1),
+        "data_wait": round(found.data_wait_fraction, 3),
+        "device": describe_device(),
+        "precision": found.precision,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": describe_versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def attempt(cell: Cell) -> tuple[Cell, dict[str, object] | str]:
+    """A row, or why there is none."""
+    try:
+        return cell, measure(cell)
+    except Exception as error:  # the others are to be measured all the same
+        return cell, f"{type(error).__name__}: {error}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=float("inf"))
+    parser.add_argument("--csv", type=Path, default=RESULTS / "ladder.csv")
+    parser.add_argument("--only", default="", help="only data sets of this name")
+    given = parser.parse_args()
+    started = time.monotonic()
+    done = [row for row in read(given.csv)]
+    left = [cell for cell in cells() if not any(cell.about.items() <= row.items() for row in done)]
+    left = [cell for cell in left if given.only in cell.dataset]
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
+        waiting = pool.imap_unordered(attempt, left)
+        for number in range(len(left)):
+            try:
+                cell, row = waiting.next(timeout=max(1.0, given.limit - (time.monotonic() - started)))
+            except multiprocessing.TimeoutError:
+                print(f"stopped: {number} of {len(left)} done")
+                break
+            if isinstance(row, str):
+                print(*cell.overrides, row, flush=True)
+                continue
+            append(given.csv, row)
+            shown = ("accuracy_holdout", "accuracy_holdout_tta", "petaflop", "seconds", "train_seconds", "data_wait")
+            print(f"{time.monotonic() - started:5.0f} s", *cell.about.values(), *(row[key] for key in shown), flush=True)
+        pool.terminate()
+
+
+if __name__ == "__main__":
+    main()
