@@ -1,10 +1,10 @@
 """What networks of rising size learn from a number of epochs, on held-out training images: what `best` is fitted to.
 
-python benchmarks/ladder.py [--workers 5] [--limit SECONDS] [--csv PATH] [key=value ...]
+python benchmarks/ladder.py [--workers 5] [--limit SECONDS] [--networks 8 16 ...]
 
 Appends a row for each run to benchmarks/results/ladder.csv; those that have a row are skipped, so it can be stopped and
 started again. Runs share the device, `--workers` at a time, so their seconds say nothing: the accuracy of a recipe does
-not depend on the machine, and its speed is what the probe measures. Some minutes on an H100; far too much for two cores.
+not depend on the machine, and its speed is what the probe measures. Some minutes on an H100; too much for two cores.
 """
 
 import argparse
@@ -73,6 +73,11 @@ def cells() -> list[Cell]:
     found += [Cell("cifar10", "64", STRONG, 32, (f"optimizer.max_lr={peak}",)) for peak in (0.12,)]
     found += [Cell("mnist", "64", STRONG, 16), Cell("mnist", "95", LIGHT, 16), Cell("mnist", "64", STRONG, 32)]
     found += [Cell("cifar10", net, STRONG, 64) for net in ("64", "32")]
+    # Few images want smaller batches, which two CPU cores can do as well.
+    found += [Cell("cifar10", net, LIGHT, 1, ("batch_size=250", "norm_batch=250")) for net in ("8", "16", "32")]
+    found += [Cell("cifar10", "8", LIGHT, epochs, (f"batch_size={250 * epochs}",)) for epochs in (2, 4)]
+    found += [Cell("fashion_mnist", net, LIGHT, 1, ("batch_size=250", "norm_batch=250")) for net in ("8", "16", "32")]
+    found += [Cell("fashion_mnist", net, LIGHT, 2, ("batch_size=500",)) for net in ("8", "16", "32")]
     return found
 
 
@@ -131,12 +136,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--limit", type=float, default=float("inf"))
     parser.add_argument("--csv", type=Path, default=RESULTS / "ladder.csv")
-    parser.add_argument("--only", default="", help="only data sets of this name")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     given = parser.parse_args()
     started = time.monotonic()
-    done = [row for row in read(given.csv)]
+    done = read(given.csv)
     left = [cell for cell in cells() if not any(cell.about.items() <= row.items() for row in done)]
-    left = [cell for cell in left if given.only in cell.dataset]
+    left = [cell for cell in left if cell.network in given.networks]
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
         waiting = pool.imap_unordered(attempt, left)
@@ -151,7 +156,9 @@ def main() -> None:
                 continue
             append(given.csv, row)
             shown = ("accuracy_holdout", "accuracy_holdout_tta", "petaflop", "seconds", "train_seconds", "data_wait")
-            print(f"{time.monotonic() - started:5.0f} s", *cell.about.values(), *(row[key] for key in shown), flush=True)
+            print(
+                f"{time.monotonic() - started:5.0f} s", *cell.about.values(), *(row[key] for key in shown), flush=True
+            )
         pool.terminate()
 
 

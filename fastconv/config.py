@@ -249,6 +249,9 @@ class Config:
     figures: bool = True
     """Draw the run's figures and, for TensorBoard, the network's graph: some seconds before and after training, which
     the budget does not count."""
+    choose: list[str] = field(default_factory=list)
+    """What to choose by what the budget affords on this machine (`experiment=best`), unless it is set on the command
+    line: model, epochs, batch_size, flip, augment, tta."""
     resume: str | None = None
     """Go on with an unfinished run: the folder of one, or `auto` for the newest with this configuration (a new run if
     there is none)."""

@@ -1,6 +1,7 @@
 """The plan of a run: what will fit into the budget, and what it needs. Printed before anything long starts."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +94,15 @@ def forecast(
 
 
 def plan_table(
-    config: Config, spec: StreamSpec, device: Device, probe: Probe, plan: Forecast, parameters: int
+    config: Config,
+    spec: StreamSpec,
+    device: Device,
+    probe: Probe,
+    plan: Forecast,
+    parameters: int,
+    reasons: Mapping[str, str],
 ) -> Table:
-    """The plan as a person reads it."""
+    """The plan as a person reads it, with the reasons of what was chosen for it."""
     budget, schedule = config.budget, config.schedule
     limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {' + '.join(budget.counts)}"
     bound = "as many epochs as fit" if schedule.epochs is None else f"at most {schedule.epochs:g} epochs"
@@ -122,6 +129,7 @@ def plan_table(
         "stream": stream,
         "memory": f"about {probe.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
         "outputs": config.outputs,
+        **{f"chosen: {name}": why for name, why in reasons.items()},
     }
     table = Table(title="plan", show_header=False, title_justify="left")
     for name, value in rows.items():

@@ -11,6 +11,7 @@ from fastconv.clock import Clock
 from fastconv.command import command
 from fastconv.config import Config
 from fastconv.errors import InputError
+from fastconv.overrides import task_overrides
 from fastconv.prerequisites import check_data, require_writable
 from fastconv.rules import check
 
@@ -49,7 +50,12 @@ def main(config: Config) -> None:
             f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}"
         )
         return
-    run = runs.plan_run(config, Clock())
+    clock = Clock()
+    if config.choose:
+        from fastconv.best import choose
+
+        config = choose(config, task_overrides(), clock).config
+    run = runs.plan_run(config, clock)
     if config.verify:
         mended = verify_stream(run.spec, run.train, root)
         for line in mended:

@@ -45,11 +45,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Probe:
-    """Seconds per optimizer step (forward, backward, update), seconds per image scored, and the peak memory in MB."""
+    """Seconds per optimizer step (forward, backward, update), seconds per image scored, the peak memory in MB, and
+    the seconds of a step that are the update's."""
 
     step_seconds: float
     score_seconds: float
     memory_mb: float
+    update_seconds: float = 0.0
 
 
 def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = None) -> Probe:
@@ -176,7 +178,8 @@ def _measure(recipe: Recipe, device: Device) -> Probe:
     score()
     score_seconds = _seconds(score, device) / recipe.norm_batch
     parts = recipe.batch_size // recipe.norm_batch
-    return Probe(parts * learn_seconds + update_seconds, score_seconds, peak_memory_mb(device.kind))
+    step_seconds = parts * learn_seconds + update_seconds
+    return Probe(step_seconds, score_seconds, peak_memory_mb(device.kind), update_seconds)
 
 
 def _seconds(work, device: Device, count: int = MICROBATCHES) -> float:

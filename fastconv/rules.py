@@ -17,6 +17,7 @@ from fastconv.schedule import OneCycle
 OPTIONS = {
     "budget.counts": SEGMENTS,
     "average.kind": ("none", "ema", "lookahead"),
+    "choose": ("model", "epochs", "batch_size", "flip", "augment", "tta"),
     "stream.mode": ("precomputed", "online"),
     "validate.on": ("test", "holdout", "none"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
@@ -61,6 +62,8 @@ def check(config: Config) -> None:
     schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
     if budget.seconds is None and schedule.epochs is None:
         raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")
+    if config.choose and budget.seconds is None:
+        raise InputError("budget.seconds=null leaves nothing to choose by (choose, experiment=best): give seconds")
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
     require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")

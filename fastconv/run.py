@@ -56,8 +56,20 @@ def model_settings(config: Config) -> dict:
     return {key: value for key, value in dataclasses.asdict(config.model).items() if key not in ("name", "norm_batch")}
 
 
-def plan_run(config: Config, clock: Clock) -> Run:
+def open_splits(config: Config) -> tuple[ImageData, ImageData, ImageData]:
+    """The images to train on, those held out of them, and those of the test split."""
+    everything, test = load(config.dataset.name, Path(config.data))
+    kept, held = stratified_split(everything, config.dataset.holdout, config.dataset.holdout_seed)
+    if not len(held):
+        return everything, everything.take(held), test
+    return everything.take(kept), everything.take(held), test
+
+
+def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run:
     """Look at the config, the machine and the data, and work out what a run will do.
+
+    Args:
+        measured: the recipe's probe, if there is one.
 
     Raises InputError for whatever could not work.
     """
@@ -66,11 +78,7 @@ def plan_run(config: Config, clock: Clock) -> Run:
     check_world(config.trainer.devices)
     device = prepare(config.trainer)
     forget_peak_memory()
-    everything, test = load(config.dataset.name, Path(config.data))
-    kept, held = stratified_split(everything, config.dataset.holdout, config.dataset.holdout_seed)
-    train, holdout = (
-        (everything.take(kept), everything.take(held)) if len(held) else (everything, everything.take(held))
-    )
+    train, holdout, test = open_splits(config)
     spec = stream_spec(config, train)
     settings = model_settings(config)
     channels, classes = spec.shape[2], len(spec.classes)
@@ -86,9 +94,11 @@ def plan_run(config: Config, clock: Clock) -> Run:
         config.trainer.channels_last,
         config.optimizer.name,
     )
-    with clock.segment("probe"):
-        cache, limit = Path(config.data) / "probes", config.budget.seconds
-        measured = Probe(**from_first_rank("probe", lambda: dataclasses.asdict(probe(recipe, device, cache, limit))))
+    if measured is None:
+        with clock.segment("probe"):
+            cache, limit = Path(config.data) / "probes", config.budget.seconds
+            found = from_first_rank("probe", lambda: dataclasses.asdict(probe(recipe, device, cache, limit)))
+            measured = Probe(**found)
     curve = {"test": test, "holdout": holdout, "none": ()}[config.validate.on]
     plan = forecast(
         config,

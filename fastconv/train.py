@@ -12,6 +12,7 @@ first; leaves results, curves, figures and the checkpoint in a new folder below 
 
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -26,6 +27,9 @@ from fastconv.ranks import end_with_first_rank, is_first_rank
 from fastconv.results import Results
 from fastconv.rules import check
 from fastconv.run_folder import RunFolder, is_finished, job_of_sweep, leave_reason, open_folder, unfinished
+
+if TYPE_CHECKING:
+    from fastconv.best import Choice
 
 
 def check_run(config: Config) -> None:
@@ -80,39 +84,51 @@ def main(config: Config) -> float | None:
     """The command; see the top of this file. Returns what a sweep may look for the most of."""
     clock = Clock()
     check_run(config)
+    end_with_first_rank()
+    if choice := settle(config, clock):
+        config = choice.config
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         if config.sweep.resume or config.sweep.explain or config.sweep.article:
             raise InputError("sweep.resume, explain and article are of a sweep: add -m and the values, or use resume")
-        train(config, clock, unfinished(config, task_overrides()))
+        train(config, clock, unfinished(config, task_overrides()), choice)
         return None
     job = Path(hydra.sweep.dir, hydra.sweep.subdir)
     if config.plan_only:
-        train(config, clock, None)
+        train(config, clock, None, choice)
         return None
     with closing(job_of_sweep(config, job)) as folder:
         if is_finished(job):
             print(f"{job} is finished")
             return Results.read(job).accuracy_holdout
         try:
-            return train(config, clock, folder).accuracy_holdout
+            return train(config, clock, folder, choice).accuracy_holdout
         except Exception as error:
             leave_reason(folder, error, task_overrides())
             raise
 
 
-def train(config: Config, clock: Clock, found: RunFolder | None) -> Results | None:
+def settle(config: Config, clock: Clock) -> "Choice | None":
+    """Choose what the config leaves open, if it does; a run that goes on in its folder has chosen."""
+    if not config.choose or config.resume not in (None, "auto"):
+        return None
+    from fastconv.best import choose
+
+    return choose(config, task_overrides(), clock)
+
+
+def train(config: Config, clock: Clock, found: RunFolder | None, choice: "Choice | None" = None) -> Results | None:
     """Plan a run and carry it out, in the folder `found` or a new one. None if it was only to be planned."""
     from rich.console import Console
 
     from fastconv import run as runs
     from fastconv.forecast import plan_table, results_table
 
-    end_with_first_rank()
     console = Console(quiet=not is_first_rank())
     config = found.config if found else config
-    run = runs.plan_run(config, clock)
-    console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters))
+    run = runs.plan_run(config, clock, choice.probe if choice else None)
+    reasons = choice.reasons if choice else {}
+    console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters, reasons))
     if config.plan_only:
         return None
     from fastconv.training import fit

@@ -1,0 +1,128 @@
+"""Accuracy against budget: experiment=best and the article's recipe in the same seconds.
+
+python benchmarks/best.py [cifar10] [fashion_mnist] [budgets=30,100,300] [seeds=0,1,2] [experiments=best,original]
+
+Appends a row for each finished run to benchmarks/results/best.csv and makes best.md and best.png of all rows; runs that
+have a row of this machine are skipped. Whole, it takes three hours.
+
+`best` counts all that it takes, the choice and the scoring in all views included; it chooses anew in each run. The
+article's recipe counts its training alone, and is scored without test-time augmentation, which it has not.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from measurements import RESULTS, append, describe_device, read
+from records import Record, row
+
+from fastconv.results import Results
+from fastconv.summary import summarise
+
+ROWS, TABLE, FIGURE = (RESULTS / f"best.{kind}" for kind in ("csv", "md", "png"))
+SETTINGS = {"best": (), "original": ("tta.mirror=false", "tta.shift=0", "validate.on=none")}
+
+
+def run(dataset: str, experiment: str, budget: str, seed: int) -> Results:
+    with tempfile.TemporaryDirectory() as outputs:
+        shutil.rmtree(Path(os.environ.get("FASTCONV_DATA", "data"), "probes"), ignore_errors=True)
+        command = [sys.executable, "-m", "fastconv.train", f"dataset={dataset}", f"experiment={experiment}"]
+        command += [f"seed={seed}", f"budget.seconds={budget}", "figures=false", *SETTINGS[experiment]]
+        subprocess.run([*command, f"outputs={outputs}", f"stream.root={outputs}/streams"], check=True)
+        return Results.read(next(Path(outputs, dataset).iterdir()))
+
+
+def groups() -> dict[tuple[str, float, str, str], list[dict[str, str]]]:
+    """Rows by data set, budget, machine and experiment."""
+    found = defaultdict(list)
+    for each in read(ROWS):
+        found[each["dataset"], float(each["budget"]), each["device"], each["experiment"]].append(each)
+    return dict(sorted(found.items()))
+
+
+def score(rows: list[dict[str, str]]) -> str:
+    found = summarise(100 * float(each["accuracy_tta"]) for each in rows)
+    every = ", ".join(f"{100 * float(each['accuracy_tta']):.2f}" for each in rows)
+    return f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
+
+
+def table() -> str:
+    found = groups()
+    lines = ["# Accuracy against budget", "", "| data set | budget | best % | its network | seconds for the choice |"
+             " counted in all | original % | precision | machine |", "|" + " --- |" * 9]  # fmt: skip
+    for (dataset, budget, device, experiment), rows in found.items():
+        if experiment != "best":
+            continue
+        original = found.get((dataset, budget, device, "original"), [])
+        choice = summarise(float(each["probe_seconds"]) for each in rows).mean
+        counted = max(float(each["counted"]) for each in rows)
+        networks = ", ".join(sorted({each["network"] for each in rows}))
+        cells = [dataset, f"{budget:g} s", score(rows), networks, f"{choice:.1f}", f"at most {counted:.1f}"]
+        cells += [score(original) if original else "", rows[0]["precision"], device]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        "Test images, with test-time augmentation as far as the budget allows; mean ± standard deviation and all"
+        " seeds, from 0 on. `best` counts the choice, precompute, training and scoring; `original` training alone."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def draw() -> None:
+    from matplotlib.figure import Figure
+
+    found = groups()
+    datasets = sorted({dataset for dataset, *_ in found})
+    figure = Figure(figsize=(4.2 * len(datasets), 3.6), layout="constrained")
+    for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
+        for experiment, colour in (("best", "C0"), ("original", "C7")):
+            rows = [
+                (budget, group)
+                for (name, budget, _, own), group in found.items()
+                if (name, own) == (dataset, experiment)
+            ]
+            means = [100 * summarise(float(each["accuracy_tta"]) for each in group).mean for _, group in rows]
+            axes.plot([budget for budget, _ in rows], means, color=colour, marker="o", label=experiment)
+            for budget, group in rows:
+                values = [100 * float(each["accuracy_tta"]) for each in group]
+                axes.plot([budget] * len(group), values, ".", color=colour, alpha=0.5)
+        axes.set(xscale="log", xlabel="budget in seconds", ylabel="test accuracy in %", title=dataset)
+        ticks = sorted({budget for name, budget, *_ in found if name == dataset})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    figure.savefig(FIGURE, dpi=130)
+
+
+def main(*arguments: str) -> None:
+    options = dict(each.split("=") for each in arguments if "=" in each)
+    datasets = [each for each in arguments if "=" not in each] or ["cifar10", "fashion_mnist"]
+    for budget in options.get("budgets", "30,100,300").split(","):
+        for seed in map(int, options.get("seeds", "0,1,2").split(",")):
+            for dataset in datasets:
+                for experiment in options.get("experiments", "best,original").split(","):
+                    about = {"dataset": dataset, "experiment": experiment, "budget": budget, "seed": str(seed)}
+                    about["device"] = describe_device()
+                    if any(about.items() <= each.items() for each in read(ROWS)):
+                        continue
+                    results = run(dataset, experiment, budget, seed)
+                    widths = results.recipe.get("model.widths") or [results.recipe["model.width"]]
+                    more = {
+                        "budget": budget,
+                        "counted": round(results.seconds_counted, 2),
+                        "probe_seconds": round(results.seconds["probe"], 2),
+                        "network": "-".join([results.model, *map(str, widths)]),
+                        "batch": results.batch_size,
+                    }
+                    append(ROWS, {**more, **row(Record(dataset, experiment, range(0)), seed, (), results)})
+                    TABLE.write_text(table())
+                    draw()
+    print(table())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,281 @@
+"""What a budget affords: network, batch size, augmentation and evaluation of `experiment=best`, and why.
+
+How many images a network would see is measured, by a short look at it on this machine; what it would learn from them is
+the law of `fastconv.ladder`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastconv.clock import Clock
+from fastconv.config import TTA, Config
+from fastconv.data.plan import Crop, Cutout, Flip, Policy
+from fastconv.data.sources import ImageData
+from fastconv.data.storage import write_atomically
+from fastconv.device import Device, prepare
+from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS
+from fastconv.mirrored import BATCH_SIZE, mirrored_accuracy
+from fastconv.operations import training_operations
+from fastconv.probe import Probe, Recipe, probe
+from fastconv.ranks import from_first_rank
+from fastconv.run import model_settings, open_splits
+
+# The keys of the command line that settle each choice.
+SETTLED_BY = {
+    "model": ("model",),
+    "epochs": ("schedule.epochs",),
+    "batch_size": ("batch_size", "norm_batch", "dataset.batch_size", "model.norm_batch"),
+    "flip": ("dataset.flip",),
+    "augment": ("augment",),
+    "tta": ("tta",),
+}
+
+# Shares of the budget, at most: for looking at the networks, for trying mirrored images, for scoring.
+LOOK, TRIAL, EVALUATION = 0.03, 0.02, 0.1
+# A look at a network takes about as long as learning from so many parts of a batch.
+PARTS_OF_A_LOOK = 8
+# Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
+PART, BATCH = {"cpu": 64, "cuda": 1024}, 2048
+
+# Optimizer steps that a run should have, of smaller batches if need be.
+STEPS, BATCH_SIZES = 180, (2000, 1000, 500, 250, 125)
+# Images over which batch norm takes its statistics on a CPU: their activations stay near its caches.
+NORM_BATCH = 500
+# Epochs after which more bring nothing, with as many images as CIFAR-10 has; with fewer, more.
+MOST_EPOCHS, AT_IMAGES = 64, 45_000
+# Seconds of a budget in which compiling the step for a GPU takes longer than it saves.
+NOT_COMPILED = 60
+# Images to learn from, at most, to know whether mirrored ones are of the same class; they are not if those are known so
+# much less often.
+TRIAL_IMAGES, SAME_CLASS = 20_000, 0.85
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a network could do in the budget: see so many images in batches of a size, and be scored in some views."""
+
+    network: Any
+    probe: Probe
+    images: float
+    batch_size: int
+    tta: TTA
+
+    @property
+    def image_seconds(self) -> float:
+        """Seconds of forward and backward for an image."""
+        return (self.probe.step_seconds - self.probe.update_seconds) / BATCH
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of an optimizer step."""
+        return self.image_seconds * self.batch_size + self.probe.update_seconds
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A config in which nothing is open, what was measured of it, and why it is as it is, by what was chosen."""
+
+    config: Config
+    probe: Probe | None
+    reasons: dict[str, str]
+
+
+def choose(config: Config, overrides: list[str], clock: Clock) -> Choice:
+    """Decide what `config.choose` names and the command line leaves open.
+
+    The same measurements, which are kept beside the data sets, always give the same choice.
+
+    Args:
+        overrides: those of the command line: what they set stays.
+        clock: its segment `probe` counts what this takes.
+
+    Raises InputError as `fastconv.run.plan_run` does.
+    """
+    names = [f"{override.split('=')[0].lstrip('+~')}." for override in overrides]
+    settled = {
+        what for what, keys in SETTLED_BY.items() if any(name.startswith(f"{key}.") for key in keys for name in names)
+    }
+    chosen = [what for what in config.choose if what not in settled]
+    if not chosen:
+        return Choice(config, None, {})
+    device = prepare(config.trainer)
+    if config.trainer.compile is None and device.compile and config.budget.seconds < NOT_COMPILED:
+        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, compile=False))
+    train, holdout, test = open_splits(config)
+    counts = config.budget.counts
+    scored = len(holdout) * ("validate" in counts and config.validate.on == "holdout") + len(test) * ("test" in counts)
+    with clock.segment("probe"):
+        return _Chooser(config, chosen, device, train, scored).choice()
+
+
+class _Chooser:
+    """Args: chosen: what to choose. train: the images to learn from. scored: number of those scored in the end."""
+
+    def __init__(self, config: Config, chosen: list[str], device: Device, train: ImageData, scored: int) -> None:
+        self._config, self._chosen, self._train, self._scored = config, chosen, train, scored
+        # Compiling each network would take longer than looking at it.
+        self._device = dataclasses.replace(device, compile=False)
+        self._cache = Path(config.data) / "probes"
+        self._flip = config.dataset.flip
+        self._reasons: dict[str, str] = {}
+
+    def choice(self) -> Choice:
+        config, new = self._config, {}
+        if "flip" in self._chosen:
+            self._try_mirrored()
+            new["dataset"] = dataclasses.replace(config.dataset, flip=self._flip)
+        best = self._best_offer()
+        new["model"] = best.network
+        if "augment" in self._chosen:
+            new["augment"] = self._policy(best)
+        if "tta" in self._chosen:
+            new["tta"] = best.tta
+        if "batch_size" in self._chosen:
+            part = best.batch_size if self._device.kind == "cuda" else min(NORM_BATCH, best.batch_size)
+            new |= {"batch_size": best.batch_size, "norm_batch": part}
+            self._reasons["batch_size"] = f"{best.batch_size}, for {best.images / best.batch_size:,.0f} steps"
+        if "epochs" in self._chosen:
+            new["schedule"] = dataclasses.replace(config.schedule, epochs=self._bound(best))
+        measured = dataclasses.replace(best.probe, step_seconds=best.step_seconds)
+        return Choice(dataclasses.replace(config, **new), measured, self._reasons)
+
+    def _best_offer(self) -> Offer:
+        """That of the network of which the law expects most."""
+        if "model" not in self._chosen:
+            return self._offer(self._config.model)
+        found: list[tuple[float, Offer]] = []
+        spent = 0.0
+        for rung in RUNGS:
+            if found:
+                last = found[-1][1]
+                larger = self._operations(rung.network) / self._operations(last.network)
+                spent += PARTS_OF_A_LOOK * PART[self._device.kind] * last.image_seconds * larger
+                if spent > LOOK * self._config.budget.seconds:
+                    break
+            offer = self._offer(rung.network)
+            found.append((rung.log_error(offer.images), offer))
+            if len(found) > 1 and found[-1][0] > found[-2][0]:
+                break  # those above it would see even fewer images
+        at = min(range(len(found)), key=lambda at: found[at][0])
+        least, best = found[at]
+        words = [f"{_name(best)}, {self._epochs(best):.1f} epochs"]
+        for error, other in found[max(0, at - 1) : at] + found[at + 1 : at + 2]:
+            more = math.exp(error - least) - 1
+            words.append(f"{_name(other)} would see {self._epochs(other):.1f} and err {more:.0%} more often")
+        self._reasons["model"] = "; ".join(words)
+        return best
+
+    def _operations(self, network: Any) -> int:
+        settings = model_settings(dataclasses.replace(self._config, model=network))
+        return training_operations(network.name, settings, self._train.images.shape[1:], len(self._train.classes))
+
+    def _epochs(self, offer: Offer) -> float:
+        return offer.images / len(self._train)
+
+    def _offer(self, network: Any) -> Offer:
+        config = self._config
+        measured = self._look_at(network)
+        tta = self._views(measured) if "tta" in self._chosen else config.tta
+        left = config.budget.seconds * (1 - LOOK - TRIAL) - self._evaluations(tta) * measured.score_seconds
+        most = self._most_images()
+        offer = Offer(network, measured, 0.0, config.batch_size, tta)
+        if "batch_size" in self._chosen:
+            images = min(most, left / offer.image_seconds)
+            fit = (size for size in BATCH_SIZES if size * STEPS <= images and size <= len(self._train))
+            offer = dataclasses.replace(offer, batch_size=next(fit, min(BATCH_SIZES[-1], len(self._train))))
+        return dataclasses.replace(offer, images=min(most, max(1.0, left / offer.step_seconds * offer.batch_size)))
+
+    def _look_at(self, network: Any) -> Probe:
+        config = self._config
+        recipe = Recipe(
+            network.name,
+            model_settings(dataclasses.replace(config, model=network)),
+            self._train.images.shape[1:],
+            len(self._train.classes),
+            BATCH,
+            PART[self._device.kind],
+            config.trainer.channels_last,
+            config.optimizer.name,
+        )
+        found = from_first_rank(
+            f"look at {_name(network)}",
+            lambda: dataclasses.asdict(probe(recipe, self._device, self._cache)),
+        )
+        return Probe(**found)
+
+    def _most_images(self) -> float:
+        if "epochs" not in self._chosen:
+            epochs = self._config.schedule.epochs
+            return math.inf if epochs is None else epochs * len(self._train)
+        return MOST_EPOCHS * math.sqrt(max(AT_IMAGES, len(self._train)) * len(self._train))
+
+    def _bound(self, best: Offer) -> float | None:
+        """Epochs after which to stop; None to go on until time is up."""
+        if best.images < self._most_images():
+            return None
+        epochs = self._epochs(best)
+        self._reasons["epochs"] = f"{epochs:.0f}, as more of {len(self._train):,} images would bring nothing"
+        return epochs
+
+    def _evaluations(self, tta: TTA) -> int:
+        """Images scored in the end, in all their views."""
+        mirror = self._flip > 0 if tta.mirror is None else tta.mirror
+        return self._scored * (1 + mirror) * (3 if tta.shift else 1)
+
+    def _views(self, measured: Probe) -> TTA:
+        """The most views that can be scored in their share of the budget."""
+        several = [(True, 1), (True, 0)] if self._flip > 0 else [(False, 1)]
+        options = [dataclasses.replace(self._config.tta, mirror=mirror, shift=shift) for mirror, shift in several]
+        options.append(dataclasses.replace(self._config.tta, mirror=False, shift=0))
+        limit = EVALUATION * self._config.budget.seconds
+        return next(
+            (each for each in options if self._evaluations(each) * measured.score_seconds <= limit), options[-1]
+        )
+
+    def _policy(self, best: Offer) -> Policy:
+        side = min(self._train.images.shape[1:3])
+        strong = best.network in LARGE and self._epochs(best) >= STRONG_EPOCHS
+        padding, cut = max(1, side // (8 if strong else 16)), 3 * side // 8 if strong else 0
+        words = [f"moved by up to {padding} pixels"]
+        words += ["every second epoch mirrored"] * (self._flip > 0)
+        words += [f"{cut}x{cut} pixels cut out, as a large network sees them often"] * strong
+        self._reasons["augment"] = ", ".join(words)
+        flip = Flip(0.5 if self._flip > 0 else 0.0, "alternating")
+        return Policy(crop=Crop(padding, "reflect"), flip=flip, cutout=Cutout(cut))
+
+    def _try_mirrored(self) -> None:
+        plain, mirrored = from_first_rank("mirrored", lambda: self._kept("mirrored", self._mirrored))
+        same = mirrored >= SAME_CLASS * plain
+        self._flip = 0.5 if same else 0.0
+        self._reasons["flip"] = (
+            f"{'yes' if same else 'no'}, as a small network knows {plain:.1%} of held-out images and {mirrored:.1%} of"
+            " them mirrored"
+        )
+
+    def _mirrored(self) -> list[float]:
+        network = RUNGS[0].network
+        measured = self._look_at(network)
+        offer = Offer(network, measured, 0.0, BATCH_SIZE, self._config.tta)
+        affordable = TRIAL * self._config.budget.seconds / offer.step_seconds * BATCH_SIZE
+        return list(mirrored_accuracy(self._train, network, self._device, int(min(TRIAL_IMAGES, affordable))))
+
+    def _kept(self, name: str, find: Callable[[], list[float]]) -> list[float]:
+        """What was found out about these images before, else now."""
+        path = self._cache / f"{name}-{hashlib.sha256(self._train.digest.encode()).hexdigest()[:16]}.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError):
+            found = find()
+            write_atomically(path, json.dumps(found).encode())
+            return found
+
+
+def _name(what: Any) -> str:
+    network = getattr(what, "network", what)
+    return "-".join([network.name, *map(str, getattr(network, "widths", ()))])

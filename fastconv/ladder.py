@@ -1,0 +1,40 @@
+"""Networks of rising size, and how the accuracy of each grows with the images that it sees."""
+
+import math
+from dataclasses import dataclass
+
+from fastconv.config import Airbench
+
+# The law's exponent, and a rung's `floor` and `images`, are of benchmarks/fit_ladder.py: fitted to held-out images of
+# CIFAR-10, Fashion-MNIST and MNIST.
+LEARNING = 1.0952
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A network, and how it learns: after `images`, its error is about twice what it tends to.
+
+    After n images, log error = s (floor + log(1 + (images / n)**LEARNING)) + d. The data set's own s and d change
+    nothing between networks.
+    """
+
+    network: Airbench
+    floor: float
+    images: float
+
+    def log_error(self, images: float) -> float:
+        """The law after so many images, less the data set's part: what differs between networks."""
+        return self.floor + math.log1p((self.images / max(images, 1.0)) ** LEARNING)
+
+
+# From the smallest: airbench94's network, narrower and itself, then airbench95's and airbench96's.
+RUNGS = (
+    Rung(Airbench(widths=[8, 32, 32]), 1.085, 177_260),
+    Rung(Airbench(widths=[16, 64, 64]), 0.798, 55_262),
+    Rung(Airbench(widths=[32, 128, 128]), 0.374, 58_702),
+    Rung(Airbench(widths=[64, 256, 256]), 0.0, 130_748),
+    Rung(Airbench(widths=[128, 384, 384]), -0.078, 107_155),
+    Rung(Airbench(widths=[128, 384, 512], convs=3, residual=True, norm_momentum=0.1), -0.508, 600_357),
+)
+# Those that begin to know the images by heart, and from how many epochs on.
+LARGE, STRONG_EPOCHS = tuple(rung.network for rung in RUNGS[-2:]), 16

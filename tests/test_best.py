@@ -1,0 +1,149 @@
+"""What `experiment=best` chooses, from made-up speeds and from real ones."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from fastconv import best
+from fastconv.clock import Clock
+from fastconv.command import compose
+from fastconv.data.sources import load
+from fastconv.device import Device
+from fastconv.ladder import RUNGS
+from fastconv.mirrored import mirrored_accuracy
+from fastconv.operations import training_operations
+from fastconv.probe import Probe
+
+CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)
+WIDTHS = [rung.network.widths for rung in RUNGS]
+
+
+@pytest.fixture
+def speed(monkeypatch, digits_root, tmp_path):
+    """Have a machine of so many operations a second; returns what was looked at."""
+    looked = []
+
+    def machine(operations_per_second: float) -> list:
+        def probe(recipe, device, cache, limit=None):
+            looked.append(recipe)
+            each = training_operations(recipe.model, recipe.settings, recipe.shape, recipe.classes)
+            seconds = each / operations_per_second
+            return Probe(recipe.batch_size * seconds, seconds / 3, 100.0, update_seconds=0.0)
+
+        monkeypatch.setattr(best, "probe", probe)
+        return looked
+
+    return machine
+
+
+def chosen(digits_root, *overrides: str) -> best.Choice:
+    given = ["experiment=best", "dataset=digits", f"data={digits_root}", "trainer=cpu", *overrides]
+    return best.choose(OmegaConf.to_object(compose("config", given)), given, Clock())
+
+
+def test_the_network_is_that_of_the_least_expected_error(speed, digits_root):
+    """Against a plain search over all networks, whose seconds per image are known."""
+    train, test = load("digits", Path(digits_root))
+    for operations in (1e8, 1e9, 1e10, 1e11):
+        speed(operations)
+        choice = chosen(
+            digits_root, "budget.seconds=50", "dataset.flip=0", "batch_size=125", "tta.mirror=false", "tta.shift=0"
+        )
+        errors = []
+        for rung in RUNGS:
+            settings = {k: v for k, v in dataclasses.asdict(rung.network).items() if k not in ("name", "norm_batch")}
+            seconds = training_operations("airbench", settings, (8, 8, 1), 10) / operations
+            images = (0.95 * 50 - len(test) * seconds / 3) / seconds
+            images = min(images, 64 * math.sqrt(45_000 * len(train)))
+            errors.append(rung.floor + math.log(1 + (rung.images / max(images, 1)) ** 1.0952))
+        looked_at = errors[: next((at + 1 for at in range(1, 6) if errors[at] > errors[at - 1]), 6)]
+        assert choice.config.model.widths == WIDTHS[int(np.argmin(looked_at))]
+
+
+def test_more_seconds_never_choose_a_smaller_network(speed, digits_root):
+    speed(2e9)
+    at = [WIDTHS.index(chosen(digits_root, f"budget.seconds={budget}").config.model.widths)
+          for budget in (1, 3, 10, 30, 100, 300, 1000, 3000)]  # fmt: skip
+    assert at == sorted(at)
+    assert at[0] < at[-1]
+
+
+def test_what_is_set_stays(speed, digits_root):
+    speed(1e10)
+    choice = chosen(digits_root, "model=davidnet", "model.width=4", "batch_size=64", "augment=none", "tta.shift=2",
+                    "schedule.epochs=3", "dataset.flip=0.5")  # fmt: skip
+    config = choice.config
+    assert (config.model.name, config.model.width, config.batch_size) == ("davidnet", 4, 64)
+    assert (config.augment.crop.padding, config.tta.shift, config.schedule.epochs) == (0, 2, 3)
+    assert config.dataset.flip == 0.5
+    assert choice.reasons == {}
+    part = chosen(digits_root, "model.widths=[4,8]")
+    assert part.config.model.widths == [4, 8]
+    assert "batch_size" in part.reasons and "model" not in part.reasons
+
+
+def test_the_same_measurements_give_the_same_choice(digits_root, monkeypatch):
+    first = chosen(digits_root, "budget.seconds=20")
+    monkeypatch.setattr("fastconv.probe._measure", lambda *given: pytest.fail("it is known"))
+    monkeypatch.setattr(best, "mirrored_accuracy", lambda *given: pytest.fail("it is known"))
+    assert chosen(digits_root, "budget.seconds=20") == first
+
+
+def test_steps_views_and_epochs_follow_the_budget(speed, digits_root):
+    speed(1e9)
+    short, long = chosen(digits_root, "budget.seconds=2"), chosen(digits_root, "budget.seconds=100000")
+    assert short.config.batch_size < long.config.batch_size
+    assert short.config.schedule.epochs is None and "epochs" not in short.reasons
+    assert long.config.schedule.epochs == pytest.approx(64 * math.sqrt(45_000 / 1438), rel=0.01)
+    assert long.config.tta.shift == 1
+    assert long.config.augment.cutout.size == 3, "large networks that see the images often get harder ones"
+    assert short.config.augment.cutout.size == 0
+    slow = chosen(digits_root, "budget.seconds=0.05")
+    assert slow.config.tta.shift == 0, "views that would take more than a tenth of the budget are left out"
+
+
+def test_mirrored_digits_are_other_digits_and_symmetric_ones_are_not(digits_root):
+    train, _ = load("digits", Path(digits_root))
+    plain, mirrored = mirrored_accuracy(train, RUNGS[0].network, CPU, images=10_000)
+    assert plain > 0.9
+    assert mirrored < 0.7 * plain
+    both = train.images.astype(np.uint16)
+    symmetric = dataclasses.replace(train, images=((both + both[:, :, ::-1]) // 2).astype(np.uint8))
+    plain, mirrored = mirrored_accuracy(symmetric, RUNGS[0].network, CPU, images=10_000)
+    assert mirrored == pytest.approx(plain, abs=0.01)
+
+
+def test_a_run_says_what_was_chosen_and_goes_on_with_it(command, tmp_path):
+    given = ("experiment=best", "dataset=digits", "budget.seconds=6", "resume=auto", "outputs=runs")
+    ended = command("train", *given)
+    assert ended.code == 0, ended.err
+    assert "chosen: model" in ended.out and "chosen: flip" in ended.out
+    folder = next(tmp_path.glob("runs/digits/*"))
+    results = json.loads((folder / "results.json").read_text())
+    assert results["stopped_by"] in ("budget", "epochs")
+    assert results["accuracy_tta"] > 0.9
+    assert results["recipe"]["model.widths"] in WIDTHS
+    results["stopped_by"] = "interrupt"
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "going on in" in command("train", *given).out
+
+
+def test_nothing_can_be_chosen_without_a_budget(command):
+    ended = command("train", "experiment=best", "dataset=digits", "budget.seconds=null", "schedule.epochs=1")
+    assert ended.code == 1
+    assert ended.err.strip().count("\n") == 0 and "give seconds" in ended.err
+    ended = command("train", "experiment=best", "dataset=digits", "choose=[modle]")
+    assert ended.code == 1 and "did you mean model?" in ended.err
+
+
+def test_the_stream_of_a_choice_can_be_written_before(command, tmp_path):
+    given = ("experiment=best", "dataset=digits", "budget.seconds=20", "stream.epochs=2")
+    ended = command("precompute", *given)
+    assert ended.code == 0, ended.err
+    ended = command("train", *given, "plan_only=true")
+    assert ended.code == 0 and "chosen: model" in ended.out
