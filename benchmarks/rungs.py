@@ -86,10 +86,10 @@ def table() -> str:
         hand = {network: 100 * float(row["accuracy_tta"]) for network, row in rows.items() if network != "best"}
         if not hand or "best" not in rows:
             continue
-        ours = 100 * float(rows["best"]["accuracy_tta"])
+        ours, chosen = 100 * float(rows["best"]["accuracy_tta"]), rows["best"]["widths"]
         listed = ", ".join(f"{network}: {value:.2f}" for network, value in hand.items())
         lines.append(
-            f"| {case} | {budget} s | {ours:.2f} | {rows['best']['widths']} | {listed} | {max(hand.values()) - ours:+.2f} |"
+            f"| {case} | {budget} s | {ours:.2f} | {chosen} | {listed} | {max(hand.values()) - ours:+.2f} |"
             f" {device}, {precision} |"
         )
     note = "Test images, with test-time augmentation as far as the budget allows; one seed. Versions: rungs.csv."

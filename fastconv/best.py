@@ -1,7 +1,7 @@
 """What a budget affords: network, batch size, augmentation and evaluation of `experiment=best`, and why.
 
-How many images a network would see is measured, by a short look at it on this machine; what it would learn from them is
-the law of `fastconv.ladder`.
+How many images a network would see is measured, by a short look at it on this machine (or, where that would take too
+much of the budget, at a smaller one); what it would learn from them is the law of `fastconv.ladder`.
 """
 
 import dataclasses
@@ -152,13 +152,14 @@ class _Chooser:
         found: list[tuple[float, Offer]] = []
         spent = 0.0
         for rung in RUNGS:
+            guess = None
             if found:
                 last = found[-1][1]
-                larger = self._operations(rung.network) / self._operations(last.network)
-                spent += PARTS_OF_A_LOOK * PART[self._device.kind] * last.image_seconds * larger
+                more = self._operations(rung.network) / self._operations(last.network)
+                spent += PARTS_OF_A_LOOK * PART[self._device.kind] * last.image_seconds * more
                 if spent > LOOK * self._config.budget.seconds:
-                    break
-            offer = self._offer(rung.network)
+                    guess = _slower(last.probe, more)
+            offer = self._offer(rung.network, guess)
             found.append((rung.log_error(offer.images), offer))
             if len(found) > 1 and found[-1][0] > found[-2][0]:
                 break  # those above it would see even fewer images
@@ -178,9 +179,9 @@ class _Chooser:
     def _epochs(self, offer: Offer) -> float:
         return offer.images / len(self._train)
 
-    def _offer(self, network: Any) -> Offer:
+    def _offer(self, network: Any, guess: Probe | None = None) -> Offer:
         config = self._config
-        measured = self._look_at(network)
+        measured = guess or self._look_at(network)
         tta = self._views(measured) if "tta" in self._chosen else config.tta
         left = config.budget.seconds * (1 - LOOK - TRIAL) - self._evaluations(tta) * measured.score_seconds
         most = self._most_images()
@@ -274,6 +275,14 @@ class _Chooser:
             found = find()
             write_atomically(path, json.dumps(found).encode())
             return found
+
+
+def _slower(measured: Probe, factor: float) -> Probe:
+    """A network of so many times the arithmetic, which larger layers do no slower."""
+    step, score, update = measured.step_seconds, measured.score_seconds, measured.update_seconds
+    return dataclasses.replace(
+        measured, step_seconds=factor * step, score_seconds=factor * score, update_seconds=factor * update
+    )
 
 
 def _name(what: Any) -> str:

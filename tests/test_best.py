@@ -110,7 +110,7 @@ def test_steps_views_and_epochs_follow_the_budget(speed, digits_root):
 def test_mirrored_digits_are_other_digits_and_symmetric_ones_are_not(digits_root):
     train, _ = load("digits", Path(digits_root))
     plain, mirrored = mirrored_accuracy(train, RUNGS[0].network, CPU, images=10_000)
-    assert plain > 0.9
+    assert plain > 0.8
     assert mirrored < 0.7 * plain
     both = train.images.astype(np.uint16)
     symmetric = dataclasses.replace(train, images=((both + both[:, :, ::-1]) // 2).astype(np.uint8))
