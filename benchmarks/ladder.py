@@ -134,7 +134,7 @@ def attempt(cell: Cell) -> tuple[Cell, dict[str, object] | str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=float("inf"))
+    parser.add_argument("--limit", type=float, default=1e6, help="seconds after which to stop")
     parser.add_argument("--csv", type=Path, default=RESULTS / "ladder.csv")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     given = parser.parse_args()
