@@ -15,8 +15,9 @@ from measurements import Table
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
+from fastconv.data.images import mean_and_std
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
-from fastconv.data.sources import load, mean_and_std
+from fastconv.data.sources import load
 from fastconv.data.stream import StreamSpec
 from fastconv.data.writer import write_stream
 

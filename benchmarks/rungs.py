@@ -19,7 +19,8 @@ from rich.console import Console
 from fastconv import best, run, training
 from fastconv.clock import Clock
 from fastconv.command import compose
-from fastconv.data.sources import ImageData, load
+from fastconv.data.images import ImageData
+from fastconv.data.sources import load
 from fastconv.ladder import RUNGS
 from fastconv.results import git_commit
 from fastconv.run_folder import RunFolder

@@ -16,7 +16,7 @@ from measurements import Table
 from PIL import Image
 
 from fastconv import run as runs
-from fastconv.data.sources import ImageData
+from fastconv.data.images import ImageData
 from fastconv.datamodule import StreamBatches
 
 ROUNDS = 7

@@ -15,8 +15,8 @@ from typing import Any
 
 from fastconv.clock import Clock
 from fastconv.config import TTA, Config
+from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
-from fastconv.data.sources import ImageData
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
 from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS

@@ -18,7 +18,24 @@ class Dataset:
     """Which images, and what is true of them whatever the recipe."""
 
     name: str = MISSING
-    """The source: digits, mnist, fashion_mnist or cifar10."""
+    """digits, mnist, fashion_mnist or cifar10; a class of torchvision's data sets; or what you call your own."""
+    source: str = "builtin"
+    """Where own images come from: image_folder, csv, webdataset or torchvision; `builtin` for none of them."""
+    root: str | None = None
+    """image_folder: the folder that has a folder for each class, or folders train and test (or val) that have; csv: the
+    folder of the files (null for the table's own)."""
+    train: Any = None
+    """webdataset: tars to train on, paths or URLs, one or a list, with {000..010} or * for ranges; csv: the table."""
+    test: Any = None
+    """The same, to test with; null for a part of those to train on."""
+    image_size: int | None = None
+    """Side in pixels that own images are scaled to; null for that of the middle one of them, from 24 to 128."""
+    test_share: float = 0.2
+    """Share of own images, the same of every class, to test with, if they come without a test split."""
+    split_seed: int = 0
+    """Seed of the choice of these images."""
+    strict: bool = False
+    """Stop if some images cannot be read, instead of going on without them."""
     holdout: float = 0.0
     """Share of the training images, in [0, 1), held out (the same of every class) for tuning."""
     holdout_seed: int = 0

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastconv.data.sources import ImageData
+from fastconv.data.images import ImageData
 from fastconv.data.stream import Stream
 from fastconv.prefetch import Prefetch
 

@@ -100,9 +100,9 @@ def plan_table(
     probe: Probe,
     plan: Forecast,
     parameters: int,
-    reasons: Mapping[str, str],
+    more: Mapping[str, str],
 ) -> Table:
-    """The plan as a person reads it, with the reasons of what was chosen for it."""
+    """The plan as a person reads it, with `more` rows."""
     budget, schedule = config.budget, config.schedule
     limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {' + '.join(budget.counts)}"
     bound = "as many epochs as fit" if schedule.epochs is None else f"at most {schedule.epochs:g} epochs"
@@ -129,7 +129,7 @@ def plan_table(
         "stream": stream,
         "memory": f"about {probe.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
         "outputs": config.outputs,
-        **{f"chosen: {name}": why for name, why in reasons.items()},
+        **more,
     }
     table = Table(title="plan", show_header=False, title_justify="left")
     for name, value in rows.items():

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from fastconv.config import Airbench
-from fastconv.data.sources import ImageData, mean_and_std, stratified_split
+from fastconv.data.images import ImageData, mean_and_std, stratified_split
 from fastconv.device import Device
 from fastconv.module import ImageClassifier
 from fastconv.optim import Muon

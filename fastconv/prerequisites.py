@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.config import Config
-from fastconv.data.sources import SOURCES, load, stratified_split
+from fastconv.data.images import stratified_split
+from fastconv.data.sources import SOURCES, load
 from fastconv.data.storage import require_space, stored_streams, unwritable
 from fastconv.errors import InputError, nearest
 
@@ -14,9 +15,9 @@ from fastconv.errors import InputError, nearest
 def check_data(config: Config) -> None:
     """Raise InputError for a split, a batch, an augmentation or a stream that cannot be had of the images."""
     name, batch_size, share = config.dataset.name, config.batch_size, config.dataset.holdout
-    if name not in SOURCES:
+    if config.dataset.source == "builtin" and name not in SOURCES:
         raise InputError(f"dataset.name={name} is unknown{nearest(name, SOURCES)} Choose from: {', '.join(SOURCES)}")
-    everything, _ = load(name, Path(config.data))
+    everything, _ = load(config.dataset, Path(config.data))
     kept, held = stratified_split(everything, share, config.dataset.holdout_seed)
     for rows, part in ((kept, "for training"), (held, "to hold out")):
         if share and len(np.unique(everything.labels[rows])) < len(everything.classes):

@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fastconv.clock import Clock
 from fastconv.config import Config
+from fastconv.data.images import ImageData, mean_and_std, stratified_split
 from fastconv.data.reader import PrecomputedStream
 from fastconv.data.remote import RemoteFolder, RemoteStream, read_manifest
-from fastconv.data.sources import ImageData, load, mean_and_std, stratified_split
+from fastconv.data.sources import load
 from fastconv.data.storage import in_use, prune, stored_streams
 from fastconv.data.stream import OnlineStream, Stream, StreamSpec
 from fastconv.data.writer import write_stream
@@ -58,7 +59,7 @@ def model_settings(config: Config) -> dict:
 
 def open_splits(config: Config) -> tuple[ImageData, ImageData, ImageData]:
     """The images to train on, those held out of them, and those of the test split."""
-    everything, test = load(config.dataset.name, Path(config.data))
+    everything, test = load(config.dataset, Path(config.data))
     kept, held = stratified_split(everything, config.dataset.holdout, config.dataset.holdout_seed)
     if not len(held):
         return everything, everything.take(held), test

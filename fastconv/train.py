@@ -127,8 +127,9 @@ def train(config: Config, clock: Clock, found: RunFolder | None, choice: "Choice
     console = Console(quiet=not is_first_rank())
     config = found.config if found else config
     run = runs.plan_run(config, clock, choice.probe if choice else None)
-    reasons = choice.reasons if choice else {}
-    console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters, reasons))
+    more = {"left out": run.train.note} if run.train.note else {}
+    more |= {f"chosen: {what}": why for what, why in (choice.reasons if choice else {}).items()}
+    console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters, more))
     if config.plan_only:
         return None
     from fastconv.training import fit

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from fastconv.data import stream
+from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
-from fastconv.data.sources import ImageData, load
+from fastconv.data.sources import load
 from fastconv.data.stream import StreamSpec
 from fastconv.data.writer import write_stream
 from fastconv.ranks import VARIABLE

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from test_train import only_run
 
 from fastconv.config_store import methods
-from fastconv.data.sources import load, mean_and_std
+from fastconv.data.images import mean_and_std
+from fastconv.data.sources import load
 from fastconv.errors import InputError
 from fastconv.models import build_model, count_parameters
 from fastconv.models.activation import ACTIVATIONS

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import nn
 
-from fastconv.data.sources import ImageData
+from fastconv.data.images import ImageData
 from fastconv.errors import InputError
 from fastconv.models import build_model
 from fastconv.saliency.attribution import Attributor, attribute

@@ -15,7 +15,8 @@ from conftest import noise
 from sklearn.datasets import load_digits
 
 from fastconv.data import sources
-from fastconv.data.sources import load, mean_and_std, stratified_split
+from fastconv.data.images import mean_and_std, stratified_split
+from fastconv.data.sources import load
 from fastconv.errors import InputError
 
 # Mean and standard deviation of the training images: as torchvision's examples and the data sets' users give them.

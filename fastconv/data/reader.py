@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from fastconv.data.images import ImageData
 from fastconv.data.shards import Shard
-from fastconv.data.sources import ImageData
 from fastconv.data.stream import Batch, Manifest, Stream, StreamSpec, shard_name
 from fastconv.errors import StreamError
 

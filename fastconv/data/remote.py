@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
+from fastconv.data.images import ImageData
 from fastconv.data.reader import ShardStream
 from fastconv.data.shards import Shard, ShardEntry, check_shard
-from fastconv.data.sources import ImageData
 from fastconv.data.storage import locked, remove_leftovers, require_space, write_atomically
 from fastconv.data.stream import Manifest, StreamSpec, shard_name
 from fastconv.errors import InputError, StreamError

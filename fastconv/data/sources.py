@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits and torchvision's MNIST, Fashion-MNIST and CIFAR-10.
+"""Where images come from: scikit-learn's digits, torchvision's MNIST, Fashion-MNIST and CIFAR-10, and a user's own.
 
 Every source is decoded once to plain arrays beside the original files and memory-mapped from then on.
 """
@@ -10,79 +10,50 @@ import shutil
 import socket
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastconv.data.images import ImageData, stratified_split
 from fastconv.data.storage import unwritable
 from fastconv.errors import InputError
+
+if TYPE_CHECKING:
+    from fastconv.config import Dataset
 
 ARRAYS_FORMAT = 1
 DOWNLOAD_TIMEOUT_SECONDS = 30
 
 
-@dataclass(frozen=True)
-class ImageData:
-    """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays."""
-
-    name: str
-    images: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    digest: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: np.ndarray) -> "ImageData":
-        """The images at `rows` (int64 [M]), copied, with a digest of their own."""
-        digest = hashlib.sha256(self.digest.encode() + np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()
-        return replace(self, images=self.images[rows], labels=self.labels[rows], digest=digest)
-
-
-def load(name: str, root: Path) -> tuple[ImageData, ImageData]:
-    """The official train and test split of a data set.
+def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
+    """The train and test split of a data set: the official ones of those in `SOURCES`.
 
     Args:
-        name: one of `SOURCES`.
+        dataset: its config, or one of `SOURCES`.
         root: the folder that holds, or will hold, the data sets' files.
 
-    Raises InputError if files are missing and can't be downloaded, are damaged, or can't be decoded to `root`.
+    Raises InputError if files are missing and can't be downloaded, are damaged, or can't be decoded to `root`; and for
+    an own data set that is not what its config says.
     """
-    folder = root / "arrays" / name
-    splits = _read_arrays(name, folder)
-    if splits is None:
-        _write_arrays(folder, *SOURCES[name](root))
-        splits = _read_arrays(name, folder)
-    return splits
+    name = dataset if isinstance(dataset, str) else dataset.name
+    if isinstance(dataset, str) or dataset.source == "builtin":
+        folder = root / "arrays" / name
+        return _read_arrays(name, folder) or _stored(name, folder, *SOURCES[name](root))
+    from fastconv.data.own import OWN, read
+
+    source = OWN[dataset.source](dataset, root)
+    about = [dataset.source, source.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
+    folder = root / "arrays" / f"{name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
+    if there := _read_arrays(name, folder):
+        return there
+    arrays, classes, note = read(dataset, source)
+    return _stored(name, folder, *arrays, classes, note)
 
 
-def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class."""
-    generator = np.random.Philox(key=np.array([seed, 0], np.uint64))
-    held = []
-    for label in range(len(data.classes)):
-        rows = np.flatnonzero(data.labels == label)
-        shuffled = rows[np.argsort(generator.random_raw(len(rows)), kind="stable")]
-        held.append(shuffled[: round(fraction * len(rows))])
-    held = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(data)), held), held
-
-
-def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation per channel of pixel values scaled to [0, 1]; exact, from histograms."""
-    channels = images.shape[3]
-    histogram = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), 5000):  # in parts: bincount widens its input to 64 bits
-        part = images[start : start + 5000]
-        for channel in range(channels):
-            histogram[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
-    share = histogram / histogram.sum(axis=1, keepdims=True)
-    values = np.arange(256) / 255
-    mean = share @ values
-    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
-    return tuple(mean.tolist()), tuple(std.tolist())
+def _stored(name: str, folder: Path, *arrays: np.ndarray | tuple[str, ...] | str) -> tuple[ImageData, ImageData]:
+    _write_arrays(folder, *arrays)
+    return _read_arrays(name, folder)
 
 
 # -- the sources: each returns (train images, train labels, test images, test labels, class names)
@@ -220,14 +191,24 @@ def _read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
             for split in ("train", "test")
         }
         classes = tuple(meta["classes"])
-        return tuple(ImageData(name, *arrays[split], classes, meta["digest"][split]) for split in ("train", "test"))
+        return tuple(
+            ImageData(name, *arrays[split], classes, meta["digest"][split], meta.get("note", ""))
+            for split in ("train", "test")
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write_arrays(folder: Path, *arrays: np.ndarray | tuple[str, ...]) -> None:
+def _write_arrays(
+    folder: Path,
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    classes: tuple[str, ...],
+    note: str = "",
+) -> None:
     """Store decoded arrays in a folder that appears only when it is whole."""
-    train_images, train_labels, test_images, test_labels, classes = arrays
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     digests = {}
     try:
@@ -237,7 +218,7 @@ def _write_arrays(folder: Path, *arrays: np.ndarray | tuple[str, ...]) -> None:
             digests[split] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
             np.save(aside / f"{split}-images.npy", images)
             np.save(aside / f"{split}-labels.npy", labels)
-        meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests}
+        meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests, "note": note}
         (aside / "meta.json").write_text(json.dumps(meta, indent=1))
         if _read_arrays("", folder) is None:  # another process may have put the same arrays there meanwhile
             shutil.rmtree(folder, ignore_errors=True)

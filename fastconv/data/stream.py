@@ -15,9 +15,9 @@ import numpy as np
 
 from fastconv.data.augment import augment
 from fastconv.data.auto_augment import library_versions
+from fastconv.data.images import ImageData
 from fastconv.data.plan import Policy, plan_epoch
 from fastconv.data.shards import ShardEntry
-from fastconv.data.sources import ImageData
 from fastconv.data.storage import write_atomically
 from fastconv.errors import StreamError
 

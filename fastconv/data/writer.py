@@ -6,8 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from fastconv.data.images import ImageData
 from fastconv.data.shards import ShardEntry, check_shard, write_shard
-from fastconv.data.sources import ImageData
 from fastconv.data.storage import locked, remove_leftovers, require_space
 from fastconv.data.stream import Manifest, StreamSpec, shard_name
 from fastconv.errors import InputError, StreamError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastconv.data.sources import ImageData
+from fastconv.data.images import ImageData
 from fastconv.errors import InputError
 
 UNKNOWN = -1
