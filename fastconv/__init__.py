@@ -1,3 +1,17 @@
 """fastconv: how good an image classifier can you have in 1000 seconds, on the machine you have?"""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastconv.predictor import load as load
+
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # only when it is asked for: commands start without torch
+        from fastconv.predictor import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -107,3 +107,21 @@ class Explain:
         """The folders that `run` and `against` name."""
         first, second = ([Path(str(folder)) for folder in as_list(side)] for side in (self.run, self.against))
         return first, second
+
+
+@dataclass
+class Predict:
+    """Images to classify with a trained network."""
+
+    run: str = MISSING
+    """Folder of a trained run."""
+    images: Any = MISSING
+    """Files, folders or tars of images, one or a list [a,b]."""
+    out: str = "predictions.csv"
+    """File to write: .csv, .jsonl (a JSON object a line), or - for the terminal, as JSON."""
+    top: int = 1
+    """Likeliest classes to write for each image."""
+    tta: bool = False
+    """Score each image in the views that the run was tested with (its `tta`), which takes as many times as long."""
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""

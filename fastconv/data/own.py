@@ -55,7 +55,9 @@ def image_folder(dataset: "Dataset", data: Path) -> Source:
         raise InputError(
             f"dataset.root={root} has no folders of classes: make one for each class, two or more, with its images"
         )
-    found = [[(label, path) for label, name in enumerate(classes) for path in _files(split / name)] for split in splits]
+    found = [
+        [(label, path) for label, name in enumerate(classes) for path in image_files(split / name)] for split in splits
+    ]
     if not found[0]:
         raise InputError(f"dataset.root={root} has no images ({', '.join(ENDINGS)})")
 
@@ -191,7 +193,7 @@ def _is_class(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith((".", "__"))
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
     """Image files below a folder, links followed, each folder once: links may lead round in a circle."""
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
@@ -274,6 +276,25 @@ def _tars(given: object, key: str) -> Iterator[str]:
 
 def _members(url: str) -> Iterator[tuple[str, object, bytes]]:
     """(name, label, file) of each image of a tar, nothing of which is written anywhere."""
+    for sample in _grouped(url):
+        if (image := _image_of(sample)) is not None:
+            name = f"{url}: {sample['__key__']}"
+            yield name, _label(sample, name), image
+
+
+def tar_images(url: str) -> Iterator[tuple[str, bytes]]:
+    """(name, file) of each image of a tar."""
+    for sample in _grouped(url):
+        if (image := _image_of(sample)) is not None:
+            yield f"{url}: {sample['__key__']}", image
+
+
+def _image_of(sample: dict) -> bytes | None:
+    return next((sample[end[1:]] for end in ENDINGS if end[1:] in sample), None)
+
+
+def _grouped(url: str) -> Iterator[dict]:
+    """The samples of a tar: what belongs to one key, by its ending."""
     import fsspec
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
@@ -282,12 +303,7 @@ def _members(url: str) -> Iterator[tuple[str, object, bytes]]:
             entries = (
                 {**entry, "__url__": url} for entry in tar_file_iterator(file, select_files=partial(_inside, url))
             )
-            for sample in group_by_keys(entries):
-                image = next((sample[end[1:]] for end in ENDINGS if end[1:] in sample), None)
-                name = f"{url}: {sample['__key__']}"
-                if image is None:
-                    continue
-                yield name, _label(sample, name), image
+            yield from group_by_keys(entries)
     except InputError:
         raise
     except Exception as error:  # every protocol, and tarfile, has its own
@@ -305,12 +321,9 @@ def _label(sample: dict, name: str) -> int | str:
         if "cls" in sample:
             text = sample["cls"].decode().strip()
         else:
-            found = json.loads(sample["json"])
-            text = (
-                found
-                if not isinstance(found, dict)
-                else next(found[key] for key in ("label", "cls", "class") if key in found)
-            )
+            told = json.loads(sample["json"])
+            keys = ("label", "cls", "class")
+            text = next(told[key] for key in keys if key in told) if isinstance(told, dict) else told
         return int(text) if re.fullmatch(r"-?[0-9]{1,18}", str(text)) else str(text)
     except (KeyError, ValueError, StopIteration) as error:
         raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastconv.data.decode import to_array
 from fastconv.data.images import ImageData
 from fastconv.errors import InputError
 
@@ -79,13 +80,12 @@ def read_files(paths: list[str], shape: tuple[int, int, int]) -> Subjects:
 
     Raises InputError for a file that cannot be read as an image.
     """
-    height, width, channels = shape
+    height, _, channels = shape
     images = []
     for path in paths:
         try:
             with Image.open(path) as image:
-                image = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BICUBIC)
-                images.append(np.asarray(image, np.uint8).reshape(shape))
+                images.append(to_array(image, height, grey=channels == 1))
         except FileNotFoundError as error:
             raise InputError(f"images={path} is not there: give files, such as images=[a.png,b.jpg]") from error
         except Exception as error:  # each of Pillow's readers has its own
