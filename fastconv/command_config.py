@@ -125,3 +125,17 @@ class Predict:
     """Score each image in the views that the run was tested with (its `tta`), which takes as many times as long."""
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
+
+
+@dataclass
+class Evaluate:
+    """A trained network's score, and the page of its run."""
+
+    run: str = MISSING
+    """Folder of a trained run."""
+    tta: bool = False
+    """Score each image in the views that the run was tested with (its `tta`)."""
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+    data: str = "data"
+    """Folder of the data sets (FASTCONV_DATA)."""

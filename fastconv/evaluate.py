@@ -1,0 +1,40 @@
+"""python -m fastconv.evaluate run=FOLDER [key=value ...]
+
+Score a trained network on the test split of its data set, and write `report.html`, a page of the run, into its folder:
+accuracy with its interval, class by class, calibration, curves, the surest mistakes, and how to use the network. The
+numbers are in `evaluation.json`.
+
+  python -m fastconv.evaluate run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
+  python -m fastconv.evaluate run=outputs/a tta=true
+"""
+
+from pathlib import Path
+
+from fastconv.command import command
+from fastconv.command_config import Evaluate
+from fastconv.errors import InputError, nearest
+from fastconv.prerequisites import require_writable
+from fastconv.rules import OPTIONS
+
+
+def check(config: Evaluate) -> None:
+    """Raise InputError for what cannot be evaluated, as far as can be told without reading the run."""
+    options = OPTIONS["trainer.accelerator"]
+    if config.accelerator not in options:
+        wrong = f"accelerator={config.accelerator} is unknown{nearest(config.accelerator, options)}"
+        raise InputError(f"{wrong} Choose from: {', '.join(options)}")
+    require_writable(Path(config.run))
+
+
+@command("evaluate", __doc__, check)
+def main(config: Evaluate) -> None:
+    """The command; see the top of this file."""
+    check(config)
+    from fastconv.evaluate_page import write_report
+
+    for line in write_report(Path(config.run), Path(config.data), config.tta, config.accelerator):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
