@@ -131,6 +131,9 @@ def draw(measured: list[Point], law: Law) -> None:
             axes.plot(images, 100 * np.exp(law(dataset, np.full(50, at), images)), color=f"C{at}", alpha=0.6)
         axes.set(xscale="log", yscale="log", xlabel="images seen", ylabel="error in %", title=dataset)
         axes.grid(alpha=0.3, which="both")
+        axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, place: f"{value:g}")
+        axes.xaxis.set_minor_formatter("")
     figure.axes[0].legend(title="network")
     figure.savefig(RESULTS / "ladder.png", dpi=110)
 
