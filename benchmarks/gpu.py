@@ -26,14 +26,18 @@ ROUNDS = 3
 DAVIDNET_EPOCHS = 6
 
 
-def step(pairs: int = 9, group: int = 20, warm_up: int = 20) -> None:
+def compare(table: Table, overrides: list[str], pairs: int = 9, group: int = 20, warm_up: int = 20) -> None:
     """Measure and show both loops."""
-    table = Table("gpu", "DavidNet on CIFAR-10, batches of 512", "images/s", ours="fastconv")
     for number in range(ROUNDS):
         if table.lacks(number, "fastconv", "bare loop"):
-            for contender, value in measure_pairs(["dataset=cifar10"], pairs, group, warm_up).items():
+            for contender, value in measure_pairs(overrides, pairs, group, warm_up).items():
                 table.add(number, contender, value)
     table.show(note="Both loops are compiled, and timed in turn within one process.")
+
+
+def step() -> None:
+    """The compiled step against the bare compiled loop."""
+    compare(Table("gpu", "DavidNet on CIFAR-10, batches of 512", "images/s", ours="fastconv"), ["dataset=cifar10"])
 
 
 def record(name: str, seeds: range, *settings: str) -> None:

@@ -14,9 +14,8 @@ from fastconv.errors import InputError, nearest
 
 def check_data(config: Config) -> None:
     """Raise InputError for a split, a batch, an augmentation or a stream that cannot be had of the images."""
+    require_known(config)
     name, batch_size, share = config.dataset.name, config.batch_size, config.dataset.holdout
-    if config.dataset.source == "builtin" and name not in SOURCES:
-        raise InputError(f"dataset.name={name} is unknown{nearest(name, SOURCES)} Choose from: {', '.join(SOURCES)}")
     everything, _ = load(config.dataset, Path(config.data))
     kept, held = stratified_split(everything, share, config.dataset.holdout_seed)
     for rows, part in ((kept, "for training"), (held, "to hold out")):
@@ -41,6 +40,13 @@ def check_data(config: Config) -> None:
     if config.stream.mode == "precomputed":
         epochs = config.schedule.epochs if config.budget.seconds is None else 0  # without a time limit all are needed
         require_room(config, round(max(epochs, config.stream.epochs or 1) * len(kept) * height * width * channels))
+
+
+def require_known(config: Config) -> None:
+    """Raise InputError for a data set that nobody knows."""
+    name = config.dataset.name
+    if config.dataset.source == "builtin" and name not in SOURCES:
+        raise InputError(f"dataset.name={name} is unknown{nearest(name, SOURCES)} Choose from: {', '.join(SOURCES)}")
 
 
 def require_room(config: Config, needed_bytes: int) -> None:

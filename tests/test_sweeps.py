@@ -46,7 +46,7 @@ def grid(command, monkeypatch):
     """Runs a sweep with further overrides; the jobs that did plan a run, and the one that fails."""
     planned, plan_run = [], runs.plan_run
 
-    def plan(config, clock):
+    def plan(config, clock, measured=None):
         planned.append((config.schedule.name, config.optimizer.max_lr, config.seed))
         if planned[-1] == grid.fails:
             raise RuntimeError("out of paper")

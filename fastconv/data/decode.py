@@ -34,12 +34,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Decoded:
-    """`images` uint8 [N, H, W, C] and `labels` int64 [N] in an order of their own, and (name, reason) of unreadable
-    ones."""
+    """`images` uint8 [N, H, W, C], `labels` int64 [N] and `names`, in an order of their own; and (name, reason) of what
+    cannot be read."""
 
     images: np.ndarray
     labels: np.ndarray
+    names: list[str]
     unreadable: list[tuple[str, str]]
+
+    def take(self, rows: np.ndarray) -> "Decoded":
+        """The images at `rows`, int64 [M]."""
+        return Decoded(self.images[rows], self.labels[rows], [self.names[row] for row in rows], [])
 
 
 def look(samples: Sequence[Sample], on_image: Callable[[], None]) -> tuple[list[tuple[int, int]], bool]:
@@ -91,14 +96,13 @@ def decode(samples: Sequence[Sample], size: int, grey: bool, on_image: Callable[
 
     with _threads() as pool:
         found = list(pool.map(work, samples))
-    whole = [(each, sample.label) for each, sample in zip(found, samples, strict=True) if not isinstance(each, str)]
+    whole = [(sample, each) for each, sample in zip(found, samples, strict=True) if not isinstance(each, str)]
     unreadable = [(sample.name, each) for each, sample in zip(found, samples, strict=True) if isinstance(each, str)]
-    if not whole:
-        return Decoded(np.empty((0, size, size, 1 if grey else 3), np.uint8), np.empty(0, np.int64), unreadable)
-    images, labels = np.stack([image for image, _ in whole]), np.array([label for _, label in whole], np.int64)
-    order = np.argsort(labels, kind="stable")
-    order = np.array(sorted(order, key=lambda at: (labels[at], images[at].tobytes())), np.int64)
-    return Decoded(images[order], labels[order], unreadable)
+    whole.sort(key=lambda pair: (pair[0].label, pair[1].tobytes()))
+    shape = (size, size, 1 if grey else 3)
+    images = np.stack([image for _, image in whole]) if whole else np.empty((0, *shape), np.uint8)
+    labels = np.array([sample.label for sample, _ in whole], np.int64)
+    return Decoded(images, labels, [sample.name for sample, _ in whole], unreadable)
 
 
 def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:

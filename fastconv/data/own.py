@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.data.decode import Sample, choose_size, decode, look
+from fastconv.data.decode import Decoded, Sample, choose_size, decode, look
 from fastconv.data.images import ImageData, stratified_split
 from fastconv.errors import InputError, nearest
 
@@ -346,13 +346,32 @@ def _image(split: object, at: int) -> object:
     return split[at][0]
 
 
-def read(dataset: "Dataset", source: Source) -> tuple[list[np.ndarray], tuple[str, ...], str]:
-    """Decode what a source has, with a progress bar.
+@dataclass(frozen=True)
+class Opened:
+    """Everything that was read of a source: its splits, and of all images how they were.
 
-    Returns images uint8 [N, H, W, C] and labels int64 [N] of the training and of the test split; class names; and what
-    there is to say of images that could not be read.
+    `sizes` are (width, height) of the readable ones, `unreadable` (name, reason) of the others.
+    """
 
-    Raises InputError for unreadable images if `dataset.strict`, and for classes that have no image to train on.
+    classes: tuple[str, ...]
+    train: Decoded
+    test: Decoded
+    sizes: list[tuple[int, int]]
+    unreadable: list[tuple[str, str]]
+
+    @property
+    def note(self) -> str:
+        """What there is to say of images that could not be read."""
+        if not self.unreadable:
+            return ""
+        (name, why), count = self.unreadable[0], len(self.sizes) + len(self.unreadable)
+        return f"{len(self.unreadable):,} of {count:,} images cannot be read, such as {name} ({why})"
+
+
+def read(dataset: "Dataset", source: Source) -> Opened:
+    """Decode what a source has, with a progress bar, and split it if it comes in one piece.
+
+    Raises InputError for unreadable images if `dataset.strict`, and for a class that has no image to train on.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -371,21 +390,16 @@ def read(dataset: "Dataset", source: Source) -> tuple[list[np.ndarray], tuple[st
         parts = [found.train] if found.test is None else [found.train, found.test]
         splits = [decode(part, size, grey, lambda: progress.advance(task)) for part in parts]
     unreadable = [each for split in splits for each in split.unreadable]
-    note = ""
-    if unreadable:
-        name, why = unreadable[0]
-        note = f"{len(unreadable):,} of {len(everything):,} images cannot be read, such as {name} ({why})"
-        if dataset.strict:
-            raise InputError(f"{note}. Mend or remove them, or set dataset.strict=false to go on without them")
+    sizes = sizes[: len(everything) - len(unreadable)]
     if found.test is None:
         whole = ImageData(dataset.name, splits[0].images, splits[0].labels, found.classes, "")
-        kept, held = stratified_split(whole, dataset.test_share, dataset.split_seed)
-        arrays = [whole.images[kept], whole.labels[kept], whole.images[held], whole.labels[held]]
-    else:
-        arrays = [splits[0].images, splits[0].labels, splits[1].images, splits[1].labels]
-    for labels, part in ((arrays[1], "train on"), (arrays[3], "test with")):
+        splits = [splits[0].take(rows) for rows in stratified_split(whole, dataset.test_share, dataset.split_seed)]
+    opened = Opened(found.classes, *splits, sizes, unreadable)
+    if dataset.strict and unreadable:
+        raise InputError(f"{opened.note}. Mend or remove them, or set dataset.strict=false to go on without them")
+    for labels, part in ((opened.train.labels, "train on"), (opened.test.labels, "test with")):
         absent = [name for label, name in enumerate(found.classes) if not (labels == label).any()]
         if absent and (part == "train on" or not len(labels)):
             name = absent[0]
             raise InputError(f"{dataset.name} has no image of class {name} to {part}: add some, or remove the class")
-    return arrays, found.classes, note
+    return opened

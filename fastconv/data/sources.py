@@ -47,8 +47,9 @@ def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
     folder = root / "arrays" / f"{name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
     if there := _read_arrays(name, folder):
         return there
-    arrays, classes, note = read(dataset, source)
-    return _stored(name, folder, *arrays, classes, note)
+    found = read(dataset, source)
+    splits = (found.train.images, found.train.labels, found.test.images, found.test.labels)
+    return _stored(name, folder, *splits, found.classes, found.note)
 
 
 def _stored(name: str, folder: Path, *arrays: np.ndarray | tuple[str, ...] | str) -> tuple[ImageData, ImageData]:

@@ -1,0 +1,40 @@
+"""python -m fastconv.audit dataset=NAME [key=value ...]
+
+Look at a data set before anything is trained on it: how many images each class has, of what sizes, which files cannot
+be read, which images are there twice, and which test images are among those to train on. Prints what to do about it,
+and leaves the findings, and pictures of the images with and without augmentation, in a folder below `outputs`.
+
+  python -m fastconv.audit dataset=image_folder dataset.root=photos
+  python -m fastconv.audit dataset=webdataset dataset.train=train-*.tar dataset.test=test.tar
+  python -m fastconv.audit dataset=cifar10 augment=airbench96
+"""
+
+from pathlib import Path
+
+from fastconv.command import command
+from fastconv.config import Config
+from fastconv.prerequisites import require_known, require_writable
+from fastconv.rules import check
+
+
+def check_audit(config: Config) -> None:
+    """Raise InputError for what cannot be looked at."""
+    check(config)
+    require_known(config)
+    require_writable(Path(config.outputs))
+
+
+@command("config", __doc__, check_audit)
+def main(config: Config) -> None:
+    """The command; see the top of this file."""
+    check_audit(config)
+    from fastconv.audit_findings import audit, write
+
+    found = audit(config)
+    for line in found.report():
+        print(line)
+    print(f"findings and pictures are in {write(found, config)}")
+
+
+if __name__ == "__main__":
+    main()
