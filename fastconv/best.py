@@ -4,11 +4,11 @@ How many images a network would see is measured, by a short look at it on this m
 much of the budget, at a smaller one); what it would learn from them is the law of `fastconv.ladder`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
 from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS
-from fastconv.mirrored import BATCH_SIZE, mirrored_accuracy
-from fastconv.operations import training_operations
+from fastconv.mirrored import BATCH_SIZE, HELD, mirrored_accuracy
 from fastconv.probe import Probe, Recipe, probe
 from fastconv.ranks import from_first_rank
 from fastconv.run import model_settings, open_splits
@@ -54,6 +53,8 @@ NOT_COMPILED = 60
 # Images to learn from, at most, to know whether mirrored ones are of the same class; they are not if those are known so
 # much less often.
 TRIAL_IMAGES, SAME_CLASS = 20_000, 0.85
+# Seconds in which that cannot be known.
+LEAST_TRIAL = 1.5
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,10 @@ class _Chooser:
             return self._offer(self._config.model)
         found: list[tuple[float, Offer]] = []
         spent = 0.0
-        for rung in RUNGS:
+        for below, rung in zip((None, *RUNGS), RUNGS, strict=False):
             guess = None
-            if found:
-                last = found[-1][1]
-                more = self._operations(rung.network) / self._operations(last.network)
+            if below:
+                last, more = found[-1][1], rung.operations / below.operations
                 spent += PARTS_OF_A_LOOK * PART[self._device.kind] * last.image_seconds * more
                 if spent > LOOK * self._config.budget.seconds:
                     guess = _slower(last.probe, more)
@@ -171,10 +171,6 @@ class _Chooser:
             words.append(f"{_name(other)} would see {self._epochs(other):.1f} and err {more:.0%} more often")
         self._reasons["model"] = "; ".join(words)
         return best
-
-    def _operations(self, network: Any) -> int:
-        settings = model_settings(dataclasses.replace(self._config, model=network))
-        return training_operations(network.name, settings, self._train.images.shape[1:], len(self._train.classes))
 
     def _epochs(self, offer: Offer) -> float:
         return offer.images / len(self._train)
@@ -251,7 +247,11 @@ class _Chooser:
         return Policy(crop=Crop(padding, "reflect"), flip=flip, cutout=Cutout(cut))
 
     def _try_mirrored(self) -> None:
-        plain, mirrored = from_first_rank("mirrored", lambda: self._kept("mirrored", self._mirrored))
+        found = from_first_rank("mirrored", self._mirrored)
+        if found is None:
+            self._reasons["flip"] = f"as dataset.flip={self._flip:g} says, as there is no time to try"
+            return
+        plain, mirrored = found
         same = mirrored >= SAME_CLASS * plain
         self._flip = 0.5 if same else 0.0
         self._reasons["flip"] = (
@@ -259,22 +259,22 @@ class _Chooser:
             " them mirrored"
         )
 
-    def _mirrored(self) -> list[float]:
+    def _mirrored(self) -> list[float] | None:
+        """Accuracy on held-out images as they are, and mirrored; None if it is not known and there is no time."""
+        path = self._cache / f"mirrored-{hashlib.sha256(self._train.digest.encode()).hexdigest()[:16]}.json"
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(path.read_text())
+        seconds = TRIAL * self._config.budget.seconds
+        if seconds < LEAST_TRIAL:
+            return None
         network = RUNGS[0].network
         measured = self._look_at(network)
         offer = Offer(network, measured, 0.0, BATCH_SIZE, self._config.tta)
-        affordable = TRIAL * self._config.budget.seconds / offer.step_seconds * BATCH_SIZE
-        return list(mirrored_accuracy(self._train, network, self._device, int(min(TRIAL_IMAGES, affordable))))
-
-    def _kept(self, name: str, find: Callable[[], list[float]]) -> list[float]:
-        """What was found out about these images before, else now."""
-        path = self._cache / f"{name}-{hashlib.sha256(self._train.digest.encode()).hexdigest()[:16]}.json"
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError):
-            found = find()
-            write_atomically(path, json.dumps(found).encode())
-            return found
+        affordable = max(0.0, seconds - 2 * HELD * measured.score_seconds) / offer.step_seconds * BATCH_SIZE
+        images = int(min(TRIAL_IMAGES, affordable))
+        found = list(mirrored_accuracy(self._train, network, self._device, images))
+        write_atomically(path, json.dumps(found).encode())
+        return found
 
 
 def _slower(measured: Probe, factor: float) -> Probe:

@@ -11,8 +11,9 @@ from fastconv.device import Device
 from fastconv.module import ImageClassifier
 from fastconv.optim import Muon
 
-BATCH_SIZE, HELD, SCORED_AT_ONCE = 125, 2000, 500
-WHITENING_IMAGES = 5000
+BATCH_SIZE, HELD, SCORED_AT_ONCE = 125, 1000, 500
+WHITENING_IMAGES = 1000
+LEAST_STEPS = 10
 
 
 def mirrored_accuracy(data: ImageData, network: Airbench, device: Device, images: int) -> tuple[float, float]:
@@ -35,7 +36,7 @@ def mirrored_accuracy(data: ImageData, network: Airbench, device: Device, images
         return torch.from_numpy(data.images[at]).to(device.kind), torch.from_numpy(data.labels[at]).to(device.kind)
 
     optimizer = Muon().build(module.model, BATCH_SIZE, device.precision)
-    generator, steps = torch.Generator().manual_seed(0), max(1, images // BATCH_SIZE)
+    generator, steps = torch.Generator().manual_seed(0), max(LEAST_STEPS, images // BATCH_SIZE)
     for step in range(steps):
         inputs, labels = batch(torch.from_numpy(kept)[torch.randint(len(kept), (BATCH_SIZE,), generator=generator)])
         for group in optimizer.param_groups:

@@ -89,10 +89,10 @@ def test_what_is_set_stays(speed, digits_root):
 
 
 def test_the_same_measurements_give_the_same_choice(digits_root, monkeypatch):
-    first = chosen(digits_root, "budget.seconds=20")
+    first = chosen(digits_root, "budget.seconds=80")
     monkeypatch.setattr("fastconv.probe._measure", lambda *given: pytest.fail("it is known"))
     monkeypatch.setattr(best, "mirrored_accuracy", lambda *given: pytest.fail("it is known"))
-    assert chosen(digits_root, "budget.seconds=20") == first
+    assert chosen(digits_root, "budget.seconds=80") == first
 
 
 def test_steps_views_and_epochs_follow_the_budget(speed, digits_root):
@@ -118,6 +118,14 @@ def test_mirrored_digits_are_other_digits_and_symmetric_ones_are_not(digits_root
     symmetric = dataclasses.replace(train, images=((both + both[:, :, ::-1]) // 2).astype(np.uint8))
     plain, mirrored = mirrored_accuracy(symmetric, RUNGS[0].network, CPU, images=10_000)
     assert mirrored == pytest.approx(plain, abs=0.01)
+
+
+def test_mirrored_images_are_tried_where_there_is_time(speed, digits_root):
+    speed(1e9)
+    choice = chosen(digits_root, "budget.seconds=200", "choose=[flip]")
+    assert choice.config.dataset.flip == 0
+    assert choice.reasons["flip"].startswith("no, as a small network knows")
+    assert chosen(digits_root, "budget.seconds=20", "choose=[flip]").reasons == choice.reasons, "it is known now"
 
 
 def test_a_run_says_what_was_chosen_and_goes_on_with_it(command, tmp_path):
