@@ -238,7 +238,7 @@ class _Chooser:
     def _policy(self, best: Offer) -> Policy:
         side = min(self._train.images.shape[1:3])
         strong = best.network in LARGE and self._epochs(best) >= STRONG_EPOCHS
-        padding, cut = max(1, side // (8 if strong else 16)), 3 * side // 8 if strong else 0
+        padding, cut = max(1, round(side / (8 if strong else 16))), 3 * side // 8 if strong else 0
         words = [f"moved by up to {padding} pixels"]
         words += ["every second epoch mirrored"] * (self._flip > 0)
         words += [f"{cut}x{cut} pixels cut out, as a large network sees them often"] * strong
