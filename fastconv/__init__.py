@@ -3,14 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastconv.api import fit as fit
     from fastconv.predictor import load as load
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["fit", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # only when it is asked for: commands start without torch
+    # Only when they are asked for: commands start without torch.
+    if name == "fit":
+        from fastconv.api import fit
+
+        return fit
+    if name == "load":
         from fastconv.predictor import load
 
         return load

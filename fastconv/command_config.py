@@ -139,3 +139,17 @@ class Evaluate:
     """`auto`, `cpu` or `gpu`."""
     data: str = "data"
     """Folder of the data sets (FASTCONV_DATA)."""
+
+
+@dataclass
+class Export:
+    """A trained network as files."""
+
+    run: str = MISSING
+    """Folder of a trained run."""
+    format: Any = field(default_factory=lambda: ["onnx", "torch"])
+    """Formats to write: onnx (model.onnx), torch (model.pt2, of torch.export), or both."""
+    samples: int = 500
+    """Test images on which each file is compared with the checkpoint."""
+    data: str = "data"
+    """Folder of the data sets (FASTCONV_DATA)."""

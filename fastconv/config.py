@@ -20,10 +20,10 @@ class Dataset:
     name: str = MISSING
     """digits, mnist, fashion_mnist or cifar10; a class of torchvision's data sets; or what you call your own."""
     source: str = "builtin"
-    """Where own images come from: image_folder, csv, webdataset or torchvision; `builtin` for none of them."""
+    """Where own images come from: image_folder, csv, webdataset, torchvision or arrays; `builtin` for none of them."""
     root: str | None = None
     """image_folder: the folder that has a folder for each class, or folders train and test (or val) that have; csv: the
-    folder of the files (null for the table's own)."""
+    folder of the files (null for the table's own); arrays: the .npz."""
     train: Any = None
     """webdataset: tars to train on, paths or URLs, one or a list, with {000..010} or * for ranges; csv: the table."""
     test: Any = None

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fastconv.command_config import Compare, Evaluate, Explain, LrFind, Predict
+from fastconv.command_config import Compare, Evaluate, Explain, Export, LrFind, Predict
 from fastconv.config import Airbench, Average, Config, Dataset, DavidNet, ResNet18, Stream, Trainer
 from fastconv.data.plan import Policy
 from fastconv.errors import InputError, nearest
@@ -28,6 +28,7 @@ SCHEMAS = {
     "compare": Compare,
     "evaluate": Evaluate,
     "explain": Explain,
+    "export": Export,
     "lr_find": LrFind,
     "predict": Predict,
 }
@@ -41,6 +42,7 @@ def register() -> None:
     store.store(name="_compare", node=_settable(Compare))
     store.store(name="_explain", node=_settable(Explain))
     store.store(name="_evaluate", node=_settable(Evaluate))
+    store.store(name="_export", node=_settable(Export))
     store.store(name="_predict", node=_settable(Predict))
     store.store(name="_lr_find", node=_beyond_a_run(LrFind))
     store.store(group="dataset", name="_schema", node=_settable(Dataset))

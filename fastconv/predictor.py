@@ -67,7 +67,7 @@ class Predictor:
         self.run = run
         self._device = prepare(Trainer(accelerator=accelerator))
         self.shape, self.classes = run.shape, run.classes
-        self._network = _Whole(run.model, run.mean, run.std).eval().to(self._device.kind)
+        self._network = Classifier(run.model, run.mean, run.std).eval().to(self._device.kind)
         self._network.to(memory_format=torch.channels_last)
 
     def predict(
@@ -127,8 +127,8 @@ class Predictor:
         return f"Predictor({self.run.folder}: {len(self.classes)} classes, {width}x{height}x{channels}{told})"
 
 
-class _Whole(nn.Module):
-    """Raw images uint8 [N, H, W, C] to logits float [N, classes]."""
+class Classifier(nn.Module):
+    """A network with its normalisation: raw images [N, H, W, C] to logits float [N, classes]."""
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -138,6 +138,7 @@ class _Whole(nn.Module):
         self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / deviation, persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
+        """What the network takes, float [N, C, H, W]."""
         return images.permute(0, 3, 1, 2) * self.scale + self.shift
 
     def forward(self, images: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ RANGES = {
     "range_test.max_lr": "a number in (0, 1000]",
     "range_test.steps": "a number of steps in [20, 100000]",
     "range_test.early_stop_threshold": "a factor in (1, 1e9], or null to go on whatever the loss is",
+    "samples": "a number of images in [1, 1e6]",
     "top": "a number of classes in [1, 100000]",
     "per_class": "a number of images in [1, 1e6]",
     "mistakes": "a number of images in [0, 1e6]",

@@ -15,7 +15,7 @@ from fastconv.schedule import OneCycle
 
 # What keys with a word for a value may say.
 OPTIONS = {
-    "dataset.source": ("builtin", "image_folder", "csv", "webdataset", "torchvision"),
+    "dataset.source": ("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"),
     "budget.counts": SEGMENTS,
     "average.kind": ("none", "ema", "lookahead"),
     "choose": ("model", "epochs", "batch_size", "flip", "augment", "tta"),

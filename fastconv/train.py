@@ -85,40 +85,50 @@ def main(config: Config) -> float | None:
     clock = Clock()
     check_run(config)
     end_with_first_rank()
-    if choice := settle(config, clock):
+    overrides = task_overrides()
+    if choice := settle(config, overrides, clock):
         config = choice.config
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         if config.sweep.resume or config.sweep.explain or config.sweep.article:
             raise InputError("sweep.resume, explain and article are of a sweep: add -m and the values, or use resume")
-        train(config, clock, unfinished(config, task_overrides()), choice)
+        train(config, overrides, clock, unfinished(config, overrides), choice)
         return None
     job = Path(hydra.sweep.dir, hydra.sweep.subdir)
     if config.plan_only:
-        train(config, clock, None, choice)
+        train(config, overrides, clock, None, choice)
         return None
     with closing(job_of_sweep(config, job)) as folder:
         if is_finished(job):
             print(f"{job} is finished")
             return Results.read(job).accuracy_holdout
         try:
-            return train(config, clock, folder, choice).accuracy_holdout
+            return Results.read(train(config, overrides, clock, folder, choice)).accuracy_holdout
         except Exception as error:
-            leave_reason(folder, error, task_overrides())
+            leave_reason(folder, error, overrides)
             raise
 
 
-def settle(config: Config, clock: Clock) -> "Choice | None":
+def settle(config: Config, overrides: list[str], clock: Clock) -> "Choice | None":
     """Choose what the config leaves open, if it does; a run that goes on in its folder has chosen."""
     if not config.choose or config.resume not in (None, "auto"):
         return None
     from fastconv.best import choose
 
-    return choose(config, task_overrides(), clock)
+    return choose(config, overrides, clock)
 
 
-def train(config: Config, clock: Clock, found: RunFolder | None, choice: "Choice | None" = None) -> Results | None:
-    """Plan a run and carry it out, in the folder `found` or a new one. None if it was only to be planned."""
+def train(
+    config: Config, overrides: list[str], clock: Clock, found: RunFolder | None, choice: "Choice | None" = None
+) -> Path | None:
+    """Plan a run and carry it out, in the folder `found` or a new one, which it returns.
+
+    Args:
+        overrides: what the config was made of, for the run's records.
+        choice: what was chosen for it.
+
+    Returns None if the run was only to be planned.
+    """
     from rich.console import Console
 
     from fastconv import run as runs
@@ -140,9 +150,9 @@ def train(config: Config, clock: Clock, found: RunFolder | None, choice: "Choice
         with closing(open_folder(config, found)) as folder:
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
-            results = fit(run, console, folder, task_overrides())
+            results = fit(run, console, folder, overrides)
     console.print(results_table(results, folder.path))
-    return results
+    return folder.path
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from fastconv.command import compose, described_keys, group_options
-from fastconv.command_config import Evaluate, Explain, LrFind, Predict
+from fastconv.command_config import Evaluate, Explain, Export, LrFind, Predict
 from fastconv.config_store import methods
 from fastconv.data import storage
 from fastconv.overrides import groups, leaves
@@ -33,7 +33,17 @@ def files(folder: Path) -> list[str]:
 
 def test_the_groups_are_those_of_the_readme():
     assert {group: set(options) for group, options in GROUPS.items()} == {
-        "dataset": {"digits", "mnist", "fashion_mnist", "cifar10", "image_folder", "csv", "webdataset", "torchvision"},
+        "dataset": {
+            "digits",
+            "mnist",
+            "fashion_mnist",
+            "cifar10",
+            "image_folder",
+            "csv",
+            "webdataset",
+            "torchvision",
+            "arrays",
+        },
         "model": {"davidnet", "davidnet_fast", "airbench", "airbench95", "airbench96", "resnet18"},
         "augment": {"none", "crop", "flip", "cutout", "standard", "translate", "airbench", "airbench96"},
         "optimizer": {"sgd", "muon", "adamw"},
@@ -77,7 +87,7 @@ def test_every_number_has_a_range():
         for group in ("model", "optimizer", "schedule")
         for schema in ConfigStore.instance().repo[group].values()
     ]
-    others = [(OmegaConf.structured(each), "") for each in (Evaluate, Explain, Method, LrFind, Predict)]
+    others = [(OmegaConf.structured(each), "") for each in (Evaluate, Explain, Export, Method, LrFind, Predict)]
     numbers = set()
     for config, prefix in ((whole, ""), *schemas, *others):
         for key, section, name in leaves(config, prefix):
@@ -195,7 +205,7 @@ BAD = {
     # What is no override, or does something else than was meant.
     "~seed": "~seed is not possible: a run needs every key",
     "++budget.second=5": "unknown key budget.second; did you mean budget.seconds?",
-    "dataset=_schema": "unknown dataset _schema. Choose from: cifar10, csv, digits, fashion_mnist, image_folder,",
+    "dataset=_schema": "unknown dataset _schema. Choose from: arrays, cifar10, csv, digits, fashion_mnist, ",
     "dataset=[digits,mnist]": "unknown dataset [digits,mnist]; did you mean digits?",
     "schedule.name=linear": "schedule.name=linear is unknown. Choose from: one_cycle",
     "seed=0,1": "seed=0,1 has several values: add -m",

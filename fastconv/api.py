@@ -1,0 +1,70 @@
+"""fastconv from Python: train a classifier on images in some seconds, and use it."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.clock import Clock
+from fastconv.config_store import CONF
+from fastconv.errors import InputError
+from fastconv.overrides import COMPOSING_ERRORS, compose, explain, typed
+from fastconv.train import check_run, settle, train
+
+if TYPE_CHECKING:
+    from fastconv.predictor import Predictor
+
+
+def fit(
+    dataset: str | Path | tuple[np.ndarray, Sequence],
+    seconds: float = 1000.0,
+    *overrides: str,
+    experiment: str = "best",
+) -> "Predictor":
+    """Train on images for so many seconds, everything counted, and return what came of it.
+
+    Args:
+        dataset: a data set's name, such as `cifar10`; a folder with a folder of images for each class; or images uint8
+            [N, H, W] or [N, H, W, C] and their N labels, numbers or names, of which a fifth are kept to test with.
+        seconds: the budget.
+        overrides: further settings as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
+        experiment: `best`, or another.
+
+    Raises InputError for what cannot work.
+    """
+    with tempfile.TemporaryDirectory() as aside:
+        given = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset, Path(aside)), *overrides]
+        try:
+            config = typed("config", compose("config", given), given)
+        except COMPOSING_ERRORS as error:
+            raise InputError(explain(error, "config", given)) from error
+        if config.plan_only or config.resume:
+            raise InputError("fit trains a new network: leave out plan_only and resume")
+        clock = Clock()
+        check_run(config)
+        choice = settle(config, given, clock)
+        folder = train(choice.config if choice else config, given, clock, None, choice)
+    from fastconv.predictor import load
+
+    return load(folder, config.trainer.accelerator)
+
+
+def _settings(dataset: object, aside: Path) -> list[str]:
+    if isinstance(dataset, tuple):
+        images, labels = dataset
+        path = aside / "arrays.npz"
+        np.savez(path, images=np.asarray(images), labels=np.asarray(labels))
+        return ["dataset=arrays", f"dataset.root={quoted(path)}"]
+    if (CONF / "dataset" / f"{dataset}.yaml").exists():
+        return [f"dataset={dataset}"]
+    if not Path(dataset).is_dir():
+        raise InputError(f"{dataset} is neither a folder nor one of fastconv's data sets")
+    return ["dataset=image_folder", f"dataset.root={quoted(dataset)}"]
+
+
+def quoted(path: object) -> str:
+    """A path as Hydra's grammar reads it, whatever is in it."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -1,0 +1,42 @@
+"""python -m fastconv.export run=FOLDER [key=value ...]
+
+Write a trained network, with its preprocessing inside, as files that work without fastconv: `model.onnx` for ONNX
+Runtime and others, `model.pt2` for torch.export. Both take raw images, uint8 [N, height, width, channels], and give
+probabilities, float32 [N, classes]. What they answer is compared with the checkpoint on test images first.
+
+  python -m fastconv.export run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
+  python -m fastconv.export run=outputs/a format=[onnx]
+"""
+
+from pathlib import Path
+
+from fastconv.command import command
+from fastconv.command_config import Export, as_list
+from fastconv.errors import InputError, nearest
+from fastconv.prerequisites import require_writable
+from fastconv.ranges import check_ranges
+
+FORMATS = ("onnx", "torch")
+
+
+def check(config: Export) -> None:
+    """Raise InputError for what cannot be exported, as far as can be told without reading the run."""
+    for each in as_list(config.format) or [""]:
+        if each not in FORMATS:
+            raise InputError(f"format={each} is unknown{nearest(str(each), FORMATS)} Choose from: {', '.join(FORMATS)}")
+    check_ranges(config)
+    require_writable(Path(config.run))
+
+
+@command("export", __doc__, check)
+def main(config: Export) -> None:
+    """The command; see the top of this file."""
+    check(config)
+    from fastconv.exporting import export
+
+    for line in export(Path(config.run), as_list(config.format), Path(config.data), config.samples):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
