@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import OFFICIAL_DATA, OFFICIAL_FOLDERS
+from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
+from fastconv.command import compose
 from fastconv.config import Dataset
 from fastconv.data.decode import to_array
 from fastconv.data.sources import load
+from fastconv.run import stream_spec
 
 NAMES = ("one", "two", "three", "four")
 
@@ -293,3 +297,66 @@ def test_torchvision_gives_what_a_folder_gives(tmp_path, monkeypatch):
     two = load(Dataset(name="own", source="image_folder", root=str(tmp_path / "f")), tmp_path / "b")
     assert [split.digest for split in one] == [split.digest for split in two]
     assert one[0].classes == two[0].classes
+
+
+def test_ranges_of_tars_pass_hydras_grammar():
+    for text, expected in {
+        "dataset.train=train-*.tar": "train-*.tar",
+        'dataset.train="https://example.org/train-{000..010}.tar"': "https://example.org/train-{000..010}.tar",
+        "dataset.train=[a.tar,b.tar]": ["a.tar", "b.tar"],
+    }.items():
+        assert compose("config", ["dataset=webdataset", text]).dataset.train == expected
+
+
+def test_many_classes_need_no_setting(tmp_path, command):
+    """A hundred classes of real images: parts of photographs, a class for each place."""
+    china, flower = load_sample_images().images
+    for label in range(102):
+        photograph = (china, flower)[label % 2]
+        y, x = 30 * (label // 2 // 10), 50 * (label // 2 % 10)
+        folder = tmp_path / "places" / f"place {label}"
+        folder.mkdir(parents=True)
+        for at in range(6):
+            Image.fromarray(photograph[y + at : y + at + 32, x + 2 * at : x + 2 * at + 32]).save(folder / f"{at}.png")
+    small = ("model=airbench", "model.widths=[4,8,8]", "batch_size=64", "norm_batch=64", "schedule.epochs=2")
+    given = ("dataset=image_folder", f"dataset.root={tmp_path}/places", "budget.seconds=null", *small)
+    ended = command("train", *given)
+    assert ended.code == 0, ended.err
+    assert "102 classes" in ended.out
+    run = next((tmp_path / "outputs" / "image_folder").iterdir())
+    ended = command("evaluate", f"run={run}")
+    assert "among the 5 likeliest classes" in ended.out
+    assert 0 <= json.loads((run / "evaluation.json").read_text())["top_5"] <= 1
+
+
+@pytest.mark.slow
+def test_cifar10_is_the_same_stream_from_everywhere(tmp_path):
+    """All 60,000 images as a folder of pngs, as tars and through torchvision: the same stream, by its sha256."""
+    if not (OFFICIAL_DATA / OFFICIAL_FOLDERS["cifar10"]).is_dir():
+        pytest.skip("CIFAR-10 is not here")
+    splits = dict(zip(("train", "test"), load("cifar10", OFFICIAL_DATA), strict=True))
+    classes = splits["train"].classes
+    for part, split in splits.items():
+        with tarfile.open(tmp_path / f"{part}.tar", "w") as tar:
+            for at, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+                name, content = classes[label], png(np.asarray(image))
+                path = tmp_path / "folder" / part / name / f"{at:05}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                add(tar, f"{at:05}.png", content)
+                add(tar, f"{at:05}.cls", name.encode())
+    given = (
+        ("dataset=image_folder", f"dataset.root={tmp_path}/folder"),
+        ("dataset=webdataset", f"dataset.train={tmp_path}/train.tar", f"dataset.test={tmp_path}/test.tar"),
+        ("dataset=torchvision",),
+    )
+    streams, tests = set(), set()
+    for at, settings in enumerate(given):
+        (tmp_path / f"data{at}").mkdir()
+        os.symlink(OFFICIAL_DATA / OFFICIAL_FOLDERS["cifar10"], tmp_path / f"data{at}" / OFFICIAL_FOLDERS["cifar10"])
+        config = OmegaConf.to_object(compose("config", [*settings, "dataset.name=CIFAR10", "augment=standard"]))
+        train, test = load(config.dataset, tmp_path / f"data{at}")
+        assert (len(train), len(test)) == (50_000, 10_000)
+        streams.add(stream_spec(config, train).folder)
+        tests.add(test.digest)
+    assert (len(streams), len(tests)) == (1, 1)

@@ -1,0 +1,41 @@
+"""What README and docs tell a reader to type can be typed, and what they point at is there."""
+
+import re
+import shlex
+
+import pytest
+from conftest import REPOSITORY
+
+from fastconv.config_store import SCHEMAS
+from fastconv.overrides import check_arguments
+
+PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of each line that begins with a prompt and calls fastconv, and of each in a sentence."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        found += [(page.name, line) for line in re.findall(r"^\$ (python -m fastconv\..+)$", text, re.M)]
+        found += [(page.name, " ".join(each.split())) for each in re.findall(r"`(python -m fastconv\.[^`]+)`", text)]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value[:70])
+def test_every_command_can_be_typed(page, line):
+    name, *arguments = shlex.split(line, comments=True)[2:]
+    name = name.removeprefix("fastconv.")
+    assert (REPOSITORY / "fastconv" / f"{name}.py").exists()
+    check_arguments(name if name in SCHEMAS else "config", arguments, lambda config: None, lambda config: None)
+
+
+def test_there_are_commands():
+    assert len(commands()) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
