@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test coverage test-slow lint bench article dashboard clean
+.PHONY: help setup run test coverage test-slow lint bench article docs dashboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ bench: $(READY) ## measure speed, start-up, memory and budgets; about 70 minutes
 
 article: $(READY) ## the article, whole: six runs of 1000 s and a page; ARGS="budget.seconds=100" for less
 	$(PY) -m fastconv.train experiment=article sweep.resume=auto $(ARGS)
+
+docs: $(READY) ## build the documentation, as dist/docs/index.html
+	$(PY) -m mkdocs build --strict --quiet
 
 dashboard: $(READY) ## open TensorBoard on all runs
 	$(VENV)/bin/tensorboard --logdir outputs

@@ -1,6 +1,8 @@
 """fastconv from Python: train a classifier on images in some seconds, and use it."""
 
-import tempfile
+import hashlib
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ import numpy as np
 
 from fastconv.clock import Clock
 from fastconv.config_store import CONF
+from fastconv.data.storage import write_atomically
 from fastconv.errors import InputError
 from fastconv.overrides import COMPOSING_ERRORS, compose, explain, typed
 from fastconv.train import check_run, settle, train
@@ -34,34 +37,37 @@ def fit(
 
     Raises InputError for what cannot work.
     """
-    with tempfile.TemporaryDirectory() as aside:
-        given = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset, Path(aside)), *overrides]
-        try:
-            config = typed("config", compose("config", given), given)
-        except COMPOSING_ERRORS as error:
-            raise InputError(explain(error, "config", given)) from error
-        if config.plan_only or config.resume:
-            raise InputError("fit trains a new network: leave out plan_only and resume")
-        clock = Clock()
-        check_run(config)
-        choice = settle(config, given, clock)
-        folder = train(choice.config if choice else config, given, clock, None, choice)
+    given = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset), *overrides]
+    try:
+        config = typed("config", compose("config", given), given)
+    except COMPOSING_ERRORS as error:
+        raise InputError(explain(error, "config", given)) from error
+    if config.plan_only or config.resume:
+        raise InputError("fit trains a new network: leave out plan_only and resume")
+    clock = Clock()
+    check_run(config)
+    choice = settle(config, given, clock)
+    folder = train(choice.config if choice else config, given, clock, None, choice)
     from fastconv.predictor import load
 
     return load(folder, config.trainer.accelerator)
 
 
-def _settings(dataset: object, aside: Path) -> list[str]:
+def _settings(dataset: object) -> list[str]:
     if isinstance(dataset, tuple):
         images, labels = dataset
-        path = aside / "arrays.npz"
-        np.savez(path, images=np.asarray(images), labels=np.asarray(labels))
+        file = io.BytesIO()
+        np.savez(file, images=np.asarray(images), labels=np.asarray(labels))
+        # Kept, as whoever looks at the run later needs them; by their content, lest the same ones be kept twice.
+        name = hashlib.sha256(file.getvalue()).hexdigest()[:16]
+        path = Path(os.environ.get("FASTCONV_DATA", "data"), "arrays", f"{name}.npz").absolute()
+        write_atomically(path, file.getvalue())
         return ["dataset=arrays", f"dataset.root={quoted(path)}"]
     if (CONF / "dataset" / f"{dataset}.yaml").exists():
         return [f"dataset={dataset}"]
     if not Path(dataset).is_dir():
         raise InputError(f"{dataset} is neither a folder nor one of fastconv's data sets")
-    return ["dataset=image_folder", f"dataset.root={quoted(dataset)}"]
+    return ["dataset=image_folder", f"dataset.root={quoted(Path(dataset).absolute())}"]
 
 
 def quoted(path: object) -> str:

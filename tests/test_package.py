@@ -31,7 +31,9 @@ def test_wheel_holds_the_code_and_the_configs(site):
     assert "Requires-Python: >=3.11" in metadata.read_text()
 
 
-@pytest.mark.parametrize("name", ["train", "precompute", "compare", "lr_find"])
+@pytest.mark.parametrize(
+    "name", ["train", "precompute", "compare", "lr_find", "audit", "evaluate", "predict", "export"]
+)
 def test_installed_commands_work_from_any_folder(site, tmp_path, name):
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = [sys.executable, "-c", "import fastconv; print(fastconv.__file__)"]
@@ -43,3 +45,25 @@ def test_installed_commands_work_from_any_folder(site, tmp_path, name):
         assert (ended.returncode, ended.stderr) == (0, "")
         assert len(ended.stdout.splitlines()) >= 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_package_trains_and_predicts_from_another_folder(site, tmp_path):
+    script = (
+        "import numpy as np, fastconv\n"
+        "from sklearn.datasets import load_digits\n"
+        "images = (load_digits().images * 15).astype(np.uint8)\n"
+        "small = ('model.widths=[4,8,8]', 'batch_size=64', 'schedule.epochs=4', 'figures=false')\n"
+        "predictor = fastconv.fit((images, load_digits().target), 60, *small)\n"
+        "print('predicted', len(predictor.predict(list(images[:5]))), fastconv.__file__)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    environment.pop("FASTCONV_DATA", None)
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert f"predicted 5 {site}" in ended.stdout
+    run = next((tmp_path / "outputs" / "arrays").iterdir())
+    command = [sys.executable, "-m", "fastconv.export", f"run={run}", "format=torch"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert (run / "model.pt2").exists()
