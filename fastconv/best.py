@@ -138,9 +138,8 @@ class _Chooser:
         if "tta" in self._chosen:
             new["tta"] = best.tta
         if "batch_size" in self._chosen:
-            part = best.batch_size if self._device.kind == "cuda" else min(NORM_BATCH, best.batch_size)
-            new |= {"batch_size": best.batch_size, "norm_batch": part}
-            self._reasons["batch_size"] = f"{best.batch_size}, for {best.images / best.batch_size:,.0f} steps"
+            new |= dict(zip(("batch_size", "norm_batch"), self._batch(best.batch_size), strict=True))
+            self._reasons["batch_size"] = f"{new['batch_size']}, for {best.images / new['batch_size']:,.0f} steps"
         if "epochs" in self._chosen:
             new["schedule"] = dataclasses.replace(config.schedule, epochs=self._bound(best))
         measured = dataclasses.replace(best.probe, step_seconds=best.step_seconds)
@@ -204,7 +203,17 @@ class _Chooser:
             f"look at {_name(network)}",
             lambda: dataclasses.asdict(probe(recipe, self._device, self._cache)),
         )
-        return Probe(**found)
+        measured, devices = Probe(**found), config.trainer.devices
+        learn = (measured.step_seconds - measured.update_seconds) / devices
+        score = measured.score_seconds / devices
+        return dataclasses.replace(measured, step_seconds=learn + measured.update_seconds, score_seconds=score)
+
+    def _batch(self, size: int) -> tuple[int, int]:
+        """A batch of about that size, and the images of its parts, so that all devices have as many whole parts."""
+        devices = self._config.trainer.devices
+        each = max(2, size // devices)
+        part = each if self._device.kind == "cuda" else min(NORM_BATCH, each)
+        return devices * part * (each // part), part
 
     def _most_images(self) -> float:
         if "epochs" not in self._chosen:

@@ -109,6 +109,16 @@ def test_steps_views_and_epochs_follow_the_budget(speed, digits_root):
     assert slow.config.tta.shift == 0, "views that would take more than a tenth of the budget are left out"
 
 
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_devices_share_the_work(speed, digits_root, devices):
+    speed(1e9)
+    given = (f"trainer.devices={devices}", "trainer.strategy=ddp", "budget.seconds=200")
+    config = chosen(digits_root, *given).config
+    assert config.batch_size % (config.norm_batch * devices) == 0
+    alone = chosen(digits_root, f"budget.seconds={200 * devices}").config
+    assert WIDTHS.index(config.model.widths) == WIDTHS.index(alone.model.widths)
+
+
 def test_mirrored_digits_are_other_digits_and_symmetric_ones_are_not(digits_root):
     train, _ = load("digits", Path(digits_root))
     plain, mirrored = mirrored_accuracy(train, RUNGS[0].network, CPU, images=10_000)
