@@ -23,6 +23,8 @@ from fastconv.prerequisites import require_writable
 from fastconv.ranges import check_ranges
 from fastconv.rules import OPTIONS
 
+# Images that a thread decodes at once.
+SLICE = 50
 TARS = (".tar", ".tar.gz", ".tgz")
 
 
@@ -99,7 +101,11 @@ def _batches(config: Predict, predictor) -> Iterator[tuple[list[str], object, li
     with ThreadPoolExecutor(cpu_count() or 1) as pool, ThreadPoolExecutor(1) as ahead:
         # While the network is at one batch, the next is decoded.
         def work(chunk: list) -> tuple[list[str], object, list[str | None]]:
-            decoded = list(pool.map(decode, [content for _, content in chunk]))
+            # In slices: handing a thread one small image at a time would take as long as decoding it.
+            parts = [[content for _, content in chunk[at : at + SLICE]] for at in range(0, len(chunk), SLICE)]
+            decoded = [
+                each for part in pool.map(lambda part: [decode(content) for content in part], parts) for each in part
+            ]
             arrays = [each for each in decoded if not isinstance(each, str)]
             errors = [each if isinstance(each, str) else None for each in decoded]
             return [name for name, _ in chunk], np.stack(arrays) if arrays else None, errors

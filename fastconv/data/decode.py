@@ -20,6 +20,7 @@ MOST_PIXELS = 2**27
 TOO_LARGE = "more pixels than any photograph has"
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+ORIENTATION = 0x0112  # EXIF's tag
 BACKGROUND = 255  # what shows through transparent pixels
 
 
@@ -54,7 +55,7 @@ def look(samples: Sequence[Sample], on_image: Callable[[], None]) -> tuple[list[
         try:
             image = _open(sample)
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF's orientations that swap the sides
+            turned = image.getexif().get(ORIENTATION, 1) >= 5  # of EXIF's orientations those that swap the sides
             return (height, width, image.mode) if turned else (width, height, image.mode)
         except Exception:  # decoding says what is wrong
             return None
@@ -107,7 +108,8 @@ def decode(samples: Sequence[Sample], size: int, grey: bool, on_image: Callable[
 
 def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:
     """One image as uint8 [H, W, C]; see `decode`."""
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
         values = np.asarray(image, np.float64)
         deep = image.mode != "F" or values.max() > 255  # what Pillow has for grey images of 16 bits
@@ -115,7 +117,8 @@ def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (BACKGROUND,) * 4), image)
-    image = image.convert("L" if grey else "RGB")
+    if image.mode != (mode := "L" if grey else "RGB"):
+        image = image.convert(mode)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     array = np.asarray(image, np.uint8)
