@@ -21,7 +21,7 @@ import fastconv
 from fastconv.data.sources import load
 from fastconv.predictor import BATCH_SIZE
 
-ROUNDS = 3
+ROUNDS = 2
 SMALL = ("model=airbench", "model.widths=[32,128,128]", "optimizer=muon", "schedule.epochs=0.1", "budget.seconds=null")
 
 
