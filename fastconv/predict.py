@@ -122,7 +122,8 @@ def _batches(config: Predict, predictor) -> Iterator[tuple[list[str], object, li
 
 def _files(config: Predict) -> Iterator[tuple[str, bytes | Path]]:
     """(name, file) of each image, or (name, content) of those in tars."""
-    from fastconv.data.own import image_files, tar_images
+    from fastconv.data.folders import image_files
+    from fastconv.data.tars import tar_images
 
     for text in map(str, as_list(config.images)):
         path = Path(text)
