@@ -35,8 +35,10 @@ SETTLED_BY = {
     "tta": ("tta",),
 }
 
-# Shares of the budget, at most: for looking at the networks, for trying mirrored images, for scoring.
-LOOK, TRIAL, EVALUATION = 0.03, 0.02, 0.1
+# Shares of the budget, at most: for looking at the networks, for trying mirrored images.
+LOOK, TRIAL = 0.03, 0.02
+# And for scoring: the image and its mirror image, which are worth most, and all views.
+MIRRORED, ALL_VIEWS = 0.2, 0.1
 # A look at a network takes about as long as learning from so many parts of a batch.
 PARTS_OF_A_LOOK = 8
 # Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
@@ -236,13 +238,12 @@ class _Chooser:
 
     def _views(self, measured: Probe) -> TTA:
         """The most views that can be scored in their share of the budget."""
-        several = [(True, 1), (True, 0)] if self._flip > 0 else [(False, 1)]
-        options = [dataclasses.replace(self._config.tta, mirror=mirror, shift=shift) for mirror, shift in several]
-        options.append(dataclasses.replace(self._config.tta, mirror=False, shift=0))
-        limit = EVALUATION * self._config.budget.seconds
-        return next(
-            (each for each in options if self._evaluations(each) * measured.score_seconds <= limit), options[-1]
-        )
+        options = [(True, 1, ALL_VIEWS), (True, 0, MIRRORED)] if self._flip > 0 else [(False, 1, ALL_VIEWS)]
+        for mirror, shift, share in options:
+            tta = dataclasses.replace(self._config.tta, mirror=mirror, shift=shift)
+            if self._evaluations(tta) * measured.score_seconds <= share * self._config.budget.seconds:
+                return tta
+        return dataclasses.replace(self._config.tta, mirror=False, shift=0)
 
     def _policy(self, best: Offer) -> Policy:
         side = min(self._train.images.shape[1:3])
