@@ -41,7 +41,7 @@ class Point:
 def points() -> list[Point]:
     found: dict[tuple[str, str, float], Point] = {}
     for row in read(RESULTS / "ladder.csv"):
-        if int(row["steps"]) < LEAST_STEPS or "max_lr" in row["settings"]:
+        if int(row["steps"]) < LEAST_STEPS or "max_lr" in row["settings"] or "flip" in row["settings"]:
             continue
         error, epochs = 1 - float(row["accuracy_holdout_tta"]), float(row["epochs"])
         recipe = f"{row['augment']} {row['settings']}".strip()

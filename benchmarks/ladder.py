@@ -73,6 +73,7 @@ def cells() -> list[Cell]:
     found += [Cell("cifar10", "64", STRONG, 32, (f"optimizer.max_lr={peak}",)) for peak in (0.12,)]
     found += [Cell("mnist", "64", STRONG, 16), Cell("mnist", "95", LIGHT, 16), Cell("mnist", "64", STRONG, 32)]
     found += [Cell("cifar10", net, STRONG, 64) for net in ("64", "32")]
+    found += [Cell("fashion_mnist", "16", LIGHT, epochs, ("dataset.flip=0",)) for epochs in (2, 4)]
     # Few images want smaller batches, which two CPU cores can do as well.
     found += [Cell("cifar10", net, LIGHT, 1, ("batch_size=250", "norm_batch=250")) for net in ("8", "16", "32")]
     found += [Cell("cifar10", "8", LIGHT, epochs, (f"batch_size={250 * epochs}",)) for epochs in (2, 4)]
