@@ -65,8 +65,8 @@ def table() -> str:
         cells += [score(original) if original else "", rows[0]["precision"], device]
         lines.append(f"| {' | '.join(cells)} |")
     note = (
-        "Test images, with test-time augmentation as far as the budget allows; mean ± standard deviation and each run, whose"
-        " seeds are in best.csv. `best` counts the choice, precompute, training and scoring; `original` training alone."
+        "Test images, with test-time augmentation as far as the budget allows; mean ± standard deviation and each run"
+        " (seeds: best.csv). `best` counts the choice, precompute, training and scoring; `original` training alone."
     )
     return "\n".join([*lines, "", note]) + "\n"
 
