@@ -193,7 +193,7 @@ class _Chooser:
         config = self._config
         recipe = Recipe(
             network.name,
-            model_settings(dataclasses.replace(config, model=network)),
+            model_settings(network),
             self._train.images.shape[1:],
             len(self._train.classes),
             BATCH,

@@ -1,7 +1,5 @@
 """Whether a mirrored image is an image of the same class: asked of a small network that has seen none."""
 
-import dataclasses
-
 import torch
 import torch.nn.functional as F
 
@@ -10,6 +8,7 @@ from fastconv.data.images import ImageData, mean_and_std, stratified_split
 from fastconv.device import Device
 from fastconv.module import ImageClassifier
 from fastconv.optim import Muon
+from fastconv.run import model_settings
 
 BATCH_SIZE, HELD, SCORED_AT_ONCE = 125, 1000, 500
 WHITENING_IMAGES = 1000
@@ -24,10 +23,10 @@ def mirrored_accuracy(data: ImageData, network: Airbench, device: Device, images
     """
     kept, held = stratified_split(data, min(0.5, HELD / len(data)), seed=0)
     some = data.images[kept[:WHITENING_IMAGES]]
-    settings = {key: value for key, value in dataclasses.asdict(network).items() if key not in ("name", "norm_batch")}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = ImageClassifier(network.name, settings, data.images.shape[1:], data.classes, *mean_and_std(some))
+        shape, settings = data.images.shape[1:], model_settings(network)
+        module = ImageClassifier(network.name, settings, shape, data.classes, *mean_and_std(some))
     module.whiten(some)
     module.to(device.kind)
 

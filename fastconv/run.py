@@ -6,6 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -49,12 +50,12 @@ class Run:
     @property
     def model_settings(self) -> dict:
         """The network's own settings."""
-        return model_settings(self.config)
+        return model_settings(self.config.model)
 
 
-def model_settings(config: Config) -> dict:
-    """What of the model's config is for the network itself."""
-    return {key: value for key, value in dataclasses.asdict(config.model).items() if key not in ("name", "norm_batch")}
+def model_settings(model: Any) -> dict:
+    """What of a model's config is for the network itself."""
+    return {key: value for key, value in dataclasses.asdict(model).items() if key not in ("name", "norm_batch")}
 
 
 def open_splits(config: Config) -> tuple[ImageData, ImageData, ImageData]:
@@ -81,7 +82,7 @@ def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run
     forget_peak_memory()
     train, holdout, test = open_splits(config)
     spec = stream_spec(config, train)
-    settings = model_settings(config)
+    settings = model_settings(config.model)
     channels, classes = spec.shape[2], len(spec.classes)
     with torch.device("meta"):
         parameters = count_parameters(build_model(config.model.name, channels, classes, **settings))
