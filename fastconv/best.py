@@ -19,7 +19,7 @@ from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
-from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS
+from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS, Rung
 from fastconv.mirrored import BATCH_SIZE, HELD, mirrored_accuracy
 from fastconv.probe import Probe, Recipe, probe
 from fastconv.ranks import from_first_rank
@@ -41,6 +41,8 @@ LOOK, TRIAL = 0.03, 0.02
 MIRRORED, ALL_VIEWS = 0.2, 0.1
 # A look at a network takes about as long as learning from so many parts of a batch.
 PARTS_OF_A_LOOK = 8
+# Looks at each network, of which the fastest counts: it is chosen by them.
+LOOKS = 2
 # Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
 PART, BATCH = {"cpu": 64, "cuda": 1024}, 2048
 
@@ -49,12 +51,14 @@ STEPS, BATCH_SIZES = 180, (2000, 1000, 500, 250, 125)
 # Images over which batch norm takes its statistics on a CPU: their activations stay near its caches.
 NORM_BATCH = 500
 # Epochs after which more bring nothing, with as many images as CIFAR-10 has; with fewer, more.
-MOST_EPOCHS, AT_IMAGES = 64, 45_000
+MOST_EPOCHS, AT_IMAGES = 100, 45_000
 # Seconds of a budget in which compiling the step for a GPU takes longer than it saves.
 NOT_COMPILED = 60
-# Images to learn from, at most, to know whether mirrored ones are of the same class; they are not if those are known so
-# much less often.
-TRIAL_IMAGES, SAME_CLASS = 20_000, 0.85
+# Images to learn from, at most, to know whether mirrored ones are of the same class.
+TRIAL_IMAGES = 20_000
+# They are if those are known at least so often, compared with images as they are. Known less often, but at least as
+# often as the second number says, they are so unlike the others that a run must be long to learn both: so many epochs.
+SAME_CLASS, UNLIKE, UNLIKE_EPOCHS = 0.85, 2 / 3, 8
 # Seconds in which that cannot be known.
 LEAST_TRIAL = 1.5
 
@@ -126,14 +130,22 @@ class _Chooser:
         self._device = dataclasses.replace(device, compile=False)
         self._cache = Path(config.data) / "probes"
         self._flip = config.dataset.flip
+        self._looks = 1
         self._reasons: dict[str, str] = {}
 
     def choice(self) -> Choice:
         config, new = self._config, {}
-        if "flip" in self._chosen:
-            self._try_mirrored()
-            new["dataset"] = dataclasses.replace(config.dataset, flip=self._flip)
+        known = self._try_mirrored() if "flip" in self._chosen else None
+        self._best_offer()
+        self._looks = LOOKS  # some seconds after the first, when the machine may be quieter
         best = self._best_offer()
+        if known and known[1] < SAME_CLASS * known[0] and self._flip > 0 and self._epochs(best) < UNLIKE_EPOCHS:
+            self._flip = 0.0
+            best = self._best_offer()
+        if known:
+            self._reasons["flip"] = self._about_mirrored(*known)
+        if "flip" in self._chosen:
+            new["dataset"] = dataclasses.replace(config.dataset, flip=self._flip)
         new["model"] = best.network
         if "augment" in self._chosen:
             new["augment"] = self._policy(best)
@@ -151,24 +163,23 @@ class _Chooser:
         """That of the network of which the law expects most."""
         if "model" not in self._chosen:
             return self._offer(self._config.model)
-        found: list[tuple[float, Offer]] = []
+        found: list[tuple[Rung, Offer]] = []
         spent = 0.0
         for below, rung in zip((None, *RUNGS), RUNGS, strict=False):
             guess = None
             if below:
                 last, more = found[-1][1], rung.operations / below.operations
-                spent += PARTS_OF_A_LOOK * PART[self._device.kind] * last.image_seconds * more
+                spent += LOOKS * PARTS_OF_A_LOOK * PART[self._device.kind] * last.image_seconds * more
                 if spent > LOOK * self._config.budget.seconds:
                     guess = _slower(last.probe, more)
-            offer = self._offer(rung.network, guess)
-            found.append((rung.log_error(offer.images), offer))
-            if len(found) > 1 and found[-1][0] > found[-2][0]:
+            found.append((rung, self._offer(rung.network, guess)))
+            if len(found) > 1 and _log_error(*found[-1]) > _log_error(*found[-2]):
                 break  # those above it would see even fewer images
-        at = min(range(len(found)), key=lambda at: found[at][0])
-        least, best = found[at]
+        at = min(range(len(found)), key=lambda at: _log_error(*found[at]))
+        best, least = found[at][1], _log_error(*found[at])
         words = [f"{_name(best)}, {self._epochs(best):.1f} epochs"]
-        for error, other in found[max(0, at - 1) : at] + found[at + 1 : at + 2]:
-            more = math.exp(error - least) - 1
+        for rung, other in found[max(0, at - 1) : at] + found[at + 1 : at + 2]:
+            more = math.exp(_log_error(rung, other) - least) - 1
             words.append(f"{_name(other)} would see {self._epochs(other):.1f} and err {more:.0%} more often")
         self._reasons["model"] = "; ".join(words)
         return best
@@ -203,7 +214,7 @@ class _Chooser:
         )
         found = from_first_rank(
             f"look at {_name(network)}",
-            lambda: dataclasses.asdict(probe(recipe, self._device, self._cache)),
+            lambda: dataclasses.asdict(probe(recipe, self._device, self._cache, looks=self._looks)),
         )
         measured, devices = Probe(**found), config.trainer.devices
         learn = (measured.step_seconds - measured.update_seconds) / devices
@@ -256,18 +267,21 @@ class _Chooser:
         flip = Flip(0.5 if self._flip > 0 else 0.0, "alternating")
         return Policy(crop=Crop(padding, "reflect"), flip=flip, cutout=Cutout(cut))
 
-    def _try_mirrored(self) -> None:
-        found = from_first_rank("mirrored", self._mirrored)
-        if found is None:
+    def _try_mirrored(self) -> list[float] | None:
+        """Settle whether to mirror, as far as the images say: how often they are known as they are, and mirrored."""
+        known = from_first_rank("mirrored", self._mirrored)
+        if known is None:
             self._reasons["flip"] = f"as dataset.flip={self._flip:g} says, as there is no time to try"
-            return
-        plain, mirrored = found
-        same = mirrored >= SAME_CLASS * plain
-        self._flip = 0.5 if same else 0.0
-        self._reasons["flip"] = (
-            f"{'yes' if same else 'no'}, as a small network knows {plain:.1%} of held-out images and {mirrored:.1%} of"
-            " them mirrored"
-        )
+        else:
+            self._flip = 0.5 if known[1] >= UNLIKE * known[0] else 0.0
+        return known
+
+    def _about_mirrored(self, plain: float, mirrored: float) -> str:
+        words = f"a small network knows {plain:.1%} of held-out images and {mirrored:.1%} of them mirrored"
+        if mirrored >= SAME_CLASS * plain or mirrored < UNLIKE * plain:
+            return f"{'yes' if self._flip else 'no'}, as {words}"
+        both = "there is time to learn both" if self._flip else "time is too short to learn both"
+        return f"{'yes' if self._flip else 'no'}, as {words}, and {both}"
 
     def _mirrored(self) -> list[float] | None:
         """Accuracy on held-out images as they are, and mirrored; None if it is not known and there is no time."""
@@ -293,6 +307,10 @@ def _slower(measured: Probe, factor: float) -> Probe:
     return dataclasses.replace(
         measured, step_seconds=factor * step, score_seconds=factor * score, update_seconds=factor * update
     )
+
+
+def _log_error(rung: Rung, offer: Offer) -> float:
+    return rung.log_error(offer.images)
 
 
 def _name(what: Any) -> str:

@@ -28,7 +28,8 @@ class Rung:
         return self.floor + math.log1p((self.images / max(images, 1.0)) ** LEARNING)
 
 
-# From the smallest: airbench94's network, narrower and itself, then airbench95's and airbench96's.
+# From the smallest: airbench94's network, narrower and itself, then airbench95's and airbench96's, then that twice as
+# wide, whose two numbers are no fit: it is taken to reach a fifth fewer errors than the one before.
 RUNGS = (
     Rung(Airbench(widths=[8, 32, 32]), 0.029, 1.338, 46_105),
     Rung(Airbench(widths=[16, 64, 64]), 0.084, 0.828, 51_212),
@@ -36,6 +37,7 @@ RUNGS = (
     Rung(Airbench(widths=[64, 256, 256]), 1.0, 0.0, 139_933),
     Rung(Airbench(widths=[128, 384, 384]), 2.55, -0.068, 108_677),
     Rung(Airbench(widths=[128, 384, 512], convs=3, residual=True, norm_momentum=0.1), 3.83, -0.785, 1_268_504),
+    Rung(Airbench(widths=[256, 768, 1024], convs=3, residual=True, norm_momentum=0.1), 14.87, -1.0, 1_500_000),
 )
 # Those that begin to know the images by heart, and from how many epochs on.
-LARGE, STRONG_EPOCHS = tuple(rung.network for rung in RUNGS[-2:]), 16
+LARGE, STRONG_EPOCHS = tuple(rung.network for rung in RUNGS[4:]), 16

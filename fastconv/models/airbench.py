@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models.activation import ACTIVATIONS
+from fastconv.models.convolution import Convolution
 from fastconv.models.whitening import Whitening
 
 # Standard deviation with which the weights of the logits, times their scale, begin: airbench94_muon's.
@@ -32,7 +33,7 @@ class Pool(nn.MaxPool2d):
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
     """A convolution whose first filters hand their inputs on (Zagoruyko & Komodakis 2017, arXiv 1706.00388)."""
-    layer = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+    layer = Convolution(inputs, outputs)
     with torch.no_grad():
         nn.init.dirac_(layer.weight[: min(inputs, outputs)])
     return layer

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models.activation import ACTIVATIONS
+from fastconv.models.convolution import Convolution
 from fastconv.models.whitening import Whitening
 
 
@@ -31,7 +32,7 @@ class ConvNorm(nn.Sequential):
     """
 
     def __init__(self, inputs: int, outputs: int, style: Style, pool: bool = False, kernel_size: int = 3) -> None:
-        conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
+        conv = Convolution(inputs, outputs, kernel_size)
         if style.dirac:
             with torch.no_grad():
                 nn.init.dirac_(conv.weight[: min(inputs, outputs)])
