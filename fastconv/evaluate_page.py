@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
 from fastconv import figures
+from fastconv.by_class import is_uneven
 from fastconv.data.images import ImageData
 from fastconv.data.sources import load
 from fastconv.data.storage import write_atomically
@@ -49,7 +50,7 @@ def sentences(run: TrainedRun, found: Evaluation, test: ImageData) -> list[str]:
     if len(found.classes) > TOP:
         lines[0] += f" The label is among the {TOP} likeliest classes for {found.top():.2%}."
     counts = found.confusion.sum(1)
-    if counts.max() > 1.5 * max(1, counts.min()):
+    if is_uneven(counts):
         even = f"balanced accuracy {found.balanced_accuracy:.2%}, macro F1 {found.macro_f1:.3f}"
         lines.append(f"The classes have {counts.min():,} to {counts.max():,} images: {even}.")
     sure, error = float(found.probabilities.max(1).mean()), found.calibration_error

@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtri
 
+from fastconv.by_class import balanced_accuracy, by_class, macro_f1
+
 # Classes of which the likeliest are looked at for `top`.
 TOP = 5
 BINS = 15
@@ -47,24 +49,17 @@ class Evaluation:
     @cached_property
     def per_class(self) -> list[dict[str, float]]:
         """Of each class: images, precision, recall and F1; what has no image, or was never said, is nan."""
-        hits, labelled, said = np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0)
-        rows = []
-        for hit, images, times in zip(hits.tolist(), labelled.tolist(), said.tolist(), strict=True):
-            precision, recall = (hit / times if times else float("nan")), (hit / images if images else float("nan"))
-            both = images + times
-            rows.append({"images": images, "precision": precision, "recall": recall,
-                         "f1": 2 * hit / both if both else float("nan")})  # fmt: skip
-        return rows
+        return by_class(self.confusion)
 
     @property
     def balanced_accuracy(self) -> float:
         """The mean recall of the classes that have images."""
-        return float(np.nanmean([row["recall"] for row in self.per_class]))
+        return balanced_accuracy(self.confusion)
 
     @property
     def macro_f1(self) -> float:
         """The mean F1 of the classes."""
-        return float(np.nanmean([row["f1"] for row in self.per_class]))
+        return macro_f1(self.confusion)
 
     @cached_property
     def reliability(self) -> list[dict[str, float]]:

@@ -17,6 +17,8 @@ from fastconv.results import Results
 
 # Epochs precomputed beyond those expected: a machine may turn out faster than its probe.
 STREAM_MARGIN = 1.15
+# Balanced accuracy is told if it is further from accuracy than this.
+UNLIKE = 0.005
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def forecast(
     final_images: int,
     test_images: int,
     views: int,
+    begin_seconds: float,
     already_counted: float,
 ) -> Forecast:
     """Plan a run from the probe.
@@ -53,6 +56,7 @@ def forecast(
         final_images: held-out images scored after training (0 for none).
         test_images: images of the test split.
         views: how many times an image is scored after training.
+        begin_seconds: before the first of them is scored.
         already_counted: seconds of the budget that are spent.
 
     Raises InputError for a budget that is too short for one step.
@@ -62,6 +66,7 @@ def forecast(
     reserve = Reserve(
         images=views * (final_images * ("validate" in counts) + test_images * ("test" in counts)),
         image_seconds=probe.score_seconds,
+        begin_seconds=begin_seconds,
         saves=int(config.checkpoint.save and "checkpoint" in counts),
     )
     bound_epochs = config.schedule.epochs
@@ -152,6 +157,8 @@ def results_table(results: Results, folder: Path) -> Table:
         "run": str(folder),
         "dashboard": f"tensorboard --logdir {folder}",
     }
+    if abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
+        rows["class by class"] = f"balanced accuracy {results.balanced_accuracy:.2%}, macro F1 {results.macro_f1:.3f}"
     if results.accuracy_holdout is not None:
         rows["held-out part"] = f"{results.accuracy_holdout:.2%}; {results.accuracy_holdout_tta:.2%}"
     table = Table(title="result", show_header=False, title_justify="left")

@@ -18,6 +18,8 @@ MIN_SLOW_FACTOR = 1.1
 STALL_SHARE, STALL_SECONDS = 0.01, 0.25
 # What was measured once may take this much longer the next time.
 RESERVE_FACTOR = 1.2
+# Seconds before the first image is scored, by device: on a GPU what scores has to be loaded to it.
+SCORING_BEGINS = {"cpu": 0.05, "cuda": 0.6}
 
 
 @dataclass
@@ -59,19 +61,21 @@ class StepTimes:
 class Reserve:
     """Counted time that is needed after training, by what was measured last.
 
-    `images` are to be scored at `image_seconds` each, and `saves` checkpoints written at `save_seconds` each; what the
-    budget does not count is 0.
+    `images` are to be scored at `image_seconds` each, after `begin_seconds`, and `saves` checkpoints written at
+    `save_seconds` each; what the budget does not count is 0.
     """
 
     images: int = 0
     image_seconds: float = 0.0
+    begin_seconds: float = 0.0
     saves: int = 0
     save_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
         """What to keep free."""
-        return RESERVE_FACTOR * (self.images * self.image_seconds + self.saves * self.save_seconds)
+        scoring = self.begin_seconds + self.images * self.image_seconds if self.images else 0.0
+        return RESERVE_FACTOR * (scoring + self.saves * self.save_seconds)
 
 
 @dataclass(frozen=True)

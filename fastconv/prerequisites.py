@@ -1,6 +1,7 @@
 """What a run needs of its data and its folders, looked at before torch is imported, which alone takes seconds."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ from fastconv.data.storage import require_space, stored_streams, unwritable
 from fastconv.errors import InputError, nearest
 
 
-def check_data(config: Config) -> None:
-    """Raise InputError for a split, a batch, an augmentation or a stream that cannot be had of the images."""
+def check_data(config: Config, chosen: Sequence[str] = ()) -> None:
+    """Raise InputError for a split, a batch, an augmentation or a stream that cannot be had of the images.
+
+    Args:
+        chosen: what is still to be chosen (`config.choose`), and is not looked at.
+    """
     require_known(config)
     name, batch_size, share = config.dataset.name, config.batch_size, config.dataset.holdout
     everything, _ = load(config.dataset, Path(config.data))
@@ -23,7 +28,7 @@ def check_data(config: Config) -> None:
             raise InputError(
                 f"dataset.holdout={share:g} leaves no image {part} of some class of {name}: choose another share"
             )
-    if batch_size > len(kept):
+    if batch_size > len(kept) and "batch_size" not in chosen:
         raise InputError(
             f"batch_size={batch_size} is not possible: {name} has {len(kept)} images for training. Give fewer"
         )

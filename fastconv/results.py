@@ -43,6 +43,10 @@ class Results:
     """The same with test-time augmentation."""
     loss: float | None = None
     """Cross-entropy of the test split."""
+    balanced_accuracy: float | None = None
+    """Mean over the classes of the share of test images of that class that are right."""
+    macro_f1: float | None = None
+    """Mean over the classes of F1, of the test split."""
     epochs: float | None = None
     steps: int | None = None
     batch_size: int | None = None

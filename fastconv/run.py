@@ -25,6 +25,7 @@ from fastconv.device import Device, prepare
 from fastconv.errors import InputError
 from fastconv.forecast import Forecast, forecast
 from fastconv.models import build_model, count_parameters
+from fastconv.pace import SCORING_BEGINS
 from fastconv.prerequisites import check_data, require_room
 from fastconv.probe import Probe, Recipe, forget_peak_memory, probe
 from fastconv.ranks import check_world, from_first_rank, is_first_rank
@@ -110,6 +111,7 @@ def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run
         final_images=len(holdout) if config.validate.on == "holdout" else 0,
         test_images=len(test),
         views=views(config).count,
+        begin_seconds=SCORING_BEGINS[device.kind],
         already_counted=clock.counted(tuple(config.budget.counts)),
     )
     if plan.stream_epochs:

@@ -39,7 +39,7 @@ def check_run(config: Config) -> None:
         if getattr(config.sweep, key) and not config.checkpoint.save:
             raise InputError(f"sweep.{key}=true needs the networks: leave out checkpoint.save=false")
     require_writable(Path(config.outputs))
-    check_data(config)
+    check_data(config, chosen=config.choose)
 
 
 def check_search(config: Config) -> None:

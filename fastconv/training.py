@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from fastconv import figures, interrupts
+from fastconv.by_class import balanced_accuracy, macro_f1
 from fastconv.callbacks import (
     AverageWeights,
     BudgetProgressBar,
@@ -181,8 +182,11 @@ class Training:
                 with run.clock.segment("test"):
                     scores = self._score(trainer, module, datamodule)
                 spent = run.clock.seconds()
+                confusion = module.confusion.numpy()
                 results = self._so_far(
                     **scores,
+                    balanced_accuracy=balanced_accuracy(confusion),
+                    macro_f1=macro_f1(confusion),
                     petaflop=self._petaflop(),
                     images_per_second=self._budget.steps * config.batch_size / spent["train"],
                     data_wait_fraction=datamodule.wait_seconds / spent["train"],

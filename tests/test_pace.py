@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from fastconv.callbacks import TimeBudget
 from fastconv.clock import SEGMENTS, Clock
 from fastconv.pace import RESERVE_FACTOR, Reserve, StepTimes, next_step
 
@@ -182,6 +183,8 @@ def test_what_is_kept_free_for_the_end_follows_the_measurements():
     assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 10)
     reserve.save_seconds = 5.0
     assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 15)
+    reserve.begin_seconds = 2.0
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 17)
     assert Reserve().seconds == 0
 
 
@@ -193,3 +196,27 @@ def test_a_clock_counts_what_an_earlier_process_spent():
         time.now = 2.0
     assert clock.counted(("train",)) == 7
     assert clock.seconds()["setup"] == 1
+
+
+def test_what_the_device_has_still_to_do_counts():
+    """A host that is eight steps ahead of its device ends so early that the device ends inside the budget."""
+    time, step_seconds, ahead = Time(), 0.5, 8
+    budget = TimeBudget(20.0, clock=Clock(time), step_seconds=step_seconds)
+
+    class Event:
+        def __init__(self, done_at: float) -> None:
+            self.query = lambda: time.now >= done_at
+
+    budget.clock.enter("train")
+    while True:
+        budget.step = budget._next()
+        before = time.now
+        budget.steps += 1
+        budget._events.append(Event(budget.steps * step_seconds))
+        if len(budget._events) > ahead:
+            budget._events.popleft()
+            time.now = max(time.now, (budget.steps - ahead) * step_seconds)
+        budget.times.add(time.now - before or 0.001)
+        if budget.step.last:
+            break
+    assert 18.5 <= budget.steps * step_seconds <= 20

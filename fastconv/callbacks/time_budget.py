@@ -145,7 +145,12 @@ class TimeBudget(L.Callback):
         self.reserve.image_seconds, self.reserve.save_seconds = state["image_seconds"], state["save_seconds"]
 
     def _next(self) -> Step | None:
-        return next_step(self.steps, self.bound_steps, self.elapsed(), self.limit, self.times, self.step.progress)
+        elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
+        return next_step(self.steps, self.bound_steps, elapsed, self.limit, self.times, self.step.progress)
+
+    def _steps_ahead(self) -> int:
+        """Steps that were begun, and that the device has still to do."""
+        return sum(not event.query() for event in self._events)
 
     def _validation_fits(self) -> bool:
         """Whether there is time for a validation, a slow one, and two steps after it."""
