@@ -75,26 +75,32 @@ def draw() -> None:
     from matplotlib.figure import Figure
 
     found = groups()
-    datasets = sorted({dataset for dataset, *_ in found})
-    figure = Figure(figsize=(4.2 * len(datasets), 3.6), layout="constrained")
+    budgets = {(dataset, budget) for dataset, budget, *_ in found}
+    datasets = sorted({dataset for dataset, _ in budgets if sum(dataset == name for name, _ in budgets) > 1})
+    figure = Figure(figsize=(4.2 * len(datasets), 4.2), layout="constrained")
+    devices = sorted({device for _, _, device, _ in found})
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
-        for experiment, colour in (("best", "C0"), ("original", "C7")):
+        lines = sorted({(device, experiment) for name, _, device, experiment in found if name == dataset})
+        for device, experiment in lines:
             rows = [
-                (budget, group)
-                for (name, budget, _, own), group in found.items()
-                if (name, own) == (dataset, experiment)
+                (budget, [100 * float(each["accuracy_tta"]) for each in group])
+                for (name, budget, *own), group in found.items()
+                if (name, own) == (dataset, [device, experiment])
             ]
-            means = [100 * summarise(float(each["accuracy_tta"]) for each in group).mean for _, group in rows]
-            axes.plot([budget for budget, _ in rows], means, color=colour, marker="o", label=experiment)
-            for budget, group in rows:
-                values = [100 * float(each["accuracy_tta"]) for each in group]
-                axes.plot([budget] * len(group), values, ".", color=colour, alpha=0.5)
+            colour, style = f"C{devices.index(device)}", "-" if experiment == "best" else ":"
+            means, label = [summarise(values).mean for _, values in rows], f"{experiment}, {device}"
+            axes.plot([budget for budget, _ in rows], means, style, color=colour, marker="o", label=label)
+            for budget, values in rows:
+                axes.plot([budget] * len(values), values, ".", color=colour, alpha=0.5)
         axes.set(xscale="log", xlabel="budget in seconds", ylabel="test accuracy in %", title=dataset)
         ticks = sorted({budget for name, budget, *_ in found if name == dataset})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.axes[0].legend()
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(FIGURE, dpi=130)
 
 

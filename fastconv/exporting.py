@@ -104,7 +104,8 @@ def _exported(network: nn.Module, images: Tensor) -> torch.export.ExportedProgra
 @contextlib.contextmanager
 def _quiet():
     """Without what the exporters say of themselves."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

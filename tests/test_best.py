@@ -139,6 +139,28 @@ def test_mirrored_images_are_tried_where_there_is_time(speed, digits_root):
     assert chosen(digits_root, "budget.seconds=20", "choose=[flip]").reasons == choice.reasons, "it is known now"
 
 
+@pytest.mark.parametrize(("mirrored", "short", "long"), [(0.8, True, True), (0.6, False, True), (0.4, False, False)])
+def test_images_unlike_their_mirror_images_are_mirrored_if_there_is_time(
+    speed, digits_root, monkeypatch, mirrored, short, long
+):
+    """By what a small network knows of them: of images as they are, 80 %."""
+    monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, mirrored])
+    speed(2e10)
+    for seconds, wanted in ((0.5, short), (2000, long)):
+        choice = chosen(digits_root, f"budget.seconds={seconds}")
+        assert (choice.config.dataset.flip > 0) == wanted, choice.reasons
+        assert (choice.config.augment.flip.probability > 0) == wanted
+        assert ("mirrored" in choice.reasons["augment"]) == wanted
+        assert choice.reasons["flip"].startswith("yes" if wanted else "no")
+
+
+def test_a_batch_larger_than_the_data_set_is_no_obstacle(command):
+    """Unless it is asked for."""
+    given = ("experiment=best", "dataset=digits", "dataset.holdout=0.9", "budget.seconds=5", "plan_only=true")
+    assert command("train", *given).code == 0
+    assert "batch_size=512 is not possible" in command("train", *given, "batch_size=512").err
+
+
 def test_a_run_says_what_was_chosen_and_goes_on_with_it(command, tmp_path):
     given = ("experiment=best", "dataset=digits", "budget.seconds=6", "resume=auto", "outputs=runs")
     ended = command("train", *given)

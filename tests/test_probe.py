@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastconv import probe
 from fastconv.device import Device
 from fastconv.models import build_model, count_parameters
-from fastconv.probe import Recipe, least_needs
+from fastconv.probe import Probe, Recipe, least_needs
 
 
 def device(precision: str) -> Device:
@@ -46,6 +46,18 @@ def test_memory_is_between_that_of_the_convolutions_and_of_all_layers(monkeypatc
     assert 4 * sizes["convolutions"] < whole < 4 * sizes["all"]
     assert 0.5 * whole <= half < 0.8 * whole
     assert least_needs(recipe(96), device("fp32"))[0] - weights == pytest.approx(2 * whole, rel=0.01)
+
+
+def test_of_several_looks_the_fastest_counts(monkeypatch, tmp_path):
+    seconds = iter([3.0, 1.0, 2.0, 5.0])
+    monkeypatch.setattr(probe, "_measure", lambda *given: Probe(next(seconds), 0.1, 100.0))
+
+    def look(looks: int) -> float:
+        return probe.probe(recipe(48), device("fp32"), tmp_path, looks=looks).step_seconds
+
+    assert [look(1), look(1), look(2), look(2), look(1)] == [3, 3, 1, 1, 1]
+    assert look(4) == 1, "two more"
+    assert not list(seconds)
 
 
 def test_the_random_state_stays():
