@@ -1,5 +1,6 @@
-"""python -m fastconv.predict against a bare loop over arrays: python benchmarks/predict.py
+"""python -m fastconv.predict against a bare loop over arrays: python benchmarks/predict.py [davidnet]
 
+With the network of most runs, or, without a name, one of 32-128-128 filters, beside which decoding weighs more.
 Some minutes; CIFAR-10 is looked for in FASTCONV_DATA. The bare loop has the images in memory and does nothing but
 forward passes of the same network, in the same batches; predict finds, reads and decodes 50,000 pngs and writes a csv.
 """
@@ -22,7 +23,8 @@ from fastconv.data.sources import load
 from fastconv.predictor import BATCH_SIZE
 
 ROUNDS = 2
-SMALL = ("model=airbench", "model.widths=[32,128,128]", "optimizer=muon", "schedule.epochs=0.1", "budget.seconds=null")
+SHORT = ("schedule.epochs=0.1", "budget.seconds=null", "validate.on=none", "figures=false")
+SMALL = ("model=airbench", "model.widths=[32,128,128]", "optimizer=muon")
 
 
 def predict(run: Path, folder: Path, out: Path) -> tuple[float, float]:
@@ -48,10 +50,16 @@ def bare(run: Path, images: np.ndarray) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
+def main(name: str = "") -> None:
+    network, title = ((), "DavidNet") if name == "davidnet" else (SMALL, "A network of 32-128-128 filters")
     train, _ = load("cifar10", Path(os.environ.get("FASTCONV_DATA", "data")))
     images = np.array(train.images)
-    table = Table("predict", "Classifying 50,000 CIFAR-10 images", "images/s", ours="python -m fastconv.predict")
+    table = Table(
+        "predict_davidnet" if name else "predict",
+        "Classifying 50,000 CIFAR-10 images",
+        "images/s",
+        ours="python -m fastconv.predict",
+    )
     memory = []
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside, "images")
@@ -63,8 +71,8 @@ def main() -> None:
             "-m",
             "fastconv.train",
             "dataset=cifar10",
-            *SMALL,
-            "figures=false",
+            *network,
+            *SHORT,
             f"outputs={aside}",
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -76,8 +84,8 @@ def main() -> None:
                 table.add(number, "python -m fastconv.predict", len(images) / seconds)
                 table.add(number, "bare loop", len(images) / bare(run, images))
     about = f"At most {max(memory):,.0f} MB of memory, whatever the number of images." if memory else ""
-    table.show(note=f"A network of 32-128-128 filters; the time to start and to read it is left out. {about}".strip())
+    table.show(note=f"{title}; the time to start and to read it is left out. {about}".strip())
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -26,6 +26,7 @@ SMALL = ("model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trai
 SHORT = (*SMALL, "budget.seconds=null", "schedule.epochs=0.5")
 PLANNED_KEYS = """
     dataset model experiment seed stream_seed accuracy accuracy_tta accuracy_holdout accuracy_holdout_tta loss
+    balanced_accuracy macro_f1
     epochs steps batch_size norm_batch budget_seconds budget_counts seconds_counted seconds petaflop
     images_per_second data_wait_fraction parameters peak_memory_mb stopped_by error expected_epochs
     expected_seconds resumed final_lr device precision versions git_commit overrides recipe
@@ -220,12 +221,15 @@ def test_plan_only_writes_nothing(command, tmp_path):
 # -- the fast path
 
 
-def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root):
+@pytest.mark.parametrize(("channels_last", "atol"), [("false", 1e-4), ("true", 0.03)])
+def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root, channels_last, atol):
     """20 steps in fp32: contiguous memory, per-image normalisation, torch's own optimizer without fusion, no Lightning.
 
-    Microbatches of the same size, since batch norm takes its statistics over them.
+    Microbatches of the same size, since batch norm takes its statistics over them. In channels_last some processors
+    round otherwise, which decides between pixels of the digits' even background in the max-pools.
     """
-    settings = ("model.width=16", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
+    settings = ("model.width=16", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32",
+                f"trainer.channels_last={channels_last}")  # fmt: skip
     run_it = (*settings, "schedule=constant", "optimizer.max_lr=0.05", "budget.seconds=null", "validate.on=none")
     ended = command("train", "dataset=digits", *run_it, f"schedule.epochs={20 * 64 / 1438}")
     assert ended.code == 0, ended.err
@@ -255,7 +259,7 @@ def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root):
         expected.append(sum(parts) / 2)
     assert len(losses) == 20
     assert losses[-1] < losses[0]
-    np.testing.assert_allclose(losses, expected, atol=1e-4)
+    np.testing.assert_allclose(losses, expected, atol=atol)
 
 
 def test_compiled_training_is_the_same_training(command, tmp_path, monkeypatch):
