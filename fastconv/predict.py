@@ -99,7 +99,7 @@ def _batches(config: Predict, predictor) -> Iterator[tuple[list[str], object, li
             yield chunk
 
     with ThreadPoolExecutor(cpu_count() or 1) as pool, ThreadPoolExecutor(1) as ahead:
-        # While the network is at one batch, the next is decoded.
+
         def work(chunk: list) -> tuple[list[str], object, list[str | None]]:
             # In slices: handing a thread one small image at a time would take as long as decoding it.
             parts = [[content for _, content in chunk[at : at + SLICE]] for at in range(0, len(chunk), SLICE)]
@@ -110,6 +110,10 @@ def _batches(config: Predict, predictor) -> Iterator[tuple[list[str], object, li
             errors = [each if isinstance(each, str) else None for each in decoded]
             return [name for name, _ in chunk], np.stack(arrays) if arrays else None, errors
 
+        if predictor.on_cpu:  # a network whose threads wait for one that decodes loses more than all of them decoding
+            yield from map(work, chunks())
+            return
+        # While the network is at one batch, the next is decoded.
         waiting = None
         for chunk in chunks():
             coming = ahead.submit(work, chunk)

@@ -70,6 +70,11 @@ class Predictor:
         self._network = Classifier(run.model, run.mean, run.std).eval().to(self._device.kind)
         self._network.to(memory_format=torch.channels_last)
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the network computes on the processor."""
+        return self._device.kind == "cpu"
+
     def predict(
         self, images: np.ndarray | Sequence[str | Path | Image.Image | np.ndarray], tta: bool = False
     ) -> Predictions:
