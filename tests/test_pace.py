@@ -1,9 +1,12 @@
 """When a run ends: the decision function against simulated machines, and the clock."""
 
+import contextlib
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from fastconv.callbacks import TimeBudget
 from fastconv.clock import SEGMENTS, Clock
@@ -220,3 +223,34 @@ def test_what_the_device_has_still_to_do_counts():
         if budget.step.last:
             break
     assert 18.5 <= budget.steps * step_seconds <= 20
+
+
+@pytest.mark.parametrize("score_seconds", [0.002, 0.01, 0.02], ids=lambda value: f"{value} s an image")
+def test_time_for_scoring_is_kept_as_a_cpu_takes_for_it_now(score_seconds):
+    """The probe said 10 ms an image, 1,000 are to be scored, and the last of the looks is at 95 % of the run."""
+    time = Time()
+    reserve = Reserve(images=1000, image_seconds=0.01)
+    budget = TimeBudget(100.0, clock=Clock(time), counts=("train", "test"), step_seconds=0.1, reserve=reserve)
+
+    class Module(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, images):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            time.now += score_seconds * len(images)
+
+    module, images = Module(), torch.zeros(10, 1)
+    precision = SimpleNamespace(forward_context=contextlib.nullcontext)
+    trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0, precision_plugin=precision)
+    budget.on_train_start(trainer, module)
+    for index in itertools.count():
+        budget.on_train_batch_start(trainer)
+        time.now += 0.1
+        budget.on_train_batch_end(trainer, module, None, (images, None), index)
+        assert module.training
+        if budget.stopped_by:
+            break
+    budget.on_train_end(trainer, module)
+    assert 0.95 * 100 < time.now + 1.2 * 1000 * score_seconds <= 100
+    assert budget.progress == 1

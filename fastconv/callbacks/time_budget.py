@@ -11,6 +11,8 @@ from fastconv.pace import Reserve, Step, StepTimes, next_step
 
 # How many steps the host may be ahead of a GPU: enough to keep it busy, few enough for the clock to be true.
 MAX_STEPS_AHEAD = 8
+# Progress at which a CPU scores a batch, as what the probe knew may be out of date; the slowest of these counts.
+SCORED_AT = (0.5, 0.75, 0.95)
 
 
 class TimeBudget(L.Callback):
@@ -26,7 +28,8 @@ class TimeBudget(L.Callback):
         counts: segments that the budget limits; must contain `train`.
         step_seconds: what a step is expected to take before one was measured.
         validate_images: images of a validation.
-        reserve: what will still be needed after training; takes the speed of scoring from each validation.
+        reserve: what will still be needed after training; takes the speed of scoring from each validation, or, on a CPU
+            without one, from a batch now and then.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class TimeBudget(L.Callback):
         self.stopped_by: str | None = None
         self._begun = False
         self._step_started = 0.0
-        self._validation_started = 0.0
+        self._validation_started: float | None = None
+        self._score_at = list(SCORED_AT) if seconds is not None and self.reserve.images else []
+        self._scored: list[float] = []
         self._events: deque[torch.cuda.Event] = deque()
 
     @property
@@ -99,6 +104,7 @@ class TimeBudget(L.Callback):
         self.steps += 1
         self.times.add(self.clock.counted(("train",)) - self._step_started)
         self._begun = False
+        self._score(trainer, pl_module, batch[0])
         stop, validate = self._agree(trainer, (self.step.last or self._next() is None, self._validation_fits()))
         if stop:
             self.stopped_by = "epochs" if self.bound_steps is not None and self.steps >= self.bound_steps else "budget"
@@ -143,6 +149,22 @@ class TimeBudget(L.Callback):
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
         self.reserve.image_seconds, self.reserve.save_seconds = state["image_seconds"], state["save_seconds"]
+
+    def _score(self, trainer: L.Trainer, pl_module: L.LightningModule, images: torch.Tensor) -> None:
+        """Measure what scoring an image takes, if it is time to and no validation says so."""
+        if not self._score_at or self.progress < self._score_at[0]:
+            return
+        self._score_at = [at for at in self._score_at if at > self.progress]
+        # A GPU would have to finish its steps first.
+        if self._validation_started is not None or pl_module.device.type != "cpu":
+            return
+        started = self.elapsed()
+        pl_module.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            pl_module(images)
+        pl_module.train()
+        self._scored.append((self.elapsed() - started) / len(images))
+        self.reserve.image_seconds = max(self._scored)
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
