@@ -46,8 +46,8 @@ LOOKS = 2
 # Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
 PART, BATCH = {"cpu": 64, "cuda": 1024}, 2048
 
-# Optimizer steps that a run should have, of smaller batches if need be.
-STEPS, BATCH_SIZES = 180, (2000, 1000, 500, 250, 125)
+# Sizes of a batch, and optimizer steps that a run should have of them; else the next smaller one is taken.
+STEPS = {2000: 1000, 1000: 180, 500: 180, 250: 180, 125: 0}
 # Images over which batch norm takes its statistics on a CPU: their activations stay near its caches.
 NORM_BATCH = 500
 # Epochs after which more bring nothing, with as many images as CIFAR-10 has; with fewer, more.
@@ -59,19 +59,25 @@ TRIAL_IMAGES = 20_000
 # They are if those are known at least so often, compared with images as they are. Known less often, but at least as
 # often as the second number says, they are so unlike the others that a run must be long to learn both: so many epochs.
 SAME_CLASS, UNLIKE, UNLIKE_EPOCHS = 0.85, 2 / 3, 8
+# What such a run gains by them in log error: nothing after so few epochs, this after twice as many or more.
+UNLIKE_GAIN = 0.08
 # Seconds in which that cannot be known.
 LEAST_TRIAL = 1.5
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a network could do in the budget: see so many images in batches of a size, and be scored in some views."""
+    """What a network could do in the budget: see so many images in batches of a size, and be scored in some views.
+
+    `flip`: the share of images that are mirrored.
+    """
 
     network: Any
     probe: Probe
     images: float
     batch_size: int
     tta: TTA
+    flip: float
 
     @property
     def image_seconds(self) -> float:
@@ -130,6 +136,7 @@ class _Chooser:
         self._device = dataclasses.replace(device, compile=False)
         self._cache = Path(config.data) / "probes"
         self._flip = config.dataset.flip
+        self._unlike = False  # whether mirrored images are of the same class, but look different
         self._looks = 1
         self._reasons: dict[str, str] = {}
 
@@ -139,13 +146,10 @@ class _Chooser:
         self._best_offer()
         self._looks = LOOKS  # some seconds after the first, when the machine may be quieter
         best = self._best_offer()
-        if known and known[1] < SAME_CLASS * known[0] and self._flip > 0 and self._epochs(best) < UNLIKE_EPOCHS:
-            self._flip = 0.0
-            best = self._best_offer()
         if known:
-            self._reasons["flip"] = self._about_mirrored(*known)
+            self._reasons["flip"] = self._about_mirrored(best, *known)
         if "flip" in self._chosen:
-            new["dataset"] = dataclasses.replace(config.dataset, flip=self._flip)
+            new["dataset"] = dataclasses.replace(config.dataset, flip=best.flip)
         new["model"] = best.network
         if "augment" in self._chosen:
             new["augment"] = self._policy(best)
@@ -173,31 +177,42 @@ class _Chooser:
                 if spent > LOOK * self._config.budget.seconds:
                     guess = _slower(last.probe, more)
             found.append((rung, self._offer(rung.network, guess)))
-            if len(found) > 1 and _log_error(*found[-1]) > _log_error(*found[-2]):
+            if len(found) > 1 and self._log_error(*found[-1]) > self._log_error(*found[-2]):
                 break  # those above it would see even fewer images
-        at = min(range(len(found)), key=lambda at: _log_error(*found[at]))
-        best, least = found[at][1], _log_error(*found[at])
+        at = min(range(len(found)), key=lambda at: self._log_error(*found[at]))
+        best, least = found[at][1], self._log_error(*found[at])
         words = [f"{_name(best)}, {self._epochs(best):.1f} epochs"]
         for rung, other in found[max(0, at - 1) : at] + found[at + 1 : at + 2]:
-            more = math.exp(_log_error(rung, other) - least) - 1
+            more = math.exp(self._log_error(rung, other) - least) - 1
             words.append(f"{_name(other)} would see {self._epochs(other):.1f} and err {more:.0%} more often")
         self._reasons["model"] = "; ".join(words)
         return best
+
+    def _log_error(self, rung: Rung, offer: Offer) -> float:
+        """By the law, and by what mirrored images bring to a network that they make learn more."""
+        doublings = math.log2(self._epochs(offer) / UNLIKE_EPOCHS) if self._unlike and offer.flip > 0 else 0.0
+        return rung.log_error(offer.images) - UNLIKE_GAIN * min(1.0, doublings)
 
     def _epochs(self, offer: Offer) -> float:
         return offer.images / len(self._train)
 
     def _offer(self, network: Any, guess: Probe | None = None) -> Offer:
-        config = self._config
         measured = guess or self._look_at(network)
-        tta = self._views(measured) if "tta" in self._chosen else config.tta
-        left = config.budget.seconds * (1 - LOOK - TRIAL) - self._evaluations(tta) * measured.score_seconds
+        offer = self._in_time(network, measured, self._flip)
+        if self._unlike and self._epochs(offer) < UNLIKE_EPOCHS:
+            return self._in_time(network, measured, 0.0)
+        return offer
+
+    def _in_time(self, network: Any, measured: Probe, flip: float) -> Offer:
+        config = self._config
+        tta = self._views(measured, flip) if "tta" in self._chosen else config.tta
+        left = config.budget.seconds * (1 - LOOK - TRIAL) - self._evaluations(tta, flip) * measured.score_seconds
         most = self._most_images()
-        offer = Offer(network, measured, 0.0, config.batch_size, tta)
+        offer = Offer(network, measured, 0.0, config.batch_size, tta, flip)
         if "batch_size" in self._chosen:
             images = min(most, left / offer.image_seconds)
-            fit = (size for size in BATCH_SIZES if size * STEPS <= images and size <= len(self._train))
-            offer = dataclasses.replace(offer, batch_size=next(fit, min(BATCH_SIZES[-1], len(self._train))))
+            fit = (size for size, steps in STEPS.items() if size * steps <= images and size <= len(self._train))
+            offer = dataclasses.replace(offer, batch_size=next(fit, len(self._train)))
         return dataclasses.replace(offer, images=min(most, max(1.0, left / offer.step_seconds * offer.batch_size)))
 
     def _look_at(self, network: Any) -> Probe:
@@ -242,17 +257,17 @@ class _Chooser:
         self._reasons["epochs"] = f"{epochs:.0f}, as more of {len(self._train):,} images would bring nothing"
         return epochs
 
-    def _evaluations(self, tta: TTA) -> int:
+    def _evaluations(self, tta: TTA, flip: float) -> int:
         """Images scored in the end, in all their views."""
-        mirror = self._flip > 0 if tta.mirror is None else tta.mirror
+        mirror = flip > 0 if tta.mirror is None else tta.mirror
         return self._scored * (1 + mirror) * (3 if tta.shift else 1)
 
-    def _views(self, measured: Probe) -> TTA:
+    def _views(self, measured: Probe, flip: float) -> TTA:
         """The most views that can be scored in their share of the budget."""
-        options = [(True, 1, ALL_VIEWS), (True, 0, MIRRORED)] if self._flip > 0 else [(False, 1, ALL_VIEWS)]
+        options = [(True, 1, ALL_VIEWS), (True, 0, MIRRORED)] if flip > 0 else [(False, 1, ALL_VIEWS)]
         for mirror, shift, share in options:
             tta = dataclasses.replace(self._config.tta, mirror=mirror, shift=shift)
-            if self._evaluations(tta) * measured.score_seconds <= share * self._config.budget.seconds:
+            if self._evaluations(tta, flip) * measured.score_seconds <= share * self._config.budget.seconds:
                 return tta
         return dataclasses.replace(self._config.tta, mirror=False, shift=0)
 
@@ -261,10 +276,10 @@ class _Chooser:
         strong = best.network in LARGE and self._epochs(best) >= STRONG_EPOCHS
         padding, cut = max(1, round(side / (8 if strong else 16))), 3 * side // 8 if strong else 0
         words = [f"moved by up to {padding} pixels"]
-        words += ["every second epoch mirrored"] * (self._flip > 0)
+        words += ["every second epoch mirrored"] * (best.flip > 0)
         words += [f"{cut}x{cut} pixels cut out, as a large network sees them often"] * strong
         self._reasons["augment"] = ", ".join(words)
-        flip = Flip(0.5 if self._flip > 0 else 0.0, "alternating")
+        flip = Flip(0.5 if best.flip > 0 else 0.0, "alternating")
         return Policy(crop=Crop(padding, "reflect"), flip=flip, cutout=Cutout(cut))
 
     def _try_mirrored(self) -> list[float] | None:
@@ -274,14 +289,15 @@ class _Chooser:
             self._reasons["flip"] = f"as dataset.flip={self._flip:g} says, as there is no time to try"
         else:
             self._flip = 0.5 if known[1] >= UNLIKE * known[0] else 0.0
+            self._unlike = UNLIKE * known[0] <= known[1] < SAME_CLASS * known[0]
         return known
 
-    def _about_mirrored(self, plain: float, mirrored: float) -> str:
+    def _about_mirrored(self, best: Offer, plain: float, mirrored: float) -> str:
         words = f"a small network knows {plain:.1%} of held-out images and {mirrored:.1%} of them mirrored"
-        if mirrored >= SAME_CLASS * plain or mirrored < UNLIKE * plain:
-            return f"{'yes' if self._flip else 'no'}, as {words}"
-        both = "there is time to learn both" if self._flip else "time is too short to learn both"
-        return f"{'yes' if self._flip else 'no'}, as {words}, and {both}"
+        answer = f"{'yes' if best.flip > 0 else 'no'}, as {words}"
+        if not self._unlike:
+            return answer
+        return f"{answer}, and {'there is time' if best.flip > 0 else 'time is too short'} to learn both"
 
     def _mirrored(self) -> list[float] | None:
         """Accuracy on held-out images as they are, and mirrored; None if it is not known and there is no time."""
@@ -293,7 +309,7 @@ class _Chooser:
             return None
         network = RUNGS[0].network
         measured = self._look_at(network)
-        offer = Offer(network, measured, 0.0, BATCH_SIZE, self._config.tta)
+        offer = Offer(network, measured, 0.0, BATCH_SIZE, self._config.tta, flip=0.0)
         affordable = max(0.0, seconds - 2 * HELD * measured.score_seconds) / offer.step_seconds * BATCH_SIZE
         images = int(min(TRIAL_IMAGES, affordable))
         found = list(mirrored_accuracy(self._train, network, self._device, images))
@@ -307,10 +323,6 @@ def _slower(measured: Probe, factor: float) -> Probe:
     return dataclasses.replace(
         measured, step_seconds=factor * step, score_seconds=factor * score, update_seconds=factor * update
     )
-
-
-def _log_error(rung: Rung, offer: Offer) -> float:
-    return rung.log_error(offer.images)
 
 
 def _name(what: Any) -> str:

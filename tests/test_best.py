@@ -154,6 +154,36 @@ def test_images_unlike_their_mirror_images_are_mirrored_if_there_is_time(
         assert choice.reasons["flip"].startswith("yes" if wanted else "no")
 
 
+def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed, digits_root, monkeypatch):
+    """Against a plain search among all networks, for images that are unlike their mirror images."""
+    monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, 0.6])
+    train, test = load("digits", Path(digits_root))
+    train = train.take(np.tile(np.arange(len(train)), 30))
+    monkeypatch.setattr(best, "open_splits", lambda config: (train, test.take(np.arange(0)), test))
+    smaller = 0
+    for operations in np.geomspace(1e10, 1e11, 20):
+        speed(operations)
+        given = ("budget.seconds=500", "batch_size=125", "tta.mirror=false", "tta.shift=0")
+        choice = chosen(digits_root, *given)
+        errors, mirrored = [], []
+        for rung in RUNGS:
+            settings = {k: v for k, v in dataclasses.asdict(rung.network).items() if k not in ("name", "norm_batch")}
+            seconds = training_operations("airbench", settings, (8, 8, 1), 10) / operations
+            images = (0.95 * 500 - len(test) * seconds / 3) / seconds
+            images = min(images, 100 * math.sqrt(45_000 * len(train)))
+            epochs = images / len(train)
+            mirrored.append(epochs >= 8)
+            gain = 0.08 * min(1, math.log2(epochs / 8)) if epochs >= 8 else 0
+            errors.append(rung.floor + math.log(1 + (rung.images / max(images, 1)) ** 0.8734) - gain)
+        last = next((at for at in range(1, len(RUNGS)) if errors[at] > errors[at - 1]), len(RUNGS) - 1)
+        at = int(np.argmin(errors[: last + 1]))
+        assert choice.config.model.widths == WIDTHS[at]
+        assert (choice.config.dataset.flip > 0) == mirrored[at]
+        unmirrored = chosen(digits_root, *given, "dataset.flip=0").config.model.widths
+        smaller += WIDTHS.index(choice.config.model.widths) < WIDTHS.index(unmirrored)
+    assert smaller > 0
+
+
 def test_a_batch_larger_than_the_data_set_is_no_obstacle(command):
     """Unless it is asked for."""
     given = ("experiment=best", "dataset=digits", "dataset.holdout=0.9", "budget.seconds=5", "plan_only=true")
