@@ -58,7 +58,7 @@ class TimeBudget(L.Callback):
         self._step_started = 0.0
         self._validation_started: float | None = None
         self._score_at = list(SCORED_AT) if seconds is not None and self.reserve.images else []
-        self._scored: list[float] = []
+        self._slowest = 0.0
         self._events: deque[torch.cuda.Event] = deque()
 
     @property
@@ -164,8 +164,8 @@ class TimeBudget(L.Callback):
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             pl_module(images)
         pl_module.train()
-        self._scored.append((self.elapsed() - started) / len(images))
-        self.reserve.image_seconds = max(self._scored)
+        self._slowest = max(self._slowest, (self.elapsed() - started) / len(images))
+        self.reserve.image_seconds = self._slowest
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
