@@ -4,19 +4,28 @@ python benchmarks/techniques.py [seeds=0,1,2] [seconds=100] [width=16]      an h
 
 DavidNet on CIFAR-10, by held-out training images. A run has one core, and as many go at once as there are. Appends a
 row for each finished run to benchmarks/results/techniques.csv and makes techniques.md and techniques.png of all rows;
-runs that have a row of this machine are skipped.
+runs that have a row of this machine are skipped. Two seeds are the least that the table can be made of.
 """
 
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
-from measurements import RESULTS, append, describe_device, describe_versions, read
+import numpy as np
+from measurements import RESULTS, Table, append, describe_device, describe_versions, read
+from omegaconf import OmegaConf
+from scipy.special import stdtrit
 
+from fastconv.command import compose
+from fastconv.device import prepare
+from fastconv.probe import Recipe, probe
 from fastconv.results import Results
+from fastconv.run import model_settings
 from fastconv.summary import summarise
 
 ROWS, TABLE, FIGURE = (RESULTS / f"techniques.{kind}" for kind in ("csv", "md", "png"))
@@ -32,10 +41,20 @@ TECHNIQUES = {
     "light augmentation": ("augment=airbench", "augment=standard"),
     "averaged weights": ("average=lookahead", "average=none"),
 }
+# Those with which a training step does something else, and rounds in which it is timed.
+OTHER_STEP, ROUNDS = ("whitening", "pool before norm", "CELU", "frozen norm scales"), 7
+STEPS = Table("techniques_step", "The training step with and without each technique, one core", "images/s")
 # Of each run, with it and without.
 VIEWS, PLAIN = "accuracy_holdout_tta", "accuracy_holdout"
 # The peak learning rates of davidnet_fast and of the article's recipe.
 WITH_ALL, WITH_NONE = "optimizer.max_lr=1.0", "optimizer.max_lr=0.4"
+
+
+class Gain(NamedTuple):
+    """Points of accuracy, and half of their 95 % interval."""
+
+    mean: float
+    half: float
 
 
 def variants() -> dict[str, list[str]]:
@@ -58,58 +77,92 @@ def run(settings: list[str], seed: int, seconds: str, width: str) -> Results:
         return Results.read(next(Path(outputs, "cifar10").iterdir()))
 
 
-def effects() -> list[tuple[str, str, list[float], list[float], float]]:
-    """(technique, kind, accuracies in %, differences, mean epochs) over the seeds that both sides have."""
-    accuracy: dict[tuple[str, str], dict[str, float]] = {}
-    epochs: dict[str, list[float]] = {}
-    for row in read(ROWS):
-        epochs.setdefault(row["variant"], []).append(float(row["epochs"]))
-        for scored in (PLAIN, VIEWS):
-            accuracy.setdefault((row["variant"], scored), {})[row["seed"]] = 100 * float(row[scored])
-    pairs = []
-    for name in TECHNIQUES:
-        pairs.append((name, "left out", (f"all but {name}", PLAIN), ("all", PLAIN), -1))
-        pairs.append((name, "alone", (f"{name} alone", PLAIN), ("none", PLAIN), 1))
-    pairs.append(("test-time augmentation", "left out", ("all", PLAIN), ("all", VIEWS), -1))
-    pairs.append(("test-time augmentation", "alone", ("none", VIEWS), ("none", PLAIN), 1))
+def fit(kind: str) -> tuple[dict[str, Gain], Gain]:
+    """What each technique brings at equal epochs, by name, and what twice as many epochs do.
+
+    By least squares: the accuracy of a run is its variant's, plus so much for each doubling of the epochs that the
+    machine had time for; by how much is seen in the runs of the same variant.
+    """
+    base, sign = {"alone": ("none", 1), "left out": ("all", -1)}[kind]
+    named = {f"{name} alone" if kind == "alone" else f"all but {name}": name for name in TECHNIQUES}
+    rows = [row for row in read(ROWS) if row["variant"] in (base, *named)]
+    variants = sorted({row["variant"] for row in rows} - {base})
+    is_variant = [[row["variant"] == variant for row in rows] for variant in variants]
+    doublings = [math.log2(float(row["epochs"])) for row in rows]
+    known = np.column_stack([np.ones(len(rows)), doublings, *is_variant]).astype(float)
+    accuracy = np.array([100 * float(row[PLAIN]) for row in rows])
+    freedom = len(rows) - known.shape[1]
+    found = np.linalg.lstsq(known, accuracy)[0]
+    variance = np.sum((accuracy - known @ found) ** 2) / freedom
+    halves = stdtrit(freedom, 0.975) * np.sqrt(variance * np.diag(np.linalg.inv(known.T @ known)))
+    each = {named[name]: Gain(sign * found[at], halves[at]) for at, name in enumerate(variants, start=2)}
+    return each, Gain(found[1], halves[1])
+
+
+def effects() -> list[tuple[str, str, str, Gain]]:
+    """(technique, kind, variant, what it brings)"""
+    alone, left_out = fit("alone")[0], fit("left out")[0]
     found = []
-    for name, kind, variant, base, sign in pairs:
-        ours, theirs = accuracy.get(variant, {}), accuracy.get(base, {})
-        both = sorted(ours.keys() & theirs.keys())
-        if both:
-            gains = [sign * (ours[seed] - theirs[seed]) for seed in both]
-            found.append((name, kind, [ours[seed] for seed in both], gains, summarise(epochs[variant[0]]).mean))
+    for name in TECHNIQUES:
+        found.append((name, "left out", f"all but {name}", left_out[name]))
+        found.append((name, "alone", f"{name} alone", alone[name]))
+    for kind, base in (("left out", "all"), ("alone", "none")):
+        pairs = summarise(100 * (float(row[VIEWS]) - float(row[PLAIN])) for row in read(ROWS) if row["variant"] == base)
+        found.append(("test-time augmentation", kind, base, Gain(pairs.mean, pairs.half)))
     return found
+
+
+def time_steps(width: str) -> None:
+    """Time the training step on one core, of all variants that have a step of their own in turn."""
+    for number in range(ROUNDS):
+        for variant, settings in variants().items():
+            if variant not in ("all", "none") and not any(name in variant for name in OTHER_STEP):
+                continue
+            if not STEPS.lacks(number, variant):
+                continue
+            settings = [*settings, "dataset=cifar10", "model=davidnet", f"model.width={width}", "trainer.num_threads=1"]
+            config = OmegaConf.to_object(compose("config", settings))
+            sizes = (32, 32, 3), 10, config.batch_size, config.norm_batch
+            recipe = Recipe("davidnet", model_settings(config.model), *sizes, True, config.optimizer.name)
+            with tempfile.TemporaryDirectory() as cache:
+                seconds = probe(recipe, prepare(config.trainer), Path(cache)).step_seconds
+            STEPS.add(number, variant, config.batch_size / seconds)
+    STEPS.show()
 
 
 def table(seconds: str, width: str) -> str:
     lines = [
         "# What each technique is worth",
         "",
-        "| technique | | accuracy % | it brings | epochs |",
-        "| --- | --- | --- | --- | --- |",
+        "| technique | | accuracy % | epochs | it brings at equal epochs | for a step's time |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for base in ("all", "none"):
-        rows = [row for row in read(ROWS) if row["variant"] == base]
-        if rows:
-            values, epochs = ([float(row[key]) for row in rows] for key in (PLAIN, "epochs"))
-            score = _text([100 * value for value in values])
-            lines.append(f"| {base} of them | | {score} | | {summarise(epochs).mean:.2f} |")
-    for name, kind, values, gains, epochs in effects():
-        found = summarise(gains)
-        lines.append(f"| {name} | {kind} | {_text(values)} | {found.mean:+.2f} ± {found.half:.2f} | {epochs:.2f} |")
+        lines.append(f"| {base} of them | | {_scored(base)} | | |")
+    for name, kind, variant, gain in effects():
+        takes = ""
+        if name in OTHER_STEP:
+            ratio = STEPS.ratio("none", variant) if kind == "alone" else STEPS.ratio(variant, "all")
+            takes = f"{100 / ratio - 100:+.0f} %"
+        lines.append(f"| {name} | {kind} | {_scored(variant)} | {gain.mean:+.2f} ± {gain.half:.2f} | {takes} |")
+    doubled = (f"{gain.mean:.1f} ± {gain.half:.1f}" for _, gain in map(fit, ("left out", "alone")))
     note = (
         f"DavidNet of {width} filters, {seconds} s on one core of {describe_device()}, CIFAR-10's held-out tenth; mean"
-        " ± standard deviation. What a technique brings: over pairs with equal seeds, with the 95 % interval; left out,"
-        " what is lost without it. Test-time augmentation: the mirror image. Epochs: how many fitted, the mean; where"
-        " they differ from those of the runs compared with, the machine's speed is in the difference too."
-    )
+        " ± standard deviation of three seeds, and the epochs that fitted, the mean. Their number follows the machine's"
+        " speed more than the technique's cost. So what a technique brings is taken at equal epochs, by least squares"
+        " with the 95 % interval; left out, it is what is lost without it. By the same fit twice the epochs bring"
+        " {} points to all and all but one, and {} to none and one alone. Test-time augmentation: the mirror image,"
+        " on the same networks. A step's time: by what more the technique makes it, medians over"
+        f" {ROUNDS} rounds of all in turn (techniques_step.md); the others leave the step as it is."
+    ).format(*doubled)
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def _text(values: list[float]) -> str:
-    found = summarise(values)
-    return f"{found.mean:.2f} ± {found.sd:.2f}" if len(values) > 1 else f"{found.mean:.2f}"
+def _scored(variant: str) -> str:
+    """Accuracy and epochs of a variant's runs."""
+    rows = [row for row in read(ROWS) if row["variant"] == variant]
+    found = summarise(100 * float(row[PLAIN]) for row in rows)
+    return f"{found.mean:.2f} ± {found.sd:.2f} | {summarise(float(row['epochs']) for row in rows).mean:.2f}"
 
 
 def draw() -> None:
@@ -119,16 +172,15 @@ def draw() -> None:
     axes = figure.subplots()
     shown = effects()
     places = {name: at for at, name in enumerate(reversed(dict.fromkeys(name for name, *_ in shown)))}
-    for name, kind, _, gains, _ in shown:
-        found, up = summarise(gains), 0.15 if kind == "alone" else -0.15
-        colour = "C0" if kind == "alone" else "C1"
-        axes.errorbar(found.mean, places[name] + up, xerr=found.half if len(gains) > 1 else None, fmt="o", color=colour)
+    for name, kind, _, gain in shown:
+        up, colour = (0.15, "C0") if kind == "alone" else (-0.15, "C1")
+        axes.errorbar(gain.mean, places[name] + up, xerr=gain.half, fmt="o", color=colour)
     for kind, colour in (("added to none", "C0"), ("what leaving it out of all loses", "C1")):
         axes.plot([], [], "o", color=colour, label=kind)
     axes.axvline(0, color="0.5", linewidth=1)
     axes.set_yticks(list(places.values()), list(places))
-    axes.set(xlabel="points of held-out accuracy")
-    axes.legend()
+    axes.set(xlabel="points of held-out accuracy at equal epochs, with the 95 % interval")
+    figure.legend(loc="outside upper center", ncols=2)  # the rows fill the axes
     figure.savefig(FIGURE, dpi=130)
 
 
@@ -148,8 +200,9 @@ def main(*arguments: str) -> None:
             row = {key: round(getattr(found, key), 5) for key in (PLAIN, VIEWS)} | {"epochs": round(found.epochs, 3)}
             more = {"precision": found.precision, "versions": describe_versions(), "git_commit": found.git_commit}
             append(ROWS, {**waiting[done], **row, **more})
-            TABLE.write_text(table(seconds, width))
-            draw()
+    time_steps(width)
+    TABLE.write_text(table(seconds, width))
+    draw()
     print(table(seconds, width))
 
 
