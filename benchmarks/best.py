@@ -4,7 +4,7 @@ python benchmarks/best.py [cifar10] [fashion_mnist] [budgets=30,100,300] [seeds=
 
 Appends a row for each finished run to benchmarks/results/best.csv and makes best.md and best.png of all rows; runs that
 have a row of this machine are skipped. Whole, it takes three hours. `best before <commit>` in a row is what the rule
-chose until then.
+chose until then, `best at <commit>` what it chose at that one only.
 
 `best` counts all that it takes, the choice and the scoring in all views included; it chooses anew in each run. The
 article's recipe counts its training alone, and is scored without test-time augmentation, which it has not.

@@ -19,7 +19,7 @@ from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
-from fastconv.ladder import LARGE, MIDDLE, RUNGS, STRONG_EPOCHS, Rung
+from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS, Rung
 from fastconv.mirrored import BATCH_SIZE, HELD, mirrored_accuracy
 from fastconv.probe import Probe, Recipe, probe
 from fastconv.ranks import from_first_rank
@@ -275,15 +275,11 @@ class _Chooser:
 
     def _policy(self, best: Offer) -> Policy:
         side = min(self._train.images.shape[1:3])
-        often = self._epochs(best) >= STRONG_EPOCHS
-        cut = 3 * side // 8 if often and best.network in LARGE else 0
-        # Measured on CIFAR-10, where it helps. Not where mirrored images are enough to learn, or none are used.
-        if often and best.network == MIDDLE and best.flip > 0 and not self._unlike:
-            cut = side // 4
-        padding = max(1, round(side / (8 if cut else 16)))
+        strong = best.network in LARGE and self._epochs(best) >= STRONG_EPOCHS
+        padding, cut = max(1, round(side / (8 if strong else 16))), 3 * side // 8 if strong else 0
         words = [f"moved by up to {padding} pixels"]
         words += ["every second epoch mirrored"] * (best.flip > 0)
-        words += [f"{cut}x{cut} pixels cut out, as the network sees them often"] * (cut > 0)
+        words += [f"{cut}x{cut} pixels cut out, as a large network sees them often"] * strong
         self._reasons["augment"] = ", ".join(words)
         flip = Flip(0.5 if best.flip > 0 else 0.0, "alternating")
         return Policy(crop=Crop(padding, "reflect"), flip=flip, cutout=Cutout(cut))

@@ -154,20 +154,6 @@ def test_images_unlike_their_mirror_images_are_mirrored_if_there_is_time(
         assert choice.reasons["flip"].startswith("yes" if wanted else "no")
 
 
-@pytest.mark.parametrize(("mirrored", "cut"), [(0.8, 2), (0.6, 0), (0.4, 0)])
-def test_squares_are_covered_where_mirrored_images_are_no_more_to_learn(speed, digits_root, monkeypatch, mirrored, cut):
-    """With airbench94's network from 16 epochs on: a quarter of the side, and moved by an eighth."""
-    monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, mirrored])
-    train, _ = load("digits", Path(digits_root))
-    each = training_operations("airbench", {}, (8, 8, 1), 10)
-    for epochs, wanted in ((14, 0), (18, cut)):
-        speed(each * epochs * len(train) / (0.95 * 100))
-        given = ("model=airbench", "budget.seconds=100", "tta.mirror=false", "tta.shift=0", "budget.counts=[train]")
-        augment = chosen(digits_root, *given).config.augment
-        assert augment.cutout.size == wanted
-        assert augment.crop.padding == 1  # an eighth of eight pixels; half a pixel would be none
-
-
 def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed, digits_root, monkeypatch):
     """Against a plain search among all networks, for images that are unlike their mirror images."""
     monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, 0.6])
