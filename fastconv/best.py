@@ -19,11 +19,12 @@ from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
-from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS, Rung
+from fastconv.ladder import LARGE, PAIRED, PAIRED_EPOCHS, RUNGS, STRONG_EPOCHS, Rung
 from fastconv.mirrored import BATCH_SIZE, HELD, mirrored_accuracy
 from fastconv.probe import Probe, Recipe, probe
 from fastconv.ranks import from_first_rank
-from fastconv.run import model_settings, open_splits
+from fastconv.run import model_settings, open_splits, views
+from fastconv.tta import UNCERTAIN
 
 # The keys of the command line that settle each choice.
 SETTLED_BY = {
@@ -39,6 +40,8 @@ SETTLED_BY = {
 LOOK, TRIAL = 0.03, 0.02
 # And for scoring: the image and its mirror image, which are worth most, and all views.
 MIRRORED, ALL_VIEWS = 0.2, 0.1
+# More views change nothing for images whose answer is so sure, compared with how sure it can be.
+SURE = 0.85
 # A look at a network takes about as long as learning from so many parts of a batch.
 PARTS_OF_A_LOOK = 8
 # Looks at each network, of which the fastest counts: it is chosen by them.
@@ -137,6 +140,7 @@ class _Chooser:
         # Compiling each network would take longer than looking at it.
         self._device = dataclasses.replace(device, compile=False)
         self._cache = Path(config.data) / "probes"
+        self._side = min(train.images.shape[1:3])
         self._flip = config.dataset.flip
         self._unlike = False  # whether mirrored images are of the same class, but look different
         self._looks = 1
@@ -187,6 +191,10 @@ class _Chooser:
         for rung, other in found[max(0, at - 1) : at] + found[at + 1 : at + 2]:
             more = math.exp(self._log_error(rung, other) - least) - 1
             words.append(f"{_name(other)} would see {self._epochs(other):.1f} and err {more:.0%} more often")
+        alike = best.flip > 0 and not self._unlike
+        if best.network == PAIRED and self._epochs(best) >= PAIRED_EPOCHS and alike:
+            best = self._offer(dataclasses.replace(best.network, members=2), _slower(best.probe, 2))
+            words.insert(1, f"two of them side by side, {self._epochs(best):.1f} epochs, answer better together")
         self._reasons["model"] = "; ".join(words)
         return best
 
@@ -259,30 +267,37 @@ class _Chooser:
         self._reasons["epochs"] = f"{epochs:.0f}, as more of {len(self._train):,} images would bring nothing"
         return epochs
 
-    def _evaluations(self, tta: TTA, flip: float) -> int:
+    def _evaluations(self, tta: TTA, flip: float) -> float:
         """Images scored in the end, in all their views."""
-        mirror = flip > 0 if tta.mirror is None else tta.mirror
-        return self._scored * (1 + mirror) * (3 if tta.shift else 1)
+        return self._scored * views(tta, flip).scored(UNCERTAIN)
 
     def _views(self, measured: Probe, flip: float) -> TTA:
         """The most views that can be scored in their share of the budget."""
-        options = [(True, 1, ALL_VIEWS), (True, 0, MIRRORED)] if flip > 0 else [(False, 1, ALL_VIEWS)]
-        for mirror, shift, share in options:
-            tta = dataclasses.replace(self._config.tta, mirror=mirror, shift=shift)
+        smoothing, mirror = self._config.label_smoothing, flip > 0
+        # As sure as smoothed labels let an answer be, times a factor.
+        below = SURE * (1 - smoothing + smoothing / len(self._train.classes))
+        # Most of the views around an image are moved: not as far as training images, or the image itself does better.
+        options = [(1, True, ALL_VIEWS)] * (self._padding(16) > 1)
+        options += [(1, False, ALL_VIEWS), *[(0, False, MIRRORED)] * mirror]
+        for shift, around, share in options:
+            tta = dataclasses.replace(self._config.tta, mirror=mirror, shift=shift, around=around, below=below)
             if self._evaluations(tta, flip) * measured.score_seconds <= share * self._config.budget.seconds:
                 return tta
         return dataclasses.replace(self._config.tta, mirror=False, shift=0)
 
     def _policy(self, best: Offer) -> Policy:
-        side = min(self._train.images.shape[1:3])
         strong = best.network in LARGE and self._epochs(best) >= STRONG_EPOCHS
-        padding, cut = max(1, round(side / (8 if strong else 16))), 3 * side // 8 if strong else 0
+        padding, cut = self._padding(8 if strong else 16), 3 * self._side // 8 if strong else 0
         words = [f"moved by up to {padding} pixels"]
         words += ["every second epoch mirrored"] * (best.flip > 0)
         words += [f"{cut}x{cut} pixels cut out, as a large network sees them often"] * strong
         self._reasons["augment"] = ", ".join(words)
         flip = Flip(0.5 if best.flip > 0 else 0.0, "alternating")
         return Policy(crop=Crop(padding, "reflect"), flip=flip, cutout=Cutout(cut))
+
+    def _padding(self, part: int) -> int:
+        """Pixels by which training images are moved: such a part of their side."""
+        return max(1, round(self._side / part))
 
     def _try_mirrored(self) -> list[float] | None:
         """Settle whether to mirror, as far as the images say: how often they are known as they are, and mirrored."""
@@ -329,4 +344,5 @@ def _slower(measured: Probe, factor: float) -> Probe:
 
 def _name(what: Any) -> str:
     network = getattr(what, "network", what)
-    return "-".join([network.name, *map(str, getattr(network, "widths", ()))])
+    members = getattr(network, "members", 1)
+    return f"{members} x " * (members > 1) + "-".join([network.name, *map(str, getattr(network, "widths", ()))])

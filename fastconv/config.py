@@ -93,6 +93,8 @@ class Airbench:
     logits_scale: float = 1 / 9
     """Factor on the logits, which begin with the same size whatever it is: how fast the last layer learns, but for
     optimizer=muon, which makes up for it."""
+    members: int = 1
+    """Networks side by side, each of which learns for itself, and whose answers are averaged."""
     norm_batch: int = 256
     """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
 
@@ -205,6 +207,8 @@ class TTA:
     """Score each image and its mirror image; null for if the training images are mirrored (`dataset.flip` above 0)."""
     shift: int = 1
     """Score each image moved along the diagonal by so many pixels, both ways, too; 0 for not."""
+    around: bool = False
+    """Score it moved by so many pixels in all eight directions instead."""
     below: float = 1.0
     """Only images whose highest probability is below this; 1 for all."""
 

@@ -1,5 +1,6 @@
 """The plan of a run: what will fit into the budget, and what it needs. Printed before anything long starts."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fastconv.device import Device
 from fastconv.pace import Reserve
 from fastconv.probe import Probe, require_seconds
 from fastconv.results import Results
+from fastconv.tta import UNCERTAIN, Views
 
 # Epochs precomputed beyond those expected: a machine may turn out faster than its probe.
 STREAM_MARGIN = 1.15
@@ -45,7 +47,7 @@ def forecast(
     validate_images: int,
     final_images: int,
     test_images: int,
-    views: int,
+    views: Views,
     begin_seconds: float,
     already_counted: float,
 ) -> Forecast:
@@ -55,7 +57,7 @@ def forecast(
         validate_images: images of one validation during training (0 for none).
         final_images: held-out images scored after training (0 for none).
         test_images: images of the test split.
-        views: how many times an image is scored after training.
+        views: in which an image is scored after training.
         begin_seconds: before the first of them is scored.
         already_counted: seconds of the budget that are spent.
 
@@ -64,8 +66,9 @@ def forecast(
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * probe.score_seconds
     reserve = Reserve(
-        images=views * (final_images * ("validate" in counts) + test_images * ("test" in counts)),
+        images=final_images * ("validate" in counts) + test_images * ("test" in counts),
         image_seconds=probe.score_seconds,
+        views=views.count,
         begin_seconds=begin_seconds,
         saves=int(config.checkpoint.save and "checkpoint" in counts),
     )
@@ -76,8 +79,10 @@ def forecast(
     share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
     steps = math.inf if bound_steps is None else bound_steps
     if seconds is not None:
-        available = seconds - reserve.seconds - already_counted
         require_seconds(seconds, probe.step_seconds, reserve.seconds + already_counted)
+        # By the end it will be known how many images need all views.
+        expected = dataclasses.replace(reserve, views=views.scored(UNCERTAIN))
+        available = seconds - expected.seconds - already_counted
         steps = min(steps, max(1, int(available / (probe.step_seconds + share))))
     epochs = steps * step_epochs
     wanted = epochs if seconds is None else STREAM_MARGIN * epochs

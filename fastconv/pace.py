@@ -61,12 +61,13 @@ class StepTimes:
 class Reserve:
     """Counted time that is needed after training, by what was measured last.
 
-    `images` are to be scored at `image_seconds` each, after `begin_seconds`, and `saves` checkpoints written at
-    `save_seconds` each; what the budget does not count is 0.
+    `images` are to be scored, `views` times each on average, at `image_seconds`, after `begin_seconds`, and `saves`
+    checkpoints written at `save_seconds` each; what the budget does not count is 0.
     """
 
     images: int = 0
     image_seconds: float = 0.0
+    views: float = 1.0
     begin_seconds: float = 0.0
     saves: int = 0
     save_seconds: float = 0.0
@@ -74,7 +75,7 @@ class Reserve:
     @property
     def seconds(self) -> float:
         """What to keep free."""
-        scoring = self.begin_seconds + self.images * self.image_seconds if self.images else 0.0
+        scoring = self.begin_seconds + self.images * self.views * self.image_seconds if self.images else 0.0
         return RESERVE_FACTOR * (scoring + self.saves * self.save_seconds)
 
 

@@ -158,7 +158,7 @@ def load(folder: str | Path, accelerator: str = "auto") -> Predictor:
 def _views(run: TrainedRun) -> Views:
     from fastconv.run import views
 
-    return views(run.config)
+    return views(run.config.tta, run.config.dataset.flip)
 
 
 def _parts(images: Sequence) -> Iterator[Sequence]:

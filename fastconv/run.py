@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastconv.clock import Clock
-from fastconv.config import Config
+from fastconv.config import TTA, Config
 from fastconv.data.images import ImageData, mean_and_std, stratified_split
 from fastconv.data.reader import PrecomputedStream
 from fastconv.data.remote import RemoteFolder, RemoteStream, read_manifest
@@ -110,7 +110,7 @@ def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run
         validate_images=min(len(curve), config.validate.samples or len(curve)),
         final_images=len(holdout) if config.validate.on == "holdout" else 0,
         test_images=len(test),
-        views=views(config).count,
+        views=views(config.tta, config.dataset.flip),
         begin_seconds=SCORING_BEGINS[device.kind],
         already_counted=clock.counted(tuple(config.budget.counts)),
     )
@@ -119,10 +119,10 @@ def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run
     return Run(config, clock, device, train, holdout, test, spec, measured, plan, parameters)
 
 
-def views(config: Config) -> Views:
-    """The views of test-time augmentation."""
-    mirror = config.dataset.flip > 0 if config.tta.mirror is None else config.tta.mirror
-    return Views(mirror, config.tta.shift, config.tta.below)
+def views(tta: TTA, flip: float) -> Views:
+    """The views of test-time augmentation of a network to which so large a share of the images was mirrored."""
+    mirror = flip > 0 if tta.mirror is None else tta.mirror
+    return Views(mirror, tta.shift, tta.around, tta.below)
 
 
 def stream_spec(config: Config, train: ImageData) -> StreamSpec:

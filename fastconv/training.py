@@ -129,6 +129,7 @@ class Training:
             step_seconds=run.probe.step_seconds,
             validate_images=images,
             reserve=dataclasses.replace(plan.reserve),
+            views=views(config.tta, config.dataset.flip),
         )
         every = max(1, plan.steps // RECORDS)
         self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
@@ -294,7 +295,7 @@ def make_module(run: Run) -> ImageClassifier:
             config.optimizer.build, batch_size=config.batch_size, precision=run.device.precision
         ),
         label_smoothing=config.label_smoothing,
-        views=views(config),
+        views=views(config.tta, config.dataset.flip),
         channels_last=config.trainer.channels_last,
     )
     with run.clock.segment("precompute"):  # a part of training that is done ahead

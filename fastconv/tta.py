@@ -6,33 +6,59 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+# Share of the images that are taken to be uncertain as long as nothing is known of them.
+UNCERTAIN = 0.5
+
 
 @dataclass(frozen=True)
 class Views:
     """The views of an image that are scored, beside the image itself (as in Jordan 2024, arXiv 2404.00498).
 
     `mirror`: each view left to right too, in equal parts. `shift`: two views moved along the diagonal by so many
-    pixels, the border reflected, weigh as much as the centre together. `below`: an image whose highest probability is
-    not below this gets none of it, and its answer stays.
+    pixels, the border reflected, weigh as much as the centre together. `around`: all eight neighbours at that distance
+    instead, each as much as the centre. `below`: an image whose highest probability is not below this gets none of it,
+    and its answer stays.
     """
 
     mirror: bool = False
     shift: int = 0
+    around: bool = False
     below: float = 1.0
 
     @property
     def count(self) -> int:
-        """How many times an image is scored."""
-        return (1 + self.mirror) * (1 + 2 * (self.shift > 0))
+        """How many times an image is scored that gets all views."""
+        return (1 + self.mirror) * (1 + len(self._moves))
+
+    def scored(self, uncertain: float) -> float:
+        """How many times an image is scored on average, if this share of them is uncertain enough to get the views."""
+        return 1 + (self.count - 1) * (uncertain if self.below < 1 else 1.0)
+
+    def uncertain(self, logits: Tensor) -> Tensor:
+        """Which images get the views, bool [B], by their own logits [B, classes]."""
+        return logits.float().softmax(1).amax(1) < self.below
+
+    @property
+    def _moves(self) -> list[tuple[int, int]]:
+        """Rows and columns by which views are moved."""
+        if not self.shift:
+            return []
+        if not self.around:
+            return [(-self.shift, -self.shift), (self.shift, self.shift)]
+        steps = (-self.shift, 0, self.shift)
+        return [(down, right) for down in steps for right in steps if down or right]
 
     def of(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         """(weight, view) of images float [B, C, H, W]; the weights sum to 1, and the first view is the image."""
         height, width = images.shape[2:]
-        moved = [(1.0, images)]
-        if self.shift:
-            padded = F.pad(images, (self.shift,) * 4, mode="reflect")
-            corners = (0, 2 * self.shift)
-            moved = [(0.5, images), *((0.25, padded[:, :, at : at + height, at : at + width]) for at in corners)]
+        moves, centre = self._moves, self.shift
+        weights = (1 / (1 + len(moves)), 1 / (1 + len(moves))) if self.around else (0.5, 0.25)
+        moved = [(weights[0] if moves else 1.0, images)]
+        if moves:
+            padded = F.pad(images, (centre,) * 4, mode="reflect")
+            for down, right in moves:
+                view = padded[:, :, centre + down :, centre + right :][:, :, :height, :width]
+                moved.append((weights[1], view))
         for weight, view in moved:
             yield weight / (1 + self.mirror), view
         for weight, view in moved if self.mirror else ():
@@ -42,7 +68,7 @@ class Views:
         """Logits float [B, classes] of images float [B, C, H, W]: of the images alone, and of all views."""
         plain = model(images)
         augmented = plain.float()
-        chosen = slice(None) if self.below == 1 else plain.float().softmax(1).amax(1) < self.below
+        chosen = slice(None) if self.below == 1 else self.uncertain(plain)
         if self.count == 1 or (isinstance(chosen, Tensor) and not chosen.any()):
             return plain, augmented
         (weight, _), *others = self.of(images[chosen])

@@ -11,6 +11,7 @@ import torch
 from fastconv.callbacks import TimeBudget
 from fastconv.clock import SEGMENTS, Clock
 from fastconv.pace import RESERVE_FACTOR, Reserve, StepTimes, next_step
+from fastconv.tta import Views
 
 
 def simulate(step_seconds, limit, bound=None, estimate=None):
@@ -225,13 +226,17 @@ def test_what_the_device_has_still_to_do_counts():
     assert 18.5 <= budget.steps * step_seconds <= 20
 
 
-def train_then_score(images, score_seconds):
+def train_then_score(images, score_seconds, views=None, uncertain=lambda now: 1.0):
     """Train for 100 s with steps of 0.1 s, scoring still to come; returns when training ended.
 
-    The probe said 10 ms an image; `score_seconds` says what one takes at a time.
+    The probe said 10 ms an image; `score_seconds` says what one takes at a time, `uncertain` of how many the network is
+    not sure then.
     """
-    time, reserve = Time(), Reserve(images=images, image_seconds=0.01)
-    budget = TimeBudget(100.0, clock=Clock(time), counts=("train", "test"), step_seconds=0.1, reserve=reserve)
+    time, views = Time(), views or Views()
+    reserve = Reserve(images=images, image_seconds=0.01, views=views.count)
+    budget = TimeBudget(
+        100.0, clock=Clock(time), counts=("train", "test"), step_seconds=0.1, reserve=reserve, views=views
+    )
 
     class Module(torch.nn.Module):
         device = torch.device("cpu")
@@ -240,6 +245,8 @@ def train_then_score(images, score_seconds):
             assert not self.training
             assert not torch.is_grad_enabled()
             time.now += score_seconds(time.now) * len(images)
+            sure = torch.arange(len(images)) >= uncertain(time.now) * len(images)
+            return 100.0 * torch.stack([sure, ~sure & False], 1)
 
     module, batch = Module(), (torch.zeros(10, 1), None)
     precision = SimpleNamespace(forward_context=contextlib.nullcontext)
@@ -267,3 +274,13 @@ def test_the_slowest_look_decides_how_much_time_is_kept_for_scoring():
     """A machine that is slow for a while, and fast when the run ends, may be slow again while it scores."""
     assert train_then_score(500, lambda now: 0.005) > 96
     assert 85 < train_then_score(500, lambda now: 0.02 if 30 < now < 50 else 0.005) <= 100 - 500 * 0.02
+
+
+def test_time_is_kept_for_the_views_of_as_many_images_as_are_uncertain_at_last():
+    """And for some more, as these are images that the network learns from."""
+    views = Views(mirror=True, shift=1, around=True, below=0.9)
+    ended = train_then_score(200, lambda now: 0.005, views, lambda now: 0.8 if now < 50 else 0.2)
+    needed = 200 * 0.005 * (1 + 0.2 * 17)
+    assert 100 - 2 * RESERVE_FACTOR * needed < ended < 100 - RESERVE_FACTOR * needed
+    unsure = train_then_score(200, lambda now: 0.005, views, lambda now: 1.0)
+    assert 78 < unsure <= 100 - RESERVE_FACTOR * 200 * 0.005 * 18 + 0.2

@@ -24,8 +24,9 @@ def images() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(size=(9, 2, 7, 10)))
 
 
-def by_loop(network, image: torch.Tensor, mirror: bool, shift: int) -> torch.Tensor:
-    """Half of the centre and a quarter each of two diagonal neighbours, each a mean over both sides."""
+def by_loop(network, image: torch.Tensor, mirror: bool, shift: int, around: bool = False) -> torch.Tensor:
+    """Half of the centre and a quarter each of two diagonal neighbours, or the mean of all neighbours and the centre,
+    each a mean over both sides."""
 
     def answer(pixels: np.ndarray) -> torch.Tensor:
         sides = (pixels, pixels[:, :, ::-1])[: 1 + mirror]
@@ -36,24 +37,35 @@ def by_loop(network, image: torch.Tensor, mirror: bool, shift: int) -> torch.Ten
         return answer(pixels)
     height, width = pixels.shape[1:]
     padded = np.pad(pixels, ((0, 0), (shift, shift), (shift, shift)), mode="reflect")
+    if around:
+        windows = [padded[:, down : down + height, right : right + width]
+                   for down in range(0, 2 * shift + 1, shift) for right in range(0, 2 * shift + 1, shift)]  # fmt: skip
+        return sum(answer(window) for window in windows) / 9
     first, last = padded[:, :height, :width], padded[:, -height:, -width:]
     return 0.5 * answer(pixels) + 0.25 * answer(first) + 0.25 * answer(last)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("around", [False, True])
 @pytest.mark.parametrize("shift", [0, 1, 2])
-def test_answers_are_those_of_a_loop(network, images, mirror, shift):
-    views = Views(mirror, shift)
+def test_answers_are_those_of_a_loop(network, images, mirror, shift, around):
+    views = Views(mirror, shift, around)
     with torch.no_grad():
         plain, augmented = views.answers(network, images)
-        expected = torch.stack([by_loop(network, image, mirror, shift) for image in images])
+        expected = torch.stack([by_loop(network, image, mirror, shift, around) for image in images])
     torch.testing.assert_close(plain, network(images))
     torch.testing.assert_close(augmented.double(), expected, rtol=1e-5, atol=1e-5)
     assert (views.count == 1) == torch.allclose(plain, augmented.double(), atol=1e-6)
 
 
 def test_an_image_is_scored_as_often_as_planned(network, images):
-    for views in (Views(), Views(mirror=True), Views(shift=1), Views(mirror=True, shift=3)):
+    for views in (
+        Views(),
+        Views(mirror=True),
+        Views(shift=1),
+        Views(mirror=True, shift=3),
+        Views(True, 1, around=True),
+    ):
         calls = []
         views.answers(lambda some, calls=calls: calls.append(len(some)) or network(some), images)
         assert calls == [len(images)] * views.count
@@ -65,13 +77,16 @@ def test_only_uncertain_images_get_views(network, images):
         plain, all_views = Views(True, 1).answers(network, images)
         sure = plain.softmax(1).amax(1)
         below = sure.sort().values[4].item()  # so that four images are below
-        _, augmented = Views(True, 1, below).answers(network, images)
-        _, none = Views(True, 1, 1e-9).answers(network, images)
+        _, augmented = Views(True, 1, below=below).answers(network, images)
+        _, none = Views(True, 1, below=1e-9).answers(network, images)
     uncertain = sure < below
     assert uncertain.sum() == 4
     torch.testing.assert_close(augmented[uncertain], all_views[uncertain])
     torch.testing.assert_close(augmented[~uncertain], plain[~uncertain].float())
     torch.testing.assert_close(none, plain.float())
+    calls: list[int] = []
+    Views(True, 1, below=below).answers(lambda some: calls.append(len(some)) or network(some), images)
+    assert sum(calls) / len(images) == pytest.approx(Views(True, 1, below=below).scored(4 / 9))
 
 
 SHORT = ("model.width=4", "batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null",

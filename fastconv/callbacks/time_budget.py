@@ -8,12 +8,15 @@ import torch
 
 from fastconv.clock import Clock
 from fastconv.pace import Reserve, Step, StepTimes, next_step
+from fastconv.tta import Views
 
 # How many steps the host may be ahead of a GPU: enough to keep it busy, few enough for the clock to be true.
 MAX_STEPS_AHEAD = 8
 # Progress at which a CPU scores a batch, as what the probe knew may be out of date; the slowest of these counts.
 # Often, as a shared machine may be three times slower at the end than it was a minute before.
 SCORED_AT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
+# So many times as many images are uncertain among those that the network did not learn from.
+UNSEEN_FACTOR = 1.25
 
 
 class TimeBudget(L.Callback):
@@ -30,7 +33,8 @@ class TimeBudget(L.Callback):
         step_seconds: what a step is expected to take before one was measured.
         validate_images: images of a validation.
         reserve: what will still be needed after training; takes the speed of scoring from each validation, or, on a CPU
-            without one, from a batch now and then.
+            without one, from a batch now and then, and from that how many images will need all views.
+        views: in which the images are scored.
     """
 
     def __init__(
@@ -42,13 +46,14 @@ class TimeBudget(L.Callback):
         step_seconds: float = 0.1,
         validate_images: int = 0,
         reserve: Reserve | None = None,
+        views: Views | None = None,
     ) -> None:
         if seconds is None and bound_steps is None:
             raise ValueError("a run needs seconds or bound_steps")
         self.seconds, self.bound_steps = seconds, bound_steps
         self.clock = clock or Clock()
         self.counts = counts
-        self.reserve = reserve or Reserve()
+        self.reserve, self._views = reserve or Reserve(), views or Views()
         self.times = StepTimes(step_seconds)
         self.validate_images = validate_images
         self.steps = 0
@@ -140,6 +145,7 @@ class TimeBudget(L.Callback):
             "stopped_by": self.stopped_by,
             "step_seconds": self.times.latest(),
             "image_seconds": self.reserve.image_seconds,
+            "views": self.reserve.views,
             "save_seconds": self.reserve.save_seconds,
         }
 
@@ -150,6 +156,7 @@ class TimeBudget(L.Callback):
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
         self.reserve.image_seconds, self.reserve.save_seconds = state["image_seconds"], state["save_seconds"]
+        self.reserve.views = state.get("views", self.reserve.views)
 
     def _score(self, trainer: L.Trainer, pl_module: L.LightningModule, images: torch.Tensor) -> None:
         """Measure what scoring an image takes, if it is time to and no validation says so."""
@@ -162,10 +169,13 @@ class TimeBudget(L.Callback):
         started = self.elapsed()
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            pl_module(images)
+            logits = pl_module(images)
         pl_module.train()
         self._slowest = max(self._slowest, (self.elapsed() - started) / len(images))
         self.reserve.image_seconds = self._slowest
+        if self._views.below < 1:
+            uncertain = float(self._views.uncertain(logits).float().mean())
+            self.reserve.views = self._views.scored(min(1.0, UNSEEN_FACTOR * uncertain))
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
