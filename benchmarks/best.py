@@ -119,12 +119,11 @@ def main(*arguments: str) -> None:
                         continue
                     results = run(dataset, experiment, budget, seed)
                     widths = results.recipe.get("model.widths") or [results.recipe["model.width"]]
-                    members = results.recipe.get("model.members", 1)
                     more = {
                         "budget": budget,
                         "counted": round(results.seconds_counted, 2),
                         "probe_seconds": round(results.seconds["probe"], 2),
-                        "network": f"{members} x " * (members > 1) + "-".join([results.model, *map(str, widths)]),
+                        "network": "-".join([results.model, *map(str, widths)]),
                         "batch": results.batch_size,
                     }
                     append(ROWS, {**more, **row(Record(dataset, experiment, range(0)), seed, (), results)})

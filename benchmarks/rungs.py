@@ -46,8 +46,7 @@ def train(case: str, network: str) -> dict[str, object]:
     """Train with a network, or with the one of the rule's choice."""
     settings, budget = CASES[case]
     settings = [*settings, "experiment=best", f"budget.seconds={budget}", "figures=false", "checkpoint.save=false"]
-    networks = [rung.network for rung in RUNGS if name(rung.network) == network]
-    settings += [f"model.widths={each.widths}".replace(" ", "") for each in networks]
+    settings += [f"model.widths={rung.network.widths}".replace(" ", "") for rung in RUNGS if name(rung) == network]
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(run, "load", five_classes if case.startswith("5") else load),
@@ -62,7 +61,7 @@ def train(case: str, network: str) -> dict[str, object]:
         "case": case,
         "budget": budget,
         "network": network,
-        "widths": name(choice.config.model),
+        "widths": "-".join(map(str, choice.config.model.widths)),
         "accuracy": round(found.accuracy, 5),
         "accuracy_tta": round(found.accuracy_tta, 5),
         "epochs": round(found.epochs, 2),
@@ -74,8 +73,8 @@ def train(case: str, network: str) -> dict[str, object]:
     }
 
 
-def name(network) -> str:
-    return f"{network.members} x " * (network.members > 1) + "-".join(map(str, network.widths))
+def name(rung) -> str:
+    return "-".join(map(str, rung.network.widths))
 
 
 def table() -> str:
@@ -100,7 +99,7 @@ def table() -> str:
 
 def main() -> None:
     for case in CASES:
-        for network in ("best", *(name(rung.network) for rung in RUNGS[:4])):
+        for network in ("best", *map(name, RUNGS[:4])):
             about = {"case": case, "network": network, "device": describe_device()}
             if not any(about.items() <= row.items() for row in read(ROWS)):
                 append(ROWS, row := train(case, network))

@@ -19,7 +19,7 @@ from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
-from fastconv.ladder import LARGE, PAIRED, PAIRED_EPOCHS, RUNGS, STRONG_EPOCHS, Rung
+from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS, Rung
 from fastconv.mirrored import BATCH_SIZE, HELD, mirrored_accuracy
 from fastconv.probe import Probe, Recipe, probe
 from fastconv.ranks import from_first_rank
@@ -38,8 +38,8 @@ SETTLED_BY = {
 
 # Shares of the budget, at most: for looking at the networks, for trying mirrored images.
 LOOK, TRIAL = 0.03, 0.02
-# And for scoring: the image and its mirror image, which are worth most, and all views.
-MIRRORED, ALL_VIEWS = 0.2, 0.1
+# And for scoring: the image and its mirror image, which are worth most, views along the diagonal, in all directions.
+MIRRORED, DIAGONAL, AROUND = 0.2, 0.1, 0.05
 # More views change nothing for images whose answer is so sure, compared with how sure it can be.
 SURE = 0.85
 # A look at a network takes about as long as learning from so many parts of a batch.
@@ -191,10 +191,6 @@ class _Chooser:
         for rung, other in found[max(0, at - 1) : at] + found[at + 1 : at + 2]:
             more = math.exp(self._log_error(rung, other) - least) - 1
             words.append(f"{_name(other)} would see {self._epochs(other):.1f} and err {more:.0%} more often")
-        alike = best.flip > 0 and not self._unlike
-        if best.network == PAIRED and self._epochs(best) >= PAIRED_EPOCHS and alike:
-            best = self._offer(dataclasses.replace(best.network, members=2), _slower(best.probe, 2))
-            words.insert(1, f"two of them side by side, {self._epochs(best):.1f} epochs, answer better together")
         self._reasons["model"] = "; ".join(words)
         return best
 
@@ -277,8 +273,8 @@ class _Chooser:
         # As sure as smoothed labels let an answer be, times a factor.
         below = SURE * (1 - smoothing + smoothing / len(self._train.classes))
         # Most of the views around an image are moved: not as far as training images, or the image itself does better.
-        options = [(1, True, ALL_VIEWS)] * (self._padding(16) > 1)
-        options += [(1, False, ALL_VIEWS), *[(0, False, MIRRORED)] * mirror]
+        options = [(1, True, AROUND)] * (self._padding(16) > 1)
+        options += [(1, False, DIAGONAL), *[(0, False, MIRRORED)] * mirror]
         for shift, around, share in options:
             tta = dataclasses.replace(self._config.tta, mirror=mirror, shift=shift, around=around, below=below)
             if self._evaluations(tta, flip) * measured.score_seconds <= share * self._config.budget.seconds:
@@ -344,5 +340,4 @@ def _slower(measured: Probe, factor: float) -> Probe:
 
 def _name(what: Any) -> str:
     network = getattr(what, "network", what)
-    members = getattr(network, "members", 1)
-    return f"{members} x " * (members > 1) + "-".join([network.name, *map(str, getattr(network, "widths", ()))])
+    return "-".join([network.name, *map(str, getattr(network, "widths", ()))])

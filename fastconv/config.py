@@ -93,8 +93,6 @@ class Airbench:
     logits_scale: float = 1 / 9
     """Factor on the logits, which begin with the same size whatever it is: how fast the last layer learns, but for
     optimizer=muon, which makes up for it."""
-    members: int = 1
-    """Networks side by side, each of which learns for itself, and whose answers are averaged."""
     norm_batch: int = 256
     """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
 

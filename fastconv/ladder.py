@@ -39,8 +39,5 @@ RUNGS = (
     Rung(Airbench(widths=[128, 384, 512], convs=3, residual=True, norm_momentum=0.1), 3.83, -0.785, 1_268_504),
     Rung(Airbench(widths=[256, 768, 1024], convs=3, residual=True, norm_momentum=0.1), 14.87, -1.0, 1_500_000),
 )
-# Two of this one side by side, with half of the epochs each, err less often than one alone that has so many of them, on
-# CIFAR-10; on Fashion-MNIST, whose mirrored images take longer to learn, more often (benchmarks/members.py).
-PAIRED, PAIRED_EPOCHS = RUNGS[3].network, 16
 # Those that begin to know the images by heart, and from how many epochs on.
 LARGE, STRONG_EPOCHS = tuple(rung.network for rung in RUNGS[4:]), 16

@@ -101,19 +101,12 @@ class ImageClassifier(L.LightningModule):
 
     def _score_training(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to learn from, and the sums of losses, hits and images, float [3]."""
-        members = getattr(self.model, "members", 1)
-        if members == 1:
-            logits = self(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
-        else:  # each learns as if it were alone
-            apart = self.model.logits_apart(self._normalise(images))
-            many = labels.repeat_interleave(members)
-            loss = F.cross_entropy(apart.flatten(0, 1), many, label_smoothing=self._label_smoothing)
-            logits = apart.mean(1)
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         with torch.no_grad():
             hits = (logits.argmax(1) == labels).sum()
             sums = torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))])
-        return members * loss, sums
+        return loss, sums
 
     def compile_training(self, batch: tuple[Tensor, Tensor]) -> None:
         """Compile the training step for batches of this shape, now rather than in the first step.

@@ -43,7 +43,6 @@ RANGES = {
     "model.convs": "a number of convolutions in [1, 16]",
     "model.whitening_kernel": "a number of pixels in [1, 8], or null",
     "model.norm_momentum": "a share in (0, 1]",
-    "model.members": "a number of networks in [1, 16]",
     "optimizer.max_lr": "a number in (0, 1000]",
     "optimizer.momentum": "a number in [0, 1)",
     "optimizer.weight_decay": "a number in [0, 1000]",

@@ -193,57 +193,6 @@ def test_logits_of_airbench_begin_with_the_same_size():
         torch.testing.assert_close(logits, begun[0])
 
 
-def alone(model: torch.nn.Module, member: int, count: int) -> torch.nn.Module:
-    """The member of an ensemble as a network of its own."""
-    one = build_model("airbench", 1, 10, widths=[8, 16, 16])
-    weights = {
-        key.replace(f"layers.{member}.", ""): value
-        for key, value in model.state_dict().items()
-        if "layers" not in key or f"layers.{member}." in key
-    }
-    weights["linear.weight"] = model.linear.weight.detach().chunk(count, 1)[member].clone()
-    one.load_state_dict(weights)
-    return one
-
-
-@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
-def test_members_learn_as_if_they_were_alone(optimizer, digits):
-    """But for the bias of the whitening, which they share and which stands still here."""
-    mean, std = mean_and_std(digits.images)
-    about = {"shape": digits.images.shape[1:], "classes": digits.classes, "mean": mean, "std": std}
-
-    def module_of(**more) -> ImageClassifier:
-        return ImageClassifier("airbench", {"widths": [8, 16, 16], **more}, **about, label_smoothing=0.2)
-
-    together, steps = module_of(members=3), []
-    together.whiten(digits.images)
-    modules = [together]
-    for member in range(3):
-        modules.append(module_of())
-        modules[-1].model.load_state_dict(alone(together.model, member, 3).state_dict())
-    for module in modules:
-        module.model.whitening.requires_grad_(False)
-        steps.append(OPTIMIZERS[optimizer]().build(module.model, 64))
-    for step in range(3):
-        rows = slice(64 * step, 64 * step + 64)
-        images, labels = (torch.from_numpy(each[rows].copy()) for each in (digits.images, digits.labels))
-        losses = []
-        for module, chosen in zip(modules, steps, strict=True):
-            chosen.zero_grad()
-            losses.append(module.training_step((images, labels), step))
-            losses[-1].backward()
-            chosen.step()
-        assert losses[0].item() == pytest.approx(sum(loss.item() for loss in losses[1:]), rel=1e-4)
-    for member, module in enumerate(modules[1:]):
-        found = alone(together.model, member, 3).state_dict()
-        for key, expected in module.model.state_dict().items():
-            torch.testing.assert_close(found[key], expected, rtol=1e-3, atol=1e-4)
-    pixels = torch.from_numpy(digits.images[-50:].copy())
-    logits = torch.stack([module.eval()(pixels) for module in modules])
-    torch.testing.assert_close(logits[0], logits[1:].mean(0), rtol=1e-3, atol=1e-3)
-    assert (logits[1] - logits[2]).abs().max() > 0.02
-
-
 # -- whitening
 
 

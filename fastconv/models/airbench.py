@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastconv.models.activation import ACTIVATIONS
@@ -68,26 +67,6 @@ class Group(nn.Module):
         return self.activation(further + x if self.residual else further)
 
 
-class Members(nn.Module):
-    """As many layers side by side: their maps [B, C, H, W] as one, [B, members x C, H, W].
-
-    Args:
-        layers: those of the members.
-        shared: all get the whole input, not each its own part of the channels.
-    """
-
-    def __init__(self, layers: Sequence[nn.Module], shared: bool) -> None:
-        super().__init__()
-        self.layers, self.shared = nn.ModuleList(layers), shared
-
-    def forward(self, x: Tensor) -> Tensor:
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        kept = torch.channels_last if last else torch.contiguous_format
-        count = len(self.layers)
-        inputs = [x] * count if self.shared else [part.contiguous(memory_format=kept) for part in x.chunk(count, 1)]
-        return torch.cat([layer(part) for layer, part in zip(self.layers, inputs, strict=True)], 1)
-
-
 class Airbench(nn.Module):
     """Whitening - three groups of convolutions - global max-pool - linear. Images of 8x8 and more.
 
@@ -106,8 +85,6 @@ class Airbench(nn.Module):
         norm_momentum: share of a batch's statistics in the running ones.
         logits_scale: factor on the logits, which begin with the same size whatever it is. That of airbench94's SGD
             version; the Muon version has 1/256, which makes no difference to `optim.Muon`.
-        members: networks side by side, which share the whitening alone, and whose logits are averaged: an ensemble, if
-            each learns from its own loss (see `logits_apart`).
     """
 
     def __init__(
@@ -121,7 +98,6 @@ class Airbench(nn.Module):
         activation: str = "gelu",
         norm_momentum: float = 0.4,
         logits_scale: float = 1 / 9,
-        members: int = 1,
     ) -> None:
         super().__init__()
         side = whitening_kernel or (2 if channels > 1 else 3)
@@ -129,30 +105,19 @@ class Airbench(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         inputs, groups = self.whitening.out_channels, []
         for width in widths:
-            apart = [Group(inputs, width, convs, residual, activation, norm_momentum) for _ in range(members)]
-            groups.append(Members(apart, shared=not groups) if members > 1 else apart[0])
+            groups.append(Group(inputs, width, convs, residual, activation, norm_momentum))
             inputs = width
         self.groups = nn.ModuleList(groups)
         # From the first to the last: whoever asks where the network looks asks one of these.
         self.blocks = ("whitening", *(f"groups.{at}" for at in range(len(groups))))
         self.pool = nn.AdaptiveMaxPool2d(1)
-        self.linear = nn.Linear(members * inputs, classes, bias=False)
+        self.linear = nn.Linear(inputs, classes, bias=False)
         with torch.no_grad():
             self.linear.weight.mul_(LOGIT_WEIGHT / (logits_scale * self.linear.weight.std()))
-        self.logits_scale, self.members = logits_scale, members
+        self.logits_scale = logits_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self._features(x)) * (self.logits_scale / self.members)
-
-    def logits_apart(self, x: Tensor) -> Tensor:
-        """Logits [B, members, classes] of each member; their mean is what the network answers."""
-        features = self._features(x).unflatten(1, (self.members, -1))
-        weights = self.linear.weight.unflatten(1, (self.members, -1))
-        apart = [F.linear(features[:, at], weights[:, at]) for at in range(self.members)]
-        return torch.stack(apart, 1) * self.logits_scale
-
-    def _features(self, x: Tensor) -> Tensor:
         x = self.activation(self.whitening(x))
         for group in self.groups:
             x = group(x)
-        return self.pool(x).flatten(1)
+        return self.linear(self.pool(x).flatten(1)) * self.logits_scale
