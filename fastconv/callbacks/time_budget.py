@@ -15,8 +15,9 @@ MAX_STEPS_AHEAD = 8
 # Progress at which a CPU scores a batch, as what the probe knew may be out of date; the slowest of these counts.
 # Often, as a shared machine may be three times slower at the end than it was a minute before.
 SCORED_AT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
-# So many times as many images are uncertain among those that the network did not learn from.
-UNSEEN_FACTOR = 1.25
+# Of images that the network did not learn from so many times as many are uncertain, and at least such a share: it may
+# know by heart those that it learned from.
+UNSEEN_FACTOR, LEAST_UNCERTAIN = 1.25, 0.35
 
 
 class TimeBudget(L.Callback):
@@ -175,7 +176,7 @@ class TimeBudget(L.Callback):
         self.reserve.image_seconds = self._slowest
         if self._views.below < 1:
             uncertain = float(self._views.uncertain(logits).float().mean())
-            self.reserve.views = self._views.scored(min(1.0, UNSEEN_FACTOR * uncertain))
+            self.reserve.views = self._views.scored(min(1.0, max(UNSEEN_FACTOR * uncertain, LEAST_UNCERTAIN)))
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
