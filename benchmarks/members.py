@@ -21,6 +21,7 @@ from measurements import RESULTS, append, describe_device, describe_versions, re
 from shortcuts import NETWORKS, Batches, Trial, images_of
 from torch import Tensor
 
+from fastconv.best import SURE
 from fastconv.models import build_model
 from fastconv.optim import Muon
 from fastconv.tta import Views
@@ -29,14 +30,14 @@ ROWS, TABLE = RESULTS / "members.csv", RESULTS / "members.md"
 KEPT = Path("outputs", "members")
 BATCH, PART, SMOOTHING = 1000, 500, 0.2
 # As experiment=best does it.
-BELOW = 0.85 * (1 - SMOOTHING + SMOOTHING / 10)
+BELOW = SURE * (1 - SMOOTHING + SMOOTHING / 10)
 
 
-def logits_of(dataset: str, network: str, epochs: float, seed: int) -> tuple[Path, float]:
-    """Train and keep logits float [views, images, classes] of the held-out images; returns where, and seconds."""
-    path, started = KEPT / f"{dataset}-{network}-{epochs:g}-{seed}.pt", time.perf_counter()
+def logits_of(dataset: str, network: str, epochs: float, seed: int) -> Path:
+    """Train and keep logits float [views, images, classes] of the held-out images; returns where."""
+    path = KEPT / f"{dataset}-{network}-{epochs:g}-{seed}.pt"
     if path.exists():
-        return path, 0.0
+        return path
     torch.set_num_threads(1)
     flip = int(dataset != "mnist")
     batches = Batches(Trial(dataset=dataset, network=network, batch_size=BATCH, seed=seed, flip=flip))
@@ -66,7 +67,7 @@ def logits_of(dataset: str, network: str, epochs: float, seed: int) -> tuple[Pat
             found.append(torch.stack([model(view).float() for view in views]).cpu())
     KEPT.mkdir(parents=True, exist_ok=True)
     torch.save(torch.cat(found, 1), path)
-    return path, time.perf_counter() - started
+    return path
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -114,7 +115,7 @@ def main(*arguments: str) -> None:
     for dataset in [each for each in arguments if "=" not in each] or ["cifar10", "fashion_mnist"]:
         with multiprocessing.get_context("spawn").Pool(len(seeds)) as pool:
             found = pool.starmap(logits_of, [(dataset, network, epochs, seed) for seed in seeds])
-        logits = {str(seed): torch.load(path) for seed, (path, _) in zip(seeds, found, strict=True)}
+        logits = {str(seed): torch.load(path) for seed, path in zip(seeds, found, strict=True)}
         logits["+".join(logits)] = torch.stack(list(logits.values())).mean(0)
         labels = images_of(dataset)[3].cpu()
         for name, own in logits.items():

@@ -51,14 +51,13 @@ class Views:
     def of(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         """(weight, view) of images float [B, C, H, W]; the weights sum to 1, and the first view is the image."""
         height, width = images.shape[2:]
-        moves, centre = self._moves, self.shift
-        weights = (1 / (1 + len(moves)), 1 / (1 + len(moves))) if self.around else (0.5, 0.25)
-        moved = [(weights[0] if moves else 1.0, images)]
+        moves, each = self._moves, 1 / 9 if self.around else 1 / 4
+        moved = [(1 - each * len(moves), images)]
         if moves:
-            padded = F.pad(images, (centre,) * 4, mode="reflect")
+            padded = F.pad(images, (self.shift,) * 4, mode="reflect")
             for down, right in moves:
-                view = padded[:, :, centre + down :, centre + right :][:, :, :height, :width]
-                moved.append((weights[1], view))
+                top, left = self.shift + down, self.shift + right
+                moved.append((each, padded[:, :, top : top + height, left : left + width]))
         for weight, view in moved:
             yield weight / (1 + self.mirror), view
         for weight, view in moved if self.mirror else ():

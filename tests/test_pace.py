@@ -246,7 +246,7 @@ def train_then_score(images, score_seconds, views=None, uncertain=lambda now: 1.
             assert not torch.is_grad_enabled()
             time.now += score_seconds(time.now) * len(images)
             sure = torch.arange(len(images)) >= uncertain(time.now) * len(images)
-            return 100.0 * torch.stack([sure, ~sure & False], 1)
+            return 100.0 * torch.stack([sure, torch.zeros_like(sure)], 1)
 
     module, batch = Module(), (torch.zeros(10, 1), None)
     precision = SimpleNamespace(forward_context=contextlib.nullcontext)
