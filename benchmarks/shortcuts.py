@@ -45,9 +45,10 @@ NETWORKS = {
 }
 # Seconds for an image of so many pixels a side, airbench94's of 32x32 being 1.
 COST = {
-    ("16", 32): 0.226, ("16", 24): 0.137, ("16", 16): 0.079, ("32", 32): 0.42, ("32", 28): 0.38, ("32", 24): 0.265,
-    ("32", 16): 0.13, ("64", 32): 1.0, ("64", 28): 0.926, ("64", 24): 0.68, ("64", 21): 0.63, ("64", 16): 0.385,
-    ("64-192-384", 32): 1.115, ("96-256-384", 32): 1.495, ("64-128-256 deep", 32): 0.96, ("64-192-256 deep", 32): 1.2,
+    ("16", 32): 0.226, ("16", 28): 0.18, ("16", 24): 0.137, ("16", 16): 0.079, ("32", 32): 0.42, ("32", 28): 0.38,
+    ("32", 24): 0.265, ("32", 16): 0.13, ("64", 32): 1.0, ("64", 28): 0.926, ("64", 24): 0.68, ("64", 21): 0.63,
+    ("64", 16): 0.385, ("64-192-384", 32): 1.115, ("96-256-384", 32): 1.495, ("64-128-256 deep", 32): 0.96,
+    ("64-192-256 deep", 32): 1.2,
     ("64-256-256 deep", 32): 1.45, ("95", 32): 2.4, ("95", 28): 2.2, ("95", 24): 1.71,
 }  # fmt: skip
 WORK, HELD = 40_000, 10_000
@@ -56,8 +57,9 @@ WORK, HELD = 40_000, 10_000
 @dataclass(frozen=True)
 class Trial:
     """One run. `low`: pixels a side in the first `share` of the work (0: all). `move`, `cut`: pixels. `keep`: share of
-    the images that an epoch has; those are left out that were known best, but none twice in a row. `kernel`: of the
-    whitening (0: the network's own)."""
+    the images that an epoch has; those are left out that were known best, but none twice in a row; with `proxy`, by a
+    network of 16-64-64 after so many epochs, else by the network itself. `kernel`: of the whitening (0: the network's
+    own). `flip_until`, `still`: share of the work after which no image is mirrored, in whose end none is moved."""
 
     dataset: str = "cifar10"
     network: str = "64"
@@ -72,6 +74,9 @@ class Trial:
     label_smoothing: float = 0.2
     keep: float = 1.0
     kernel: int = 0
+    proxy: float = 0.0
+    flip_until: float = 1.0
+    still: float = 0.0
     seed: int = 0
 
     @property
@@ -120,6 +125,26 @@ def trials() -> list[Trial]:
     add(0, 1, dataset="fashion_mnist")
     add(0, 1, dataset="fashion_mnist", cut=8)
     add(0, dataset="mnist", flip=0, network="95")
+    # Batches of 1000, as experiment=best takes them.
+    small = {"keep": 0.7, "proxy": 1.0}
+    given = {"work": 20.0, "batch_size": 1000}
+    for changed in ({}, small):
+        add(0, 1, 2, **given, **changed)
+        add(0, 1, 2, **given | {"work": 6.0, "network": "32"}, **changed)
+        add(0, 1, 2, **given | {"work": 6.0}, **changed)
+    for changed in ({"max_lr": 0.17}, small | {"max_lr": 0.17}, {"keep": 0.7}):
+        add(0, 1, **given, **changed)
+    given |= {"dataset": "fashion_mnist", "work": 14.0}
+    add(3, **given)
+    longer = {"keep": 0.7, "proxy": 2.0}
+    for changed in ({}, small, longer, {"keep": 0.8, "proxy": 2.0}, {"keep": 0.7}, {"low": 21, "share": 0.5},
+                    {"still": 0.15}, {"flip_until": 0.7}, {"max_lr": 0.12}, longer | {"max_lr": 0.17},
+                    longer | {"max_lr": 0.12}):  # fmt: skip
+        add(0, 1, 2, **given, **changed)
+    for changed in ({"keep": 0.5}, {"keep": 0.5, "proxy": 2.0}, {"keep": 0.6, "proxy": 2.0}, {"label_smoothing": 0.1},
+                    {"keep": 0.7, "low": 21, "share": 0.5}, {"max_lr": 0.17}, {"max_lr": 0.34}, {"flip": 0},
+                    {"flip": 0, "max_lr": 0.17}, longer | {"flip": 0}):  # fmt: skip
+        add(0, 1, **given, **changed)
     return found
 
 
@@ -147,12 +172,22 @@ class Batches:
         self._sure = torch.zeros(count, device=device)
         self._seen = torch.ones(count, dtype=torch.bool, device=device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64, device=device)
+        self._turn = torch.rand(count, generator=self._random, device=device) < 0.5
+        self._easy: Tensor | None = None
+        self.progress = 0.0
+
+    def skip_every_second_time(self, sure: Tensor) -> None:
+        """Leave out the images that are known best, half of them in one epoch and half in the next."""
+        self._easy = torch.zeros_like(self._seen)
+        self._easy[sure.topk(round(2 * (1 - self._trial.keep) * len(sure))).indices] = True
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, images and labels."""
         if len(self._order) < self._trial.batch_size:
             self._epoch += 1
-            if self._trial.keep < 1 and self._epoch >= 3:
+            if self._easy is not None:
+                self._seen = ~(self._easy & (self._turn ^ bool(self._epoch % 2)))
+            elif self._trial.keep < 1 and not self._trial.proxy and self._epoch >= 3:
                 known = torch.where(self._seen, self._sure, -1.0).topk(round((1 - self._trial.keep) * len(self._sure)))
                 self._seen = torch.ones_like(self._seen).index_fill(0, known.indices, False)
             rows = self._seen.nonzero().flatten()
@@ -167,7 +202,7 @@ class Batches:
     def _augment(self, rows: Tensor) -> Tensor:
         trial, x = self._trial, self._images[rows]
         count, channels, side = x.shape[:3]
-        if trial.flip:
+        if trial.flip and self.progress < trial.flip_until:
             mirrored = self._mirrored[rows] ^ bool(self._epoch % 2)
             x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
         at = torch.arange(side, device=x.device)
@@ -175,7 +210,7 @@ class Batches:
         def corner(most: int) -> Tensor:
             return torch.randint(0, most + 1, (count, 1), generator=self._random, device=x.device)
 
-        if trial.move:
+        if trial.move and self.progress <= 1 - trial.still:
             padded = F.pad(x, (trial.move,) * 4, mode="reflect")
             y, z = corner(2 * trial.move) + at, corner(2 * trial.move) + at
             image, channel = (torch.arange(n, device=x.device) for n in (count, channels))
@@ -187,36 +222,59 @@ class Batches:
         return x
 
 
-def measure(trial: Trial) -> dict[str, object]:
-    """Train and score."""
-    started = time.perf_counter()
-    images, _, held, held_labels = images_of(trial.dataset)
-    device, side = images.device.type, images.shape[2]
+def train(trial: Trial, spent: float, batches: Batches) -> tuple[torch.nn.Module, int]:
+    """Train with what is left of the trial's work; the network and the steps that it took."""
+    images = images_of(trial.dataset)[0]
+    device, side, begun, steps = images.device.type, images.shape[2], spent, 0
     torch.manual_seed(trial.seed)
     settings = NETWORKS[trial.network] | ({"whitening_kernel": trial.kernel} if trial.kernel else {})
     model = build_model("airbench", images.shape[1], 10, **settings).to(device, memory_format=torch.channels_last)
     model.whitening.whiten(images[:5000])
     optimizer = Muon(max_lr=trial.max_lr).build(model, trial.batch_size, "bf16")
-    batches, spent, steps = Batches(trial), 0.0, 0
+    torch._dynamo.reset()
+    learner = torch.compile(model, dynamic=False) if device == "cuda" else model
     while spent < trial.work * WORK:
         size = trial.low if spent < trial.share * trial.work * WORK else side
         spent += COST[trial.network, size] * trial.batch_size
-        progress = min(1.0, spent / (trial.work * WORK))
+        batches.progress = progress = min(1.0, (spent - begun) / (trial.work * WORK - begun))
         for group in optimizer.param_groups:
             group["lr"] = group["max_lr"] * max(0.0, 1 - progress / group.get("until", 1.0))
         rows, x, labels = batches.next()
         if size != side:
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         with torch.autocast(device, torch.bfloat16):
-            logits = model(x.to(memory_format=torch.channels_last))
+            logits = learner(x.to(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits, labels, label_smoothing=trial.label_smoothing)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         batches.note(rows, logits.detach().float().softmax(1).gather(1, labels[:, None])[:, 0])
         steps += 1
-    model.eval()
-    views, plain, augmented = Views(bool(trial.flip), 1), 0, 0
+    return model.eval(), steps
+
+
+def known(trial: Trial) -> tuple[Tensor, float]:
+    """How sure a small network is of each image's label after trial.proxy epochs, and the work that this takes."""
+    images, labels, *_ = images_of(trial.dataset)
+    cost = COST["16", images.shape[2]]
+    small = Trial(trial.dataset, "16", trial.proxy * cost * len(images) / WORK, batch_size=500, flip=trial.flip)
+    model, _ = train(small, 0.0, Batches(small))
+    with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
+        logits = torch.cat([model(x.to(memory_format=torch.channels_last)) for x in images.split(2000)])
+    sure = logits.float().softmax(1).gather(1, labels[:, None])[:, 0]
+    return sure, small.work * WORK + cost * len(images) / 3
+
+
+def measure(trial: Trial) -> dict[str, object]:
+    """Train and score."""
+    started, spent = time.perf_counter(), 0.0
+    images, _, held, held_labels = images_of(trial.dataset)
+    device, batches = images.device.type, Batches(trial)
+    if trial.proxy:
+        sure, spent = known(trial)
+        batches.skip_every_second_time(sure)
+    model, steps = train(trial, spent, batches)
+    views, plain, augmented = Views(bool(trial.flip) and trial.flip_until == 1, 1, around=True), 0, 0
     with torch.no_grad(), torch.autocast(device, torch.bfloat16):
         for x, labels in zip(held.split(2000), held_labels.split(2000), strict=True):
             alone, together = views.answers(model, x.to(memory_format=torch.channels_last))
@@ -263,9 +321,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=7)
     parser.add_argument("--limit", type=float, default=1e6, help="seconds after which to stop")
+    parser.add_argument("--dataset", help="only this one")
     given = parser.parse_args()
     started, done = time.monotonic(), read(ROWS)
-    left = [trial for trial in trials() if not any(trial.about.items() <= row.items() for row in done)]
+    left = [trial for trial in trials() if given.dataset in (None, trial.dataset)]
+    left = [trial for trial in left if not any(trial.about.items() <= row.items() for row in done)]
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
         waiting = pool.imap_unordered(measure, left)

@@ -19,10 +19,12 @@ from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
-from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS, Rung
+from fastconv.ladder import LARGE, RESTING, RESTING_EPOCHS, RUNGS, STRONG_EPOCHS, Rung
 from fastconv.mirrored import BATCH_SIZE, HELD, mirrored_accuracy
 from fastconv.probe import Probe, Recipe, probe
 from fastconv.ranks import from_first_rank
+from fastconv.rest import NETWORK as MARKER
+from fastconv.rest import lesson
 from fastconv.run import model_settings, open_splits, views
 from fastconv.tta import UNCERTAIN
 
@@ -33,6 +35,7 @@ SETTLED_BY = {
     "batch_size": ("batch_size", "norm_batch", "dataset.batch_size", "model.norm_batch"),
     "flip": ("dataset.flip",),
     "augment": ("augment",),
+    "rest": ("rest",),
     "tta": ("tta",),
 }
 
@@ -40,10 +43,14 @@ SETTLED_BY = {
 LOOK, TRIAL = 0.03, 0.02
 # And for scoring: the image and its mirror image, which are worth most, views along the diagonal, in all directions.
 MIRRORED, DIAGONAL, AROUND = 0.2, 0.1, 0.05
+# Share of the mirrored images that rest in each epoch, and of the budget that it may take, at most, to mark them.
+REST, MARK = 0.3, 0.06
 # More views change nothing for images whose answer is so sure, compared with how sure it can be.
 SURE = 0.85
 # A look at a network takes about as long as learning from so many parts of a batch.
 PARTS_OF_A_LOOK = 8
+# A look that takes so many times as long as one at the network before it, for its arithmetic, does not count.
+GUESS_MARGIN = 1.2
 # Looks at each network, of which the fastest counts: it is chosen by them.
 LOOKS = 2
 # Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
@@ -159,13 +166,17 @@ class _Chooser:
         new["model"] = best.network
         if "augment" in self._chosen:
             new["augment"] = self._policy(best)
+        if "rest" in self._chosen:
+            new["rest"] = self._rest(best)
         if "tta" in self._chosen:
             new["tta"] = best.tta
         if "batch_size" in self._chosen:
             new |= dict(zip(("batch_size", "norm_batch"), self._batch(best.batch_size), strict=True))
             self._reasons["batch_size"] = f"{new['batch_size']}, for {best.images / new['batch_size']:,.0f} steps"
         if "epochs" in self._chosen:
-            new["schedule"] = dataclasses.replace(config.schedule, epochs=self._bound(best))
+            new["schedule"] = dataclasses.replace(
+                config.schedule, epochs=self._bound(best, new.get("rest", config.rest))
+            )
         measured = dataclasses.replace(best.probe, step_seconds=best.step_seconds)
         return Choice(dataclasses.replace(config, **new), measured, self._reasons)
 
@@ -179,10 +190,10 @@ class _Chooser:
             guess = None
             if below:
                 last, more = found[-1][1], rung.operations / below.operations
+                guess = _slower(last.probe, more)
                 spent += LOOKS * PARTS_OF_A_LOOK * PART[self._device.kind] * last.image_seconds * more
-                if spent > LOOK * self._config.budget.seconds:
-                    guess = _slower(last.probe, more)
-            found.append((rung, self._offer(rung.network, guess)))
+            is_short = spent <= LOOK * self._config.budget.seconds
+            found.append((rung, self._offer(rung.network, is_short, guess)))
             if len(found) > 1 and self._log_error(*found[-1]) > self._log_error(*found[-2]):
                 break  # those above it would see even fewer images
         at = min(range(len(found)), key=lambda at: self._log_error(*found[at]))
@@ -202,8 +213,13 @@ class _Chooser:
     def _epochs(self, offer: Offer) -> float:
         return offer.images / len(self._train)
 
-    def _offer(self, network: Any, guess: Probe | None = None) -> Offer:
-        measured = guess or self._look_at(network)
+    def _offer(self, network: Any, look: bool = True, guess: Probe | None = None) -> Offer:
+        """Args: look: at the network; else the guess is taken, and even so if it is much better: a slower answer says
+        what else the machine did."""
+        measured = guess
+        if look:
+            measured = self._look_at(network)
+            measured = _faster(measured, _slower(guess, GUESS_MARGIN)) if guess else measured
         offer = self._in_time(network, measured, self._flip)
         if self._unlike and self._epochs(offer) < UNLIKE_EPOCHS:
             return self._in_time(network, measured, 0.0)
@@ -255,11 +271,28 @@ class _Chooser:
             return math.inf if epochs is None else epochs * len(self._train)
         return MOST_EPOCHS * math.sqrt(max(AT_IMAGES, len(self._train)) * len(self._train))
 
-    def _bound(self, best: Offer) -> float | None:
-        """Epochs after which to stop; None to go on until time is up."""
+    def _rest(self, best: Offer) -> float:
+        """Share of the images that rest in each epoch."""
+        least, most = RESTING_EPOCHS
+        if best.network not in RESTING or best.flip == 0 or not least <= self._epochs(best) <= most:
+            return 0.0
+        measured = self._look_at(MARKER)
+        steps, size = lesson(len(self._train))
+        small = Offer(MARKER, measured, steps * size, size, best.tta, flip=0.0)
+        seconds = steps * small.step_seconds + len(self._train) * measured.score_seconds
+        if seconds > MARK * self._config.budget.seconds:
+            return 0.0
+        self._reasons["rest"] = (
+            f"{REST:.0%} of the images in each epoch, those that {_name(MARKER)} knows best, each in every other one;"
+            f" about {seconds:.0f} s to find them"
+        )
+        return REST
+
+    def _bound(self, best: Offer, rest: float) -> float | None:
+        """Epochs, of the images that do not rest, after which to stop; None to go on until time is up."""
         if best.images < self._most_images():
             return None
-        epochs = self._epochs(best)
+        epochs = self._epochs(best) / (1 - rest)
         self._reasons["epochs"] = f"{epochs:.0f}, as more of {len(self._train):,} images would bring nothing"
         return epochs
 
@@ -336,6 +369,12 @@ def _slower(measured: Probe, factor: float) -> Probe:
     return dataclasses.replace(
         measured, step_seconds=factor * step, score_seconds=factor * score, update_seconds=factor * update
     )
+
+
+def _faster(one: Probe, other: Probe) -> Probe:
+    """The shorter of either's times."""
+    times = ("step_seconds", "score_seconds", "update_seconds")
+    return dataclasses.replace(one, **{name: min(getattr(one, name), getattr(other, name)) for name in times})
 
 
 def _name(what: Any) -> str:

@@ -259,6 +259,9 @@ class Config:
     """Images per optimizer step, over all devices."""
     norm_batch: int = MISSING
     """Images over which batch norm takes its statistics: the part of a batch that is computed at once."""
+    rest: float = 0.0
+    """Share of the training images, in [0, 0.5), that rest in each epoch: those that a small network knows best after
+    an epoch of its own, each in every other epoch."""
     label_smoothing: float = 0.0
     """Share of each label, in [0, 1), that is spread over all classes."""
     data: str = "data"
@@ -270,7 +273,7 @@ class Config:
     the budget does not count."""
     choose: list[str] = field(default_factory=list)
     """What to choose by what the budget affords on this machine (`experiment=best`), unless it is set on the command
-    line: model, epochs, batch_size, flip, augment, tta."""
+    line: model, epochs, batch_size, flip, augment, rest, tta."""
     resume: str | None = None
     """Go on with an unfinished run: the folder of one, or `auto` for the newest with this configuration (a new run if
     there is none)."""

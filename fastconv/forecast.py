@@ -105,6 +105,7 @@ def forecast(
 
 def plan_table(
     config: Config,
+    images: int,
     spec: StreamSpec,
     device: Device,
     probe: Probe,
@@ -112,12 +113,14 @@ def plan_table(
     parameters: int,
     more: Mapping[str, str],
 ) -> Table:
-    """The plan as a person reads it, with `more` rows."""
+    """The plan as a person reads it, of so many images to learn from, with `more` rows."""
     budget, schedule = config.budget, config.schedule
     limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {' + '.join(budget.counts)}"
     bound = "as many epochs as fit" if schedule.epochs is None else f"at most {schedule.epochs:g} epochs"
     height, width, channels = spec.shape
-    images = f"{spec.samples:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes"
+    described = f"{images:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes"
+    if spec.samples != images:
+        described += f"; {spec.samples:,} of them in each epoch"
     stream = "augmented while training"
     if plan.stream_epochs:
         size = plan.stream_epochs * spec.epoch_bytes / 1e6
@@ -128,7 +131,7 @@ def plan_table(
     step += ["keeps freed memory"] * device.keep_memory
     step += ["compiled"] * device.compile
     rows = {
-        "dataset": f"{config.dataset.name}: {images}",
+        "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {parameters:,} parameters",
         "batch": f"{config.batch_size} images in parts of {config.norm_batch}",
         "device": device.name,
@@ -162,6 +165,8 @@ def results_table(results: Results, folder: Path) -> Table:
         "run": str(folder),
         "dashboard": f"tensorboard --logdir {folder}",
     }
+    if results.views_left_out:
+        rows["accuracy"] += f", for which there was no time with {results.views_left_out:,} of them"
     if abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
         rows["class by class"] = f"balanced accuracy {results.balanced_accuracy:.2%}, macro F1 {results.macro_f1:.3f}"
     if results.accuracy_holdout is not None:

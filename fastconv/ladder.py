@@ -39,5 +39,8 @@ RUNGS = (
     Rung(Airbench(widths=[128, 384, 512], convs=3, residual=True, norm_momentum=0.1), 3.83, -0.785, 1_268_504),
     Rung(Airbench(widths=[256, 768, 1024], convs=3, residual=True, norm_momentum=0.1), 14.87, -1.0, 1_500_000),
 )
+# Those with which it was measured that images may rest (benchmarks/shortcuts.py), and for how few and many epochs:
+# from 6 to 20.
+RESTING, RESTING_EPOCHS = tuple(rung.network for rung in RUNGS[2:4]), (5, 40)
 # Those that begin to know the images by heart, and from how many epochs on.
 LARGE, STRONG_EPOCHS = tuple(rung.network for rung in RUNGS[4:]), 16

@@ -1,14 +1,15 @@
 """Whether a mirrored image is an image of the same class: asked of a small network that has seen none."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
 import torch
-import torch.nn.functional as F
 
 from fastconv.config import Airbench
-from fastconv.data.images import ImageData, mean_and_std, stratified_split
+from fastconv.data.images import ImageData, stratified_split
 from fastconv.device import Device
-from fastconv.module import ImageClassifier
-from fastconv.optim import Muon
-from fastconv.run import model_settings
+from fastconv.small import learn
 
 BATCH_SIZE, HELD, SCORED_AT_ONCE = 125, 1000, 500
 WHITENING_IMAGES = 1000
@@ -22,34 +23,21 @@ def mirrored_accuracy(data: ImageData, network: Airbench, device: Device, images
     state as it is.
     """
     kept, held = stratified_split(data, min(0.5, HELD / len(data)), seed=0)
-    some = data.images[kept[:WHITENING_IMAGES]]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        shape, settings = data.images.shape[1:], model_settings(network)
-        module = ImageClassifier(network.name, settings, shape, data.classes, *mean_and_std(some))
-    module.whiten(some)
-    module.to(device.kind)
+    generator = torch.Generator().manual_seed(0)
 
-    def batch(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        at = rows.numpy()
-        return torch.from_numpy(data.images[at]).to(device.kind), torch.from_numpy(data.labels[at]).to(device.kind)
+    def batch(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(data.images[rows]), torch.from_numpy(data.labels[rows])
 
-    optimizer = Muon().build(module.model, BATCH_SIZE, device.precision)
-    generator, steps = torch.Generator().manual_seed(0), max(LEAST_STEPS, images // BATCH_SIZE)
-    for step in range(steps):
-        inputs, labels = batch(torch.from_numpy(kept)[torch.randint(len(kept), (BATCH_SIZE,), generator=generator)])
-        for group in optimizer.param_groups:
-            group["lr"] = group["max_lr"] * (1 - step / steps)
-        with device.autocast():
-            loss = F.cross_entropy(module(inputs), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    module.eval()
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            yield batch(kept[torch.randint(len(kept), (BATCH_SIZE,), generator=generator).numpy()])
+
+    some = replace(data, images=data.images[kept[:WHITENING_IMAGES]])
+    module = learn(some, network, device, batches(), max(LEAST_STEPS, images // BATCH_SIZE))
     plain = mirrored = 0
     with torch.no_grad(), device.autocast():
-        for rows in torch.from_numpy(held).split(SCORED_AT_ONCE):
-            inputs, labels = batch(rows)
+        for at in range(0, len(held), SCORED_AT_ONCE):
+            inputs, labels = (part.to(device.kind) for part in batch(held[at : at + SCORED_AT_ONCE]))
             plain += int((module(inputs).argmax(1) == labels).sum())
             mirrored += int((module(inputs.flip(2)).argmax(1) == labels).sum())
     return plain / len(held), mirrored / len(held)

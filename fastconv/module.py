@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from fastconv.models import build_model
 from fastconv.ranks import is_first_rank
-from fastconv.tta import Views
+from fastconv.tta import SpareTime, Views
 
 # As many as airbench takes: the covariance of patches needs no more.
 WHITENING_IMAGES = 5000
@@ -78,6 +78,7 @@ class ImageClassifier(L.LightningModule):
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
         self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
         self.confusion: Tensor | None = None
+        self.spare: SpareTime | None = None  # for the views of a budget that counts them
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
@@ -168,7 +169,7 @@ class ImageClassifier(L.LightningModule):
         images, labels = batch
         is_final = self.trainer.state.fn != TrainerFn.FITTING
         views = self._views if is_final else Views()
-        logits, augmented = views.answers(self.model, self._normalise(images))
+        logits, augmented = views.answers(self.model, self._normalise(images), self.spare if is_final else None)
         found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
         if is_final:
             found["accuracy_tta"] = (augmented, labels)

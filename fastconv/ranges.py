@@ -20,6 +20,7 @@ RANGES = {
     "batch_size": BATCH,
     "model.norm_batch": BATCH,
     "norm_batch": BATCH,
+    "rest": "a share in [0, 0.5)",
     "label_smoothing": "a share in [0, 1)",
     "dataset.holdout": "a share in [0, 1)",
     "dataset.holdout_seed": SEED,

@@ -37,6 +37,8 @@ class Results:
     """Of the test split, by the weights of the last step."""
     accuracy_tta: float | None = None
     """The same with test-time augmentation (`tta`)."""
+    views_left_out: int = 0
+    """Test images that had no test-time augmentation, as the budget had no time left for it."""
     accuracy_holdout: float | None = None
     """Of the held-out training images, by the weights of the last step."""
     accuracy_holdout_tta: float | None = None

@@ -18,7 +18,7 @@ OPTIONS = {
     "dataset.source": ("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"),
     "budget.counts": SEGMENTS,
     "average.kind": ("none", "ema", "lookahead"),
-    "choose": ("model", "epochs", "batch_size", "flip", "augment", "tta"),
+    "choose": ("model", "epochs", "batch_size", "flip", "augment", "rest", "tta"),
     "stream.mode": ("precomputed", "online"),
     "validate.on": ("test", "holdout", "none"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),

@@ -29,6 +29,7 @@ from fastconv.pace import SCORING_BEGINS
 from fastconv.prerequisites import check_data, require_room
 from fastconv.probe import Probe, Recipe, forget_peak_memory, probe
 from fastconv.ranks import check_world, from_first_rank, is_first_rank
+from fastconv.rest import rest
 from fastconv.rules import check
 from fastconv.tta import Views
 
@@ -83,6 +84,11 @@ def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run
     forget_peak_memory()
     train, holdout, test = open_splits(config)
     spec = stream_spec(config, train)
+    if config.rest:
+        with clock.segment("precompute"):  # what is known is a part of the stream
+            resting = rest(spec, train, device, config.rest, Path(config.data) / "probes")
+        train = dataclasses.replace(train, resting=resting)
+        spec = stream_spec(config, train)
     settings = model_settings(config.model)
     channels, classes = spec.shape[2], len(spec.classes)
     with torch.device("meta"):
@@ -126,18 +132,20 @@ def views(tta: TTA, flip: float) -> Views:
 
 
 def stream_spec(config: Config, train: ImageData) -> StreamSpec:
-    """The stream of a config's training images."""
+    """The stream of a config's training images, of which some may rest."""
     mean, std = mean_and_std(train.images)
+    resting = train.resting
     return StreamSpec(
         dataset=config.dataset.name,
         digest=train.digest,
         classes=train.classes,
         shape=train.images.shape[1:],
-        samples=len(train),
+        samples=len(train) if resting is None else int(resting.awake(0).sum()),
         mean=mean,
         std=std,
         policy=config.augment,
         seed=config.stream.seed,
+        resting="" if resting is None else resting.digest,
     )
 
 

@@ -139,7 +139,7 @@ def train(
     run = runs.plan_run(config, clock, choice.probe if choice else None)
     more = {"left out": run.train.note} if run.train.note else {}
     more |= {f"chosen: {what}": why for what, why in (choice.reasons if choice else {}).items()}
-    console.print(plan_table(config, run.spec, run.device, run.probe, run.plan, run.parameters, more))
+    console.print(plan_table(config, len(run.train), run.spec, run.device, run.probe, run.plan, run.parameters, more))
     if config.plan_only:
         return None
     from fastconv.training import fit

@@ -38,6 +38,7 @@ from fastconv.ranks import from_first_rank, is_first_rank, lost_rank
 from fastconv.results import Results, git_commit, versions
 from fastconv.run import Run, open_stream, views
 from fastconv.run_folder import RunFolder, recipe
+from fastconv.tta import SpareTime
 
 # Rows of metrics.csv that a run of the expected length writes.
 RECORDS = 200
@@ -215,16 +216,30 @@ class Training:
         if is_first_rank():
             self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
 
+    def _spare(self, images: int, ranks: int) -> SpareTime | None:
+        """The time in which other views than the images' own may be scored, if the budget counts that."""
+        budget = self._run.config.budget
+        # A GPU is still at work when the host has ended, so that its time is not measured batch by batch.
+        if budget.seconds is None or "test" not in budget.counts or self._run.device.kind != "cpu":
+            return None
+        return SpareTime(lambda: budget.seconds - self._budget.elapsed(), -(-images // ranks))
+
     def _score(self, trainer: L.Trainer, module: L.LightningModule, datamodule: ShardDataModule) -> dict[str, float]:
-        scores = {}
+        scores, ranks = {}, trainer.world_size
         if self._run.config.validate.on == "holdout":
+            if "validate" in self._run.config.budget.counts:
+                module.spare = self._spare(len(self._run.holdout) + len(self._run.test), ranks)
             datamodule.validate_all()
             trainer.limit_val_batches = 1.0
             trainer.validate(module, datamodule=datamodule, verbose=False)
             scores["accuracy_holdout"] = float(trainer.callback_metrics["validate/accuracy"])
             scores["accuracy_holdout_tta"] = float(trainer.callback_metrics["validate/accuracy_tta"])
+        module.spare = self._spare(len(self._run.test), ranks)
         trainer.test(module, datamodule=datamodule, verbose=False)
         found = trainer.callback_metrics
+        if module.spare:
+            left_out = torch.tensor(float(module.spare.left_out))
+            scores["views_left_out"] = int(trainer.strategy.reduce(left_out, reduce_op="sum"))
         return {**scores, **{key: float(found[f"test/{key}"]) for key in ("accuracy", "accuracy_tta", "loss")}}
 
     def _petaflop(self) -> float:

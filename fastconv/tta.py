@@ -1,13 +1,42 @@
 """Test-time augmentation: a network's answer as the mean of its answers to several views of an image."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastconv.pace import RESERVE_FACTOR
+
 # Share of the images that are taken to be uncertain as long as nothing is known of them.
 UNCERTAIN = 0.5
+
+
+@dataclass
+class SpareTime:
+    """For whom there is time to score more views, while images are scored one batch after the other.
+
+    `left` says how many seconds there are; `images` are still to be scored, themselves at least. A batch of views is
+    allowed if there is time for all of that, should it take as long for each image as the batch itself did.
+    """
+
+    left: Callable[[], float]
+    images: int
+    left_out: int = 0
+    """Images for whose views there was no time."""
+    _image_seconds: float = 0.0
+
+    def note(self, images: int, seconds: float) -> None:
+        """So many images of the next batch were scored, themselves, in so many seconds."""
+        self.images = max(0, self.images - images)
+        self._image_seconds = seconds / images
+
+    def allows(self, images: int, views: int) -> bool:
+        """Whether there is time for so many more views of so many images."""
+        ok = self.left() >= RESERVE_FACTOR * self._image_seconds * (self.images + images * views)
+        self.left_out += 0 if ok else images
+        return ok
 
 
 @dataclass(frozen=True)
@@ -63,12 +92,23 @@ class Views:
         for weight, view in moved if self.mirror else ():
             yield weight / 2, view.flip(3)
 
-    def answers(self, model: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float [B, classes] of images float [B, C, H, W]: of the images alone, and of all views."""
+    def answers(
+        self, model: Callable[[Tensor], Tensor], images: Tensor, spare: SpareTime | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits float [B, classes] of images float [B, C, H, W]: of the images alone, and of all views.
+
+        Where `spare` says that there is no time for other views, the answers to the images alone stay.
+        """
+        started = time.perf_counter()
         plain = model(images)
+        if spare:
+            spare.note(len(images), time.perf_counter() - started)
         augmented = plain.float()
+        if self.count == 1:
+            return plain, augmented
         chosen = slice(None) if self.below == 1 else self.uncertain(plain)
-        if self.count == 1 or (isinstance(chosen, Tensor) and not chosen.any()):
+        wanted = len(images) if self.below == 1 else int(chosen.sum())
+        if not wanted or (spare and not spare.allows(wanted, self.count - 1)):
             return plain, augmented
         (weight, _), *others = self.of(images[chosen])
         total = weight * augmented[chosen]

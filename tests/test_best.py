@@ -74,6 +74,42 @@ def test_more_seconds_never_choose_a_smaller_network(speed, digits_root):
     assert at[0] < at[-1]
 
 
+def test_a_slow_look_at_one_network_does_not_choose_a_smaller_one(speed, digits_root, monkeypatch):
+    """Something else keeps the machine busy while it looks at the second network."""
+    speed(2e9)
+    quiet = best.probe
+
+    def disturbed(recipe, device, cache, limit=None, looks=1):
+        found = quiet(recipe, device, cache, limit, looks)
+        factor = 5 if recipe.settings["widths"] == WIDTHS[1] else 1
+        return dataclasses.replace(found, **{key: factor * getattr(found, key)
+                                             for key in ("step_seconds", "score_seconds")})  # fmt: skip
+
+    for seconds in (200, 400):
+        alone = chosen(digits_root, f"budget.seconds={seconds}").config.model
+        assert WIDTHS.index(alone.widths) >= 1
+        with monkeypatch.context() as patched:
+            patched.setattr(best, "probe", disturbed)
+            assert chosen(digits_root, f"budget.seconds={seconds}").config.model == alone
+
+
+@pytest.mark.parametrize(
+    ("mirrored", "seconds", "share"), [(0.8, 1000, 0.3), (0.4, 1000, 0), (0.8, 1, 0), (0.8, 1e6, 0)]
+)
+def test_mirrored_images_rest_where_it_is_known_to_pay(speed, digits_root, monkeypatch, mirrored, seconds, share):
+    """Neither with a small nor with a large network, nor images that are not mirrored."""
+    monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, mirrored])
+    train, test = load("digits", Path(digits_root))
+    train = train.take(np.tile(np.arange(len(train)), 5))
+    monkeypatch.setattr(best, "open_splits", lambda config: (train, test.take(np.arange(0)), test))
+    speed(2e9)
+    choice = chosen(digits_root, f"budget.seconds={seconds}")
+    assert (WIDTHS.index(choice.config.model.widths) in (2, 3)) == (seconds == 1000)
+    assert choice.config.rest == share
+    assert ("rest" in choice.reasons) == (share > 0)
+    assert chosen(digits_root, f"budget.seconds={seconds}", "rest=0.1").config.rest == 0.1
+
+
 def test_what_is_set_stays(speed, digits_root):
     speed(1e10)
     choice = chosen(digits_root, "model=davidnet", "model.width=4", "batch_size=64", "augment=none", "tta.shift=2",

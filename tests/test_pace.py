@@ -279,6 +279,6 @@ def test_the_slowest_look_decides_how_much_time_is_kept_for_scoring():
 def test_time_is_kept_for_the_views_of_as_many_images_as_are_uncertain_at_last():
     """And for some more, as these are images that the network learns from and may know by heart."""
     views = Views(mirror=True, shift=1, around=True, below=0.9)
-    for uncertain, kept in ((0.6, 0.75), (1.0, 1.0), (0.0, 0.35)):
+    for uncertain, kept in ((0.6, 0.75), (1.0, 1.0), (0.0, 0.25)):
         ended = train_then_score(200, lambda now: 0.005, views, lambda now, last=uncertain: 0.9 if now < 50 else last)
         assert ended == pytest.approx(100 - RESERVE_FACTOR * 200 * 0.005 * (1 + 17 * kept), abs=0.7)

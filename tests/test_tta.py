@@ -8,7 +8,7 @@ import torch
 from test_train import only_run
 from torch import nn
 
-from fastconv.tta import Views
+from fastconv.tta import SpareTime, Views
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,33 @@ def test_only_uncertain_images_get_views(network, images):
     assert sum(calls) / len(images) == pytest.approx(Views(True, 1, below=below).scored(4 / 9))
 
 
+@pytest.mark.parametrize(("limit", "allowed"), [(100.0, 3), (17.2, 3), (14.0, 2), (10.0, 1), (5.0, 0)])
+def test_views_end_with_the_time_and_every_image_is_scored(network, images, monkeypatch, limit, allowed):
+    """Three batches of nine images; an image takes 0.1 s, itself or another view of it, by a simulated clock.
+
+    Of six views, five are other ones: a batch takes 5.4 s, or 0.9 s without them. There must be time for 1.2 times what
+    is left to do.
+    """
+    now = 0.0
+
+    def score(some):
+        nonlocal now
+        now += 0.1 * len(some)
+        return network(some)
+
+    monkeypatch.setattr("fastconv.tta.time.perf_counter", lambda: now)
+    spare = SpareTime(lambda: limit - now, 3 * len(images))
+    views = Views(True, 1)
+    with torch.no_grad():
+        plain, expected = views.answers(network, images)
+        found = [views.answers(score, images, spare)[1] for _ in range(3)]
+    for at, answers in enumerate(found):
+        torch.testing.assert_close(answers, expected if at < allowed else plain.float())
+    assert spare.left_out == (3 - allowed) * len(images)
+    assert now == pytest.approx(0.9 * 3 + 4.5 * allowed)
+    assert now <= limit
+
+
 SHORT = ("model.width=4", "batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null",
          "schedule.epochs=0.5", "checkpoint.save=false")  # fmt: skip
 
@@ -102,3 +129,14 @@ def test_without_views_both_are_the_same(command, tmp_path):
     results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
     assert results["accuracy_tta"] == results["accuracy"], "the digits are not mirrored by themselves"
     assert results["accuracy_holdout_tta"] is None
+
+
+def test_a_run_without_time_for_views_says_so(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(SpareTime, "allows", lambda self, images, views: setattr(self, "left_out", 360) or False)
+    counts = "budget.counts=[train,validate,test]"
+    given = [each for each in SHORT if not each.startswith("budget")]
+    ended = command("train", *given, "budget.seconds=60", counts, "tta.mirror=true")
+    assert ended.code == 0, ended.err
+    assert "no time with 360 of them" in " ".join(ended.out.replace("│", " ").split())
+    results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
+    assert (results["views_left_out"], results["accuracy_tta"]) == (360, results["accuracy"])

@@ -5,6 +5,7 @@ epoch and mapped by the few lines below: numpy promises the bit generator's word
 `Generator` methods make of them, and a stream must have the same bytes for everyone.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -81,9 +82,26 @@ class Policy:
     """Strength of the operations of rand_augment, in [0, 30]."""
 
 
+@dataclass(frozen=True, eq=False)
+class Resting:
+    """Images that rest in every other epoch: `turns` int8 [N] is 1 for those that do in the epochs 0, 2, 4, ..., 2 for
+    those that do in the others, and 0 for all that never rest. There are as many of either kind."""
+
+    turns: np.ndarray
+
+    def awake(self, epoch: int) -> np.ndarray:
+        """Which images an epoch has, bool [N]."""
+        return self.turns != 1 + epoch % 2
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the turns."""
+        return hashlib.sha256(self.turns.astype(np.int8).tobytes()).hexdigest()
+
+
 @dataclass(frozen=True)
 class EpochPlan:
-    """One epoch's decisions, a row for each position of the stream.
+    """One epoch's decisions, a row for each of the N positions of the stream.
 
     `order` int64 [N]: which image stands at the position. `crop_y`, `crop_x` int64 [N]: the window's corner in the
     padded image. `flip` bool [N]. `cutout_y`, `cutout_x` int64 [N]: the covered square's corner in the result.
@@ -116,13 +134,18 @@ def below(words: np.ndarray, bound: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def plan_epoch(seed: int, epoch: int, samples: int, height: int, width: int, policy: Policy) -> EpochPlan:
-    """Decide one epoch: each of `samples` images exactly once, in a random order, each with its own draws.
+def plan_epoch(
+    seed: int, epoch: int, samples: int, height: int, width: int, policy: Policy, resting: Resting | None = None
+) -> EpochPlan:
+    """Decide one epoch: each of `samples` images that does not rest exactly once, in a random order, each with its own
+    draws.
 
     Word j of every purpose belongs to image j, whatever its place in the order. What alternates depends on the absolute
     epoch, and never on which epochs were planned before.
     """
     order = np.argsort(draw_words(seed, epoch, ORDER, samples), kind="stable")
+    if resting is not None:
+        order = order[resting.awake(epoch)[order]]
 
     def integers(purpose: int, bound: int) -> np.ndarray:
         return below(draw_words(seed, epoch, purpose, samples), bound)[order]

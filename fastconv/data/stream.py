@@ -48,6 +48,8 @@ class StreamSpec:
     """Per channel, of pixel values scaled to [0, 1]."""
     policy: Policy
     seed: int
+    resting: str = ""
+    """sha256 of which images rest in which epochs; empty if none does."""
 
     @property
     def fingerprint(self) -> str:
@@ -55,6 +57,8 @@ class StreamSpec:
         described = {"format": FORMAT, "block": self.block, **asdict(self), **self.libraries}
         # Settings that younger versions have brought are left out where they do nothing: older streams stay valid.
         policy, plain = described["policy"], asdict(Policy())
+        if not self.resting:
+            del described["resting"]
         if policy["flip"]["mode"] == plain["flip"]["mode"]:
             del policy["flip"]["mode"]
         for key in ("colour", "policy", "num_ops", "magnitude"):
@@ -100,7 +104,7 @@ class StreamSpec:
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
         """One block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
         height, width, _ = self.shape
-        plan = plan_epoch(self.seed, epoch, self.samples, height, width, self.policy)
+        plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.resting)
         start, stop = block * self.block, min((block + 1) * self.block, self.samples)
         return augment(data.images, plan, start, stop, self.fill), data.labels[plan.order[start:stop]]
 
