@@ -226,8 +226,8 @@ def test_plan_only_writes_nothing(command, tmp_path):
 def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root, channels_last, atol):
     """20 steps in fp32: contiguous memory, per-image normalisation, torch's own optimizer without fusion, no Lightning.
 
-    Microbatches of the same size, since batch norm takes its statistics over them. Processors round otherwise, some only
-    in channels_last, which sooner or later decides between pixels of the digits' even background in the max-pools.
+    Microbatches of the same size, since batch norm takes its statistics over them. Processors round otherwise, some in
+    channels_last only, which sooner or later decides between pixels of the digits' even background in the max-pools.
     """
     settings = ("model.width=16", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32",
                 f"trainer.channels_last={channels_last}")  # fmt: skip
