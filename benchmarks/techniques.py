@@ -22,10 +22,10 @@ from omegaconf import OmegaConf
 from scipy.special import stdtrit
 
 from fastconv.command import compose
+from fastconv.config import model_settings
 from fastconv.device import prepare
 from fastconv.probe import Recipe, probe
 from fastconv.results import Results
-from fastconv.run import model_settings
 from fastconv.summary import summarise
 
 ROWS, TABLE, FIGURE = (RESULTS / f"techniques.{kind}" for kind in ("csv", "md", "png"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastconv.clock import Clock
-from fastconv.config import TTA, Config
+from fastconv.config import TTA, Config, model_settings
 from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
@@ -25,7 +25,7 @@ from fastconv.probe import Probe, Recipe, probe
 from fastconv.ranks import from_first_rank
 from fastconv.rest import NETWORK as MARKER
 from fastconv.rest import lesson
-from fastconv.run import model_settings, open_splits, views
+from fastconv.run import open_splits, views
 from fastconv.tta import UNCERTAIN
 
 # The keys of the command line that settle each choice.
@@ -40,7 +40,7 @@ SETTLED_BY = {
 }
 
 # Shares of the budget, at most: for looking at the networks, for trying mirrored images.
-LOOK, TRIAL = 0.03, 0.02
+LOOK, TRIAL = 0.022, 0.02
 # And for scoring: the image and its mirror image, which are worth most, views along the diagonal, in all directions.
 MIRRORED, DIAGONAL, AROUND = 0.2, 0.1, 0.05
 # Share of the mirrored images that rest in each epoch, and of the budget that it may take, at most, to mark them.
@@ -49,8 +49,9 @@ REST, MARK = 0.3, 0.06
 SURE = 0.85
 # A look at a network takes about as long as learning from so many parts of a batch.
 PARTS_OF_A_LOOK = 8
-# A look that takes so many times as long as one at the network before it, for its arithmetic, does not count.
-GUESS_MARGIN = 1.2
+# From one network to the next, time grows with this power of the arithmetic, about: 0.5 (the smallest) to 0.95 on two
+# CPUs. If a look says that it has grown more than so many times as much as the arithmetic, it was disturbed.
+GROWTH, DISTURBED = 0.7, 1.2
 # Looks at each network, of which the fastest counts: it is chosen by them.
 LOOKS = 2
 # Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
@@ -150,7 +151,7 @@ class _Chooser:
         self._side = min(train.images.shape[1:3])
         self._flip = config.dataset.flip
         self._unlike = False  # whether mirrored images are of the same class, but look different
-        self._looks = 1
+        self._looks, self._tried = 1, False
         self._reasons: dict[str, str] = {}
 
     def choice(self) -> Choice:
@@ -183,17 +184,20 @@ class _Chooser:
     def _best_offer(self) -> Offer:
         """That of the network of which the law expects most."""
         if "model" not in self._chosen:
-            return self._offer(self._config.model)
+            return self._offer(self._config.model, self._look_at(self._config.model, self._looks))
         found: list[tuple[Rung, Offer]] = []
-        spent = 0.0
+        # What no trial takes is for looks.
+        spent, seconds = 0.0, (LOOK if self._tried else LOOK + TRIAL) * self._config.budget.seconds
         for below, rung in zip((None, *RUNGS), RUNGS, strict=False):
-            guess = None
+            looks, guess, most = self._looks, None, None
             if below:
                 last, more = found[-1][1], rung.operations / below.operations
-                guess = _slower(last.probe, more)
-                spent += LOOKS * PARTS_OF_A_LOOK * PART[self._device.kind] * last.image_seconds * more
-            is_short = spent <= LOOK * self._config.budget.seconds
-            found.append((rung, self._offer(rung.network, is_short, guess)))
+                guess, most = _slower(last.probe, more**GROWTH), _slower(last.probe, more * DISTURBED)
+                affordable = int((seconds - spent) / self._look_seconds(guess))
+                looks = max(0, min(looks, affordable))
+            measured = self._look_at(rung.network, looks) if looks else guess
+            spent += looks * self._look_seconds(measured)
+            found.append((rung, self._offer(rung.network, _faster(measured, most) if most else measured)))
             if len(found) > 1 and self._log_error(*found[-1]) > self._log_error(*found[-2]):
                 break  # those above it would see even fewer images
         at = min(range(len(found)), key=lambda at: self._log_error(*found[at]))
@@ -213,13 +217,7 @@ class _Chooser:
     def _epochs(self, offer: Offer) -> float:
         return offer.images / len(self._train)
 
-    def _offer(self, network: Any, look: bool = True, guess: Probe | None = None) -> Offer:
-        """Args: look: at the network; else the guess is taken, and even so if it is much better: a slower answer says
-        what else the machine did."""
-        measured = guess
-        if look:
-            measured = self._look_at(network)
-            measured = _faster(measured, _slower(guess, GUESS_MARGIN)) if guess else measured
+    def _offer(self, network: Any, measured: Probe) -> Offer:
         offer = self._in_time(network, measured, self._flip)
         if self._unlike and self._epochs(offer) < UNLIKE_EPOCHS:
             return self._in_time(network, measured, 0.0)
@@ -237,7 +235,12 @@ class _Chooser:
             offer = dataclasses.replace(offer, batch_size=next(fit, len(self._train)))
         return dataclasses.replace(offer, images=min(most, max(1.0, left / offer.step_seconds * offer.batch_size)))
 
-    def _look_at(self, network: Any) -> Probe:
+    def _look_seconds(self, known: Probe) -> float:
+        """What a look at a network so fast takes, about."""
+        return PARTS_OF_A_LOOK * PART[self._device.kind] * known.step_seconds / BATCH
+
+    def _look_at(self, network: Any, looks: int = 1) -> Probe:
+        """The fastest of so many looks, or of more that there were before."""
         config = self._config
         recipe = Recipe(
             network.name,
@@ -251,7 +254,7 @@ class _Chooser:
         )
         found = from_first_rank(
             f"look at {_name(network)}",
-            lambda: dataclasses.asdict(probe(recipe, self._device, self._cache, looks=self._looks)),
+            lambda: dataclasses.asdict(probe(recipe, self._device, self._cache, looks=looks)),
         )
         measured, devices = Probe(**found), config.trainer.devices
         learn = (measured.step_seconds - measured.update_seconds) / devices
@@ -353,6 +356,7 @@ class _Chooser:
         seconds = TRIAL * self._config.budget.seconds
         if seconds < LEAST_TRIAL:
             return None
+        self._tried = True
         network = RUNGS[0].network
         measured = self._look_at(network)
         offer = Offer(network, measured, 0.0, BATCH_SIZE, self._config.tta, flip=0.0)

@@ -4,7 +4,7 @@ The dataclasses here and the values they hold (`Policy`, `OneCycle`, `SGD`, ...)
 fields are the keys of the command line, their field docs are its help.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +283,8 @@ class Config:
     """precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False
     """precompute: remove the least recently used streams until the rest fits in stream.max_gb."""
+
+
+def model_settings(model: Any) -> dict:
+    """What of a model's config is for the network itself."""
+    return {key: value for key, value in asdict(model).items() if key not in ("name", "norm_batch")}

@@ -21,7 +21,7 @@ from fastconv.models import build_model
 from fastconv.optim import OPTIMIZERS
 
 # Microbatches timed, and seconds after which it stops at three.
-MICROBATCHES = 8
+MICROBATCHES = 5
 ENOUGH_SECONDS = 2.0
 # Images with which a network's needs are counted: batch norm has no statistics of one.
 PAIR = 2

@@ -6,14 +6,13 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastconv.clock import Clock
-from fastconv.config import TTA, Config
+from fastconv.config import TTA, Config, model_settings
 from fastconv.data.images import ImageData, mean_and_std, stratified_split
 from fastconv.data.reader import PrecomputedStream
 from fastconv.data.remote import RemoteFolder, RemoteStream, read_manifest
@@ -53,11 +52,6 @@ class Run:
     def model_settings(self) -> dict:
         """The network's own settings."""
         return model_settings(self.config.model)
-
-
-def model_settings(model: Any) -> dict:
-    """What of a model's config is for the network itself."""
-    return {key: value for key, value in dataclasses.asdict(model).items() if key not in ("name", "norm_batch")}
 
 
 def open_splits(config: Config) -> tuple[ImageData, ImageData, ImageData]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.config import Airbench
+from fastconv.config import Airbench, model_settings
 from fastconv.data.images import ImageData, mean_and_std
 from fastconv.device import Device
 from fastconv.module import ImageClassifier
@@ -30,11 +30,10 @@ def learn(
         data: the images to whiten by.
         batches: images uint8 [B, H, W, C] and labels int64 [B], of one size.
     """
-    settings = {key: value for key, value in vars(network).items() if key not in ("name", "norm_batch")}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        shape = data.images.shape[1:]
-        module = ImageClassifier(network.name, settings, shape, data.classes, *mean_and_std(data.images))
+        shape, scale = data.images.shape[1:], mean_and_std(data.images)
+        module = ImageClassifier(network.name, model_settings(network), shape, data.classes, *scale)
     module.whiten(data.images)
     module.to(device.kind)
     optimizer = None

@@ -12,6 +12,7 @@ from conftest import noise
 from omegaconf import OmegaConf
 from test_train import only_run
 
+from fastconv.config import model_settings
 from fastconv.config_store import methods
 from fastconv.data.images import mean_and_std
 from fastconv.data.sources import load
@@ -23,7 +24,6 @@ from fastconv.module import ImageClassifier
 from fastconv.optim import OPTIMIZERS
 from fastconv.overrides import compose
 from fastconv.rules import OPTIONS
-from fastconv.run import model_settings
 from fastconv.saliency.attribution import Attributor, attribute
 from fastconv.saliency.method import Method
 from fastconv.saliency.network import PixelNetwork, Pixels, as_pixels
