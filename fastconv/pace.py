@@ -62,11 +62,13 @@ class Reserve:
     """Counted time that is needed after training, by what was measured last.
 
     `images` are to be scored, `views` times each on average, at `image_seconds`, after `begin_seconds`, and `saves`
-    checkpoints written at `save_seconds` each; what the budget does not count is 0.
+    checkpoints written at `save_seconds` each; what the budget does not count is 0. Where other views than the image
+    itself can be left out, `view_seconds` is what one takes as a rule, and no more is kept for it.
     """
 
     images: int = 0
     image_seconds: float = 0.0
+    view_seconds: float | None = None
     views: float = 1.0
     begin_seconds: float = 0.0
     saves: int = 0
@@ -75,8 +77,10 @@ class Reserve:
     @property
     def seconds(self) -> float:
         """What to keep free."""
-        scoring = self.begin_seconds + self.images * self.views * self.image_seconds if self.images else 0.0
-        return RESERVE_FACTOR * (scoring + self.saves * self.save_seconds)
+        scoring = self.begin_seconds + self.images * self.image_seconds if self.images else 0.0
+        each = RESERVE_FACTOR * self.image_seconds if self.view_seconds is None else self.view_seconds
+        others = self.images * (self.views - 1) * each
+        return RESERVE_FACTOR * (scoring + self.saves * self.save_seconds) + others
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,10 @@ def test_what_is_kept_free_for_the_end_follows_the_measurements():
     assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 15)
     reserve.begin_seconds = 2.0
     assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 17)
+    reserve.views = 3.5
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * (17 + 25))
+    reserve.view_seconds = 0.004  # of views that may be left out
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 17 + 10)
     assert Reserve().seconds == 0
 
 
@@ -276,9 +280,14 @@ def test_the_slowest_look_decides_how_much_time_is_kept_for_scoring():
     assert 85 < train_then_score(500, lambda now: 0.02 if 30 < now < 50 else 0.005) <= 100 - 500 * 0.02
 
 
+def test_the_usual_look_decides_how_much_time_is_kept_for_views_that_can_be_left_out():
+    ended = train_then_score(200, lambda now: 0.02 if 30 < now < 50 else 0.005, Views(mirror=True, shift=1))
+    assert ended == pytest.approx(100 - RESERVE_FACTOR * 200 * 0.02 - 5 * 200 * 0.005, abs=0.7)
+
+
 def test_time_is_kept_for_the_views_of_as_many_images_as_are_uncertain_at_last():
     """And for some more, as these are images that the network learns from and may know by heart."""
     views = Views(mirror=True, shift=1, around=True, below=0.9)
     for uncertain, kept in ((0.6, 0.75), (1.0, 1.0), (0.0, 0.25)):
         ended = train_then_score(200, lambda now: 0.005, views, lambda now, last=uncertain: 0.9 if now < 50 else last)
-        assert ended == pytest.approx(100 - RESERVE_FACTOR * 200 * 0.005 * (1 + 17 * kept), abs=0.7)
+        assert ended == pytest.approx(100 - 200 * 0.005 * (RESERVE_FACTOR + 17 * kept), abs=0.7)
