@@ -280,6 +280,11 @@ def test_the_slowest_look_decides_how_much_time_is_kept_for_scoring():
     assert 85 < train_then_score(500, lambda now: 0.02 if 30 < now < 50 else 0.005) <= 100 - 500 * 0.02
 
 
+def test_one_pause_while_scoring_does_not_end_the_training():
+    calls = itertools.count()
+    assert train_then_score(500, lambda now: 0.5 if next(calls) == 0 else 0.005) > 90
+
+
 def test_the_usual_look_decides_how_much_time_is_kept_for_views_that_can_be_left_out():
     ended = train_then_score(200, lambda now: 0.02 if 30 < now < 50 else 0.005, Views(mirror=True, shift=1))
     assert ended == pytest.approx(100 - RESERVE_FACTOR * 200 * 0.02 - 5 * 200 * 0.005, abs=0.7)
