@@ -173,9 +173,9 @@ class TimeBudget(L.Callback):
         if self._validation_started is not None or pl_module.device.type != "cpu":
             return
         pl_module.eval()
-        seconds = []
-        # What takes far longer than was known is looked at again: the first time sets things up, or the machine paused.
-        while not seconds or (len(seconds) == 1 and seconds[0] > UNLIKELY * self.reserve.image_seconds):
+        seconds, usual = [], median(self._scored or [self.reserve.image_seconds])
+        # What takes far longer than usual is looked at again: the first time sets things up, or the machine paused.
+        while not seconds or (len(seconds) == 1 and seconds[0] > UNLIKELY * usual):
             started = self.elapsed()
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 logits = pl_module(images)
