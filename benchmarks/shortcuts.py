@@ -311,7 +311,8 @@ def table() -> str:
     lines += [f"| {' | '.join(about)} |" for _, about in sorted(cells, key=lambda each: each[0])]
     note = (
         "Work: in epochs of airbench94's network on 40,000 images of 32x32, by what they take on two bf16 cores; 20 are"
-        " about 1000 s. Held-out training images, 10,000, in all views; each seed in brackets. Their standard error is"
+        " about 1000 s. Held-out training images, 10,000, in views along the diagonal (rows of the H100) or in all"
+        " directions (H200, which did most runs with batches of 1000); each seed in brackets. Their standard error is"
         " 0.24 points for CIFAR-10, the same images for all. How it is done: benchmarks/shortcuts.py."
     )
     return "\n".join([*lines, "", note]) + "\n"

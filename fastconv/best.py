@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from fastconv.clock import Clock
-from fastconv.config import TTA, Config, model_settings
+from fastconv.config import TTA, Config
 from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
 from fastconv.ladder import LARGE, RESTING, RESTING_EPOCHS, RUNGS, STRONG_EPOCHS, Rung
+from fastconv.looks import BATCH, DISTURBED, GROWTH, Looks, faster, network_name, slower
 from fastconv.mirrored import BATCH_SIZE, HELD, mirrored_accuracy
-from fastconv.probe import Probe, Recipe, probe
+from fastconv.probe import Probe
 from fastconv.ranks import from_first_rank
 from fastconv.rest import NETWORK as MARKER
 from fastconv.rest import lesson
@@ -47,15 +48,8 @@ MIRRORED, DIAGONAL, AROUND = 0.2, 0.1, 0.05
 REST, MARK = 0.3, 0.06
 # More views change nothing for images whose answer is so sure, compared with how sure it can be.
 SURE = 0.85
-# A look at a network takes about as long as learning from so many parts of a batch.
-PARTS_OF_A_LOOK = 8
-# From one network to the next, time grows with this power of the arithmetic, about: 0.5 (the smallest) to 0.95 on two
-# CPUs. If a look says that it has grown more than so many times as much as the arithmetic, it was disturbed.
-GROWTH, DISTURBED = 0.7, 1.2
 # Looks at each network, of which the fastest counts: it is chosen by them.
 LOOKS = 2
-# Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
-PART, BATCH = {"cpu": 64, "cuda": 1024}, 2048
 
 # Sizes of a batch, and optimizer steps that a run should have of them; else the next smaller one is taken. The
 # 1000 steps are a guess: of 400 and fewer, smaller batches are better.
@@ -151,14 +145,15 @@ class _Chooser:
         self._side = min(train.images.shape[1:3])
         self._flip = config.dataset.flip
         self._unlike = False  # whether mirrored images are of the same class, but look different
-        self._looks, self._tried = 1, False
+        self._looks = Looks(config, self._device, train, self._cache)
+        self._each = 1  # looks at a network
         self._reasons: dict[str, str] = {}
 
     def choice(self) -> Choice:
         config, new = self._config, {}
         known = self._try_mirrored() if "flip" in self._chosen else None
         self._best_offer()
-        self._looks = LOOKS  # some seconds after the first, when the machine may be quieter
+        self._each = LOOKS  # some seconds after the first, when the machine may be quieter
         best = self._best_offer()
         if known:
             self._reasons["flip"] = self._about_mirrored(best, *known)
@@ -184,28 +179,31 @@ class _Chooser:
     def _best_offer(self) -> Offer:
         """That of the network of which the law expects most."""
         if "model" not in self._chosen:
-            return self._offer(self._config.model, self._look_at(self._config.model, self._looks))
+            return self._offer(self._config.model, self._looks.at(self._config.model, self._each))
         found: list[tuple[Rung, Offer]] = []
-        # What no trial takes is for looks.
-        spent, seconds = 0.0, (LOOK if self._tried else LOOK + TRIAL) * self._config.budget.seconds
+        # Where there is no trial, its time is for looks.
+        share = LOOK if "flip" in self._chosen and self._trial_seconds >= LEAST_TRIAL else LOOK + TRIAL
+        spent, seconds = 0.0, share * self._config.budget.seconds
         for below, rung in zip((None, *RUNGS), RUNGS, strict=False):
-            looks, guess, most = self._looks, None, None
+            looks, guess, most = self._each, None, None
             if below:
                 last, more = found[-1][1], rung.operations / below.operations
-                guess, most = _slower(last.probe, more**GROWTH), _slower(last.probe, more * DISTURBED)
-                affordable = int((seconds - spent) / self._look_seconds(guess))
+                guess, most = slower(last.probe, more**GROWTH), slower(last.probe, more * DISTURBED)
+                affordable = int((seconds - spent) / self._looks.seconds(guess))
                 looks = max(0, min(looks, affordable))
-            measured = self._look_at(rung.network, looks) if looks else guess
-            spent += looks * self._look_seconds(measured)
-            found.append((rung, self._offer(rung.network, _faster(measured, most) if most else measured)))
+            measured = self._looks.at(rung.network, looks) if looks else guess
+            spent += looks * self._looks.seconds(measured)
+            found.append((rung, self._offer(rung.network, faster(measured, most) if most else measured)))
             if len(found) > 1 and self._log_error(*found[-1]) > self._log_error(*found[-2]):
                 break  # those above it would see even fewer images
         at = min(range(len(found)), key=lambda at: self._log_error(*found[at]))
         best, least = found[at][1], self._log_error(*found[at])
-        words = [f"{_name(best)}, {self._epochs(best):.1f} epochs"]
+        words = [f"{network_name(best.network)}, {self._epochs(best):.1f} epochs"]
         for rung, other in found[max(0, at - 1) : at] + found[at + 1 : at + 2]:
             more = math.exp(self._log_error(rung, other) - least) - 1
-            words.append(f"{_name(other)} would see {self._epochs(other):.1f} and err {more:.0%} more often")
+            words.append(
+                f"{network_name(other.network)} would see {self._epochs(other):.1f} and err {more:.0%} more often"
+            )
         self._reasons["model"] = "; ".join(words)
         return best
 
@@ -235,32 +233,6 @@ class _Chooser:
             offer = dataclasses.replace(offer, batch_size=next(fit, len(self._train)))
         return dataclasses.replace(offer, images=min(most, max(1.0, left / offer.step_seconds * offer.batch_size)))
 
-    def _look_seconds(self, known: Probe) -> float:
-        """What a look at a network so fast takes, about."""
-        return PARTS_OF_A_LOOK * PART[self._device.kind] * known.step_seconds / BATCH
-
-    def _look_at(self, network: Any, looks: int = 1) -> Probe:
-        """The fastest of so many looks, or of more that there were before."""
-        config = self._config
-        recipe = Recipe(
-            network.name,
-            model_settings(network),
-            self._train.images.shape[1:],
-            len(self._train.classes),
-            BATCH,
-            PART[self._device.kind],
-            config.trainer.channels_last,
-            config.optimizer.name,
-        )
-        found = from_first_rank(
-            f"look at {_name(network)}",
-            lambda: dataclasses.asdict(probe(recipe, self._device, self._cache, looks=looks)),
-        )
-        measured, devices = Probe(**found), config.trainer.devices
-        learn = (measured.step_seconds - measured.update_seconds) / devices
-        score = measured.score_seconds / devices
-        return dataclasses.replace(measured, step_seconds=learn + measured.update_seconds, score_seconds=score)
-
     def _batch(self, size: int) -> tuple[int, int]:
         """A batch of about that size, and the images of its parts, so that all devices have as many whole parts."""
         devices = self._config.trainer.devices
@@ -279,15 +251,15 @@ class _Chooser:
         least, most = RESTING_EPOCHS
         if best.network not in RESTING or best.flip == 0 or not least <= self._epochs(best) <= most:
             return 0.0
-        measured = self._look_at(MARKER)
+        measured = self._looks.at(MARKER)
         steps, size = lesson(len(self._train))
         small = Offer(MARKER, measured, steps * size, size, best.tta, flip=0.0)
         seconds = steps * small.step_seconds + len(self._train) * measured.score_seconds
         if seconds > MARK * self._config.budget.seconds:
             return 0.0
         self._reasons["rest"] = (
-            f"{REST:.0%} of the images in each epoch, those that {_name(MARKER)} knows best, each in every other one;"
-            f" about {seconds:.0f} s to find them"
+            f"{REST:.0%} of the images in each epoch, those that {network_name(MARKER)} knows best, each in every other"
+            f" one; about {seconds:.0f} s to find them"
         )
         return REST
 
@@ -341,6 +313,10 @@ class _Chooser:
             self._unlike = UNLIKE * known[0] <= known[1] < SAME_CLASS * known[0]
         return known
 
+    @property
+    def _trial_seconds(self) -> float:
+        return TRIAL * self._config.budget.seconds
+
     def _about_mirrored(self, best: Offer, plain: float, mirrored: float) -> str:
         words = f"a small network knows {plain:.1%} of held-out images and {mirrored:.1%} of them mirrored"
         answer = f"{'yes' if best.flip > 0 else 'no'}, as {words}"
@@ -353,34 +329,14 @@ class _Chooser:
         path = self._cache / f"mirrored-{hashlib.sha256(self._train.digest.encode()).hexdigest()[:16]}.json"
         with contextlib.suppress(OSError, ValueError):
             return json.loads(path.read_text())
-        seconds = TRIAL * self._config.budget.seconds
+        seconds = self._trial_seconds
         if seconds < LEAST_TRIAL:
             return None
-        self._tried = True
         network = RUNGS[0].network
-        measured = self._look_at(network)
+        measured = self._looks.at(network)
         offer = Offer(network, measured, 0.0, BATCH_SIZE, self._config.tta, flip=0.0)
         affordable = max(0.0, seconds - 2 * HELD * measured.score_seconds) / offer.step_seconds * BATCH_SIZE
         images = int(min(TRIAL_IMAGES, affordable))
         found = list(mirrored_accuracy(self._train, network, self._device, images))
         write_atomically(path, json.dumps(found).encode())
         return found
-
-
-def _slower(measured: Probe, factor: float) -> Probe:
-    """A network of so many times the arithmetic, which larger layers do no slower."""
-    step, score, update = measured.step_seconds, measured.score_seconds, measured.update_seconds
-    return dataclasses.replace(
-        measured, step_seconds=factor * step, score_seconds=factor * score, update_seconds=factor * update
-    )
-
-
-def _faster(one: Probe, other: Probe) -> Probe:
-    """The shorter of either's times."""
-    times = ("step_seconds", "score_seconds", "update_seconds")
-    return dataclasses.replace(one, **{name: min(getattr(one, name), getattr(other, name)) for name in times})
-
-
-def _name(what: Any) -> str:
-    network = getattr(what, "network", what)
-    return "-".join([network.name, *map(str, getattr(network, "widths", ()))])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from fastconv import best
+from fastconv import best, looks
 from fastconv.clock import Clock
 from fastconv.command import compose
 from fastconv.data.sources import load
@@ -35,7 +35,7 @@ def speed(monkeypatch, digits_root, tmp_path):
             seconds = each / operations_per_second
             return Probe(recipe.batch_size * seconds, seconds / 3, 100.0, update_seconds=0.0)
 
-        monkeypatch.setattr(best, "probe", probe)
+        monkeypatch.setattr(looks, "probe", probe)
         return looked
 
     return machine
@@ -48,7 +48,7 @@ def chosen(digits_root, *overrides: str) -> best.Choice:
 
 def test_the_network_is_that_of_the_least_expected_error(speed, digits_root, monkeypatch):
     """Against a plain search over all networks, whose seconds per image are known."""
-    monkeypatch.setattr(best, "PARTS_OF_A_LOOK", 1e-9)
+    monkeypatch.setattr(looks, "PARTS_OF_A_LOOK", 1e-9)
     train, test = load("digits", Path(digits_root))
     for operations in (3e8, 1e9, 1e10, 1e11):
         speed(operations)
@@ -78,8 +78,8 @@ def test_more_seconds_never_choose_a_smaller_network(speed, digits_root):
 def test_a_slow_look_at_one_network_does_not_choose_a_smaller_one(speed, digits_root, monkeypatch):
     """Something else keeps the machine busy while it looks at the second network."""
     speed(2e9)
-    monkeypatch.setattr(best, "PARTS_OF_A_LOOK", 1e-9)
-    quiet = best.probe
+    monkeypatch.setattr(looks, "PARTS_OF_A_LOOK", 1e-9)
+    quiet = looks.probe
 
     def disturbed(recipe, device, cache, limit=None, looks=1):
         found = quiet(recipe, device, cache, limit, looks)
@@ -91,7 +91,7 @@ def test_a_slow_look_at_one_network_does_not_choose_a_smaller_one(speed, digits_
         alone = chosen(digits_root, f"budget.seconds={seconds}").config.model
         assert WIDTHS.index(alone.widths) >= 1
         with monkeypatch.context() as patched:
-            patched.setattr(best, "probe", disturbed)
+            patched.setattr(looks, "probe", disturbed)
             assert chosen(digits_root, f"budget.seconds={seconds}").config.model == alone
 
 
@@ -195,7 +195,7 @@ def test_images_unlike_their_mirror_images_are_mirrored_if_there_is_time(
 def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed, digits_root, monkeypatch):
     """Against a plain search among all networks, for images that are unlike their mirror images."""
     monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, 0.6])
-    monkeypatch.setattr(best, "PARTS_OF_A_LOOK", 1e-9)
+    monkeypatch.setattr(looks, "PARTS_OF_A_LOOK", 1e-9)
     train, test = load("digits", Path(digits_root))
     train = train.take(np.tile(np.arange(len(train)), 30))
     monkeypatch.setattr(best, "open_splits", lambda config: (train, test.take(np.arange(0)), test))
