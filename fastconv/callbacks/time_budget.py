@@ -68,6 +68,7 @@ class TimeBudget(L.Callback):
         self._validation_started: float | None = None
         self._score_at = list(SCORED_AT) if seconds is not None and self.reserve.images else []
         self._scored: list[float] = []
+        self._doubted: float | None = None
         self._events: deque[torch.cuda.Event] = deque()
 
     @property
@@ -173,15 +174,20 @@ class TimeBudget(L.Callback):
         if self._validation_started is not None or pl_module.device.type != "cpu":
             return
         pl_module.eval()
-        seconds, usual = [], median(self._scored or [self.reserve.image_seconds])
-        # What takes far longer than usual is looked at again: the first time sets things up, or the machine paused.
-        while not seconds or (len(seconds) == 1 and seconds[0] > UNLIKELY * usual):
-            started = self.elapsed()
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                logits = pl_module(images)
-            seconds.append((self.elapsed() - started) / len(images))
+        started = self.elapsed()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            logits = pl_module(images)
+        seconds = (self.elapsed() - started) / len(images)
         pl_module.train()
-        self._scored.append(min(seconds))
+        # What takes far longer than usual is looked at again after the next step, unless there may be none: the first
+        # time sets things up, or the machine paused.
+        is_unlikely = seconds > UNLIKELY * median(self._scored or [self.reserve.image_seconds])
+        if is_unlikely and self._doubted is None and self._score_at:
+            self._doubted = seconds
+            self._score_at.insert(0, self.progress)
+            return
+        self._scored.append(seconds if self._doubted is None else min(seconds, self._doubted))
+        self._doubted = None
         self.reserve.image_seconds = max(self._scored)
         if "test" in self.counts:  # else they are scored however long it takes
             self.reserve.view_seconds = median(self._scored)
