@@ -1,7 +1,6 @@
 """Whether a mirrored image is an image of the same class: asked of a small network that has seen none."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ def mirrored_accuracy(data: ImageData, network: Airbench, device: Device, images
         while True:
             yield batch(kept[torch.randint(len(kept), (BATCH_SIZE,), generator=generator).numpy()])
 
-    some = replace(data, images=data.images[kept[:WHITENING_IMAGES]])
+    some = data.take(kept[:WHITENING_IMAGES])
     module = learn(some, network, device, batches(), max(LEAST_STEPS, images // BATCH_SIZE))
     plain = mirrored = 0
     with torch.no_grad(), device.autocast():

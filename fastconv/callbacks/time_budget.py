@@ -17,6 +17,7 @@ MAX_STEPS_AHEAD = 8
 # for views that can be left out the median. Often, as a shared machine may be three times slower at the end than it was
 # a minute before.
 SCORED_AT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
+# A look that takes so many times as long as the median of those before is not believed by itself.
 UNLIKELY = 1.5
 # Of images that the network did not learn from so many times as many are uncertain, and at least such a share: it may
 # know by heart those that it learned from.
