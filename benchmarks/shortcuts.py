@@ -6,7 +6,7 @@ Each run may spend as much as two bf16 cores do in so many epochs of airbench94'
 of them are about 1000 s there, 6, 2 and 0.6 are 300, 100 and 30 s. What an image costs at each size was measured there
 (COST; that of "16" at 28 pixels is interpolated). A GPU does the work, in a plain loop with all images in its memory:
 where makes no difference. Trained on all but 10,000 training images, which are scored in all views. Appends to
-benchmarks/results/shortcuts.csv and makes shortcuts.md of it; runs that have a row are skipped. About 5 s a run on an H100.
+benchmarks/results/shortcuts.csv and makes shortcuts.md of it; runs that have a row are skipped. 5 s a run on an H100.
 """
 
 import argparse
