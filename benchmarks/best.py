@@ -21,6 +21,8 @@ from pathlib import Path
 from measurements import RESULTS, append, describe_device, read
 from records import Record, row
 
+from fastconv.config import Trainer
+from fastconv.device import prepare
 from fastconv.results import Results
 from fastconv.summary import summarise
 
@@ -38,10 +40,11 @@ def run(dataset: str, experiment: str, budget: str, seed: int) -> Results:
 
 
 def groups() -> dict[tuple[str, float, str, str], list[dict[str, str]]]:
-    """Rows by data set, budget, machine and experiment."""
+    """Rows by data set, budget, machine with its precision, and experiment."""
     found = defaultdict(list)
     for each in read(ROWS):
-        found[each["dataset"], float(each["budget"]), each["device"], each["experiment"]].append(each)
+        machine = f"{each['device']}, {each['precision']}"
+        found[each["dataset"], float(each["budget"]), machine, each["experiment"]].append(each)
     return dict(sorted(found.items()))
 
 
@@ -54,7 +57,7 @@ def score(rows: list[dict[str, str]]) -> str:
 def table() -> str:
     found = groups()
     lines = ["# Accuracy against budget", "", "| data set | budget | best % | its network | seconds for the choice |"
-             " counted in all | original % | precision | machine |", "|" + " --- |" * 9]  # fmt: skip
+             " counted in all | original % | machine |", "|" + " --- |" * 8]  # fmt: skip
     for (dataset, budget, device, experiment), rows in found.items():
         if experiment == "original":
             continue
@@ -64,7 +67,7 @@ def table() -> str:
         networks = ", ".join(sorted({each["network"] for each in rows}))
         before = experiment.removeprefix("best")
         cells = [dataset, f"{budget:g} s{before}", score(rows), networks, f"{choice:.1f}", f"at most {counted:.1f}"]
-        cells += [score(original) if original else "", rows[0]["precision"], device]
+        cells += [score(original) if original else "", device]
         lines.append(f"| {' | '.join(cells)} |")
     note = (
         "Test images, with test-time augmentation as far as the budget allows; mean ± standard deviation and each run"
@@ -114,7 +117,7 @@ def main(*arguments: str) -> None:
             for dataset in datasets:
                 for experiment in options.get("experiments", "best,original").split(","):
                     about = {"dataset": dataset, "experiment": experiment, "budget": budget, "seed": str(seed)}
-                    about["device"] = describe_device()
+                    about |= {"device": describe_device(), "precision": prepare(Trainer()).precision}
                     if any(about.items() <= each.items() for each in read(ROWS)):
                         continue
                     results = run(dataset, experiment, budget, seed)

@@ -149,7 +149,7 @@ class Trainer:
     strategy: str = "auto"
     """Lightning's strategy: `auto` or `ddp`."""
     precision: str = "auto"
-    """`bf16`, `fp32`, or `auto`: bf16 where the hardware computes with it, else fp32."""
+    """`bf16`, `fp32`, or `auto`: bf16 where the hardware is faster with it, else fp32."""
     channels_last: bool = True
     """Keep the channels of a pixel together in memory, which convolutions prefer."""
     keep_memory: bool = True

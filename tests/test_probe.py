@@ -1,13 +1,18 @@
 """What a recipe needs at least, told before it is measured."""
 
+import itertools
+import json
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastconv import probe
-from fastconv.device import Device
+from fastconv.config import Trainer
+from fastconv.device import Device, cpu_prefers_bf16, prepare
 from fastconv.models import build_model, count_parameters
 from fastconv.probe import Probe, Recipe, least_needs
+from fastconv.ranks import VARIABLE
 
 
 def device(precision: str) -> Device:
@@ -64,3 +69,42 @@ def test_the_random_state_stays():
     before = torch.get_rng_state()
     least_needs(recipe(48), device("fp32"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Say what the processor has, and the seconds of its products in bf16 and fp32, by turns; None: none is made."""
+
+    def has(amx: bool, avx512: bool, seconds: list[float] | None) -> None:
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+        passed = itertools.chain.from_iterable((0.0, each) for each in itertools.cycle(seconds or ()))
+        ends = itertools.accumulate(passed)
+        monkeypatch.setattr("fastconv.device.time.perf_counter", lambda: next(ends))
+
+    cpu_prefers_bf16.cache_clear()
+    yield has
+    cpu_prefers_bf16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "seconds", "precision"),
+    [
+        (False, False, None, "fp32"),
+        (True, True, None, "bf16"),
+        (False, True, [2.0, 1.0], "fp32"),
+        (False, True, [1.0, 2.0], "bf16"),
+        (False, True, [9.0, 2.0, 1.0, 2.0], "bf16"),  # the first is slow
+    ],
+)
+def test_precision_is_the_faster_one(monkeypatch, processor, amx, avx512, seconds, precision):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    processor(amx, avx512, seconds)
+    assert prepare(Trainer(accelerator="cpu")).precision == precision
+
+
+def test_all_ranks_have_the_precision_of_the_first(monkeypatch, processor):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv(VARIABLE, json.dumps({"bf16": True}))
+    processor(False, True, [2.0, 1.0])
+    assert prepare(Trainer(accelerator="cpu")).precision == "bf16"
