@@ -147,6 +147,8 @@ class _Chooser:
         self._unlike = False  # whether mirrored images are of the same class, but look different
         self._looks = Looks(config, self._device, train, self._cache)
         self._each = 1  # looks at a network
+        self._done: dict[str, int] = {}
+        self._spent = 0.0
         self._reasons: dict[str, str] = {}
 
     def choice(self) -> Choice:
@@ -183,16 +185,13 @@ class _Chooser:
         found: list[tuple[Rung, Offer]] = []
         # Where there is no trial, its time is for looks.
         share = LOOK if "flip" in self._chosen and self._trial_seconds >= LEAST_TRIAL else LOOK + TRIAL
-        spent, seconds = 0.0, share * self._config.budget.seconds
+        seconds = share * self._config.budget.seconds
         for below, rung in zip((None, *RUNGS), RUNGS, strict=False):
-            looks, guess, most = self._each, None, None
+            guess = most = None
             if below:
                 last, more = found[-1][1], rung.operations / below.operations
                 guess, most = slower(last.probe, more**GROWTH), slower(last.probe, more * DISTURBED)
-                affordable = int((seconds - spent) / self._looks.seconds(guess))
-                looks = max(0, min(looks, affordable))
-            measured = self._looks.at(rung.network, looks) if looks else guess
-            spent += looks * self._looks.seconds(measured)
+            measured = self._look(rung.network, guess, seconds - self._spent) or guess
             found.append((rung, self._offer(rung.network, faster(measured, most) if most else measured)))
             if len(found) > 1 and self._log_error(*found[-1]) > self._log_error(*found[-2]):
                 break  # those above it would see even fewer images
@@ -206,6 +205,25 @@ class _Chooser:
             )
         self._reasons["model"] = "; ".join(words)
         return best
+
+    def _look(self, network: Any, guess: Probe | None, seconds: float) -> Probe | None:
+        """The fastest of as many looks as wanted and affordable in so many seconds; None if none is.
+
+        Args:
+            guess: what is expected of the first one; without it there is time for that.
+        """
+        name = network_name(network)
+        done = self._done.get(name, 0)
+        known = self._looks.at(network, done) if done else guess
+        new = self._each - done
+        while known and new > 0 and new * known.look_seconds > seconds:
+            new -= 1
+        self._done[name] = done + new
+        if not self._done[name]:
+            return None
+        measured = self._looks.at(network, done + new)
+        self._spent += new * measured.look_seconds
+        return measured
 
     def _log_error(self, rung: Rung, offer: Offer) -> float:
         """By the law, and by what mirrored images bring to a network that they make learn more."""

@@ -10,8 +10,6 @@ from fastconv.device import Device
 from fastconv.probe import Probe, Recipe, probe
 from fastconv.ranks import from_first_rank
 
-# A look at a network takes about as long as learning from so many parts of a batch.
-PARTS_OF_A_LOOK = 8
 # Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
 PART, BATCH = {"cpu": 64, "cuda": 1024}, 2048
 # From one network to the next, time grows with this power of the arithmetic, about: 0.5 (the smallest) to 0.95 on two
@@ -47,17 +45,11 @@ class Looks:
         score = measured.score_seconds / devices
         return dataclasses.replace(measured, step_seconds=learn + measured.update_seconds, score_seconds=score)
 
-    def seconds(self, known: Probe) -> float:
-        """What a look at a network so fast takes, about."""
-        return PARTS_OF_A_LOOK * PART[self._device.kind] * known.step_seconds / BATCH
-
 
 def slower(measured: Probe, factor: float) -> Probe:
     """A network that takes so many times as long."""
-    step, score, update = measured.step_seconds, measured.score_seconds, measured.update_seconds
-    return dataclasses.replace(
-        measured, step_seconds=factor * step, score_seconds=factor * score, update_seconds=factor * update
-    )
+    times = ("step_seconds", "score_seconds", "update_seconds", "look_seconds")
+    return dataclasses.replace(measured, **{name: factor * getattr(measured, name) for name in times})
 
 
 def faster(one: Probe, other: Probe) -> Probe:

@@ -7,7 +7,7 @@ import platform
 import re
 import resource
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -45,13 +45,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Probe:
-    """Seconds per optimizer step (forward, backward, update), seconds per image scored, the peak memory in MB, and
-    the seconds of a step that are the update's."""
+    """Seconds per optimizer step (forward, backward, update), seconds per image scored, the peak memory in MB, the
+    seconds of a step that are the update's, and those that it took to measure all this once."""
 
     step_seconds: float
     score_seconds: float
     memory_mb: float
     update_seconds: float = 0.0
+    look_seconds: float = 0.0
 
 
 def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = None, looks: int = 1) -> Probe:
@@ -75,6 +76,7 @@ def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = Non
         known, done = Probe(**kept["probe"]), kept.get("looks", 1)
     if known and done >= looks:
         return known
+    began = time.perf_counter()
     needed, operations = least_needs(recipe, device)
     free = device.free_memory()
     if free is not None and needed > free:
@@ -84,7 +86,9 @@ def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = Non
         )
     if limit is not None and device.kind == "cpu":  # on a GPU the probe itself is as quick
         require_seconds(limit, operations / _operations_per_second(device))
-    found = [_measure(recipe, device) for _ in range(looks - done)] + ([known] if known else [])
+    found = [_measure(recipe, device) for _ in range(looks - done)]
+    took = (time.perf_counter() - began) / len(found)
+    found = [replace(each, look_seconds=took) for each in found] + ([known] if known else [])
     fastest = min(found, key=lambda each: each.step_seconds)
     write_atomically(path, json.dumps({"probe": asdict(fastest), "looks": looks, **about}, indent=1).encode())
     return fastest

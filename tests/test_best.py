@@ -15,6 +15,7 @@ from fastconv.command import compose
 from fastconv.data.sources import load
 from fastconv.device import Device
 from fastconv.ladder import RUNGS
+from fastconv.looks import GROWTH
 from fastconv.mirrored import mirrored_accuracy
 from fastconv.operations import training_operations
 from fastconv.probe import Probe
@@ -25,15 +26,18 @@ WIDTHS = [rung.network.widths for rung in RUNGS]
 
 @pytest.fixture
 def speed(monkeypatch, digits_root, tmp_path):
-    """Have a machine of so many operations a second; returns what was looked at."""
+    """Have a machine of so many operations a second, of which a look takes those of `parts` parts; returns what was
+    looked at."""
     looked = []
 
-    def machine(operations_per_second: float) -> list:
+    def machine(operations_per_second: float, parts: float = 8) -> list:
         def probe(recipe, device, cache, limit=None, looks=1):
             looked.append(recipe)
             each = training_operations(recipe.model, recipe.settings, recipe.shape, recipe.classes)
             seconds = each / operations_per_second
-            return Probe(recipe.batch_size * seconds, seconds / 3, 100.0, update_seconds=0.0)
+            return Probe(
+                recipe.batch_size * seconds, seconds / 3, 100.0, look_seconds=parts * recipe.norm_batch * seconds
+            )
 
         monkeypatch.setattr(looks, "probe", probe)
         return looked
@@ -46,12 +50,11 @@ def chosen(digits_root, *overrides: str) -> best.Choice:
     return best.choose(OmegaConf.to_object(compose("config", given)), given, Clock())
 
 
-def test_the_network_is_that_of_the_least_expected_error(speed, digits_root, monkeypatch):
+def test_the_network_is_that_of_the_least_expected_error(speed, digits_root):
     """Against a plain search over all networks, whose seconds per image are known."""
-    monkeypatch.setattr(looks, "PARTS_OF_A_LOOK", 1e-9)
     train, test = load("digits", Path(digits_root))
     for operations in (3e8, 1e9, 1e10, 1e11):
-        speed(operations)
+        speed(operations, parts=0)
         choice = chosen(
             digits_root, "budget.seconds=50", "dataset.flip=0", "batch_size=125", "tta.mirror=false", "tta.shift=0"
         )
@@ -77,8 +80,7 @@ def test_more_seconds_never_choose_a_smaller_network(speed, digits_root):
 
 def test_a_slow_look_at_one_network_does_not_choose_a_smaller_one(speed, digits_root, monkeypatch):
     """Something else keeps the machine busy while it looks at the second network."""
-    speed(2e9)
-    monkeypatch.setattr(looks, "PARTS_OF_A_LOOK", 1e-9)
+    speed(2e9, parts=0)
     quiet = looks.probe
 
     def disturbed(recipe, device, cache, limit=None, looks=1):
@@ -93,6 +95,26 @@ def test_a_slow_look_at_one_network_does_not_choose_a_smaller_one(speed, digits_
         with monkeypatch.context() as patched:
             patched.setattr(looks, "probe", disturbed)
             assert chosen(digits_root, f"budget.seconds={seconds}").config.model == alone
+
+
+def test_looks_take_their_share_of_the_budget(digits_root, monkeypatch):
+    """Where the guesses are right, but for the first look: against a count of all looks."""
+    shares = []
+    for scale in np.geomspace(0.01, 10, 20).tolist():
+        seconds = {rung.network.widths[0]: scale * rung.operations**GROWTH for rung in RUNGS}
+        made = dict.fromkeys(seconds, 0)
+
+        def probe(recipe, device, cache, limit=None, looks=1, seconds=seconds, made=made):
+            width = recipe.settings["widths"][0]
+            made[width] = max(looks, made[width])
+            return Probe(seconds[width], seconds[width] / 1e5, 100.0, look_seconds=seconds[width])
+
+        monkeypatch.setattr(looks, "probe", probe)
+        chosen(digits_root, "budget.seconds=30", "dataset.flip=0")
+        assert max(made.values()) <= 2
+        shares.append(sum(made[width] * seconds[width] for width in made) / 30)
+        assert shares[-1] < 0.042 or sum(made.values()) == 1
+    assert max(share for share in shares if share < 0.042) > 0.03
 
 
 @pytest.mark.parametrize(
@@ -195,13 +217,12 @@ def test_images_unlike_their_mirror_images_are_mirrored_if_there_is_time(
 def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed, digits_root, monkeypatch):
     """Against a plain search among all networks, for images that are unlike their mirror images."""
     monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, 0.6])
-    monkeypatch.setattr(looks, "PARTS_OF_A_LOOK", 1e-9)
     train, test = load("digits", Path(digits_root))
     train = train.take(np.tile(np.arange(len(train)), 30))
     monkeypatch.setattr(best, "open_splits", lambda config: (train, test.take(np.arange(0)), test))
     smaller = 0
     for operations in np.geomspace(1e10, 1e11, 20):
-        speed(operations)
+        speed(operations, parts=0)
         given = ("budget.seconds=500", "batch_size=125", "tta.mirror=false", "tta.shift=0")
         choice = chosen(digits_root, *given)
         errors, mirrored = [], []
