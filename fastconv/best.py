@@ -41,7 +41,7 @@ SETTLED_BY = {
 }
 
 # Shares of the budget, at most: for looking at the networks, for trying mirrored images.
-LOOK, TRIAL = 0.022, 0.02
+LOOK, TRIAL = 0.02, 0.02
 # And for scoring: the image and its mirror image, which are worth most, views along the diagonal, in all directions.
 MIRRORED, DIAGONAL, AROUND = 0.2, 0.1, 0.05
 # Share of the mirrored images that rest in each epoch, and of the budget that it may take, at most, to mark them.

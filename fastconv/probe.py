@@ -7,7 +7,7 @@ import platform
 import re
 import resource
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -46,7 +46,7 @@ class Recipe:
 @dataclass(frozen=True)
 class Probe:
     """Seconds per optimizer step (forward, backward, update), seconds per image scored, the peak memory in MB, the
-    seconds of a step that are the update's, and those that it took to measure all this once."""
+    seconds of a step that are the update's, and those that it takes to measure all this on a device that is warm."""
 
     step_seconds: float
     score_seconds: float
@@ -76,7 +76,6 @@ def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = Non
         known, done = Probe(**kept["probe"]), kept.get("looks", 1)
     if known and done >= looks:
         return known
-    began = time.perf_counter()
     needed, operations = least_needs(recipe, device)
     free = device.free_memory()
     if free is not None and needed > free:
@@ -86,9 +85,7 @@ def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = Non
         )
     if limit is not None and device.kind == "cpu":  # on a GPU the probe itself is as quick
         require_seconds(limit, operations / _operations_per_second(device))
-    found = [_measure(recipe, device) for _ in range(looks - done)]
-    took = (time.perf_counter() - began) / len(found)
-    found = [replace(each, look_seconds=took) for each in found] + ([known] if known else [])
+    found = [_measure(recipe, device) for _ in range(looks - done)] + ([known] if known else [])
     fastest = min(found, key=lambda each: each.step_seconds)
     write_atomically(path, json.dumps({"probe": asdict(fastest), "looks": looks, **about}, indent=1).encode())
     return fastest
@@ -182,13 +179,15 @@ def _measure(recipe: Recipe, device: Device) -> Probe:
 
     learn()
     update()
+    began = time.perf_counter()
     learn_seconds, update_seconds = _seconds(learn, device), _seconds(update, device, count=2)
     model.eval()
     score()
     score_seconds = _seconds(score, device) / recipe.norm_batch
     parts = recipe.batch_size // recipe.norm_batch
     step_seconds = parts * learn_seconds + update_seconds
-    return Probe(step_seconds, score_seconds, peak_memory_mb(device.kind), update_seconds)
+    look_seconds = learn_seconds + update_seconds + time.perf_counter() - began  # the first of each is slower
+    return Probe(step_seconds, score_seconds, peak_memory_mb(device.kind), update_seconds, look_seconds)
 
 
 def _seconds(work, device: Device, count: int = MICROBATCHES) -> float:

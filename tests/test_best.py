@@ -62,7 +62,7 @@ def test_the_network_is_that_of_the_least_expected_error(speed, digits_root):
         for rung in RUNGS:
             settings = {k: v for k, v in dataclasses.asdict(rung.network).items() if k not in ("name", "norm_batch")}
             seconds = training_operations("airbench", settings, (8, 8, 1), 10) / operations
-            images = (0.95 * 50 - len(test) * seconds / 3) / seconds
+            images = (0.96 * 50 - len(test) * seconds / 3) / seconds
             images = min(images, 100 * math.sqrt(45_000 * len(train)))
             errors.append(rung.floor + math.log(1 + (rung.images / max(images, 1)) ** 0.8734))
         last = next((at for at in range(1, len(RUNGS)) if errors[at] > errors[at - 1]), len(RUNGS) - 1)
@@ -113,8 +113,8 @@ def test_looks_take_their_share_of_the_budget(digits_root, monkeypatch):
         chosen(digits_root, "budget.seconds=30", "dataset.flip=0")
         assert max(made.values()) <= 2
         shares.append(sum(made[width] * seconds[width] for width in made) / 30)
-        assert shares[-1] < 0.042 or sum(made.values()) == 1
-    assert max(share for share in shares if share < 0.042) > 0.03
+        assert shares[-1] < 0.04 or sum(made.values()) == 1
+    assert max(share for share in shares if share < 0.04) > 0.03
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed
         for rung in RUNGS:
             settings = {k: v for k, v in dataclasses.asdict(rung.network).items() if k not in ("name", "norm_batch")}
             seconds = training_operations("airbench", settings, (8, 8, 1), 10) / operations
-            images = (0.95 * 500 - len(test) * seconds / 3) / seconds
+            images = (0.96 * 500 - len(test) * seconds / 3) / seconds
             images = min(images, 100 * math.sqrt(45_000 * len(train)))
             epochs = images / len(train)
             mirrored.append(epochs >= 8)
