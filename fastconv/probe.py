@@ -76,6 +76,15 @@ def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = Non
         known, done = Probe(**kept["probe"]), kept.get("looks", 1)
     if known and done >= looks:
         return known
+    if not known:
+        _require_room_and_time(recipe, device, limit)
+    found = [_measure(recipe, device) for _ in range(looks - done)] + ([known] if known else [])
+    fastest = min(found, key=lambda each: each.step_seconds)
+    write_atomically(path, json.dumps({"probe": asdict(fastest), "looks": looks, **about}, indent=1).encode())
+    return fastest
+
+
+def _require_room_and_time(recipe: Recipe, device: Device, limit: float | None) -> None:
     needed, operations = least_needs(recipe, device)
     free = device.free_memory()
     if free is not None and needed > free:
@@ -85,10 +94,6 @@ def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = Non
         )
     if limit is not None and device.kind == "cpu":  # on a GPU the probe itself is as quick
         require_seconds(limit, operations / _operations_per_second(device))
-    found = [_measure(recipe, device) for _ in range(looks - done)] + ([known] if known else [])
-    fastest = min(found, key=lambda each: each.step_seconds)
-    write_atomically(path, json.dumps({"probe": asdict(fastest), "looks": looks, **about}, indent=1).encode())
-    return fastest
 
 
 def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
@@ -116,8 +121,8 @@ def least_needs(recipe: Recipe, device: Device) -> tuple[int, int]:
     weights = sum(weight.numel() * weight.itemsize for weight in tensors)
     learned = sum(weight.numel() * weight.itemsize for weight in tensors if weight.requires_grad)
     # Tensors without memory take no time, but for the second in which torch imports what they need.
-    where = "cpu" if weights < LARGE_BYTES else "meta"
-    model = build(where)
+    where = device.kind if weights < LARGE_BYTES else "meta"
+    model = build(where).to(where)
     images = torch.zeros(PAIR, channels, height, width, device=where)
     operations, kept = 0, {}
 
@@ -153,7 +158,8 @@ def _operations_per_second(device: Device, size: int = 1024) -> float:
 def _measure(recipe: Recipe, device: Device) -> Probe:
     with torch.random.fork_rng():
         height, width, channels = recipe.shape
-        model = build_model(recipe.model, channels, recipe.classes, **recipe.settings).to(device.kind)
+        with torch.device(device.kind):  # a GPU draws the weights of a large network sooner than a CPU
+            model = build_model(recipe.model, channels, recipe.classes, **recipe.settings).to(device.kind)
         images = torch.randn(recipe.norm_batch, height, width, channels, device=device.kind).permute(0, 3, 1, 2)
         labels = torch.randint(recipe.classes, (recipe.norm_batch,), device=device.kind)
     if recipe.channels_last:
