@@ -83,9 +83,10 @@ def draw() -> None:
     budgets = {(dataset, budget) for dataset, budget, *_ in found}
     datasets = sorted({dataset for dataset, _ in budgets if sum(dataset == name for name, _ in budgets) > 1})
     figure = Figure(figsize=(4.2 * len(datasets), 4.2), layout="constrained")
-    devices = sorted({device for _, _, device, _ in found})
+    devices = sorted({device for name, _, device, experiment in found if experiment == "best" and name in datasets})
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
-        lines = sorted({(device, experiment) for name, _, device, experiment in found if name == dataset})
+        here = {(device, experiment) for name, _, device, experiment in found if name == dataset}
+        lines = sorted(line for line in here if (line[0], "best") in here)
         for device, experiment in lines:
             rows = [
                 (budget, [100 * float(each["accuracy_tta"]) for each in group])
