@@ -10,15 +10,13 @@ chose until then, `best at <commit>` what it chose at that one only.
 article's recipe counts its training alone, and is scored without test-time augmentation, which it has not.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, read
+from measurements import RESULTS, append, describe_device, forget_probes, read
 from records import Record, row
 
 from fastconv.config import Trainer
@@ -32,7 +30,7 @@ SETTINGS = {"best": (), "original": ("tta.mirror=false", "tta.shift=0", "validat
 
 def run(dataset: str, experiment: str, budget: str, seed: int) -> Results:
     with tempfile.TemporaryDirectory() as outputs:
-        shutil.rmtree(Path(os.environ.get("FASTCONV_DATA", "data"), "probes"), ignore_errors=True)
+        forget_probes()
         command = [sys.executable, "-m", "fastconv.train", f"dataset={dataset}", f"experiment={experiment}"]
         command += [f"seed={seed}", f"budget.seconds={budget}", "figures=false", *SETTINGS[experiment]]
         subprocess.run([*command, f"outputs={outputs}", f"stream.root={outputs}/streams"], check=True)

@@ -6,6 +6,7 @@ within a round holds even where the machine's speed drifts; a table quotes the m
 
 import csv
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,11 @@ def read(path: Path) -> list[dict[str, str]]:
 def describe_device() -> str:
     """The GPU that fastconv would choose, else the processor."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {os.cpu_count()} cores"
+
+
+def forget_probes() -> None:
+    """Have the next run measure the machine and try the images anew."""
+    shutil.rmtree(Path(os.environ.get("FASTCONV_DATA", "data"), "probes"), ignore_errors=True)
 
 
 def describe_versions() -> str:

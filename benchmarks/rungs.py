@@ -8,15 +8,13 @@ ever; the rule chooses anew each time. Appends to benchmarks/results/rungs.csv a
 """
 
 import dataclasses
-import os
-import shutil
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 from unittest import mock
 
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, describe_device, describe_versions, forget_probes, read
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -54,7 +52,7 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
     settings, budget = CASES[case]
     settings = [*settings, f"seed={seed}"]
     if network == "best":
-        shutil.rmtree(Path(os.environ.get("FASTCONV_DATA", "data"), "probes"), ignore_errors=True)
+        forget_probes()
     settings = [*settings, "experiment=best", f"budget.seconds={budget}", "figures=false", "checkpoint.save=false"]
     settings += [f"model.widths={rung.network.widths}".replace(" ", "") for rung in RUNGS if name(rung) == network]
     with (
