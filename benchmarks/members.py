@@ -21,8 +21,8 @@ from measurements import RESULTS, append, describe_device, describe_versions, re
 from shortcuts import NETWORKS, Batches, Trial, images_of
 from torch import Tensor
 
-from fastconv.best import SURE
 from fastconv.models import build_model
+from fastconv.offers import SURE
 from fastconv.optim import Muon
 from fastconv.tta import Views
 
