@@ -1,17 +1,24 @@
-"""Fit the law of `fastconv.ladder` to benchmarks/results/ladder.csv: python benchmarks/fit_ladder.py
+"""Fit the law of `fastconv.ladder` to runs in benchmarks/results: python benchmarks/fit_ladder.py
 
-Prints the numbers to put there, and makes benchmarks/results/ladder.md and ladder.png of the runs and the law.
+They are those of ladder.csv and, of shortcuts.csv, those that take no shortcut, which learn from fewer images. Prints
+the numbers to put there, and makes benchmarks/results/ladder.md and ladder.png of the runs and the law.
 """
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
+from statistics import mean
 
 import numpy as np
 from measurements import RESULTS, read
 from scipy.optimize import minimize
+from shortcuts import HELD as FEWER
+from shortcuts import Trial
 
 NETWORKS = ("8", "16", "32", "64", "95", "96")
-DATASETS = {"cifar10": (45_000, 5000), "fashion_mnist": (54_000, 6000), "mnist": (54_000, 6000)}  # trained on, held out
+DATASETS = {"cifar10": 50_000, "fashion_mnist": 60_000, "mnist": 60_000}
+# Share of them that ladder.csv holds out.
+HELD = 0.1
 # With fewer steps a run shows what steps are worth, not images.
 LEAST_STEPS = 80
 # What two runs' logarithms of the error differ by, beside what their held-out images leave open.
@@ -20,48 +27,69 @@ SPREAD = 0.03
 
 @dataclass(frozen=True)
 class Point:
-    """The best of the recipes that were tried with a data set, a network and a number of epochs."""
+    """The best of the recipes that were tried with a data set, a network and a number of epochs.
+
+    `held`: images that the error is of. `error`: the mean of so many `seeds`.
+    """
 
     dataset: str
+    held: int
     network: str
     epochs: float
     error: float
+    seeds: int
     recipe: str
 
     @property
     def images(self) -> float:
-        return self.epochs * DATASETS[self.dataset][0]
+        return self.epochs * (DATASETS[self.dataset] - self.held)
 
     @property
     def weight(self) -> float:
         """One over the standard deviation of the logarithm of the error."""
-        return ((1 - self.error) / (DATASETS[self.dataset][1] * self.error) + SPREAD**2) ** -0.5
+        return ((1 - self.error) / (self.held * self.error) + SPREAD**2 / self.seeds) ** -0.5
 
 
 def points() -> list[Point]:
-    found: dict[tuple[str, str, float], Point] = {}
+    runs: dict[tuple, list[float]] = defaultdict(list)
     for row in read(RESULTS / "ladder.csv"):
-        if int(row["steps"]) < LEAST_STEPS or "max_lr" in row["settings"] or "flip" in row["settings"]:
-            continue
-        error, epochs = 1 - float(row["accuracy_holdout_tta"]), float(row["epochs"])
-        recipe = f"{row['augment']} {row['settings']}".strip()
-        point = Point(row["dataset"], row["network"], epochs, error, recipe)
-        key = point.dataset, point.network, point.epochs
-        if key not in found or error < found[key].error:
-            found[key] = point
-    return sorted(found.values(), key=lambda point: (point.dataset, NETWORKS.index(point.network), point.epochs))
+        if "max_lr" not in row["settings"] and "flip" not in row["settings"] and int(row["steps"]) >= LEAST_STEPS:
+            held, recipe = round(HELD * DATASETS[row["dataset"]]), f"{row['augment']} {row['settings']}".strip()
+            key = row["dataset"], held, row["network"], float(row["epochs"]), recipe
+            runs[key].append(1 - float(row["accuracy_holdout_tta"]))
+    for row in read(RESULTS / "shortcuts.csv"):
+        usual = Trial(
+            dataset=row["dataset"],
+            network=row["network"],
+            work=float(row["work"]),
+            batch_size=int(row["batch_size"]),
+            flip=int(row["dataset"] == "cifar10"),
+            seed=int(row["seed"]),
+        )
+        if row["network"] in NETWORKS and usual.about.items() <= row.items():
+            recipe = f"airbench batch_size={usual.batch_size}"
+            key = usual.dataset, FEWER, usual.network, round(float(row["epochs"]), 1), recipe
+            runs[key].append(1 - float(row["accuracy_holdout_tta"]))
+    found: dict[tuple, Point] = {}
+    for (*about, recipe), errors in runs.items():
+        key = tuple(about)
+        if key not in found or mean(errors) < found[key].error:
+            found[key] = Point(*about, mean(errors), len(errors), recipe)
+    return sorted(
+        found.values(), key=lambda point: (point.dataset, point.held, NETWORKS.index(point.network), point.epochs)
+    )
 
 
 @dataclass(frozen=True)
 class Law:
-    """Floors and images of each network, and the exponent; then each data set's own s and d."""
+    """Floors and images of each network, and the exponent; then each data set's own s, and d by the images held out."""
 
     theta: np.ndarray
-    own: dict[str, tuple[float, float]]
+    own: dict[str, tuple[float, dict[int, float]]]
 
-    def __call__(self, dataset: str, networks: np.ndarray, images: np.ndarray) -> np.ndarray:
+    def __call__(self, dataset: str, held: int, networks: np.ndarray, images: np.ndarray) -> np.ndarray:
         s, d = self.own[dataset]
-        return s * shared(self.theta, networks, images) + d
+        return s * shared(self.theta, networks, images) + d[held]
 
 
 def shared(theta: np.ndarray, networks: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -75,18 +103,21 @@ def fit(measured: list[Point]) -> Law:
         own = [point for point in measured if point.dataset == dataset]
         networks = np.array([NETWORKS.index(point.network) for point in own])
         images, errors = np.array([point.images for point in own]), np.log([point.error for point in own])
-        parts[dataset] = networks, images, errors, np.array([point.weight for point in own])
+        # A column for each number of images held out: its d.
+        held = sorted({point.held for point in own})
+        columns = np.array([[point.held == each for each in held] for point in own], float)
+        parts[dataset] = networks, images, errors, np.array([point.weight for point in own]), held, columns
 
     def law(theta: np.ndarray) -> tuple[Law, float]:
         """With s and d by least squares, CIFAR-10's s being 1; and the sum of squares."""
         own, squares = {}, 0.0
-        for dataset, (networks, images, errors, weights) in parts.items():
-            f = shared(theta, networks, images)
-            s, d = (1.0, np.average(errors - f, weights=weights**2)) if dataset == "cifar10" else np.polyfit(
-                f, errors, 1, w=weights
-            )  # fmt: skip
-            own[dataset] = float(s), float(d)
-            squares += float(np.sum(((errors - s * f - d) * weights) ** 2))
+        for dataset, (networks, images, errors, weights, held, columns) in parts.items():
+            f, fixed = shared(theta, networks, images), dataset == "cifar10"
+            left, free = (errors - f, columns) if fixed else (errors, np.column_stack([f, columns]))
+            found = np.linalg.lstsq(free * weights[:, None], left * weights, rcond=None)[0]
+            s, *d = [1.0, *found] if fixed else found
+            own[dataset] = float(s), dict(zip(held, map(float, d), strict=True))
+            squares += float(np.sum(((left - free @ found) * weights) ** 2))
         return Law(theta, own), squares
 
     start = np.array([0.9, 0.6, 0.3, 0.0, -0.1, -0.15, *[11.0] * len(NETWORKS), 0.0])
@@ -101,18 +132,21 @@ def fit(measured: list[Point]) -> Law:
 
 
 def write(measured: list[Point], law: Law) -> None:
-    lines = ["# What networks learn", "", "| data set | network | epochs | held-out % | law % | recipe |",
-             "|" + " --- |" * 6]  # fmt: skip
+    lines = ["# What networks learn", "",
+             "| data set | images held out | network | epochs | held-out % | law % | recipe | n |",
+             "|" + " --- |" * 8]  # fmt: skip
     for point in measured:
-        error = math.exp(law(point.dataset, np.array([NETWORKS.index(point.network)]), np.array([point.images]))[0])
+        network, images = np.array([NETWORKS.index(point.network)]), np.array([point.images])
+        error = math.exp(law(point.dataset, point.held, network, images)[0])
         lines.append(
-            f"| {point.dataset} | {point.network} | {point.epochs:g} | {100 * (1 - point.error):.2f} |"
-            f" {100 * (1 - error):.2f} | {point.recipe} |"
+            f"| {point.dataset} | {point.held:,} | {point.network} | {point.epochs:g} | {100 * (1 - point.error):.2f} |"
+            f" {100 * (1 - error):.2f} | {point.recipe} | {point.seeds} |"
         )
     note = (
-        "One seed each, with test-time augmentation, on held-out training images: 5,000 or 6,000."
+        "Means of n seeds, with test-time augmentation, on held-out training images."
         " A network's number is its first width or, of the two largest, the per cent that airbench has it for. Of the"
-        f" recipes the best, of those with {LEAST_STEPS} steps or more. Machines and versions: ladder.csv."
+        f" recipes the best, of those with {LEAST_STEPS} steps or more. Machines and versions: ladder.csv and, of"
+        " 10,000 images, shortcuts.csv."
     )
     (RESULTS / "ladder.md").write_text("\n".join([*lines, "", note]) + "\n")
 
@@ -126,9 +160,13 @@ def draw(measured: list[Point], law: Law) -> None:
             own = [point for point in measured if (point.dataset, point.network) == (dataset, network)]
             if not own:
                 continue
-            axes.plot([p.images for p in own], [100 * p.error for p in own], "o", color=f"C{at}", label=network)
-            images = np.geomspace(own[0].images, own[-1].images, 50)
-            axes.plot(images, 100 * np.exp(law(dataset, np.full(50, at), images)), color=f"C{at}", alpha=0.6)
+            # As far from the law of the largest part as they are from that of their own.
+            _, d = law.own[dataset]
+            part = min(d)
+            errors = [100 * p.error * math.exp(d[part] - d[p.held]) for p in own]
+            axes.plot([p.images for p in own], errors, "o", color=f"C{at}", label=network)
+            images = np.geomspace(min(p.images for p in own), max(p.images for p in own), 50)
+            axes.plot(images, 100 * np.exp(law(dataset, part, np.full(50, at), images)), color=f"C{at}", alpha=0.6)
         axes.set(xscale="log", yscale="log", xlabel="images seen", ylabel="error in %", title=dataset)
         axes.grid(alpha=0.3, which="both")
         axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")

@@ -16,14 +16,13 @@ from fastconv.data.images import ImageData
 from fastconv.data.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.storage import write_atomically
 from fastconv.device import Device, prepare
-from fastconv.ladder import LARGE, RESTING, RESTING_EPOCHS, RUNGS, STRONG_EPOCHS
+from fastconv.ladder import LARGE, RUNGS, STRONG_EPOCHS
 from fastconv.looks import Looks, network_name
 from fastconv.mirrored import BATCH_SIZE, HELD, mirrored_accuracy
 from fastconv.offers import Offer, Offers, moved_by
 from fastconv.probe import Probe
 from fastconv.ranks import from_first_rank
 from fastconv.rest import NETWORK as MARKER
-from fastconv.rest import lesson
 from fastconv.run import open_splits
 
 # The keys of the command line that settle each choice.
@@ -39,8 +38,8 @@ SETTLED_BY = {
 
 # Shares of the budget, at most: for looking at the networks, for trying mirrored images.
 LOOK, TRIAL = 0.02, 0.02
-# Share of the mirrored images that rest in each epoch, and of the budget that it may take, at most, to mark them.
-REST, MARK = 0.3, 0.06
+# Share of the images that rest in each epoch.
+REST = 0.3
 # Looks at each network, of which the fastest counts: a GPU is a run's own.
 LOOKS = {"cpu": 2, "cuda": 1}
 # Images over which batch norm takes its statistics on a CPU: their activations stay near its caches.
@@ -123,7 +122,13 @@ class _Chooser:
         if "augment" in self._chosen:
             new["augment"] = self._policy(best, epochs)
         if "rest" in self._chosen:
-            new["rest"] = self._rest(best, epochs)
+            seconds = offers.marking_seconds(best)
+            new["rest"] = 0.0 if seconds is None else REST
+            if seconds is not None:
+                self._reasons["rest"] = (
+                    f"{REST:.0%} of the images in each epoch, those that {network_name(MARKER)} knows best, each in"
+                    f" every other one; about {seconds:.0f} s to find them"
+                )
         if "tta" in self._chosen:
             new["tta"] = best.tta
         if "batch_size" in self._chosen:
@@ -161,23 +166,6 @@ class _Chooser:
         each = max(2, size // devices)
         part = each if self._device.kind == "cuda" else min(NORM_BATCH, each)
         return devices * part * (each // part), part
-
-    def _rest(self, best: Offer, epochs: float) -> float:
-        """Share of the images that rest in each epoch."""
-        least, most = RESTING_EPOCHS
-        if best.network not in RESTING or best.flip == 0 or not least <= epochs <= most:
-            return 0.0
-        measured = self._looks.at(MARKER)
-        steps, size = lesson(len(self._train))
-        small = Offer(MARKER, measured, steps * size, size, best.tta, flip=0.0)
-        seconds = steps * small.step_seconds + len(self._train) * measured.score_seconds
-        if seconds > MARK * self._config.budget.seconds:
-            return 0.0
-        self._reasons["rest"] = (
-            f"{REST:.0%} of the images in each epoch, those that {network_name(MARKER)} knows best, each in every other"
-            f" one; about {seconds:.0f} s to find them"
-        )
-        return REST
 
     def _policy(self, best: Offer, epochs: float) -> Policy:
         strong, side = best.network in LARGE and epochs >= STRONG_EPOCHS, min(self._train.images.shape[1:3])

@@ -7,7 +7,7 @@ from fastconv.config import Airbench
 
 # The law's exponent, and a rung's `floor` and `images`, are of benchmarks/fit_ladder.py: fitted to held-out images of
 # CIFAR-10, Fashion-MNIST and MNIST.
-LEARNING = 0.8734
+LEARNING = 0.8280
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Rung:
 # From the smallest: airbench94's network, narrower and itself, then airbench95's and airbench96's, then that twice as
 # wide, whose two numbers are no fit: it is taken to reach a fifth fewer errors than the one before.
 RUNGS = (
-    Rung(Airbench(widths=[8, 32, 32]), 0.029, 1.338, 46_105),
-    Rung(Airbench(widths=[16, 64, 64]), 0.084, 0.828, 51_212),
-    Rung(Airbench(widths=[32, 128, 128]), 0.279, 0.389, 62_827),
-    Rung(Airbench(widths=[64, 256, 256]), 1.0, 0.0, 139_933),
-    Rung(Airbench(widths=[128, 384, 384]), 2.55, -0.068, 108_677),
-    Rung(Airbench(widths=[128, 384, 512], convs=3, residual=True, norm_momentum=0.1), 3.83, -0.785, 1_268_504),
-    Rung(Airbench(widths=[256, 768, 1024], convs=3, residual=True, norm_momentum=0.1), 14.87, -1.0, 1_500_000),
+    Rung(Airbench(widths=[8, 32, 32]), 0.029, 1.232, 48_154),
+    Rung(Airbench(widths=[16, 64, 64]), 0.084, 0.712, 54_231),
+    Rung(Airbench(widths=[32, 128, 128]), 0.279, 0.274, 70_543),
+    Rung(Airbench(widths=[64, 256, 256]), 1.0, 0.0, 91_194),
+    Rung(Airbench(widths=[128, 384, 384]), 2.55, -0.166, 108_704),
+    Rung(Airbench(widths=[128, 384, 512], convs=3, residual=True, norm_momentum=0.1), 3.83, -0.989, 1_654_507),
+    Rung(Airbench(widths=[256, 768, 1024], convs=3, residual=True, norm_momentum=0.1), 14.87, -1.2, 2_000_000),
 )
 # Those with which it was measured that images may rest (benchmarks/shortcuts.py), and for how few and many epochs:
-# from 6 to 20.
-RESTING, RESTING_EPOCHS = tuple(rung.network for rung in RUNGS[2:4]), (5, 40)
+# from 6 to 20. What they gain in log error was 0.005 to 0.06, less with more epochs: this on average.
+RESTING, RESTING_EPOCHS, RESTING_GAIN = tuple(rung.network for rung in RUNGS[2:4]), (5, 40), 0.03
 # Those that begin to know the images by heart, and from how many epochs on.
 LARGE, STRONG_EPOCHS = tuple(rung.network for rung in RUNGS[4:]), 16

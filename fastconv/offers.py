@@ -11,9 +11,11 @@ from typing import Any
 
 from fastconv.config import TTA, Config
 from fastconv.data.images import ImageData
-from fastconv.ladder import RUNGS, Rung
+from fastconv.ladder import RESTING, RESTING_EPOCHS, RESTING_GAIN, RUNGS, Rung
 from fastconv.looks import BATCH, DISTURBED, GROWTH, Looks, faster, network_name, slower
 from fastconv.probe import Probe
+from fastconv.rest import NETWORK as MARKER
+from fastconv.rest import lesson
 from fastconv.run import views
 from fastconv.tta import UNCERTAIN
 
@@ -22,6 +24,9 @@ from fastconv.tta import UNCERTAIN
 MIRRORED, DIAGONAL, AROUND = 0.2, 0.1, 0.05
 # More views change nothing for images whose answer is so sure, compared with how sure it can be.
 SURE = 0.85
+
+# And for finding the images that rest.
+MARK = 0.06
 
 # Sizes of a batch, and optimizer steps that a run should have of them; else the next smaller one is taken. The
 # 1000 steps are a guess: of 400 and fewer, smaller batches are better.
@@ -132,6 +137,18 @@ class Offers:
             return math.inf if epochs is None else epochs * len(self._train)
         return MOST_EPOCHS * math.sqrt(max(AT_IMAGES, len(self._train)) * len(self._train))
 
+    def marking_seconds(self, offer: Offer) -> float | None:
+        """Seconds to find the images that rest; None if none is to, as it does not pay or is not measured to."""
+        least, most = RESTING_EPOCHS
+        pays = offer.network in RESTING and offer.flip > 0 and least <= self.epochs(offer) <= most
+        if "rest" not in self._chosen or not pays:
+            return None
+        measured = self._looks.at(MARKER)
+        steps, size = lesson(len(self._train))
+        small = Offer(MARKER, measured, steps * size, size, offer.tta, flip=0.0)
+        seconds = steps * small.step_seconds + len(self._train) * measured.score_seconds
+        return seconds if seconds <= MARK * self._config.budget.seconds else None
+
     def _look(self, network: Any, guess: Probe | None, looks: int) -> Probe | None:
         """The fastest of as many looks as wanted and affordable; None if none is.
 
@@ -152,9 +169,10 @@ class Offers:
         return measured
 
     def _log_error(self, rung: Rung, offer: Offer) -> float:
-        """By the law, and by what mirrored images bring to a network that they make learn more."""
+        """By the law, and by what images bring that rest, or are mirrored and make a network learn more."""
         doublings = math.log2(self.epochs(offer) / UNLIKE_EPOCHS) if self._unlike and offer.flip > 0 else 0.0
-        return rung.log_error(offer.images) - UNLIKE_GAIN * min(1.0, doublings)
+        resting = RESTING_GAIN if self.marking_seconds(offer) is not None else 0.0
+        return rung.log_error(offer.images) - UNLIKE_GAIN * min(1.0, doublings) - resting
 
     def _offer(self, network: Any, measured: Probe) -> Offer:
         offer = self._in_time(network, measured, self._flip)
