@@ -165,7 +165,7 @@ class Offers:
         if not self._looked[name]:
             return None
         measured = self._looks.at(network, done + new)
-        self._spent += new * measured.look_seconds
+        self._spent += new * measured.look_seconds + (0.0 if done else measured.first_seconds)
         return measured
 
     def _log_error(self, rung: Rung, offer: Offer) -> float:

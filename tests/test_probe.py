@@ -65,6 +65,26 @@ def test_of_several_looks_the_fastest_counts(monkeypatch, tmp_path):
     assert not list(seconds)
 
 
+def test_what_the_first_look_takes_more_is_kept(monkeypatch, tmp_path):
+    """Half a second to count its needs and 2 s to look, on a clock of the test's own."""
+    now, steps = 0.0, iter([3.0, 1.0])
+
+    def require(*given) -> None:
+        nonlocal now
+        now += 0.5
+
+    def measure(*given) -> Probe:
+        nonlocal now
+        now += 2
+        return Probe(next(steps), 0.1, 100.0, look_seconds=1.2)
+
+    monkeypatch.setattr(probe, "_require_room_and_time", require)
+    monkeypatch.setattr(probe, "_measure", measure)
+    monkeypatch.setattr("fastconv.probe.time.perf_counter", lambda: now)
+    assert probe.probe(recipe(48), device("fp32"), tmp_path).first_seconds == pytest.approx(1.3)
+    assert probe.probe(recipe(48), device("fp32"), tmp_path, looks=2).first_seconds == pytest.approx(1.3)
+
+
 def test_the_random_state_stays():
     before = torch.get_rng_state()
     least_needs(recipe(48), device("fp32"))
