@@ -51,6 +51,21 @@ def image_seconds(rung: Rung, operations_per_second: float) -> float:
     return training_operations("airbench", settings, (8, 8, 1), 10) / operations_per_second
 
 
+def images_seen(budget: float, seconds: float, count: int, scored: int) -> float:
+    """In a budget less 4 %, by a network of so many seconds an image, which scores in a third of them."""
+    return min((0.96 * budget - scored * seconds / 3) / seconds, 100 * math.sqrt(45_000 * count))
+
+
+def error_by_the_law(rung: Rung, images: float) -> float:
+    return rung.floor + math.log(1 + (rung.images / max(images, 1)) ** 0.8280)
+
+
+def least(errors: list[float]) -> int:
+    """Which of them, by rung, is the least, from the first one on until the next is larger."""
+    last = next((at for at in range(1, len(errors)) if errors[at] > errors[at - 1]), len(errors) - 1)
+    return int(np.argmin(errors[: last + 1]))
+
+
 def chosen(digits_root, *overrides: str) -> best.Choice:
     given = ["experiment=best", "dataset=digits", f"data={digits_root}", "trainer=cpu", *overrides]
     return best.choose(OmegaConf.to_object(compose("config", given)), given, Clock())
@@ -67,12 +82,9 @@ def test_the_network_is_that_of_the_least_expected_error(speed, digits_root):
         errors = []
         for rung in RUNGS:
             seconds = image_seconds(rung, operations)
-            images = (0.96 * 50 - len(test) * seconds / 3) / seconds
-            images = min(images, 100 * math.sqrt(45_000 * len(train)))
-            errors.append(rung.floor + math.log(1 + (rung.images / max(images, 1)) ** 0.8280))
-        last = next((at for at in range(1, len(RUNGS)) if errors[at] > errors[at - 1]), len(RUNGS) - 1)
-        looked_at = errors[: last + 1]
-        assert choice.config.model.widths == WIDTHS[int(np.argmin(looked_at))]
+            images = images_seen(50, seconds, len(train), len(test))
+            errors.append(error_by_the_law(rung, images))
+        assert choice.config.model.widths == WIDTHS[least(errors)]
 
 
 def test_more_seconds_never_choose_a_smaller_network(speed, digits_root):
@@ -236,14 +248,12 @@ def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed
         errors, mirrored = [], []
         for rung in RUNGS:
             seconds = image_seconds(rung, operations)
-            images = (0.96 * 500 - len(test) * seconds / 3) / seconds
-            images = min(images, 100 * math.sqrt(45_000 * len(train)))
+            images = images_seen(500, seconds, len(train), len(test))
             epochs = images / len(train)
             mirrored.append(epochs >= 8)
             gain = 0.08 * min(1, math.log2(epochs / 8)) if epochs >= 8 else 0
-            errors.append(rung.floor + math.log(1 + (rung.images / max(images, 1)) ** 0.8280) - gain)
-        last = next((at for at in range(1, len(RUNGS)) if errors[at] > errors[at - 1]), len(RUNGS) - 1)
-        at = int(np.argmin(errors[: last + 1]))
+            errors.append(error_by_the_law(rung, images) - gain)
+        at = least(errors)
         assert choice.config.model.widths == WIDTHS[at]
         assert (choice.config.dataset.flip > 0) == mirrored[at]
         unmirrored = chosen(digits_root, *given, "dataset.flip=0").config.model.widths
@@ -265,14 +275,12 @@ def test_a_network_may_win_by_images_that_rest(speed, digits_root, monkeypatch):
         seconds = [image_seconds(rung, operations) for rung in RUNGS]
         errors, resting = [], []
         for at, rung in enumerate(RUNGS):
-            images = (0.96 * 500 - len(test) * seconds[at] / 3) / seconds[at]
-            images = min(images, 100 * math.sqrt(45_000 * len(train)))
+            images = images_seen(500, seconds[at], len(train), len(test))
             # The network that marks learns from each image once, and is asked about it.
             marked = 4 / 3 * len(train) * seconds[1] <= 0.06 * 500
             resting.append(at in (2, 3) and 5 <= images / len(train) <= 40 and marked)
-            errors.append(rung.floor + math.log(1 + (rung.images / max(images, 1)) ** 0.8280) - 0.03 * resting[at])
-        last = next((at for at in range(1, len(RUNGS)) if errors[at] > errors[at - 1]), len(RUNGS) - 1)
-        at = int(np.argmin(errors[: last + 1]))
+            errors.append(error_by_the_law(rung, images) - 0.03 * resting[at])
+        at = least(errors)
         assert choice.config.model.widths == WIDTHS[at]
         assert (choice.config.rest > 0) == resting[at]
         others += chosen(digits_root, *given, "rest=0").config.model != choice.config.model
