@@ -17,11 +17,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from measurements import RESULTS, describe_device, describe_versions
 
-from fastconv.collection import Entry, find_runs
-from fastconv.comparison import Group, group_runs
-from fastconv.figures import save
-from fastconv.page import write_csv
-from fastconv.summary import Summary, summarise
+from fastconv.analysis.comparison.groups import Group, group_runs
+from fastconv.analysis.comparison.statistics import Summary, summarise
+from fastconv.analysis.figures import save
+from fastconv.analysis.html import write_csv
+from fastconv.runs.collection import Entry, find_runs
 
 # Each sweep with what it varies, and the setting that the others are compared with.
 ABLATIONS = {

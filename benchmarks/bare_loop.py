@@ -17,18 +17,18 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fastconv import run as runs
-from fastconv import training
-from fastconv.clock import Clock
-from fastconv.command import compose
-from fastconv.datamodule import StreamBatches
-from fastconv.device import Device
+from fastconv.budget.clock import Clock
+from fastconv.budget.hardware import Device
+from fastconv.config.cli import compose
+from fastconv.data.prefetch import Prefetch
 from fastconv.models import build_model
 from fastconv.optim import SGD
-from fastconv.optim.groups import decay_groups
-from fastconv.prefetch import Prefetch
-from fastconv.run import Run
-from fastconv.run_folder import RunFolder
+from fastconv.optim.param_groups import decay_groups
+from fastconv.runs.folder import RunFolder
+from fastconv.training import plan as runs
+from fastconv.training import trainer as training
+from fastconv.training.datamodule import StreamBatches
+from fastconv.training.plan import Run
 
 
 def plan(*overrides: str) -> Run:

@@ -19,10 +19,10 @@ from pathlib import Path
 from measurements import RESULTS, append, describe_device, forget_probes, read
 from records import Record, row
 
-from fastconv.config import Trainer
-from fastconv.device import prepare
-from fastconv.results import Results
-from fastconv.summary import summarise
+from fastconv.analysis.comparison.statistics import summarise
+from fastconv.budget.hardware import prepare
+from fastconv.config.schema import Trainer
+from fastconv.runs.results import Results
 
 ROWS, TABLE, FIGURE = (RESULTS / f"best.{kind}" for kind in ("csv", "md", "png"))
 SETTINGS = {"best": (), "original": ("tta.mirror=false", "tta.shift=0", "validate.on=none")}

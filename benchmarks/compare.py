@@ -13,10 +13,10 @@ from pathlib import Path
 
 from measurements import Table
 
-from fastconv.config import Config
-from fastconv.overrides import compose, typed
-from fastconv.results import Results
-from fastconv.run_folder import recipe
+from fastconv.config.overrides import compose, typed
+from fastconv.config.schema import Config
+from fastconv.runs.folder import recipe
+from fastconv.runs.results import Results
 
 ROUNDS = 5
 SEEDS = 20

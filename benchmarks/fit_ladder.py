@@ -1,4 +1,4 @@
-"""Fit the law of `fastconv.ladder` to runs in benchmarks/results: python benchmarks/fit_ladder.py
+"""Fit the law of `fastconv.budget.autotune.scaling_law` to runs in benchmarks/results: python benchmarks/fit_ladder.py
 
 They are those of ladder.csv and, of shortcuts.csv, those that take no shortcut, which learn from fewer images. Prints
 the numbers to put there, and makes benchmarks/results/ladder.md and ladder.png of the runs and the law.

@@ -18,8 +18,8 @@ from measurements import Table, append, describe_device, read
 from records import RECORDS, ROWS, TABLE
 from rich.console import Console
 
-from fastconv import training
-from fastconv.run_folder import RunFolder
+from fastconv.runs.folder import RunFolder
+from fastconv.training import trainer as training
 
 ROUNDS = 3
 # Two CPU cores with bf16 fit 6.2 epochs of the article's recipe into 1000 s (results/original.csv).

@@ -90,12 +90,12 @@ def measure(cell: Cell) -> dict[str, object]:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from fastconv import run as runs
-    from fastconv import training
-    from fastconv.clock import Clock
-    from fastconv.command import compose
-    from fastconv.results import git_commit
-    from fastconv.run_folder import RunFolder
+    from fastconv.budget.clock import Clock
+    from fastconv.config.cli import compose
+    from fastconv.runs.folder import RunFolder
+    from fastconv.runs.results import git_commit
+    from fastconv.training import plan as runs
+    from fastconv.training import trainer as training
 
     warnings.filterwarnings("ignore")
     started = time.perf_counter()

@@ -15,8 +15,8 @@ from statistics import median
 
 import torch
 
-from fastconv.device import cpu_name
-from fastconv.results import git_commit, versions
+from fastconv.budget.hardware import cpu_name
+from fastconv.runs.results import git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -21,10 +21,10 @@ from measurements import RESULTS, append, describe_device, describe_versions, re
 from shortcuts import NETWORKS, Batches, Trial, images_of
 from torch import Tensor
 
+from fastconv.budget.autotune.candidates import SURE
 from fastconv.models import build_model
-from fastconv.offers import SURE
+from fastconv.models.tta import Views
 from fastconv.optim import Muon
-from fastconv.tta import Views
 
 ROWS, TABLE = RESULTS / "members.csv", RESULTS / "members.md"
 KEPT = Path("outputs", "members")

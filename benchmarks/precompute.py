@@ -15,11 +15,11 @@ from measurements import Table
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
-from fastconv.data.images import mean_and_std
-from fastconv.data.plan import Crop, Cutout, Flip, Policy
-from fastconv.data.sources import load
-from fastconv.data.stream import StreamSpec
-from fastconv.data.writer import write_stream
+from fastconv.data.augment.plan import Crop, Cutout, Flip, Policy
+from fastconv.data.dataset import mean_and_std
+from fastconv.data.sources.builtin import load
+from fastconv.data.stream.spec import StreamSpec
+from fastconv.data.stream.writer import write_stream
 
 ROUNDS = 5
 SPEED = Table("precompute", "Augmenting CIFAR-10: crop, flip, cutout", "images/s per core", ours="fastconv")

@@ -19,8 +19,8 @@ from measurements import Table
 from PIL import Image
 
 import fastconv
-from fastconv.data.sources import load
-from fastconv.predictor import BATCH_SIZE
+from fastconv.analysis.predictor import BATCH_SIZE
+from fastconv.data.sources.builtin import load
 
 ROUNDS = 2
 SHORT = ("schedule.epochs=0.1", "budget.seconds=null", "validate.on=none", "figures=false")

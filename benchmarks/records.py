@@ -14,8 +14,8 @@ from pathlib import Path
 
 from measurements import RESULTS, append, describe_device, describe_versions, read
 
-from fastconv.results import Results
-from fastconv.summary import summarise
+from fastconv.analysis.comparison.statistics import summarise
+from fastconv.runs.results import Results
 
 ROWS, TABLE = RESULTS / "records.csv", RESULTS / "records.md"
 RUNS = Path("outputs/records")

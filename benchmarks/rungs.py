@@ -18,17 +18,19 @@ from measurements import RESULTS, append, describe_device, describe_versions, fo
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fastconv import best, run, training
-from fastconv.clock import Clock
-from fastconv.command import compose
-from fastconv.config import Trainer
-from fastconv.data.images import ImageData
-from fastconv.data.sources import load
-from fastconv.device import prepare
-from fastconv.ladder import RUNGS
-from fastconv.results import git_commit
-from fastconv.run_folder import RunFolder
-from fastconv.summary import summarise
+from fastconv.analysis.comparison.statistics import summarise
+from fastconv.budget.autotune import choose as best
+from fastconv.budget.autotune.scaling_law import RUNGS
+from fastconv.budget.clock import Clock
+from fastconv.budget.hardware import prepare
+from fastconv.config.cli import compose
+from fastconv.config.schema import Trainer
+from fastconv.data.dataset import ImageData
+from fastconv.data.sources.builtin import load
+from fastconv.runs.folder import RunFolder
+from fastconv.runs.results import git_commit
+from fastconv.training import plan as run
+from fastconv.training import trainer as training
 
 ROWS, TABLE = RESULTS / "rungs.csv", RESULTS / "rungs.md"
 # What to train on, and for how many seconds.

@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from measurements import RESULTS, append, describe_device, describe_versions, read
 from torch import Tensor
 
-from fastconv.data.images import mean_and_std
-from fastconv.data.sources import load
+from fastconv.data.dataset import mean_and_std
+from fastconv.data.sources.builtin import load
 from fastconv.models import build_model
+from fastconv.models.tta import Views
 from fastconv.optim import Muon
-from fastconv.tta import Views
 
 ROWS, TABLE = RESULTS / "shortcuts.csv", RESULTS / "shortcuts.md"
 DEEP = {"convs": 3, "residual": True, "norm_momentum": 0.1}

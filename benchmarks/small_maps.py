@@ -1,4 +1,4 @@
-"""The training step with and without the matrix product of fastconv.models.convolution: python benchmarks/small_maps.py
+"""The training step with and without the matrix product of fastconv.models.layers: python benchmarks/small_maps.py
 
 Forward and backward of a part of a batch in bf16, with and without in turn; two minutes on two cores. Appends to
 benchmarks/results/small_maps.csv and makes small_maps.md of it. Needs a CPU that multiplies bf16.
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from measurements import RESULTS, append, describe_device, describe_versions, read
 
-from fastconv.device import cpu_prefers_bf16, keep_freed_memory
+from fastconv.budget.hardware import cpu_prefers_bf16, keep_freed_memory
 from fastconv.models import build_model
-from fastconv.models.convolution import Convolution
+from fastconv.models.layers import Convolution
 
 ROWS, TABLE = RESULTS / "small_maps.csv", RESULTS / "small_maps.md"
 ROUNDS, AT_ONCE = 7, 250

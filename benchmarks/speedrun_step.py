@@ -10,8 +10,8 @@ from bare_loop import measure_pairs, plan
 from measurements import Table
 from step import matrix_product
 
+from fastconv.budget.flops import training_operations
 from fastconv.models import build_model
-from fastconv.operations import training_operations
 
 ROUNDS = 3
 RECIPE = ["dataset=cifar10", "experiment=speedrun"]

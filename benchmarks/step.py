@@ -13,7 +13,7 @@ import torch
 from bare_loop import measure_pairs
 from measurements import Table
 
-from fastconv.operations import training_operations
+from fastconv.budget.flops import training_operations
 
 ROUNDS = 5
 STEP = Table("step", "The training step: CIFAR-10, batches of 512", "images/s", ours="fastconv")

@@ -21,12 +21,12 @@ from measurements import RESULTS, Table, append, describe_device, describe_versi
 from omegaconf import OmegaConf
 from scipy.special import stdtrit
 
-from fastconv.command import compose
-from fastconv.config import model_settings
-from fastconv.device import prepare
-from fastconv.probe import Recipe, probe
-from fastconv.results import Results
-from fastconv.summary import summarise
+from fastconv.analysis.comparison.statistics import summarise
+from fastconv.budget.benchmark import Recipe, probe
+from fastconv.budget.hardware import prepare
+from fastconv.config.cli import compose
+from fastconv.config.schema import model_settings
+from fastconv.runs.results import Results
 
 ROWS, TABLE, FIGURE = (RESULTS / f"techniques.{kind}" for kind in ("csv", "md", "png"))
 # With it, and without.

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastconv.analysis.predictor import load as load
     from fastconv.api import fit as fit
-    from fastconv.predictor import load as load
 
 __version__ = "0.1.0"
 __all__ = ["fit", "load"]
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return fit
     if name == "load":
-        from fastconv.predictor import load
+        from fastconv.analysis.predictor import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.clock import Clock
-from fastconv.config_store import CONF
-from fastconv.data.storage import write_atomically
-from fastconv.errors import InputError
-from fastconv.overrides import COMPOSING_ERRORS, compose, explain, typed
+from fastconv.budget.clock import Clock
+from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, typed
+from fastconv.config.store import CONF
+from fastconv.data.stream.cache import write_atomically
+from fastconv.system.errors import InputError
 from fastconv.train import check_run, settle, train
 
 if TYPE_CHECKING:
-    from fastconv.predictor import Predictor
+    from fastconv.analysis.predictor import Predictor
 
 
 def fit(
@@ -48,7 +48,7 @@ def fit(
     check_run(config)
     choice = settle(config, given, clock)
     folder = train(choice.config if choice else config, given, clock, None, choice)
-    from fastconv.predictor import load
+    from fastconv.analysis.predictor import load
 
     return load(folder, config.trainer.accelerator)
 

@@ -11,10 +11,10 @@ and leaves the findings, and pictures of the images with and without augmentatio
 
 from pathlib import Path
 
-from fastconv.command import command
-from fastconv.config import Config
-from fastconv.prerequisites import require_known, require_writable
-from fastconv.rules import check
+from fastconv.config.cli import command
+from fastconv.config.prerequisites import require_known, require_writable
+from fastconv.config.schema import Config
+from fastconv.config.validation import check
 
 
 def check_audit(config: Config) -> None:
@@ -28,7 +28,7 @@ def check_audit(config: Config) -> None:
 def main(config: Config) -> None:
     """The command; see the top of this file."""
     check_audit(config)
-    from fastconv.audit_findings import audit, write
+    from fastconv.analysis.dataset_audit import audit, write
 
     found = audit(config)
     for line in found.report():

@@ -12,11 +12,11 @@ import json
 import sys
 from pathlib import Path
 
-from fastconv.command import command
-from fastconv.command_config import Compare, as_list
-from fastconv.errors import InputError, nearest
-from fastconv.prerequisites import require_writable
-from fastconv.results import MEASURES
+from fastconv.config.cli import command
+from fastconv.config.commands import Compare, as_list
+from fastconv.config.prerequisites import require_writable
+from fastconv.runs.results import MEASURES
+from fastconv.system.errors import InputError, nearest
 
 OPTIONS = {
     "format": ("table", "csv", "markdown", "json"),
@@ -50,9 +50,17 @@ def check(config: Compare) -> None:
 def main(config: Compare) -> None:
     """The command; see the top of this file."""
     check(config)
-    from fastconv.collection import find_runs, select
-    from fastconv.comparison import choose_measure, group_runs
-    from fastconv.comparison_table import as_csv, as_markdown, columns, group_rows, print_table, run_rows, sort_rows
+    from fastconv.analysis.comparison.groups import choose_measure, group_runs
+    from fastconv.analysis.comparison.tables import (
+        as_csv,
+        as_markdown,
+        columns,
+        group_rows,
+        print_table,
+        run_rows,
+        sort_rows,
+    )
+    from fastconv.runs.collection import find_runs, select
 
     folders = [Path(str(folder)) for folder in as_list(config.runs)]
     entries = find_runs(folders)
@@ -77,7 +85,7 @@ def main(config: Compare) -> None:
     else:
         print_table(rows, header, [entry for group in groups for entry in group.problems])
     if config.page is not None:
-        from fastconv.compare_page import write_comparison
+        from fastconv.analysis.comparison.report import write_comparison
 
         write_comparison(groups, measure, Path(config.page))
         print(f"{config.page} shows {len(entries)} runs", file=sys.stderr)

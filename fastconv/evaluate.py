@@ -10,11 +10,11 @@ numbers are in `evaluation.json`.
 
 from pathlib import Path
 
-from fastconv.command import command
-from fastconv.command_config import Evaluate
-from fastconv.errors import InputError, nearest
-from fastconv.prerequisites import require_writable
-from fastconv.rules import OPTIONS
+from fastconv.config.cli import command
+from fastconv.config.commands import Evaluate
+from fastconv.config.prerequisites import require_writable
+from fastconv.config.validation import OPTIONS
+from fastconv.system.errors import InputError, nearest
 
 
 def check(config: Evaluate) -> None:
@@ -30,7 +30,7 @@ def check(config: Evaluate) -> None:
 def main(config: Evaluate) -> None:
     """The command; see the top of this file."""
     check(config)
-    from fastconv.evaluate_page import write_report
+    from fastconv.analysis.evaluation.report import write_report
 
     for line in write_report(Path(config.run), Path(config.data), config.tta, config.accelerator):
         print(line)

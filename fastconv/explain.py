@@ -10,14 +10,14 @@ tables in the run's folder. Several runs of a kind, such as three seeds, are lis
 
 from pathlib import Path
 
-from fastconv.command import command
-from fastconv.command_config import Explain, as_list
-from fastconv.config_store import methods
-from fastconv.errors import InputError, nearest
-from fastconv.prerequisites import require_writable
-from fastconv.ranges import check_ranges
-from fastconv.rules import OPTIONS
-from fastconv.saliency.method import BASELINES
+from fastconv.analysis.attribution.method import BASELINES
+from fastconv.config.cli import command
+from fastconv.config.commands import Explain, as_list
+from fastconv.config.prerequisites import require_writable
+from fastconv.config.ranges import check_ranges
+from fastconv.config.store import methods
+from fastconv.config.validation import OPTIONS
+from fastconv.system.errors import InputError, nearest
 
 
 def report_folder(config: Explain) -> Path:
@@ -72,8 +72,8 @@ def main(config: Explain) -> None:
     check(config)
     from rich.console import Console
 
-    from fastconv.explain_report import write_report
-    from fastconv.explanation import explain_runs
+    from fastconv.analysis.attribution.experiment import explain_runs
+    from fastconv.analysis.attribution.report import write_report
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     explanation = explain_runs(config, console)

@@ -10,11 +10,11 @@ probabilities, float32 [N, classes]. What they answer is compared with the check
 
 from pathlib import Path
 
-from fastconv.command import command
-from fastconv.command_config import Export, as_list
-from fastconv.errors import InputError, nearest
-from fastconv.prerequisites import require_writable
-from fastconv.ranges import check_ranges
+from fastconv.config.cli import command
+from fastconv.config.commands import Export, as_list
+from fastconv.config.prerequisites import require_writable
+from fastconv.config.ranges import check_ranges
+from fastconv.system.errors import InputError, nearest
 
 FORMATS = ("onnx", "torch")
 
@@ -32,7 +32,7 @@ def check(config: Export) -> None:
 def main(config: Export) -> None:
     """The command; see the top of this file."""
     check(config)
-    from fastconv.exporting import export
+    from fastconv.analysis.export import export
 
     for line in export(Path(config.run), as_list(config.format), Path(config.data), config.samples):
         print(line)

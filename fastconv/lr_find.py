@@ -15,12 +15,12 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from fastconv.clock import Clock
-from fastconv.command import command
-from fastconv.command_config import LrFind
-from fastconv.errors import InputError
-from fastconv.prerequisites import check_data, require_writable
-from fastconv.rules import check
+from fastconv.budget.clock import Clock
+from fastconv.config.cli import command
+from fastconv.config.commands import LrFind
+from fastconv.config.prerequisites import check_data, require_writable
+from fastconv.config.validation import check
+from fastconv.system.errors import InputError
 
 
 def only_training(config: LrFind) -> LrFind:
@@ -50,9 +50,9 @@ def main(config: LrFind) -> None:
     check_range_test(config)
     from rich.console import Console
 
-    from fastconv.range_test import conclusions, run_range_test, write_range_test
-    from fastconv.results import new_run_folder
-    from fastconv.run import plan_run
+    from fastconv.runs.results import new_run_folder
+    from fastconv.training.lr_range_test import conclusions, run_range_test, write_range_test
+    from fastconv.training.plan import plan_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     clock, test = Clock(), config.range_test

@@ -7,13 +7,13 @@ streams until the rest fits in stream.max_gb (stream.max_gb=0 removes all).
   python -m fastconv.precompute dataset=cifar10 stream.epochs=25
 """
 
-from fastconv.clock import Clock
-from fastconv.command import command
-from fastconv.config import Config
-from fastconv.errors import InputError
-from fastconv.overrides import task_overrides
-from fastconv.prerequisites import check_data, require_writable
-from fastconv.rules import check
+from fastconv.budget.clock import Clock
+from fastconv.config.cli import command
+from fastconv.config.overrides import task_overrides
+from fastconv.config.prerequisites import check_data, require_writable
+from fastconv.config.schema import Config
+from fastconv.config.validation import check
+from fastconv.system.errors import InputError
 
 
 def check_stream(config: Config) -> None:
@@ -38,9 +38,9 @@ def main(config: Config) -> None:
     check_stream(config)
     from rich.console import Console
 
-    from fastconv import run as runs
-    from fastconv.data.storage import prune
-    from fastconv.data.writer import verify_stream
+    from fastconv.data.stream.cache import prune
+    from fastconv.data.stream.writer import verify_stream
+    from fastconv.training import plan as runs
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     root = config.stream.folder
@@ -52,7 +52,7 @@ def main(config: Config) -> None:
         return
     clock = Clock()
     if config.choose:
-        from fastconv.best import choose
+        from fastconv.budget.autotune.choose import choose
 
         config = choose(config, task_overrides(), clock).config
     run = runs.plan_run(config, clock)

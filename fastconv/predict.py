@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from fastconv.command import command
-from fastconv.command_config import Predict, as_list
-from fastconv.errors import InputError, nearest
-from fastconv.prerequisites import require_writable
-from fastconv.ranges import check_ranges
-from fastconv.rules import OPTIONS
+from fastconv.config.cli import command
+from fastconv.config.commands import Predict, as_list
+from fastconv.config.prerequisites import require_writable
+from fastconv.config.ranges import check_ranges
+from fastconv.config.validation import OPTIONS
+from fastconv.system.errors import InputError, nearest
 
 # Images that a thread decodes at once.
 SLICE = 50
@@ -52,7 +52,7 @@ def check(config: Predict) -> None:
 def main(config: Predict) -> None:
     """The command; see the top of this file."""
     check(config)
-    from fastconv.predictor import load
+    from fastconv.analysis.predictor import load
 
     predictor = load(config.run, config.accelerator)
     total = failed = 0
@@ -78,8 +78,8 @@ def _batches(config: Predict, predictor) -> Iterator[tuple[list[str], object, li
 
     import numpy as np
 
-    from fastconv.data.decode import open_image, reason_of, to_array
-    from fastconv.predictor import BATCH_SIZE
+    from fastconv.analysis.predictor import BATCH_SIZE
+    from fastconv.data.sources.decode import open_image, reason_of, to_array
 
     def decode(content: bytes | Path) -> object:
         try:
@@ -126,8 +126,8 @@ def _batches(config: Predict, predictor) -> Iterator[tuple[list[str], object, li
 
 def _files(config: Predict) -> Iterator[tuple[str, bytes | Path]]:
     """(name, file) of each image, or (name, content) of those in tars."""
-    from fastconv.data.folders import image_files
-    from fastconv.data.tars import tar_images
+    from fastconv.data.sources.folders import image_files
+    from fastconv.data.sources.webdataset import tar_images
 
     for text in map(str, as_list(config.images)):
         path = Path(text)

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from fastconv.clock import Clock
-from fastconv.command import command
-from fastconv.config import Config
-from fastconv.errors import InputError
-from fastconv.overrides import task_overrides
-from fastconv.prerequisites import check_data, require_writable
-from fastconv.ranks import end_with_first_rank, is_first_rank
-from fastconv.results import Results
-from fastconv.rules import check
-from fastconv.run_folder import RunFolder, is_finished, job_of_sweep, leave_reason, open_folder, unfinished
+from fastconv.budget.clock import Clock
+from fastconv.config.cli import command
+from fastconv.config.overrides import task_overrides
+from fastconv.config.prerequisites import check_data, require_writable
+from fastconv.config.schema import Config
+from fastconv.config.validation import check
+from fastconv.runs.folder import RunFolder, is_finished, job_of_sweep, leave_reason, open_folder, unfinished
+from fastconv.runs.results import Results
+from fastconv.system.distributed import end_with_first_rank, is_first_rank
+from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
-    from fastconv.best import Choice
+    from fastconv.budget.autotune.choose import Choice
 
 
 def check_run(config: Config) -> None:
@@ -55,10 +55,10 @@ def check_search(config: Config) -> None:
 
 def report(config: Config, sweep: Path) -> bool:
     """What is left to do when all runs of a sweep have ended: a table, a page, and whether all are finished."""
-    from fastconv.collection import find_runs
-    from fastconv.compare_page import write_comparison
-    from fastconv.comparison import choose_measure, group_runs
-    from fastconv.comparison_table import columns, group_rows, print_table
+    from fastconv.analysis.comparison.groups import choose_measure, group_runs
+    from fastconv.analysis.comparison.report import write_comparison
+    from fastconv.analysis.comparison.tables import columns, group_rows, print_table
+    from fastconv.runs.collection import find_runs
 
     entries = find_runs([sweep])
     if not entries:  # they were only planned
@@ -69,11 +69,11 @@ def report(config: Config, sweep: Path) -> bool:
     write_comparison(groups, measure, sweep / "compare.html")
     print(sweep / "compare.html")
     if config.sweep.explain:
-        from fastconv.augmentation_effect import explain_sweep
+        from fastconv.analysis.attribution.augmentation_effect import explain_sweep
 
         explain_sweep(sweep, config.data)
     if config.sweep.article:
-        from fastconv.article import write_article
+        from fastconv.analysis.comparison.article import write_article
 
         print(write_article(sweep, config.data))
     return not any(entry.problem for entry in entries)
@@ -113,7 +113,7 @@ def settle(config: Config, overrides: list[str], clock: Clock) -> "Choice | None
     """Choose what the config leaves open, if it does; a run that goes on in its folder has chosen."""
     if not config.choose or config.resume not in (None, "auto"):
         return None
-    from fastconv.best import choose
+    from fastconv.budget.autotune.choose import choose
 
     return choose(config, overrides, clock)
 
@@ -131,8 +131,8 @@ def train(
     """
     from rich.console import Console
 
-    from fastconv import run as runs
-    from fastconv.forecast import plan_table, results_table
+    from fastconv.budget.forecast import plan_table, results_table
+    from fastconv.training import plan as runs
 
     console = Console(quiet=not is_first_rank())
     config = found.config if found else config
@@ -142,7 +142,7 @@ def train(
     console.print(plan_table(config, len(run.train), run.spec, run.device, run.probe, run.plan, run.parameters, more))
     if config.plan_only:
         return None
-    from fastconv.training import fit
+    from fastconv.training.trainer import fit
 
     with runs.stream_in_use(run):
         if is_first_rank():

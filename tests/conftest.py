@@ -1,66 +1,18 @@
 """What several test modules need: the commands in this process, small streams, and the official data sets if here."""
 
 import functools
-import hashlib
-import importlib
-import io
-import os
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
-import numpy as np
 import pytest
 import torch
+from harness import OFFICIAL_DATA, OFFICIAL_FOLDERS, Ended, noise, run_command, spec_of
 
-from fastconv.data import stream
-from fastconv.data.images import ImageData
-from fastconv.data.plan import Crop, Cutout, Flip, Policy
-from fastconv.data.sources import load
-from fastconv.data.stream import StreamSpec
-from fastconv.data.writer import write_stream
-from fastconv.ranks import VARIABLE
-
-REPOSITORY = Path(__file__).parent.parent
-OFFICIAL_DATA = Path(os.environ.get("FASTCONV_DATA", REPOSITORY / "data")).absolute()
-OFFICIAL_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
-STANDARD = Policy(Crop(2), Flip(0.5), Cutout(3))
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run_command(folder: Path, data: Path, name: str, *overrides: str) -> Ended:
-    """Run `python -m fastconv.NAME overrides ...` in this process, from a folder, with a data folder.
-
-    Runs draw no figures unless asked for with figures=true: they would take most of a short run's time.
-    """
-    if name == "train" and "figures=true" not in overrides and not any(each[:2] == "--" for each in overrides):
-        overrides = (*overrides, "figures=false")
-    main = importlib.import_module(f"fastconv.{name}").main
-    before, code, out, err = os.getcwd(), 0, io.StringIO(), io.StringIO()
-    environment = {"FASTCONV_DATA": str(data), "COLUMNS": "160"}
-    with mock.patch.dict(os.environ, environment), mock.patch.object(sys, "argv", [name, *overrides]):
-        for variable in ("HYDRA_FULL_ERROR", VARIABLE):
-            os.environ.pop(variable, None)
-        os.chdir(folder)
-        try:
-            with redirect_stdout(out), redirect_stderr(err):
-                main()
-        except SystemExit as end:
-            code = end.code
-        finally:
-            os.chdir(before)
-    return Ended(code, out.getvalue(), err.getvalue())
+from fastconv.data.dataset import ImageData
+from fastconv.data.sources.builtin import load
+from fastconv.data.stream import spec as stream
+from fastconv.data.stream.spec import StreamSpec
+from fastconv.data.stream.writer import write_stream
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,13 +56,6 @@ def images(request: pytest.FixtureRequest) -> ImageData:
     return noise(57, request.param)
 
 
-def noise(samples: int, channels: int) -> ImageData:
-    """Images uint8 [samples, 9, 11, channels] with three classes."""
-    generator = np.random.default_rng(samples)
-    pixels = generator.integers(0, 256, (samples, 9, 11, channels), np.uint8)
-    return ImageData("noise", pixels, generator.integers(0, 3, samples), ("a", "b", "c"), digest="0" * 64)
-
-
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 10 images, 3 to a shard: 57 images make 2 shards, both with a part left over."""
@@ -125,17 +70,3 @@ def built(tmp_path: Path, small_blocks: None) -> tuple[ImageData, StreamSpec, Pa
     spec = spec_of(data)
     write_stream(spec, data, tmp_path, 2)
     return data, spec, tmp_path
-
-
-def sha256s(root: Path) -> dict[str, str]:
-    """The sha256 of each shard below a folder, by its path there."""
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.tar")}
-
-
-def spec_of(data: ImageData, policy: Policy = STANDARD, seed: int = 3) -> StreamSpec:
-    """The stream of some images."""
-    channels = data.images.shape[3]
-    colour = ((0.2,), (0.2, 0.5, 0.8))[channels == 3]
-    return StreamSpec(
-        data.name, data.digest, data.classes, data.images.shape[1:], len(data), colour, colour, policy, seed
-    )

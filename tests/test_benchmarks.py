@@ -8,13 +8,13 @@ import gpu
 import pytest
 import torch
 from bare_loop import BareLoop, plan
-from conftest import OFFICIAL_DATA, REPOSITORY
+from harness import OFFICIAL_DATA, REPOSITORY
 from measurements import Table, append, read
 from rich.console import Console
 
-from fastconv.operations import training_operations
-from fastconv.run_folder import RunFolder
-from fastconv.training import fit
+from fastconv.budget.flops import training_operations
+from fastconv.runs.folder import RunFolder
+from fastconv.training.trainer import fit
 
 SMALL = ["dataset=digits", "model.width=4", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32"]
 
@@ -67,9 +67,9 @@ def test_the_gpus_path_runs_on_a_cpu(digits_here, tmp_path):
     compile_eagerly = lambda work, **_: torch.compile(work, backend="eager")  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "ROUNDS", 1)
-        patch.setattr("fastconv.module.torch", proxy(torch, compile=compile_eagerly))
+        patch.setattr("fastconv.training.module.torch", proxy(torch, compile=compile_eagerly))
         patch.setattr("bare_loop.torch", proxy(torch, compile=compile_eagerly))
-        patch.setattr("fastconv.probe.torch", proxy(torch, compile=compile_eagerly))
+        patch.setattr("fastconv.budget.benchmark.torch", proxy(torch, compile=compile_eagerly))
         gpu.compare(table, [*SMALL, "trainer.compile=true"], pairs=3, group=2, warm_up=1)
     (values,) = table.rounds().values()
     assert set(values) == {"fastconv", "bare loop"}

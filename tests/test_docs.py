@@ -6,12 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
+from harness import PAGES, REPOSITORY
 
-from fastconv.config_store import SCHEMAS
-from fastconv.overrides import check_arguments
-
-PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
+from fastconv.config.overrides import check_arguments
+from fastconv.config.store import SCHEMAS
 
 
 def commands() -> list[tuple[str, str]]:

@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_command
+from harness import PAGES, QUICK, SHORT, run_command
 from PIL import Image
-from test_docs import PAGES
-from test_explain import QUICK
-from test_sweeps import SHORT
 from webdataset import TarWriter
 
-from fastconv.data.sources import load
+from fastconv.data.sources.builtin import load
 
 RUN = "2026-11-25_09-00-00-a1b2c3"  # that of the pages
 # What needs a cluster is only composed, by test_docs; runs of several processes have tests of their own.

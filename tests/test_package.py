@@ -6,7 +6,7 @@ import sys
 import zipfile
 
 import pytest
-from conftest import REPOSITORY
+from harness import REPOSITORY
 
 
 @pytest.fixture(scope="module")

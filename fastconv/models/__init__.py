@@ -9,7 +9,7 @@ from torch import nn
 
 from fastconv.models.airbench import Airbench
 from fastconv.models.davidnet import DavidNet
-from fastconv.models.resnet18 import ResNet18
+from fastconv.models.resnet import ResNet18
 
 __all__ = ["MODELS", "Airbench", "DavidNet", "ResNet18", "build_model", "count_parameters"]
 

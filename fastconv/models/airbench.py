@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models.activation import ACTIVATIONS
-from fastconv.models.convolution import Convolution
+from fastconv.models.layers import Convolution
 from fastconv.models.whitening import Whitening
 
 # Standard deviation with which the weights of the logits, times their scale, begin: airbench94_muon's.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models.activation import ACTIVATIONS
-from fastconv.models.convolution import Convolution
+from fastconv.models.layers import Convolution
 from fastconv.models.whitening import Whitening
 
 

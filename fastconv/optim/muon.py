@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastconv.optim.groups import parts
+from fastconv.optim.param_groups import parts
 
 if TYPE_CHECKING:
     from torch import nn

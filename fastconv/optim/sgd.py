@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastconv.optim.groups import decay_groups
+from fastconv.optim.param_groups import decay_groups
 
 if TYPE_CHECKING:
     import torch

@@ -36,8 +36,8 @@ def disturb(path, call, number):
 
 def record(folder):
     from fastconv.callbacks import TimeBudget
-    from fastconv.module import ImageClassifier
-    from fastconv.ranks import rank
+    from fastconv.system.distributed import rank
+    from fastconv.training.module import ImageClassifier
 
     original = ImageClassifier.training_step
     file = Path(folder, f"{rank()}-{os.getpid()}.csv").open("w", newline="", buffering=1)  # noqa: SIM115 - open until the process ends

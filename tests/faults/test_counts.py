@@ -1,10 +1,10 @@
 """A budget that counts more than training: kept all the same."""
 
 import pytest
-from runs import SMALL, finish, only_run
+from harness import SMALL, finish, only_run
 
-from fastconv.clock import SEGMENTS
-from fastconv.results import Results
+from fastconv.budget.clock import SEGMENTS
+from fastconv.runs.results import Results
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import run_command, sha256s
+from harness import run_command, sha256s
 
-from fastconv.data import storage, writer
+from fastconv.data.stream import cache as storage
+from fastconv.data.stream import writer
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,10 @@ import os
 import time
 
 import pytest
-from runs import finish, only_run, rows, start
+from harness import finish, only_run, rows, start
 
-from fastconv.results import Results
-from fastconv.schedule import OneCycle
+from fastconv.optim.schedules import OneCycle
+from fastconv.runs.results import Results
 
 pytestmark = pytest.mark.slow
 MAX_LR = 0.4

@@ -5,9 +5,9 @@ import signal
 import time
 
 import pytest
-from runs import SMALL, finish, only_run, rows, same_weights, start
+from harness import SMALL, finish, only_run, rows, same_weights, start
 
-from fastconv.results import Results
+from fastconv.runs.results import Results
 
 pytestmark = pytest.mark.slow
 
@@ -16,17 +16,17 @@ RUN = (*SMALL, "trainer=cpu", "budget.seconds=null", "schedule.epochs=8", "valid
 EPOCH = 2 * 1438 // 64  # microbatches
 # A function of the run and the call of it in which the signal comes.
 MOMENTS = {
-    "precompute": "fastconv.data.writer:write_shard 3",
-    "the manifest": "fastconv.data.stream:Manifest.write 1",
-    "making the folder": "fastconv.run_folder:new_run_folder 1",
-    "the first results": "fastconv.results:Results.write 1",
-    "the first step": "fastconv.module:ImageClassifier.training_step 1",
-    "the first epoch": f"fastconv.module:ImageClassifier.training_step {EPOCH // 2 + 1}",
-    "a validation": "fastconv.module:ImageClassifier.validation_step 3",
+    "precompute": "fastconv.data.stream.writer:write_shard 3",
+    "the manifest": "fastconv.data.stream.spec:Manifest.write 1",
+    "making the folder": "fastconv.runs.folder:new_run_folder 1",
+    "the first results": "fastconv.runs.results:Results.write 1",
+    "the first step": "fastconv.training.module:ImageClassifier.training_step 1",
+    "the first epoch": f"fastconv.training.module:ImageClassifier.training_step {EPOCH // 2 + 1}",
+    "a validation": "fastconv.training.module:ImageClassifier.validation_step 3",
     "a checkpoint": "lightning.fabric.plugins.io.torch_io:_atomic_save 3",
-    "a whole checkpoint without its name": "fastconv.callbacks.checkpoints:os.fsync 2",
-    "the last step": f"fastconv.module:ImageClassifier.training_step {2 * round(8 * 1438 / 64)}",
-    "the test": "fastconv.module:ImageClassifier.test_step 1",
+    "a whole checkpoint without its name": "fastconv.training.callbacks.checkpoints:os.fsync 2",
+    "the last step": f"fastconv.training.module:ImageClassifier.training_step {2 * round(8 * 1438 / 64)}",
+    "the test": "fastconv.training.module:ImageClassifier.test_step 1",
 }
 RANDOM = random.Random(0)
 

@@ -17,11 +17,11 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
-from conftest import run_command
+from harness import run_command
 from omegaconf import DictConfig, OmegaConf
 
-from fastconv.command import compose
-from fastconv.overrides import group_options, groups
+from fastconv.config.cli import compose
+from fastconv.config.overrides import group_options, groups
 
 pytestmark = pytest.mark.slow
 
@@ -283,10 +283,10 @@ def nothing_starts(monkeypatch):
     def started(*_, **__):
         raise RuntimeError("it was not refused")
 
-    monkeypatch.setattr("fastconv.run.write_stream", started)
-    monkeypatch.setattr("fastconv.training.fit", started)
+    monkeypatch.setattr("fastconv.training.plan.write_stream", started)
+    monkeypatch.setattr("fastconv.training.trainer.fit", started)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("fastconv.device.Device.free_memory", lambda _: 8 * 10**9)
+    monkeypatch.setattr("fastconv.budget.hardware.Device.free_memory", lambda _: 8 * 10**9)
 
 
 def test_every_key_and_group_has_its_cases(cases):

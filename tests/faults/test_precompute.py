@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from conftest import run_command, sha256s
+from harness import run_command, sha256s
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import SCRIPT, SMALL, finish, only_run, rows, start
+from harness import SCRIPT, SMALL, finish, only_run, rows, start
 
-from fastconv.results import Results
+from fastconv.runs.results import Results
 
 pytestmark = pytest.mark.slow
 

@@ -3,13 +3,13 @@
 import random
 
 import pytest
-from conftest import sha256s, spec_of
+from harness import sha256s, spec_of
 
-from fastconv.data.plan import Crop, Cutout, Policy
-from fastconv.data.reader import PrecomputedStream
-from fastconv.data.sources import load
-from fastconv.data.writer import verify_stream, write_stream
-from fastconv.errors import StreamError
+from fastconv.data.augment.plan import Crop, Cutout, Policy
+from fastconv.data.sources.builtin import load
+from fastconv.data.stream.reader import PrecomputedStream
+from fastconv.data.stream.writer import verify_stream, write_stream
+from fastconv.system.errors import StreamError
 
 pytestmark = pytest.mark.slow
 

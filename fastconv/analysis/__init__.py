@@ -1,0 +1,1 @@
+"""Trained networks at work and under study: prediction, export, evaluation, comparison, attribution."""

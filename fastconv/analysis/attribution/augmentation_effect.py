@@ -1,0 +1,75 @@
+"""What augmentation changes: the runs of a sweep with and without it, in one report for each data set."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from fastconv.analysis.attribution.experiment import explain_runs
+from fastconv.analysis.attribution.report import write_report
+from fastconv.analysis.checkpoint import TrainedRun, load_run
+from fastconv.config.overrides import compose, typed
+from fastconv.runs.folder import is_finished, recipe
+from fastconv.runs.hparams import is_augmented, is_seed
+from fastconv.system.errors import InputError
+
+
+def explain_sweep(
+    sweep: Path, data: str, settings: tuple[str, ...] = (), console: Console | None = None
+) -> dict[str, Path]:
+    """Pair the finished runs of a sweep that differ only in their augmentation, and write reports to its folder.
+
+    Args:
+        sweep: the sweep's folder, with one folder for each run.
+        data: folder of the data sets.
+        settings: overrides of `fastconv.explain`.
+
+    Returns the reports' folders, by data set. Raises InputError if there are no such pairs.
+    """
+    console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    folders = sorted(
+        (path.parent for path in sweep.glob("*/config.yaml")), key=lambda path: (len(path.name), path.name)
+    )
+    finished = [load_run(folder) for folder in folders if is_finished(folder)]
+    groups = pairs(finished)
+    if not groups:
+        raise InputError(
+            f"{sweep} has no finished runs that differ in their augmentation alone: sweep over augment=none,standard"
+        )
+    paired = [run.folder for sides in groups.values() for side in sides for run in side]
+    for folder in folders:
+        if folder not in paired:
+            console.print(f"left out of the report: {folder}, which is not finished or has no partner of the same seed")
+    for name, (plain, augmented) in groups.items():
+        config = typed("explain", compose("explain", ["run=-", *settings]), [])
+        config.run, config.against = ([str(run.folder) for run in side] for side in (plain, augmented))
+        config.data = data
+        for line in write_report(explain_runs(config, console), config, sweep / f"explain-{name}"):
+            console.print(line)
+    return {name: sweep / f"explain-{name}" for name in groups}
+
+
+def pairs(runs: list[TrainedRun]) -> dict[str, tuple[list[TrainedRun], list[TrainedRun]]]:
+    """Runs without and with augmentation, pair by pair, by the name of what else they have in common.
+
+    A run that has no partner with the same seed is left out.
+    """
+    plain: dict[str, dict[int, TrainedRun]] = {}
+    augmented: dict[tuple[str, str], dict[int, TrainedRun]] = {}
+    for run in runs:
+        values = recipe(run.config)
+        common = {
+            key: value for key, value in values.items() if key.partition(".")[0] != "augment" and not is_seed(key)
+        }
+        policy = {key: value for key, value in values.items() if key.partition(".")[0] == "augment"}
+        texts = json.dumps(common, sort_keys=True), json.dumps(policy, sort_keys=True)
+        group = augmented.setdefault(texts, {}) if is_augmented(values) else plain.setdefault(texts[0], {})
+        group.setdefault(run.config.seed, run)
+    found = {}
+    for (common, _), group in augmented.items():
+        seeds = [seed for seed in group if seed in plain.get(common, {})]
+        if seeds:
+            sides = [plain[common][seed] for seed in seeds], [group[seed] for seed in seeds]
+            name = sides[0][0].config.dataset.name
+            found[name if name not in found else f"{name}-{len(found) + 1}"] = sides
+    return found

@@ -1,0 +1,204 @@
+"""What an attribution map is worth, image by image.
+
+Maps are float [N, H, W]: the signed attribution of each pixel, summed over its channels.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from captum.metrics import infidelity, sensitivity_max
+from scipy.stats import rankdata
+from torch import Tensor
+
+from fastconv.analysis.attribution.attribution import Attributor
+from fastconv.analysis.attribution.network import PixelNetwork, batches
+
+
+def deletion_and_insertion(
+    network: PixelNetwork,
+    inputs: Tensor,
+    maps: Tensor,
+    target: Tensor,
+    absent: Tensor,
+    steps: int = 20,
+    batch_size: int = 500,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Areas under the target's probability while the pixels that matter most go, or come, float64 [N] each in [0, 1].
+
+    In `steps` equal parts, pixels are replaced by `absent` (float [1, C, 1, 1]) in the map's order, or put back into an
+    image of it. A map that knows what matters has a small area for deletion and a large one for insertion (Petsiuk et
+    al. 2018, arXiv 1806.07421, section 3.3).
+    """
+    count, channels, height, width = inputs.shape
+    place = torch.argsort(torch.argsort(maps.flatten(1), dim=1, descending=True, stable=True), dim=1)
+    bounds = torch.linspace(0, height * width, steps + 1).round().to(place)
+    areas = []
+    for part in batches(count, max(1, batch_size // (2 * (steps + 1)))):
+        first = (place[part, None] < bounds[:, None]).view(-1, steps + 1, 1, height, width)
+        images, gone = inputs[part, None], absent[None]
+        copies = torch.stack([torch.where(first, gone, images), torch.where(first, images, gone)], dim=1)
+        with torch.no_grad():
+            chances = network(copies.view(-1, channels, height, width)).softmax(1)
+        chances = chances.view(-1, 2 * (steps + 1), chances.shape[1])
+        rows = torch.arange(len(chances), device=target.device)
+        curves = chances[rows, :, target[part]].view(-1, 2, steps + 1).double()
+        areas.append(torch.trapezoid(curves, dx=1 / steps, dim=2))
+    found = torch.cat(areas).cpu().numpy()
+    return found[:, 0], found[:, 1]
+
+
+def relative_infidelity(
+    network: PixelNetwork,
+    attributor: Attributor,
+    inputs: Tensor,
+    attributions: Tensor,
+    target: Tensor,
+    absent: Tensor,
+    samples: int = 10,
+    seed: int = 0,
+    batch_size: int = 500,
+) -> np.ndarray:
+    """Share of the logit's changes that a map does not predict when squares are removed, float64 [N].
+
+    Captum's infidelity (Yeh et al. 2019, arXiv 1901.09392) with the best factor for each image, over that of a map of
+    zeros: 0 for a map that is proportional to every change, whatever its sign, 1 for one that says nothing, NaN where
+    no square changes anything. So networks with logits of different size can be compared. The squares have a quarter
+    of the image's side.
+    """
+    count, channels, height, width = inputs.shape
+    side = max(1, min(height, width) // 4)
+
+    def remove_squares(some: Tensor) -> tuple[Tensor, Tensor]:
+        tops = torch.randint(0, height - side + 1, (len(some), 1, 1, 1), device=some.device)
+        lefts = torch.randint(0, width - side + 1, (len(some), 1, 1, 1), device=some.device)
+        rows = torch.arange(height, device=some.device).view(1, 1, -1, 1)
+        columns = torch.arange(width, device=some.device).view(1, 1, 1, -1)
+        square = (rows >= tops) & (rows < tops + side) & (columns >= lefts) & (columns < lefts + side)
+        removed = torch.where(square, absent, some)
+        # A map of small changes speaks of the change, another of the pixel's absence.
+        return (some - removed if attributor.is_local else square.to(some).expand_as(some)), removed
+
+    spread = attributions if attributions.shape[1] == channels else attributions.expand_as(inputs) / channels
+    found = []
+    for part in batches(count, max(1, batch_size // samples)):
+        errors = []
+        for map_, normalize in ((spread[part], True), (torch.zeros_like(inputs[part]), False)):
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(seed + part.start)  # the same squares for every map
+                errors.append(
+                    infidelity(
+                        network,
+                        remove_squares,
+                        inputs[part],
+                        map_,
+                        target=target[part],
+                        n_perturb_samples=samples,
+                        normalize=normalize,
+                    )
+                )
+        spread_of_changes = errors[1].double()
+        share = errors[0].double() / spread_of_changes
+        found.append(torch.where(spread_of_changes > 0, share, torch.nan))
+    return torch.cat(found).cpu().numpy()
+
+
+def max_sensitivity(
+    attributor: Attributor, inputs: Tensor, target: Tensor, radius: float = 0.02, samples: int = 3, seed: int = 0
+) -> np.ndarray:
+    """Largest change of a map, as a share of it, when no pixel changes by more than `radius`, float64 [N].
+
+    Captum's sensitivity_max (Yeh et al. 2019), over `samples` changed copies of each image.
+    """
+    found = []
+    for part in batches(len(inputs), attributor.images_at_once):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found.append(
+                sensitivity_max(
+                    lambda some, target: (attributor(some[0], target),),
+                    (inputs[part],),
+                    perturb_radius=radius,
+                    n_perturb_samples=samples,
+                    max_examples_per_batch=part.stop - part.start,  # as many as before draw the same noise
+                    target=target[part],
+                )
+            )
+    return torch.cat(found).double().cpu().numpy()
+
+
+def share_on(maps: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Share of each map's evidence for the class, its positive part, that lies in an area, bool [N, H, W]; float64 [N].
+
+    NaN for a map that has none.
+    """
+    positive = np.clip(maps, 0, None).astype(np.float64)
+    total = positive.sum(axis=(1, 2))
+    with np.errstate(invalid="ignore"):
+        return np.where(total > 0, (positive * area).sum(axis=(1, 2)) / total, np.nan)
+
+
+def half_area(maps: np.ndarray) -> np.ndarray:
+    """Share of the pixels, the strongest first, that hold half of each map's absolute sum, float64 [N].
+
+    Small for a concentrated map, 0.5 for an even one; NaN for a map of zeros.
+    """
+    strengths = np.sort(np.abs(maps).reshape(len(maps), -1).astype(np.float64), axis=1)[:, ::-1]
+    held = np.cumsum(strengths, axis=1)
+    total = held[:, -1:]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        count = (held < total / 2).sum(axis=1) + 1
+        return np.where(total[:, 0] > 0, count / strengths.shape[1], np.nan)
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray, area: np.ndarray | None = None) -> np.ndarray:
+    """Spearman's correlation of the signed values of two maps of each image, float64 [N].
+
+    Only pixels in `area`, bool [N, H, W], count, and of those the ones where not both maps are zero. NaN where a map is
+    constant or fewer than three pixels are left.
+    """
+    found = np.full(len(first), np.nan)
+    for row, (one, other) in enumerate(zip(first, second, strict=True)):
+        inside = (one != 0) | (other != 0)
+        if area is not None:
+            inside &= area[row]
+        if inside.sum() < 3:
+            continue
+        ranks = rankdata(one[inside]), rankdata(other[inside])
+        spreads = ranks[0].std(), ranks[1].std()
+        if min(spreads) > 0:
+            found[row] = np.mean((ranks[0] - ranks[0].mean()) * (ranks[1] - ranks[1].mean())) / (
+                spreads[0] * spreads[1]
+            )
+    return found
+
+
+def random_maps(count: int, size: tuple[int, int], grid: tuple[int, int], seed: int) -> Tensor:
+    """Heatmaps that know nothing, float [N, H, W], as coarse as those of a method with `grid` places."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(count, 1, *grid, generator=generator)
+    return F.interpolate(noise, size, mode="bilinear")[:, 0]
+
+
+def randomised(network: PixelNetwork, build: Callable[[], torch.nn.Module], images: Tensor, seed: int) -> PixelNetwork:
+    """The same network with new first weights (Adebayo et al. 2018, arXiv 1810.03292, all layers at once).
+
+    Args:
+        network: the trained one, for its normalisation.
+        build: makes an untrained network.
+        images: pixels float [N, C, H, W] from which batch norm takes its statistics: without any, an untrained
+            network's maps would be those of one that is dead.
+        seed: of the weights.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build().to(images)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.momentum = None  # the mean of what it sees
+    fresh = PixelNetwork(model, tuple(network.mean.flatten().tolist()), tuple(network.std.flatten().tolist()))
+    fresh = fresh.to(images.device)
+    with torch.no_grad():
+        fresh.train()(images)
+    return fresh.eval()

@@ -1,0 +1,97 @@
+"""A trained run, read back from its folder: its network, its configuration and its results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from fastconv.config.schema import Config
+from fastconv.config.store import typed
+from fastconv.models import build_model
+from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder with what was read from it; the network takes normalised images, float [B, C, H, W]."""
+
+    folder: Path
+    config: Config
+    results: Results | None
+    model: nn.Module
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    settings: dict[str, Any]
+    """The network's own, such as `width`."""
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    def untrained(self) -> nn.Module:
+        """The same network with new first weights, drawn from torch's global generator.
+
+        What whitens its images stays: it was computed from them, and not learned.
+        """
+        model = build_model(self.config.model.name, self.shape[2], len(self.classes), **self.settings)
+        if hasattr(model, "whitening"):
+            model.whitening.weight.data.copy_(self.model.whitening.weight)
+        return model
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """Read a run's folder.
+
+    Raises InputError if it is none, has no checkpoint, or one that is damaged or of another network.
+    """
+    try:
+        config = OmegaConf.to_object(typed(OmegaConf.load(folder / "config.yaml")))
+    except Exception as error:  # whatever is wrong with the file, it is not a run's
+        raise InputError(
+            f"{folder} is not the folder of a run: it has no readable config.yaml. Give one such as"
+            " outputs/digits/2026-11-25_09-00-00-a1b2c3"
+        ) from error
+    path = folder / "last.ckpt"
+    if not path.exists():
+        raise InputError(
+            f"{folder} has no last.ckpt: the run kept no checkpoint, or has not come that far. Train it with"
+            " checkpoint.save=true, or choose another run"
+        )
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        network = checkpoint["network"]
+        shape, classes, settings = tuple(network["shape"]), tuple(network["classes"]), dict(network["settings"])
+        name, mean, std = network["model"], tuple(network["mean"]), tuple(network["std"])
+        state = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
+    except Exception as error:  # torch, zipfile and pickle each have their own
+        raise InputError(f"{path} is damaged or not fastconv's, and cannot be read: choose another run") from error
+    other = f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
+    if name != config.model.name or any(getattr(config.model, key, None) != settings[key] for key in settings):
+        raise InputError(other)
+    model = build_model(name, shape[2], len(classes), **settings)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(other) from error
+    try:
+        results = Results.read(folder)
+    except (OSError, ValueError, KeyError):
+        results = None
+    return TrainedRun(
+        folder=folder,
+        config=config,
+        results=results,
+        model=model.eval(),
+        shape=shape,
+        classes=classes,
+        mean=mean,
+        std=std,
+        settings=settings,
+    )

@@ -1,0 +1,151 @@
+"""Figures of many runs: accuracy against time, curves over time, and what each setting changes."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure as Drawing
+
+from fastconv.analysis.comparison.groups import Effect, Group, names_of, pareto_front
+from fastconv.analysis.figures import column, read_metrics, save
+from fastconv.runs.collection import as_text
+
+# Groups that get a colour and a name; the others are grey.
+COLOURED = 10
+WORDS = {
+    "accuracy": "accuracy in %",
+    "accuracy_tta": "accuracy with TTA in %",
+    "accuracy_holdout": "held-out accuracy in %",
+    "accuracy_holdout_tta": "held-out accuracy with TTA in %",
+}
+
+
+def colour(place: int) -> str:
+    """The colour of the group at a place of the table."""
+    return f"C{place}" if place < COLOURED else "0.7"
+
+
+def shortened(name: str, most: int = 44) -> str:
+    """A name that fits into a legend."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
+    """Accuracy against the seconds that the budget counted: runs, means of groups, and the front that none beats.
+
+    Returns whether there was anything to draw.
+    """
+    drawing = Drawing(figsize=(9, 4.6), layout="constrained")
+    axes = drawing.add_subplot(xlabel="seconds counted", ylabel=WORDS[measure])
+    points, names = [], names_of(groups)
+    for place, group in enumerate(groups):
+        found = [(run.seconds_counted, 100 * getattr(run, measure)) for run in group.finished
+                 if run.seconds_counted is not None and getattr(run, measure) is not None]  # fmt: skip
+        if not found:
+            continue
+        axes.plot(*zip(*found, strict=True), ".", color=colour(place), markersize=4, alpha=0.6)
+        mean = tuple(np.mean(found, axis=0))
+        points.append(mean)
+        label = shortened(names[place]) if place < COLOURED else None
+        axes.plot(*mean, "o", color=colour(place), markersize=8, markeredgecolor="black", label=label)
+    if not points:
+        return False
+    # Runs of one budget end within fractions of a second of each other, which make none of them faster.
+    seconds = [each for each, _ in points]
+    step = max(seconds) / 100 or 1.0
+    front = [points[index] for index in pareto_front([(round(each / step), score) for each, score in points])]
+    axes.plot(*zip(*front, strict=True), color="black", linewidth=0.9, zorder=0, label="best for the time (front)")
+    if max(seconds) - min(seconds) < 10 * step:
+        axes.set_xlim(min(seconds) - 5 * step, max(seconds) + 5 * step)
+    if max(seconds) > 8 * min(seconds) > 0:
+        axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    drawing.legend(loc="outside right upper", fontsize=8)
+    save(drawing, path)
+    return True
+
+
+def draw_curves(groups: list[Group], path: Path) -> bool:
+    """Validation accuracy of every run over the counted seconds; whether there was any."""
+    drawing = Drawing(figsize=(9, 4.6), layout="constrained")
+    axes = drawing.add_subplot(xlabel="seconds counted", ylabel="validation accuracy in %")
+    drawn, names = False, names_of(groups)
+    for place, group in reversed(list(enumerate(groups))):
+        lines = [curve for entry in group.entries if len(curve := validation_curve(entry.folder))]
+        if lines:
+            label = shortened(names[place]) if place < COLOURED else None
+            axes.add_collection(LineCollection(lines, colors=colour(place), linewidths=1.2, alpha=0.75, label=label))
+            ends = np.concatenate(lines)
+            axes.plot(*ends.T, ".", color=colour(place), markersize=3)
+            drawn = True
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    drawing.legend(handles[::-1], labels[::-1], loc="outside right upper", fontsize=8)
+    if drawn:
+        save(drawing, path)
+    return drawn
+
+
+def validation_curve(run: Path) -> np.ndarray:
+    """(seconds counted, accuracy in %) of each validation of a run, float64 [N, 2]; empty without a readable table."""
+    try:
+        metrics = read_metrics(run / "metrics.csv")
+    except (OSError, ValueError):
+        return np.empty((0, 2))
+    at, seconds = column(metrics, "budget/seconds_counted")
+    epochs, accuracy = column(metrics, "validate/accuracy")
+    if not len(at) or not len(epochs):
+        return np.empty((0, 2))
+    # A validation has no seconds of its own in the table: those of the training step before it.
+    return np.stack([np.interp(epochs, at, seconds), 100 * accuracy], axis=1)
+
+
+def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
+    """A panel for each setting: every run at each of its values, and their mean."""
+    columns = min(3, len(effects))
+    lines = -(-len(effects) // columns)
+    drawing = Drawing(figsize=(3.4 * columns + 1, 2.9 * lines + 0.3), layout="constrained")
+    grid = drawing.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(effects) :]:
+        axes.axis("off")
+    for axes, effect in zip(grid.flat, effects, strict=False):
+        places = np.arange(len(effect.values))
+        for place, results in zip(places, effect.results, strict=True):
+            axes.plot([place] * len(results), 100 * np.array(results), ".", color="0.6")
+        line = "o-" if effect.is_numeric else "o"
+        axes.plot(places, [100 * np.mean(results) for results in effect.results], line, color="C0")
+        names = [shortened(as_text(value), 18) for value in effect.values]
+        axes.set_xticks(places, names, fontsize=8, rotation=30 if sum(map(len, names)) > 36 else 0)
+        axes.set_title(effect.key, fontsize=10)
+        axes.grid(alpha=0.3, axis="y")
+        axes.margins(x=0.15)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(WORDS[measure], fontsize=9)
+    save(drawing, path)
+
+
+def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
+    """Loss, accuracy and learning rate of some runs over their epochs, by name; whether there was anything to draw."""
+    drawing = Drawing(figsize=(12, 3.8), layout="constrained")
+    drawing.suptitle(title)
+    panels = drawing.subplots(1, 3)
+    drawn = False
+    for number, (name, folder) in enumerate(runs.items()):
+        try:
+            metrics = read_metrics(folder / "metrics.csv")
+        except (OSError, ValueError):
+            continue
+        for axes, key, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=False):
+            epochs, values = column(metrics, f"train/{key}")
+            axes.plot(epochs, scale * values, color=f"C{number}", linewidth=1, alpha=0.6, label=name)
+            epochs, values = column(metrics, f"validate/{key}")
+            axes.plot(epochs, scale * values, "o", color=f"C{number}", markersize=4)
+        panels[2].plot(*column(metrics, "schedule/lr"), color=f"C{number}", label=name)
+        drawn = True
+    for axes, label in zip(panels, ("cross-entropy", "accuracy in %", "learning rate"), strict=True):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.grid(alpha=0.3)
+    if drawn:
+        drawing.legend(*panels[2].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+        save(drawing, path)
+    return drawn

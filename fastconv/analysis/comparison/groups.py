@@ -1,0 +1,202 @@
+"""Runs side by side: which settings they differ in, what each reached over its seeds, and what that tells."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fastconv.analysis.comparison.statistics import Summary, differ, summarise
+from fastconv.runs.collection import Entry, as_text
+from fastconv.runs.hparams import is_place, is_seed, without_seeds
+from fastconv.runs.results import Results
+
+# What is looked at first when something short has to tell groups apart.
+FIRST = ("dataset.name", "model.name", "experiment")
+# Verdicts on a group.
+BEST, LIKE_BEST, UNTESTED = "best", "like the best", "untested"
+# Chance of calling two groups different that are not.
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seeds alone, trained on the same kind of device.
+
+    `values` are the settings that tell it from the other groups. `verdict` is `best` for the best group of a data set,
+    `like the best` where Welch's t-test (5 %) does not tell it from that one, `untested` where one of them has a single
+    run, and else empty.
+    """
+
+    values: dict[str, Any]
+    entries: list[Entry]
+    verdict: str = ""
+
+    @property
+    def dataset(self) -> str:
+        """The data set of its runs."""
+        return as_text(self.setting("dataset"))
+
+    @property
+    def finished(self) -> list[Results]:
+        """The results of its runs that were trained and scored."""
+        return [entry.results for entry in self.entries if entry.problem is None and entry.results is not None]
+
+    @property
+    def problems(self) -> list[Entry]:
+        """Its runs that failed or are not finished."""
+        return [entry for entry in self.entries if entry.problem is not None]
+
+    def setting(self, key: str) -> Any:
+        """A setting that all its runs share."""
+        return self.entries[0].setting(key)
+
+    def summary(self, key: str) -> Summary:
+        """A result over its seeds, such as `accuracy`. Runs that repeat a seed count once, by their mean."""
+        by_seed: dict[tuple[int, int], list[float]] = {}
+        for run in self.finished:
+            by_seed.setdefault((run.seed, run.stream_seed), []).append(as_number(getattr(run, key)))
+        return summarise(float(np.mean(values)) for values in by_seed.values())
+
+
+def as_number(value: Any) -> float:
+    """A result that is a number, else NaN."""
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def names_of(groups: list[Group]) -> list[str]:
+    """What to call each of some groups: the settings in which these differ."""
+    keys = [key for key in groups[0].values if len({as_text(group.values[key]) for group in groups}) > 1]
+    return [", ".join(f"{key}={as_text(group.values[key])}" for key in keys) or "all runs" for group in groups]
+
+
+def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
+    """Groups of each data set, for only those can be compared."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.dataset, []).append(group)
+    return found
+
+
+def group_runs(entries: list[Entry], measure: str = "accuracy") -> list[Group]:
+    """Put runs together that differ in their seeds alone, the best first; `measure` is one of `results.MEASURES`."""
+    members = [Group({}, runs) for runs in _of_a_kind(entries)]
+    keys = telling_keys([group.entries for group in members])
+    groups = [replace(group, values={key: _shared(group.entries, key) for key in keys}) for group in members]
+    groups.sort(key=lambda group: -np.nan_to_num(group.summary(measure).mean, nan=-1))
+    return _judged(groups, measure)
+
+
+def choose_measure(entries: list[Entry]) -> str:
+    """What to judge runs by: held-out images if all that finished scored those, for then they were meant to."""
+    finished = [entry.results for entry in entries if entry.problem is None and entry.results is not None]
+    held_out = finished and all(run.accuracy_holdout is not None for run in finished)
+    return "accuracy_holdout" if held_out else "accuracy"
+
+
+def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:
+    """Runs of the same recipe but for seeds, on the same device; one that failed before it had a device joins them."""
+    members: dict[tuple[str, Any], list[Entry]] = {}
+    first: dict[str, tuple[str, Any]] = {}
+    for entry in sorted(entries, key=lambda entry: _device(entry) is None):
+        identity = json.dumps(without_seeds(entry.recipe), sort_keys=True, default=str)
+        device = _device(entry)
+        key = first.get(identity, (identity, device)) if device is None else (identity, device)
+        first.setdefault(identity, key)
+        members.setdefault(key, []).append(entry)
+    return list(members.values())
+
+
+def _device(entry: Entry) -> tuple[str, str | None] | None:
+    results = entry.results
+    return (results.device, results.precision) if results and results.device else None
+
+
+def _shared(entries: list[Entry], key: str) -> Any:
+    return next((value for value in (entry.value(key) for entry in entries) if value is not None), None)
+
+
+def telling_keys(groups: list[list[Entry]]) -> list[str]:
+    """The settings that tell groups apart: all that were set and differ, and as few others as are needed then."""
+    written = dict.fromkeys(key for group in groups for entry in group for key in entry.written if not is_place(key))
+    composed = dict.fromkeys(key for group in groups for entry in group for key in entry.recipe)
+    chosen: list[str] = []
+    parts = [""] * len(groups)
+    for key in (*written, *(key for key in FIRST if key in composed), *composed, "device", "precision"):
+        if is_seed(key) or key in chosen or (key not in written and len(set(parts)) == len(groups)):
+            continue
+        values = [{json.dumps(value, default=str) for entry in group if (value := entry.value(key)) is not None}
+                  for group in groups]  # fmt: skip
+        ones = [next(iter(each), "") for each in values]
+        if any(len(each) > 1 for each in values) or len(set(ones)) == 1:  # it varies within a group, or not at all
+            continue
+        finer = [f"{part}|{one}" for part, one in zip(parts, ones, strict=True)]
+        if key in written or len(set(finer)) > len(set(parts)):
+            chosen.append(key)
+            parts = finer
+    return chosen
+
+
+def _judged(groups: list[Group], measure: str) -> list[Group]:
+    """Give each group that has results its verdict."""
+    best: dict[str, Group] = {}
+    judged = []
+    for group in groups:
+        verdict = ""
+        if group.summary(measure).n:
+            first = best.setdefault(group.dataset, group)
+            verdict = BEST if first is group else _against(group, first, measure)
+        judged.append(replace(group, verdict=verdict))
+    return judged
+
+
+def _against(one: Group, best: Group, measure: str) -> str:
+    """The verdict of Welch's t-test on two groups."""
+    ours, theirs = one.summary(measure), best.summary(measure)
+    if min(ours.n, theirs.n) < 2:
+        return UNTESTED
+    if ours.sd == theirs.sd == 0:  # no spread to test by
+        return LIKE_BEST if ours.mean == theirs.mean else ""
+    return LIKE_BEST if differ(ours, theirs) > LEVEL else ""
+
+
+def pareto_front(points: list[tuple[float, float]]) -> list[int]:
+    """Which of some (seconds, accuracy) no other beats in both, by rising seconds."""
+    front, highest = [], float("-inf")
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
+        if points[index][1] > highest:
+            front.append(index)
+            highest = points[index][1]
+    return front
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a setting changes: for each of its values, the results of all runs that have it."""
+
+    key: str
+    values: list[Any]
+    results: list[list[float]]
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its values are numbers, so that a line between them means something."""
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
+
+
+def effects(groups: list[Group], measure: str) -> list[Effect]:
+    """The effect of each setting that tells groups apart, numbers by size and words as they come."""
+    found = []
+    for key in groups[0].values if groups else ():
+        by_value: dict[str, tuple[Any, list[float]]] = {}
+        for group in sorted(groups, key=lambda group: group.entries[0].folder):
+            results = [value for run in group.finished if (value := getattr(run, measure)) is not None]
+            if results:
+                by_value.setdefault(as_text(group.values[key]), (group.values[key], []))[1].extend(results)
+        effect = Effect(key, *map(list, zip(*by_value.values(), strict=True))) if len(by_value) > 1 else None
+        if effect and effect.is_numeric:
+            order = np.argsort(effect.values)
+            effect = Effect(key, [effect.values[at] for at in order], [effect.results[at] for at in order])
+        if effect:
+            found.append(effect)
+    return found

@@ -1,0 +1,168 @@
+"""Tables of runs and of groups of runs: rows of plain values, which every format shows in its own way."""
+
+import csv
+import io
+import sys
+from typing import Any
+
+from fastconv.analysis.comparison.groups import BEST, Group
+from fastconv.runs.collection import Entry, as_text
+from fastconv.runs.results import MEASURES
+from fastconv.system.errors import InputError, nearest
+
+# Columns of a table that goes to a file or another program.
+FILE_WIDTH = 200
+# Results of which a row for a group has the mean.
+MEANS = ("epochs", "seconds_counted", "images_per_second")
+# How a person reads numbers that are no accuracies.
+PATTERNS = {"epochs": ".2f", "seconds_counted": ".1f", "images_per_second": ",.0f", "loss": ".4f", "parameters": ",d"}
+# Columns in which more is better, and a table therefore begins with the most.
+DESCENDING = (*MEASURES, "low", "high", "images_per_second", "epochs", "n")
+
+
+def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
+    """A row for each group; `measure` with its standard deviation and the bounds of its 95 % interval."""
+    rows = []
+    for group in groups:
+        summary = group.summary(measure)
+        shown = dict(group.values)
+        for key in ("model.name", "dataset.name"):
+            if not {key, key.partition(".")[0]} & set(shown):
+                shown = {key.partition(".")[0]: group.setting(key), **shown}
+        rows.append(
+            {
+                **shown,
+                "n": summary.n,
+                "runs": len(group.finished) if len(group.finished) > summary.n else None,
+                measure: _known(summary.mean),
+                "sd": _known(summary.sd),
+                "low": _known(summary.mean - summary.half),
+                "high": _known(summary.mean + summary.half),
+                **{key: _known(group.summary(key).mean) for key in MEANS},
+                "verdict": group.verdict,
+                "not finished": len(group.problems) or None,
+            }
+        )
+    return rows
+
+
+def _shown(measure: str) -> list[str]:
+    held_out = [each for each in MEASURES if each.startswith("accuracy_holdout")]
+    return held_out if measure in held_out else list(MEASURES)
+
+
+def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[str, Any]]:
+    """A row for each run; `keys` are settings to show. Runs judged by held-out images do not show their test score."""
+    rows = []
+    for entry in entries:
+        results = entry.results
+
+        def of(key: str, results=results) -> Any:
+            return getattr(results, key) if results else None
+
+        rows.append(
+            {
+                "run": str(entry.folder),
+                "dataset": of("dataset") or entry.setting("dataset"),
+                "model": of("model") or entry.setting("model"),
+                "experiment": of("experiment"),
+                **{key: entry.value(key) for key in keys if key not in ("dataset", "model", "experiment")},
+                "seed": of("seed"),
+                **{key: of(key) for key in _shown(measure)},
+                "epochs": of("epochs"),
+                "seconds_counted": of("seconds_counted"),
+                "images_per_second": of("images_per_second"),
+                "stopped_by": of("stopped_by"),
+                "problem": entry.problem,
+            }
+        )
+    return rows
+
+
+def _known(number: float) -> float | None:
+    return None if number != number else number
+
+
+def columns(rows: list[dict[str, Any]]) -> list[str]:
+    """The columns in which any row has a value."""
+    names = rows[0] if rows else ()
+    return [name for name in names if any(row[name] not in (None, "") for row in rows)]
+
+
+def sort_rows(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Rows by a column, the better end first, or the other with a - before it; what has no value comes last.
+
+    Raises InputError for a column that is not there.
+    """
+    name = key.removeprefix("-")
+    if rows and name not in rows[0]:
+        raise InputError(
+            f"sort={key}: there is no column {name}{nearest(name, rows[0])} There is: {', '.join(rows[0])}"
+        )
+    there = [row for row in rows if row[name] not in (None, "")]
+    numbers = all(isinstance(row[name], int | float) for row in there)
+    there.sort(
+        key=lambda row: row[name] if numbers else str(row[name]), reverse=(name in DESCENDING) != key.startswith("-")
+    )
+    return there + [row for row in rows if row[name] in (None, "")]
+
+
+def shown(name: str, value: Any) -> str:
+    """A cell as a person reads it: accuracies in percent, seconds with a tenth."""
+    if value is None or value == "":
+        return ""
+    if name in ("low", "high", "sd") or name.startswith("accuracy"):
+        return f"{100 * value:.2f}"
+    pattern = PATTERNS.get(name)
+    return format(value, pattern) if pattern else as_text(value)
+
+
+def heading(name: str) -> str:
+    """A column's name as a person reads it."""
+    if name.startswith("accuracy"):
+        return {
+            "accuracy": "accuracy %",
+            "accuracy_tta": "with TTA %",
+            "accuracy_holdout": "held-out %",
+            "accuracy_holdout_tta": "held-out, with TTA %",
+        }[name]
+    return {
+        "sd": "± sd",
+        "low": "95 % from",
+        "high": "to",
+        "seconds_counted": "seconds",
+        "images_per_second": "images/s",
+        "stopped_by": "stopped by",
+    }.get(name, name)
+
+
+def as_csv(rows: list[dict[str, Any]], header: list[str]) -> str:
+    """Rows as CSV, with accuracies as shares and every digit."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_markdown(rows: list[dict[str, Any]], header: list[str]) -> str:
+    """Rows as a Markdown table, as a person reads them."""
+    lines = [[heading(name) for name in header], ["---"] * len(header)]
+    lines += [[shown(name, row[name]).replace("|", "\\|") for name in header] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def print_table(rows: list[dict[str, Any]], header: list[str], problems: list[Entry]) -> None:
+    """Rows for the terminal, as wide as it is, and below them the reason of each run that is not finished."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*map(heading, header))
+    for row in rows:
+        style = "bold" if row.get("verdict") == BEST else "red" if row.get("problem") else None
+        table.add_row(*(Text(shown(name, row[name])) for name in header), style=style)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
+    for entry in () if "problem" in header else problems:
+        console.print(f"{entry.folder}: {entry.problem}", style="red")

@@ -1,0 +1,148 @@
+"""What there is to know of a data set before training: counts, sizes, and images that should not be as they are."""
+
+import csv
+import dataclasses
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from fastconv.analysis import figures
+from fastconv.config.schema import Config
+from fastconv.data.sources.builtin import load
+from fastconv.data.sources.custom import OWN, Opened, read
+from fastconv.data.sources.decode import Decoded
+from fastconv.data.stream.spec import OnlineStream
+from fastconv.runs.results import new_run_folder
+
+# A class with so many times as many images as another, and one with so few, are worth a word.
+UNEVEN, FEW = 3, 100
+# Images of each class on the contact sheet, and classes on it.
+SHOWN, SHOWN_CLASSES = 10, 20
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A data set with what was found in it.
+
+    `twice`: names of images that are the same in one split; `leaked`: pairs (training image, test image) that are the
+    same; `contradictory`: names of same images with different labels. They are compared as the network sees them.
+    """
+
+    name: str
+    opened: Opened
+    twice: list[list[str]]
+    leaked: list[tuple[str, str]]
+    contradictory: list[list[str]]
+
+    def report(self) -> list[str]:
+        """What a person should know, and do."""
+        train, test, classes = self.opened.train, self.opened.test, self.opened.classes
+        side = train.images.shape[1]
+        lines = [
+            f"{self.name}: {len(train.labels):,} images to train on and {len(test.labels):,} to test with,"
+            f" {len(classes)} classes, as {side}x{side}x{train.images.shape[3]}"
+        ]
+        if self.opened.sizes:
+            widths, heights = zip(*self.opened.sizes, strict=True)
+            lines.append(
+                f"sizes: {min(widths)} to {max(widths)} pixels wide, {min(heights)} to {max(heights)} high; the middle"
+                f" one's shorter side has {median(map(min, self.opened.sizes)):g}"
+            )
+        counts = np.bincount(train.labels, minlength=len(classes))
+        most, least = int(counts.argmax()), int(counts.argmin())
+        if counts[most] > UNEVEN * max(1, counts[least]):
+            lines.append(
+                f"uneven classes: {classes[most]} has {counts[most]:,} images, {classes[least]} {counts[least]:,}."
+                " Look at balanced accuracy and macro F1 (fastconv.evaluate), and collect more of the rare ones"
+            )
+        if few := [name for name, count in zip(classes, counts, strict=True) if count < FEW]:
+            lines.append(f"few images: {len(few)} classes have less than {FEW}, such as {few[0]}. More would help most")
+        if self.opened.unreadable:
+            lines.append(f"unreadable: {self.opened.note}. Training leaves them out; dataset.strict=true would stop")
+        if self.leaked:
+            one, other = self.leaked[0]
+            lines.append(
+                f"leak: {len(self.leaked)} test images are among the training images, such as {other}, which is {one}."
+                " Remove them from one side, or the accuracy will be too high"
+            )
+        if self.twice:
+            copies = sum(len(names) - 1 for names in self.twice)
+            lines.append(
+                f"copies: {copies} images are there again in the same split, such as {' and '.join(self.twice[0][:2])}"
+            )
+        if self.contradictory:
+            lines.append(
+                f"contradictory: {len(self.contradictory)} images have several labels, such as"
+                f" {' and '.join(self.contradictory[0][:2])}. Decide which is right"
+            )
+        if len(lines) == 1 + bool(self.opened.sizes):
+            lines.append("nothing to object to")
+        return lines
+
+    def rows(self) -> list[dict[str, str]]:
+        """Every finding about an image."""
+        found = [{"finding": "unreadable", "image": name, "about": why} for name, why in self.opened.unreadable]
+        found += [{"finding": "leak", "image": test, "about": f"is {train}"} for train, test in self.leaked]
+        for finding, groups in (("copy", self.twice), ("contradictory", self.contradictory)):
+            found += [
+                {"finding": finding, "image": names[0], "about": f"is {name}"} for names in groups for name in names[1:]
+            ]
+        return found
+
+
+def audit(config: Config) -> Audit:
+    """Read a data set and look at it. Raises InputError as loading it does."""
+    dataset, root = config.dataset, Path(config.data)
+    if dataset.source == "builtin":
+        splits = load(dataset, root)
+        train, test = (
+            Decoded(split.images, split.labels, [f"{part} image {at}" for at in range(len(split))], [])
+            for split, part in zip(splits, ("training", "test"), strict=True)
+        )
+        opened = Opened(splits[0].classes, train, test, [], [])
+    else:
+        opened = read(dataset, OWN[dataset.source](dataset, root))
+    seen: dict[bytes, list[tuple[str, int, str]]] = defaultdict(list)
+    for part, split in (("train", opened.train), ("test", opened.test)):
+        for image, label, name in zip(split.images, split.labels, split.names, strict=True):
+            seen[hashlib.sha256(np.ascontiguousarray(image)).digest()].append((part, int(label), name))
+    twice, leaked, contradictory = [], [], []
+    for places in seen.values():
+        train, test = ([name for part, _, name in places if part == which] for which in ("train", "test"))
+        twice += [names for names in (train, test) if len(names) > 1]
+        leaked += [(train[0], name) for name in test if train]
+        if len({label for _, label, _ in places}) > 1:
+            contradictory.append([name for *_, name in places])
+    return Audit(dataset.name, opened, twice, leaked, contradictory)
+
+
+def write(found: Audit, config: Config) -> Path:
+    """Write the findings and the pictures; returns their folder."""
+    from fastconv.data.dataset import ImageData
+    from fastconv.training.plan import stream_spec
+
+    folder = new_run_folder(Path(config.outputs) / found.name, prefix="audit-")
+    (folder / "audit.txt").write_text("\n".join(found.report()) + "\n")
+    with (folder / "findings.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["finding", "image", "about"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found.rows())
+    train, classes = found.opened.train, found.opened.classes
+    with (folder / "classes.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "train", "test"])
+        counts = (np.bincount(split.labels, minlength=len(classes)) for split in (train, found.opened.test))
+        writer.writerows(zip(classes, *(each.tolist() for each in counts), strict=True))
+    rows = [np.flatnonzero(train.labels == label)[:SHOWN] for label in range(min(len(classes), SHOWN_CLASSES))]
+    tiles = [[figures.Tile(train.images[row], classes[train.labels[row]]) for row in each] for each in rows]
+    figures.draw_tiles(tiles, f"{found.name}: training images", folder / "images.png", inches=1.1)
+    data = ImageData(found.name, train.images, train.labels, classes, "")
+    spec = dataclasses.replace(stream_spec(config, data), dataset=found.name)
+    stream = OnlineStream(spec, data)
+    figures.draw_augmented(*stream.rows(0, figures.GRID_IMAGES), spec, folder / "augmented.png")
+    stream.close()
+    return folder

@@ -1,0 +1,111 @@
+"""Trained networks as files that work without fastconv."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastconv.analysis.checkpoint import load_run
+from fastconv.analysis.predictor import Classifier
+from fastconv.data.sources.builtin import load
+from fastconv.system.errors import InputError
+
+# How far a file's probabilities may be from the checkpoint's, both in float32.
+TOLERANCE = 1e-4
+FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
+
+
+class Probabilities(nn.Module):
+    """Raw images uint8 [N, H, W, C] to probabilities float32 [N, classes]."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images.float()).softmax(1)
+
+
+def export(folder: Path, formats: Sequence[str], data: Path, samples: int) -> list[str]:
+    """Write a run's network in some formats into its folder, beside a list of its classes.
+
+    Args:
+        samples: test images on which each file is compared with the checkpoint.
+
+    Returns lines to print. Raises InputError for a run that cannot be read, for a format whose packages are missing,
+    and for a file that answers otherwise than the checkpoint, which is removed.
+    """
+    run = load_run(folder)
+    _, test = load(run.config.dataset, data)
+    if test.images.shape[1:] != run.shape:
+        raise InputError(f"{folder} has other images than {test.name}: its data set has changed")
+    some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, min(samples, len(test))).astype(int)]))
+    network = Probabilities(Classifier(run.model, run.mean, run.std)).eval().requires_grad_(False)
+    with torch.inference_mode():
+        expected = network(some).numpy()
+    lines = []
+    for kind in formats:
+        path = folder / FILES[kind]
+        partial = path.with_name(f"part-{path.name}")
+        try:
+            answer = WRITERS[kind](network, some[:2], partial)
+            off = float(np.abs(answer(some.numpy()) - expected).max())
+            if not off <= TOLERANCE:
+                raise InputError(f"{path} would answer otherwise than the checkpoint, by up to {off:.2g}: not written")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        lines.append(
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB; off by at most {off:.1g} on {len(some):,} test images"
+        )
+    classes = folder / "classes.txt"
+    classes.write_text("\n".join(run.classes) + "\n")
+    return [*lines, f"{classes}: the classes in the order of the probabilities"]
+
+
+def _write_torch(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    with _quiet():
+        torch.export.save(_exported(network, images), path)
+        loaded = torch.export.load(path).module()
+    return lambda given: loaded(torch.from_numpy(given)).numpy()
+
+
+def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - what torch writes with
+    except ImportError as error:
+        raise InputError(
+            f"format=onnx needs the package {error.name}: pip install 'fastconv[export]', or use format=torch"
+        ) from error
+    with _quiet():
+        torch.onnx.export(_exported(network, images), (images,), path, external_data=False, dynamo=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda given: session.run(None, {name: given})[0]
+
+
+WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
+
+
+def _exported(network: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    count = torch.export.Dim("images", min=1)
+    return torch.export.export(network, (images,), dynamic_shapes=({0: count},))
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without what the exporters say of themselves."""
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,166 @@
+"""A trained network at work: images in, classes and probabilities out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fastconv.analysis.checkpoint import TrainedRun, load_run
+from fastconv.budget.hardware import prepare
+from fastconv.config.schema import Trainer
+from fastconv.data.sources.decode import to_array
+from fastconv.models.tta import Views
+from fastconv.system.errors import InputError
+
+# Images to compute at once.
+BATCH_SIZE = 500
+
+AnyImage = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities float32 [N, classes] of images, and the names of the classes."""
+
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The likeliest class of each image, int64 [N]."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def names(self) -> list[str]:
+        """Its name."""
+        return [self.classes[label] for label in self.labels]
+
+    def top(self, count: int) -> list[list[tuple[str, float]]]:
+        """For each image its likeliest classes with their probabilities, the likeliest first."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
+        return [
+            [(self.classes[label], float(chances[label])) for label in labels]
+            for labels, chances in zip(order, self.probabilities, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {chance:.1%}" for name, chance in (each[0] for each in self.top(1)[:3]))
+        return f"Predictions of {len(self)} images: {shown}{', ...' if len(self) > 3 else ''}"
+
+
+class Predictor:
+    """A trained network with the preprocessing that it was trained with.
+
+    Args:
+        run: what was read of a run's folder.
+        accelerator: `auto`, `cpu` or `gpu`.
+    """
+
+    def __init__(self, run: TrainedRun, accelerator: str = "auto") -> None:
+        self.run = run
+        self._device = prepare(Trainer(accelerator=accelerator))
+        self.shape, self.classes = run.shape, run.classes
+        self._network = Classifier(run.model, run.mean, run.std).eval().to(self._device.kind)
+        self._network.to(memory_format=torch.channels_last)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the network computes on the processor."""
+        return self._device.kind == "cpu"
+
+    def predict(
+        self, images: np.ndarray | Sequence[str | Path | Image.Image | np.ndarray], tta: bool = False
+    ) -> Predictions:
+        """Classify images.
+
+        Args:
+            images: uint8 [N, H, W, C], or paths, Pillow's images or arrays of any size and mode.
+            tta: score each image in the views that the run was tested with, which takes as many times as long.
+
+        Raises InputError for an image that cannot be read.
+        """
+        parts = [self.probabilities(self.arrays(part), tta) for part in _parts(images)]
+        return Predictions(
+            np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32), self.classes
+        )
+
+    def arrays(self, images: np.ndarray | Sequence[str | Path | Image.Image | np.ndarray]) -> np.ndarray:
+        """Images as the network takes them, uint8 [N, H, W, C]."""
+        if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[1:] == self.shape:
+            return images
+        return np.stack([self.array(image) for image in images])
+
+    def array(self, image: AnyImage) -> np.ndarray:
+        """One image as the network takes it, uint8 [H, W, C]."""
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(np.squeeze(image))
+        try:
+            opened = image if isinstance(image, Image.Image) else Image.open(image)
+            return to_array(opened, self.shape[0], grey=self.shape[2] == 1)
+        except Exception as error:  # each of Pillow's readers has its own
+            raise InputError(f"{image} cannot be read as an image: {error}") from error
+
+    @torch.inference_mode()
+    def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
+        """Probabilities float32 [N, classes] of images uint8 [N, H, W, C]."""
+        views = _views(self.run) if tta else Views()
+        found = []
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = torch.from_numpy(np.array(images[start : start + BATCH_SIZE])).to(self._device.kind)
+            with self._device.autocast():
+                _, logits = views.answers(self._network.model, self._network.normalise(batch))
+            found.append(logits.float().softmax(1).cpu().numpy())
+        return np.concatenate(found) if found else self._none()
+
+    def _none(self) -> np.ndarray:
+        return np.empty((0, len(self.classes)), np.float32)
+
+    def __repr__(self) -> str:
+        height, width, channels = self.shape
+        told = (
+            f", {self.run.results.accuracy:.2%} of test images"
+            if self.run.results and self.run.results.accuracy
+            else ""
+        )
+        return f"Predictor({self.run.folder}: {len(self.classes)} classes, {width}x{height}x{channels}{told})"
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation: raw images [N, H, W, C] to logits float [N, classes]."""
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        deviation = torch.tensor(std).view(-1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / deviation, persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """What the network takes, float [N, C, H, W]."""
+        return images.permute(0, 3, 1, 2) * self.scale + self.shift
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(self.normalise(images))
+
+
+def load(folder: str | Path, accelerator: str = "auto") -> Predictor:
+    """A trained run's network, ready to predict. Raises InputError if the folder has none."""
+    return Predictor(load_run(Path(folder)), accelerator)
+
+
+def _views(run: TrainedRun) -> Views:
+    from fastconv.training.plan import views
+
+    return views(run.config.tta, run.config.dataset.flip)
+
+
+def _parts(images: Sequence) -> Iterator[Sequence]:
+    for start in range(0, len(images), BATCH_SIZE):
+        yield images[start : start + BATCH_SIZE]

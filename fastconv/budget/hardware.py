@@ -1,0 +1,153 @@
+"""The hardware that trains: device, precision, and an allocator that suits training on a CPU."""
+
+import ctypes
+import functools
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils._triton import has_triton
+
+from fastconv.config.schema import Trainer
+from fastconv.system.distributed import from_first_rank
+from fastconv.system.errors import InputError
+
+# glibc's mallopt parameters (malloc.h).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+# To see which type is faster: products of square matrices, of which the first are slower.
+PRODUCT_SIDE, PRODUCTS = 512, 8
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run computes on, and how: `kind` is `cpu` or `cuda`, `precision` is `bf16` or `fp32`."""
+
+    kind: str
+    name: str
+    precision: str
+    threads: int
+    keep_memory: bool
+    compile: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that convolutions compute in."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        """A context in which forward passes compute in this precision."""
+        return torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def free_memory(self) -> int | None:
+        """Bytes that can still be had, on a GPU if it is one; None if the system does not say."""
+        if self.kind == "cuda":
+            return torch.cuda.mem_get_info()[0]
+        try:
+            return 1024 * int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])
+        except (OSError, TypeError):  # elsewhere than Linux
+            return None
+
+
+def prepare(trainer: Trainer) -> Device:
+    """Choose the device and set it up as configured.
+
+    Raises InputError for GPUs or a compiler that are not there.
+    """
+    gpu = torch.cuda.is_available()
+    if trainer.accelerator == "gpu" and not gpu:
+        raise InputError(
+            "trainer.accelerator=gpu is not possible: torch finds no GPU here. Use trainer=cpu or trainer=auto"
+        )
+    if gpu and trainer.accelerator != "cpu" and trainer.devices > torch.cuda.device_count():
+        raise InputError(
+            f"trainer.devices={trainer.devices} is not possible: torch finds {torch.cuda.device_count()} GPUs here."
+            " Use fewer, or trainer.accelerator=cpu"
+        )
+    cores = os.cpu_count() or 1
+    if (not gpu or trainer.accelerator == "cpu") and trainer.devices > max(2, cores):  # two are what trainer=ddp has
+        raise InputError(
+            f"trainer.devices={trainer.devices} is not possible: this machine has {cores} CPU cores, and each device is"
+            " a process that needs one. Use fewer"
+        )
+    kind = "cuda" if gpu and trainer.accelerator != "cpu" else "cpu"
+    if trainer.num_threads is not None:
+        torch.set_num_threads(trainer.num_threads)
+    keep_memory = kind == "cpu" and trainer.keep_memory and keep_freed_memory()
+    precision = trainer.precision if trainer.precision != "auto" else _precision(kind)
+    name = torch.cuda.get_device_name() if kind == "cuda" else cpu_name()
+    return Device(kind, name, precision, torch.get_num_threads(), keep_memory, _compiles(kind, trainer.compile))
+
+
+def _precision(kind: str) -> str:
+    """`bf16` where the hardware is faster with it, else `fp32`; the same on all ranks, as a CPU measures it."""
+    if kind == "cuda":
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        faster = from_first_rank("bf16", cpu_prefers_bf16)
+    return "bf16" if faster else "fp32"
+
+
+def _compiles(kind: str, wanted: bool | None) -> bool:
+    """Whether to compile: as wanted, else on GPUs that torch can compile for."""
+    able = has_triton() if kind == "cuda" else any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    if wanted and not able:
+        needed = "triton" if kind == "cuda" else "a C++ compiler such as g++"
+        raise InputError(f"trainer.compile=true is not possible: it needs {needed}. Install it, or leave compile out")
+    return kind == "cuda" and able if wanted is None else wanted
+
+
+@functools.cache
+def cpu_prefers_bf16() -> bool:
+    """Whether the CPU multiplies bf16 faster than fp32.
+
+    Without instructions for it bf16 is many times slower. AMX makes it faster. What AVX-512's are worth is measured, in
+    some 20 ms: a step was more than twice as fast with them on an AMD EPYC, half as fast on an Intel Xeon without AMX.
+    """
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return torch.cpu._is_avx512_bf16_supported() and _prefers(torch.bfloat16, torch.float32)
+
+
+def _prefers(one: torch.dtype, other: torch.dtype) -> bool:
+    """Whether the CPU multiplies matrices of the one type faster, by the fastest product of each."""
+    matrices = {dtype: torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=dtype) for dtype in (one, other)}
+    seconds = dict.fromkeys(matrices, float("inf"))
+    for _ in range(PRODUCTS):
+        for dtype, matrix in matrices.items():  # by turns, so that a busy machine slows both down
+            started = time.perf_counter()
+            matrix @ matrix
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
+    return seconds[one] < seconds[other]
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep large freed blocks instead of returning them to the system; whether there is a glibc to tell.
+
+    A training step frees and takes back its activations; with the defaults each page is faulted in again every step,
+    which costs a DavidNet step a quarter of its time.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return False
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)
+    return True

@@ -1,0 +1,227 @@
+"""The command line: Hydra's overrides in, one clear line out when something is wrong with them."""
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import inspect
+import itertools
+import os
+import shlex
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from fastconv.config.overrides import (
+    COMPOSING_ERRORS,
+    check_arguments,
+    compose,
+    explain,
+    group_options,
+    groups,
+    leaves,
+    task_overrides,
+    typed,
+)
+from fastconv.config.store import CONF, register
+from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
+from fastconv.system.distributed import is_first_rank
+from fastconv.system.errors import InputError, StreamError
+from fastconv.system.signals import Interrupted, listening
+
+# What a job that failed in a process of its own leaves in the sweep's folder until all have ended.
+FAILED = ".failed-"
+# Characters of a message beyond which nobody reads: a value may be as long as a command line can be.
+LINE = 2000
+
+
+def no_search(config: Any) -> None:
+    """Refuse a sweep that looks for what a command returns the most of, where that is nothing."""
+    raise InputError("this command has no result to search by: a search is of fastconv.train")
+
+
+def command(
+    config_name: str,
+    doc: str | None,
+    check: Callable[[Any], None] = lambda config: None,
+    check_search: Callable[[Any], None] = no_search,
+    after_sweep: Callable[[Any, Path], bool] = lambda config, folder: True,
+) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+    """Make a function of a typed config the body of `python -m fastconv.NAME key=value ...`.
+
+    Bad input ends with one line on standard error and exit code 1. With HYDRA_FULL_ERROR=1 it ends with a traceback.
+
+    Args:
+        config_name: the file in `conf/`.
+        doc: what `--help` says of the command.
+        check: raises InputError for a config that cannot work. The body calls it first; here it is called for all jobs
+            of a sweep, before the first one starts.
+        check_search: the same, for a sweep in which a sweeper looks for what the body returns the most of.
+        after_sweep: called with the config of a sweep's first job and the sweep's folder when all jobs have ended;
+            returns whether each of them did what it should.
+    """
+
+    def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
+        @functools.wraps(body)
+        def main() -> None:
+            register()
+            job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
+            given, well = sys.argv, True
+            try:
+                if {"--help", "-h"} & set(given[1:]):
+                    print(help_text(config_name, doc))
+                    return
+                planned = check_arguments(config_name, given[1:], check, check_search)
+                with listening():
+                    sweep = begin(planned) if planned else None
+                    sys.argv = [*given, override_of(sweep.folder)] if sweep else given
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                    sweep = sweep or job.sweep
+                    if sweep:
+                        for left in sweep.folder.glob(f"{FAILED}*"):
+                            left.unlink()
+                            job.failed = True
+                        if not remove_empty(sweep.folder):
+                            well = after_sweep(sweep.first, sweep.folder)
+            except InputError as error:
+                if job.full_error:
+                    raise
+                fail(str(error))
+            except Interrupted as error:
+                if is_first_rank():
+                    print("; ".join(filter(None, (f"fastconv: ended by {error}", error.advice))), file=sys.stderr)
+                raise SystemExit(error.exit_code) from None
+            except COMPOSING_ERRORS as error:
+                if job.full_error or (job.composed and not job.failed):
+                    raise
+                if not job.failed:
+                    fail(explain(error, config_name, given[1:]))
+                fail(str(error))  # of a search in which every trial failed
+            except OSError as error:
+                if job.full_error or job.composed:
+                    raise
+                fail(f"cannot write {error.filename}: {error.strerror}. Choose another folder")
+            finally:
+                sys.argv = given
+            if job.failed or not well:
+                raise SystemExit(1)
+
+        return main
+
+    return decorate
+
+
+class Job:
+    """What Hydra calls with each composed config, in this process or, by way of a launcher, in another one."""
+
+    def __init__(self, config_name: str, body: Callable[[Any], Any], full_error: bool) -> None:
+        self._config_name, self._body, self._process = config_name, body, os.getpid()
+        self.full_error = full_error
+        self.composed, self.failed = False, False
+        self.sweep: Sweep | None = None
+
+    def __call__(self, values: DictConfig) -> Any:
+        """Run the body; of a job of a sweep that fails, say why and let Hydra go on with the others."""
+        self.composed = True
+        if not self.full_error:
+            os.environ.pop("HYDRA_FULL_ERROR", None)  # the processes that a run starts must set their own
+        hydra_config = HydraConfig.get()
+        in_sweep = hydra_config.mode == RunMode.MULTIRUN
+        try:
+            config = typed(self._config_name, values, task_overrides())
+            if in_sweep:
+                self.sweep = self.sweep or Sweep(self._config_name, (), (config,), Path(hydra_config.sweep.dir))
+            with contextlib.nullcontext() if os.getpid() == self._process else listening():
+                return self._body(config)
+        except Exception as error:
+            if self.full_error or not (in_sweep or isinstance(error, InputError)):
+                raise
+            line = one_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            if not in_sweep:
+                fail(line)
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+            print(f"fastconv: job {hydra_config.job.num}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+            self.failed = True
+            if os.getpid() != self._process:  # where the process that waits for it looks
+                Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
+            return None
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def fail(line: str) -> None:
+    """End the command with one line on standard error and exit code 1."""
+    line = " ".join(line.split())
+    print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def one_line(error: InputError) -> str:
+    """The message of an error, with the command that mends a damaged stream."""
+    message = " ".join(str(error).split())
+    if isinstance(error, StreamError):
+        settings = [override for override in task_overrides() if not override.startswith("verify=")]
+        message += f". Repair it with: python -m fastconv.precompute {shlex.join([*settings, 'verify=true'])}"
+    return message
+
+
+# -- help
+
+
+def help_text(config_name: str, doc: str | None) -> str:
+    """What a command does, its groups with their options, and every key with its value and meaning."""
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    check_arguments(config_name, overrides, lambda config: None, lambda config: None)
+    config = compose(config_name, overrides)
+    name = OmegaConf.to_container(config).get("name") or config_name
+    lines = [inspect.cleandoc(doc or name), ""]
+    if offered := groups(config_name):
+        lines += ["Groups (group=option):"]
+        lines += [f"  {group:<12} {', '.join(group_options(group))}" for group in offered]
+        lines += [""]
+    lines += ["Keys (key=value), with the value that these overrides give:"]
+    for key, value, meaning in described_keys(config):
+        lines.append(f"  {key}={value}")
+        lines += textwrap.wrap(meaning, 112, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += [
+        "",
+        "Several values with -m make a sweep: -m seed=0,1,2. --cfg job prints the composed config. HYDRA_FULL_ERROR=1",
+        "shows tracebacks.",
+    ]
+    return "\n".join(lines)
+
+
+def described_keys(config: DictConfig) -> Iterator[tuple[str, str, str]]:
+    """(key, value, meaning) of every leaf of a composed config."""
+    for key, section, name in leaves(config):
+        value = None if OmegaConf.is_missing(section, name) else section[name]
+        meaning = field_docs(OmegaConf.get_type(section)).get(name, "")
+        yield key, "null" if value is None else str(value), meaning
+
+
+@functools.cache
+def field_docs(schema: type) -> dict[str, str]:
+    """The string under each field of a dataclass and of those it extends."""
+    docs: dict[str, str] = {}
+    for parent in reversed(schema.__mro__):
+        if not dataclasses.is_dataclass(parent):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(parent))).body[0].body
+        for entry, after in itertools.pairwise(body):
+            if (
+                isinstance(entry, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                docs[entry.target.id] = " ".join(str(after.value.value).split())
+    return docs

@@ -1,0 +1,155 @@
+"""The typed configurations of the commands beside `train` and `precompute`: what can be set, and what it means."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from fastconv.config.schema import Config
+
+
+def as_list(value: Any) -> list:
+    """What a key that takes one or several holds."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+@dataclass
+class RangeTest:
+    """A learning rate that grows by the same factor from step to step."""
+
+    min_lr: float = 1e-4
+    """Learning rate of the first step."""
+    max_lr: float = 10.0
+    """Learning rate of the last step."""
+    steps: int = 100
+    """Optimizer steps between them, both ends included."""
+    early_stop_threshold: float | None = 4.0
+    """End when the loss, as a mean of five steps, is so many times its lowest, as Lightning and fastai do; null to go
+    on. A loss that is not finite always ends the test."""
+
+
+@dataclass
+class LrFind(Config):
+    """A learning-rate range test of a run. What only matters later (budget, validate, checkpoint, ...) changes nothing
+    in it, and `stream.mode` nothing at all: the images are computed while they are needed."""
+
+    range_test: RangeTest = field(default_factory=RangeTest)
+
+
+@dataclass
+class Compare:
+    """Tables, and a page, of many runs."""
+
+    runs: Any = "outputs"
+    """A folder, or a list of folders, below which runs lie."""
+    by: str = "settings"
+    """A row for each group of runs that differ in their `settings`, over seeds; or one for each of the `runs`."""
+    where: Any = None
+    """Only runs of which a setting or a result has a value, key:value; of several, [a:1,a:2,b:3], one for each key."""
+    measure: str | None = None
+    """What makes the best: accuracy, accuracy_tta, accuracy_holdout or accuracy_holdout_tta; null for accuracy_holdout
+    if all runs scored held-out images, else accuracy."""
+    sort: str | None = None
+    """The column to sort by, from its better end, with a - before it from the other; null for the best first."""
+    format: str = "table"
+    """`table` for the terminal, `csv`, `markdown` or `json`."""
+    page: str | None = None
+    """File for a page with sortable tables and plots, such as compare.html."""
+
+
+@dataclass
+class Explain:
+    """A report of where networks look."""
+
+    run: Any = MISSING
+    """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed."""
+    against: Any = None
+    """Folder of the run to compare it with, or as many folders as `run` has, in the same order."""
+    names: list[str] | None = None
+    """What figures call `run` and `against`; null for what differs between them."""
+    folder: str | None = None
+    """Where the report goes; null for `explain` in the folder of the run, or `explain-against-...` there."""
+    methods: dict[str, Any] = field(default_factory=dict)
+    """The methods by name, chosen by the group `method`; one of your own: +methods.mine.captum=Lime."""
+    images: Any = None
+    """Image files to explain instead of test images, such as [a.png,b.jpg] or 'pictures/*.png'."""
+    per_class: int = 10
+    """Test images drawn of each class. These are measured."""
+    mistakes: int = 8
+    """Surest mistakes to show."""
+    hits: int = 8
+    """Least sure hits to show."""
+    candidates: int = 2000
+    """Test images among which mistakes and hits are looked for."""
+    target: str = "answer"
+    """The class that is explained: the network's `answer`, or the `label`."""
+    measures: bool = True
+    """Measure the maps, which takes several times as long as making them."""
+    steps: int = 20
+    """Parts in which pixels go or come for deletion and insertion."""
+    perturbations: int = 10
+    """Squares removed from each image for infidelity."""
+    control_images: int = 50
+    """Images on which maps are compared with those of random weights, and with themselves under noise."""
+    sensitivity_images: int = 20
+    """Images on which max-sensitivity is measured."""
+    batch_size: int = 256
+    """Images, counting the copies that a method makes of them, to compute at once."""
+    seed: int = 0
+    """Seed of the choice of images, of the methods' noise and of the controls."""
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+    data: str = "data"
+    """Folder of the data sets (FASTCONV_DATA)."""
+
+    def folders(self) -> tuple[list[Path], list[Path]]:
+        """The folders that `run` and `against` name."""
+        first, second = ([Path(str(folder)) for folder in as_list(side)] for side in (self.run, self.against))
+        return first, second
+
+
+@dataclass
+class Predict:
+    """Images to classify with a trained network."""
+
+    run: str = MISSING
+    """Folder of a trained run."""
+    images: Any = MISSING
+    """Files, folders or tars of images, one or a list [a,b]."""
+    out: str = "predictions.csv"
+    """File to write: .csv, .jsonl (a JSON object a line), or - for the terminal, as JSON."""
+    top: int = 1
+    """Likeliest classes to write for each image."""
+    tta: bool = False
+    """Score each image in the views that the run was tested with (its `tta`), which takes as many times as long."""
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+
+
+@dataclass
+class Evaluate:
+    """A trained network's score, and the page of its run."""
+
+    run: str = MISSING
+    """Folder of a trained run."""
+    tta: bool = False
+    """Score each image in the views that the run was tested with (its `tta`)."""
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+    data: str = "data"
+    """Folder of the data sets (FASTCONV_DATA)."""
+
+
+@dataclass
+class Export:
+    """A trained network as files."""
+
+    run: str = MISSING
+    """Folder of a trained run."""
+    format: Any = field(default_factory=lambda: ["onnx", "torch"])
+    """Formats to write: onnx (model.onnx), torch (model.pt2, of torch.export), or both."""
+    samples: int = 500
+    """Test images on which each file is compared with the checkpoint."""
+    data: str = "data"
+    """Folder of the data sets (FASTCONV_DATA)."""

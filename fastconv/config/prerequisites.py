@@ -1,0 +1,82 @@
+"""What a run needs of its data and its folders, looked at before torch is imported, which alone takes seconds."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastconv.config.schema import Config
+from fastconv.data.dataset import stratified_split
+from fastconv.data.sources.builtin import SOURCES, load
+from fastconv.data.stream.cache import require_space, stored_streams, unwritable
+from fastconv.system.errors import InputError, nearest
+
+
+def check_data(config: Config, chosen: Sequence[str] = ()) -> None:
+    """Raise InputError for a split, a batch, an augmentation or a stream that cannot be had of the images.
+
+    Args:
+        chosen: what is still to be chosen (`config.choose`), and is not looked at.
+    """
+    require_known(config)
+    name, batch_size, share = config.dataset.name, config.batch_size, config.dataset.holdout
+    everything, _ = load(config.dataset, Path(config.data))
+    kept, held = stratified_split(everything, share, config.dataset.holdout_seed)
+    for rows, part in ((kept, "for training"), (held, "to hold out")):
+        if share and len(np.unique(everything.labels[rows])) < len(everything.classes):
+            raise InputError(
+                f"dataset.holdout={share:g} leaves no image {part} of some class of {name}: choose another share"
+            )
+    if batch_size > len(kept) and "batch_size" not in chosen:
+        raise InputError(
+            f"batch_size={batch_size} is not possible: {name} has {len(kept)} images for training. Give fewer"
+        )
+    height, width, channels = everything.images.shape[1:]
+    side, padding, size = min(height, width), config.augment.crop.padding, config.augment.cutout.size
+    if size >= side:
+        raise InputError(f"augment.cutout.size={size} covers the {width}x{height} images whole: give fewer pixels")
+    if config.tta.shift >= side:
+        raise InputError(f"tta.shift={config.tta.shift} is too much for the {width}x{height} images: give fewer pixels")
+    if padding > side or (config.augment.crop.mode == "reflect" and padding >= side):
+        raise InputError(
+            f"augment.crop.padding={padding} is too much for the {width}x{height} images: give fewer pixels"
+        )
+    if config.stream.mode == "precomputed":
+        epochs = config.schedule.epochs if config.budget.seconds is None else 0  # without a time limit all are needed
+        require_room(config, round(max(epochs, config.stream.epochs or 1) * len(kept) * height * width * channels))
+
+
+def require_known(config: Config) -> None:
+    """Raise InputError for a data set that nobody knows."""
+    name = config.dataset.name
+    if config.dataset.source == "builtin" and name not in SOURCES:
+        raise InputError(f"dataset.name={name} is unknown{nearest(name, SOURCES)} Choose from: {', '.join(SOURCES)}")
+
+
+def require_room(config: Config, needed_bytes: int) -> None:
+    """Raise InputError for a stream that stream.max_gb or the disk, even without other streams, has no room for."""
+    root, most = config.stream.folder, config.stream.max_gb
+    if needed_bytes > most * 1e9:
+        raise InputError(
+            f"the stream needs {needed_bytes / 1e9:.3g} GB, more than stream.max_gb={most:g}."
+            " Raise it, set a smaller stream.epochs, or use stream=online"
+        )
+    require_writable(root)
+    missing = needed_bytes - sum(stream.bytes for stream in stored_streams(root))
+    if missing > 0:
+        require_space(root, missing, f"the stream of {config.dataset.name}")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise InputError, before anything long starts, if nothing can be written to a folder. Does not make it."""
+    for nearest_there in (folder, *folder.absolute().parents):
+        try:
+            nearest_there.stat()
+            with tempfile.TemporaryFile(dir=nearest_there):
+                return
+        except FileNotFoundError as error:
+            if nearest_there.exists():  # some folders, such as /proc, take no files
+                raise unwritable(folder, error) from error
+        except OSError as error:
+            raise unwritable(folder, error) from error

@@ -1,0 +1,132 @@
+"""Where Hydra finds the schemas, and values get their types back."""
+
+import functools
+import secrets
+from dataclasses import fields
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fastconv.analysis.attribution.method import Method
+from fastconv.config.commands import Compare, Evaluate, Explain, Export, LrFind, Predict
+from fastconv.config.schema import Airbench, Average, Config, Dataset, DavidNet, ResNet18, Stream, Trainer
+from fastconv.data.augment.plan import Policy
+from fastconv.optim import OPTIMIZERS
+from fastconv.optim.schedules import Constant, Cosine, Linear, OneCycle, Step
+from fastconv.system.errors import InputError, nearest
+
+# In a wheel the configs lie inside the package, in a checkout beside it.
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+
+
+# The commands' configs, by the name of their file in `conf/`.
+SCHEMAS = {
+    "config": Config,
+    "compare": Compare,
+    "evaluate": Evaluate,
+    "explain": Explain,
+    "export": Export,
+    "lr_find": LrFind,
+    "predict": Predict,
+}
+
+
+@functools.cache  # composing asks for it each time
+def register() -> None:
+    """Put the schema where the files in `conf/` find it: under `_schema`, or `_NAME` where a group's options differ."""
+    store = ConfigStore.instance()
+    store.store(name="_schema", node=_settable(Config))
+    store.store(name="_compare", node=_settable(Compare))
+    store.store(name="_explain", node=_settable(Explain))
+    store.store(name="_evaluate", node=_settable(Evaluate))
+    store.store(name="_export", node=_settable(Export))
+    store.store(name="_predict", node=_settable(Predict))
+    store.store(name="_lr_find", node=_beyond_a_run(LrFind))
+    store.store(group="dataset", name="_schema", node=_settable(Dataset))
+    store.store(group="augment", name="_schema", node=_settable(Policy))
+    store.store(group="average", name="_schema", node=_settable(Average))
+    store.store(group="stream", name="_schema", node=_settable(Stream))
+    store.store(group="trainer", name="_schema", node=_settable(Trainer))
+    for model in (DavidNet, Airbench, ResNet18):
+        store.store(group="model", name=f"_{model().name}", node=_settable(model))
+    for name, optimizer in OPTIMIZERS.items():
+        store.store(group="optimizer", name=f"_{name}", node=_settable(optimizer))
+    for schedule in (OneCycle, Constant, Cosine, Linear, Step):
+        store.store(group="schedule", name=f"_{schedule().name}", node=_settable(schedule))
+
+
+def options_with(group: str, key: str) -> list[str]:
+    """The options of a group, whose options differ, that have a key: `schedule` and `pct_start` give `one_cycle`."""
+    register()
+    schemas = ConfigStore.instance().repo.get(group, {})
+    own = {name.removesuffix(".yaml")[1:]: schema.node for name, schema in schemas.items() if name != "_schema.yaml"}
+    return [name for name, node in own.items() if OmegaConf.is_config(node) and key in node]
+
+
+def typed(values: DictConfig) -> DictConfig:
+    """A run's config as it was stored, with the schema's types again.
+
+    Raises whatever OmegaConf does for values that do not fit.
+    """
+    register()
+    schema, store = _settable(Config), ConfigStore.instance()
+    for group in ("model", "optimizer", "schedule"):
+        schema[group] = store.load(f"{group}/_{values[group].name}.yaml").node
+    return OmegaConf.merge(schema, values)
+
+
+def methods(config: Explain) -> dict[str, Method]:
+    """The attribution methods of a config, by name. Raises InputError for keys or values that `Method` has not."""
+    found, known = {}, [each.name for each in fields(Method)]
+    for name, values in config.methods.items():
+        if not isinstance(values, dict):
+            raise InputError(
+                f"methods.{name}={values} cannot be set as a whole: set its keys, methods.{name}.captum first"
+            )
+        for key in values:
+            if key not in known:
+                raise InputError(f"unknown key methods.{name}.{key}{nearest(key, known)} --help lists all keys")
+        if not values.get("captum"):
+            raise InputError(f"methods.{name}.captum has no value: give a class of captum.attr, such as Lime")
+        try:
+            found[name] = OmegaConf.to_object(OmegaConf.merge(_settable(Method), values))
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"methods.{name}.{error.full_key or '?'}: {reason}") from error
+    return found
+
+
+def _part(batch_size: int, devices: int, norm_batch: int) -> int:
+    """The model's `norm_batch`, or a device's whole share of a batch that is smaller; two images at least."""
+    return min(norm_batch, max(2, batch_size // max(1, devices)))
+
+
+def _beyond_a_run(schema: type[Config]) -> DictConfig:
+    """A config node that adds to a run's config what `schema` has beyond it, and changes nothing else."""
+    node = _settable(schema)
+    for key in fields(Config):
+        node[key.name] = MISSING
+    return node
+
+
+def _settable(schema: type) -> DictConfig:
+    """A config node of a dataclass whose values can be overridden even if the dataclass is frozen."""
+    node = OmegaConf.structured(schema)
+
+    def thaw(config: DictConfig) -> None:
+        config._set_flag("readonly", None)
+        for key in config:
+            child = config._get_node(key)
+            if isinstance(child, DictConfig):
+                thaw(child)
+
+    thaw(node)
+    return node
+
+
+# At import, so that a process that a sweep's launcher starts knows them too.
+OmegaConf.register_new_resolver("part", _part, replace=True)
+OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)

@@ -1,0 +1,130 @@
+"""Sweeps: the folder that holds a sweep's runs, and which of them to go on with."""
+
+import contextlib
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastconv.data.stream.cache import unwritable, write_atomically
+from fastconv.runs.folder import is_finished, require_job
+from fastconv.runs.hparams import is_place
+from fastconv.system.errors import InputError
+
+# What a sweep was asked for. Hydra's own multirun.yaml is written by its basic sweeper alone.
+DESCRIPTION = "sweep.yaml"
+OWN_FILES = (DESCRIPTION, "multirun.yaml")
+# How the jobs are started, and not what they are.
+LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: the command, its overrides as written, the config of each job, and the folder.
+
+    The jobs of a search are not known in advance: their configs hold what is common to all.
+    """
+
+    command: str
+    overrides: tuple[str, ...]
+    configs: tuple[Any, ...]
+    folder: Path
+    is_search: bool = False
+
+    @property
+    def first(self) -> Any:
+        """The config of the first job."""
+        return self.configs[0]
+
+
+def begin(sweep: Sweep) -> Sweep:
+    """The sweep in the folder that it goes on in, with its description there.
+
+    Raises InputError for jobs that cannot be of a sweep, or for a folder that cannot be written or is another sweep's.
+    """
+    for config in sweep.configs if hasattr(sweep.first, "sweep") else ():
+        if config.resume is not None:
+            raise InputError(f"resume={config.resume} is of a single run: for a sweep use sweep.resume")
+        if config.trainer.devices > 1:
+            raise InputError("a sweep cannot train on several devices: start a command for each value")
+    resume = getattr(getattr(sweep.first, "sweep", None), "resume", None)
+    asked = {"command": sweep.command, "overrides": _of_interest(sweep.overrides), "jobs": len(sweep.configs)}
+    if resume == "auto":
+        sweep = dataclasses.replace(sweep, folder=_newest(Path(sweep.first.outputs) / "sweeps", asked) or sweep.folder)
+    elif resume is not None:
+        sweep = dataclasses.replace(sweep, folder=Path(resume))
+        _require_same(sweep)
+    try:
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(sweep.folder / DESCRIPTION, yaml.safe_dump(asked, sort_keys=False).encode())
+    except OSError as error:
+        raise unwritable(sweep.folder, error) from error
+    return sweep
+
+
+def described(folder: Path) -> dict[str, Any] | None:
+    """What the sweep in a folder was asked for: its command, overrides, and number of jobs; None if nothing says so."""
+    try:
+        found = yaml.safe_load((folder / DESCRIPTION).read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _require_same(sweep: Sweep) -> None:
+    """Raise InputError if what lies in the folder of a sweep is something else."""
+    folder = sweep.folder
+    there = folder.is_dir() and list(folder.iterdir())
+    if there and not any((folder / name).exists() for name in OWN_FILES):
+        raise InputError(f"sweep.resume={folder} is not the folder of a sweep: it has no {DESCRIPTION}")
+    other = (described(folder) or {}).get("command", sweep.command)
+    if other != sweep.command:
+        raise InputError(f"sweep.resume={folder} is a sweep of another command: give the one that it was started with")
+    for number, config in enumerate(sweep.configs if not sweep.is_search else ()):
+        require_job(config, folder / str(number))
+
+
+def override_of(folder: Path) -> str:
+    """The override that has Hydra put a sweep's runs into a folder."""
+    # Hydra takes a backslash as it is, but for those before a quote.
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(folder))
+    return f"hydra.sweep.dir='{quoted}'"
+
+
+def _of_interest(overrides: tuple[str, ...]) -> list[str]:
+    """The overrides that decide which runs a sweep has."""
+    keys = {text: text.lstrip("+").partition("=")[0] for text in overrides}
+    return [text for text in overrides if not is_place(keys[text]) and not keys[text].startswith(LAUNCHING)]
+
+
+def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:
+    """The newest sweep that was asked for the same and has jobs to do; None if there is none."""
+    for path in sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True):
+        if described(path.parent) == asked and not is_whole(path.parent, asked["jobs"]):
+            return path.parent
+    return None
+
+
+def is_whole(folder: Path, jobs: int) -> bool:
+    """Whether all jobs of a sweep are trained and scored."""
+    return all(is_finished(folder / str(number)) for number in range(jobs))
+
+
+def remove_empty(folder: Path) -> bool:
+    """Remove the folders that Hydra made for jobs which left nothing in them, and the sweep's if all did.
+
+    Returns whether nothing is left.
+    """
+    for job in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):  # a file, or there is something in it
+            job.rmdir()
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= set(OWN_FILES):
+        for name in OWN_FILES:
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for each in (folder, *folder.parents[:2]):  # outputs/sweeps/<time>
+                each.rmdir()
+    return not folder.is_dir()

@@ -1,0 +1,105 @@
+"""Which values of a run's config make sense, by themselves and together."""
+
+from collections.abc import Iterable
+from operator import attrgetter
+
+from fastconv.budget.clock import SEGMENTS
+from fastconv.config.ranges import check_ranges
+from fastconv.config.schema import Config
+from fastconv.data.augment.auto_augment import POLICIES
+from fastconv.data.augment.plan import FLIP_MODES
+from fastconv.data.augment.transforms import PAD_MODES
+from fastconv.optim import SGD
+from fastconv.optim.schedules import OneCycle
+from fastconv.system.errors import InputError, nearest
+
+# What keys with a word for a value may say.
+OPTIONS = {
+    "dataset.source": ("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"),
+    "budget.counts": SEGMENTS,
+    "average.kind": ("none", "ema", "lookahead"),
+    "choose": ("model", "epochs", "batch_size", "flip", "augment", "rest", "tta"),
+    "stream.mode": ("precomputed", "online"),
+    "validate.on": ("test", "holdout", "none"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp"),
+    "trainer.precision": ("auto", "bf16", "fp32"),
+    "augment.crop.mode": PAD_MODES,
+    "model.activation": ("relu", "celu", "gelu", "silu"),  # of some models; fastconv.models would import torch
+    "augment.flip.mode": FLIP_MODES,
+    "augment.policy": POLICIES,
+}
+
+
+def check(config: Config) -> None:
+    """Raise InputError, naming the key, for a value out of range or values that cannot go together."""
+
+    def require(ok: bool, key: str, rule: str) -> None:
+        if not ok:
+            raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
+
+    def one_of(key: str, options: Iterable[str]) -> None:
+        chosen = attrgetter(key)(config)
+        for value in chosen if isinstance(chosen, list) else [chosen]:
+            if value not in options:
+                raise InputError(
+                    f"{key}={value} is unknown{nearest(str(value), options)} Choose from: {', '.join(options)}"
+                )
+
+    for key, options in OPTIONS.items():
+        if key != "model.activation" or hasattr(config.model, "activation"):
+            one_of(key, options)
+    for group in ("model", "optimizer", "schedule"):
+        one_of(f"{group}.name", [type(getattr(config, group)).name])
+    for key, hint in {"data": "; FASTCONV_DATA is empty", "outputs": "", "stream.root": "", "stream.cache": ""}.items():
+        require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
+    check_ranges(config)
+
+    if hasattr(config.model, "widths"):
+        require(len(config.model.widths) > 0, "model.widths", "give the filters of one group at least")
+        require(
+            not config.model.residual or config.model.convs > 1, "model.residual", "set model.convs to 2 or more too"
+        )
+    schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
+    if budget.seconds is None and schedule.epochs is None:
+        raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")
+    if config.choose and budget.seconds is None:
+        raise InputError("budget.seconds=null leaves nothing to choose by (choose, experiment=best): give seconds")
+    require("train" in budget.counts, "budget.counts", "it must name train")
+    require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
+    require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")
+    part = config.norm_batch * trainer.devices
+    require(
+        config.batch_size % part == 0,
+        "batch_size",
+        f"it must be a multiple of norm_batch x trainer.devices = {part}; set norm_batch too",
+    )
+    require(
+        config.validate.samples is None or config.validate.samples >= trainer.devices,
+        "validate.samples",
+        "give at least one for each of trainer.devices, or null for all",
+    )
+    require(
+        config.validate.on != "holdout" or config.dataset.holdout > 0, "validate.on", "set dataset.holdout above 0 too"
+    )
+    require(
+        not isinstance(optimizer, SGD) or optimizer.momentum > 0 or not optimizer.nesterov,
+        "optimizer.momentum",
+        "Nesterov needs momentum; set optimizer.nesterov=false",
+    )
+    require(
+        config.augment.flip.mode == "random" or config.augment.flip.probability in (0, 0.5),
+        "augment.flip.probability",
+        "alternating flips mirror each image in every other epoch; give 0.5, or 0 for no flips",
+    )
+    if isinstance(schedule, OneCycle):
+        one_of("schedule.anneal_strategy", ("linear", "cos"))
+        require(
+            not schedule.three_phase or schedule.pct_start < 0.5, "schedule.pct_start", "three phases need it below 0.5"
+        )
+        require(schedule.base_momentum <= schedule.max_momentum, "schedule.base_momentum", "0 to max_momentum")
+        require(
+            schedule.div_factor * schedule.final_div_factor >= 1,
+            "schedule.final_div_factor",
+            "the last learning rate would be above the peak; give at least 1 / schedule.div_factor",
+        )

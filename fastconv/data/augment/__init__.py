@@ -1,0 +1,1 @@
+"""Augmentation: an epoch's decisions, and what they do to pixels."""

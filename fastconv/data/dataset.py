@@ -1,0 +1,59 @@
+"""Decoded images, how they are split, and what their pixels are like."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fastconv.data.augment.plan import Resting
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
+
+    `note` is what there is to say about images that were left out, `resting` which of them rest in every other epoch.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    digest: str
+    note: str = ""
+    resting: Resting | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> "ImageData":
+        """The images at `rows` (int64 [M]), copied, with a digest of their own."""
+        digest = hashlib.sha256(self.digest.encode() + np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()
+        return replace(self, images=self.images[rows], labels=self.labels[rows], digest=digest)
+
+
+def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class."""
+    generator = np.random.Philox(key=np.array([seed, 0], np.uint64))
+    held = []
+    for label in range(len(data.classes)):
+        rows = np.flatnonzero(data.labels == label)
+        shuffled = rows[np.argsort(generator.random_raw(len(rows)), kind="stable")]
+        held.append(shuffled[: round(fraction * len(rows))])
+    held = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(data)), held), held
+
+
+def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation per channel of pixel values scaled to [0, 1]; exact, from histograms."""
+    channels = images.shape[3]
+    histogram = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), 5000):  # in parts: bincount widens its input to 64 bits
+        part = images[start : start + 5000]
+        for channel in range(channels):
+            histogram[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
+    share = histogram / histogram.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = share @ values
+    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.tolist()), tuple(std.tolist())

@@ -1,0 +1,232 @@
+"""Where images come from: scikit-learn's digits, torchvision's MNIST, Fashion-MNIST and CIFAR-10, and a user's own.
+
+Every source is decoded once to plain arrays beside the original files and memory-mapped from then on.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.data.dataset import ImageData, stratified_split
+from fastconv.data.stream.cache import unwritable
+from fastconv.system.errors import InputError
+
+if TYPE_CHECKING:
+    from fastconv.config.schema import Dataset
+
+ARRAYS_FORMAT = 1
+DOWNLOAD_TIMEOUT_SECONDS = 30
+
+
+def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
+    """The train and test split of a data set: the official ones of those in `SOURCES`.
+
+    Args:
+        dataset: its config, or one of `SOURCES`.
+        root: the folder that holds, or will hold, the data sets' files.
+
+    Raises InputError if files are missing and can't be downloaded, are damaged, or can't be decoded to `root`; and for
+    an own data set that is not what its config says.
+    """
+    name = dataset if isinstance(dataset, str) else dataset.name
+    if isinstance(dataset, str) or dataset.source == "builtin":
+        folder = root / "arrays" / name
+        return _read_arrays(name, folder) or _stored(name, folder, *SOURCES[name](root))
+    from fastconv.data.sources.custom import OWN, read
+
+    source = OWN[dataset.source](dataset, root)
+    about = [dataset.source, source.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
+    folder = root / "arrays" / f"{name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
+    if there := _read_arrays(name, folder):
+        return there
+    found = read(dataset, source)
+    splits = (found.train.images, found.train.labels, found.test.images, found.test.labels)
+    return _stored(name, folder, *splits, found.classes, found.note)
+
+
+def _stored(name: str, folder: Path, *arrays: np.ndarray | tuple[str, ...] | str) -> tuple[ImageData, ImageData]:
+    _write_arrays(folder, *arrays)
+    return _read_arrays(name, folder)
+
+
+# -- the sources: each returns (train images, train labels, test images, test labels, class names)
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
+
+
+def digits(root: Path) -> Arrays:
+    """scikit-learn's 1,797 bundled 8x8 digits; a fixed, stratified fifth of them is the test split."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = bunch.target.astype(np.int64)
+    classes = tuple(str(digit) for digit in range(10))
+    train, test = stratified_split(ImageData("digits", images, labels, classes, ""), 0.2, seed=0)
+    return images[train], labels[train], images[test], labels[test], classes
+
+
+def mnist(root: Path) -> Arrays:
+    """MNIST (LeCun, Cortes & Burges 1998)."""
+    from torchvision.datasets import MNIST
+
+    return _idx(root, MNIST)
+
+
+def fashion_mnist(root: Path) -> Arrays:
+    """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747)."""
+    from torchvision.datasets import FashionMNIST
+
+    return _idx(root, FashionMNIST)
+
+
+def cifar10(root: Path) -> Arrays:
+    """CIFAR-10 (Krizhevsky 2009)."""
+    from torchvision.datasets import CIFAR10
+
+    expected = {CIFAR10.meta["filename"]: CIFAR10.meta["md5"], **dict(CIFAR10.train_list + CIFAR10.test_list)}
+    _fetch_missing(root, CIFAR10, [Path(CIFAR10.base_folder, name) for name in expected])
+    for name, md5 in expected.items():
+        path = root / CIFAR10.base_folder / name
+        with (
+            _reading(path),
+            path.open("rb") as file,
+        ):  # these files are pickles: never load one that is not the official
+            if hashlib.file_digest(file, "md5").hexdigest() != md5:
+                raise damaged(path)
+    train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)
+    return train.data, np.array(train.targets), test.data, np.array(test.targets), tuple(train.classes)
+
+
+# sha256 of the official idx files, unpacked: torchvision knows the sums of the compressed ones only.
+IDX_SHA256 = {
+    "FashionMNIST/raw/t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "FashionMNIST/raw/t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    "FashionMNIST/raw/train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "FashionMNIST/raw/train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "MNIST/raw/t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "MNIST/raw/t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    "MNIST/raw/train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "MNIST/raw/train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+}
+
+
+def _idx(root: Path, dataset: type) -> Arrays:
+    """Read a data set in MNIST's file format, checked against the official files."""
+    folder = Path(dataset.__name__, "raw")
+    expected = {Path(name): digest for name, digest in IDX_SHA256.items() if Path(name).parent == folder}
+    _fetch_missing(root, dataset, list(expected))
+    for name, digest in expected.items():
+        with _reading(root / name), (root / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise damaged(root / name)
+    train, test = dataset(root, train=True), dataset(root, train=False)
+    arrays = (train.data.numpy()[..., None], train.targets.numpy(), test.data.numpy()[..., None], test.targets.numpy())
+    return *arrays, tuple(name.split(" - ")[0] for name in train.classes)
+
+
+SOURCES: dict[str, Callable[[Path], Arrays]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+}
+
+
+def damaged(path: Path) -> InputError:
+    """The one line for a source file that is not the official one."""
+    return InputError(f"{path} is damaged: its checksum is not the official file's. Delete it to download it again")
+
+
+@contextmanager
+def _reading(path: Path):
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions") from error
+
+
+def _fetch_missing(root: Path, dataset: type, files: list[Path]) -> None:
+    """Download a torchvision data set to a folder aside and move it in place when it is whole."""
+    missing = [file for file in files if not (root / file).exists()]
+    if not missing:
+        return
+    aside = root / f".download-{dataset.__name__}-{os.getpid()}"
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)  # torchvision sets none and would wait for ever
+    try:
+        dataset(aside, download=True)
+        for file in missing:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (aside / file).replace(root / file)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise InputError(
+            f"{root / missing[0]} is missing and {dataset.__name__} could not be downloaded ({reason})."
+            " Put the official files there, or set FASTCONV_DATA to the folder that has them"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+# -- decoded arrays on disk
+
+
+def _read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
+    """Memory-map the decoded arrays; None if they are absent, of another format or cut off."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        if meta["format"] != ARRAYS_FORMAT:
+            return None
+        arrays = {
+            split: [np.load(folder / f"{split}-{part}.npy", mmap_mode="r") for part in ("images", "labels")]
+            for split in ("train", "test")
+        }
+        classes = tuple(meta["classes"])
+        return tuple(
+            ImageData(name, *arrays[split], classes, meta["digest"][split], meta.get("note", ""))
+            for split in ("train", "test")
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_arrays(
+    folder: Path,
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    classes: tuple[str, ...],
+    note: str = "",
+) -> None:
+    """Store decoded arrays in a folder that appears only when it is whole."""
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    digests = {}
+    try:
+        aside.mkdir(parents=True)
+        for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
+            images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
+            digests[split] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+            np.save(aside / f"{split}-images.npy", images)
+            np.save(aside / f"{split}-labels.npy", labels)
+        meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests, "note": note}
+        (aside / "meta.json").write_text(json.dumps(meta, indent=1))
+        if _read_arrays("", folder) is None:  # another process may have put the same arrays there meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+    except OSError as error:
+        # Another process may have put the same arrays there first.
+        if not os.path.exists(folder / "meta.json"):
+            raise unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,160 @@
+"""From image files of any size and mode to arrays of one size, decoded in parallel, once."""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fastconv.system.errors import InputError
+
+# What image_size may be when it is taken from the images, in pixels.
+SMALLEST, LARGEST = 24, 128
+# What claims to have more is made to fill the memory. Pillow refuses twice as many, and warns of fewer.
+MOST_PIXELS = 2**27
+TOO_LARGE = "more pixels than any photograph has"
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+ORIENTATION = 0x0112  # EXIF's tag
+BACKGROUND = 255  # what shows through transparent pixels
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image that can be read: `name` says where it is from; `read` returns its file's bytes, or the image itself."""
+
+    name: str
+    label: int
+    read: Callable[[], bytes | Image.Image]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`images` uint8 [N, H, W, C], `labels` int64 [N] and `names`, in an order of their own; and (name, reason) of what
+    cannot be read."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: list[str]
+    unreadable: list[tuple[str, str]]
+
+    def take(self, rows: np.ndarray) -> "Decoded":
+        """The images at `rows`, int64 [M]."""
+        return Decoded(self.images[rows], self.labels[rows], [self.names[row] for row in rows], [])
+
+
+def look(samples: Sequence[Sample], on_image: Callable[[], None]) -> tuple[list[tuple[int, int]], bool]:
+    """Width and height of each readable image as it is shown, and whether all are grey."""
+
+    def header(sample: Sample) -> tuple[int, int, str] | None:
+        try:
+            image = _open(sample)
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) >= 5  # of EXIF's orientations those that swap the sides
+            return (height, width, image.mode) if turned else (width, height, image.mode)
+        except Exception:  # decoding says what is wrong
+            return None
+        finally:
+            on_image()
+
+    with _threads() as pool:
+        found = [each for each in pool.map(header, samples) if each]
+    return [(width, height) for width, height, _ in found], all(_is_grey(mode) for *_, mode in found)
+
+
+def choose_size(sizes: Sequence[tuple[int, int]]) -> int:
+    """Side in pixels of the arrays: the middle one of the images' shorter sides, within limits."""
+    return int(min(max(round(median(min(size) for size in sizes)), SMALLEST), LARGEST))
+
+
+def decode(samples: Sequence[Sample], size: int, grey: bool, on_image: Callable[[], None]) -> Decoded:
+    """Decode images and bring them to one size.
+
+    An image is turned as its EXIF data says, shown on white where it is transparent, scaled until its shorter side is
+    `size` (by antialiased bicubic interpolation; one that has the size stays as it is) and cut to the square in its
+    middle. Images of 16 bits keep the upper eight.
+
+    The order depends on nothing but labels and pixels: the same images give the same arrays, whatever they come from.
+
+    Args:
+        size: side in pixels.
+        grey: one channel instead of three.
+        on_image: called after each image.
+    """
+
+    def work(sample: Sample) -> np.ndarray | str:
+        try:
+            return to_array(_open(sample), size, grey)
+        except Exception as error:  # Pillow has many, and a file may be anything
+            return reason_of(error)
+        finally:
+            on_image()
+
+    with _threads() as pool:
+        found = list(pool.map(work, samples))
+    whole = [(sample, each) for each, sample in zip(found, samples, strict=True) if not isinstance(each, str)]
+    unreadable = [(sample.name, each) for each, sample in zip(found, samples, strict=True) if isinstance(each, str)]
+    whole.sort(key=lambda pair: (pair[0].label, pair[1].tobytes()))
+    shape = (size, size, 1 if grey else 3)
+    images = np.stack([image for _, image in whole]) if whole else np.empty((0, *shape), np.uint8)
+    labels = np.array([sample.label for sample, _ in whole], np.int64)
+    return Decoded(images, labels, [sample.name for sample, _ in whole], unreadable)
+
+
+def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:
+    """One image as uint8 [H, W, C]; see `decode`."""
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+        values = np.asarray(image, np.float64)
+        deep = image.mode != "F" or values.max() > 255  # what Pillow has for grey images of 16 bits
+        image = Image.fromarray((values / 256 if deep and values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (BACKGROUND,) * 4), image)
+    if image.mode != (mode := "L" if grey else "RGB"):
+        image = image.convert(mode)
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    array = np.asarray(image, np.uint8)
+    return array[..., None] if grey else array
+
+
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be read, in a few words."""
+    text = " ".join(str(error).split())
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return TOO_LARGE
+    if isinstance(error, InputError):
+        return text
+    return (f"{type(error).__name__}: {text}" if text else type(error).__name__)[:200]
+
+
+def _open(sample: Sample) -> Image.Image:
+    content = sample.read()
+    return content if isinstance(content, Image.Image) else open_image(content)
+
+
+def open_image(content: bytes) -> Image.Image:
+    """An image from its file's bytes, of which only the head is decoded. Raises what Pillow does, or InputError."""
+    if not content:
+        raise InputError("empty")
+    image = Image.open(io.BytesIO(content))
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(TOO_LARGE)
+    return image
+
+
+def _is_grey(mode: str) -> bool:
+    return mode in GREY_MODES or mode.startswith("I;16")
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow lets others run while it decodes

@@ -1,0 +1,70 @@
+"""Classification data sets of torchvision."""
+
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.data.sources.base import Found, Source
+from fastconv.data.sources.decode import Sample
+from fastconv.system.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from fastconv.config.schema import Dataset
+
+
+def torchvision(dataset: "Dataset", data: Path) -> Source:
+    """A classification data set of torchvision by its class's name, in its own layout below the data folder."""
+
+    def find() -> Found:
+        opened = _open_torchvision(dataset.name, data)
+        train, *test = [_indexed(each, dataset.name) for each in opened]
+        count = 1 + max(sample.label for samples in (train, *test) for sample in samples)
+        classes = getattr(opened[0], "classes", None) or range(count)
+        names = tuple(", ".join(map(str, name)) if isinstance(name, tuple | list) else str(name) for name in classes)
+        return Found(names, train, *(test or [None]))
+
+    return Source([dataset.name], find)
+
+
+def _open_torchvision(name: str, data: Path) -> list:
+    """Its training and test split, or all of one that has no splits."""
+    from torchvision import datasets
+
+    known = [each for each in datasets.__all__ if isinstance(getattr(datasets, each), type)]
+    if name not in known:
+        raise InputError(f"dataset.name={name} is no data set of torchvision{nearest(name, known)}")
+    kind = getattr(datasets, name)
+    takes, source = inspect.signature(kind).parameters, inspect.getsource(kind)
+    splits: list[dict] = [{}]
+    if "train" in takes:
+        splits = [{"train": True}, {"train": False}]
+    elif "split" in takes:
+        names = [next((each for each in options if f'"{each}"' in source), None)
+                 for options in (("trainval", "train"), ("test", "val", "valid"))]  # fmt: skip
+        splits = [{"split": each} for each in names if each]
+    more = {"download": True} if "download" in takes else {}
+    if name == "EMNIST":
+        more["split"] = "balanced"
+    try:
+        return [kind(data, **each, **more) for each in splits]
+    except Exception as error:  # each of them has its own
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"torchvision cannot open {name} in {data}: {line}. Put its files there") from error
+
+
+def _indexed(split: object, name: str) -> list[Sample]:
+    """Samples of an indexed data set, whose labels are read without its images where it has them."""
+    labels = next((getattr(split, key) for key in ("targets", "labels", "_labels", "y") if hasattr(split, key)), None)
+    if labels is None or len(labels) != len(split):
+        labels = [split[at][1] for at in range(len(split))]
+    labels = [int(label) for label in np.asarray(labels).tolist()]
+    if min(labels) < 0:
+        raise InputError(f"torchvision's {name} has images without a label in this split: it cannot be used as it is")
+    return [Sample(f"{name} {at}", label, partial(_image, split, at)) for at, label in enumerate(labels)]
+
+
+def _image(split: object, at: int) -> object:
+    return split[at][0]

@@ -1,0 +1,118 @@
+"""Own images in tars, as WebDataset has them, here or behind URLs; nothing in them is written anywhere."""
+
+import glob
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastconv.data.sources.base import ENDINGS, Found, Source, natural, stamp
+from fastconv.data.sources.decode import Sample
+from fastconv.system.errors import InputError
+
+if TYPE_CHECKING:
+    from fastconv.config.schema import Dataset
+
+MOST_CLASSES = 99_999
+
+
+def webdataset(dataset: "Dataset", data: Path) -> Source:
+    """Tar shards of images (jpg, png, webp, ...), each with a label as .cls or in a .json, here or behind URLs."""
+    if not dataset.train:
+        raise InputError("dataset.train is not set: name the tars to train on, such as dataset.train=train-*.tar")
+    keys = ["train", "test"] if dataset.test else ["train"]
+    splits = [list(_tars(getattr(dataset, key), f"dataset.{key}")) for key in keys]
+
+    def find() -> Found:
+        read = [[sample for url in urls for sample in _members(url)] for urls in splits]
+        labels = {label for split in read for _, label, _ in split}
+        if len(labels) < 2:
+            raise InputError(f"{splits[0][0]} has images of {len(labels)} classes: a classifier needs two or more")
+        if all(isinstance(label, int) for label in labels):
+            if wrong := [label for label in labels if not 0 <= label <= MOST_CLASSES]:
+                raise InputError(f"{splits[0][0]} has the label {wrong[0]}: number the classes from 0 on")
+            names = [str(label) for label in range(max(labels) + 1)]
+        else:
+            names = sorted({str(label) for label in labels}, key=natural)
+        at = {name: label for label, name in enumerate(names)}
+        train, *test = [
+            [Sample(name, at[str(label)], partial(bytes, content)) for name, label, content in split] for split in read
+        ]
+        return Found(tuple(names), train, *(test or [None]))
+
+    return Source(
+        [[[url, *([] if "://" in url else stamp(Path(url), Path())[1:])] for url in urls] for urls in splits], find
+    )
+
+
+def tar_images(url: str) -> Iterator[tuple[str, bytes]]:
+    """(name, file) of each image of a tar."""
+    for sample in _grouped(url):
+        if (image := _image_of(sample)) is not None:
+            yield f"{url}: {sample['__key__']}", image
+
+
+def _tars(given: object, key: str) -> Iterator[str]:
+    """Paths and URLs from one or several of them, with {000..010} or * for ranges."""
+    from braceexpand import braceexpand
+
+    for text in given if isinstance(given, list) else [given]:
+        for name in braceexpand(str(text)):
+            if "://" in name:
+                yield name
+            elif found := sorted(glob.glob(name)):
+                yield from found
+            else:
+                raise InputError(f"{key}: there is no file {name}")
+
+
+def _members(url: str) -> Iterator[tuple[str, object, bytes]]:
+    """(name, label, file) of each image of a tar, nothing of which is written anywhere."""
+    for sample in _grouped(url):
+        if (image := _image_of(sample)) is not None:
+            name = f"{url}: {sample['__key__']}"
+            yield name, _label(sample, name), image
+
+
+def _image_of(sample: dict) -> bytes | None:
+    return next((sample[end[1:]] for end in ENDINGS if end[1:] in sample), None)
+
+
+def _grouped(url: str) -> Iterator[dict]:
+    """The samples of a tar: what belongs to one key, by its ending."""
+    import fsspec
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            entries = (
+                {**entry, "__url__": url} for entry in tar_file_iterator(file, select_files=partial(_inside, url))
+            )
+            yield from group_by_keys(entries)
+    except InputError:
+        raise
+    except Exception as error:  # every protocol, and tarfile, has its own
+        raise InputError(f"cannot read {url}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _inside(url: str, name: str) -> bool:
+    if name.startswith("/") or ".." in Path(name).parts:
+        raise InputError(f"{url} has an entry that leads out of it, {name}: it was made to do harm, or by mistake")
+    return True
+
+
+def _label(sample: dict, name: str) -> int | str:
+    try:
+        if "cls" in sample:
+            text = sample["cls"].decode().strip()
+        else:
+            told = json.loads(sample["json"])
+            keys = ("label", "cls", "class")
+            text = next(told[key] for key in keys if key in told) if isinstance(told, dict) else told
+        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", str(text)) else str(text)
+    except (KeyError, ValueError, StopIteration) as error:
+        raise InputError(
+            f"{name} has no label: each image needs a .cls, or a .json with a label, of the same name"
+        ) from error

@@ -1,0 +1,1 @@
+"""The training stream: augmented epochs as WebDataset shards, written, read, fetched and cached."""

@@ -1,0 +1,148 @@
+"""A stream on a server: only read from, shard by shard, with a copy of what was read on this machine's disk."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from fsspec.core import url_to_fs
+
+from fastconv.data.dataset import ImageData
+from fastconv.data.stream.cache import locked, remove_leftovers, require_space, write_atomically
+from fastconv.data.stream.reader import ShardStream
+from fastconv.data.stream.shards import Shard, ShardEntry, check_shard
+from fastconv.data.stream.spec import Manifest, StreamSpec, shard_name
+from fastconv.system.errors import InputError, StreamError
+
+# Seconds between one try and the next.
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+# What ends a try: a server that says nothing for so long. A download may take as long as it gets on.
+SILENCE_SECONDS = 30
+
+
+class RemoteFolder:
+    """A folder behind a URL of any protocol that fsspec opens. Raises InputError if it does not open this one."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._closed = threading.Event()
+        options = {}
+        if self.url.startswith(("http://", "https://")):
+            from aiohttp import ClientTimeout
+
+            timeout = ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS)
+            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}  # proxies, as for other downloads
+        try:
+            self._system, self._path = url_to_fs(self.url, **options)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"cannot open {url}: {error}. Set stream.root to another address or to a folder") from None
+
+    def read(self, name: str, check: Callable[[bytes], object]) -> bytes:
+        """The content of a file, once `check` finds nothing wrong with it; tried again after growing pauses.
+
+        Raises InputError, naming the URL, for a file that does not exist or that never arrives whole and right.
+        """
+        url = f"{self.url}/{name}"
+        for pause in (*PAUSES, None):
+            try:
+                content = self._system.cat_file(f"{self._path}/{name}")
+                check(content)
+                return content
+            except FileNotFoundError:
+                raise InputError(
+                    f"{url} does not exist. Check stream.root; or write the stream to a folder with python -m"
+                    " fastconv.precompute and upload that; or use stream=online"
+                ) from None
+            except Exception as error:  # every protocol has errors of its own
+                failure = str(error) or type(error).__name__
+            if pause is None or self._closed.wait(pause):
+                break
+        raise InputError(
+            f"cannot fetch {url} in {len(PAUSES) + 1} tries: {failure}. Check the network and the server, upload the"
+            " stream again if it is damaged there, or use stream=online"
+        )
+
+    def close(self) -> None:
+        """No more tries."""
+        self._closed.set()
+
+
+def read_manifest(remote: RemoteFolder, spec: StreamSpec) -> Manifest:
+    """The manifest of a stream in a remote folder. Raises InputError if it is absent, damaged or another stream's."""
+    name = f"{spec.folder}/manifest.json"
+    try:
+        return Manifest.parse(remote.read(name, json.loads), f"{remote.url}/{name}", spec)
+    except StreamError as error:  # no command on this machine repairs it
+        raise InputError(f"{error}. Upload the stream again, or use stream=online") from None
+
+
+class RemoteStream(ShardStream):
+    """Reads shards that a server has, and computes the blocks of all others.
+
+    A shard is fetched when it is first needed, and the one after it meanwhile. It must have the manifest's sha256. It
+    is kept where a local stream would have it, so that what either has left is used.
+
+    Args:
+        root: URL of the folder that holds the stream's folder.
+        cache: folder on this machine in which the stream's shards are kept.
+        data: the training images.
+        max_epochs: epochs beyond which nothing is fetched.
+
+    Raises InputError for a shard that cannot be fetched or kept.
+    """
+
+    def __init__(self, spec: StreamSpec, root: str, cache: Path, data: ImageData, max_epochs: int) -> None:
+        self._remote = RemoteFolder(root)
+        self._cache, self._max_epochs = cache, max_epochs
+        self._arrivals: dict[str, Future] = {}
+        super().__init__(spec, data, read_manifest(self._remote, spec))
+
+    def _has(self, epoch: int, shard: int) -> bool:
+        return epoch < self._max_epochs and super()._has(epoch, shard)
+
+    def _open_shard(self, epoch: int, shard: int) -> Shard:
+        path, entry = self._arrival(epoch, shard).result()
+        following = divmod(epoch * self._per_epoch + shard + 1, self._per_epoch)
+        if self._has(*following):
+            self._arrival(*following)
+        return Shard(path, entry, verify=False)  # that was done before it came here
+
+    def _arrival(self, epoch: int, shard: int) -> Future:
+        """A shard on its way: (path, entry) once it is on the disk."""
+        name = shard_name(epoch, shard)
+        if name not in self._arrivals:
+            arrival = self._arrivals[name] = Future()
+
+            def work() -> None:
+                try:
+                    arrival.set_result(self._fetch(name))
+                except Exception as error:
+                    arrival.set_exception(error)
+
+            threading.Thread(target=work, daemon=True, name="fetch").start()
+        return self._arrivals[name]
+
+    def _fetch(self, name: str) -> tuple[Path, ShardEntry]:
+        entry, folder = self._manifest.shards[name], self._cache / self.spec.folder
+
+        def check(content: bytes) -> None:
+            if len(content) != entry.bytes:
+                raise ValueError(f"it has {len(content)} bytes instead of {entry.bytes}")
+            if hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise ValueError("its sha256 is not the manifest's")
+
+        with locked(self._cache, f"{folder.name}.write"):  # ranks and runs that want the same shard fetch it once
+            try:
+                check_shard(folder / name, entry)
+            except StreamError:
+                remove_leftovers(folder)
+                require_space(self._cache, entry.bytes, f"a shard of the stream of {self.spec.dataset}")
+                write_atomically(folder / name, self._remote.read(f"{folder.name}/{name}", check))
+        return folder / name, entry
+
+    def close(self) -> None:
+        """Try for no more shards; let go of the files."""
+        self._remote.close()
+        super().close()

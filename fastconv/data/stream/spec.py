@@ -1,0 +1,214 @@
+"""The training stream: augmented epochs, one after the other, as one endless sequence of samples.
+
+`OnlineStream` computes them while training. `writer.write_stream` stores the same bytes, which
+`reader.PrecomputedStream` reads from the disk and `remote.RemoteStream` from a server.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastconv.data.augment.auto_augment import library_versions
+from fastconv.data.augment.plan import Policy, plan_epoch
+from fastconv.data.augment.transforms import augment
+from fastconv.data.dataset import ImageData
+from fastconv.data.stream.cache import write_atomically
+from fastconv.data.stream.shards import ShardEntry
+from fastconv.system.errors import StreamError
+
+FORMAT = 1
+# A block is the unit of augmenting and reading: so large that Python's cost per block vanishes, so small that it stays
+# in the caches.
+BLOCK_BYTES = 4 * 2**20
+BLOCK_SAMPLES = 1000
+BLOCKS_PER_SHARD = 10
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """Everything that decides the bytes of a stream, and nothing else: not the number of epochs."""
+
+    dataset: str
+    digest: str
+    """sha256 of the training images and labels."""
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    """Height, width and channels of an image."""
+    samples: int
+    """Images per epoch."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel, of pixel values scaled to [0, 1]."""
+    policy: Policy
+    seed: int
+    resting: str = ""
+    """sha256 of which images rest in which epochs; empty if none does."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that differ whenever a byte of the stream could."""
+        described = {"format": FORMAT, "block": self.block, **asdict(self), **self.libraries}
+        # Settings that younger versions have brought are left out where they do nothing: older streams stay valid.
+        policy, plain = described["policy"], asdict(Policy())
+        if not self.resting:
+            del described["resting"]
+        if policy["flip"]["mode"] == plain["flip"]["mode"]:
+            del policy["flip"]["mode"]
+        for key in ("colour", "policy", "num_ops", "magnitude"):
+            if policy[key] == plain[key]:
+                del policy[key]
+        text = json.dumps(described, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def libraries(self) -> dict[str, dict[str, str]]:
+        """Under one key, the versions of the libraries that have a part in the bytes; empty without such."""
+        return {} if self.policy.policy == "none" else {"libraries": library_versions()}
+
+    @property
+    def folder(self) -> str:
+        """Name of the stream's folder."""
+        return f"{self.dataset}-{self.fingerprint}"
+
+    @property
+    def fill(self) -> np.ndarray:
+        """The mean colour, uint8 [C]: what lies outside an image is zero once it is normalised."""
+        return np.round(np.array(self.mean) * 255).astype(np.uint8)
+
+    @property
+    def block(self) -> int:
+        """Samples in a full block."""
+        return max(1, min(BLOCK_SAMPLES, BLOCK_BYTES // int(np.prod(self.shape))))
+
+    @property
+    def epoch_bytes(self) -> int:
+        """Bytes of one epoch's pixels and labels; the tar headers add less than 1 %."""
+        return self.samples * (int(np.prod(self.shape)) + 8)
+
+    def shards(self) -> list[range]:
+        """The blocks of each shard of an epoch."""
+        blocks = -(-self.samples // self.block)
+        return [range(at, min(at + BLOCKS_PER_SHARD, blocks)) for at in range(0, blocks, BLOCKS_PER_SHARD)]
+
+    def place(self, block: int) -> tuple[int, int]:
+        """(shard of the epoch, block of the shard) of a block of an epoch."""
+        return divmod(block, BLOCKS_PER_SHARD)
+
+    def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
+        """One block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
+        height, width, _ = self.shape
+        plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.resting)
+        start, stop = block * self.block, min((block + 1) * self.block, self.samples)
+        return augment(data.images, plan, start, stop, self.fill), data.labels[plan.order[start:stop]]
+
+
+def shard_name(epoch: int, shard: int) -> str:
+    """Path of a shard inside its stream."""
+    return f"epoch-{epoch:04d}/shard-{shard:04d}.tar"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of a stream's `manifest.json`."""
+
+    spec: StreamSpec
+    shards: dict[str, ShardEntry]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs, from the first on, are complete."""
+        per_epoch = len(self.spec.shards())
+        epoch = 0
+        while all(shard_name(epoch, shard) in self.shards for shard in range(per_epoch)):
+            epoch += 1
+        return epoch
+
+    def write(self, folder: Path) -> None:
+        """Store the manifest in the stream's folder, atomically."""
+        shards = {name: asdict(self.shards[name]) for name in sorted(self.shards)}
+        described = {"format": FORMAT, "fingerprint": self.spec.fingerprint, **asdict(self.spec), **self.spec.libraries}
+        content = {**described, "shards": shards}
+        write_atomically(folder / "manifest.json", json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def read(cls, folder: Path, spec: StreamSpec) -> "Manifest":
+        """Read the manifest of a stream that must be the one `spec` describes; an absent one has no shards.
+
+        Raises StreamError for a manifest that is damaged, of another format, or of another stream.
+        """
+        path = folder / "manifest.json"
+        try:
+            return cls.parse(path.read_bytes(), path, spec)
+        except FileNotFoundError:
+            return cls(spec, {})
+        except OSError as error:
+            raise StreamError(f"{path} cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def parse(cls, text: bytes, place: Path | str, spec: StreamSpec) -> "Manifest":
+        """What `read` does, for a manifest whose text was read from `place`."""
+        try:
+            content = json.loads(text)
+            if content["format"] != FORMAT:
+                raise StreamError(f"{place} has format {content['format']}, this fastconv reads format {FORMAT}")
+            if content["fingerprint"] != spec.fingerprint:
+                raise StreamError(f"{place} belongs to another stream ({content['fingerprint']})")
+            return cls(spec, {name: ShardEntry(**entry) for name, entry in content["shards"].items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StreamError(f"{place} is damaged and cannot be read") from error
+
+
+class Stream(ABC):
+    """Epochs of a stream as one concatenated sequence of samples; subclasses provide the blocks."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.spec = spec
+        # A block is read in several parts, one after the other.
+        self._at: tuple[int, int] | None = None
+        self._current: Batch | None = None
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Samples [start, stop) of the endless sequence: images uint8 [n, H, W, C], labels int64 [n]."""
+        parts = list(self._parts(start, stop))
+        if len(parts) == 1:
+            return parts[0]
+        images, labels = zip(*parts, strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+    def _parts(self, start: int, stop: int) -> Iterator[Batch]:
+        while start < stop:
+            epoch, position = divmod(start, self.spec.samples)
+            block, skip = divmod(position, self.spec.block)
+            if self._at != (epoch, block):
+                self._current = self._block(epoch, block)
+                self._at = (epoch, block)
+            images, labels = self._current
+            taken = min(stop - start, len(labels) - skip)
+            yield images[skip : skip + taken], labels[skip : skip + taken]
+            start += taken
+
+    @abstractmethod
+    def _block(self, epoch: int, block: int) -> Batch:
+        """Images and labels of one block."""
+
+    def close(self) -> None:
+        """Let go of files."""
+        self._at = self._current = None
+
+
+class OnlineStream(Stream):
+    """Augments while training: no disk, the same bytes."""
+
+    def __init__(self, spec: StreamSpec, data: ImageData) -> None:
+        super().__init__(spec)
+        self._data = data
+
+    def _block(self, epoch: int, block: int) -> Batch:
+        return self.spec.compute(self._data, epoch, block)

@@ -1,0 +1,117 @@
+"""Writing a stream: the shards that are missing, in parallel, and again those that were damaged."""
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from fastconv.data.dataset import ImageData
+from fastconv.data.stream.cache import locked, remove_leftovers, require_space
+from fastconv.data.stream.shards import ShardEntry, check_shard, write_shard
+from fastconv.data.stream.spec import Manifest, StreamSpec, shard_name
+from fastconv.system.errors import InputError, StreamError
+
+# While shards are written, the manifest follows at this pace: a killed writer loses no more than that.
+MANIFEST_SECONDS = 1.0
+
+
+def write_stream(
+    spec: StreamSpec,
+    data: ImageData,
+    root: Path,
+    epochs: int,
+    on_shard: Callable[[int, int], None] = lambda done, total: None,
+    wait: bool = True,
+) -> Path:
+    """Make sure that the first `epochs` epochs of a stream are on disk; return the stream's folder.
+
+    Shards are written by one thread per core (numpy, hashing and writing leave the interpreter free). Processes that
+    want the same stream take turns, and find the work done. What an earlier, killed writer finished is kept.
+
+    Args:
+        on_shard: called with (shards done, shards to do) after each shard. If it raises, the shards in work are
+            finished and kept, and no more are begun.
+        wait: if another process is writing the stream, wait for it; else leave it to that process.
+
+    Raises InputError for too little disk, StreamError for a foreign or damaged manifest.
+    """
+    folder = root / spec.folder
+    with locked(root, f"{spec.folder}.write", wait=wait) as free:
+        if not free:
+            return folder
+        manifest = Manifest.read(folder, spec)
+        tasks = [
+            (epoch, shard, blocks)
+            for epoch in range(epochs)
+            for shard, blocks in enumerate(spec.shards())
+            if shard_name(epoch, shard) not in manifest.shards
+        ]
+        if not tasks:
+            return folder
+        remove_leftovers(folder)
+        block_bytes = 1.01 * spec.block * spec.epoch_bytes / spec.samples
+        everything = sum(len(blocks) for _, _, blocks in tasks) * block_bytes
+        require_space(root, round(everything), f"the stream of {spec.dataset}")
+
+        def write(epoch: int, shard: int, blocks: range) -> tuple[str, ShardEntry]:
+            name = shard_name(epoch, shard)
+            # Others write to the disk too.
+            require_space(root, round(len(blocks) * block_bytes), f"a shard of the stream of {spec.dataset}")
+            computed = ((f"{epoch:04d}-{block:05d}", *spec.compute(data, epoch, block)) for block in blocks)
+            return name, write_shard(folder / name, computed)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            futures = [pool.submit(write, *task) for task in tasks]
+            written = time.monotonic()
+            try:
+                for done, future in enumerate(as_completed(futures), start=1):
+                    manifest.shards.update([future.result()])
+                    if time.monotonic() - written > MANIFEST_SECONDS:
+                        manifest.write(folder)
+                        written = time.monotonic()
+                    on_shard(done, len(tasks))
+            finally:
+                for future in futures:
+                    future.cancel()
+                pool.shutdown()
+                # What was in work when something went wrong elsewhere has been finished.
+                manifest.shards.update(
+                    future.result() for future in futures if not future.cancelled() and future.exception() is None
+                )
+                manifest.write(folder)
+    return folder
+
+
+def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
+    """Check every shard of a stream against its sha256, write damaged ones again; return what was mended.
+
+    Raises InputError for a stream that is not there.
+    """
+    folder = root / spec.folder
+    mended = []
+    absent = InputError(f"{folder} has no shards to verify: write them with python -m fastconv.precompute")
+    if not folder.is_dir():  # a lock would make the root
+        raise absent
+    with locked(root, f"{spec.folder}.write"):
+        try:
+            manifest = Manifest.read(folder, spec)
+        except StreamError as error:
+            mended.append(str(error))
+            manifest = Manifest(spec, {})
+            epochs = 1 + max((int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-????")), default=0)
+        else:
+            if not manifest.shards:
+                raise absent
+            epochs = manifest.epochs
+            for name, entry in list(manifest.shards.items()):
+                try:
+                    check_shard(folder / name, entry)
+                except StreamError as error:
+                    mended.append(str(error))
+                    del manifest.shards[name]
+        if mended:
+            manifest.write(folder)
+    if mended:
+        write_stream(spec, data, root, epochs)
+    return mended

@@ -1,0 +1,1 @@
+"""Run folders: what a run leaves on disk, read again as plain files, so that old runs outlive the schema."""

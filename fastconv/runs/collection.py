@@ -1,0 +1,132 @@
+"""Runs as they lie on the disk: every one below some folders, with its settings, its results, or why it has none."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastconv.runs.hparams import recipe_of
+from fastconv.runs.results import Results
+from fastconv.system.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run's folder with what is known of it.
+
+    `recipe` holds all that decided what it computed, by key, such as `optimizer.max_lr`; `written` the overrides that
+    it was started with, such as `schedule`; `problem` why it has no results, or None.
+    """
+
+    folder: Path
+    recipe: dict[str, Any]
+    written: dict[str, str]
+    results: Results | None
+    problem: str | None
+
+    def setting(self, key: str) -> Any:
+        """A setting as it was composed, a group such as `schedule` by its name or as it was written; else None."""
+        for known in (key, f"{key}.name"):
+            if known in self.recipe:
+                return self.recipe[known]
+        return self.written.get(key)
+
+    def has(self, key: str) -> bool:
+        """Whether there is such a setting or result, if only null."""
+        return any(key in values for values in (self.recipe, self.written)) or (
+            f"{key}.name" in self.recipe or hasattr(self.results, key)
+        )
+
+    def value(self, key: str) -> Any:
+        """A setting or a result, such as `accuracy`; None if there is no such value."""
+        found = self.setting(key)
+        return getattr(self.results, key, None) if found is None else found
+
+
+def find_runs(folders: list[Path]) -> list[Entry]:
+    """The runs below the folders, oldest first. Raises InputError for a folder that is not there."""
+    found: dict[Path, float] = {}
+    for folder in folders:
+        if not os.path.isdir(folder):  # pathlib raises for a name that is too long
+            raise InputError(
+                f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs"
+            )
+        found.update(_run_folders(folder))
+    once = {folder.resolve(): folder for folder in found}  # one may be named twice
+    return [_read(folder) for folder in sorted(once.values(), key=found.__getitem__)]
+
+
+def _run_folders(folder: Path) -> Iterator[tuple[Path, float]]:
+    """(folder, time of its config) of every run below a folder."""
+    for parent, below, files in os.walk(folder):
+        if "config.yaml" in files and "experiment" not in below:  # else it is fastconv's own conf
+            yield Path(parent), os.stat(os.path.join(parent, "config.yaml")).st_mtime
+            below.clear()  # a run holds no other runs
+
+
+def _read(folder: Path) -> Entry:
+    try:
+        results = Results.read(folder)
+        problem = results.error or ("running, or killed" if results.stopped_by is None else None)
+    except FileNotFoundError:
+        results, problem = None, "unfinished: no results.json"
+    except (OSError, ValueError, KeyError) as error:
+        results, problem = None, f"results.json cannot be read: {error}"
+    recipe = results.recipe if results else {}
+    overrides = results.overrides if results else []
+    written = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    return Entry(folder, recipe or _stored_recipe(folder), written, results, problem)
+
+
+def _stored_recipe(folder: Path) -> dict[str, Any]:
+    """The settings of a run that wrote none into its results."""
+    try:
+        values = yaml.load((folder / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return recipe_of(values) if isinstance(values, dict) else {}
+
+
+def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:
+    """The runs for which each condition, such as `dataset:mnist`, is true; of several for a key one must be.
+
+    Raises InputError for a key that no run has, or conditions that no run meets.
+    """
+    wanted: dict[str, list[str]] = {}
+    for condition in conditions:
+        key, _, value = condition.partition(":")
+        wanted.setdefault(key.strip(), []).append(value.strip())
+    for key in wanted:
+        if not any(entry.has(key) for entry in entries):
+            known = dict.fromkeys(name for entry in entries for name in (*entry.recipe, *entry.written))
+            raise InputError(f"where={key}:{wanted[key][0]}: no run has a {key}{nearest(key, known)}")
+    found = [
+        entry
+        for entry in entries
+        if all(any(is_value(entry.value(key), each) for each in values) for key, values in wanted.items())
+    ]
+    if not found:
+        raise InputError(f"no run has {' and '.join(conditions)}: {len(entries)} runs were looked at")
+    return found
+
+
+def is_value(value: Any, written: str) -> bool:
+    """Whether a setting or a result is the value written on a command line."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return value == float(written)
+        except ValueError:
+            return False
+    return as_text(value) == written
+
+
+def as_text(value: Any) -> str:
+    """A setting as it is written on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,153 @@
+"""What a run measured: one `results.json` per run, from which every table and plot is made."""
+
+import functools
+import importlib.metadata
+import json
+import platform
+import secrets
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from fastconv.data.stream.cache import unwritable, write_atomically
+
+# What runs may be judged by: results of which more is better.
+MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
+PACKAGES = ("torch", "torchvision", "lightning", "numpy")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The keys of `results.json`. Keys are added, never renamed; what a run did not get to is null.
+
+    Accuracies are shares in [0, 1]; `stopped_by` is `epochs`, `budget`, `error` or `interrupt`, and null while a run
+    goes on (or if it was killed): every second it writes down how far it is.
+    """
+
+    dataset: str
+    model: str
+    experiment: str | None
+    seed: int
+    stream_seed: int
+    accuracy: float | None = None
+    """Of the test split, by the weights of the last step."""
+    accuracy_tta: float | None = None
+    """The same with test-time augmentation (`tta`)."""
+    views_left_out: int = 0
+    """Test images that had no test-time augmentation, as the budget had no time left for it."""
+    accuracy_holdout: float | None = None
+    """Of the held-out training images, by the weights of the last step."""
+    accuracy_holdout_tta: float | None = None
+    """The same with test-time augmentation."""
+    loss: float | None = None
+    """Cross-entropy of the test split."""
+    balanced_accuracy: float | None = None
+    """Mean over the classes of the share of test images of that class that are right."""
+    macro_f1: float | None = None
+    """Mean over the classes of F1, of the test split."""
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    norm_batch: int | None = None
+    budget_seconds: float | None = None
+    budget_counts: list[str] = field(default_factory=list)
+    seconds_counted: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of every segment of the clock."""
+    petaflop: float | None = None
+    """10**15 floating-point operations that training took, forward and backward (see fastconv.budget.flops)."""
+    images_per_second: float | None = None
+    """Trained images over training seconds."""
+    data_wait_fraction: float | None = None
+    """Share of the training seconds spent waiting for data."""
+    parameters: int | None = None
+    peak_memory_mb: float | None = None
+    """Of the process on a CPU, of the device on a GPU."""
+    stopped_by: str | None = None
+    error: str | None = None
+    """Why the run failed."""
+    expected_epochs: float | None = None
+    expected_seconds: float | None = None
+    """Of training and validation; like the epochs, what the first plan expected."""
+    resumed: int = 0
+    """How often the run went on after it was stopped."""
+    final_lr: float | None = None
+    """Learning rate of the last step, as a share of the peak."""
+    device: str | None = None
+    precision: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """All settings that decided what the run computed, by key."""
+
+    def write(self, run: Path) -> None:
+        """Store as `results.json` in a run's folder, atomically."""
+        write_atomically(run / "results.json", json.dumps(asdict(self), indent=1).encode())
+
+    @classmethod
+    def read(cls, run: Path) -> "Results":
+        """Read a run's `results.json`; keys of later versions are ignored.
+
+        Raises ValueError or KeyError for a file that is not one, OSError if there is none.
+        """
+        content: Any = json.loads((run / "results.json").read_text())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        types = _types()
+        known = {key: value for key, value in content.items() if key in types}
+        for key, value in known.items():
+            if not isinstance(value, types[key]):
+                raise ValueError(f"{key} is {value!r}")
+        try:
+            return cls(**known)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+
+@functools.cache
+def _types() -> dict[str, tuple[type, ...]]:
+    """The types that each key may have: finding them out takes longer than reading a file."""
+    found = {}
+    for key, hint in get_type_hints(Results).items():
+        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        allowed = tuple(get_origin(each) or each for each in options)
+        found[key] = (*allowed, int) if float in allowed else allowed
+    return found
+
+
+def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> Path:
+    """Make a folder that no other run has: `parent`/`prefix`<time>-<short id>, or that of a `job` of a sweep.
+
+    Raises InputError if it can't be made.
+    """
+    folder = job or parent / f"{prefix}{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=job is not None)  # Hydra has made the folders of a sweep's jobs
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that fastconv runs from, with `-dirty` if its code or configs differ; else None."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+
+    def ask(*command: str) -> str:
+        return subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        ask("ls-files", "--error-unmatch", "__init__.py")  # an installed package may lie in somebody else's repository
+        changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", "../conf")
+        return ask("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

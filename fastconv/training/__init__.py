@@ -1,0 +1,1 @@
+"""A run: planned, trained by Lightning, scored and recorded."""

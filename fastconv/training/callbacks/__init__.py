@@ -1,0 +1,22 @@
+"""What acts on a training run from beside it: budget, schedule, records, guards, checkpoints, progress bar."""
+
+from fastconv.training.callbacks.average_weights import AverageWeights
+from fastconv.training.callbacks.checkpoints import Checkpoints
+from fastconv.training.callbacks.compile_step import CompileStep
+from fastconv.training.callbacks.finite_loss import FiniteLoss
+from fastconv.training.callbacks.progress_bar import BudgetProgressBar
+from fastconv.training.callbacks.recorder import Recorder
+from fastconv.training.callbacks.schedule_lr import OneCycleLR, ScheduleLR
+from fastconv.training.callbacks.time_budget import TimeBudget
+
+__all__ = [
+    "AverageWeights",
+    "BudgetProgressBar",
+    "Checkpoints",
+    "CompileStep",
+    "FiniteLoss",
+    "OneCycleLR",
+    "Recorder",
+    "ScheduleLR",
+    "TimeBudget",
+]

@@ -1,0 +1,71 @@
+"""Averages the weights while they are trained; the trained network is the average."""
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from fastconv.optim.averaging import Average, clone_weights, copy_weights, weights_of
+from fastconv.training.callbacks.time_budget import TimeBudget
+
+
+class AverageWeights(L.Callback):
+    """Has an average take the weights in, puts it into the network for validations and, after the last step, for good.
+
+    A checkpoint during training holds the weights that learn, and beside them, as this callback's state, the average;
+    the last one holds the average alone. Among the Trainer's callbacks it stands behind the budget, which counts the
+    steps, and before `Checkpoints`, which saves after validations.
+
+    Args:
+        average: what to do with the weights.
+        budget: the run's budget.
+    """
+
+    def __init__(self, average: Average, budget: TimeBudget) -> None:
+        self.average, self._budget = average, budget
+        self._learning: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.average.start(weights_of(pl_module.model))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        steps, last = self._budget.steps, trainer.should_stop
+        if not last and not self.average.is_due(steps):
+            return
+        weights = weights_of(pl_module.model)
+        self.average.update(weights, steps, self._budget.progress)
+        if last:
+            self.average.finish(weights)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and self.average.validated and self.average.slow:
+            weights = weights_of(pl_module.model)
+            self._learning = clone_weights(weights)
+            copy_weights(weights, self.average.slow)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._take_back(pl_module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # In place, as the checkpoint's states refer to the tensors. Only a run that is ended saves in a validation.
+        self._take_back(pl_module)
+        if trainer.world_size > 1:  # parameters are equal on all ranks, statistics are not
+            for name, _ in pl_module.model.named_buffers():
+                if name in self.average.slow:
+                    buffer = self.average.slow[name]
+                    buffer.copy_(trainer.strategy.reduce(buffer, reduce_op="mean"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average.slow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average.slow = dict(state["average"])
+
+    def _take_back(self, pl_module: L.LightningModule) -> None:
+        """Have the network learn on with the weights that it had before a validation."""
+        copy_weights(weights_of(pl_module.model), self._learning)
+        self._learning = {}

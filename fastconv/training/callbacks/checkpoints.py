@@ -1,0 +1,161 @@
+"""Keeps what a run needs to go on after it was stopped, whatever stopped it."""
+
+import functools
+import os
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from fastconv.system import signals as interrupts
+from fastconv.system.distributed import lost_rank
+from fastconv.system.errors import InputError
+from fastconv.system.signals import Interrupted
+from fastconv.training.callbacks.finite_loss import diverged, has_finite_weights
+from fastconv.training.callbacks.time_budget import TimeBudget
+
+# What was counted may be lost by a kill for no longer than this.
+JOURNAL_SECONDS = 1.0
+
+
+class Checkpoints(L.Callback):
+    """Writes the checkpoint after the first step, every so many seconds, and when a signal ends the run.
+
+    A signal is obeyed at the end of the running step, or within a validation, by raising `Interrupted`. A checkpoint
+    that cannot be written is a warning: the one before it stays.
+
+    Args:
+        path: the file; None to write none.
+        every: seconds between two; None for none between the first and a signal.
+        budget: the run's budget, on whose clock writing is the segment `checkpoint`.
+        journal: called every second at the end of a step; keeps on disk what the clock says.
+    """
+
+    def __init__(
+        self, path: Path | None, every: float | None, budget: TimeBudget, journal: Callable[[], None] = lambda: None
+    ) -> None:
+        self._path, self._every, self._budget, self._journal = path, every, budget, journal
+        self._saved_at: float | None = None
+        self._noted_at = 0.0
+        self._loops: dict[str, Any] | None = None
+        self._random_state: torch.Tensor | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+            self._saved_at = time.monotonic()
+        interrupts.listen()
+        interrupts.defer(True)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        # A validation that follows is part of the step: a run that went on from here would leave it out.
+        validates = trainer.limit_val_batches != 0 and (batch_idx + 1) % trainer.val_check_batch == 0
+        self._end_step(trainer, save=not validates and not trainer.should_stop)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        interrupts.listen()
+        if trainer.state.fn == "fit":
+            self._loops = trainer.fit_loop.state_dict()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.state.fn == "fit":
+            self._obey(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._end_step(trainer, save=True)
+            self._loops = None
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        interrupts.listen()
+
+    def on_train_end(self, *_: Any) -> None:
+        interrupts.defer(False)
+
+    def on_exception(self, *_: Any) -> None:
+        interrupts.defer(False)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._loops is not None:  # as they were before the validation, which has no part in what is saved
+            checkpoint["loops"]["fit_loop"] = self._loops
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random_state": torch.get_rng_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._random_state = state["random_state"]
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write the checkpoint under its name only when it is whole and on disk. All ranks take part.
+
+        Raises InputError if the weights are not finite; the checkpoint before stays then.
+        """
+        if self._path is None:
+            return
+        module = trainer.lightning_module
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)  # what is still computing is training time
+        started = time.monotonic()
+        with self._budget.clock.segment("checkpoint"):
+            if not has_finite_weights(module):
+                raise diverged("a weight", self._budget.steps, trainer)
+            self._write(trainer.save_checkpoint, trainer.is_global_zero)
+        self._saved_at = time.monotonic()
+        self._budget.reserve.save_seconds = self._saved_at - started
+
+    def replace(self, checkpoint: dict[str, Any]) -> None:
+        """Write a checkpoint that was read and changed, on one rank."""
+        if self._path is not None:
+            self._write(functools.partial(torch.save, checkpoint), first=True)
+
+    def _write(self, write: Callable[[Path], None], first: bool) -> None:
+        partial = self._path.with_name(f"{self._path.name}.part")
+        try:
+            write(partial)
+            if first:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                partial.replace(self._path)
+        except (OSError, RuntimeError) as error:
+            if lost_rank(error):
+                raise
+            warnings.warn(f"cannot write {self._path}: {error}. The run goes on", stacklevel=3)
+        finally:
+            if first:
+                partial.unlink(missing_ok=True)
+
+    def _end_step(self, trainer: L.Trainer, save: bool) -> None:
+        self._obey(trainer)
+        now = time.monotonic()
+        if save and self._agreed(trainer, self._is_due(now)):
+            self.save(trainer)
+        if now - self._noted_at >= JOURNAL_SECONDS:
+            self._noted_at = now
+            with suppress(InputError):  # a disk that is full now need not be at the end
+                self._journal()
+
+    def _is_due(self, now: float) -> bool:
+        if self._saved_at is None:
+            return True
+        return self._every is not None and now - self._saved_at >= self._every
+
+    def _obey(self, trainer: L.Trainer) -> None:
+        """End the run, resumable, if a signal asked any rank to; a training that ends anyway may end."""
+        number = interrupts.received()
+        if not trainer.should_stop and self._agreed(trainer, number is not None):
+            self.save(trainer)
+            raise Interrupted(number or interrupts.SIGNALS[1])
+
+    @staticmethod
+    def _agreed(trainer: L.Trainer, wanted: bool) -> bool:
+        """Whether any rank wants it."""
+        return trainer.strategy.reduce_boolean_decision(wanted, all=False) if trainer.world_size > 1 else wanted

@@ -1,0 +1,24 @@
+"""Compiles the training step before training starts, in a segment of the clock of its own."""
+
+import lightning as L
+import torch
+
+from fastconv.budget.clock import Clock
+
+
+class CompileStep(L.Callback):
+    """Has the module compile its training step for the microbatches to come, as soon as it is on its device.
+
+    Args:
+        clock: the run's clock; the time goes to its `compile` segment.
+        shape: of a microbatch of images: [B, H, W, C].
+    """
+
+    def __init__(self, clock: Clock, shape: tuple[int, int, int, int]) -> None:
+        self.clock, self.shape = clock, shape
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        images = torch.zeros(self.shape, dtype=torch.uint8, device=pl_module.device)
+        labels = torch.zeros(self.shape[0], dtype=torch.int64, device=pl_module.device)
+        with self.clock.segment("compile"), trainer.precision_plugin.train_step_context():
+            pl_module.compile_training((images, labels))

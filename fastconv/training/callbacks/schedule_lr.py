@@ -1,0 +1,64 @@
+"""The schedule as a callback: sets learning rate and momentum before every step, from the run's progress alone."""
+
+from typing import Any
+
+import lightning as L
+
+from fastconv.optim.momentum import set_momentum
+from fastconv.optim.schedules import OneCycle, Schedule
+from fastconv.training.callbacks.time_budget import TimeBudget
+
+
+class ScheduleLR(L.Callback):
+    """Scales each parameter group's `max_lr` by a schedule's factor at the run's progress.
+
+    A group with `until` below 1 runs through the schedule in that share of the run, and stands still after it.
+
+    Needs a `TimeBudget` among the Trainer's callbacks, which knows the progress.
+
+    Args:
+        schedule: the curve.
+        max_lr: peak learning rate of all groups; None for each group's own `max_lr`.
+    """
+
+    def __init__(self, schedule: Schedule, max_lr: float | None = None) -> None:
+        self.schedule = schedule
+        self.max_lr = max_lr
+        self.momentum: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        budgets = [callback for callback in trainer.callbacks if isinstance(callback, TimeBudget)]
+        if not budgets:
+            raise ValueError("the schedule follows the run's progress: add a TimeBudget to the Trainer's callbacks")
+        self._budget = budgets[0]
+        for group in self._groups(trainer):
+            group["max_lr"] = self.max_lr if self.max_lr is not None else group.get("max_lr", group["lr"])
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        self._budget.begin_step(trainer)
+        progress = self._budget.progress
+        factors = self.schedule.factors(progress)
+        for group in self._groups(trainer):
+            until = group.get("until", 1.0)
+            own = factors if until == 1 else self.schedule.factors(min(1.0, progress / until))
+            group["lr"] = group["max_lr"] * own.lr if progress < until or until == 1 else 0.0
+            if own.momentum is not None:
+                set_momentum(group, own.momentum)
+
+    @staticmethod
+    def _groups(trainer: L.Trainer) -> list[dict[str, Any]]:
+        return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+
+
+class OneCycleLR(ScheduleLR):
+    """One cycle over the run, however long it is. Takes `torch.optim.lr_scheduler.OneCycleLR`'s settings by name:
+    `max_lr`, `pct_start`, `anneal_strategy`, `cycle_momentum`, `base_momentum`, `max_momentum`, `div_factor`,
+    `final_div_factor`, `three_phase`.
+    """
+
+    def __init__(self, max_lr: float | None = None, **settings: Any) -> None:
+        super().__init__(OneCycle(**settings), max_lr)

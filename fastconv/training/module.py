@@ -1,0 +1,192 @@
+"""The LightningModule around a network: normalise, score, learn."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from fastconv.models import build_model
+from fastconv.models.tta import SpareTime, Views
+from fastconv.system.distributed import is_first_rank
+
+# As many as airbench takes: the covariance of patches needs no more.
+WHITENING_IMAGES = 5000
+
+
+class ImageClassifier(L.LightningModule):
+    """Trains a registered network on batches of raw images.
+
+    Args:
+        model: name of the network in `fastconv.models.MODELS`.
+        settings: the network's own settings, such as `width`.
+        shape: height, width and channels of an image.
+        classes: class names.
+        mean, std: per channel, of pixel values scaled to [0, 1].
+        optimizer: makes the network's optimizer; None for a module that is only asked.
+        label_smoothing: share of each label that is spread over all classes.
+        views: of test-time augmentation; None for the images alone.
+        channels_last: keep the channels of a pixel together in memory.
+
+    What describes the network are plain values and stored in the checkpoint, so that it can be rebuilt from that alone.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        settings: Mapping[str, Any],
+        shape: tuple[int, int, int],
+        classes: tuple[str, ...],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+        label_smoothing: float = 0.0,
+        views: Views | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = {
+            "model": model,
+            "settings": dict(settings),
+            "shape": list(shape),
+            "classes": list(classes),
+            "mean": list(mean),
+            "std": list(std),
+        }
+        self.model = build_model(model, channels=shape[2], classes=len(classes), **settings)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self._make_optimizer = optimizer
+        self._label_smoothing = label_smoothing
+        self._views = views or Views()
+        # Pixels are bytes: (x / 255 - mean) / std as one product and one sum.
+        std_tensor = torch.tensor(std).view(-1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std_tensor), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / std_tensor, persistent=False)
+        # Sums over steps stay on the device; whoever logs reads and clears them.
+        self.register_buffer("train_sums", torch.zeros(3), persistent=False)
+        self._learn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._score_training
+        scores = {"num_classes": len(classes), "average": "micro", "validate_args": False}
+        self.validate_accuracy, self.test_accuracy = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
+        self.validate_accuracy_tta, self.test_accuracy_tta = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
+        self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
+        self.confusion: Tensor | None = None
+        self.spare: SpareTime | None = None  # for the views of a budget that counts them
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
+        return self.model(self._normalise(images))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        # The permuted view of [B, H, W, C] is channels_last as it stands.
+        return images.permute(0, 3, 1, 2) * self.scale + self.shift
+
+    @torch.no_grad()
+    def whiten(self, images: np.ndarray) -> None:
+        """Compute the first layer of a network that has one to compute, from training images uint8 [N, H, W, C]."""
+        if hasattr(self.model, "whitening"):
+            some = torch.from_numpy(np.array(images[:WHITENING_IMAGES])).permute(0, 3, 1, 2)
+            self.model.whitening.whiten(some * self.scale + self.shift)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss, sums = self._learn(*batch)
+        self.train_sums += sums
+        return loss
+
+    def _score_training(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to learn from, and the sums of losses, hits and images, float [3]."""
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+        with torch.no_grad():
+            hits = (logits.argmax(1) == labels).sum()
+            sums = torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))])
+        return loss, sums
+
+    def compile_training(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Compile the training step for batches of this shape, now rather than in the first step.
+
+        Leaves weights, gradients and batch-norm statistics as they are.
+        """
+        self._learn = torch.compile(self._learn, dynamic=False)
+        before = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        loss, _ = self._learn(*batch)
+        # Not loss.backward(), which would leave gradients and wake what waits for them in a distributed run.
+        torch.autograd.grad(loss, [parameter for parameter in self.parameters() if parameter.requires_grad])
+        for name, buffer in self.named_buffers():
+            buffer.copy_(before[name])
+
+    def take_train_scores(self) -> tuple[float, float]:
+        """Mean loss and accuracy of the training images of all ranks since the last call, which each rank must make."""
+        loss, hits, count = self._all_sums().tolist()
+        self.train_sums.zero_()
+        return loss / max(count, 1), hits / max(count, 1)
+
+    def _all_sums(self) -> Tensor:
+        if not torch.distributed.is_initialized():
+            return self.train_sums
+        return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
+
+    def on_train_start(self) -> None:
+        """Each of W ranks sees one in W of the microbatches: its statistics must forget as much with each as with W."""
+        ranks = self.trainer.world_size
+        for layer in self.modules() if ranks > 1 else ():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is not None:
+                layer.momentum = 1 - (1 - layer.momentum) ** ranks
+
+    def on_validation_start(self) -> None:
+        self._average_statistics()
+
+    def on_train_end(self) -> None:
+        self._average_statistics()
+
+    def _average_statistics(self) -> None:
+        """Each rank has batch-norm statistics of its own images: what is scored and saved has those of all."""
+        if self.trainer.world_size > 1:
+            for buffer in self.model.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._score("validate", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._test_confusion.update(self._score("test", batch), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        """Keep `confusion`, int64 [classes, classes] on the CPU: test images of all ranks by label and answer."""
+        self.confusion = self._test_confusion.compute().cpu()
+        self._test_confusion.reset()
+
+    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Count a batch; returns its logits, float [B, classes]. Curves during training need no views but the image."""
+        images, labels = batch
+        is_final = self.trainer.state.fn != TrainerFn.FITTING
+        views = self._views if is_final else Views()
+        logits, augmented = views.answers(self.model, self._normalise(images), self.spare if is_final else None)
+        found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
+        if is_final:
+            found["accuracy_tta"] = (augmented, labels)
+        for name, value in found.items():
+            score = getattr(self, f"{split}_{name}")
+            score.update(*value)
+            self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
+        return logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self._make_optimizer(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["network"] = self.network
+        checkpoint["train_sums"] = self._all_sums().tolist()
+        self._average_statistics()  # in place: the checkpoint's state refers to them
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if is_first_rank():
+            self.train_sums.copy_(torch.tensor(checkpoint["train_sums"]))

@@ -1,0 +1,209 @@
+"""A run from its config, up to its first step: look at the data and the machine, plan, precompute, make its folder."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastconv.budget.autotune.data_pruning import rest
+from fastconv.budget.benchmark import Probe, Recipe, forget_peak_memory, probe
+from fastconv.budget.clock import Clock
+from fastconv.budget.forecast import Forecast, forecast
+from fastconv.budget.hardware import Device, prepare
+from fastconv.budget.pacing import SCORING_BEGINS
+from fastconv.config.prerequisites import check_data, require_room
+from fastconv.config.schema import TTA, Config, model_settings
+from fastconv.config.validation import check
+from fastconv.data.dataset import ImageData, mean_and_std, stratified_split
+from fastconv.data.sources.builtin import load
+from fastconv.data.stream.cache import in_use, prune, stored_streams
+from fastconv.data.stream.reader import PrecomputedStream
+from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
+from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec
+from fastconv.data.stream.writer import write_stream
+from fastconv.models import build_model, count_parameters
+from fastconv.models.tta import Views
+from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
+from fastconv.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is planned and ready to start."""
+
+    config: Config
+    clock: Clock
+    device: Device
+    train: ImageData
+    holdout: ImageData
+    test: ImageData
+    spec: StreamSpec
+    probe: Probe
+    plan: Forecast
+    parameters: int
+
+    @property
+    def model_settings(self) -> dict:
+        """The network's own settings."""
+        return model_settings(self.config.model)
+
+
+def open_splits(config: Config) -> tuple[ImageData, ImageData, ImageData]:
+    """The images to train on, those held out of them, and those of the test split."""
+    everything, test = load(config.dataset, Path(config.data))
+    kept, held = stratified_split(everything, config.dataset.holdout, config.dataset.holdout_seed)
+    if not len(held):
+        return everything, everything.take(held), test
+    return everything.take(kept), everything.take(held), test
+
+
+def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run:
+    """Look at the config, the machine and the data, and work out what a run will do.
+
+    Args:
+        measured: the recipe's probe, if there is one.
+
+    Raises InputError for whatever could not work.
+    """
+    check(config)
+    check_data(config)
+    check_world(config.trainer.devices)
+    device = prepare(config.trainer)
+    forget_peak_memory()
+    train, holdout, test = open_splits(config)
+    spec = stream_spec(config, train)
+    if config.rest:
+        with clock.segment("precompute"):  # what is known is a part of the stream
+            resting = rest(spec, train, device, config.rest, Path(config.data) / "probes")
+        train = dataclasses.replace(train, resting=resting)
+        spec = stream_spec(config, train)
+    settings = model_settings(config.model)
+    channels, classes = spec.shape[2], len(spec.classes)
+    with torch.device("meta"):
+        parameters = count_parameters(build_model(config.model.name, channels, classes, **settings))
+    recipe = Recipe(
+        config.model.name,
+        settings,
+        spec.shape,
+        classes,
+        config.batch_size // config.trainer.devices,
+        config.norm_batch,
+        config.trainer.channels_last,
+        config.optimizer.name,
+    )
+    if measured is None:
+        with clock.segment("probe"):
+            cache, limit = Path(config.data) / "probes", config.budget.seconds
+            found = from_first_rank("probe", lambda: dataclasses.asdict(probe(recipe, device, cache, limit)))
+            measured = Probe(**found)
+    curve = {"test": test, "holdout": holdout, "none": ()}[config.validate.on]
+    plan = forecast(
+        config,
+        spec,
+        measured,
+        validate_images=min(len(curve), config.validate.samples or len(curve)),
+        final_images=len(holdout) if config.validate.on == "holdout" else 0,
+        test_images=len(test),
+        views=views(config.tta, config.dataset.flip),
+        begin_seconds=SCORING_BEGINS[device.kind],
+        already_counted=clock.counted(tuple(config.budget.counts)),
+    )
+    if plan.stream_epochs:
+        require_room(config, plan.stream_epochs * spec.epoch_bytes)
+    return Run(config, clock, device, train, holdout, test, spec, measured, plan, parameters)
+
+
+def views(tta: TTA, flip: float) -> Views:
+    """The views of test-time augmentation of a network to which so large a share of the images was mirrored."""
+    mirror = flip > 0 if tta.mirror is None else tta.mirror
+    return Views(mirror, tta.shift, tta.around, tta.below)
+
+
+def stream_spec(config: Config, train: ImageData) -> StreamSpec:
+    """The stream of a config's training images, of which some may rest."""
+    mean, std = mean_and_std(train.images)
+    resting = train.resting
+    return StreamSpec(
+        dataset=config.dataset.name,
+        digest=train.digest,
+        classes=train.classes,
+        shape=train.images.shape[1:],
+        samples=len(train) if resting is None else int(resting.awake(0).sum()),
+        mean=mean,
+        std=std,
+        policy=config.augment,
+        seed=config.stream.seed,
+        resting="" if resting is None else resting.digest,
+    )
+
+
+def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
+    """Holds, from before its stream is looked for to its last step, that no other process removes the stream."""
+    if run.config.stream.mode == "online":
+        return contextlib.nullcontext()
+    return in_use(run.config.stream.folder, run.spec.folder)
+
+
+def precompute(run: Run, console: Console) -> None:
+    """Write the epochs that the plan wants, if they are not there, making room by removing old streams.
+
+    Those of a server are looked for, and fetched when they are needed.
+
+    Raises InputError for too little disk or a server without the stream, StreamError for a damaged stream.
+    """
+    if not run.plan.stream_epochs:
+        return
+    stream, root, epochs = run.config.stream, run.config.stream.folder, run.plan.stream_epochs
+    if stream.is_remote:
+        with run.clock.segment("precompute"):
+            ready = read_manifest(RemoteFolder(stream.root), run.spec).epochs
+        if ready < epochs:
+            line = f"{stream.root} has {ready} of {epochs} epochs: the others are computed while training"
+            console.print(line, highlight=False, markup=False)
+    there = sum(stored.bytes for stored in stored_streams(root) if stored.folder.name == run.spec.folder)
+    room = stream.max_gb * 1e9 - max(there, epochs * run.spec.epoch_bytes)
+    if room < 0:
+        raise InputError(
+            f"{root / run.spec.folder} has {there / 1e9:.3g} GB, more than stream.max_gb={stream.max_gb:g}."
+            " Raise it, remove the folder, or use stream=online"
+        )
+    for stored in prune(root, room, keep=run.spec.folder):
+        console.print(f"removed the old stream {stored.folder}", highlight=False, markup=False)
+    if stream.is_remote:
+        return
+    columns = (TextColumn("precompute"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
+    with run.clock.segment("precompute"), Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        write_stream(
+            run.spec,
+            run.train,
+            root,
+            epochs,
+            on_shard=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+
+
+def open_stream(run: Run) -> Stream:
+    """The training stream of a run; what is not on disk or on the server of a precomputed one is computed.
+
+    Raises InputError for a server without the stream, StreamError for a damaged manifest.
+    """
+    stream = run.config.stream
+    if stream.mode == "online":
+        return OnlineStream(run.spec, run.train)
+    # A machine that turns out faster than its probe may need more than planned: as much as its steps and max_gb allow.
+    most = stream.max_gb * 1e9 / run.spec.epoch_bytes
+    if run.plan.bound_steps is not None:
+        most = min(most, math.ceil(run.plan.bound_steps * run.config.batch_size / run.spec.samples))
+    if stream.is_remote:
+        return RemoteStream(run.spec, stream.root, stream.folder, run.train, int(most))
+    extend = None
+    if run.config.budget.seconds is not None and is_first_rank():  # without a limit it is as long as the run
+        extend = functools.partial(write_stream, run.spec, run.train, stream.folder, wait=False)
+    return PrecomputedStream(run.spec, stream.folder, run.train, extend, int(most), stream.verify)

@@ -1,0 +1,178 @@
+"""What TensorBoard shows of a run besides its curves: the configuration, the results, the network and its mistakes."""
+
+import copy
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import Status
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+from torch import nn
+
+from fastconv.analysis import figures
+from fastconv.config.schema import Config
+from fastconv.runs.folder import as_yaml, recipe
+from fastconv.runs.results import MEASURES, Results
+from fastconv.training.module import ImageClassifier
+from fastconv.training.plan import Run
+
+# Charts by category. Tags are patterns, so that the layout is the same whether or not a run validates or has a time
+# limit: TensorBoard merges the layouts of runs, and would show charts that differ side by side.
+LAYOUT = {
+    "training": {
+        "loss": ["Multiline", ["(train|validate)/loss$"]],
+        "accuracy": ["Multiline", ["(train|validate)/accuracy$"]],
+        "learning rate": ["Multiline", ["schedule/lr$"]],
+        "momentum": ["Multiline", ["schedule/momentum$"]],
+    },
+    "speed": {
+        "images/s": ["Multiline", ["speed/images_per_second$"]],
+        "share of the training time waiting for data": ["Multiline", ["speed/data_wait_fraction$"]],
+    },
+    "budget": {
+        "progress of the schedule, share of the budget used": ["Multiline", ["(schedule/progress|budget/used)$"]],
+        "seconds counted": ["Multiline", ["budget/seconds_counted$"]],
+        "epochs": ["Multiline", ["train/epoch$"]],
+    },
+}
+# Keys of the results by which the HParams page sorts and filters runs.
+METRICS = (*MEASURES, "loss", "epochs", "seconds_counted", "images_per_second")
+# Defaults of a data set or a model, whose values in force stand under `augment`, `batch_size` and `norm_batch`.
+DEFAULTS = ("dataset.flip", "dataset.crop_padding", "dataset.cutout_size", "dataset.batch_size", "model.norm_batch")
+HEATMAPS = 10
+
+
+class Dashboard(TensorBoardLogger):
+    """TensorBoard's logger of a run, whose events are one file until it is closed.
+
+    The Trainer finalizes its loggers at the end of every fit, validation and test; what is logged after that would be a
+    further file. Whatever of the methods below fails is left out with a warning: a run that is trained and scored is
+    not lost for a picture.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="")
+        self._folder = folder
+
+    def finalize(self, status: str) -> None:
+        self.experiment.flush()
+
+    def close(self) -> None:
+        """Write out what is still in memory; nothing can be logged from now on."""
+        self.experiment.close()
+
+    def show_settings(self, config: Config) -> None:
+        """Before training: the configuration, for the HParams page and as text, and the layout of custom scalars."""
+        with _optional("configuration"):
+            self.experiment.add_custom_scalars(LAYOUT)
+            self.experiment.add_text("config", f"```yaml\n{as_yaml(config)}```")
+            start = SessionStartInfo(start_time_secs=time.time())
+            for key, value in hyperparameters(config).items():
+                kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
+                setattr(start.hparams[key], kind, value)
+            self._add_session(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
+
+    def show_augmented(self, images: np.ndarray, labels: np.ndarray, run: Run) -> None:
+        """Draw `augmented.png` of images uint8 [B, H, W, C] and labels int64 [B] of the training stream."""
+        with _optional("augmented"):
+            path = self._folder / "augmented.png"
+            figures.draw_augmented(images, labels, run.spec, path)
+            self._add_picture(path, step=0)
+
+    def show_results(self, results: Results) -> None:
+        """After scoring: the results, for the HParams page too."""
+        with _optional("results"):
+            for key in METRICS:
+                if (value := getattr(results, key)) is not None:
+                    self.experiment.add_scalar(f"results/{key}", value, results.steps)
+            end = SessionEndInfo(status=Status.STATUS_SUCCESS, end_time_secs=time.time())
+            self._add_session(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
+
+    def show_network(self, results: Results, run: Run, module: ImageClassifier) -> None:
+        """After scoring: `confusion.png`, `heatmaps.png` and the network's graph."""
+        confusion, heatmaps = self._folder / "confusion.png", self._folder / "heatmaps.png"
+        with _optional("confusion"):
+            title = f"{results.dataset}, {results.model}: {results.accuracy:.2%} of the test images are right"
+            figures.draw_confusion(module.confusion.numpy(), run.spec.classes, title, confusion)
+            self._add_picture(confusion, results.steps)
+        with _optional("heatmaps"):
+            draw_heatmaps(module.model, run, heatmaps)
+            self._add_picture(heatmaps, results.steps)
+        with _optional("graph"), warnings.catch_warnings():
+            # torch would rather have its compiler used than its tracer, which is what TensorBoard's writer takes.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
+            # And that a network that looks at the size of its maps is traced for one size, which is what is wanted.
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            height, width, channels = run.spec.shape
+            self.experiment.add_graph(copy.deepcopy(module.model).cpu(), torch.zeros(1, channels, height, width))
+
+    def _add_picture(self, path: Path, step: int) -> None:
+        self.experiment.add_image(path.stem, figures.read_png(path), step, dataformats="HWC")
+
+    def _add_session(self, tag: str, content: HParamsPluginData) -> None:
+        """Not by the writer's `add_hparams`, which makes a further run in a folder of its own.
+
+        Without a list of columns, which one run cannot know of the others: TensorBoard gathers it from all of them.
+        """
+        value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR)
+        self.experiment.file_writer.add_summary(Summary(value=[value]))
+
+
+def hyperparameters(config: Config) -> dict[str, str | bool | float]:
+    """What was set, by key, such as `optimizer.max_lr`: columns of the HParams page.
+
+    Without what is null, since TensorBoard cannot sort a column of numbers and words; lists are words.
+    """
+    values: dict[str, Any] = {key: value for key, value in recipe(config).items() if key not in DEFAULTS}
+    return {
+        key: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def draw_heatmaps(network: nn.Module, run: Run, path: Path) -> None:
+    """Grad-CAM of a test image of each class, of the first classes if there are many, beside the image.
+
+    Raises InputError for a network of which no layer tells places apart.
+    """
+    # Captum is loaded here, after training, so that no run starts later for it.
+    from fastconv.analysis.attribution.attribution import Attributor, attribute
+    from fastconv.analysis.attribution.drawing import Column, draw_effect
+    from fastconv.analysis.attribution.method import Method
+    from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels, predict
+    from fastconv.analysis.attribution.samples import choose
+
+    pixels = PixelNetwork(network, run.spec.mean, run.spec.std).cpu()
+    method = Method("LayerGradCam", "Grad-CAM", layer="last")
+    attributor = Attributor(method, pixels, Pixels.of(run.train.images), run.spec.shape)
+    subjects = choose(run.test, lambda images: predict(pixels, images), 1, mistakes=0, hits=0, candidates=0, seed=0)
+    rows = np.arange(min(HEATMAPS, len(subjects)))
+    inputs = as_pixels(subjects.images[rows])
+    chances = predict(pixels, inputs)
+    said = chances.argmax(axis=1)
+    maps = attribute(attributor, inputs, torch.from_numpy(said))[0].sum(1).numpy()
+    column = Column(method.title, maps, said, chances.max(axis=1))
+    title = f"{run.spec.dataset}: where the network looks"
+    draw_effect(subjects, rows, run.spec.classes, [column], title, path)
+
+
+@contextmanager
+def _optional(part: str) -> Iterator[None]:
+    """Leave out a part that fails, whatever TensorBoard, Matplotlib, torch's tracer or Captum raise."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"left out of TensorBoard: {part} ({reason}). The run itself is whole", stacklevel=3)

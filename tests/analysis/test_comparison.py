@@ -1,0 +1,232 @@
+"""Groups of runs: their statistics against pandas and scipy, what tells them apart, and verdicts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from fastconv.analysis.comparison.figures import validation_curve
+from fastconv.analysis.comparison.groups import choose_measure, effects, group_runs, names_of, pareto_front
+from fastconv.analysis.comparison.tables import columns, group_rows, run_rows, sort_rows
+from fastconv.runs.collection import Entry, find_runs, select
+from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
+
+
+def entry(
+    accuracy: float | None, seed: int = 0, problem: str | None = None, device="cpu", held=None, **recipe
+) -> Entry:
+    """A run of digits with some settings, all of which were written on the command line."""
+    recipe = {key.replace("__", "."): value for key, value in recipe.items()}
+    whole = {"dataset.name": "digits", "model.name": "davidnet", "seed": seed, "stream.seed": seed, **recipe}
+    results = Results(
+        whole["dataset.name"], "davidnet", None, seed, seed, accuracy, accuracy_holdout=held, device=device,
+        seconds_counted=10.0 + seed, epochs=2.0, stopped_by="error" if problem else "epochs", error=problem,
+        recipe=whole,
+    )  # fmt: skip
+    written = {key: str(value) for key, value in recipe.items()} | {"seed": str(seed)}
+    return Entry(Path(f"run-{seed}-{'-'.join(written.values())}"), whole, written, results, problem)
+
+
+def grid(spread: float = 0.01) -> list[Entry]:
+    generator = np.random.default_rng(0)
+    return [
+        entry(float(level + generator.normal(0, spread)), seed, width=width, augment=augment)
+        for seed in range(4)
+        for width, augment, level in ((8, "none", 0.8), (8, "flip", 0.7), (16, "none", 0.9), (16, "flip", 0.802))
+    ]
+
+
+def test_statistics_are_those_of_pandas_and_scipy():
+    runs = grid()
+    table = pd.DataFrame([{**run.recipe, "accuracy": run.results.accuracy} for run in runs])
+    expected = table.groupby(["width", "augment"])["accuracy"].agg(["count", "mean", "std", "sem"])
+    rows = group_rows(group_runs(runs), "accuracy")
+    assert len(rows) == 4
+    for row in rows:
+        wanted = expected.loc[(row["width"], row["augment"])]
+        assert row["n"] == wanted["count"] == 4
+        assert row["accuracy"] == pytest.approx(wanted["mean"], rel=1e-12)
+        assert row["sd"] == pytest.approx(wanted["std"], rel=1e-12)
+        low, high = scipy.stats.t.interval(0.95, 3, loc=wanted["mean"], scale=wanted["sem"])
+        assert (row["low"], row["high"]) == (pytest.approx(low, rel=1e-10), pytest.approx(high, rel=1e-10))
+    assert [row["accuracy"] for row in rows] == pytest.approx(sorted(expected["mean"], reverse=True))
+
+
+def test_verdicts_are_those_of_welchs_test():
+    runs = grid(spread=0.06)
+    groups = group_runs(runs)
+    samples = [[run.accuracy for run in group.finished] for group in groups]
+    p = [scipy.stats.ttest_ind(sample, samples[0], equal_var=False).pvalue for sample in samples[1:]]
+    assert min(p) < 0.05 < max(p), "both outcomes are there"
+    assert [group.verdict for group in groups] == ["best", *("like the best" if each > 0.05 else "" for each in p)]
+
+
+def test_a_single_run_is_no_test():
+    groups = group_runs([entry(0.9, 0, width=1), entry(0.91, 1, width=1), entry(0.2, 0, width=2)])
+    assert [group.verdict for group in groups] == ["best", "untested"]
+    assert np.isnan(groups[1].summary("accuracy").sd)
+
+
+def test_runs_without_spread():
+    runs = [entry(level, seed, width=width) for width, level in ((1, 0.5), (2, 0.5), (3, 0.4)) for seed in (0, 1)]
+    assert [group.verdict for group in group_runs(runs)] == ["best", "like the best", ""]
+
+
+def test_each_data_set_has_its_best():
+    levels = {("mnist", 1): 0.99, ("mnist", 2): 0.9, ("cifar10", 1): 0.5, ("cifar10", 2): 0.6}
+    runs = [entry(level, seed, dataset__name=name, width=width) for seed in (0, 1)
+            for (name, width), level in levels.items()]  # fmt: skip
+    verdicts = {(group.dataset, group.values["width"]): group.verdict for group in group_runs(runs)}
+    assert verdicts == {("mnist", 1): "best", ("mnist", 2): "", ("cifar10", 2): "best", ("cifar10", 1): ""}
+
+
+def test_failed_runs_stay_in_their_group_and_out_of_its_statistics():
+    failed = entry(None, 2, problem="it broke", device=None, width=8)
+    (group,) = group_runs([entry(0.5, 0, width=8), entry(0.7, 1, width=8), failed])
+    assert (group.summary("accuracy").n, group.summary("accuracy").mean) == (2, pytest.approx(0.6))
+    assert group.problems == [failed]
+    row = group_rows([group], "accuracy")[0]
+    assert (row["n"], row["not finished"]) == (2, 1)
+
+
+def test_other_devices_are_other_groups():
+    """Under a time budget the machine decides as much as the settings do."""
+    groups = group_runs([entry(0.5, 0), entry(0.9, 0, device="gpu")])
+    assert [group.values for group in groups] == [{"device": "gpu"}, {"device": "cpu"}]
+
+
+def test_what_tells_groups_apart_is_what_was_set():
+    """Of a group of settings its name, and not the many keys that come with it; nothing that varies with the seed."""
+    runs = [
+        entry(0.5, seed, schedule=name, schedule__name=name, schedule__factor=factor, note=seed)
+        for seed in (0, 1)
+        for name, factor in (("step", 0.1), ("cosine", 0.2))
+    ]
+    for run in runs:  # as the command line has it
+        for key in ("schedule.name", "schedule.factor"):
+            del run.written[key]
+        del run.recipe["note"], run.recipe["schedule"]
+    assert [set(group.values) for group in group_runs(runs)] == [{"schedule"}] * 2
+    assert {group.values["schedule"] for group in group_runs(runs)} == {"step", "cosine"}
+    assert set(names_of(group_runs(runs))) == {"schedule=step", "schedule=cosine"}
+
+
+def test_a_setting_that_one_run_leaves_out_has_its_composed_value():
+    set_, left_out = entry(0.5, width=8), entry(0.6, width=64)
+    del left_out.written["width"]
+    assert [group.values for group in group_runs([set_, left_out])] == [{"width": 64}, {"width": 8}]
+
+
+def test_held_out_accuracy_decides_where_every_run_has_it():
+    runs = [entry(0.9, held=0.1, width=1), entry(0.1, held=0.9, width=2)]
+    assert choose_measure(runs) == "accuracy_holdout"
+    assert group_runs(runs, "accuracy_holdout")[0].values == {"width": 2}
+    assert choose_measure([*runs, entry(0.5, width=3)]) == "accuracy"
+
+
+def test_effects_gather_runs_by_value():
+    width, augment = effects(group_runs(runs := grid()), "accuracy")
+    assert (width.key, width.values, width.is_numeric) == ("width", [8, 16], True)
+    assert (augment.key, set(augment.values), augment.is_numeric) == ("augment", {"none", "flip"}, False)
+    for value, found in zip(width.values, width.results, strict=True):
+        assert sorted(found) == sorted(run.results.accuracy for run in runs if run.recipe["width"] == value)
+
+
+def test_the_front_against_all_pairs():
+    points = [tuple(point) for point in np.random.default_rng(1).integers(0, 12, (60, 2)).tolist()]
+    beaten = {
+        at for at, (seconds, accuracy) in enumerate(points)
+        if any(s <= seconds and a >= accuracy and (s, a) != (seconds, accuracy) for s, a in points)
+    }  # fmt: skip
+    front = [points[at] for at in pareto_front(points)]
+    assert front == sorted({points[at] for at in range(len(points)) if at not in beaten})
+
+
+def test_conditions_on_settings_and_results():
+    runs = [*grid(), entry(None, 9, problem="it broke", width=8, augment="none")]
+    assert len(select(runs, ["width:8"])) == 9
+    assert len(select(runs, ["width:8.0", "augment:none", "seed:0", "seed:1"])) == 2
+    assert [run.recipe["seed"] for run in select(runs, ["stopped_by:error"])] == [9]
+    with pytest.raises(InputError, match="no run has a widht; did you mean width"):
+        select(runs, ["widht:8"])
+    with pytest.raises(InputError, match="no run has width:9: 17 runs were looked at"):
+        select(runs, ["width:9"])
+
+
+def test_sorting_puts_the_better_end_first_and_what_is_missing_last():
+    rows = [
+        {"accuracy": a, "seconds_counted": s, "name": n}
+        for a, s, n in ((0.5, 9.0, "b"), (None, 1.0, "a"), (0.7, 10.0, "c"))
+    ]
+    assert [row["accuracy"] for row in sort_rows(rows, "accuracy")] == [0.7, 0.5, None]
+    assert [row["accuracy"] for row in sort_rows(rows, "-accuracy")] == [0.5, 0.7, None]
+    assert [row["seconds_counted"] for row in sort_rows(rows, "seconds_counted")] == [1.0, 9.0, 10.0]
+    assert [row["name"] for row in sort_rows(rows, "-name")] == ["c", "b", "a"]
+    with pytest.raises(InputError, match="there is no column acuracy; did you mean accuracy"):
+        sort_rows(rows, "acuracy")
+
+
+def test_columns_without_values_are_left_out():
+    assert columns([{"a": None, "b": 0, "c": ""}, {"a": None, "b": None, "c": "x"}]) == ["b", "c"]
+
+
+def test_runs_are_found_once_and_their_settings_read_without_results(tmp_path):
+    run = tmp_path / "sweep" / "0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("dataset: {name: digits}\nseed: 3\noptimizer: {max_lr: 0.5}\noutputs: here\n")
+    (found,) = find_runs([tmp_path, tmp_path / "sweep"])
+    assert found.recipe == {"dataset.name": "digits", "seed": 3, "optimizer.max_lr": 0.5}
+    assert found.problem == "unfinished: no results.json"
+    (run / "config.yaml").write_text("{ no yaml")
+    assert find_runs([tmp_path])[0].recipe == {}
+
+
+def test_results_hold_the_settings_they_came_from(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    Results("digits", "davidnet", None, 0, 0, 0.5, stopped_by="epochs", recipe={"optimizer.max_lr": 0.25}).write(
+        tmp_path
+    )
+    assert find_runs([tmp_path])[0].value("optimizer.max_lr") == 0.25
+    assert json.loads((tmp_path / "results.json").read_text())["recipe"] == {"optimizer.max_lr": 0.25}
+
+
+def test_curves_have_the_seconds_of_the_steps_before(tmp_path):
+    (tmp_path / "metrics.csv").write_text(
+        "train/epoch,budget/seconds_counted,validate/accuracy\n0.5,10,\n1.0,20,\n1.0,,0.5\n1.5,32,\n2.0,44,\n2.0,,0.75\n"
+    )
+    assert validation_curve(tmp_path).tolist() == [[20, 50], [44, 75]]
+    assert validation_curve(tmp_path / "nowhere").shape == (0, 2)
+
+
+def test_a_repeated_seed_counts_once():
+    """Two runs of a seed are no two draws: their mean is one value."""
+    runs = [entry(0.5, 0), entry(0.7, 0), entry(0.9, 1)]
+    (group,) = group_runs(runs)
+    summary = group.summary("accuracy")
+    assert (summary.n, summary.mean, summary.sd) == (2, pytest.approx(0.75), pytest.approx(np.std([0.6, 0.9], ddof=1)))
+    row = group_rows([group], "accuracy")[0]
+    assert (row["n"], row["runs"]) == (2, 3)
+
+
+def test_a_folder_named_twice_counts_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "0").mkdir(parents=True)
+    (tmp_path / "a" / "0" / "config.yaml").touch()
+    assert len(find_runs([Path("a"), tmp_path / "a", Path("a") / ".." / "a"])) == 1
+
+
+def test_a_condition_may_be_null():
+    runs = [entry(0.5, budget=None, width=8), entry(0.6, budget=3, width=9)]
+    assert [run.recipe["width"] for run in select(runs, ["budget:null"])] == [8]
+
+
+def test_runs_judged_by_held_out_images_do_not_show_their_test_score():
+    runs = [entry(0.9, held=0.8), entry(0.7, 1, held=0.6)]
+    (row, _) = run_rows(runs, [], "accuracy_holdout")
+    assert row["accuracy_holdout"] == 0.8
+    assert "accuracy" not in row
+    assert run_rows(runs, ["device"], "accuracy")[0]["device"] == "cpu"

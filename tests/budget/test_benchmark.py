@@ -1,0 +1,130 @@
+"""What a recipe needs at least, told before it is measured."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastconv.budget import benchmark as probe
+from fastconv.budget.benchmark import Probe, Recipe, least_needs
+from fastconv.budget.hardware import Device, cpu_prefers_bf16, prepare
+from fastconv.config.schema import Trainer
+from fastconv.models import build_model, count_parameters
+from fastconv.system.distributed import VARIABLE
+
+
+def device(precision: str) -> Device:
+    return Device("cpu", "a processor", precision, threads=1, keep_memory=False, compile=False)
+
+
+def recipe(norm_batch: int, batch_size: int = 96) -> Recipe:
+    return Recipe("davidnet", {"width": 8}, (16, 16, 3), 10, batch_size, norm_batch, True, "sgd")
+
+
+@pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])
+def test_operations_are_those_of_a_forward_pass(monkeypatch, large):
+    monkeypatch.setattr(probe, "LARGE_BYTES", large)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        build_model("davidnet", 3, 10, width=8)(torch.randn(96, 3, 16, 16))
+    assert least_needs(recipe(48), device("fp32"))[1] == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])
+def test_memory_is_between_that_of_the_convolutions_and_of_all_layers(monkeypatch, large):
+    monkeypatch.setattr(probe, "LARGE_BYTES", large)
+    model = build_model("davidnet", 3, 10, width=8)
+    sizes = {"convolutions": 0, "all": 0}
+
+    def note(layer, inputs, output):
+        sizes["all"] += output.numel()
+        sizes["convolutions"] += output.numel() * isinstance(layer, torch.nn.Conv2d)
+
+    for layer in model.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(note)
+    model(torch.randn(48, 3, 16, 16))
+    weights = 12 * count_parameters(model)  # the weights, their gradients and momenta, four bytes each
+    whole, half = (least_needs(recipe(48), device(precision))[0] - weights for precision in ("fp32", "bf16"))
+    assert 4 * sizes["convolutions"] < whole < 4 * sizes["all"]
+    assert 0.5 * whole <= half < 0.8 * whole
+    assert least_needs(recipe(96), device("fp32"))[0] - weights == pytest.approx(2 * whole, rel=0.01)
+
+
+def test_of_several_looks_the_fastest_counts(monkeypatch, tmp_path):
+    seconds = iter([3.0, 1.0, 2.0, 5.0])
+    monkeypatch.setattr(probe, "_measure", lambda *given: Probe(next(seconds), 0.1, 100.0))
+
+    def look(looks: int) -> float:
+        return probe.probe(recipe(48), device("fp32"), tmp_path, looks=looks).step_seconds
+
+    assert [look(1), look(1), look(2), look(2), look(1)] == [3, 3, 1, 1, 1]
+    assert look(4) == 1, "two more"
+    assert not list(seconds)
+
+
+def test_what_the_first_look_takes_more_is_kept(monkeypatch, tmp_path):
+    """Half a second to count its needs and 2 s to look, on a clock of the test's own."""
+    now, steps = 0.0, iter([3.0, 1.0])
+
+    def require(*given) -> None:
+        nonlocal now
+        now += 0.5
+
+    def measure(*given) -> Probe:
+        nonlocal now
+        now += 2
+        return Probe(next(steps), 0.1, 100.0, look_seconds=1.2)
+
+    monkeypatch.setattr(probe, "_require_room_and_time", require)
+    monkeypatch.setattr(probe, "_measure", measure)
+    monkeypatch.setattr("fastconv.budget.benchmark.time.perf_counter", lambda: now)
+    assert probe.probe(recipe(48), device("fp32"), tmp_path).first_seconds == pytest.approx(1.3)
+    assert probe.probe(recipe(48), device("fp32"), tmp_path, looks=2).first_seconds == pytest.approx(1.3)
+
+
+def test_the_random_state_stays():
+    before = torch.get_rng_state()
+    least_needs(recipe(48), device("fp32"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Say what the processor has, and the seconds of its products in bf16 and fp32, by turns; None: none is made."""
+
+    def has(amx: bool, avx512: bool, seconds: list[float] | None) -> None:
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+        passed = itertools.chain.from_iterable((0.0, each) for each in itertools.cycle(seconds or ()))
+        ends = itertools.accumulate(passed)
+        monkeypatch.setattr("fastconv.budget.hardware.time.perf_counter", lambda: next(ends))
+
+    cpu_prefers_bf16.cache_clear()
+    yield has
+    cpu_prefers_bf16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "seconds", "precision"),
+    [
+        (False, False, None, "fp32"),
+        (True, True, None, "bf16"),
+        (False, True, [2.0, 1.0], "fp32"),
+        (False, True, [1.0, 2.0], "bf16"),
+        (False, True, [9.0, 2.0, 1.0, 2.0], "bf16"),  # the first is slow
+    ],
+)
+def test_precision_is_the_faster_one(monkeypatch, processor, amx, avx512, seconds, precision):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    processor(amx, avx512, seconds)
+    assert prepare(Trainer(accelerator="cpu")).precision == precision
+
+
+def test_all_ranks_have_the_precision_of_the_first(monkeypatch, processor):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv(VARIABLE, json.dumps({"bf16": True}))
+    processor(False, True, [2.0, 1.0])
+    assert prepare(Trainer(accelerator="cpu")).precision == "bf16"

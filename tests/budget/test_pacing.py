@@ -1,0 +1,299 @@
+"""When a run ends: the decision function against simulated machines, and the clock."""
+
+import contextlib
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fastconv.budget.clock import SEGMENTS, Clock
+from fastconv.budget.pacing import RESERVE_FACTOR, Reserve, StepTimes, next_step
+from fastconv.callbacks import TimeBudget
+from fastconv.models.tta import Views
+
+
+def simulate(step_seconds, limit, bound=None, estimate=None):
+    """Run a machine whose steps take `step_seconds` (endless); return (seconds, progress of every step)."""
+    step_seconds = iter(step_seconds)
+    times = StepTimes(estimate or 0.1)
+    elapsed, progress = 0.0, []
+    while True:
+        step = next_step(len(progress), bound, elapsed, limit, times, progress[-1] if progress else 0.0)
+        if step is None:
+            return elapsed, progress
+        spent = next(step_seconds)
+        elapsed += spent
+        times.add(spent)
+        progress.append(step.progress)
+        if step.last:
+            return elapsed, progress
+
+
+def noisy(mean, spread, seed=0):
+    generator = np.random.default_rng(seed)
+    while True:
+        yield mean * (1 + abs(generator.normal(0, spread)))
+
+
+MACHINES = {
+    "even": lambda: itertools.repeat(0.1),
+    "noisy": lambda: noisy(0.1, 0.1),
+    "very noisy": lambda: noisy(0.1, 0.3),
+    "hiccups": lambda: itertools.cycle([0.1] * 50 + [0.5]),
+    "slower half-way": lambda: itertools.chain(itertools.repeat(0.1, 400), itertools.repeat(0.25)),
+    "faster half-way": lambda: itertools.chain(itertools.repeat(0.25, 150), itertools.repeat(0.1)),
+    "slow first step": lambda: itertools.chain([3.0], itertools.repeat(0.1)),
+}
+
+
+@pytest.mark.parametrize("estimate", [0.02, 0.1, 0.5], ids=lambda value: f"estimate {value}")
+@pytest.mark.parametrize("machine", MACHINES)
+def test_ends_inside_the_budget_and_uses_it(machine, estimate):
+    elapsed, progress = simulate(MACHINES[machine](), limit=100.0, estimate=estimate)
+    assert 97 <= elapsed <= 100
+    assert progress[-1] == 1, "the schedule always ends"
+    assert (np.diff(progress) >= 0).all(), "progress never falls"
+    assert progress[-2] > 0.97, "and is not cut short"
+
+
+@pytest.mark.parametrize("limit", [10.0, 60.0])
+def test_a_stall_at_any_step_does_not_break_the_budget(limit):
+    """Steps of 10 ms, and one of 90 ms among every 40, wherever the last one falls."""
+    for before in range(0, 40, 1 if limit == 10 else 8):
+        machine = itertools.cycle([0.01] * before + [0.09] + [0.01] * (39 - before))
+        elapsed, progress = simulate(machine, limit, estimate=0.01)
+        assert 0.98 * limit <= elapsed <= limit
+        assert progress[-1] == 1
+
+
+@pytest.mark.parametrize("first", [0.5, 3.5, 4.9])
+def test_a_first_step_that_warms_up_says_nothing_of_the_others(first):
+    """As on a GPU: seconds for the first step, and a few milliseconds for each other."""
+    elapsed, progress = simulate(itertools.chain([first], itertools.repeat(0.01)), limit=10.0, estimate=0.01)
+    assert 9.7 <= elapsed <= 10
+    assert progress[1] == pytest.approx(first / 10, abs=0.02)
+    assert progress[-1] == 1
+
+
+def test_a_first_step_that_is_just_slow_is_believed():
+    """The probe was wrong by far, and a second step would not fit."""
+    elapsed, _ = simulate(itertools.repeat(1.0), limit=1.5, estimate=0.1)
+    assert elapsed == 1.0
+
+
+@pytest.mark.parametrize("step", [1.0, 3.0, 9.0, 20.0, 60.0])
+def test_few_long_steps(step):
+    """The budget holds to a step when only a few fit."""
+    elapsed, progress = simulate(itertools.repeat(step), limit=100.0, estimate=step)
+    assert 100 - 2 * step < elapsed <= 100
+    assert progress[-1] == 1
+
+
+def test_steps_bound_the_run_first():
+    elapsed, progress = simulate(itertools.repeat(0.1), limit=100.0, bound=50)
+    assert elapsed == pytest.approx(5)
+    assert progress == pytest.approx([step / 50 for step in range(1, 51)])
+
+
+def test_without_a_time_limit_progress_is_steps():
+    _, progress = simulate(noisy(0.1, 0.5), limit=None, bound=20)
+    assert progress == [step / 20 for step in range(1, 21)]
+
+
+def test_time_takes_over_when_steps_are_too_slow():
+    elapsed, progress = simulate(itertools.repeat(0.1), limit=10.0, bound=1000)
+    assert 9.7 <= elapsed <= 10
+    assert progress[-1] == 1
+    assert progress[49] == pytest.approx(0.5, abs=0.02)
+
+
+def test_one_step_is_always_taken():
+    _, progress = simulate(itertools.repeat(5.0), limit=3.0, estimate=5.0)
+    assert progress == [1.0]
+
+
+def test_one_outlier_does_not_cost_the_last_seconds():
+    times = StepTimes(1.0)
+    for seconds in [1.0] * 10 + [50.0]:
+        times.add(seconds)
+    assert times.expected == 1.0
+    assert times.slow == 2.0
+
+
+class Time:
+    """A clock's time, set by hand."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_segments_never_overlap_and_add_up():
+    time = Time()
+    clock = Clock(time)
+    time.now = 1.0
+    with clock.segment("train"):
+        time.now = 3.0
+        with clock.segment("validate"):
+            time.now = 7.0
+        time.now = 8.0
+        assert clock.counted(("train", "validate")) == 7
+    time.now = 20.0
+    expected = {**dict.fromkeys(SEGMENTS, 0.0), "setup": 13.0, "train": 3.0, "validate": 4.0}
+    assert clock.seconds() == expected
+
+
+def test_segments_close_in_order():
+    clock = Clock(Time())
+    clock.enter("train")
+    clock.enter("validate")
+    with pytest.raises(ValueError, match="open segment is validate, not train"):
+        clock.leave("train")
+    clock.unwind()
+    clock.enter("test")
+    clock.leave("test")
+
+
+def test_a_segment_lets_an_error_through_that_unwound_the_clock():
+    clock = Clock(Time())
+
+    def interrupted():
+        with clock.segment("test"):
+            clock.enter("validate")
+            clock.unwind()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with clock.segment("test"):
+        clock.enter("validate")
+    clock.enter("train")
+    clock.leave("train")
+
+
+def test_a_segment_closes_on_an_error():
+    clock = Clock(Time())
+    with pytest.raises(RuntimeError), clock.segment("train"):
+        raise RuntimeError
+    clock.enter("test")
+    clock.leave("test")
+
+
+def test_what_is_kept_free_for_the_end_follows_the_measurements():
+    reserve = Reserve(images=1000, image_seconds=0.01, saves=1)
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 10)
+    reserve.save_seconds = 5.0
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 15)
+    reserve.begin_seconds = 2.0
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 17)
+    reserve.views = 3.5
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * (17 + 25))
+    reserve.view_seconds = 0.004  # of views that may be left out
+    assert reserve.seconds == pytest.approx(RESERVE_FACTOR * 17 + 10)
+    assert Reserve().seconds == 0
+
+
+def test_a_clock_counts_what_an_earlier_process_spent():
+    time = Time()
+    clock = Clock(time)
+    clock.add({"train": 5.0, "setup": 1.0})
+    with clock.segment("train"):
+        time.now = 2.0
+    assert clock.counted(("train",)) == 7
+    assert clock.seconds()["setup"] == 1
+
+
+def test_what_the_device_has_still_to_do_counts():
+    """A host that is eight steps ahead of its device ends so early that the device ends inside the budget."""
+    time, step_seconds, ahead = Time(), 0.5, 8
+    budget = TimeBudget(20.0, clock=Clock(time), step_seconds=step_seconds)
+
+    class Event:
+        def __init__(self, done_at: float) -> None:
+            self.query = lambda: time.now >= done_at
+
+    budget.clock.enter("train")
+    while True:
+        budget.step = budget._next()
+        before = time.now
+        budget.steps += 1
+        budget._events.append(Event(budget.steps * step_seconds))
+        if len(budget._events) > ahead:
+            budget._events.popleft()
+            time.now = max(time.now, (budget.steps - ahead) * step_seconds)
+        budget.times.add(time.now - before or 0.001)
+        if budget.step.last:
+            break
+    assert 18.5 <= budget.steps * step_seconds <= 20
+
+
+def train_then_score(images, score_seconds, views=None, uncertain=lambda now: 1.0):
+    """Train for 100 s with steps of 0.1 s, scoring still to come; returns when training ended.
+
+    The probe said 10 ms an image; `score_seconds` says what one takes at a time, `uncertain` of how many the network is
+    not sure then.
+    """
+    time, views = Time(), views or Views()
+    reserve = Reserve(images=images, image_seconds=0.01, views=views.count)
+    budget = TimeBudget(
+        100.0, clock=Clock(time), counts=("train", "test"), step_seconds=0.1, reserve=reserve, views=views
+    )
+
+    class Module(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, images):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            time.now += score_seconds(time.now) * len(images)
+            sure = torch.arange(len(images)) >= uncertain(time.now) * len(images)
+            return 100.0 * torch.stack([sure, torch.zeros_like(sure)], 1)
+
+    module, batch = Module(), (torch.zeros(10, 1), None)
+    precision = SimpleNamespace(forward_context=contextlib.nullcontext)
+    trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0, precision_plugin=precision)
+    budget.on_train_start(trainer, module)
+    for index in itertools.count():
+        budget.on_train_batch_start(trainer)
+        time.now += 0.1
+        budget.on_train_batch_end(trainer, module, None, batch, index)
+        assert module.training
+        if budget.stopped_by:
+            break
+    budget.on_train_end(trainer, module)
+    assert budget.progress == 1
+    return time.now
+
+
+@pytest.mark.parametrize("seconds", [0.002, 0.01, 0.02], ids=lambda value: f"{value} s an image")
+def test_time_for_scoring_is_kept_as_a_cpu_takes_for_it_now(seconds):
+    ended = train_then_score(1000, lambda now: seconds)
+    assert 95 < ended + RESERVE_FACTOR * 1000 * seconds <= 100
+
+
+def test_the_slowest_look_decides_how_much_time_is_kept_for_scoring():
+    """A machine that is slow for a while, and fast when the run ends, may be slow again while it scores."""
+    assert train_then_score(500, lambda now: 0.005) > 96
+    assert 85 < train_then_score(500, lambda now: 0.02 if 30 < now < 50 else 0.005) <= 100 - 500 * 0.02
+
+
+def test_one_pause_while_scoring_does_not_end_the_training():
+    for paused in (0, 4):
+        calls = itertools.count()
+        assert train_then_score(500, lambda now, at=paused, calls=calls: 0.5 if next(calls) == at else 0.005) > 90
+
+
+def test_the_usual_look_decides_how_much_time_is_kept_for_views_that_can_be_left_out():
+    ended = train_then_score(200, lambda now: 0.02 if 30 < now < 50 else 0.005, Views(mirror=True, shift=1))
+    assert ended == pytest.approx(100 - RESERVE_FACTOR * 200 * 0.02 - 5 * 200 * 0.005, abs=0.7)
+
+
+def test_time_is_kept_for_the_views_of_as_many_images_as_are_uncertain_at_last():
+    """And for some more, as these are images that the network learns from and may know by heart."""
+    views = Views(mirror=True, shift=1, around=True, below=0.9)
+    for uncertain, kept in ((0.6, 0.75), (1.0, 1.0), (0.0, 0.25)):
+        ended = train_then_score(200, lambda now: 0.005, views, lambda now, last=uncertain: 0.9 if now < 50 else last)
+        assert ended == pytest.approx(100 - 200 * 0.005 * (RESERVE_FACTOR + 17 * kept), abs=0.7)

@@ -1,0 +1,66 @@
+"""fastconv from Python."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import fastconv
+from fastconv.system.errors import InputError
+
+SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=false", "schedule.epochs=20")
+
+
+@pytest.fixture
+def here(tmp_path, digits_root, monkeypatch):
+    monkeypatch.setenv("FASTCONV_DATA", str(digits_root))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_arrays_are_learned(here):
+    digits = load_digits()
+    images = (digits.images * 15).astype(np.uint8)
+    names = np.array(["even", "odd"])[digits.target % 2]
+    predictor = fastconv.fit((images, names), 60, *SMALL)
+    assert predictor.classes == ("even", "odd")
+    assert predictor.run.results.accuracy > 0.9
+    assert predictor.run.folder.resolve().is_relative_to(here / "outputs" / "arrays")
+    found = predictor.predict(list(images[:200]))
+    assert np.mean(np.array(found.names) == names[:200]) > 0.9
+
+
+def test_a_folder_with_an_odd_name_is_learned(here):
+    digits = load_digits()
+    for at in range(300):
+        folder = here / "my photos, 50% {new}" / f"a={digits.target[at] % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[at] * 15).astype(np.uint8)).save(folder / f"{at}.png")
+    predictor = fastconv.fit(here / "my photos, 50% {new}", 60, *SMALL, "dataset.name=photos")
+    assert predictor.classes == ("a=0", "a=1")
+    assert predictor.shape == (24, 24, 1)
+
+
+def test_a_named_set_is_learned_and_found_again(here):
+    predictor = fastconv.fit("digits", 60, *SMALL)
+    again = fastconv.load(predictor.run.folder)
+    images = (load_digits().images[:50] * (255 / 16)).round().astype(np.uint8)
+    first, second = (each.predict(list(images)).probabilities for each in (predictor, again))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "overrides", "line"),
+    [
+        ("digit", (), "neither a folder nor one of fastconv's data sets"),
+        ("digits", ("batch_siz=3",), "did you mean batch_size"),
+        ((np.zeros((5, 8, 8)), range(5)), (), "give uint8"),
+        ((np.zeros((5, 8, 8), np.uint8), range(4)), (), "as many labels as images"),
+        ((np.zeros((5, 8, 8), np.uint8), [0] * 5), (), "labels of 1 classes"),
+        ("digits", ("plan_only=true",), "leave out plan_only"),
+    ],
+)
+def test_bad_input_is_an_error_of_one_line(here, dataset, overrides, line):
+    with pytest.raises(InputError, match=line):
+        fastconv.fit(dataset, 60, *overrides)
+    assert not (here / "outputs").exists()

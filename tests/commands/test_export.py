@@ -1,0 +1,68 @@
+"""Exported files answer as the checkpoint does, from raw images, without fastconv."""
+
+import numpy as np
+import pytest
+import torch
+from harness import by_hand, run_command
+
+from fastconv.analysis import export as exporting
+from fastconv.data.sources.builtin import load
+
+NETWORKS = {
+    "airbench": ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon"),
+    "davidnet": ("model=davidnet", "model.width=4"),
+    "resnet18": ("model=resnet18", "model.width=4"),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def exported(request, tmp_path_factory, digits_root):
+    folder = tmp_path_factory.mktemp(request.param)
+    given = (*NETWORKS[request.param], "batch_size=64", "norm_batch=64", "budget.seconds=null", "schedule.epochs=3",
+             "outputs=runs")  # fmt: skip
+    assert run_command(folder, digits_root, "train", *given).code == 0
+    run = next((folder / "runs" / "digits").iterdir())
+    formats = "onnx,torch" if pytest.importorskip("onnxruntime") else "torch"
+    ended = run_command(folder, digits_root, "export", f"run={run}", f"format=[{formats}]")
+    assert ended.code == 0, ended.err
+    assert "on 359 test images" in ended.out
+    _, test = load("digits", digits_root)
+    return run, np.array(test.images), by_hand(run, test.images)
+
+
+def test_onnx_answers_as_the_checkpoint(exported):
+    import onnxruntime
+
+    run, images, expected = exported
+    session = onnxruntime.InferenceSession(run / "model.onnx", providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert given.type == "tensor(uint8)"
+    for some in (images, images[:1], images[:7]):
+        (found,) = session.run(None, {given.name: some})
+        np.testing.assert_allclose(found, expected[: len(some)], atol=1e-4)
+
+
+def test_torch_export_answers_as_the_checkpoint(exported):
+    run, images, expected = exported
+    module = torch.export.load(run / "model.pt2").module()
+    for some in (images, images[:1], images[:7]):
+        np.testing.assert_allclose(module(torch.from_numpy(some)).numpy(), expected[: len(some)], atol=1e-4)
+    assert (run / "classes.txt").read_text().split() == list("0123456789")
+
+
+def test_a_file_that_answers_otherwise_is_not_written(exported, digits_root, tmp_path, monkeypatch):
+    run, *_ = exported
+
+    def wrong(network, images, path):
+        path.write_bytes(b"")
+        return lambda given: np.zeros((len(given), 10), np.float32)
+
+    monkeypatch.setitem(exporting.WRITERS, "torch", wrong)
+    before = (run / "model.pt2").read_bytes()
+    ended = run_command(tmp_path, digits_root, "export", f"run={run}", "format=torch")
+    assert ended.code == 1
+    assert "answer otherwise than the checkpoint" in ended.err
+    assert (run / "model.pt2").read_bytes() == before
+    assert not list(run.glob("part-*"))
+    ended = run_command(tmp_path, digits_root, "export", f"run={run}", "format=onx")
+    assert "did you mean onnx?" in ended.err

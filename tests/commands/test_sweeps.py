@@ -1,0 +1,387 @@
+"""Sweeps: many runs by one command, in this process or by way of a launcher, and going on with them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+from harness import files, run_command
+from omegaconf import OmegaConf
+
+from fastconv.config.overrides import compose
+from fastconv.config.overrides import typed as typed_config
+from fastconv.config.store import typed
+from fastconv.config.sweeps import override_of, remove_empty
+from fastconv.runs.folder import job_of_sweep
+from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
+from fastconv.train import report
+from fastconv.training import plan as runs
+
+# The shortest run: a few steps of a tiny network.
+SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.epochs=0.3", "validate.on=none",
+         "checkpoint.save=false")  # fmt: skip
+# Two processes of one thread each, as a launcher on two cores divides them.
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+SEARCH = ("train", "experiment=search", "dataset=digits", *SHORT[:-2], "checkpoint.save=false",
+          "hydra.sweeper.n_trials=5")  # fmt: skip
+
+
+def sweeps(folder: Path) -> list[Path]:
+    return sorted((folder / "outputs" / "sweeps").iterdir())
+
+
+def results_of(sweep: Path) -> dict[str, Results]:
+    return {job.parent.name: Results.read(job.parent) for job in sorted(sweep.glob("*/results.json"))}
+
+
+@pytest.fixture
+def grid(command, monkeypatch):
+    """Runs a sweep with further overrides; the jobs that did plan a run, and the one that fails."""
+    planned, plan_run = [], runs.plan_run
+
+    def plan(config, clock, measured=None):
+        planned.append((config.schedule.name, config.optimizer.max_lr, config.seed))
+        if planned[-1] == grid.fails:
+            raise RuntimeError("out of paper")
+        return plan_run(config, clock)
+
+    def grid(*overrides):
+        planned.clear()
+        return command("train", "-m", "dataset=digits", *SHORT, *overrides), list(planned)
+
+    monkeypatch.setattr(runs, "plan_run", plan)
+    grid.fails = None
+    return grid
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers", "failing"),
+    [
+        (("schedule=one_cycle,constant", "optimizer.max_lr=0.1", "seed=0,1"), [1, 2], 3),
+        pytest.param(
+            ("schedule=one_cycle,constant", "optimizer.max_lr=0.1,0.2", "seed=0,1,2"), [2, 3, 3, 3], 7,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["2x1x2", "2x2x3"],
+)  # fmt: skip
+def test_a_job_that_fails_is_shown_and_is_all_that_resume_runs(grid, command, tmp_path, values, numbers, failing):
+    grid.fails = ("constant", 0.1, 1)
+    ended, planned = grid(*values)
+    assert ended.code == 1
+    assert len(planned) == sum(numbers) + 1
+    assert f"fastconv: job {failing}: RuntimeError: out of paper" in ended.err
+    (sweep,) = sweeps(tmp_path)
+    assert sum(each.stopped_by == "epochs" for each in results_of(sweep).values()) == sum(numbers)
+    assert f"{sweep.relative_to(tmp_path)}/{failing}: RuntimeError: out of paper" in ended.out
+    table = json.loads(command("compare", f"runs={sweep}", "format=json").out)
+    assert sorted(row["n"] for row in table) == numbers
+    assert [row["not finished"] for row in table if row["n"] == numbers[0]] == [1]
+    varied = {value.partition("=")[0] for value in values if "," in value} - {"seed"}
+    assert varied < set(table[0])
+    others = results_of(sweep).keys() - {str(failing)}
+    before = {name: (sweep / name / "results.json").stat().st_mtime_ns for name in others}
+
+    grid.fails = None
+    ended, planned = grid(*values, "sweep.resume=auto")
+    assert (ended.code, planned) == (0, [("constant", 0.1, 1)])
+    assert sweeps(tmp_path) == [sweep], "the newest that is not whole"
+    assert {name: (sweep / name / "results.json").stat().st_mtime_ns for name in before} == before
+    assert all(each.stopped_by == "epochs" and each.error is None for each in results_of(sweep).values())
+    assert (sweep / "compare.html").exists()
+
+
+def test_auto_begins_a_new_sweep_if_none_is_left_to_do(command, tmp_path):
+    sweep = ("train", "-m", "seed=0,1", *SHORT, "sweep.resume=auto")
+    assert command(*sweep).code == 0
+    assert command(*sweep).code == 0
+    assert len(sweeps(tmp_path)) == 2
+    (first, second) = sweeps(tmp_path)
+    (second / "1" / "results.json").unlink()
+    (first / "0" / "results.json").unlink()
+    assert command(*sweep, "seed=0,1,2").code == 0, "other values are another sweep"
+    assert len(sweeps(tmp_path)) == 3
+    assert command(*sweep).code == 0
+    assert len(sweeps(tmp_path)) == 3
+    assert (second / "1" / "results.json").exists()
+    assert not (first / "0" / "results.json").exists()
+
+
+def test_folders_of_one_second_differ():
+    folders = [compose("config", [], with_hydra=True).hydra.sweep.dir for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert len({folder[: len("outputs/sweeps/2026-11-25_09-00")] for folder in folders}) <= 2
+
+
+@pytest.mark.slow
+def test_two_sweeps_of_one_second_do_not_touch_each_other(tmp_path, digits_root):
+    command = [sys.executable, "-m", "fastconv.train", "-m", "seed=0,1", *SHORT, f"data={digits_root}"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [each.wait() for each in both] == [0, 0]
+    found = sweeps(tmp_path)
+    assert len(found) == 2
+    assert found[0].name[:16] == found[1].name[:16], "begun within the same minute"
+    for sweep in found:
+        assert [each.stopped_by for each in results_of(sweep).values()] == ["epochs"] * 2
+
+
+def test_a_sweep_that_only_plans_leaves_nothing(command, tmp_path):
+    ended = command("train", "-m", "seed=0,1", *SHORT, "plan_only=true")
+    assert ended.code == 0
+    assert [name for name in files(tmp_path) if not name.startswith("data")] == []
+
+
+def test_an_error_of_the_program_shows_its_traceback(grid, monkeypatch):
+    grid.fails = ("one_cycle", 0.1, 0)
+    ended, _ = grid("seed=0", "schedule=one_cycle", "optimizer.max_lr=0.1")
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+    assert "fastconv: job 0: RuntimeError: out of paper" in ended.err
+
+
+LAUNCHED = ("train", "-m", "optimizer.max_lr=1000,0.1", *SHORT, "trainer.num_threads=1", "trainer.precision=fp32",
+            "schedule.epochs=0.8")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def in_one_process(tmp_path_factory, digits_root):
+    """Results of a sweep of two jobs, of which the first diverges."""
+    folder = tmp_path_factory.mktemp("one-process")
+    assert run_command(folder, digits_root, *LAUNCHED).code == 1
+    (sweep,) = sweeps(folder)
+    return results_of(sweep)
+
+
+# It starts an interpreter for each job.
+SUBMITIT = pytest.param(("hydra/launcher=submitit_local",), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("launcher", [JOBLIB, SUBMITIT], ids=["joblib", "submitit"])
+def test_launchers_give_what_one_process_gives(command, tmp_path, in_one_process, launcher):
+    """With as many threads, to the bit; one job diverges, which does not stop the other."""
+    ended = command(*LAUNCHED, *launcher)
+    assert ended.code == 1
+    (sweep,) = sweeps(tmp_path)
+    found = results_of(sweep)
+    assert list(found) == list(in_one_process) == ["0", "1"]
+    for one, other in zip(found.values(), in_one_process.values(), strict=True):
+        assert (one.accuracy, one.loss, one.error) == (other.accuracy, other.loss, other.error)
+    assert "training diverged" in found["0"].error
+    assert "training diverged" in ended.out
+
+
+@pytest.mark.slow
+def test_threads_change_no_more_than_the_order_of_sums(command, tmp_path):
+    """Two threads add in another order: after 11 steps losses agree to 1e-3, and so at most 2 of 359 answers differ."""
+    assert command("train", "-m", "trainer.num_threads=1,2", *SHORT, "schedule.epochs=1").code == 0
+    (sweep,) = sweeps(tmp_path)
+    one, two = results_of(sweep).values()
+    assert one.loss == pytest.approx(two.loss, abs=1e-3)
+    assert one.accuracy == pytest.approx(two.accuracy, abs=2 / 359 + 1e-6)
+
+
+# -- what a sweep is refused
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, digits_root):
+    """(folder, a whole sweep of two seeds in it)."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run_command(folder, digits_root, "train", "-m", "seed=0,1", *SHORT).code == 0
+    return folder, sweeps(folder)[0]
+
+
+def test_another_sweeps_folder_is_refused_before_anything_is_written(whole, digits_root):
+    folder, sweep = whole
+    before = {path: path.stat().st_mtime_ns for path in sweep.rglob("*")}
+    ended = run_command(folder, digits_root, "train", "-m", "seed=0,8,9", *SHORT, f"sweep.resume={sweep}")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert f"is another sweep: {sweep}/1 has seed=1, not 8" in ended.err
+    ended = run_command(folder, digits_root, "lr_find", "-m", "seed=0,1", *SHORT, f"sweep.resume={sweep}")
+    assert "is a sweep of another command" in ended.err
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*")} == before
+
+
+def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path):
+    """Whoever comes second says so, and neither trains the run nor writes to its folder."""
+    _, sweep = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(sweep, copy)
+    for name in ("results.json", "last.ckpt", "config.yaml"):
+        (copy / "0" / name).unlink(missing_ok=True)
+    stored = OmegaConf.to_object(typed(OmegaConf.load(copy / "1" / "config.yaml")))
+    stored.seed = stored.stream.seed = 0
+    with closing(job_of_sweep(stored, copy / "0")):
+        with pytest.raises(InputError, match="running in another process"):
+            job_of_sweep(stored, copy / "0")
+        before = files(copy / "0")
+        ended = command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}")
+        assert ended.code == 1
+        assert f"job 0: {copy}/0 is running in another process: wait for it, or end it first" in ended.err
+        assert files(copy / "0") == before
+    assert command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}").code == 0
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
+def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
+    """Between the look whether a run is there and its beginning another process may begin it."""
+    config = typed_config("config", compose("config", []), [])
+    if not links:
+        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(PermissionError))
+    monkeypatch.setattr("fastconv.runs.folder._read", lambda _: None)
+    with closing(job_of_sweep(config, tmp_path / "0")) as first:
+        assert not first.resumed
+        with pytest.raises(InputError, match="running in another process"):
+            job_of_sweep(config, tmp_path / "0")
+    assert files(tmp_path / "0") == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("resume=auto",), "resume=auto is of a single run: for a sweep use sweep.resume"),
+        (("augment=glob(*)",), "augment=glob(*) is not possible: name the values, as augment=a,b"),
+        (("hydra/sweeper=optuna", "hydra.sweeper.n_trials=0"), "hydra.sweeper.n_trials=0 is not possible"),
+        (("experiment=search", "plan_only=true"), "plan_only=true is not possible in a search"),
+        (
+            ("experiment=search", "schedule=choice(cosine,one_cycl)"),
+            "unknown schedule one_cycl; did you",
+        ),
+        (("experiment=search", "optimizer.max_lr=interval(-1,1)"), "optimizer.max_lr=-1.0 is not possible"),
+    ],
+)
+def test_what_cannot_be_a_sweep_gets_one_line(command, tmp_path, overrides, says):
+    ended = command("train", "-m", "seed=0,1", "model.width=4", *overrides)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert says in ended.err
+    assert files(tmp_path) == []
+
+
+def test_a_search_of_something_without_a_result_is_refused(command, tmp_path):
+    ended = command("lr_find", "experiment=search", "dataset=digits", "figures=false")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "has no result to search by" in ended.err
+    assert files(tmp_path) == []
+
+
+def test_a_search_in_which_all_fail_shows_no_traceback(command, monkeypatch):
+    def fail(*_):
+        raise InputError("out of paper")
+
+    monkeypatch.setattr(runs, "plan_run", fail)
+    ended = command(*SEARCH, "hydra.sweeper.n_trials=2")
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert [line for line in ended.err.splitlines() if line.startswith("fastconv")] == [
+        "fastconv: job 0: out of paper",
+        "fastconv: job 1: out of paper",
+        "fastconv: No trials are completed yet.",
+    ]
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_in_another_process_counts(command, tmp_path, capfd):
+    tiny = ("range_test.steps=20", "range_test.min_lr=1e-9", "range_test.max_lr=1e-8", *SHORT)
+    ended = command("lr_find", "-m", "seed=0,1", *tiny, *JOBLIB)
+    assert ended.code == 1
+    assert capfd.readouterr().err.count("the loss never falls") == 2, "the processes write to the same terminal"
+    assert not list(tmp_path.rglob(".failed-*"))
+
+
+# -- searches
+
+
+def test_a_search_finds_by_held_out_images_and_resumes(command, tmp_path):
+    ended = command(*SEARCH)
+    assert ended.code == 0, ended.err
+    (sweep,) = sweeps(tmp_path)
+    first = results_of(sweep)
+    assert len(first) == 5
+    best = max(first.values(), key=lambda results: results.accuracy_holdout)
+    assert f"{100 * best.accuracy_holdout:.2f}" in ended.out
+    assert "accuracy %" not in ended.out.split("dataset ")[-1], "the table of a search does not show the test images"
+    for name in ("3", "4"):
+        (sweep / name / "results.json").unlink()
+        (sweep / name / "config.yaml").unlink()
+    kept = (sweep / "2" / "results.json").stat().st_mtime_ns
+    assert command(*SEARCH, f"sweep.resume={sweep}").code == 0
+    again = results_of(sweep)
+    assert (sweep / "2" / "results.json").stat().st_mtime_ns == kept
+    assert [each.accuracy_holdout for each in again.values()] == [each.accuracy_holdout for each in first.values()]
+    assert len({json.dumps(each.recipe) for each in again.values()}) == 5, "the sampler went on where it was"
+
+
+@pytest.mark.parametrize("overrides", [("validate.on=test",), ("validate.on=none",)])
+def test_a_search_by_the_test_images_is_refused(command, tmp_path, overrides):
+    ended = command(*SEARCH, *overrides)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "must not look at the test images: set dataset.holdout=0.1 and validate.on=holdout" in ended.err
+    assert files(tmp_path) == []
+    sweep = ("train", "-m", "hydra/sweeper=optuna", "optimizer.max_lr=interval(0.1,1)", *SHORT)
+    assert "must not look at the test images" in command(*sweep).err
+
+
+# -- folders
+
+
+@pytest.mark.parametrize("name", ["plain", "it's {x}, a=b", 'ünï "back\\slash"'])
+def test_a_sweep_goes_to_any_folder(command, tmp_path, name):
+    sweep = ("train", "-m", "seed=0", *SHORT)
+    quoted = override_of(Path(name)).removeprefix("hydra.sweep.dir=")
+    assert command(*sweep, f"sweep.resume={quoted}").code == 0
+    assert (tmp_path / name / "0" / "results.json").exists()
+
+
+def test_a_sweep_that_left_no_runs_has_no_table(tmp_path):
+    (tmp_path / ".submitit").mkdir()
+    assert report(typed_config("config", compose("config", []), []), tmp_path)
+    assert files(tmp_path) == [".submitit"]
+
+
+def test_the_folder_of_something_else_is_no_sweeps(command, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").touch()
+    ended = command("train", "-m", "seed=0,1", *SHORT, "sweep.resume=home")
+    assert ended.err == "fastconv: sweep.resume=home is not the folder of a sweep: it has no sweep.yaml\n"
+    assert files(tmp_path) == ["home", "home/letter"]
+
+
+def test_what_a_sweep_was_asked_for_is_written_down(command, tmp_path):
+    command("train", "-m", "seed=0,1", *SHORT, "outputs=elsewhere", "hydra.sweeper.max_batch_size=1")
+    (description,) = (tmp_path / "elsewhere" / "sweeps").glob("*/sweep.yaml")
+    assert yaml.safe_load(description.read_text()) == {
+        "command": "config",
+        "overrides": ["seed=0,1", *SHORT[:-1], "hydra.sweeper.max_batch_size=1"],
+        "jobs": 2,
+    }
+
+
+def test_empty_folders_go_and_others_stay(tmp_path):
+    sweep = tmp_path / "outputs" / "sweeps" / "now"
+    for job in ("0", "1"):
+        (sweep / job).mkdir(parents=True)
+    (sweep / "sweep.yaml").touch()
+    (sweep / "1" / "results.json").touch()
+    assert not remove_empty(sweep)
+    assert files(sweep) == ["1", "1/results.json", "sweep.yaml"]
+    (sweep / "1" / "results.json").unlink()
+    assert remove_empty(sweep)
+    assert files(tmp_path) == []
+
+
+def test_the_slurm_launcher_composes():
+    settings = compose("config", ["hydra/launcher=slurm"], with_hydra=True).hydra.launcher
+    assert settings._target_.endswith("SlurmLauncher")
+    assert (settings.cpus_per_task, settings.gpus_per_node, settings.array_parallelism) == (8, 1, 16)
+
+
+def test_a_launcher_that_is_not_installed(command):
+    ended = command("train", "-m", "seed=0,1", *SHORT, "hydra/launcher=rocket")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "unknown hydra/launcher rocket" in ended.err

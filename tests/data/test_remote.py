@@ -1,0 +1,285 @@
+"""A stream on a server: the same training as from disk, and a server's faults survived or told in one line."""
+
+import functools
+import json
+import re
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import numpy as np
+import pytest
+from harness import SHORT, noise, only_run, run_command, same_weights, sha256s, spec_of
+
+from fastconv.data.stream import cache as storage
+from fastconv.data.stream import remote
+from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
+from fastconv.data.stream.spec import OnlineStream
+from fastconv.data.stream.writer import write_stream
+from fastconv.system.errors import InputError, StreamError
+
+PAUSES = remote.PAUSES
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; each fault that the server holds for the end of a path spoils one answer."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        faults = next((them for end, them in self.server.faults.items() if self.path.endswith(end)), [])
+        fault = faults.pop(0) if faults else None
+        if fault is None:
+            return super().do_GET()
+        if fault == "error":
+            return self.send_error(500)
+        content = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        if fault != "short":
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(bytes(len(content)) if fault == "wrong" else content[:-1000])
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves the folder `uploaded`; `asked` are the paths of all requests."""
+    (tmp_path / "uploaded").mkdir(exist_ok=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path / "uploaded"))
+    server.asked, server.faults = [], {}
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(remote, "PAUSES", (0.001, 0.001, 0.001, 0.001))
+
+
+@pytest.fixture
+def uploaded(tmp_path, small_blocks):
+    """(images, spec) of a stream of two epochs on the server."""
+    data = noise(57, 3)
+    spec = spec_of(data)
+    write_stream(spec, data, tmp_path / "uploaded", 2)
+    return data, spec
+
+
+def shards_asked(server):
+    return [path.split("/", 2)[2] for path in server.asked if path.endswith(".tar")]
+
+
+def equal(found, right):
+    return all(np.array_equal(a, b) for a, b in zip(found, right, strict=True))
+
+
+# -- whole runs
+
+
+def train(folder, data, outputs, *overrides):
+    ended = run_command(folder, data, "train", "dataset=digits", *SHORT, f"outputs={outputs}", *overrides)
+    assert ended.code == 0, ended.err
+    return only_run(folder / outputs), ended.out
+
+
+def test_a_server_trains_to_the_weights_that_a_disk_trains_to(tmp_path, digits_root, server):
+    """One epoch and a half, of which the server has one and fails twice on it; then again, from what was kept."""
+    epochs = "schedule.epochs=1.5"
+    disk, _ = train(tmp_path, digits_root, "disk", epochs, "stream.root=streams")
+    (folder,) = (tmp_path / "streams").glob("digits-*")
+    overrides = ["stream.root=uploaded", "stream.epochs=1", "budget.seconds=9", *SHORT[:-2]]
+    ended = run_command(tmp_path, digits_root, "precompute", "dataset=digits", *overrides)
+    assert ended.code == 0, ended.err
+    server.faults = {".tar": ["error", "truncated"]}
+    settings = [epochs, f"stream.root={server.url}", "stream.cache=cache"]
+    fetched, out = train(tmp_path, digits_root, "fetched", *settings)
+    assert re.search(rf"stream .* 2 epochs, 0 MB in {server.url}", out), "the plan"
+    assert f"{server.url} has 1 of 2 epochs: the others are computed" in out
+    assert shards_asked(server) == ["epoch-0000/shard-0000.tar"] * 3
+    assert same_weights(disk, fetched)
+    kept = tmp_path / "cache" / folder.name / "epoch-0000" / "shard-0000.tar"
+    assert kept.read_bytes() == (folder / "epoch-0000" / "shard-0000.tar").read_bytes()
+
+    server.asked.clear()
+    again, _ = train(tmp_path, digits_root, "again", *settings)
+    assert shards_asked(server) == []
+    assert same_weights(disk, again)
+    ended = run_command(tmp_path, digits_root, "precompute", "prune=true", "stream.max_gb=0", *settings[1:])
+    assert "removed 1 streams" in ended.out
+    assert not kept.exists()
+
+
+def test_a_server_that_fails_for_good_gets_one_line(tmp_path, digits_root, server):
+    ended = run_command(tmp_path, digits_root, "precompute", "dataset=digits", *SHORT, "stream.root=uploaded")
+    assert ended.code == 0, ended.err
+    (name,) = (path.name for path in (tmp_path / "uploaded").glob("digits-*"))
+    settings = ["dataset=digits", *SHORT, f"stream.root={server.url}/", "stream.cache=cache"]
+    server.faults = {"manifest.json": ["error"] * 5}
+    ended = run_command(tmp_path, digits_root, "train", *settings)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert ended.err.startswith(f"fastconv: cannot fetch {server.url}/{name}/manifest.json in 5 tries: 500")
+    assert not (tmp_path / "outputs" / "digits").exists(), "before anything long"
+
+    server.faults = {".tar": ["truncated"] * 5}
+    ended = run_command(tmp_path, digits_root, "train", *settings)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert f"cannot fetch {server.url}/{name}/epoch-0000/shard-0000.tar in 5 tries" in ended.err
+    assert "Check the network and the server" in ended.err
+    assert "Repair" not in ended.err, "no command here repairs a server"
+    assert not list((tmp_path / "cache").rglob("*.tar*")), "nothing half-written"
+    assert json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())["stopped_by"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["stream.root=http://127.0.0.1:9/streams"], r"cannot fetch http://127.0.0.1:9/streams/digits-.*in 5 tries"),
+        (["stream.root=htp://nowhere"], "cannot open htp://nowhere: Protocol not known: htp"),
+        (["stream.cache=http://nowhere"], "stream.cache=http://nowhere is not possible: give a folder"),
+    ],
+)
+def test_an_address_that_cannot_work_gets_one_line(tmp_path, digits_root, overrides, says):
+    ended = run_command(tmp_path, digits_root, "train", "dataset=digits", *SHORT, *overrides)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert re.search(says, ended.err)
+
+
+@pytest.mark.parametrize("override", ["stream.epochs=2", "verify=true"])
+def test_nothing_is_written_to_a_server(tmp_path, digits_root, override):
+    overrides = ["dataset=digits", "stream.root=s3://bucket/streams", override]
+    ended = run_command(tmp_path, digits_root, "precompute", *overrides)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "stream.root=s3://bucket/streams is only read from. Write the stream to a folder" in ended.err
+
+
+# -- the stream
+
+
+def test_the_next_shard_is_fetched_meanwhile_and_none_that_is_not_needed(tmp_path, uploaded, server):
+    data, spec = uploaded
+    reader, online = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=1), OnlineStream(spec, data)
+    assert shards_asked(server) == []
+    assert equal(reader.rows(0, 4), online.rows(0, 4))
+    reader._arrivals["epoch-0000/shard-0001.tar"].result(20)
+    assert shards_asked(server) == ["epoch-0000/shard-0000.tar", "epoch-0000/shard-0001.tar"]
+    assert equal(reader.rows(0, 5 * 57), online.rows(0, 5 * 57))
+    assert len(shards_asked(server)) == 2
+    reader.close()
+
+
+def test_every_protocol_of_fsspec_serves(tmp_path, uploaded):
+    data, spec = uploaded
+    fsspec.filesystem("memory").put(str(tmp_path / "uploaded"), "/uploaded", recursive=True)
+    for number, url in enumerate(["memory://uploaded", f"file://{tmp_path}/uploaded"]):
+        reader = RemoteStream(spec, url, tmp_path / f"cache-{number}", data, max_epochs=9)
+        assert equal(reader.rows(0, 3 * 57), OnlineStream(spec, data).rows(0, 3 * 57))
+        assert sha256s(tmp_path / f"cache-{number}") == sha256s(tmp_path / "uploaded")
+
+
+@pytest.mark.parametrize("fault", ["error", "truncated", "short", "wrong"])
+def test_a_fault_is_tried_again_four_times(tmp_path, uploaded, server, fault):
+    """An error, a body that ends early with and without having told its length, and other bytes."""
+    data, spec = uploaded
+    server.faults = {"epoch-0000/shard-0000.tar": [fault] * 9}
+    reader = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
+    with pytest.raises(InputError, match=rf"cannot fetch {server.url}/.*/shard-0000.tar in 5 tries: .") as raised:
+        reader.rows(0, 4)
+    assert not isinstance(raised.value, StreamError)
+    assert shards_asked(server) == ["epoch-0000/shard-0000.tar"] * 5
+    assert not [path for path in (tmp_path / "cache" / spec.folder).rglob("*") if path.is_file()]
+    again = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
+    assert equal(again.rows(0, 4), OnlineStream(spec, data).rows(0, 4)), "the last four faults, then it works"
+
+
+def test_pauses_grow_and_end_with_the_run(uploaded, server, monkeypatch):
+    _, spec = uploaded
+    folder, waited = RemoteFolder(server.url), []
+    monkeypatch.setattr(remote, "PAUSES", PAUSES)
+    monkeypatch.setattr(folder, "_closed", SimpleNamespace(wait=waited.append))
+    server.faults = {"manifest.json": ["error"] * 9}
+    with pytest.raises(InputError, match="in 5 tries"):
+        folder.read(f"{spec.folder}/manifest.json", json.loads)
+    assert waited == [0.5, 1, 2, 4]
+    folder = RemoteFolder(server.url)
+    folder.close()
+    with pytest.raises(InputError):
+        folder.read(f"{spec.folder}/manifest.json", json.loads)
+    assert len(server.asked) == 5 + 1
+
+
+def test_what_does_not_exist_is_asked_for_once(tmp_path, uploaded, server):
+    data, spec = uploaded
+    reader = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
+    shutil.rmtree(tmp_path / "uploaded" / spec.folder)
+    with pytest.raises(InputError, match=r"shard-0000.tar does not exist. Check stream.root; or write the stream"):
+        reader.rows(0, 4)
+    with pytest.raises(InputError, match=r"manifest.json does not exist"):
+        RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": 2}, "has format 2, this fastconv reads format 1"),
+        ({"fingerprint": "f" * 16}, "belongs to another stream"),
+        ({"shards": 5}, "is damaged and cannot be read"),
+    ],
+)
+def test_a_foreign_manifest_is_refused(tmp_path, uploaded, server, change, says):
+    _, spec = uploaded
+    path = tmp_path / "uploaded" / spec.folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=rf"{server.url}/.*{says}.*Upload the stream again") as raised:
+        read_manifest(RemoteFolder(server.url), spec)
+    assert not isinstance(raised.value, StreamError)
+
+
+def test_what_is_on_this_machine_is_used_if_it_is_right(tmp_path, uploaded, server):
+    """A local stream's shards, of which one was altered: that one is fetched, and a killed process' rest goes."""
+    data, spec = uploaded
+    write_stream(spec, data, tmp_path / "streams", 2)
+    path = tmp_path / "streams" / spec.folder / "epoch-0001" / "shard-0000.tar"
+    content = bytearray(path.read_bytes())
+    content[1500] ^= 1
+    path.write_bytes(content)
+    path.with_name("shard-0001.tar.1.part").touch()
+    reader = RemoteStream(spec, server.url, tmp_path / "streams", data, max_epochs=2)
+    assert equal(reader.rows(0, 2 * 57), OnlineStream(spec, data).rows(0, 2 * 57))
+    assert shards_asked(server) == ["epoch-0001/shard-0000.tar"]
+    assert sha256s(tmp_path / "streams") == sha256s(tmp_path / "uploaded")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_readers_of_one_cache_fetch_a_shard_once(tmp_path, uploaded, server):
+    """As ranks do, which read slices of the same batches."""
+    data, spec = uploaded
+    readers = [RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2) for _ in range(4)]
+    threads = [threading.Thread(target=reader.rows, args=(0, 2 * 57)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(shards_asked(server)) == [
+        f"epoch-000{epoch}/shard-000{shard}.tar" for epoch, shard in np.ndindex(2, 2)
+    ]
+
+
+def test_a_full_disk_ends_with_one_line(tmp_path, uploaded, server, monkeypatch):
+    data, spec = uploaded
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 64 * 2**20}))
+    reader = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
+    with pytest.raises(InputError, match=r"a shard of the stream of noise needs 0 MB .*/cache.*stream.cache"):
+        reader.rows(0, 4)
+    assert shards_asked(server) == []

@@ -1,0 +1,158 @@
+"""What tests of several packages share: commands run in this process or another, small runs, streams and images."""
+
+import csv
+import hashlib
+import importlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from fastconv.data.augment.plan import Crop, Cutout, Flip, Policy
+from fastconv.data.dataset import ImageData
+from fastconv.data.stream.spec import StreamSpec
+from fastconv.models import build_model
+from fastconv.system.distributed import VARIABLE
+from fastconv.training.module import ImageClassifier
+
+REPOSITORY = Path(__file__).parent.parent
+PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
+OFFICIAL_DATA = Path(os.environ.get("FASTCONV_DATA", REPOSITORY / "data")).absolute()
+OFFICIAL_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
+STANDARD = Policy(Crop(2), Flip(0.5), Cutout(3))
+# `python -m fastconv.train`, disturbed or watched.
+SCRIPT = REPOSITORY / "tests" / "faults" / "disturbed.py"
+SMALL = ("model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
+SHORT = (*SMALL, "budget.seconds=null", "schedule.epochs=0.5")
+# A run that is stopped and goes on, and its steps.
+RUN = ("dataset=digits", *SMALL, "budget.seconds=null", "schedule.epochs=1.2", "validate.every=0.5", "stream=online")
+STEPS = round(1.2 * 1438 / 64)
+# A report of heatmaps in seconds.
+QUICK = ("per_class=2", "mistakes=1", "hits=1", "control_images=4", "sensitivity_images=2", "steps=4")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_command(folder: Path, data: Path, name: str, *overrides: str) -> Ended:
+    """Run `python -m fastconv.NAME overrides ...` in this process, from a folder, with a data folder.
+
+    Runs draw no figures unless asked for with figures=true: they would take most of a short run's time.
+    """
+    if name == "train" and "figures=true" not in overrides and not any(each[:2] == "--" for each in overrides):
+        overrides = (*overrides, "figures=false")
+    main = importlib.import_module(f"fastconv.{name}").main
+    before, code, out, err = os.getcwd(), 0, io.StringIO(), io.StringIO()
+    environment = {"FASTCONV_DATA": str(data), "COLUMNS": "160"}
+    with mock.patch.dict(os.environ, environment), mock.patch.object(sys, "argv", [name, *overrides]):
+        for variable in ("HYDRA_FULL_ERROR", VARIABLE):
+            os.environ.pop(variable, None)
+        os.chdir(folder)
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            os.chdir(before)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def noise(samples: int, channels: int) -> ImageData:
+    """Images uint8 [samples, 9, 11, channels] with three classes."""
+    generator = np.random.default_rng(samples)
+    pixels = generator.integers(0, 256, (samples, 9, 11, channels), np.uint8)
+    return ImageData("noise", pixels, generator.integers(0, 3, samples), ("a", "b", "c"), digest="0" * 64)
+
+
+def spec_of(data: ImageData, policy: Policy = STANDARD, seed: int = 3) -> StreamSpec:
+    """The stream of some images."""
+    channels = data.images.shape[3]
+    colour = ((0.2,), (0.2, 0.5, 0.8))[channels == 3]
+    return StreamSpec(
+        data.name, data.digest, data.classes, data.images.shape[1:], len(data), colour, colour, policy, seed
+    )
+
+
+def sha256s(root: Path) -> dict[str, str]:
+    """The sha256 of each shard below a folder, by its path there."""
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.tar")}
+
+
+def start(folder, data, *overrides, script=(str(SCRIPT),), **environment):
+    """A training process in a folder, with its output kept there."""
+    settings = {**os.environ, "FASTCONV_DATA": str(data), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    settings.pop("FASTCONV_FIRST_RANK", None)
+    with (folder / "out.txt").open("a") as out, (folder / "err.txt").open("w") as err:
+        command = [sys.executable, *script, *overrides]
+        return subprocess.Popen(command, cwd=folder, env={**settings, **environment}, stdout=out, stderr=err)
+
+
+def finish(folder, data, *overrides, **environment):
+    """Run a training process to its end; return its exit code and what it said on standard error."""
+    code = start(folder, data, *overrides, **environment).wait(600)
+    return code, (folder / "err.txt").read_text()
+
+
+def rows(folder, rank):
+    """What the processes of a rank recorded, one after the other."""
+    files = sorted(folder.glob(f"{rank}-*.csv"), key=lambda path: path.stat().st_mtime)
+    return [[row for row in csv.DictReader(path.open()) if row["ended"]] for path in files]
+
+
+def only_run(outputs: Path) -> Path:
+    (run,) = (path.parent for path in outputs.rglob("config.yaml"))
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same_weights(*runs: Path) -> bool:
+    first, *others = map(weights, runs)
+    return all(torch.equal(first[name], other[name]) for other in others for name in first)
+
+
+def stop_at(monkeypatch, method, call, number=signal.SIGTERM):
+    """Send this process a signal in a certain call of a method of the module."""
+    original, calls = getattr(ImageClassifier, method), 0
+
+    def stopping(self, *arguments):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(ImageClassifier, method, stopping)
+
+
+def by_hand(run, images):
+    """Probabilities from the checkpoint, with nothing of fastconv but the network."""
+    stored = torch.load(run / "last.ckpt", weights_only=True)
+    network = stored["network"]
+    model = build_model(network["model"], network["shape"][2], len(network["classes"]), **network["settings"])
+    model.load_state_dict({key.removeprefix("model."): value for key, value in stored["state_dict"].items()})
+    pixels = torch.tensor(images.astype(np.float32) / 255).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(network[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        return model.eval()((pixels - mean) / std).softmax(1).numpy()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

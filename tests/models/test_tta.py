@@ -1,0 +1,142 @@
+"""Test-time augmentation against a loop over images and views."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from harness import only_run
+from torch import nn
+
+from fastconv.models.tta import SpareTime, Views
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """It tells left from right and up from down."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 7 * 10, 4))
+    return nn.Sequential(*layers).double().eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(9, 2, 7, 10)))
+
+
+def by_loop(network, image: torch.Tensor, mirror: bool, shift: int, around: bool = False) -> torch.Tensor:
+    """Half of the centre and a quarter each of two diagonal neighbours, or the mean of all neighbours and the centre,
+    each a mean over both sides."""
+
+    def answer(pixels: np.ndarray) -> torch.Tensor:
+        sides = (pixels, pixels[:, :, ::-1])[: 1 + mirror]
+        return sum(network(torch.from_numpy(side.copy())[None])[0] for side in sides) / len(sides)
+
+    pixels = image.numpy()
+    if not shift:
+        return answer(pixels)
+    height, width = pixels.shape[1:]
+    padded = np.pad(pixels, ((0, 0), (shift, shift), (shift, shift)), mode="reflect")
+    if around:
+        windows = [padded[:, down : down + height, right : right + width]
+                   for down in range(0, 2 * shift + 1, shift) for right in range(0, 2 * shift + 1, shift)]  # fmt: skip
+        return sum(answer(window) for window in windows) / 9
+    first, last = padded[:, :height, :width], padded[:, -height:, -width:]
+    return 0.5 * answer(pixels) + 0.25 * answer(first) + 0.25 * answer(last)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_answers_are_those_of_a_loop(network, images, mirror, shift, around):
+    views = Views(mirror, shift, around)
+    with torch.no_grad():
+        plain, augmented = views.answers(network, images)
+        expected = torch.stack([by_loop(network, image, mirror, shift, around) for image in images])
+    torch.testing.assert_close(plain, network(images))
+    torch.testing.assert_close(augmented.double(), expected, rtol=1e-5, atol=1e-5)
+    assert (views.count == 1) == torch.allclose(plain, augmented.double(), atol=1e-6)
+
+
+def test_an_image_is_scored_as_often_as_planned(network, images):
+    few = (Views(), Views(mirror=True), Views(shift=1), Views(mirror=True, shift=3))
+    for views in (*few, Views(shift=1, around=True), Views(mirror=True, shift=2, around=True)):
+        calls = []
+        views.answers(lambda some, calls=calls: calls.append(len(some)) or network(some), images)
+        assert calls == [len(images)] * views.count
+        assert sum(weight for weight, _ in views.of(images)) == pytest.approx(1)
+
+
+def test_only_uncertain_images_get_views(network, images):
+    with torch.no_grad():
+        plain, all_views = Views(True, 1).answers(network, images)
+        sure = plain.softmax(1).amax(1)
+        below = sure.sort().values[4].item()  # so that four images are below
+        _, augmented = Views(True, 1, below=below).answers(network, images)
+        _, none = Views(True, 1, below=1e-9).answers(network, images)
+    uncertain = sure < below
+    assert uncertain.sum() == 4
+    torch.testing.assert_close(augmented[uncertain], all_views[uncertain])
+    torch.testing.assert_close(augmented[~uncertain], plain[~uncertain].float())
+    torch.testing.assert_close(none, plain.float())
+    calls: list[int] = []
+    Views(True, 1, below=below).answers(lambda some: calls.append(len(some)) or network(some), images)
+    assert sum(calls) / len(images) == pytest.approx(Views(True, 1, below=below).scored(4 / 9))
+
+
+@pytest.mark.parametrize(("limit", "allowed"), [(100.0, 3), (17.2, 3), (14.0, 2), (10.0, 1), (5.0, 0)])
+def test_views_end_with_the_time_and_every_image_is_scored(network, images, monkeypatch, limit, allowed):
+    """Three batches of nine images; an image takes 0.1 s, itself or another view of it, by a simulated clock.
+
+    Of six views, five are other ones: a batch takes 5.4 s, or 0.9 s without them. There must be time for 1.2 times what
+    is left to do.
+    """
+    now = 0.0
+
+    def score(some):
+        nonlocal now
+        now += 0.1 * len(some)
+        return network(some)
+
+    monkeypatch.setattr("fastconv.models.tta.time.perf_counter", lambda: now)
+    spare = SpareTime(lambda: limit - now, 3 * len(images))
+    views = Views(True, 1)
+    with torch.no_grad():
+        plain, expected = views.answers(network, images)
+        found = [views.answers(score, images, spare)[1] for _ in range(3)]
+    for at, answers in enumerate(found):
+        torch.testing.assert_close(answers, expected if at < allowed else plain.float())
+    assert spare.left_out == (3 - allowed) * len(images)
+    assert now == pytest.approx(0.9 * 3 + 4.5 * allowed)
+    assert now <= limit
+
+
+SHORT = ("model.width=4", "batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null",
+         "schedule.epochs=0.5", "checkpoint.save=false")  # fmt: skip
+
+
+def test_a_run_reports_both_accuracies(command, tmp_path):
+    holdout = ("dataset.holdout=0.2", "validate.on=holdout")
+    assert command("train", *SHORT, *holdout, "tta.mirror=true", "tta.shift=2").code == 0
+    results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
+    for plain, augmented in (("accuracy", "accuracy_tta"), ("accuracy_holdout", "accuracy_holdout_tta")):
+        assert 0 < results[augmented] < 1
+        assert results[augmented] != results[plain], "mirrored digits are other digits"
+
+
+def test_without_views_both_are_the_same(command, tmp_path):
+    assert command("train", *SHORT, "tta.shift=0", "validate.on=none").code == 0
+    results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
+    assert results["accuracy_tta"] == results["accuracy"], "the digits are not mirrored by themselves"
+    assert results["accuracy_holdout_tta"] is None
+
+
+def test_a_run_without_time_for_views_says_so(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(SpareTime, "allows", lambda self, images, views: setattr(self, "left_out", 360) or False)
+    counts = "budget.counts=[train,validate,test]"
+    given = [each for each in SHORT if not each.startswith("budget")]
+    ended = command("train", *given, "budget.seconds=60", counts, "tta.mirror=true")
+    assert ended.code == 0, ended.err
+    assert "no time with 360 of them" in " ".join(ended.out.replace("│", " ").split())
+    results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
+    assert (results["views_left_out"], results["accuracy_tta"]) == (360, results["accuracy"])

@@ -1,0 +1,155 @@
+"""Schedules as functions of progress."""
+
+import itertools
+import math
+
+import lightning as L
+import pytest
+import torch
+
+from fastconv.callbacks import OneCycleLR, ScheduleLR, TimeBudget
+from fastconv.optim.schedules import NOMINAL_STEPS, Constant, Cosine, Linear, OneCycle, Step
+
+POSITIONS = [round(k * (NOMINAL_STEPS - 1) / 999) for k in range(1000)]
+CASES = [
+    {"cycle_momentum": cycled, "three_phase": phases, "anneal_strategy": anneal}
+    for cycled, phases, anneal in itertools.product((False, True), (False, True), ("linear", "cos"))
+]
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+def test_one_cycle_is_torchs_at_1000_positions(settings):
+    """Torch's scheduler is stepped from start to end; ours is asked at the same positions, in any order."""
+    settings = {"pct_start": 0.3, "div_factor": 10.0, "final_div_factor": 500.0, **settings}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=NOMINAL_STEPS, **settings)
+    expected = {}
+    wanted = set(POSITIONS)
+    for step in range(NOMINAL_STEPS):
+        if step in wanted:
+            expected[step] = (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"])
+        if step < NOMINAL_STEPS - 1:
+            optimizer.step()
+            scheduler.step()
+    ours = OneCycle(**settings)
+    for step in reversed(POSITIONS):
+        lr, momentum = ours.factors(step / (NOMINAL_STEPS - 1))
+        assert lr == pytest.approx(expected[step][0], rel=1e-9, abs=1e-12)
+        assert momentum == (pytest.approx(expected[step][1], rel=1e-9) if settings["cycle_momentum"] else None)
+
+
+def test_one_cycle_of_the_original_recipe():
+    schedule = OneCycle()
+    assert schedule.factors(0).lr == pytest.approx(1 / 25)
+    assert schedule.factors(0.2).lr == pytest.approx(1, abs=1e-4)
+    assert schedule.factors(1).lr == pytest.approx(1 / 25 / 1e4)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(warmup=0.1), Linear(warmup=0.1)])
+def test_warm_up_and_descent(schedule):
+    assert schedule.factors(0).lr == 0
+    assert schedule.factors(0.05).lr == pytest.approx(0.5)
+    assert schedule.factors(0.1).lr == pytest.approx(1)
+    assert schedule.factors(0.55).lr == pytest.approx(0.5)
+    assert schedule.factors(1).lr == pytest.approx(0, abs=1e-12)
+    quarter = schedule.factors(0.1 + 0.9 / 4).lr
+    assert quarter == pytest.approx((1 + math.cos(math.pi / 4)) / 2 if isinstance(schedule, Cosine) else 0.75)
+
+
+def test_other_schedules():
+    assert {Constant().factors(k / 10).lr for k in range(11)} == {1.0}
+    assert Cosine(final_factor=0.2).factors(1).lr == pytest.approx(0.2)
+    step = Step(milestones=[0.3, 0.6], gamma=0.5)
+    assert [step.factors(at).lr for at in (0, 0.29, 0.3, 0.59, 0.6, 1)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+# -- as callbacks of a normal Trainer
+
+
+class Line(L.LightningModule):
+    """A module of one's own, with an optimizer of one's own; notes what the callback set."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        group = self.optimizers().param_groups[0]
+        self.seen.append((group["lr"], group["momentum"]))
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.25, momentum=0.7)
+
+    def train_dataloader(self):
+        return itertools.repeat(torch.ones(2, 1))
+
+
+def train(module, callbacks, **settings):
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=callbacks, logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False, **settings)  # fmt: skip
+    trainer.fit(module)
+
+
+def test_one_cycle_callback_follows_the_budgets_steps():
+    module = Line()
+    train(module, [OneCycleLR(max_lr=0.5, cycle_momentum=True, pct_start=0.25), TimeBudget(bound_steps=40)])
+    schedule = OneCycle(cycle_momentum=True, pct_start=0.25)
+    assert len(module.seen) == 40
+    for step, (lr, momentum) in enumerate(module.seen, start=1):
+        factors = schedule.factors(step / 40)
+        assert (lr, momentum) == (pytest.approx(0.5 * factors.lr), pytest.approx(factors.momentum))
+
+
+def test_schedule_keeps_an_optimizers_own_peak_and_momentum():
+    module = Line()
+    train(module, [TimeBudget(bound_steps=6), ScheduleLR(Linear())], accumulate_grad_batches=2)
+    expected = [0.25 * (1 - step / 6) for step in range(1, 7) for _ in range(2)]
+    assert [lr for lr, _ in module.seen] == pytest.approx(expected)
+    assert {momentum for _, momentum in module.seen} == {0.7}
+
+
+def test_a_schedule_needs_a_budget():
+    with pytest.raises(ValueError, match="add a TimeBudget"):
+        train(Line(), [OneCycleLR(max_lr=0.5)])
+    with pytest.raises(ValueError, match="seconds or bound_steps"):
+        TimeBudget()
+
+
+class Parted(Line):
+    """Two groups: one learns for a part of the run only."""
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append([group["lr"] for group in self.optimizers().param_groups])
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self):
+        groups = [
+            {"params": [self.layer.weight], "max_lr": 0.5},
+            {"params": [self.layer.bias], "max_lr": 2.0, "until": 0.5},
+        ]
+        return torch.optim.AdamW(groups, lr=1.0)
+
+
+def test_each_group_has_its_own_peak_and_end():
+    module = Parted()
+    train(module, [ScheduleLR(Linear()), TimeBudget(bound_steps=8)])
+    steps = [step / 8 for step in range(1, 9)]
+    expected = [[0.5 * (1 - at), 2.0 * max(0.0, 1 - 2 * at)] for at in steps]
+    torch.testing.assert_close(torch.tensor(module.seen), torch.tensor(expected))
+    constant = Parted()
+    train(constant, [ScheduleLR(Constant()), TimeBudget(bound_steps=8)])
+    assert constant.seen == [[0.5, 2.0 if at < 0.5 else 0.0] for at in steps]
+
+
+def test_momentum_of_adam_is_its_first_beta():
+    module = Line()
+    module.configure_optimizers = lambda: torch.optim.AdamW(module.parameters(), lr=0.1, betas=(0.5, 0.98))
+    module.training_step = lambda batch, batch_idx: (
+        module.seen.append(module.optimizers().param_groups[0]["betas"]),
+        module.layer(batch).square().mean(),
+    )[1]
+    train(module, [OneCycleLR(cycle_momentum=True, pct_start=0.5), TimeBudget(bound_steps=8)])
+    assert min(beta for beta, _ in module.seen) == pytest.approx(0.85, abs=1e-4)
+    assert module.seen[-1] == (pytest.approx(0.95), 0.98)
