@@ -20,14 +20,14 @@ from rich.console import Console
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import Device
 from fastconv.config.cli import compose
+from fastconv.config.resume import RunFolder
+from fastconv.data.batches import StreamBatches
 from fastconv.data.prefetch import Prefetch
 from fastconv.models import build_model
 from fastconv.optim import SGD
 from fastconv.optim.param_groups import decay_groups
-from fastconv.runs.folder import RunFolder
 from fastconv.training import plan as runs
 from fastconv.training import trainer as training
-from fastconv.training.datamodule import StreamBatches
 from fastconv.training.plan import Run
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from measurements import Table
 
 from fastconv.config.overrides import compose, typed
+from fastconv.config.resume import recipe
 from fastconv.config.schema import Config
-from fastconv.runs.folder import recipe
 from fastconv.runs.results import Results
 
 ROUNDS = 5

@@ -18,7 +18,7 @@ from measurements import Table, append, describe_device, read
 from records import RECORDS, ROWS, TABLE
 from rich.console import Console
 
-from fastconv.runs.folder import RunFolder
+from fastconv.config.resume import RunFolder
 from fastconv.training import trainer as training
 
 ROUNDS = 3

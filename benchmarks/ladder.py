@@ -92,7 +92,7 @@ def measure(cell: Cell) -> dict[str, object]:
 
     from fastconv.budget.clock import Clock
     from fastconv.config.cli import compose
-    from fastconv.runs.folder import RunFolder
+    from fastconv.config.resume import RunFolder
     from fastconv.runs.results import git_commit
     from fastconv.training import plan as runs
     from fastconv.training import trainer as training

@@ -24,10 +24,10 @@ from fastconv.budget.autotune.scaling_law import RUNGS
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.config.cli import compose
+from fastconv.config.resume import RunFolder
 from fastconv.config.schema import Trainer
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.builtin import load
-from fastconv.runs.folder import RunFolder
 from fastconv.runs.results import git_commit
 from fastconv.training import plan as run
 from fastconv.training import trainer as training

@@ -15,9 +15,9 @@ from bare_loop import plan
 from measurements import Table
 from PIL import Image
 
+from fastconv.data.batches import StreamBatches
 from fastconv.data.dataset import ImageData
 from fastconv.training import plan as runs
-from fastconv.training.datamodule import StreamBatches
 
 ROUNDS = 7
 STREAM = Table("stream", "Reading the training stream: one process, 32x32x3", "images/s", ours="fastconv")

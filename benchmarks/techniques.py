@@ -25,7 +25,7 @@ from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.benchmark import Recipe, probe
 from fastconv.budget.hardware import prepare
 from fastconv.config.cli import compose
-from fastconv.config.schema import model_settings
+from fastconv.models.configs import model_settings
 from fastconv.runs.results import Results
 
 ROWS, TABLE, FIGURE = (RESULTS / f"techniques.{kind}" for kind in ("csv", "md", "png"))

@@ -12,8 +12,8 @@ import numpy as np
 from fastconv.budget.clock import Clock
 from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, typed
 from fastconv.config.store import CONF
-from fastconv.data.stream.cache import write_atomically
 from fastconv.system.errors import InputError
+from fastconv.system.files import write_atomically
 from fastconv.train import check_run, settle, train
 
 if TYPE_CHECKING:

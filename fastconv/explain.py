@@ -10,9 +10,8 @@ tables in the run's folder. Several runs of a kind, such as three seeds, are lis
 
 from pathlib import Path
 
-from fastconv.analysis.attribution.method import BASELINES
 from fastconv.config.cli import command
-from fastconv.config.commands import Explain, as_list
+from fastconv.config.commands import BASELINES, Explain, as_list
 from fastconv.config.prerequisites import require_writable
 from fastconv.config.ranges import check_ranges
 from fastconv.config.store import methods

@@ -50,7 +50,7 @@ def main(config: LrFind) -> None:
     check_range_test(config)
     from rich.console import Console
 
-    from fastconv.runs.results import new_run_folder
+    from fastconv.runs.folder import new_run_folder
     from fastconv.training.lr_range_test import conclusions, run_range_test, write_range_test
     from fastconv.training.plan import plan_run
 

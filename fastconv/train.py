@@ -21,9 +21,10 @@ from fastconv.budget.clock import Clock
 from fastconv.config.cli import command
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_writable
+from fastconv.config.resume import RunFolder, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
-from fastconv.runs.folder import RunFolder, is_finished, job_of_sweep, leave_reason, open_folder, unfinished
+from fastconv.runs.folder import is_finished
 from fastconv.runs.results import Results
 from fastconv.system.distributed import end_with_first_rank, is_first_rank
 from fastconv.system.errors import InputError

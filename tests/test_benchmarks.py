@@ -13,7 +13,7 @@ from measurements import Table, append, read
 from rich.console import Console
 
 from fastconv.budget.flops import training_operations
-from fastconv.runs.folder import RunFolder
+from fastconv.config.resume import RunFolder
 from fastconv.training.trainer import fit
 
 SMALL = ["dataset=digits", "model.width=4", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32"]

@@ -1,7 +1,6 @@
 """What there is to know of a data set before training: counts, sizes, and images that should not be as they are."""
 
 import csv
-import dataclasses
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from fastconv.config.schema import Config
 from fastconv.data.sources.builtin import load
 from fastconv.data.sources.custom import OWN, Opened, read
 from fastconv.data.sources.decode import Decoded
-from fastconv.data.stream.spec import OnlineStream
-from fastconv.runs.results import new_run_folder
+from fastconv.data.stream.spec import OnlineStream, stream_spec
+from fastconv.runs.folder import new_run_folder
 
 # A class with so many times as many images as another, and one with so few, are worth a word.
 UNEVEN, FEW = 3, 100
@@ -123,7 +122,6 @@ def audit(config: Config) -> Audit:
 def write(found: Audit, config: Config) -> Path:
     """Write the findings and the pictures; returns their folder."""
     from fastconv.data.dataset import ImageData
-    from fastconv.training.plan import stream_spec
 
     folder = new_run_folder(Path(config.outputs) / found.name, prefix="audit-")
     (folder / "audit.txt").write_text("\n".join(found.report()) + "\n")
@@ -141,7 +139,7 @@ def write(found: Audit, config: Config) -> Path:
     tiles = [[figures.Tile(train.images[row], classes[train.labels[row]]) for row in each] for each in rows]
     figures.draw_tiles(tiles, f"{found.name}: training images", folder / "images.png", inches=1.1)
     data = ImageData(found.name, train.images, train.labels, classes, "")
-    spec = dataclasses.replace(stream_spec(config, data), dataset=found.name)
+    spec = stream_spec(data, config.augment, config.stream.seed)
     stream = OnlineStream(spec, data)
     figures.draw_augmented(*stream.rows(0, figures.GRID_IMAGES), spec, folder / "augmented.png")
     stream.close()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.analysis.checkpoint import load_run
-from fastconv.analysis.predictor import Classifier
 from fastconv.data.sources.builtin import load
+from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 
 # How far a file's probabilities may be from the checkpoint's, both in float32.

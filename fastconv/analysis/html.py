@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fastconv.data.stream.cache import unwritable, write_atomically
+from fastconv.system.files import unwritable, write_atomically
 
 STYLE = Path(__file__).with_name("templates") / "page.css"
 SCRIPT = Path(__file__).with_name("templates") / "page.js"

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
 from fastconv.data.sources.decode import to_array
-from fastconv.models.tta import Views
+from fastconv.models.classifier import Classifier
+from fastconv.models.tta import Views, views_of
 from fastconv.system.errors import InputError
 
 # Images to compute at once.
@@ -110,7 +110,7 @@ class Predictor:
     @torch.inference_mode()
     def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
         """Probabilities float32 [N, classes] of images uint8 [N, H, W, C]."""
-        views = _views(self.run) if tta else Views()
+        views = views_of(self.run.config.tta, self.run.config.dataset.flip) if tta else Views()
         found = []
         for start in range(0, len(images), BATCH_SIZE):
             batch = torch.from_numpy(np.array(images[start : start + BATCH_SIZE])).to(self._device.kind)
@@ -132,33 +132,9 @@ class Predictor:
         return f"Predictor({self.run.folder}: {len(self.classes)} classes, {width}x{height}x{channels}{told})"
 
 
-class Classifier(nn.Module):
-    """A network with its normalisation: raw images [N, H, W, C] to logits float [N, classes]."""
-
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.model = model
-        deviation = torch.tensor(std).view(-1, 1, 1)
-        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
-        self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / deviation, persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """What the network takes, float [N, C, H, W]."""
-        return images.permute(0, 3, 1, 2) * self.scale + self.shift
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.normalise(images))
-
-
 def load(folder: str | Path, accelerator: str = "auto") -> Predictor:
     """A trained run's network, ready to predict. Raises InputError if the folder has none."""
     return Predictor(load_run(Path(folder)), accelerator)
-
-
-def _views(run: TrainedRun) -> Views:
-    from fastconv.training.plan import views
-
-    return views(run.config.tta, run.config.dataset.flip)
 
 
 def _parts(images: Sequence) -> Iterator[Sequence]:

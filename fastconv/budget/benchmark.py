@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from fastconv.budget.hardware import Device
-from fastconv.data.stream.cache import write_atomically
 from fastconv.models import build_model
 from fastconv.optim import OPTIMIZERS
 from fastconv.system.errors import InputError
+from fastconv.system.files import write_atomically
 
 # Microbatches timed, and seconds after which it stops at three.
 MICROBATCHES = 5

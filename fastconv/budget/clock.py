@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SEGMENTS = ("setup", "probe", "precompute", "compile", "train", "validate", "checkpoint", "test")
+from fastconv.config.schema import SEGMENTS
 
 
 class Clock:

@@ -1,6 +1,7 @@
 """How far a run is and whether its next step is the last one: plain arithmetic on measured times."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median_low
 
@@ -81,6 +82,32 @@ class Reserve:
         each = RESERVE_FACTOR * self.image_seconds if self.view_seconds is None else self.view_seconds
         others = self.images * (self.views - 1) * each
         return RESERVE_FACTOR * (scoring + self.saves * self.save_seconds) + others
+
+
+@dataclass
+class SpareTime:
+    """For whom there is time to score more views, while images are scored one batch after the other.
+
+    `left` says how many seconds there are; `images` are still to be scored, themselves at least. A batch of views is
+    allowed if there is time for all of that, should it take as long for each image as the batch itself did.
+    """
+
+    left: Callable[[], float]
+    images: int
+    left_out: int = 0
+    """Images for whose views there was no time."""
+    _image_seconds: float = 0.0
+
+    def note(self, images: int, seconds: float) -> None:
+        """So many images of the next batch were scored, themselves, in so many seconds."""
+        self.images = max(0, self.images - images)
+        self._image_seconds = seconds / images
+
+    def allows(self, images: int, views: int) -> bool:
+        """Whether there is time for so many more views of so many images."""
+        ok = self.left() >= RESERVE_FACTOR * self._image_seconds * (self.images + images * views)
+        self.left_out += 0 if ok else images
+        return ok
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.config.schema import Config
-from fastconv.data.dataset import stratified_split
 from fastconv.data.sources.builtin import SOURCES, load
-from fastconv.data.stream.cache import require_space, stored_streams, unwritable
+from fastconv.data.splits import stratified_split
+from fastconv.data.stream.cache import stored_streams
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.files import require_space, unwritable
 
 
 def check_data(config: Config, chosen: Sequence[str] = ()) -> None:

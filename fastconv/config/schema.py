@@ -4,138 +4,18 @@ The dataclasses here and the values they hold (`Policy`, `OneCycle`, `SGD`, ...)
 fields are the keys of the command line, their field docs are its help.
 """
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
 from fastconv.data.augment.plan import Policy
+from fastconv.data.configs import Dataset, Stream
+from fastconv.models.configs import TTA
+from fastconv.optim.configs import Average
 
-
-@dataclass
-class Dataset:
-    """Which images, and what is true of them whatever the recipe."""
-
-    name: str = MISSING
-    """digits, mnist, fashion_mnist or cifar10; a class of torchvision's data sets; or what you call your own."""
-    source: str = "builtin"
-    """Where own images come from: image_folder, csv, webdataset, torchvision or arrays; `builtin` for none of them."""
-    root: str | None = None
-    """image_folder: the folder that has a folder for each class, or folders train and test (or val) that have; csv: the
-    folder of the files (null for the table's own); arrays: the .npz."""
-    train: Any = None
-    """webdataset: tars to train on, paths or URLs, one or a list, with {000..010} or * for ranges; csv: the table."""
-    test: Any = None
-    """The same, to test with; null for a part of those to train on."""
-    image_size: int | None = None
-    """Side in pixels that own images are scaled to; null for that of the middle one of them, from 24 to 128."""
-    test_share: float = 0.2
-    """Share of own images, the same of every class, to test with, if they come without a test split."""
-    split_seed: int = 0
-    """Seed of the choice of these images."""
-    strict: bool = False
-    """Stop if some images cannot be read, instead of going on without them."""
-    holdout: float = 0.0
-    """Share of the training images, in [0, 1), held out (the same of every class) for tuning."""
-    holdout_seed: int = 0
-    """Seed of the choice of held-out images."""
-    flip: float = 0.5
-    """Chance of a mirrored image in `augment=flip`, `standard` and `airbench`; 0 where mirroring changes the class."""
-    crop_padding: int = 4
-    """Pixels of padding on each side in `augment=crop` and `standard`."""
-    cutout_size: int = 8
-    """Side in pixels of the covered square in `augment=cutout` and `standard`."""
-    batch_size: int = 512
-    """Images per optimizer step that suit the size of the data set."""
-
-
-@dataclass
-class DavidNet:
-    """The 9-layer residual network that won DAWNBench."""
-
-    name: str = "davidnet"
-    width: int = 64
-    """Filters of the first layer; the others have two, four and eight times as many."""
-    logits_scale: float = 0.125
-    """Factor on the logits."""
-    whitening: bool = False
-    """Whiten 3x3 patches in a frozen first layer, computed from the training images."""
-    dirac: bool = False
-    """Let the first filters of each convolution begin by handing their inputs on."""
-    pool_before_norm: bool = False
-    """Pool directly after the convolution, so that the norm has a quarter of the pixels."""
-    activation: str = "relu"
-    """`relu`, `celu`, `gelu` or `silu`."""
-    freeze_norm_scale: bool = False
-    """Batch norms learn a bias only."""
-    norm_batch: int = 256
-    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
-
-
-@dataclass
-class Airbench:
-    """The network of the CIFAR-10 speed records: whitening and three groups of convolutions."""
-
-    name: str = "airbench"
-    widths: list[int] = field(default_factory=lambda: [64, 256, 256])
-    """Filters of each group."""
-    convs: int = 2
-    """Convolutions of each group."""
-    residual: bool = False
-    """Give each group a connection past its further convolutions."""
-    whitening_kernel: int | None = None
-    """Side of the whitened patches in pixels; null for 2, or 3 for grey images, whose patches have fewer directions."""
-    activation: str = "gelu"
-    """`relu`, `celu`, `gelu` or `silu`."""
-    norm_momentum: float = 0.4
-    """Share of a batch's statistics in the running ones."""
-    logits_scale: float = 1 / 9
-    """Factor on the logits, which begin with the same size whatever it is: how fast the last layer learns, but for
-    optimizer=muon, which makes up for it."""
-    norm_batch: int = 256
-    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
-
-
-@dataclass
-class ResNet18:
-    """ResNet-18 for small images, the familiar reference."""
-
-    name: str = "resnet18"
-    width: int = 64
-    """Filters of the first stage; the others have two, four and eight times as many."""
-    norm_batch: int = 128
-    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
-
-
-@dataclass
-class Stream:
-    """Where the augmented training images come from."""
-
-    mode: str = "precomputed"
-    """`precomputed`: from tar shards on disk; `online`: computed while training. The same bytes either way."""
-    root: str = MISSING
-    """Folder of the precomputed streams, or a URL (http, s3 or another protocol of fsspec) to read them from."""
-    cache: str = MISSING
-    """Folder in which the shards from a URL are kept, for later runs too."""
-    seed: int = MISSING
-    """Seed of the order and the augmentation of the images."""
-    epochs: int | None = None
-    """Epochs to precompute; null for as many as the plan expects to need. Without a time limit at least those."""
-    max_gb: float = 50.0
-    """Gigabytes that all streams together may take; the least recently used go first."""
-    verify: bool = True
-    """Check each shard against its sha256 when it is first read. Its size, and shards of a URL, are always checked."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the streams are read from a server."""
-        return "://" in self.root
-
-    @property
-    def folder(self) -> Path:
-        """Where the shards lie on this machine."""
-        return Path(self.cache if self.is_remote else self.root)
+# Segments of a run's clock, in their order.
+SEGMENTS = ("setup", "probe", "precompute", "compile", "train", "validate", "checkpoint", "test")
 
 
 @dataclass
@@ -182,33 +62,6 @@ class Validate:
     samples: int | None = 2000
     """How many images to score, evenly spread over the split; null for all. The held-out part is scored whole at
     the end of training all the same."""
-
-
-@dataclass
-class Average:
-    """An average of the weights over the steps, which is what is tested and saved in the end."""
-
-    kind: str = "none"
-    """`none`; `ema`: an exponential moving average, of which validations are too; `lookahead`: slow weights, from which
-    the learning ones begin anew each time."""
-    every: int = 5
-    """Optimizer steps between two times that the average takes the weights in."""
-    decay: float = 0.95
-    """Share of the average that each step leaves; with `lookahead` at the end of the run, and less before."""
-
-
-@dataclass
-class TTA:
-    """Test-time augmentation: what `accuracy_tta` is scored with, beside `accuracy` without."""
-
-    mirror: bool | None = None
-    """Score each image and its mirror image; null for if the training images are mirrored (`dataset.flip` above 0)."""
-    shift: int = 1
-    """Score each image moved along the diagonal by so many pixels, both ways, too; 0 for not."""
-    around: bool = False
-    """Score it moved by so many pixels in all eight directions instead."""
-    below: float = 1.0
-    """Only images whose highest probability is below this; 1 for all."""
 
 
 @dataclass
@@ -283,8 +136,3 @@ class Config:
     """precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False
     """precompute: remove the least recently used streams until the rest fits in stream.max_gb."""
-
-
-def model_settings(model: Any) -> dict:
-    """What of a model's config is for the network itself."""
-    return {key: value for key, value in asdict(model).items() if key not in ("name", "norm_batch")}

@@ -9,11 +9,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fastconv.analysis.attribution.method import Method
-from fastconv.config.commands import Compare, Evaluate, Explain, Export, LrFind, Predict
-from fastconv.config.schema import Airbench, Average, Config, Dataset, DavidNet, ResNet18, Stream, Trainer
+from fastconv.config.commands import Compare, Evaluate, Explain, Export, LrFind, Method, Predict
+from fastconv.config.schema import Config, Trainer
 from fastconv.data.augment.plan import Policy
+from fastconv.data.configs import Dataset, Stream
+from fastconv.models.configs import Airbench, DavidNet, ResNet18
 from fastconv.optim import OPTIMIZERS
+from fastconv.optim.configs import Average
 from fastconv.optim.schedules import Constant, Cosine, Linear, OneCycle, Step
 from fastconv.system.errors import InputError, nearest
 

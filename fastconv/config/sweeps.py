@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from fastconv.data.stream.cache import unwritable, write_atomically
-from fastconv.runs.folder import is_finished, require_job
+from fastconv.config.resume import require_job
+from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_place
 from fastconv.system.errors import InputError
+from fastconv.system.files import unwritable, write_atomically
 
 # What a sweep was asked for. Hydra's own multirun.yaml is written by its basic sweeper alone.
 DESCRIPTION = "sweep.yaml"

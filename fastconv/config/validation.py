@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from operator import attrgetter
 
-from fastconv.budget.clock import SEGMENTS
 from fastconv.config.ranges import check_ranges
-from fastconv.config.schema import Config
+from fastconv.config.schema import SEGMENTS, Config
 from fastconv.data.augment.auto_augment import POLICIES
 from fastconv.data.augment.plan import FLIP_MODES
 from fastconv.data.augment.transforms import PAD_MODES

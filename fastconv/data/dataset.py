@@ -32,18 +32,6 @@ class ImageData:
         return replace(self, images=self.images[rows], labels=self.labels[rows], digest=digest)
 
 
-def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class."""
-    generator = np.random.Philox(key=np.array([seed, 0], np.uint64))
-    held = []
-    for label in range(len(data.classes)):
-        rows = np.flatnonzero(data.labels == label)
-        shuffled = rows[np.argsort(generator.random_raw(len(rows)), kind="stable")]
-        held.append(shuffled[: round(fraction * len(rows))])
-    held = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(data)), held), held
-
-
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population standard deviation per channel of pixel values scaled to [0, 1]; exact, from histograms."""
     channels = images.shape[3]

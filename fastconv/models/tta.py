@@ -3,40 +3,25 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.budget.pacing import RESERVE_FACTOR
+from fastconv.models.configs import TTA
 
 # Share of the images that are taken to be uncertain as long as nothing is known of them.
 UNCERTAIN = 0.5
 
 
-@dataclass
-class SpareTime:
-    """For whom there is time to score more views, while images are scored one batch after the other.
-
-    `left` says how many seconds there are; `images` are still to be scored, themselves at least. A batch of views is
-    allowed if there is time for all of that, should it take as long for each image as the batch itself did.
-    """
-
-    left: Callable[[], float]
-    images: int
-    left_out: int = 0
-    """Images for whose views there was no time."""
-    _image_seconds: float = 0.0
+class ScoringTime(Protocol):
+    """Says whether there is time to score more views, while images are scored one batch after the other."""
 
     def note(self, images: int, seconds: float) -> None:
-        """So many images of the next batch were scored, themselves, in so many seconds."""
-        self.images = max(0, self.images - images)
-        self._image_seconds = seconds / images
+        """Take in how many seconds the images of a batch themselves took."""
 
     def allows(self, images: int, views: int) -> bool:
-        """Whether there is time for so many more views of so many images."""
-        ok = self.left() >= RESERVE_FACTOR * self._image_seconds * (self.images + images * views)
-        self.left_out += 0 if ok else images
-        return ok
+        """Whether there is time for `views` more views of `images` images."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ class Views:
             yield weight / 2, view.flip(3)
 
     def answers(
-        self, model: Callable[[Tensor], Tensor], images: Tensor, spare: SpareTime | None = None
+        self, model: Callable[[Tensor], Tensor], images: Tensor, spare: ScoringTime | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits float [B, classes] of images float [B, C, H, W]: of the images alone, and of all views.
 
@@ -117,3 +102,9 @@ class Views:
         augmented = augmented.clone()
         augmented[chosen] = total
         return plain, augmented
+
+
+def views_of(tta: TTA, flip: float) -> Views:
+    """The views of test-time augmentation of a network to which so large a share of the images was mirrored."""
+    mirror = flip > 0 if tta.mirror is None else tta.mirror
+    return Views(mirror, tta.shift, tta.around, tta.below)

@@ -1,155 +1,54 @@
-"""The folder of a run: made for a new one, found again for one that goes on, and held by one process at a time."""
+"""The folder of a run on disk: made once, held by one process at a time, finished or not."""
 
-import dataclasses
 import fcntl
 import os
+import secrets
+import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from omegaconf import OmegaConf
-
-from fastconv.config.schema import Config
-from fastconv.config.store import typed
-from fastconv.data.stream.cache import unwritable
-from fastconv.runs.hparams import is_place, recipe_of
-from fastconv.runs.results import Results, new_run_folder
-from fastconv.system.distributed import from_first_rank, is_first_rank
-from fastconv.system.errors import InputError, reason
+from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
+from fastconv.system.files import unwritable
 
 
-@dataclasses.dataclass
-class RunFolder:
-    """A run's folder, which no other process gets until it is closed."""
-
-    path: Path
-    config: Config
-    resumed: bool
-    """Whether an earlier process has begun the run."""
-    held: IO[Any] | None = None
-    """The open `config.yaml`, locked; the system lets go of it when the process ends, however it ends."""
-
-    def close(self) -> None:
-        """Leave the folder to other processes."""
-        if self.held is not None:
-            self.held.close()
-
-
-def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
-    """The run that `config.resume` asks to go on with; None for a new one.
-
-    Args:
-        overrides: those of the command line, which must not contradict the run's own configuration.
-
-    Raises InputError for a folder that holds no unfinished run, or one that another process has.
-    """
-    if config.resume is None or (config.resume == "auto" and not is_first_rank()):
-        return None
-    if config.resume == "auto":
-        return _newest(config)
-    folder = Path(config.resume)
-    stored = _read(folder)
-    if stored is None:
-        raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml")
-    if is_finished(folder):
-        raise InputError(f"resume={folder} is finished: there is nothing to go on with")
-    for override in overrides:
-        key = override.split("=")[0].lstrip("+~")
-        if not is_place(key):
-            _require_same(config, stored, key, folder)
-        elif key != "resume":
-            OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
-    run = RunFolder(folder, OmegaConf.to_object(stored), resumed=True)
-    if is_first_rank() and not _hold(run):
-        raise InputError(f"resume={folder} is running in another process: wait for it, or end it first")
-    return run
-
-
-def job_of_sweep(config: Config, folder: Path) -> RunFolder:
-    """The run of a job of a sweep: the one that an earlier process began in its folder, or a new one.
-
-    Raises InputError if it is another run, or if another process has it.
-    """
-    require_job(config, folder)
-    if _read(folder) is None:
-        return _new(config, new_run_folder(folder.parent, folder))
-    run = RunFolder(folder, config, resumed=True)
-    if not is_finished(folder) and not _hold(run):
-        raise _running(folder)
-    return run
-
-
-def require_job(config: Config, folder: Path) -> None:
-    """Raise InputError if there is another run than that of the config in the folder of a sweep's job."""
-    stored = _read(folder)
-    if stored is None:
-        if (folder / "results.json").exists():
-            raise InputError(f"{folder} has results but no readable config.yaml: move it away to train it anew")
-        return
-    ours, theirs = recipe(config), recipe(stored)
-    if other := [key for key in ours if ours[key] != theirs.get(key)]:
-        key = min(other, key=lambda key: key.count("."))  # stream.seed follows seed
-        raise InputError(
-            f"sweep.resume={config.sweep.resume} is another sweep: {folder} has {key}={theirs.get(key)}, not"
-            f" {ours[key]}. Give the settings that it was started with"
-        )
-
-
-def _running(folder: Path) -> InputError:
-    return InputError(f"{folder} is running in another process: wait for it, or end it first")
-
-
-def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
-    """The folder of the run on every rank: the one found, else one that the first rank makes.
+def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> Path:
+    """Make a folder that no other run has: `parent`/`prefix`<time>-<short id>, or that of a `job` of a sweep.
 
     Raises InputError if it can't be made.
     """
-    run = found
-
-    def make() -> dict:
-        nonlocal run
-        run = run or _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
-        return {"path": str(run.path.absolute()), "resumed": run.resumed}
-
-    first = from_first_rank("run", make)
-    return run or RunFolder(Path(first["path"]), config, first["resumed"])
-
-
-def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
-    """Have a run that failed before it began to train say why in its folder; later it says so itself."""
-    config = folder.config
-    if (folder.path / "results.json").exists():
-        return
-    Results(
-        dataset=config.dataset.name,
-        model=config.model.name,
-        experiment=config.experiment,
-        seed=config.seed,
-        stream_seed=config.stream.seed,
-        stopped_by="error",
-        error=reason(error),
-        overrides=overrides,
-        recipe=recipe(config),
-    ).write(folder.path)
-
-
-def _new(config: Config, folder: Path) -> RunFolder:
-    """Write the config of a new run, locked before it has its name, which it gets only if no other has it."""
-    run = RunFolder(folder, config, resumed=False)
-    partial = folder / f"config.yaml.{os.getpid()}.part"
+    folder = job or parent / f"{prefix}{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
     try:
-        run.held = partial.open("w+")
-        fcntl.flock(run.held, fcntl.LOCK_EX)
-        run.held.write(as_yaml(config))
-        run.held.flush()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=job is not None)  # Hydra has made the folders of a sweep's jobs
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return folder
+
+
+def write_config(folder: Path, text: str) -> IO[str]:
+    """Write a new run's `config.yaml`, locked before it has its name, which it gets only if no other file has it.
+
+    Returns the open file, which holds the folder until it is closed; the system closes it when the process ends,
+    however it ends. Raises InputError if another process has the folder, or for a folder that cannot be written.
+    """
+    partial = folder / f"config.yaml.{os.getpid()}.part"
+    file = None
+    try:
+        file = partial.open("w+")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(text)
+        file.flush()
         _name(partial, folder / "config.yaml")
     except FileExistsError:
-        run.close()
-        raise _running(folder) from None
+        if file is not None:
+            file.close()
+        raise running(folder) from None
     except OSError as error:
         raise unwritable(folder, error) from error
     finally:
         partial.unlink(missing_ok=True)
-    return run
+    return file
 
 
 def _name(partial: Path, path: Path) -> None:
@@ -162,32 +61,20 @@ def _name(partial: Path, path: Path) -> None:
         partial.replace(path)
 
 
-def _hold(run: RunFolder) -> bool:
-    """Lock a run's folder; False if another process has it."""
-    file = (run.path / "config.yaml").open()
+def hold(folder: Path) -> IO[str] | None:
+    """Lock a run's folder until the returned file is closed; None if another process has it."""
+    file = (folder / "config.yaml").open()
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        return False
-    run.held = file
-    return True
+        return None
+    return file
 
 
-def _newest(config: Config) -> RunFolder | None:
-    """The newest unfinished run of the same configuration that no process has."""
-    wanted = recipe(config)
-    configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
-    for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
-        folder = path.parent
-        if is_finished(folder):
-            continue
-        stored = _read(folder)
-        if stored is not None and recipe(stored) == wanted:
-            run = RunFolder(folder, config, resumed=True)
-            if _hold(run):
-                return run
-    return None
+def running(folder: Path) -> InputError:
+    """The one line for a folder that another process has."""
+    return InputError(f"{folder} is running in another process: wait for it, or end it first")
 
 
 def is_finished(folder: Path) -> bool:
@@ -196,29 +83,3 @@ def is_finished(folder: Path) -> bool:
         return Results.read(folder).stopped_by in ("epochs", "budget")
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _read(folder: Path):
-    """A run's own config with its types, or None if it cannot be one."""
-    try:
-        return typed(OmegaConf.load(folder / "config.yaml"))
-    except Exception:  # whatever is wrong with the file, it is not a run's
-        return None
-
-
-def as_yaml(config: Config) -> str:
-    """A run's whole configuration, as its folder keeps it."""
-    return OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
-
-
-def recipe(config: Any) -> dict[str, Any]:
-    """All that decides what a run computes, by key, such as `optimizer.max_lr`."""
-    return recipe_of(OmegaConf.to_container(OmegaConf.structured(config), resolve=True))
-
-
-def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:
-    given, own = (OmegaConf.select(each, key) for each in (OmegaConf.structured(config), stored))
-    if given != own:
-        raise InputError(
-            f"resume={folder} goes on as it began, with {key}={own}: leave out {key}={given}, or start a new run"
-        )

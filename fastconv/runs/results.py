@@ -4,15 +4,13 @@ import functools
 import importlib.metadata
 import json
 import platform
-import secrets
 import subprocess
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from fastconv.data.stream.cache import unwritable, write_atomically
+from fastconv.system.files import write_atomically
 
 # What runs may be judged by: results of which more is better.
 MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
@@ -117,20 +115,6 @@ def _types() -> dict[str, tuple[type, ...]]:
         allowed = tuple(get_origin(each) or each for each in options)
         found[key] = (*allowed, int) if float in allowed else allowed
     return found
-
-
-def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> Path:
-    """Make a folder that no other run has: `parent`/`prefix`<time>-<short id>, or that of a `job` of a sweep.
-
-    Raises InputError if it can't be made.
-    """
-    folder = job or parent / f"{prefix}{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=job is not None)  # Hydra has made the folders of a sweep's jobs
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    return folder
 
 
 def versions() -> dict[str, str]:

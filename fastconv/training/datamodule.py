@@ -1,71 +1,12 @@
 """The LightningDataModule: microbatches of a stream for training, whole splits for scoring."""
 
-import time
-from collections.abc import Iterator
-
 import lightning as L
-import numpy as np
 import torch
-from torch import Tensor
 
+from fastconv.data.batches import SplitBatches, StreamBatches
 from fastconv.data.dataset import ImageData
 from fastconv.data.prefetch import Prefetch
 from fastconv.data.stream.spec import Stream
-
-
-class StreamBatches:
-    """Endless microbatches of one rank: batch k of the stream is its rows [k * batch_size, (k + 1) * batch_size).
-
-    No sample is dropped and every batch has the same size; epochs follow each other within a batch. Each of `ranks`
-    takes its own slice of every batch, so the batches are the same for every number of ranks.
-
-    Begins with batch `first`. Yields images uint8 [norm_batch, H, W, C] and labels int64 [norm_batch]. Adds the time it
-    takes, which training spends waiting, to `wait_seconds`.
-    """
-
-    def __init__(
-        self, stream: Stream, batch_size: int, norm_batch: int, rank: int = 0, ranks: int = 1, first: int = 0
-    ) -> None:
-        self._stream = stream
-        self._batch_size = batch_size
-        self._norm_batch = norm_batch
-        self._first = first
-        self._slice = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks, norm_batch)
-        self.wait_seconds = 0.0
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batch = self._first
-        while True:
-            for offset in self._slice:
-                started = time.perf_counter()
-                start = batch * self._batch_size + offset
-                images, labels = self._stream.rows(start, start + self._norm_batch)
-                tensors = torch.from_numpy(images), torch.from_numpy(labels)
-                self.wait_seconds += time.perf_counter() - started
-                yield tensors
-            batch += 1
-
-
-class SplitBatches:
-    """A split, or an even sample of it, in batches of images uint8 [B, H, W, C] and labels int64 [B].
-
-    Each of `ranks` has every `ranks`-th image, in as many batches as the others.
-    """
-
-    BATCH_SIZE = 500
-
-    def __init__(self, data: ImageData, samples: int | None = None, rank: int = 0, ranks: int = 1) -> None:
-        self._data = data
-        count = min(samples or len(data), len(data))
-        rows = np.linspace(0, len(data), count, endpoint=False).astype(np.int64)
-        self._batches = np.array_split(rows[rank::ranks], -(-count // (self.BATCH_SIZE * ranks)))
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in self._batches:
-            yield torch.from_numpy(self._data.images[rows]), torch.from_numpy(self._data.labels[rows])
 
 
 class ShardDataModule(L.LightningDataModule):

@@ -25,10 +25,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from fastconv.analysis import figures
 from fastconv.config.commands import LrFind, RangeTest
-from fastconv.data.stream.cache import unwritable
 from fastconv.optim.momentum import set_momentum
 from fastconv.system import signals as interrupts
 from fastconv.system.errors import InputError
+from fastconv.system.files import unwritable
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
@@ -12,12 +11,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from fastconv.budget.pacing import SpareTime
 from fastconv.models import build_model
-from fastconv.models.tta import SpareTime, Views
+from fastconv.models.classifier import Normalise
+from fastconv.models.tta import Views
 from fastconv.system.distributed import is_first_rank
-
-# As many as airbench takes: the covariance of patches needs no more.
-WHITENING_IMAGES = 5000
 
 
 class ImageClassifier(L.LightningModule):
@@ -65,10 +63,7 @@ class ImageClassifier(L.LightningModule):
         self._make_optimizer = optimizer
         self._label_smoothing = label_smoothing
         self._views = views or Views()
-        # Pixels are bytes: (x / 255 - mean) / std as one product and one sum.
-        std_tensor = torch.tensor(std).view(-1, 1, 1)
-        self.register_buffer("scale", 1 / (255 * std_tensor), persistent=False)
-        self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / std_tensor, persistent=False)
+        self.normalise = Normalise(mean, std)
         # Sums over steps stay on the device; whoever logs reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
         self._learn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._score_training
@@ -82,18 +77,7 @@ class ImageClassifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
-        return self.model(self._normalise(images))
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        # The permuted view of [B, H, W, C] is channels_last as it stands.
-        return images.permute(0, 3, 1, 2) * self.scale + self.shift
-
-    @torch.no_grad()
-    def whiten(self, images: np.ndarray) -> None:
-        """Compute the first layer of a network that has one to compute, from training images uint8 [N, H, W, C]."""
-        if hasattr(self.model, "whitening"):
-            some = torch.from_numpy(np.array(images[:WHITENING_IMAGES])).permute(0, 3, 1, 2)
-            self.model.whitening.whiten(some * self.scale + self.shift)
+        return self.model(self.normalise(images))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss, sums = self._learn(*batch)
@@ -169,7 +153,7 @@ class ImageClassifier(L.LightningModule):
         images, labels = batch
         is_final = self.trainer.state.fn != TrainerFn.FITTING
         views = self._views if is_final else Views()
-        logits, augmented = views.answers(self.model, self._normalise(images), self.spare if is_final else None)
+        logits, augmented = views.answers(self.model, self.normalise(images), self.spare if is_final else None)
         found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
         if is_final:
             found["accuracy_tta"] = (augmented, labels)

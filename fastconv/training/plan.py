@@ -18,17 +18,18 @@ from fastconv.budget.forecast import Forecast, forecast
 from fastconv.budget.hardware import Device, prepare
 from fastconv.budget.pacing import SCORING_BEGINS
 from fastconv.config.prerequisites import check_data, require_room
-from fastconv.config.schema import TTA, Config, model_settings
+from fastconv.config.schema import Config
 from fastconv.config.validation import check
-from fastconv.data.dataset import ImageData, mean_and_std, stratified_split
-from fastconv.data.sources.builtin import load
+from fastconv.data.dataset import ImageData
+from fastconv.data.sources.builtin import open_splits
 from fastconv.data.stream.cache import in_use, prune, stored_streams
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
-from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec
+from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec, stream_spec
 from fastconv.data.stream.writer import write_stream
 from fastconv.models import build_model, count_parameters
-from fastconv.models.tta import Views
+from fastconv.models.configs import model_settings
+from fastconv.models.tta import views_of
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
 from fastconv.system.errors import InputError
 
@@ -54,15 +55,6 @@ class Run:
         return model_settings(self.config.model)
 
 
-def open_splits(config: Config) -> tuple[ImageData, ImageData, ImageData]:
-    """The images to train on, those held out of them, and those of the test split."""
-    everything, test = load(config.dataset, Path(config.data))
-    kept, held = stratified_split(everything, config.dataset.holdout, config.dataset.holdout_seed)
-    if not len(held):
-        return everything, everything.take(held), test
-    return everything.take(kept), everything.take(held), test
-
-
 def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run:
     """Look at the config, the machine and the data, and work out what a run will do.
 
@@ -76,13 +68,13 @@ def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run
     check_world(config.trainer.devices)
     device = prepare(config.trainer)
     forget_peak_memory()
-    train, holdout, test = open_splits(config)
-    spec = stream_spec(config, train)
+    train, holdout, test = open_splits(config.dataset, Path(config.data))
+    spec = stream_spec(train, config.augment, config.stream.seed)
     if config.rest:
         with clock.segment("precompute"):  # what is known is a part of the stream
             resting = rest(spec, train, device, config.rest, Path(config.data) / "probes")
         train = dataclasses.replace(train, resting=resting)
-        spec = stream_spec(config, train)
+        spec = stream_spec(train, config.augment, config.stream.seed)
     settings = model_settings(config.model)
     channels, classes = spec.shape[2], len(spec.classes)
     with torch.device("meta"):
@@ -110,37 +102,13 @@ def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run
         validate_images=min(len(curve), config.validate.samples or len(curve)),
         final_images=len(holdout) if config.validate.on == "holdout" else 0,
         test_images=len(test),
-        views=views(config.tta, config.dataset.flip),
+        views=views_of(config.tta, config.dataset.flip),
         begin_seconds=SCORING_BEGINS[device.kind],
         already_counted=clock.counted(tuple(config.budget.counts)),
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
     return Run(config, clock, device, train, holdout, test, spec, measured, plan, parameters)
-
-
-def views(tta: TTA, flip: float) -> Views:
-    """The views of test-time augmentation of a network to which so large a share of the images was mirrored."""
-    mirror = flip > 0 if tta.mirror is None else tta.mirror
-    return Views(mirror, tta.shift, tta.around, tta.below)
-
-
-def stream_spec(config: Config, train: ImageData) -> StreamSpec:
-    """The stream of a config's training images, of which some may rest."""
-    mean, std = mean_and_std(train.images)
-    resting = train.resting
-    return StreamSpec(
-        dataset=config.dataset.name,
-        digest=train.digest,
-        classes=train.classes,
-        shape=train.images.shape[1:],
-        samples=len(train) if resting is None else int(resting.awake(0).sum()),
-        mean=mean,
-        std=std,
-        policy=config.augment,
-        seed=config.stream.seed,
-        resting="" if resting is None else resting.digest,
-    )
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:

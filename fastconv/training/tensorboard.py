@@ -18,8 +18,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from torch import nn
 
 from fastconv.analysis import figures
+from fastconv.config.resume import as_yaml, recipe
 from fastconv.config.schema import Config
-from fastconv.runs.folder import as_yaml, recipe
 from fastconv.runs.results import MEASURES, Results
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
@@ -150,9 +150,9 @@ def draw_heatmaps(network: nn.Module, run: Run, path: Path) -> None:
     # Captum is loaded here, after training, so that no run starts later for it.
     from fastconv.analysis.attribution.attribution import Attributor, attribute
     from fastconv.analysis.attribution.drawing import Column, draw_effect
-    from fastconv.analysis.attribution.method import Method
     from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels, predict
     from fastconv.analysis.attribution.samples import choose
+    from fastconv.config.commands import Method
 
     pixels = PixelNetwork(network, run.spec.mean, run.spec.std).cpu()
     method = Method("LayerGradCam", "Grad-CAM", layer="last")

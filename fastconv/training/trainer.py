@@ -17,6 +17,7 @@ from fastconv.analysis import figures
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.flops import training_operations
+from fastconv.budget.pacing import SpareTime
 from fastconv.callbacks import (
     AverageWeights,
     BudgetProgressBar,
@@ -27,10 +28,11 @@ from fastconv.callbacks import (
     ScheduleLR,
     TimeBudget,
 )
+from fastconv.config.resume import RunFolder, recipe
 from fastconv.data.stream.spec import Stream
-from fastconv.models.tta import SpareTime
+from fastconv.models.classifier import whiten
+from fastconv.models.tta import views_of
 from fastconv.optim.averaging import AVERAGES, weights_of
-from fastconv.runs.folder import RunFolder, recipe
 from fastconv.runs.results import Results, git_commit, versions
 from fastconv.system import signals as interrupts
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
@@ -38,7 +40,7 @@ from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import Interrupted
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.module import ImageClassifier
-from fastconv.training.plan import Run, open_stream, views
+from fastconv.training.plan import Run, open_stream
 from fastconv.training.tensorboard import Dashboard
 
 # Rows of metrics.csv that a run of the expected length writes.
@@ -131,7 +133,7 @@ class Training:
             step_seconds=run.probe.step_seconds,
             validate_images=images,
             reserve=dataclasses.replace(plan.reserve),
-            views=views(config.tta, config.dataset.flip),
+            views=views_of(config.tta, config.dataset.flip),
         )
         every = max(1, plan.steps // RECORDS)
         self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
@@ -311,11 +313,11 @@ def make_module(run: Run) -> ImageClassifier:
             config.optimizer.build, batch_size=config.batch_size, precision=run.device.precision
         ),
         label_smoothing=config.label_smoothing,
-        views=views(config.tta, config.dataset.flip),
+        views=views_of(config.tta, config.dataset.flip),
         channels_last=config.trainer.channels_last,
     )
     with run.clock.segment("precompute"):  # a part of training that is done ahead
-        module.whiten(run.train.images)
+        whiten(module.model, module.normalise, run.train.images)
     return module
 
 

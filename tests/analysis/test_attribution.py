@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fastconv.analysis.attribution.attribution import Attributor, attribute
-from fastconv.analysis.attribution.method import Method
 from fastconv.analysis.attribution.metrics import (
     deletion_and_insertion,
     half_area,
@@ -24,6 +23,7 @@ from fastconv.analysis.attribution.metrics import (
 )
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels, predict
 from fastconv.analysis.attribution.samples import choose
+from fastconv.config.commands import Method
 from fastconv.data.dataset import ImageData
 from fastconv.models import build_model
 from fastconv.system.errors import InputError

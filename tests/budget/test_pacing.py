@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastconv.budget.clock import SEGMENTS, Clock
+from fastconv.budget.clock import Clock
 from fastconv.budget.pacing import RESERVE_FACTOR, Reserve, StepTimes, next_step
 from fastconv.callbacks import TimeBudget
+from fastconv.config.schema import SEGMENTS
 from fastconv.models.tta import Views
 
 

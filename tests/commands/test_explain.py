@@ -15,9 +15,9 @@ from scipy.stats import t as student
 
 from fastconv.analysis.attribution import augmentation_effect
 from fastconv.analysis.attribution.attribution import Attributor, attribute
-from fastconv.analysis.attribution.method import Method
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels
 from fastconv.analysis.checkpoint import load_run
+from fastconv.config.commands import Method
 from fastconv.config.overrides import compose
 from fastconv.data.sources.builtin import load
 from fastconv.runs.results import Results

@@ -17,12 +17,11 @@ from fastconv.analysis import figures
 from fastconv.config.cli import compose
 from fastconv.config.commands import RangeTest
 from fastconv.data.sources.builtin import load
-from fastconv.data.stream.spec import OnlineStream
+from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
 from fastconv.system.errors import InputError
 from fastconv.training import plan as run
 from fastconv.training.lr_range_test import LossCurve, LRRangeTest, conclusions
-from fastconv.training.plan import stream_spec
 
 SMALL = ("model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
 SHORT = (*SMALL, "range_test.steps=20", "range_test.min_lr=0.01", "range_test.max_lr=1")
@@ -72,7 +71,8 @@ def test_losses_are_those_of_a_plain_loop(found, digits_root):
     """Batches of 64 in parts of 32, from the same first weights, with torch's own SGD."""
     rates, losses, _ = read(found[1] / "lr_find.csv")
     train, _ = load("digits", digits_root)
-    spec = stream_spec(OmegaConf.to_object(compose("config", ["dataset=digits"])), train)
+    config = OmegaConf.to_object(compose("config", ["dataset=digits"]))
+    spec = stream_spec(train, config.augment, config.stream.seed)
     stream = OnlineStream(spec, train)
     torch.manual_seed(0)
     model = build_model("davidnet", channels=1, classes=10, width=8, logits_scale=0.125)

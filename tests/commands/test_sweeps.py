@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 
 from fastconv.config.overrides import compose
 from fastconv.config.overrides import typed as typed_config
+from fastconv.config.resume import job_of_sweep
 from fastconv.config.store import typed
 from fastconv.config.sweeps import override_of, remove_empty
-from fastconv.runs.folder import job_of_sweep
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.train import report

@@ -15,11 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fastconv.config.cli import compose
 from fastconv.data.sources.builtin import load
-from fastconv.data.stream.spec import OnlineStream
+from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
 from fastconv.runs import results
 from fastconv.training.module import ImageClassifier
-from fastconv.training.plan import stream_spec
 
 PLANNED_KEYS = """
     dataset model experiment seed stream_seed accuracy accuracy_tta views_left_out accuracy_holdout
@@ -222,7 +221,7 @@ def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root, channe
 
     config = OmegaConf.to_object(compose("config", ["dataset=digits", *run_it]))
     train, _ = load("digits", digits_root)
-    stream = OnlineStream(stream_spec(config, train), train)
+    stream = OnlineStream(stream_spec(train, config.augment, config.stream.seed), train)
     mean, std = torch.tensor(stream.spec.mean).view(-1, 1, 1), torch.tensor(stream.spec.std).view(-1, 1, 1)
     torch.manual_seed(0)
     model = build_model("davidnet", 1, 10, width=16)

@@ -10,9 +10,8 @@ from harness import files, run_command
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from fastconv.analysis.attribution.method import Method
 from fastconv.config.cli import compose, described_keys, group_options
-from fastconv.config.commands import Evaluate, Explain, Export, LrFind, Predict
+from fastconv.config.commands import Evaluate, Explain, Export, LrFind, Method, Predict
 from fastconv.config.overrides import groups, leaves
 from fastconv.config.ranges import RANGES
 from fastconv.config.store import methods

@@ -15,10 +15,10 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from fastconv.config.cli import compose
-from fastconv.config.schema import Dataset
+from fastconv.data.configs import Dataset
 from fastconv.data.sources.builtin import load
 from fastconv.data.sources.decode import to_array
-from fastconv.training.plan import stream_spec
+from fastconv.data.stream.spec import stream_spec
 
 NAMES = ("one", "two", "three", "four")
 
@@ -357,6 +357,6 @@ def test_cifar10_is_the_same_stream_from_everywhere(tmp_path):
         config = OmegaConf.to_object(compose("config", [*settings, "dataset.name=CIFAR10", "augment=standard"]))
         train, test = load(config.dataset, tmp_path / f"data{at}")
         assert (len(train), len(test)) == (50_000, 10_000)
-        streams.add(stream_spec(config, train).folder)
+        streams.add(stream_spec(train, config.augment, config.stream.seed).folder)
         tests.add(test.digest)
     assert (len(streams), len(tests)) == (1, 1)

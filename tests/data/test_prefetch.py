@@ -7,10 +7,10 @@ import pytest
 import torch
 from harness import noise, spec_of
 
+from fastconv.data.batches import StreamBatches
 from fastconv.data.prefetch import Prefetch
 from fastconv.data.stream.spec import OnlineStream
 from fastconv.system.errors import StreamError
-from fastconv.training.datamodule import StreamBatches
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,10 @@ import pytest
 from harness import noise
 from sklearn.datasets import load_digits
 
-from fastconv.data.dataset import mean_and_std, stratified_split
+from fastconv.data.dataset import mean_and_std
 from fastconv.data.sources import builtin as sources
 from fastconv.data.sources.builtin import load
+from fastconv.data.splits import stratified_split
 from fastconv.system.errors import InputError
 
 # Mean and standard deviation of the training images: as torchvision's examples and the data sets' users give them.

@@ -14,12 +14,13 @@ import webdataset
 from harness import STANDARD, noise, sha256s, spec_of
 
 from fastconv.data.augment.plan import Colour, Crop, Cutout, Flip, Policy, plan_epoch
+from fastconv.data.batches import SplitBatches, StreamBatches
 from fastconv.data.sources.builtin import load
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.spec import Manifest, OnlineStream
 from fastconv.data.stream.writer import write_stream
-from fastconv.training.datamodule import ShardDataModule, SplitBatches, StreamBatches
+from fastconv.training.datamodule import ShardDataModule
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 

@@ -3,7 +3,7 @@
 import pytest
 from harness import SMALL, finish, only_run
 
-from fastconv.budget.clock import SEGMENTS
+from fastconv.config.schema import SEGMENTS
 from fastconv.runs.results import Results
 
 pytestmark = pytest.mark.slow

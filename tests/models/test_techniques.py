@@ -12,17 +12,18 @@ from harness import noise, only_run
 from omegaconf import OmegaConf
 
 from fastconv.analysis.attribution.attribution import Attributor, attribute
-from fastconv.analysis.attribution.method import Method
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels
 from fastconv.analysis.checkpoint import load_run
+from fastconv.config.commands import Method
 from fastconv.config.overrides import compose
-from fastconv.config.schema import model_settings
 from fastconv.config.store import methods
 from fastconv.config.validation import OPTIONS
 from fastconv.data.dataset import mean_and_std
 from fastconv.data.sources.builtin import load
 from fastconv.models import build_model, count_parameters
 from fastconv.models.activation import ACTIVATIONS
+from fastconv.models.classifier import whiten
+from fastconv.models.configs import model_settings
 from fastconv.models.whitening import Whitening
 from fastconv.optim import OPTIMIZERS
 from fastconv.system.errors import InputError
@@ -259,7 +260,7 @@ def test_every_network_learns_with_every_optimizer(name, optimizer, digits):
         std=(0.35,),
         label_smoothing=0.1,
     )
-    module.whiten(digits.images)
+    whiten(module.model, module.normalise, digits.images)
     frozen = {key: value.clone() for key, value in module.model.named_parameters() if not value.requires_grad}
     assert bool(frozen) == (name != "resnet18")
     faster = {"max_lr": 0.01} if optimizer == "adamw" else {}  # as the networks are narrow and the steps few

@@ -8,7 +8,8 @@ import torch
 from harness import only_run
 from torch import nn
 
-from fastconv.models.tta import SpareTime, Views
+from fastconv.budget.pacing import SpareTime
+from fastconv.models.tta import Views
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from captum.attr._core.guided_grad_cam import GuidedGradCam
 from captum.attr._utils.attribution import Attribution
 from torch import Tensor, nn
 
-from fastconv.analysis.attribution.method import Method
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels, batches
+from fastconv.config.commands import Method
 from fastconv.system.errors import InputError, nearest
 
 # Layers through which a contribution passes in proportion, so that DeepLIFT needs no rule for them.

@@ -9,7 +9,8 @@ from fastconv.analysis.attribution.experiment import explain_runs
 from fastconv.analysis.attribution.report import write_report
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.config.overrides import compose, typed
-from fastconv.runs.folder import is_finished, recipe
+from fastconv.config.resume import recipe
+from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_augmented, is_seed
 from fastconv.system.errors import InputError
 

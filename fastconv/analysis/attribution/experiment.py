@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 
 from fastconv.analysis.attribution.attribution import Attributor, attribute
-from fastconv.analysis.attribution.method import Method
 from fastconv.analysis.attribution.metrics import (
     deletion_and_insertion,
     half_area,
@@ -32,7 +31,7 @@ from fastconv.analysis.attribution.pairing import names_of, require_alike
 from fastconv.analysis.attribution.samples import Subjects, choose, read_files
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.budget.hardware import prepare
-from fastconv.config.commands import Explain
+from fastconv.config.commands import Explain, Method
 from fastconv.config.schema import Trainer
 from fastconv.config.store import methods
 from fastconv.data.sources.builtin import load

@@ -1,7 +1,7 @@
 """The two sides of a comparison: runs of a kind against runs of another, pair by pair."""
 
 from fastconv.analysis.checkpoint import TrainedRun
-from fastconv.runs.folder import recipe
+from fastconv.config.resume import recipe
 from fastconv.runs.hparams import is_augmented, is_seed
 from fastconv.system.errors import InputError
 

@@ -20,7 +20,7 @@ from fastconv.analysis.comparison.statistics import Summary, summarise
 from fastconv.analysis.figures import read_png
 from fastconv.analysis.html import Figure, write_csv
 from fastconv.config.commands import Explain
-from fastconv.data.stream.cache import unwritable
+from fastconv.system.files import unwritable
 
 # Rows of a figure: one image for each class, or the first of them.
 FIGURE_ROWS = 10

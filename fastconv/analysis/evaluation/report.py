@@ -17,8 +17,8 @@ from fastconv.analysis.html import escape as _
 from fastconv.analysis.predictor import Predictor
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.builtin import load
-from fastconv.data.stream.cache import write_atomically
 from fastconv.system.errors import InputError
+from fastconv.system.files import write_atomically
 
 MISTAKES = 24
 # Side of a picture on the page, in pixels.

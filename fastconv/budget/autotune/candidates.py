@@ -15,10 +15,10 @@ from fastconv.budget.autotune.data_pruning import lesson
 from fastconv.budget.autotune.scaling_law import RESTING, RESTING_EPOCHS, RESTING_GAIN, RUNGS, Rung
 from fastconv.budget.autotune.speed import BATCH, DISTURBED, GROWTH, Looks, faster, network_name, slower
 from fastconv.budget.benchmark import Probe
-from fastconv.config.schema import TTA, Config
+from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
-from fastconv.models.tta import UNCERTAIN
-from fastconv.training.plan import views
+from fastconv.models.configs import TTA
+from fastconv.models.tta import UNCERTAIN, views_of
 
 # Shares of the budget, at most: for scoring the image and its mirror image, which are worth most, views along the
 # diagonal, in all directions.
@@ -194,7 +194,7 @@ class Offers:
 
     def _evaluations(self, tta: TTA, flip: float) -> float:
         """Images scored in the end, in all their views."""
-        return self._scored * views(tta, flip).scored(UNCERTAIN)
+        return self._scored * views_of(tta, flip).scored(UNCERTAIN)
 
     def _views(self, measured: Probe, flip: float) -> TTA:
         """The most views that can be scored in their share of the budget."""

@@ -21,9 +21,9 @@ from fastconv.budget.hardware import Device, prepare
 from fastconv.config.schema import Config
 from fastconv.data.augment.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.dataset import ImageData
-from fastconv.data.stream.cache import write_atomically
+from fastconv.data.sources.builtin import open_splits
 from fastconv.system.distributed import from_first_rank
-from fastconv.training.plan import open_splits
+from fastconv.system.files import write_atomically
 
 # The keys of the command line that settle each choice.
 SETTLED_BY = {
@@ -85,7 +85,7 @@ def choose(config: Config, overrides: list[str], clock: Clock) -> Choice:
     device = prepare(config.trainer)
     if config.trainer.compile is None and device.compile and config.budget.seconds < NOT_COMPILED:
         config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, compile=False))
-    train, holdout, test = open_splits(config)
+    train, holdout, test = open_splits(config.dataset, Path(config.data))
     counts = config.budget.counts
     scored = len(holdout) * ("validate" in counts and config.validate.on == "holdout") + len(test) * ("test" in counts)
     with clock.segment("probe"):

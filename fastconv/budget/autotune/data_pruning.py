@@ -19,11 +19,11 @@ from fastconv.budget.autotune.proxy import learn
 from fastconv.budget.autotune.scaling_law import RUNGS
 from fastconv.budget.hardware import Device
 from fastconv.data.augment.plan import Resting
+from fastconv.data.batches import StreamBatches
 from fastconv.data.dataset import ImageData
-from fastconv.data.stream.cache import write_atomically
 from fastconv.data.stream.spec import OnlineStream, StreamSpec
 from fastconv.system.distributed import from_first_rank
-from fastconv.training.datamodule import StreamBatches
+from fastconv.system.files import write_atomically
 
 # The network that marks, and how it learns: in one epoch, or more if that has fewer steps.
 NETWORK, STEPS, LEAST_BATCH, MOST_BATCH, SMOOTHING = RUNGS[1].network, 100, 125, 500, 0.2

@@ -7,8 +7,9 @@ import torch
 
 from fastconv.budget.autotune.proxy import learn
 from fastconv.budget.hardware import Device
-from fastconv.config.schema import Airbench
-from fastconv.data.dataset import ImageData, stratified_split
+from fastconv.data.dataset import ImageData
+from fastconv.data.splits import stratified_split
+from fastconv.models.configs import Airbench
 
 BATCH_SIZE, HELD, SCORED_AT_ONCE = 125, 1000, 500
 WHITENING_IMAGES = 1000

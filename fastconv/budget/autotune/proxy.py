@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastconv.budget.hardware import Device
-from fastconv.config.schema import Airbench, model_settings
 from fastconv.data.dataset import ImageData, mean_and_std
+from fastconv.models import build_model
+from fastconv.models.classifier import Classifier, whiten
+from fastconv.models.configs import Airbench, model_settings
 from fastconv.optim import Muon
-from fastconv.training.module import ImageClassifier
 
 
 def learn(
@@ -21,7 +22,7 @@ def learn(
     batches: Iterable[tuple[Tensor, Tensor]],
     steps: int,
     label_smoothing: float = 0.0,
-) -> ImageClassifier:
+) -> Classifier:
     """The network after so many steps, whose learning rate falls to zero in a line, ready to answer.
 
     Leaves the random state as it is.
@@ -32,9 +33,10 @@ def learn(
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        shape, scale = data.images.shape[1:], mean_and_std(data.images)
-        module = ImageClassifier(network.name, model_settings(network), shape, data.classes, *scale)
-    module.whiten(data.images)
+        channels = data.images.shape[3]
+        model = build_model(network.name, channels, len(data.classes), **model_settings(network))
+        module = Classifier(model.to(memory_format=torch.channels_last), *mean_and_std(data.images))
+    whiten(model, module.normalise, data.images)
     module.to(device.kind)
     optimizer = None
     for step, (images, labels) in enumerate(islice(batches, steps)):

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from fastconv.config.schema import Airbench
+from fastconv.models.configs import Airbench
 
 # The law's exponent, and a rung's `floor` and `images`, are of benchmarks/fit_ladder.py: fitted to held-out images of
 # CIFAR-10, Fashion-MNIST and MNIST.

@@ -6,8 +6,9 @@ from typing import Any
 
 from fastconv.budget.benchmark import Probe, Recipe, probe
 from fastconv.budget.hardware import Device
-from fastconv.config.schema import Config, model_settings
+from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
+from fastconv.models.configs import model_settings
 from fastconv.system.distributed import from_first_rank
 
 # Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.

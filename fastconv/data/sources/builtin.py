@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.data.dataset import ImageData, stratified_split
-from fastconv.data.stream.cache import unwritable
+from fastconv.data.dataset import ImageData
+from fastconv.data.splits import stratified_split
 from fastconv.system.errors import InputError
+from fastconv.system.files import unwritable
 
 if TYPE_CHECKING:
-    from fastconv.config.schema import Dataset
+    from fastconv.data.configs import Dataset
 
 ARRAYS_FORMAT = 1
 DOWNLOAD_TIMEOUT_SECONDS = 30
@@ -50,6 +51,15 @@ def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
     found = read(dataset, source)
     splits = (found.train.images, found.train.labels, found.test.images, found.test.labels)
     return _stored(name, folder, *splits, found.classes, found.note)
+
+
+def open_splits(dataset: "Dataset", root: Path) -> tuple[ImageData, ImageData, ImageData]:
+    """The images to train on, those held out of them, and those of the test split."""
+    everything, test = load(dataset, root)
+    kept, held = stratified_split(everything, dataset.holdout, dataset.holdout_seed)
+    if not len(held):
+        return everything, everything.take(held), test
+    return everything.take(kept), everything.take(held), test
 
 
 def _stored(name: str, folder: Path, *arrays: np.ndarray | tuple[str, ...] | str) -> tuple[ImageData, ImageData]:

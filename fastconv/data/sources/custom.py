@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from fastconv.data.dataset import ImageData, stratified_split
+from fastconv.data.dataset import ImageData
 from fastconv.data.sources.base import Found, Source, natural
 from fastconv.data.sources.decode import Decoded, Sample, choose_size, decode, look
 from fastconv.data.sources.folders import image_folder, table
 from fastconv.data.sources.torchvision import torchvision
 from fastconv.data.sources.webdataset import webdataset
+from fastconv.data.splits import stratified_split
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
-    from fastconv.config.schema import Dataset
+    from fastconv.data.configs import Dataset
 
 
 def arrays(dataset: "Dataset", data: Path) -> Source:

@@ -11,7 +11,7 @@ from fastconv.data.sources.decode import Sample
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
-    from fastconv.config.schema import Dataset
+    from fastconv.data.configs import Dataset
 
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 

@@ -12,7 +12,7 @@ from fastconv.data.sources.decode import Sample
 from fastconv.system.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from fastconv.config.schema import Dataset
+    from fastconv.data.configs import Dataset
 
 
 def torchvision(dataset: "Dataset", data: Path) -> Source:

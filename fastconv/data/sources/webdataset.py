@@ -13,7 +13,7 @@ from fastconv.data.sources.decode import Sample
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
-    from fastconv.config.schema import Dataset
+    from fastconv.data.configs import Dataset
 
 MOST_CLASSES = 99_999
 

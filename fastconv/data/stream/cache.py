@@ -1,6 +1,5 @@
-"""Files that survive a kill: atomic writes, locks between processes, room on the disk, and old streams put away."""
+"""Streams on disk: kept while they are in use, the least recently used ones removed when room is short."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -9,49 +8,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastconv.system.errors import InputError
+from fastconv.system.files import locked
 
 STREAM_FOLDER = re.compile(r".+-[0-9a-f]{16}")
-# Left free beside what a stream needs, for the checkpoints and tables of the run that reads it.
-SPARE_BYTES = 64 * 2**20
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is either whole or absent. Raises InputError if the folder can't be written."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> InputError:
-    """The one line for a file that could not be written."""
-    return InputError(f"cannot write {path}: {error.strerror}. Free some space or choose another folder")
-
-
-@contextmanager
-def locked(root: Path, name: str, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock `name` of the folder `root`; yields False if `wait` is off and another process holds it.
-
-    The operating system lets go of the lock when its holder dies, however it dies, so no lock is ever stale.
-    """
-    path = root / ".locks" / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise unwritable(path, error) from error
-    with file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 @contextmanager
@@ -67,18 +26,6 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left half-written in a stream's folder, whose `write` lock the caller holds."""
     for leftover in folder.rglob("*.part"):
         leftover.unlink()
-
-
-def require_space(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raise InputError unless the disk of `folder` has room for `needed_bytes` and a little more."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if needed_bytes + SPARE_BYTES > free:
-        raise InputError(
-            f"{what} needs {needed_bytes / 1e6:,.0f} MB and {SPARE_BYTES / 1e6:,.0f} MB to spare in {folder}, which has"
-            f" {free / 1e6:,.0f} MB free. Free some (python -m fastconv.precompute prune=true), set stream.root (for a"
-            " URL stream.cache) to another disk, or use stream=online"
-        )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.stream.cache import locked, remove_leftovers, require_space, write_atomically
+from fastconv.data.stream.cache import remove_leftovers
 from fastconv.data.stream.reader import ShardStream
 from fastconv.data.stream.shards import Shard, ShardEntry, check_shard
 from fastconv.data.stream.spec import Manifest, StreamSpec, shard_name
 from fastconv.system.errors import InputError, StreamError
+from fastconv.system.files import locked, require_space, write_atomically
 
 # Seconds between one try and the next.
 PAUSES = (0.5, 1.0, 2.0, 4.0)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastconv.data.stream.cache import unwritable
 from fastconv.system.errors import StreamError
+from fastconv.system.files import unwritable
 
 
 @dataclass(frozen=True)

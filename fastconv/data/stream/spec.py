@@ -16,10 +16,10 @@ import numpy as np
 from fastconv.data.augment.auto_augment import library_versions
 from fastconv.data.augment.plan import Policy, plan_epoch
 from fastconv.data.augment.transforms import augment
-from fastconv.data.dataset import ImageData
-from fastconv.data.stream.cache import write_atomically
+from fastconv.data.dataset import ImageData, mean_and_std
 from fastconv.data.stream.shards import ShardEntry
 from fastconv.system.errors import StreamError
+from fastconv.system.files import write_atomically
 
 FORMAT = 1
 # A block is the unit of augmenting and reading: so large that Python's cost per block vanishes, so small that it stays
@@ -212,3 +212,21 @@ class OnlineStream(Stream):
 
     def _block(self, epoch: int, block: int) -> Batch:
         return self.spec.compute(self._data, epoch, block)
+
+
+def stream_spec(images: ImageData, policy: Policy, seed: int) -> StreamSpec:
+    """The stream of a data set's training images, some of which may be skipped in some epochs."""
+    mean, std = mean_and_std(images.images)
+    resting = images.resting
+    return StreamSpec(
+        dataset=images.name,
+        digest=images.digest,
+        classes=images.classes,
+        shape=images.images.shape[1:],
+        samples=len(images) if resting is None else int(resting.awake(0).sum()),
+        mean=mean,
+        std=std,
+        policy=policy,
+        seed=seed,
+        resting="" if resting is None else resting.digest,
+    )

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.stream.cache import locked, remove_leftovers, require_space
+from fastconv.data.stream.cache import remove_leftovers
 from fastconv.data.stream.shards import ShardEntry, check_shard, write_shard
 from fastconv.data.stream.spec import Manifest, StreamSpec, shard_name
 from fastconv.system.errors import InputError, StreamError
+from fastconv.system.files import locked, require_space
 
 # While shards are written, the manifest follows at this pace: a killed writer loses no more than that.
 MANIFEST_SECONDS = 1.0

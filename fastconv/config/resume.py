@@ -1,0 +1,178 @@
+"""Which run to go on with: by its folder, the newest of a configuration, or the job of a sweep."""
+
+import dataclasses
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import OmegaConf
+
+from fastconv.config.schema import Config
+from fastconv.config.store import typed
+from fastconv.runs.folder import hold, is_finished, new_run_folder, running, write_config
+from fastconv.runs.hparams import is_place, recipe_of
+from fastconv.runs.results import Results
+from fastconv.system.distributed import from_first_rank, is_first_rank
+from fastconv.system.errors import InputError, reason
+
+
+@dataclasses.dataclass
+class RunFolder:
+    """A run's folder, which no other process gets until it is closed."""
+
+    path: Path
+    config: Config
+    resumed: bool
+    """Whether an earlier process has begun the run."""
+    held: IO[Any] | None = None
+    """The open `config.yaml`, locked; the system lets go of it when the process ends, however it ends."""
+
+    def close(self) -> None:
+        """Leave the folder to other processes."""
+        if self.held is not None:
+            self.held.close()
+
+
+def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
+    """The run that `config.resume` asks to go on with; None for a new one.
+
+    Args:
+        overrides: those of the command line, which must not contradict the run's own configuration.
+
+    Raises InputError for a folder that holds no unfinished run, or one that another process has.
+    """
+    if config.resume is None or (config.resume == "auto" and not is_first_rank()):
+        return None
+    if config.resume == "auto":
+        return _newest(config)
+    folder = Path(config.resume)
+    stored = _read(folder)
+    if stored is None:
+        raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml")
+    if is_finished(folder):
+        raise InputError(f"resume={folder} is finished: there is nothing to go on with")
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if not is_place(key):
+            _require_same(config, stored, key, folder)
+        elif key != "resume":
+            OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
+    run = RunFolder(folder, OmegaConf.to_object(stored), resumed=True)
+    if is_first_rank() and not _hold(run):
+        raise InputError(f"resume={folder} is running in another process: wait for it, or end it first")
+    return run
+
+
+def job_of_sweep(config: Config, folder: Path) -> RunFolder:
+    """The run of a job of a sweep: the one that an earlier process began in its folder, or a new one.
+
+    Raises InputError if it is another run, or if another process has it.
+    """
+    require_job(config, folder)
+    if _read(folder) is None:
+        return _new(config, new_run_folder(folder.parent, folder))
+    run = RunFolder(folder, config, resumed=True)
+    if not is_finished(folder) and not _hold(run):
+        raise running(folder)
+    return run
+
+
+def require_job(config: Config, folder: Path) -> None:
+    """Raise InputError if there is another run than that of the config in the folder of a sweep's job."""
+    stored = _read(folder)
+    if stored is None:
+        if (folder / "results.json").exists():
+            raise InputError(f"{folder} has results but no readable config.yaml: move it away to train it anew")
+        return
+    ours, theirs = recipe(config), recipe(stored)
+    if other := [key for key in ours if ours[key] != theirs.get(key)]:
+        key = min(other, key=lambda key: key.count("."))  # stream.seed follows seed
+        raise InputError(
+            f"sweep.resume={config.sweep.resume} is another sweep: {folder} has {key}={theirs.get(key)}, not"
+            f" {ours[key]}. Give the settings that it was started with"
+        )
+
+
+def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
+    """The folder of the run on every rank: the one found, else one that the first rank makes.
+
+    Raises InputError if it can't be made.
+    """
+    run = found
+
+    def make() -> dict:
+        nonlocal run
+        run = run or _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
+        return {"path": str(run.path.absolute()), "resumed": run.resumed}
+
+    first = from_first_rank("run", make)
+    return run or RunFolder(Path(first["path"]), config, first["resumed"])
+
+
+def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
+    """Have a run that failed before it began to train say why in its folder; later it says so itself."""
+    config = folder.config
+    if (folder.path / "results.json").exists():
+        return
+    Results(
+        dataset=config.dataset.name,
+        model=config.model.name,
+        experiment=config.experiment,
+        seed=config.seed,
+        stream_seed=config.stream.seed,
+        stopped_by="error",
+        error=reason(error),
+        overrides=overrides,
+        recipe=recipe(config),
+    ).write(folder.path)
+
+
+def _new(config: Config, folder: Path) -> RunFolder:
+    return RunFolder(folder, config, resumed=False, held=write_config(folder, as_yaml(config)))
+
+
+def _hold(run: RunFolder) -> bool:
+    """Lock a run's folder; False if another process has it."""
+    run.held = hold(run.path)
+    return run.held is not None
+
+
+def _newest(config: Config) -> RunFolder | None:
+    """The newest unfinished run of the same configuration that no process has."""
+    wanted = recipe(config)
+    configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
+    for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
+        folder = path.parent
+        if is_finished(folder):
+            continue
+        stored = _read(folder)
+        if stored is not None and recipe(stored) == wanted:
+            run = RunFolder(folder, config, resumed=True)
+            if _hold(run):
+                return run
+    return None
+
+
+def _read(folder: Path) -> Any:
+    """A run's own config with its types, or None if it cannot be one."""
+    try:
+        return typed(OmegaConf.load(folder / "config.yaml"))
+    except Exception:  # whatever is wrong with the file, it is not a run's
+        return None
+
+
+def as_yaml(config: Config) -> str:
+    """A run's whole configuration, as its folder keeps it."""
+    return OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
+
+
+def recipe(config: Any) -> dict[str, Any]:
+    """All that decides what a run computes, by key, such as `optimizer.max_lr`."""
+    return recipe_of(dataclasses.asdict(config))
+
+
+def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:
+    given, own = (OmegaConf.select(each, key) for each in (OmegaConf.structured(config), stored))
+    if given != own:
+        raise InputError(
+            f"resume={folder} goes on as it began, with {key}={own}: leave out {key}={given}, or start a new run"
+        )

@@ -1,0 +1,51 @@
+"""A network with the normalisation of its images: raw pixels in, logits out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# As many as airbench takes: the covariance of patches needs no more.
+WHITENING_IMAGES = 5000
+
+
+class Normalise(nn.Module):
+    """Pixels uint8 [B, H, W, C] to float [B, C, H, W] of mean 0 and standard deviation 1 over the training images.
+
+    Args:
+        mean, std: per channel, of pixel values scaled to [0, 1].
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        # Pixels are bytes: (x / 255 - mean) / std as one product and one sum.
+        deviation = torch.tensor(std).view(-1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / deviation, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # The permuted view of [B, H, W, C] is channels_last as it stands.
+        return images.permute(0, 3, 1, 2) * self.scale + self.shift
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation: raw images [B, H, W, C] to logits float [B, classes]."""
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model, self.normalise = model, Normalise(mean, std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(self.normalise(images))
+
+
+@torch.no_grad()
+def whiten(model: nn.Module, normalise: Normalise, images: np.ndarray) -> None:
+    """Compute the first layer of a network that has one to compute, from training images uint8 [N, H, W, C]."""
+    if hasattr(model, "whitening"):
+        some = torch.from_numpy(np.array(images[:WHITENING_IMAGES]))
+        model.whitening.whiten(normalise(some))

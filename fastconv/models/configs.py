@@ -1,0 +1,81 @@
+"""Settings of the networks, and of test-time augmentation."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class DavidNet:
+    """The 9-layer residual network that won DAWNBench."""
+
+    name: str = "davidnet"
+    width: int = 64
+    """Filters of the first layer; the others have two, four and eight times as many."""
+    logits_scale: float = 0.125
+    """Factor on the logits."""
+    whitening: bool = False
+    """Whiten 3x3 patches in a frozen first layer, computed from the training images."""
+    dirac: bool = False
+    """Let the first filters of each convolution begin by handing their inputs on."""
+    pool_before_norm: bool = False
+    """Pool directly after the convolution, so that the norm has a quarter of the pixels."""
+    activation: str = "relu"
+    """`relu`, `celu`, `gelu` or `silu`."""
+    freeze_norm_scale: bool = False
+    """Batch norms learn a bias only."""
+    norm_batch: int = 256
+    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
+
+
+@dataclass
+class Airbench:
+    """The network of the CIFAR-10 speed records: whitening and three groups of convolutions."""
+
+    name: str = "airbench"
+    widths: list[int] = field(default_factory=lambda: [64, 256, 256])
+    """Filters of each group."""
+    convs: int = 2
+    """Convolutions of each group."""
+    residual: bool = False
+    """Give each group a connection past its further convolutions."""
+    whitening_kernel: int | None = None
+    """Side of the whitened patches in pixels; null for 2, or 3 for grey images, whose patches have fewer directions."""
+    activation: str = "gelu"
+    """`relu`, `celu`, `gelu` or `silu`."""
+    norm_momentum: float = 0.4
+    """Share of a batch's statistics in the running ones."""
+    logits_scale: float = 1 / 9
+    """Factor on the logits, which begin with the same size whatever it is: how fast the last layer learns, but for
+    optimizer=muon, which makes up for it."""
+    norm_batch: int = 256
+    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
+
+
+@dataclass
+class ResNet18:
+    """ResNet-18 for small images, the familiar reference."""
+
+    name: str = "resnet18"
+    width: int = 64
+    """Filters of the first stage; the others have two, four and eight times as many."""
+    norm_batch: int = 128
+    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
+
+
+@dataclass
+class TTA:
+    """Test-time augmentation: what `accuracy_tta` is scored with, beside `accuracy` without."""
+
+    mirror: bool | None = None
+    """Score each image and its mirror image; null for if the training images are mirrored (`dataset.flip` above 0)."""
+    shift: int = 1
+    """Score each image moved along the diagonal by so many pixels, both ways, too; 0 for not."""
+    around: bool = False
+    """Score it moved by so many pixels in all eight directions instead."""
+    below: float = 1.0
+    """Only images whose highest probability is below this; 1 for all."""
+
+
+def model_settings(model: Any) -> dict:
+    """What of a model's config is for the network itself."""
+    return {key: value for key, value in asdict(model).items() if key not in ("name", "norm_batch")}
