@@ -84,7 +84,7 @@ def tables(found: dict[str, list[Group]]) -> list[str]:
                 "" if group is reference else difference,
                 f"{group.summary('epochs').mean:.2f}",
                 f"{group.summary('images_per_second').mean:,.0f}",
-                f"{group.summary('data_wait_fraction').mean:.1%}",
+                f"{group.summary('dataloader_wait_fraction').mean:.1%}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
@@ -113,7 +113,7 @@ def row(ablation: str, entry: Entry) -> dict[str, object]:
         "epochs": results.epochs,
         "seconds_counted": results.seconds_counted,
         "images_per_second": results.images_per_second,
-        "data_wait_fraction": results.data_wait_fraction,
+        "dataloader_wait_fraction": results.dataloader_wait_fraction,
         **{f"{segment}_seconds": round(spent, 2) for segment, spent in results.seconds.items()},
         "git_commit": results.git_commit,
     }  # fmt: skip

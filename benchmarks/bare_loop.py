@@ -43,7 +43,7 @@ class BareLoop:
 
     def __init__(self, run: Run) -> None:
         config, spec, device = run.config, run.spec, run.device
-        self.device, self.parts = device, config.batch_size // config.norm_batch
+        self.device, self.parts = device, config.batch_size // config.micro_batch_size
         torch.manual_seed(config.seed)
         self.model = build_model(config.model.name, spec.shape[2], len(spec.classes), **run.model_settings)
         self.model.to(device.kind, memory_format=torch.channels_last)
@@ -56,12 +56,12 @@ class BareLoop:
         self.scale, self.shift = 1 / (255 * std), -torch.tensor(spec.mean, device=device.kind).view(-1, 1, 1) / std
         self.loss_of = torch.compile(self._loss, dynamic=False) if device.compile else self._loss
         self.stream = runs.open_stream(run)
-        batch_size, norm_batch = config.batch_size, config.norm_batch
+        batch_size, micro_batch_size = config.batch_size, config.micro_batch_size
         if device.kind == "cuda":
             whole = StreamBatches(self.stream, batch_size, batch_size)
-            self.batches = iter(Prefetch(whole, torch.device("cuda"), norm_batch))
+            self.batches = iter(Prefetch(whole, torch.device("cuda"), micro_batch_size))
         else:
-            self.batches = iter(StreamBatches(self.stream, batch_size, norm_batch))
+            self.batches = iter(StreamBatches(self.stream, batch_size, micro_batch_size))
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.model(images.permute(0, 3, 1, 2) * self.scale + self.shift), labels) / self.parts
@@ -111,8 +111,8 @@ def measure_pairs(
 
     Of all pairs, the one with the median ratio. A pair is `group` steps of either, after `warm_up` steps.
     """
-    run = plan(*overrides, "schedule.epochs=1", "budget.seconds=null", "validate.on=none")
-    run = replace(run, plan=replace(run.plan, bound_steps=warm_up + pairs * group + 1))
+    run = plan(*overrides, "schedule.max_epochs=1", "budget.seconds=null", "validate.on=none")
+    run = replace(run, plan=replace(run.plan, max_steps=warm_up + pairs * group + 1))
     bare = BareLoop(run)
     for _ in range(warm_up):
         bare.step()

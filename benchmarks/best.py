@@ -1,4 +1,4 @@
-"""Accuracy against budget: experiment=best and the article's recipe in the same seconds.
+"""Accuracy against budget: experiment=best and the article's key in the same seconds.
 
 python benchmarks/best.py [cifar10] [fashion_mnist] [budgets=30,100,300] [seeds=0,1,2] [experiments=best,original]
 
@@ -7,7 +7,7 @@ have a row of this machine are skipped. Whole, it takes three hours. `best befor
 chose until then, `best at <commit>` what it chose at that one only.
 
 `best` counts all that it takes, the choice and the scoring in all views included; it chooses anew in each run. The
-article's recipe counts its training alone, and is scored without test-time augmentation, which it has not.
+article's key counts its training alone, and is scored without test-time augmentation, which it has not.
 """
 
 import subprocess
@@ -25,7 +25,7 @@ from fastconv.config.schema import Trainer
 from fastconv.runs.results import Results
 
 ROWS, TABLE, FIGURE = (RESULTS / f"best.{kind}" for kind in ("csv", "md", "png"))
-SETTINGS = {"best": (), "original": ("tta.mirror=false", "tta.shift=0", "validate.on=none")}
+SETTINGS = {"best": (), "original": ("tta.flip=false", "tta.shift=0", "validate.on=none")}
 
 
 def run(dataset: str, experiment: str, budget: str, seed: int) -> Results:
@@ -120,11 +120,11 @@ def main(*arguments: str) -> None:
                     if any(about.items() <= each.items() for each in read(ROWS)):
                         continue
                     results = run(dataset, experiment, budget, seed)
-                    widths = results.recipe.get("model.widths") or [results.recipe["model.width"]]
+                    widths = results.hparams.get("model.widths") or [results.hparams["model.width"]]
                     more = {
                         "budget": budget,
                         "counted": round(results.seconds_counted, 2),
-                        "probe_seconds": round(results.seconds["probe"], 2),
+                        "probe_seconds": round(results.seconds["benchmark"], 2),
                         "network": "-".join([results.model, *map(str, widths)]),
                         "batch": results.batch_size,
                     }

@@ -37,7 +37,7 @@ def hog() -> None:
 def train(dataset: str, seconds: float, disturbed: bool, *overrides: str) -> dict:
     """The results of a run; disturbed from the half on if wanted."""
     with tempfile.TemporaryDirectory() as outputs:
-        settings = [f"dataset={dataset}", f"budget.seconds={seconds}", "schedule.epochs=null", f"outputs={outputs}"]
+        settings = [f"dataset={dataset}", f"budget.seconds={seconds}", "schedule.max_epochs=null", f"outputs={outputs}"]
         process = subprocess.Popen([sys.executable, "-m", "fastconv.train", *settings, *overrides])
         other = multiprocessing.get_context("spawn").Process(target=hog, daemon=True)
         while process.poll() is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from measurements import Table
 
 from fastconv.config.overrides import compose, typed
-from fastconv.config.resume import recipe
+from fastconv.config.resume import hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import Results
 
@@ -41,12 +41,12 @@ def make_runs(folder: Path) -> None:
                 (run / "config.yaml").touch()
                 (run / "metrics.csv").write_text(curve)
                 written = [f"augment={augment}", f"optimizer.max_lr={rate}", f"seed={seed}"]
-                results = Results("digits", "davidnet", None, seed, seed, overrides=written, recipe=recipe(config))
+                results = Results("digits", "davidnet", None, seed, seed, overrides=written, hparams=hparams(config))
                 measured = {
                     "accuracy": 0.9 + rate / 10 + draw.gauss(0, 0.005),
                     "seconds_counted": draw.uniform(90, 100),
                     "epochs": 25.0,
-                    "stopped_by": "budget",
+                    "stop_reason": "budget",
                     "device": "a processor",
                 }
                 dataclasses.replace(results, **measured).write(run)

@@ -38,7 +38,7 @@ class Point:
     epochs: float
     error: float
     seeds: int
-    recipe: str
+    key: str
 
     @property
     def images(self) -> float:
@@ -54,8 +54,8 @@ def points() -> list[Point]:
     runs: dict[tuple, list[float]] = defaultdict(list)
     for row in read(RESULTS / "ladder.csv"):
         if "max_lr" not in row["settings"] and "flip" not in row["settings"] and int(row["steps"]) >= LEAST_STEPS:
-            held, recipe = round(HELD * DATASETS[row["dataset"]]), f"{row['augment']} {row['settings']}".strip()
-            key = row["dataset"], held, row["network"], float(row["epochs"]), recipe
+            held, key = round(HELD * DATASETS[row["dataset"]]), f"{row['augment']} {row['settings']}".strip()
+            key = row["dataset"], held, row["network"], float(row["epochs"]), key
             runs[key].append(1 - float(row["accuracy_holdout_tta"]))
     for row in read(RESULTS / "shortcuts.csv"):
         usual = Trial(
@@ -67,14 +67,14 @@ def points() -> list[Point]:
             seed=int(row["seed"]),
         )
         if row["network"] in NETWORKS and usual.about.items() <= row.items():
-            recipe = f"airbench batch_size={usual.batch_size}"
-            key = usual.dataset, FEWER, usual.network, round(float(row["epochs"]), 1), recipe
+            key = f"airbench batch_size={usual.batch_size}"
+            key = usual.dataset, FEWER, usual.network, round(float(row["epochs"]), 1), key
             runs[key].append(1 - float(row["accuracy_holdout_tta"]))
     found: dict[tuple, Point] = {}
-    for (*about, recipe), errors in runs.items():
+    for (*about, key), errors in runs.items():
         key = tuple(about)
         if key not in found or mean(errors) < found[key].error:
-            found[key] = Point(*about, mean(errors), len(errors), recipe)
+            found[key] = Point(*about, mean(errors), len(errors), key)
     return sorted(
         found.values(), key=lambda point: (point.dataset, point.held, NETWORKS.index(point.network), point.epochs)
     )
@@ -133,14 +133,14 @@ def fit(measured: list[Point]) -> Law:
 
 def write(measured: list[Point], law: Law) -> None:
     lines = ["# What networks learn", "",
-             "| data set | images held out | network | epochs | held-out % | law % | recipe | n |",
+             "| data set | images held out | network | epochs | held-out % | law % | key | n |",
              "|" + " --- |" * 8]  # fmt: skip
     for point in measured:
         network, images = np.array([NETWORKS.index(point.network)]), np.array([point.images])
         error = math.exp(law(point.dataset, point.held, network, images)[0])
         lines.append(
             f"| {point.dataset} | {point.held:,} | {point.network} | {point.epochs:g} | {100 * (1 - point.error):.2f} |"
-            f" {100 * (1 - error):.2f} | {point.recipe} | {point.seeds} |"
+            f" {100 * (1 - error):.2f} | {point.hparams} | {point.seeds} |"
         )
     note = (
         "Means of n seeds, with test-time augmentation, on held-out training images."

@@ -3,7 +3,7 @@
 python benchmarks/ladder.py [--workers 5] [--limit SECONDS] [--networks 8 16 ...]
 
 Appends a row for each run to benchmarks/results/ladder.csv; those that have a row are skipped, so it can be stopped and
-started again. Runs share the device, `--workers` at a time, so their seconds say nothing: the accuracy of a recipe does
+started again. Runs share the device, `--workers` at a time, so their seconds say nothing: the accuracy of a key does
 not depend on the machine, and its speed is what the probe measures. Some minutes on an H100; too much for two cores.
 """
 
@@ -52,7 +52,7 @@ class Cell:
         """The command line of its run."""
         return [
             f"dataset={self.dataset}", "experiment=speedrun", *NETWORKS[self.network], f"augment={self.augment}",
-            f"schedule.epochs={self.epochs:g}", f"seed={self.seed}", "stream.seed=0", "dataset.holdout=0.1",
+            f"schedule.max_epochs={self.epochs:g}", f"seed={self.seed}", "stream.seed=0", "dataset.holdout=0.1",
             "validate.on=holdout", "validate.every=1000", "budget.seconds=null", "checkpoint.save=false",
             "figures=false", "stream.verify=false", "trainer.compile=false", *self.settings,
         ]  # fmt: skip
@@ -75,9 +75,11 @@ def cells() -> list[Cell]:
     found += [Cell("cifar10", net, STRONG, 64) for net in ("64", "32")]
     found += [Cell("fashion_mnist", "16", LIGHT, epochs, ("dataset.flip=0",)) for epochs in (2, 4)]
     # Few images want smaller batches, which two CPU cores can do as well.
-    found += [Cell("cifar10", net, LIGHT, 1, ("batch_size=250", "norm_batch=250")) for net in ("8", "16", "32")]
+    found += [Cell("cifar10", net, LIGHT, 1, ("batch_size=250", "micro_batch_size=250")) for net in ("8", "16", "32")]
     found += [Cell("cifar10", "8", LIGHT, epochs, (f"batch_size={250 * epochs}",)) for epochs in (2, 4)]
-    found += [Cell("fashion_mnist", net, LIGHT, 1, ("batch_size=250", "norm_batch=250")) for net in ("8", "16", "32")]
+    found += [
+        Cell("fashion_mnist", net, LIGHT, 1, ("batch_size=250", "micro_batch_size=250")) for net in ("8", "16", "32")
+    ]
     found += [Cell("fashion_mnist", net, LIGHT, 2, ("batch_size=500",)) for net in ("8", "16", "32")]
     return found
 
@@ -115,7 +117,7 @@ def measure(cell: Cell) -> dict[str, object]:
         "steps": found.steps,
         "seconds": round(time.perf_counter() - started, 1),
         "train_seconds": round(found.seconds["train"], 1),
-        "data_wait": round(found.data_wait_fraction, 3),
+        "data_wait": round(found.dataloader_wait_fraction, 3),
         "device": describe_device(),
         "precision": found.precision,
         "date": time.strftime("%Y-%m-%d"),

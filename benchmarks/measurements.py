@@ -47,7 +47,7 @@ def describe_device() -> str:
 
 def forget_probes() -> None:
     """Have the next run measure the machine and try the images anew."""
-    shutil.rmtree(Path(os.environ.get("FASTCONV_DATA", "data"), "probes"), ignore_errors=True)
+    shutil.rmtree(Path(os.environ.get("FASTCONV_DATA", "data"), "benchmarks"), ignore_errors=True)
 
 
 def describe_versions() -> str:

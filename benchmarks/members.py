@@ -101,7 +101,7 @@ def table() -> str:
         lines += [f"| {' | '.join(row[key] for key in keys)} |" for row in sorted(own, key=lambda row: row["seeds"])]
     note = (
         "Held-out training images, 10,000; 0+1: the mean of the logits of seeds 0 and 1. Diagonal: `tta.shift=1`;"
-        f" around: `tta.around=true` too; if uncertain: with `tta.below={BELOW:.3f}`; mirror images each time, but"
+        f" around: `tta.neighbors=true` too; if uncertain: with `tta.confidence_threshold={BELOW:.3f}`; mirror images each time, but"
         " for mnist. Scored: how often an image was then, on average. How it is done: benchmarks/members.py."
     )
     return "\n".join([*lines, "", note]) + "\n"

@@ -16,8 +16,8 @@ RUNS = {
     "20 s": ["budget.seconds=20"],
     "60 s": ["budget.seconds=60"],
     "240 s": ["budget.seconds=240"],
-    "width 16, 1 epoch": ["model.width=16", "budget.seconds=null", "schedule.epochs=1"],
-    "width 16, 6 epochs": ["model.width=16", "budget.seconds=null", "schedule.epochs=6"],
+    "width 16, 1 epoch": ["model.width=16", "budget.seconds=null", "schedule.max_epochs=1"],
+    "width 16, 6 epochs": ["model.width=16", "budget.seconds=null", "schedule.max_epochs=6"],
 }
 
 

@@ -52,7 +52,7 @@ def main(folder: str = "original") -> None:
                 "budget_seconds": results["budget_seconds"],
                 "final_lr": results["final_lr"],
                 "images_per_second": round(results["images_per_second"], 1),
-                "data_wait_fraction": round(results["data_wait_fraction"], 5),
+                "dataloader_wait_fraction": round(results["dataloader_wait_fraction"], 5),
                 "peak_memory_mb": round(results["peak_memory_mb"]),
                 **{f"{segment}_seconds": round(spent, 1) for segment, spent in results["seconds"].items()},
                 "device": device,

@@ -23,7 +23,7 @@ from fastconv.analysis.predictor import BATCH_SIZE
 from fastconv.data.sources.builtin import load
 
 ROUNDS = 2
-SHORT = ("schedule.epochs=0.1", "budget.seconds=null", "validate.on=none", "figures=false")
+SHORT = ("schedule.max_epochs=0.1", "budget.seconds=null", "validate.on=none", "figures=false")
 SMALL = ("model=airbench", "model.widths=[32,128,128]", "optimizer=muon")
 
 

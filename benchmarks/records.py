@@ -36,7 +36,7 @@ class Record:
 RECORDS = {
     "cifar10-speedrun": Record("cifar10", "speedrun", range(5)),
     "cifar10-speedrun-whole": Record("cifar10", "speedrun", range(5), ("budget.seconds=null",)),
-    "fashion_mnist-speedrun": Record("fashion_mnist", "speedrun", range(3), ("schedule.epochs=12",)),
+    "fashion_mnist-speedrun": Record("fashion_mnist", "speedrun", range(3), ("schedule.max_epochs=12",)),
     "mnist-speedrun": Record("mnist", "speedrun", range(3)),
     "cifar10-davidnet_fast": Record("cifar10", "davidnet_fast", range(3)),
     "cifar10-original": Record("cifar10", "original", range(3)),
@@ -56,7 +56,7 @@ def train(name: str, record: Record, seed: int, settings: tuple[str, ...]) -> Re
 
 def _finished(folder: Path, dataset: str) -> list[Results]:
     found = [Results.read(path.parent) for path in sorted(folder.glob(f"{dataset}/*/results.json"))]
-    return [results for results in found if results.stopped_by in ("epochs", "budget") and results.accuracy]
+    return [results for results in found if results.stop_reason in ("epochs", "budget") and results.accuracy]
 
 
 def row(record: Record, seed: int, settings: tuple[str, ...], results: Results) -> dict[str, object]:

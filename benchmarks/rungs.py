@@ -1,10 +1,10 @@
 """The rule of experiment=best on images that it was not fitted to, against each network by hand.
 
-python benchmarks/rungs.py [digits] [seeds=0] [networks=best,16-64-64]     data sets are looked for in FASTCONV_DATA
+python benchmarks/sizes.py [digits] [seeds=0] [networks=best,16-64-64]     data sets are looked for in FASTCONV_DATA
 
 The digits; CIFAR-10 at half its images; five classes of CIFAR-10, as far as not named: a quarter of an hour on two
 cores for each seed. By hand, the network is set, whose speed on the machine is known already, and the rest is chosen as
-ever; the rule chooses anew each time. Appends to benchmarks/results/rungs.csv and makes rungs.md of all rows.
+ever; the rule chooses anew each time. Appends to benchmarks/results/sizes.csv and makes sizes.md of all rows.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.autotune import choose as best
-from fastconv.budget.autotune.scaling_law import RUNGS
+from fastconv.budget.autotune.scaling_law import MODEL_SIZES
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.config.cli import compose
@@ -32,7 +32,7 @@ from fastconv.runs.results import git_commit
 from fastconv.training import plan as run
 from fastconv.training import trainer as training
 
-ROWS, TABLE = RESULTS / "rungs.csv", RESULTS / "rungs.md"
+ROWS, TABLE = RESULTS / "sizes.csv", RESULTS / "sizes.md"
 # What to train on, and for how many seconds.
 CASES = {
     "digits": (["dataset=digits"], 20),
@@ -56,14 +56,16 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
     if network == "best":
         forget_probes()
     settings = [*settings, "experiment=best", f"budget.seconds={budget}", "figures=false", "checkpoint.save=false"]
-    settings += [f"model.widths={rung.network.widths}".replace(" ", "") for rung in RUNGS if name(rung) == network]
+    settings += [
+        f"model.widths={size.network.widths}".replace(" ", "") for size in MODEL_SIZES if name(size) == network
+    ]
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(run, "load", five_classes if case.startswith("5") else load),
     ):
         given, clock = [*settings, f"stream.root={folder}/streams"], Clock()
         choice = best.choose(OmegaConf.to_object(compose("config", given)), given, clock)
-        planned = run.plan_run(choice.config, clock, choice.probe)
+        planned = run.plan_run(choice.config, clock, choice.speed)
         with run.stream_in_use(planned):
             run.precompute(planned, Console(quiet=True))
             found = training.fit(planned, Console(quiet=True), RunFolder(Path(folder), choice.config, False), given)
@@ -84,8 +86,8 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
     }
 
 
-def name(rung) -> str:
-    return "-".join(map(str, rung.network.widths))
+def name(size) -> str:
+    return "-".join(map(str, size.network.widths))
 
 
 def table() -> str:
@@ -111,7 +113,7 @@ def table() -> str:
         )
     note = (
         "Test images, with test-time augmentation as far as the budget allows; the mean, and each seed from 0 on."
-        " Networks by hand that were not trained with all seeds do not count in the difference. Versions: rungs.csv."
+        " Networks by hand that were not trained with all seeds do not count in the difference. Versions: sizes.csv."
     )
     return "\n".join([*lines, "", note]) + "\n"
 
@@ -123,7 +125,7 @@ def score(by_seed: dict[str, float]) -> str:
 
 def main(*arguments: str) -> None:
     options = dict(each.split("=") for each in arguments if "=" in each)
-    networks = options.get("networks", ",".join(["best", *map(name, RUNGS[:4])])).split(",")
+    networks = options.get("networks", ",".join(["best", *map(name, MODEL_SIZES[:4])])).split(",")
     for seed in map(int, options.get("seeds", "0").split(",")):
         for case in [each for each in arguments if "=" not in each] or CASES:
             for network in networks:

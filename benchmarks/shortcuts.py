@@ -85,7 +85,7 @@ class Trial:
 
     @property
     def settings(self) -> str:
-        """What differs from the recipe of `speedrun`."""
+        """What differs from the key of `speedrun`."""
         own, usual = asdict(self), asdict(Trial(flip=self.flip if self.dataset == "mnist" else 1))
         keys = [key for key in own if own[key] != usual[key] and key not in ("dataset", "work", "seed", "network")]
         return ", ".join(f"{key} {own[key]:g}" for key in keys)

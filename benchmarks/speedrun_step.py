@@ -10,7 +10,7 @@ from bare_loop import measure_pairs, plan
 from measurements import Table
 from step import matrix_product
 
-from fastconv.budget.flops import training_operations
+from fastconv.budget.flops import training_flops
 from fastconv.models import build_model
 
 ROUNDS = 3
@@ -37,7 +37,7 @@ def time_muon(updates: int = 5) -> float:
 
 def main() -> None:
     run = plan(*RECIPE)
-    flop = training_operations(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
+    flop = training_flops(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
     others = {CEILING: lambda: matrix_product(run.device.dtype) / flop, MUON: time_muon}
     for number in range(ROUNDS):
         if TABLE.lacks(number, "fastconv", "bare loop", *others):

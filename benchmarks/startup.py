@@ -43,7 +43,7 @@ def seconds(*command: str) -> float:
 def first_step() -> float:
     """Seconds until a run says that a tenth of its ten steps is done; stream and probe are there from a run before."""
     with tempfile.TemporaryDirectory() as outputs:
-        overrides = ["dataset=cifar10", "budget.seconds=null", "schedule.epochs=0.1024", f"outputs={outputs}"]
+        overrides = ["dataset=cifar10", "budget.seconds=null", "schedule.max_epochs=0.1024", f"outputs={outputs}"]
         started = time.perf_counter()
         command = [sys.executable, "-u", "-m", "fastconv.train", *overrides]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -13,7 +13,7 @@ import torch
 from bare_loop import measure_pairs
 from measurements import Table
 
-from fastconv.budget.flops import training_operations
+from fastconv.budget.flops import training_flops
 
 ROUNDS = 5
 STEP = Table("step", "The training step: CIFAR-10, batches of 512", "images/s", ours="fastconv")
@@ -35,7 +35,7 @@ def matrix_product(dtype: torch.dtype = torch.bfloat16) -> float:
 
 def main() -> None:
     data = os.environ.get("FASTCONV_DATA", "data")
-    flop = training_operations("davidnet", {}, (32, 32, 3), 10)
+    flop = training_flops("davidnet", {}, (32, 32, 3), 10)
     ceiling = {CEILING: lambda: matrix_product() / flop}
     for number in range(ROUNDS):
         if STEP.lacks(number, "fastconv", "bare loop", CEILING):

@@ -22,7 +22,7 @@ from fastconv.training import plan as runs
 ROUNDS = 7
 STREAM = Table("stream", "Reading the training stream: one process, 32x32x3", "images/s", ours="fastconv")
 PER_IMAGE = "WebDataset, png and cls per image"
-BATCH_SIZE, NORM_BATCH = 512, 128
+BATCH_SIZE, MICRO_BATCH_SIZE = 512, 128
 PNG_IMAGES = 10_000
 
 
@@ -34,14 +34,14 @@ def touch(images: torch.Tensor) -> int:
 def read_shards(run: runs.Run) -> float:
     """Images per second over an epoch, checksums included, with the file in the system's cache."""
     stream = runs.open_stream(run)
-    batches = iter(StreamBatches(stream, BATCH_SIZE, NORM_BATCH))
-    count = run.spec.samples // NORM_BATCH
+    batches = iter(StreamBatches(stream, BATCH_SIZE, MICRO_BATCH_SIZE))
+    count = run.spec.samples // MICRO_BATCH_SIZE
     started = time.perf_counter()
     for _ in range(count):
         touch(next(batches)[0])
     seconds = time.perf_counter() - started
     stream.close()
-    return count * NORM_BATCH / seconds
+    return count * MICRO_BATCH_SIZE / seconds
 
 
 def write_pngs(data: ImageData, folder: Path) -> str:
@@ -58,13 +58,13 @@ def read_pngs(url: str) -> float:
     """Images per second of the usual pipeline, in this process."""
     samples = webdataset.WebDataset(url, shardshuffle=False).decode("rgb8").to_tuple("png", "cls")
     started = time.perf_counter()
-    for images, _ in samples.batched(NORM_BATCH):
+    for images, _ in samples.batched(MICRO_BATCH_SIZE):
         touch(torch.from_numpy(np.stack(images)))
     return PNG_IMAGES / (time.perf_counter() - started)
 
 
 def main() -> None:
-    run = plan("dataset=cifar10", "schedule.epochs=1", "budget.seconds=null")
+    run = plan("dataset=cifar10", "schedule.max_epochs=1", "budget.seconds=null")
     with tempfile.TemporaryDirectory() as folder:
         pngs = write_pngs(run.train, Path(folder))
         for number in range(ROUNDS):

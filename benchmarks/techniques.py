@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from scipy.special import stdtrit
 
 from fastconv.analysis.comparison.statistics import summarise
-from fastconv.budget.benchmark import Recipe, probe
+from fastconv.budget.benchmark import BenchmarkKey, benchmark
 from fastconv.budget.hardware import prepare
 from fastconv.config.cli import compose
 from fastconv.models.configs import model_settings
@@ -36,7 +36,7 @@ TECHNIQUES = {
     "pool before norm": ("model.pool_before_norm=true", "model.pool_before_norm=false"),
     "CELU": ("model.activation=celu", "model.activation=relu"),
     "frozen norm scales": ("model.freeze_norm_scale=true", "model.freeze_norm_scale=false"),
-    "biases learn 64 times as fast": ("optimizer.bias_factor=64", "optimizer.bias_factor=1"),
+    "biases learn 64 times as fast": ("optimizer.bias_lr_scale=64", "optimizer.bias_lr_scale=1"),
     "label smoothing": ("label_smoothing=0.2", "label_smoothing=0"),
     "light augmentation": ("augment=airbench", "augment=standard"),
     "averaged weights": ("average=lookahead", "average=none"),
@@ -46,7 +46,7 @@ OTHER_STEP, ROUNDS = ("whitening", "pool before norm", "CELU", "frozen norm scal
 STEPS = Table("techniques_step", "The training step with and without each technique, one core", "images/s")
 # Of each run, with it and without.
 VIEWS, PLAIN = "accuracy_holdout_tta", "accuracy_holdout"
-# The peak learning rates of davidnet_fast and of the article's recipe.
+# The peak learning rates of davidnet_fast and of the article's key.
 WITH_ALL, WITH_NONE = "optimizer.max_lr=1.0", "optimizer.max_lr=0.4"
 
 
@@ -122,10 +122,10 @@ def time_steps(width: str) -> None:
                 continue
             settings = [*settings, "dataset=cifar10", "model=davidnet", f"model.width={width}", "trainer.num_threads=1"]
             config = OmegaConf.to_object(compose("config", settings))
-            sizes = (32, 32, 3), 10, config.batch_size, config.norm_batch
-            recipe = Recipe("davidnet", model_settings(config.model), *sizes, True, config.optimizer.name)
+            sizes = (32, 32, 3), 10, config.batch_size, config.micro_batch_size
+            key = BenchmarkKey("davidnet", model_settings(config.model), *sizes, True, config.optimizer.name)
             with tempfile.TemporaryDirectory() as cache:
-                seconds = probe(recipe, prepare(config.trainer), Path(cache)).step_seconds
+                seconds = benchmark(key, prepare(config.trainer), Path(cache)).step_seconds
             STEPS.add(number, variant, config.batch_size / seconds)
     STEPS.show()
 

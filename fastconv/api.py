@@ -42,8 +42,8 @@ def fit(
         config = typed("config", compose("config", given), given)
     except COMPOSING_ERRORS as error:
         raise InputError(explain(error, "config", given)) from error
-    if config.plan_only or config.resume:
-        raise InputError("fit trains a new network: leave out plan_only and resume")
+    if config.dry_run or config.resume:
+        raise InputError("fit trains a new network: leave out dry_run and resume")
     clock = Clock()
     check_run(config)
     choice = settle(config, given, clock)

@@ -59,7 +59,7 @@ def main(config: LrFind) -> None:
     run = plan_run(only_training(config), clock)
     console.print(
         f"{config.dataset.name}, {config.model.name}: {test.steps} steps of {config.batch_size} images in parts of"
-        f" {config.norm_batch}, {run.device.precision}, learning rate {test.min_lr:g} to {test.max_lr:g}"
+        f" {config.micro_batch_size}, {run.device.precision}, learning rate {test.min_lr:g} to {test.max_lr:g}"
     )
     curve = run_range_test(run, test, console)
     lines = conclusions(curve, test)

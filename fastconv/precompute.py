@@ -51,7 +51,7 @@ def main(config: Config) -> None:
         )
         return
     clock = Clock()
-    if config.choose:
+    if config.autotune:
         from fastconv.budget.autotune.choose import choose
 
         config = choose(config, task_overrides(), clock).config

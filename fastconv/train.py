@@ -1,6 +1,6 @@
 """python -m fastconv.train [key=value ...]
 
-Train a network on an augmented stream inside a time budget, and score it. Looks at the machine and prints a plan
+Train a network on an augmented stream inside a time budget, and score it. SpeedProfiles at the machine and prints a plan
 first; leaves results, curves, figures and the checkpoint in a new folder below `outputs`.
 
   python -m fastconv.train dataset=fashion_mnist
@@ -40,7 +40,7 @@ def check_run(config: Config) -> None:
         if getattr(config.sweep, key) and not config.checkpoint.save:
             raise InputError(f"sweep.{key}=true needs the networks: leave out checkpoint.save=false")
     require_writable(Path(config.outputs))
-    check_data(config, chosen=config.choose)
+    check_data(config, chosen=config.autotune)
 
 
 def check_search(config: Config) -> None:
@@ -50,8 +50,8 @@ def check_search(config: Config) -> None:
             "a sweep that looks for the best must not look at the test images: set dataset.holdout=0.1 and"
             " validate.on=holdout"
         )
-    if config.plan_only:
-        raise InputError("plan_only=true is not possible in a search: a plan is nothing to choose by")
+    if config.dry_run:
+        raise InputError("dry_run=true is not possible in a search: a plan is nothing to choose by")
 
 
 def report(config: Config, sweep: Path) -> bool:
@@ -96,7 +96,7 @@ def main(config: Config) -> float | None:
         train(config, overrides, clock, unfinished(config, overrides), choice)
         return None
     job = Path(hydra.sweep.dir, hydra.sweep.subdir)
-    if config.plan_only:
+    if config.dry_run:
         train(config, overrides, clock, None, choice)
         return None
     with closing(job_of_sweep(config, job)) as folder:
@@ -112,7 +112,7 @@ def main(config: Config) -> float | None:
 
 def settle(config: Config, overrides: list[str], clock: Clock) -> "Choice | None":
     """Choose what the config leaves open, if it does; a run that goes on in its folder has chosen."""
-    if not config.choose or config.resume not in (None, "auto"):
+    if not config.autotune or config.resume not in (None, "auto"):
         return None
     from fastconv.budget.autotune.choose import choose
 
@@ -137,11 +137,11 @@ def train(
 
     console = Console(quiet=not is_first_rank())
     config = found.config if found else config
-    run = runs.plan_run(config, clock, choice.probe if choice else None)
+    run = runs.plan_run(config, clock, choice.speed if choice else None)
     more = {"left out": run.train.note} if run.train.note else {}
     more |= {f"chosen: {what}": why for what, why in (choice.reasons if choice else {}).items()}
-    console.print(plan_table(config, len(run.train), run.spec, run.device, run.probe, run.plan, run.parameters, more))
-    if config.plan_only:
+    console.print(plan_table(config, len(run.train), run.spec, run.device, run.speed, run.plan, run.parameters, more))
+    if config.dry_run:
         return None
     from fastconv.training.trainer import fit
 

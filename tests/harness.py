@@ -30,10 +30,17 @@ OFFICIAL_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10"
 STANDARD = Policy(Crop(2), Flip(0.5), Cutout(3))
 # `python -m fastconv.train`, disturbed or watched.
 SCRIPT = REPOSITORY / "tests" / "faults" / "disturbed.py"
-SMALL = ("model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
-SHORT = (*SMALL, "budget.seconds=null", "schedule.epochs=0.5")
+SMALL = ("model.width=8", "batch_size=64", "micro_batch_size=32", "trainer=cpu", "trainer.precision=fp32")
+SHORT = (*SMALL, "budget.seconds=null", "schedule.max_epochs=0.5")
 # A run that is stopped and goes on, and its steps.
-RUN = ("dataset=digits", *SMALL, "budget.seconds=null", "schedule.epochs=1.2", "validate.every=0.5", "stream=online")
+RUN = (
+    "dataset=digits",
+    *SMALL,
+    "budget.seconds=null",
+    "schedule.max_epochs=1.2",
+    "validate.every=0.5",
+    "stream=online",
+)
 STEPS = round(1.2 * 1438 / 64)
 # A report of heatmaps in seconds.
 QUICK = ("per_class=2", "mistakes=1", "hits=1", "control_images=4", "sensitivity_images=2", "steps=4")

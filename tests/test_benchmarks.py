@@ -12,11 +12,18 @@ from harness import OFFICIAL_DATA, REPOSITORY
 from measurements import Table, append, read
 from rich.console import Console
 
-from fastconv.budget.flops import training_operations
+from fastconv.budget.flops import training_flops
 from fastconv.config.resume import RunFolder
 from fastconv.training.trainer import fit
 
-SMALL = ["dataset=digits", "model.width=4", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32"]
+SMALL = [
+    "dataset=digits",
+    "model.width=4",
+    "batch_size=64",
+    "micro_batch_size=32",
+    "trainer=cpu",
+    "trainer.precision=fp32",
+]
 
 
 @pytest.fixture
@@ -84,10 +91,10 @@ def proxy(module, **changes):
 
 def test_the_bare_loop_learns_what_fastconv_learns(digits_here):
     """The same weights after the same steps: only then does it cost what fastconv should cost."""
-    run = plan(*SMALL, "schedule=constant", "optimizer.max_lr=0.01", "schedule.epochs=0.5", "budget.seconds=null")
+    run = plan(*SMALL, "schedule=constant", "optimizer.max_lr=0.01", "schedule.max_epochs=0.5", "budget.seconds=null")
     bare = BareLoop(run)
     before = {name: value.clone() for name, value in bare.model.state_dict().items()}
-    for _ in range(run.plan.bound_steps):
+    for _ in range(run.plan.max_steps):
         bare.step()
     Path("out").mkdir()
     fit(run, Console(quiet=True), RunFolder(Path("out"), run.config, resumed=False), [])
@@ -104,7 +111,7 @@ def test_flop_of_davidnet():
     layers += [(512, 512, 4), (512, 512, 4)]
     forward = sum(2 * 9 * inputs * outputs * side**2 for inputs, outputs, side in layers) + 2 * 512 * 10
     first = 2 * 9 * 3 * 64 * 32**2  # nobody needs the gradient of the image
-    counted = training_operations("davidnet", {}, (32, 32, 3), 10)
+    counted = training_flops("davidnet", {}, (32, 32, 3), 10)
     assert counted == 3 * forward - first
     assert counted == pytest.approx(2.27e9, rel=0.005)
 
@@ -115,7 +122,7 @@ def test_flop_of_airbench():
     whitening = 2 * 4 * 3 * 24 * 31**2
     forward = sum(2 * 9 * inputs * outputs * side**2 for inputs, outputs, side in layers) + 2 * 256 * 10
     # Nor has the whitening's output but for the bias, which is summed and not counted.
-    assert training_operations("airbench", {}, (32, 32, 3), 10) == 3 * forward + whitening
+    assert training_flops("airbench", {}, (32, 32, 3), 10) == 3 * forward + whitening
     assert 3 * forward == pytest.approx(0.71e9, rel=0.01)
 
 

@@ -50,7 +50,13 @@ def folder(tmp_path_factory, digits_root) -> Path:
     shutil.copy(folder / "photos" / train.classes[labels[0]] / "0.png", folder / "cat.png")
     short = SHORT[:-1]  # with a checkpoint
     assert run_command(folder, digits_root, "train", "dataset=digits", *short, "outputs=made").code == 0
-    own = ("dataset=image_folder", "dataset.root=photos", "dataset.image_size=24", "batch_size=32", "norm_batch=32")
+    own = (
+        "dataset=image_folder",
+        "dataset.root=photos",
+        "dataset.image_size=24",
+        "batch_size=32",
+        "micro_batch_size=32",
+    )
     assert run_command(folder, digits_root, "train", *own, *short, "outputs=made").code == 0
     (digits,), (photos,) = (folder / "made" / "digits").iterdir(), (folder / "made" / "image_folder").iterdir()
     sweep = f"outputs/sweeps/{RUN}"
@@ -93,17 +99,17 @@ def shortened(name: str, arguments: list[str]) -> list[str]:
         each = re.sub(r"n_trials=\d+", "n_trials=2", each)
         each = re.sub(r"\{000\.\.010\}", "{000..001}", each)
         each = re.sub(r"^stream.epochs=\d+$", "stream.epochs=1", each)
-        if not each.startswith(("budget.seconds=", "batch_size=", "norm_batch=")):
+        if not each.startswith(("budget.seconds=", "batch_size=", "micro_batch_size=")):
             found.append(each)
     text = " ".join(found)
     if name in ("train", "lr_find") and "resume=outputs" not in text:
         chosen = "experiment=best" in text
-        found += [f"budget.seconds={SECONDS}"] if chosen else ["schedule.epochs=0.3", "budget.seconds=60"]
+        found += [f"budget.seconds={SECONDS}"] if chosen else ["schedule.max_epochs=0.3", "budget.seconds=60"]
         found += ["figures=false"] if name == "train" else []
         davidnet = not re.search(r"experiment=(best|speedrun)|model=", text)
         found += ["model.width=4"] * davidnet
         small = "dataset=digits" in text or "experiment=search" in text
-        found += ["batch_size=32", "norm_batch=32"] if not chosen else []
+        found += ["batch_size=32", "micro_batch_size=32"] if not chosen else []
         found += ["augment.cutout.size=2"] if "experiment=original" in text else []
         found += ["dataset=digits"] if small and "dataset=" not in text else []
         found += ["sweep.explain=false"] if "augmentation_effect" in text else []

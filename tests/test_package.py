@@ -52,7 +52,7 @@ def test_the_installed_package_trains_and_predicts_from_another_folder(site, tmp
         "import numpy as np, fastconv\n"
         "from sklearn.datasets import load_digits\n"
         "images = (load_digits().images * 15).astype(np.uint8)\n"
-        "small = ('model.widths=[4,8,8]', 'batch_size=64', 'schedule.epochs=4', 'figures=false')\n"
+        "small = ('model.widths=[4,8,8]', 'batch_size=64', 'schedule.max_epochs=4', 'figures=false')\n"
         "predictor = fastconv.fit((images, load_digits().target), 60, *small)\n"
         "print('predicted', len(predictor.predict(list(images[:5]))), fastconv.__file__)\n"
     )

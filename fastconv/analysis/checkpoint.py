@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fastconv.config.schema import Config
-from fastconv.config.store import typed
+from fastconv.config.store import stored
 from fastconv.models import build_model
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
@@ -52,7 +52,7 @@ def load_run(folder: Path) -> TrainedRun:
     Raises InputError if it is none, has no checkpoint, or one that is damaged or of another network.
     """
     try:
-        config = OmegaConf.to_object(typed(OmegaConf.load(folder / "config.yaml")))
+        config = OmegaConf.to_object(stored(folder))
     except Exception as error:  # whatever is wrong with the file, it is not a run's
         raise InputError(
             f"{folder} is not the folder of a run: it has no readable config.yaml. Give one such as"

@@ -1,4 +1,4 @@
-"""A short measurement of how fast this machine trains this recipe."""
+"""A short measurement of how fast this machine trains a network."""
 
 import contextlib
 import dataclasses
@@ -31,21 +31,21 @@ LARGE_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a probe's answer depends on."""
+class BenchmarkKey:
+    """What a speed profile depends on."""
 
     model: str
     settings: dict
     shape: tuple[int, int, int]
     classes: int
     batch_size: int
-    norm_batch: int
+    micro_batch_size: int
     channels_last: bool
     optimizer: str
 
 
 @dataclass(frozen=True)
-class Probe:
+class SpeedProfile:
     """Seconds per optimizer step (forward, backward, update), seconds per image scored, the peak memory in MB, the
     seconds of a step that are the update's, those that it takes to measure all this on a device that is warm, and how
     many more it took the first time (on a GPU 0: what starts there says nothing of the network)."""
@@ -54,54 +54,56 @@ class Probe:
     score_seconds: float
     memory_mb: float
     update_seconds: float = 0.0
-    look_seconds: float = 0.0
+    benchmark_seconds: float = 0.0
     first_seconds: float = 0.0
 
 
-def probe(recipe: Recipe, device: Device, cache: Path, limit: float | None = None, looks: int = 1) -> Probe:
-    """Measure, or read what was measured on this machine for this recipe before.
+def benchmark(
+    key: BenchmarkKey, device: Device, cache: Path, limit: float | None = None, repeats: int = 1
+) -> SpeedProfile:
+    """Measure, or read what was measured on this machine for this key before.
 
-    The probe makes a network of its own and leaves the random state as it is: it never changes a run.
+    The benchmark makes a network of its own and leaves the random state as it is: it never changes a run.
 
     Args:
         limit: seconds in which a step must fit; None for any.
-        looks: how often to have measured, the calls before included; the fastest counts, as whatever else the machine
+        repeats: how often to have measured, the calls before included; the fastest counts, as whatever else the machine
             does makes it slower only.
 
-    Raises InputError, before anything is measured, for a recipe that needs more memory than there is (the system would
+    Raises InputError, before anything is measured, for a network that needs more memory than there is (the system would
     end the process, and say nothing) or far more time than the limit.
     """
-    about = {"recipe": asdict(recipe), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
+    about = {"key": asdict(key), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
     path = cache / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}.json"
     known, done = None, 0
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(path.read_text())
-        known, done = Probe(**kept["probe"]), kept.get("looks", 1)
-    if known and done >= looks:
+        known, done = SpeedProfile(**kept["benchmark"]), kept.get("repeats", 1)
+    if known and done >= repeats:
         return known
     if not known:
         began = time.perf_counter()
-        _require_room_and_time(recipe, device, limit)
-        known, done = _measure(recipe, device), 1
+        _require_room_and_time(key, device, limit)
+        known, done = _measure(key, device), 1
         if device.kind == "cpu":
-            more = time.perf_counter() - began - known.look_seconds
+            more = time.perf_counter() - began - known.benchmark_seconds
             known = dataclasses.replace(known, first_seconds=max(0.0, more))
-    found = [known, *(_measure(recipe, device) for _ in range(looks - done))]
+    found = [known, *(_measure(key, device) for _ in range(repeats - done))]
     fastest = min(found, key=lambda each: each.step_seconds)
     fastest = dataclasses.replace(fastest, first_seconds=known.first_seconds)
-    write_atomically(path, json.dumps({"probe": asdict(fastest), "looks": looks, **about}, indent=1).encode())
+    write_atomically(path, json.dumps({"benchmark": asdict(fastest), "repeats": repeats, **about}, indent=1).encode())
     return fastest
 
 
-def _require_room_and_time(recipe: Recipe, device: Device, limit: float | None) -> None:
-    needed, operations = least_needs(recipe, device)
+def _require_room_and_time(key: BenchmarkKey, device: Device, limit: float | None) -> None:
+    needed, operations = least_needs(key, device)
     free = device.free_memory()
     if free is not None and needed > free:
         raise InputError(
-            f"model {recipe.model} with norm_batch={recipe.norm_batch} needs {needed / 1e9:.1f} GB of memory at least,"
-            f" {free / 1e9:.1f} GB are free. Give a smaller norm_batch or a narrower network"
+            f"model {key.model} with micro_batch_size={key.micro_batch_size} needs {needed / 1e9:.1f} GB of memory at"
+            f" least, {free / 1e9:.1f} GB are free. Give a smaller micro_batch_size or a narrower network"
         )
-    if limit is not None and device.kind == "cpu":  # on a GPU the probe itself is as quick
+    if limit is not None and device.kind == "cpu":  # on a GPU the benchmark itself is as quick
         require_seconds(limit, operations / _operations_per_second(device))
 
 
@@ -114,17 +116,17 @@ def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
         )
 
 
-def least_needs(recipe: Recipe, device: Device) -> tuple[int, int]:
+def least_needs(key: BenchmarkKey, device: Device) -> tuple[int, int]:
     """Bytes of memory and floating-point operations that an optimizer step surely needs.
 
     The memory is that of weights, of gradients and momentum of those that learn, and of what a microbatch keeps for its
     gradients; the operations are those of the forward pass, a third of the whole, as some convolutions take fewer.
     """
-    height, width, channels = recipe.shape
+    height, width, channels = key.shape
 
     def build(where: str) -> torch.nn.Module:
         with torch.random.fork_rng(), torch.device(where):
-            return build_model(recipe.model, channels, recipe.classes, **recipe.settings)
+            return build_model(key.model, channels, key.classes, **key.settings)
 
     tensors = list(build("meta").parameters())
     weights = sum(weight.numel() * weight.itemsize for weight in tensors)
@@ -155,7 +157,7 @@ def least_needs(recipe: Recipe, device: Device) -> tuple[int, int]:
         for storage, tensor in kept.items()
         if storage not in own
     )
-    return weights + 2 * learned + activations * recipe.norm_batch // PAIR, operations * recipe.batch_size // PAIR
+    return weights + 2 * learned + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
 
 
 def _operations_per_second(device: Device, size: int = 1024) -> float:
@@ -164,18 +166,18 @@ def _operations_per_second(device: Device, size: int = 1024) -> float:
     return 2 * size**3 / min(_seconds(lambda: factor @ factor, device, count=3) for _ in range(2))
 
 
-def _measure(recipe: Recipe, device: Device) -> Probe:
+def _measure(key: BenchmarkKey, device: Device) -> SpeedProfile:
     with torch.random.fork_rng():
-        height, width, channels = recipe.shape
+        height, width, channels = key.shape
         with torch.device(device.kind):  # a GPU draws the weights of a large network sooner than a CPU
-            model = build_model(recipe.model, channels, recipe.classes, **recipe.settings).to(device.kind)
-        images = torch.randn(recipe.norm_batch, height, width, channels, device=device.kind).permute(0, 3, 1, 2)
-        labels = torch.randint(recipe.classes, (recipe.norm_batch,), device=device.kind)
-    if recipe.channels_last:
+            model = build_model(key.model, channels, key.classes, **key.settings).to(device.kind)
+        images = torch.randn(key.micro_batch_size, height, width, channels, device=device.kind).permute(0, 3, 1, 2)
+        labels = torch.randint(key.classes, (key.micro_batch_size,), device=device.kind)
+    if key.channels_last:
         model.to(memory_format=torch.channels_last)
     else:
         images = images.contiguous()
-    optimizer = OPTIMIZERS[recipe.optimizer]().build(model, recipe.batch_size, device.precision)
+    optimizer = OPTIMIZERS[key.optimizer]().build(model, key.batch_size, device.precision)
     forward = torch.compile(model, dynamic=False) if device.compile else model
 
     def learn() -> None:
@@ -198,11 +200,11 @@ def _measure(recipe: Recipe, device: Device) -> Probe:
     learn_seconds, update_seconds = _seconds(learn, device), _seconds(update, device, count=2)
     model.eval()
     score()
-    score_seconds = _seconds(score, device) / recipe.norm_batch
-    parts = recipe.batch_size // recipe.norm_batch
+    score_seconds = _seconds(score, device) / key.micro_batch_size
+    parts = key.batch_size // key.micro_batch_size
     step_seconds = parts * learn_seconds + update_seconds
-    look_seconds = learn_seconds + update_seconds + time.perf_counter() - began  # the first of each is slower
-    return Probe(step_seconds, score_seconds, peak_memory_mb(device.kind), update_seconds, look_seconds)
+    benchmark_seconds = learn_seconds + update_seconds + time.perf_counter() - began  # the first of each is slower
+    return SpeedProfile(step_seconds, score_seconds, peak_memory_mb(device.kind), update_seconds, benchmark_seconds)
 
 
 def _seconds(work, device: Device, count: int = MICROBATCHES) -> float:

@@ -12,7 +12,7 @@ from fastconv.models import build_model
 PAIR = 2
 
 
-def training_operations(model: str, settings: dict[str, Any], shape: tuple[int, int, int], classes: int) -> int:
+def training_flops(model: str, settings: dict[str, Any], shape: tuple[int, int, int], classes: int) -> int:
     """Floating-point operations of forward and backward on one image, as torch counts them.
 
     Those are a multiplication and an addition for each weight of a convolution or a linear layer and each pixel, and in

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from fastconv.budget.benchmark import Probe, require_seconds
+from fastconv.budget.benchmark import SpeedProfile, require_seconds
 from fastconv.budget.hardware import Device
 from fastconv.budget.pacing import Reserve
 from fastconv.config.schema import Config
@@ -17,7 +17,7 @@ from fastconv.data.stream.spec import StreamSpec
 from fastconv.models.tta import UNCERTAIN, Views
 from fastconv.runs.results import Results
 
-# Epochs precomputed beyond those expected: a machine may turn out faster than its probe.
+# Epochs precomputed beyond those expected: a machine may turn out faster than its speed.
 STREAM_MARGIN = 1.15
 # Balanced accuracy is told if it is further from accuracy than this.
 UNLIKE = 0.005
@@ -27,12 +27,12 @@ UNLIKE = 0.005
 class Forecast:
     """What a run is expected to do.
 
-    `bound_steps`: optimizer steps that `schedule.epochs` allows, or None. `steps`, `epochs`: expected. `seconds`:
+    `max_steps`: optimizer steps that `schedule.max_epochs` allows, or None. `steps`, `epochs`: expected. `seconds`:
     expected for training and validation. `reserve`: for what the budget counts after training. `stream_epochs`: epochs
     to precompute (0 if online).
     """
 
-    bound_steps: int | None
+    max_steps: int | None
     steps: int
     epochs: float
     seconds: float
@@ -43,7 +43,7 @@ class Forecast:
 def forecast(
     config: Config,
     spec: StreamSpec,
-    probe: Probe,
+    speed: SpeedProfile,
     validate_images: int,
     final_images: int,
     test_images: int,
@@ -51,7 +51,7 @@ def forecast(
     begin_seconds: float,
     already_counted: float,
 ) -> Forecast:
-    """Plan a run from the probe.
+    """Plan a run from the speed.
 
     Args:
         validate_images: images of one validation during training (0 for none).
@@ -64,40 +64,40 @@ def forecast(
     Raises InputError for a budget that is too short for one step.
     """
     counts, seconds = config.budget.counts, config.budget.seconds
-    validate_seconds = validate_images * probe.score_seconds
+    validate_seconds = validate_images * speed.score_seconds
     reserve = Reserve(
         images=final_images * ("validate" in counts) + test_images * ("test" in counts),
-        image_seconds=probe.score_seconds,
+        image_seconds=speed.score_seconds,
         views=views.count,
         begin_seconds=begin_seconds,
         saves=int(config.checkpoint.save and "checkpoint" in counts),
     )
-    bound_epochs = config.schedule.epochs
-    bound_steps = None if bound_epochs is None else max(1, round(bound_epochs * spec.samples / config.batch_size))
+    bound_epochs = config.schedule.max_epochs
+    max_steps = None if bound_epochs is None else max(1, round(bound_epochs * spec.samples / config.batch_size))
     step_epochs = config.batch_size / spec.samples
     # A validation every so many epochs slows each step down by its share.
     share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
-    steps = math.inf if bound_steps is None else bound_steps
+    steps = math.inf if max_steps is None else max_steps
     if seconds is not None:
-        require_seconds(seconds, probe.step_seconds, reserve.seconds + already_counted)
+        require_seconds(seconds, speed.step_seconds, reserve.seconds + already_counted)
         # By the end it will be known how many images need all views.
         expected = dataclasses.replace(reserve, views=views.scored(UNCERTAIN))
         available = seconds - expected.seconds - already_counted
-        steps = min(steps, max(1, int(available / (probe.step_seconds + share))))
+        steps = min(steps, max(1, int(available / (speed.step_seconds + share))))
     epochs = steps * step_epochs
     wanted = epochs if seconds is None else STREAM_MARGIN * epochs
-    if bound_steps is not None:
-        wanted = min(wanted, bound_steps * step_epochs)
+    if max_steps is not None:
+        wanted = min(wanted, max_steps * step_epochs)
     # What a fast machine needs beyond the disk's share is augmented while training: the same bytes.
     stream_epochs = max(1, min(math.ceil(wanted - 1e-9), int(config.stream.max_gb * 1e9 / spec.epoch_bytes)))
     if config.stream.epochs is not None:
         # With a time limit a stream grows behind the reader; without one it is made as long as the run at once.
         stream_epochs = config.stream.epochs if seconds is not None else max(stream_epochs, config.stream.epochs)
     return Forecast(
-        bound_steps=bound_steps,
+        max_steps=max_steps,
         steps=int(steps),
         epochs=epochs,
-        seconds=steps * (probe.step_seconds + share),
+        seconds=steps * (speed.step_seconds + share),
         reserve=reserve,
         stream_epochs=stream_epochs if config.stream.mode == "precomputed" else 0,
     )
@@ -108,7 +108,7 @@ def plan_table(
     images: int,
     spec: StreamSpec,
     device: Device,
-    probe: Probe,
+    speed: SpeedProfile,
     plan: Forecast,
     parameters: int,
     more: Mapping[str, str],
@@ -116,7 +116,7 @@ def plan_table(
     """The plan as a person reads it, of so many images to learn from, with `more` rows."""
     budget, schedule = config.budget, config.schedule
     limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {' + '.join(budget.counts)}"
-    bound = "as many epochs as fit" if schedule.epochs is None else f"at most {schedule.epochs:g} epochs"
+    bound = "as many epochs as fit" if schedule.max_epochs is None else f"at most {schedule.max_epochs:g} epochs"
     height, width, channels = spec.shape
     described = f"{images:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes"
     if spec.samples != images:
@@ -133,14 +133,14 @@ def plan_table(
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {parameters:,} parameters",
-        "batch": f"{config.batch_size} images in parts of {config.norm_batch}",
+        "batch": f"{config.batch_size} images in parts of {config.micro_batch_size}",
         "device": device.name,
         "step": ", ".join(step),
-        "speed": f"{config.batch_size / probe.step_seconds:,.0f} images/s (probe)",
+        "speed": f"{config.batch_size / speed.step_seconds:,.0f} images/s (benchmark)",
         "budget": f"{limit}; {bound}",
         "expected": f"{plan.epochs:.1f} epochs, {plan.steps:,} steps in {plan.seconds:,.0f} s",
         "stream": stream,
-        "memory": f"about {probe.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
+        "memory": f"about {speed.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
         "outputs": config.outputs,
         **more,
     }
@@ -157,16 +157,16 @@ def results_table(results: Results, folder: Path) -> Table:
         "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f});"
         f" {results.accuracy_tta:.2%} with test-time augmentation",
         "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps at {speed}",
-        "ended by": results.stopped_by,
+        "ended by": results.stop_reason,
         "budget": f"{results.seconds_counted:.1f} s counted"
         + (f" of {results.budget_seconds:g} s" if results.budget_seconds else ""),
         "seconds": "  ".join(f"{name} {spent:.1f}" for name, spent in results.seconds.items() if spent >= 0.05),
-        "waiting for data": f"{results.data_wait_fraction:.2%} of the training time",
+        "waiting for data": f"{results.dataloader_wait_fraction:.2%} of the training time",
         "run": str(folder),
         "dashboard": f"tensorboard --logdir {folder}",
     }
-    if results.views_left_out:
-        rows["accuracy"] += f", for which there was no time with {results.views_left_out:,} of them"
+    if results.tta_skipped:
+        rows["accuracy"] += f", for which there was no time with {results.tta_skipped:,} of them"
     if abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
         rows["class by class"] = f"balanced accuracy {results.balanced_accuracy:.2%}, macro F1 {results.macro_f1:.3f}"
     if results.accuracy_holdout is not None:

@@ -18,7 +18,7 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> None:
     """Raise InputError for a split, a batch, an augmentation or a stream that cannot be had of the images.
 
     Args:
-        chosen: what is still to be chosen (`config.choose`), and is not looked at.
+        chosen: what is still to be chosen (`config.autotune`), and is not looked at.
     """
     require_known(config)
     name, batch_size, share = config.dataset.name, config.batch_size, config.dataset.holdout
@@ -44,7 +44,9 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> None:
             f"augment.crop.padding={padding} is too much for the {width}x{height} images: give fewer pixels"
         )
     if config.stream.mode == "precomputed":
-        epochs = config.schedule.epochs if config.budget.seconds is None else 0  # without a time limit all are needed
+        epochs = (
+            config.schedule.max_epochs if config.budget.seconds is None else 0
+        )  # without a time limit all are needed
         require_room(config, round(max(epochs, config.stream.epochs or 1) * len(kept) * height * width * channels))
 
 

@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import IO, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fastconv.config.schema import Config
-from fastconv.config.store import typed
+from fastconv.config.store import stored
 from fastconv.runs.folder import hold, is_finished, new_run_folder, running, write_config
-from fastconv.runs.hparams import is_place, recipe_of
+from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
@@ -52,7 +52,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         raise InputError(f"resume={folder} is finished: there is nothing to go on with")
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if not is_place(key):
+        if not is_location(key):
             _require_same(config, stored, key, folder)
         elif key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
@@ -83,7 +83,7 @@ def require_job(config: Config, folder: Path) -> None:
         if (folder / "results.json").exists():
             raise InputError(f"{folder} has results but no readable config.yaml: move it away to train it anew")
         return
-    ours, theirs = recipe(config), recipe(stored)
+    ours, theirs = hparams(config), hparams(stored)
     if other := [key for key in ours if ours[key] != theirs.get(key)]:
         key = min(other, key=lambda key: key.count("."))  # stream.seed follows seed
         raise InputError(
@@ -119,10 +119,10 @@ def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> N
         experiment=config.experiment,
         seed=config.seed,
         stream_seed=config.stream.seed,
-        stopped_by="error",
+        stop_reason="error",
         error=reason(error),
         overrides=overrides,
-        recipe=recipe(config),
+        hparams=hparams(config),
     ).write(folder.path)
 
 
@@ -138,14 +138,14 @@ def _hold(run: RunFolder) -> bool:
 
 def _newest(config: Config) -> RunFolder | None:
     """The newest unfinished run of the same configuration that no process has."""
-    wanted = recipe(config)
+    wanted = hparams(config)
     configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
     for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
         folder = path.parent
         if is_finished(folder):
             continue
         stored = _read(folder)
-        if stored is not None and recipe(stored) == wanted:
+        if stored is not None and hparams(stored) == wanted:
             run = RunFolder(folder, config, resumed=True)
             if _hold(run):
                 return run
@@ -155,7 +155,7 @@ def _newest(config: Config) -> RunFolder | None:
 def _read(folder: Path) -> Any:
     """A run's own config with its types, or None if it cannot be one."""
     try:
-        return typed(OmegaConf.load(folder / "config.yaml"))
+        return stored(folder)
     except Exception:  # whatever is wrong with the file, it is not a run's
         return None
 
@@ -165,9 +165,10 @@ def as_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
 
 
-def recipe(config: Any) -> dict[str, Any]:
+def hparams(config: Any) -> dict[str, Any]:
     """All that decides what a run computes, by key, such as `optimizer.max_lr`."""
-    return recipe_of(dataclasses.asdict(config))
+    nested = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
+    return hparams_of(nested)
 
 
 def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:

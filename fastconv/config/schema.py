@@ -15,7 +15,7 @@ from fastconv.models.configs import TTA
 from fastconv.optim.configs import Average
 
 # Segments of a run's clock, in their order.
-SEGMENTS = ("setup", "probe", "precompute", "compile", "train", "validate", "checkpoint", "test")
+SEGMENTS = ("setup", "benchmark", "precompute", "compile", "train", "validate", "checkpoint", "test")
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Budget:
     seconds: float | None = 1000.0
     """Seconds for what `counts` names; null for no limit (the run is then deterministic)."""
     counts: list[str] = field(default_factory=lambda: ["train", "validate"])
-    """Segments of the run's clock that the budget limits: setup, probe, precompute, compile, train, validate,
+    """Segments of the run's clock that the budget limits: setup, benchmark, precompute, compile, train, validate,
     checkpoint, test."""
 
 
@@ -110,9 +110,9 @@ class Config:
     """Seed of the network's first weights, and of the stream unless stream.seed is set."""
     batch_size: int = MISSING
     """Images per optimizer step, over all devices."""
-    norm_batch: int = MISSING
+    micro_batch_size: int = MISSING
     """Images over which batch norm takes its statistics: the part of a batch that is computed at once."""
-    rest: float = 0.0
+    data_pruning: float = 0.0
     """Share of the training images, in [0, 0.5), that rest in each epoch: those that a small network knows best after
     an epoch of its own, each in every other epoch."""
     label_smoothing: float = 0.0
@@ -124,13 +124,13 @@ class Config:
     figures: bool = True
     """Draw the run's figures and, for TensorBoard, the network's graph: some seconds before and after training, which
     the budget does not count."""
-    choose: list[str] = field(default_factory=list)
+    autotune: list[str] = field(default_factory=list)
     """What to choose by what the budget affords on this machine (`experiment=best`), unless it is set on the command
-    line: model, epochs, batch_size, flip, augment, rest, tta."""
+    line: model, epochs, batch_size, flip, augment, data_pruning, tta."""
     resume: str | None = None
     """Go on with an unfinished run: the folder of one, or `auto` for the newest with this configuration (a new run if
     there is none)."""
-    plan_only: bool = False
+    dry_run: bool = False
     """Print the plan and stop."""
     verify: bool = False
     """precompute: check every shard against its sha256 and write damaged ones again."""

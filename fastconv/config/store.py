@@ -5,6 +5,7 @@ import secrets
 from dataclasses import fields
 from pathlib import Path
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +18,7 @@ from fastconv.models.configs import Airbench, DavidNet, ResNet18
 from fastconv.optim import OPTIMIZERS
 from fastconv.optim.configs import Average
 from fastconv.optim.schedules import Constant, Cosine, Linear, OneCycle, Step
+from fastconv.runs.legacy import current_settings
 from fastconv.system.errors import InputError, nearest
 
 # In a wheel the configs lie inside the package, in a checkout beside it.
@@ -68,11 +70,12 @@ def options_with(group: str, key: str) -> list[str]:
     return [name for name, node in own.items() if OmegaConf.is_config(node) and key in node]
 
 
-def typed(values: DictConfig) -> DictConfig:
-    """A run's config as it was stored, with the schema's types again.
+def stored(folder: Path) -> DictConfig:
+    """A run's config as its folder keeps it, with the schema's types again.
 
-    Raises whatever OmegaConf does for values that do not fit.
+    Raises whatever yaml and OmegaConf do for a file that is none or has values that do not fit.
     """
+    values = OmegaConf.create(current_settings(yaml.safe_load((folder / "config.yaml").read_text())))
     register()
     schema, store = _settable(Config), ConfigStore.instance()
     for group in ("model", "optimizer", "schedule"):
@@ -101,9 +104,9 @@ def methods(config: Explain) -> dict[str, Method]:
     return found
 
 
-def _part(batch_size: int, devices: int, norm_batch: int) -> int:
-    """The model's `norm_batch`, or a device's whole share of a batch that is smaller; two images at least."""
-    return min(norm_batch, max(2, batch_size // max(1, devices)))
+def _part(batch_size: int, devices: int, micro_batch_size: int) -> int:
+    """The model's `micro_batch_size`, or a device's whole share of a batch that is smaller; two images at least."""
+    return min(micro_batch_size, max(2, batch_size // max(1, devices)))
 
 
 def _beyond_a_run(schema: type[Config]) -> DictConfig:

@@ -11,7 +11,7 @@ import yaml
 
 from fastconv.config.resume import require_job
 from fastconv.runs.folder import is_finished
-from fastconv.runs.hparams import is_place
+from fastconv.runs.hparams import is_location
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
 
@@ -98,7 +98,7 @@ def override_of(folder: Path) -> str:
 def _of_interest(overrides: tuple[str, ...]) -> list[str]:
     """The overrides that decide which runs a sweep has."""
     keys = {text: text.lstrip("+").partition("=")[0] for text in overrides}
-    return [text for text in overrides if not is_place(keys[text]) and not keys[text].startswith(LAUNCHING)]
+    return [text for text in overrides if not is_location(keys[text]) and not keys[text].startswith(LAUNCHING)]
 
 
 def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:

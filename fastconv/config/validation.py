@@ -17,7 +17,7 @@ OPTIONS = {
     "dataset.source": ("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"),
     "budget.counts": SEGMENTS,
     "average.kind": ("none", "ema", "lookahead"),
-    "choose": ("model", "epochs", "batch_size", "flip", "augment", "rest", "tta"),
+    "autotune": ("model", "epochs", "batch_size", "flip", "augment", "data_pruning", "tta"),
     "stream.mode": ("precomputed", "online"),
     "validate.on": ("test", "holdout", "none"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
@@ -26,7 +26,7 @@ OPTIONS = {
     "augment.crop.mode": PAD_MODES,
     "model.activation": ("relu", "celu", "gelu", "silu"),  # of some models; fastconv.models would import torch
     "augment.flip.mode": FLIP_MODES,
-    "augment.policy": POLICIES,
+    "augment.auto": POLICIES,
 }
 
 
@@ -60,18 +60,20 @@ def check(config: Config) -> None:
             not config.model.residual or config.model.convs > 1, "model.residual", "set model.convs to 2 or more too"
         )
     schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
-    if budget.seconds is None and schedule.epochs is None:
-        raise InputError("budget.seconds and schedule.epochs are both null: the run would never end; set one of them")
-    if config.choose and budget.seconds is None:
-        raise InputError("budget.seconds=null leaves nothing to choose by (choose, experiment=best): give seconds")
+    if budget.seconds is None and schedule.max_epochs is None:
+        raise InputError(
+            "budget.seconds and schedule.max_epochs are both null: the run would never end; set one of them"
+        )
+    if config.autotune and budget.seconds is None:
+        raise InputError("budget.seconds=null leaves nothing to choose by (autotune, experiment=best): give seconds")
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
     require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")
-    part = config.norm_batch * trainer.devices
+    part = config.micro_batch_size * trainer.devices
     require(
         config.batch_size % part == 0,
         "batch_size",
-        f"it must be a multiple of norm_batch x trainer.devices = {part}; set norm_batch too",
+        f"it must be a multiple of micro_batch_size x trainer.devices = {part}; set micro_batch_size too",
     )
     require(
         config.validate.samples is None or config.validate.samples >= trainer.devices,

@@ -17,18 +17,18 @@ class StreamBatches:
     No sample is dropped and every batch has the same size; epochs follow each other within a batch. Each of `ranks`
     takes its own slice of every batch, so the batches are the same for every number of ranks.
 
-    Begins with batch `first`. Yields images uint8 [norm_batch, H, W, C] and labels int64 [norm_batch]. Adds the time it
+    Begins with batch `first`. Yields images uint8 [micro_batch_size, H, W, C] and labels int64 [micro_batch_size]. Adds the time it
     takes, which training spends waiting, to `wait_seconds`.
     """
 
     def __init__(
-        self, stream: Stream, batch_size: int, norm_batch: int, rank: int = 0, ranks: int = 1, first: int = 0
+        self, stream: Stream, batch_size: int, micro_batch_size: int, rank: int = 0, ranks: int = 1, first: int = 0
     ) -> None:
         self._stream = stream
         self._batch_size = batch_size
-        self._norm_batch = norm_batch
+        self._micro_batch_size = micro_batch_size
         self._first = first
-        self._slice = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks, norm_batch)
+        self._slice = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks, micro_batch_size)
         self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -37,7 +37,7 @@ class StreamBatches:
             for offset in self._slice:
                 started = time.perf_counter()
                 start = batch * self._batch_size + offset
-                images, labels = self._stream.rows(start, start + self._norm_batch)
+                images, labels = self._stream.rows(start, start + self._micro_batch_size)
                 tensors = torch.from_numpy(images), torch.from_numpy(labels)
                 self.wait_seconds += time.perf_counter() - started
                 yield tensors

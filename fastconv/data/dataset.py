@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastconv.data.augment.plan import Resting
+from fastconv.data.augment.plan import SkipSchedule
 
 
 @dataclass(frozen=True)
 class ImageData:
     """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
 
-    `note` is what there is to say about images that were left out, `resting` which of them rest in every other epoch.
+    `note` is what there is to say about images that were left out, `skip_schedule` which of them rest in every other epoch.
     """
 
     name: str
@@ -21,7 +21,7 @@ class ImageData:
     classes: tuple[str, ...]
     digest: str
     note: str = ""
-    resting: Resting | None = None
+    skip_schedule: SkipSchedule | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -21,14 +21,14 @@ class Prefetch:
     Args:
         batches: images uint8 [B, H, W, C] and labels int64 [B] on the CPU, endless or not.
         device: where they go; with a CPU they are only read ahead.
-        norm_batch: images per microbatch.
+        micro_batch_size: images per microbatch.
     """
 
     DEPTH = 8
     """Batches that are ready or on their way."""
 
-    def __init__(self, batches: Iterable[Batch], device: torch.device, norm_batch: int) -> None:
-        self._batches, self._device, self._norm_batch = batches, device, norm_batch
+    def __init__(self, batches: Iterable[Batch], device: torch.device, micro_batch_size: int) -> None:
+        self._batches, self._device, self._micro_batch_size = batches, device, micro_batch_size
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.wait_seconds = 0.0
 
@@ -46,7 +46,7 @@ class Prefetch:
                     return
                 if isinstance(item, BaseException):
                     raise item
-                yield from zip(*(part.split(self._norm_batch) for part in self._take(*item)), strict=True)
+                yield from zip(*(part.split(self._micro_batch_size) for part in self._take(*item)), strict=True)
         finally:
             ended.set()
             thread.join()

@@ -23,8 +23,8 @@ class DavidNet:
     """`relu`, `celu`, `gelu` or `silu`."""
     freeze_norm_scale: bool = False
     """Batch norms learn a bias only."""
-    norm_batch: int = 256
-    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
+    micro_batch_size: int = 256
+    """Images over which batch norm takes its statistics, unless `micro_batch_size` is set or a batch is smaller."""
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Airbench:
     logits_scale: float = 1 / 9
     """Factor on the logits, which begin with the same size whatever it is: how fast the last layer learns, but for
     optimizer=muon, which makes up for it."""
-    norm_batch: int = 256
-    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
+    micro_batch_size: int = 256
+    """Images over which batch norm takes its statistics, unless `micro_batch_size` is set or a batch is smaller."""
 
 
 @dataclass
@@ -58,24 +58,24 @@ class ResNet18:
     name: str = "resnet18"
     width: int = 64
     """Filters of the first stage; the others have two, four and eight times as many."""
-    norm_batch: int = 128
-    """Images over which batch norm takes its statistics, unless `norm_batch` is set or a batch is smaller."""
+    micro_batch_size: int = 128
+    """Images over which batch norm takes its statistics, unless `micro_batch_size` is set or a batch is smaller."""
 
 
 @dataclass
 class TTA:
     """Test-time augmentation: what `accuracy_tta` is scored with, beside `accuracy` without."""
 
-    mirror: bool | None = None
+    flip: bool | None = None
     """Score each image and its mirror image; null for if the training images are mirrored (`dataset.flip` above 0)."""
     shift: int = 1
     """Score each image moved along the diagonal by so many pixels, both ways, too; 0 for not."""
-    around: bool = False
+    neighbors: bool = False
     """Score it moved by so many pixels in all eight directions instead."""
-    below: float = 1.0
+    confidence_threshold: float = 1.0
     """Only images whose highest probability is below this; 1 for all."""
 
 
 def model_settings(model: Any) -> dict:
     """What of a model's config is for the network itself."""
-    return {key: value for key, value in asdict(model).items() if key not in ("name", "norm_batch")}
+    return {key: value for key, value in asdict(model).items() if key not in ("name", "micro_batch_size")}

@@ -28,36 +28,36 @@ class ScoringTime(Protocol):
 class Views:
     """The views of an image that are scored, beside the image itself (as in Jordan 2024, arXiv 2404.00498).
 
-    `mirror`: each view left to right too, in equal parts. `shift`: two views moved along the diagonal by so many
-    pixels, the border reflected, weigh as much as the centre together. `around`: all eight neighbours at that distance
-    instead, each as much as the centre. `below`: an image whose highest probability is not below this gets none of it,
+    `flip`: each view left to right too, in equal parts. `shift`: two views moved along the diagonal by so many
+    pixels, the border reflected, weigh as much as the centre together. `neighbors`: all eight neighbours at that distance
+    instead, each as much as the centre. `confidence_threshold`: an image whose highest probability is not below this gets none of it,
     and its answer stays.
     """
 
-    mirror: bool = False
+    flip: bool = False
     shift: int = 0
-    around: bool = False
-    below: float = 1.0
+    neighbors: bool = False
+    confidence_threshold: float = 1.0
 
     @property
     def count(self) -> int:
         """How many times an image is scored that gets all views."""
-        return (1 + self.mirror) * (1 + len(self._moves))
+        return (1 + self.flip) * (1 + len(self._moves))
 
     def scored(self, uncertain: float) -> float:
         """How many times an image is scored on average, if this share of them is uncertain enough to get the views."""
-        return 1 + (self.count - 1) * (uncertain if self.below < 1 else 1.0)
+        return 1 + (self.count - 1) * (uncertain if self.confidence_threshold < 1 else 1.0)
 
     def uncertain(self, logits: Tensor) -> Tensor:
         """Which images get the views, bool [B], by their own logits [B, classes]."""
-        return logits.float().softmax(1).amax(1) < self.below
+        return logits.float().softmax(1).amax(1) < self.confidence_threshold
 
     @property
     def _moves(self) -> list[tuple[int, int]]:
         """Rows and columns by which views are moved."""
         if not self.shift:
             return []
-        if not self.around:
+        if not self.neighbors:
             return [(-self.shift, -self.shift), (self.shift, self.shift)]
         steps = (-self.shift, 0, self.shift)
         return [(down, right) for down in steps for right in steps if down or right]
@@ -65,7 +65,7 @@ class Views:
     def of(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         """(weight, view) of images float [B, C, H, W]; the weights sum to 1, and the first view is the image."""
         height, width = images.shape[2:]
-        moves, each = self._moves, 1 / 9 if self.around else 1 / 4
+        moves, each = self._moves, 1 / 9 if self.neighbors else 1 / 4
         moved = [(1 - each * len(moves), images)]
         if moves:
             padded = F.pad(images, (self.shift,) * 4, mode="reflect")
@@ -73,8 +73,8 @@ class Views:
                 top, left = self.shift + down, self.shift + right
                 moved.append((each, padded[:, :, top : top + height, left : left + width]))
         for weight, view in moved:
-            yield weight / (1 + self.mirror), view
-        for weight, view in moved if self.mirror else ():
+            yield weight / (1 + self.flip), view
+        for weight, view in moved if self.flip else ():
             yield weight / 2, view.flip(3)
 
     def answers(
@@ -91,8 +91,8 @@ class Views:
         augmented = plain.float()
         if self.count == 1:
             return plain, augmented
-        chosen = slice(None) if self.below == 1 else self.uncertain(plain)
-        wanted = len(images) if self.below == 1 else int(chosen.sum())
+        chosen = slice(None) if self.confidence_threshold == 1 else self.uncertain(plain)
+        wanted = len(images) if self.confidence_threshold == 1 else int(chosen.sum())
         if not wanted or (spare and not spare.allows(wanted, self.count - 1)):
             return plain, augmented
         (weight, _), *others = self.of(images[chosen])
@@ -106,5 +106,5 @@ class Views:
 
 def views_of(tta: TTA, flip: float) -> Views:
     """The views of test-time augmentation of a network to which so large a share of the images was mirrored."""
-    mirror = flip > 0 if tta.mirror is None else tta.mirror
-    return Views(mirror, tta.shift, tta.around, tta.below)
+    mirror = flip > 0 if tta.flip is None else tta.flip
+    return Views(mirror, tta.shift, tta.neighbors, tta.confidence_threshold)

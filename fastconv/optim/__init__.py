@@ -1,7 +1,7 @@
 """Optimizers by name.
 
 Each is a value that builds a torch optimizer. Every parameter group owns its peak learning rate (`max_lr`), which the
-schedule scales; the first group's is the `max_lr` of the settings. A group with `until` below 1 runs through the whole
+schedule scales; the first group's is the `max_lr` of the settings. A group with `schedule_fraction` below 1 runs through the whole
 schedule in that share of the run and stands still after it.
 """
 

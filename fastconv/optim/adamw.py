@@ -25,14 +25,14 @@ class AdamW:
     """What is added to the root of that mean."""
     weight_decay: float = 0.05
     """Share of the weights of convolutions and linear layers, times the learning rate, that a step takes away."""
-    bias_factor: float = 1.0
+    bias_lr_scale: float = 1.0
     """Peak learning rate of norms and biases, as a multiple of `max_lr`."""
-    whitening_until: float = 1.0
+    whiten_bias_fraction: float = 1.0
     """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
 
     def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "torch.optim.Optimizer":
         """The optimizer for a network's trainable parameters, at its peak learning rate."""
         import torch
 
-        groups = decay_groups(model, self.max_lr, self.weight_decay, self.bias_factor, self.whitening_until)
+        groups = decay_groups(model, self.max_lr, self.weight_decay, self.bias_lr_scale, self.whiten_bias_fraction)
         return torch.optim.AdamW(groups, lr=self.max_lr, betas=(self.momentum, self.beta2), eps=self.eps, fused=True)

@@ -12,20 +12,20 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Average(ABC):
-    """An average that takes the weights in every `every` optimizer steps.
+    """An average that takes the weights in every `update_interval` optimizer steps.
 
     `slow` is the average so far by name, empty as long as there is none; it is all that a run needs to go on.
 
     Args:
-        every: steps between two times that it takes the weights in.
+        update_interval: steps between two times that it takes the weights in.
         decay: how much of the average a step leaves, in [0, 1).
     """
 
     validated: bool
     """Whether the average, rather than the weights that learn, is what a validation in training is of."""
 
-    def __init__(self, every: int, decay: float) -> None:
-        self.every, self.decay = every, decay
+    def __init__(self, update_interval: int, decay: float) -> None:
+        self.update_interval, self.decay = update_interval, decay
         self.slow: dict[str, Tensor] = {}
 
     def start(self, weights: dict[str, Tensor]) -> None:
@@ -34,7 +34,7 @@ class Average(ABC):
 
     def is_due(self, steps: int) -> bool:
         """Whether the weights are taken in after so many steps."""
-        return steps % self.every == 0
+        return steps % self.update_interval == 0
 
     @abstractmethod
     def update(self, weights: dict[str, Tensor], steps: int, progress: float) -> None:
@@ -60,7 +60,7 @@ class MovingAverage(Average):
     def update(self, weights: dict[str, Tensor], steps: int, progress: float) -> None:
         if self.slow:
             # The last step of a run may come sooner than the next time.
-            self._pull(weights, 1 - self.decay ** (steps % self.every or self.every))
+            self._pull(weights, 1 - self.decay ** (steps % self.update_interval or self.update_interval))
         else:
             self.slow = clone_weights(weights)
 
@@ -81,7 +81,7 @@ class Lookahead(Average):
     @torch.no_grad()
     def update(self, weights: dict[str, Tensor], steps: int, progress: float) -> None:
         if self.is_due(steps):
-            self._pull(weights, 1 - self.decay**self.every * progress**3)
+            self._pull(weights, 1 - self.decay**self.update_interval * progress**3)
             copy_weights(weights, self.slow)
 
 

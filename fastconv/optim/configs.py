@@ -10,7 +10,7 @@ class Average:
     kind: str = "none"
     """`none`; `ema`: an exponential moving average, of which validations are too; `lookahead`: slow weights, from which
     the learning ones begin anew each time."""
-    every: int = 5
+    update_interval: int = 5
     """Optimizer steps between two times that the average takes the weights in."""
     decay: float = 0.95
     """Share of the average that each step leaves; with `lookahead` at the end of the run, and less before."""

@@ -38,7 +38,7 @@ class Muon:
     """Momentum of the SGD part, where the schedule does not set it."""
     weight_decay: float = 2e-6
     """What an image of a batch takes away of norms, biases and linear layers at the peak, as a share of them."""
-    whitening_until: float = 0.375
+    whiten_bias_fraction: float = 0.375
     """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
 
     def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "MuonSGD":
@@ -72,7 +72,7 @@ class Muon:
             filters,
             by_sgd(found.biases, self.bias_lr),
             by_sgd(found.heads, head_lr),
-            by_sgd(found.whitening, self.bias_lr, until=self.whitening_until),
+            by_sgd(found.whitening, self.bias_lr, schedule_fraction=self.whiten_bias_fraction),
         ]
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return MuonSGD([group for group in groups if group["params"]], self.newton_schulz_steps, dtype)

@@ -36,16 +36,26 @@ def parts(model: "nn.Module") -> Parts:
 
 
 def decay_groups(
-    model: "nn.Module", max_lr: float, weight_decay: float, bias_factor: float = 1.0, whitening_until: float = 1.0
+    model: "nn.Module",
+    max_lr: float,
+    weight_decay: float,
+    bias_lr_scale: float = 1.0,
+    whiten_bias_fraction: float = 1.0,
 ) -> list[dict]:
     """Parameter groups at their peak: weights decay; biases do not, and have a learning rate of their own."""
     found = parts(model)
     chosen = {id(parameter) for parameter in (*found.filters, *found.heads)}
     weights = [parameter for parameter in model.parameters() if id(parameter) in chosen]  # in the network's order
-    bias_lr = max_lr * bias_factor
+    bias_lr = max_lr * bias_lr_scale
     groups = [
         {"params": weights, "weight_decay": weight_decay, "lr": max_lr, "max_lr": max_lr},
         {"params": found.biases, "weight_decay": 0.0, "lr": bias_lr, "max_lr": bias_lr},
-        {"params": found.whitening, "weight_decay": 0.0, "lr": bias_lr, "max_lr": bias_lr, "until": whitening_until},
+        {
+            "params": found.whitening,
+            "weight_decay": 0.0,
+            "lr": bias_lr,
+            "max_lr": bias_lr,
+            "schedule_fraction": whiten_bias_fraction,
+        },
     ]
     return [group for group in groups if group["params"]]

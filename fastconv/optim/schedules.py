@@ -30,7 +30,7 @@ class Schedule(ABC):
     """What all schedules share."""
 
     name: str = "schedule"
-    epochs: float | None = 25
+    max_epochs: float | None = 25
     """Passes over the training images after which the run ends, if the budget allows; null for no bound."""
 
     @abstractmethod
@@ -107,14 +107,14 @@ class WarmUp(Schedule):
 
     warmup: float = 0.0
     """Share of the run, in [0, 1), over which the learning rate rises linearly from zero to the peak."""
-    final_factor: float = 0.0
+    min_lr_ratio: float = 0.0
     """Learning rate at the end, as a share of the peak."""
 
     def factors(self, progress: float) -> Factors:
         if progress < self.warmup:
             return Factors(progress / self.warmup)
         remaining = self.descent((progress - self.warmup) / (1 - self.warmup))
-        return Factors(self.final_factor + (1 - self.final_factor) * remaining)
+        return Factors(self.min_lr_ratio + (1 - self.min_lr_ratio) * remaining)
 
     @abstractmethod
     def descent(self, position: float) -> float:

@@ -23,14 +23,14 @@ class SGD:
     """Nesterov's variant of momentum."""
     weight_decay: float = 5e-4
     """L2 penalty on the weights of convolutions and linear layers; norms and biases have none."""
-    bias_factor: float = 1.0
+    bias_lr_scale: float = 1.0
     """Peak learning rate of norms and biases, as a multiple of `max_lr`; 64 in fast recipes."""
-    whitening_until: float = 1.0
+    whiten_bias_fraction: float = 1.0
     """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
 
     def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "torch.optim.Optimizer":
         """The optimizer for a network's trainable parameters, at its peak learning rate."""
         import torch
 
-        groups = decay_groups(model, self.max_lr, self.weight_decay, self.bias_factor, self.whitening_until)
+        groups = decay_groups(model, self.max_lr, self.weight_decay, self.bias_lr_scale, self.whiten_bias_fraction)
         return torch.optim.SGD(groups, lr=self.max_lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)

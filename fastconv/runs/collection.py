@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from fastconv.runs.hparams import recipe_of
+from fastconv.runs.hparams import hparams_of
+from fastconv.runs.legacy import current_settings
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError, nearest
 
@@ -17,12 +18,12 @@ from fastconv.system.errors import InputError, nearest
 class Entry:
     """A run's folder with what is known of it.
 
-    `recipe` holds all that decided what it computed, by key, such as `optimizer.max_lr`; `written` the overrides that
+    `hparams` holds all that decided what it computed, by key, such as `optimizer.max_lr`; `written` the overrides that
     it was started with, such as `schedule`; `problem` why it has no results, or None.
     """
 
     folder: Path
-    recipe: dict[str, Any]
+    hparams: dict[str, Any]
     written: dict[str, str]
     results: Results | None
     problem: str | None
@@ -30,14 +31,14 @@ class Entry:
     def setting(self, key: str) -> Any:
         """A setting as it was composed, a group such as `schedule` by its name or as it was written; else None."""
         for known in (key, f"{key}.name"):
-            if known in self.recipe:
-                return self.recipe[known]
+            if known in self.hparams:
+                return self.hparams[known]
         return self.written.get(key)
 
     def has(self, key: str) -> bool:
         """Whether there is such a setting or result, if only null."""
-        return any(key in values for values in (self.recipe, self.written)) or (
-            f"{key}.name" in self.recipe or hasattr(self.results, key)
+        return any(key in values for values in (self.hparams, self.written)) or (
+            f"{key}.name" in self.hparams or hasattr(self.results, key)
         )
 
     def value(self, key: str) -> Any:
@@ -70,24 +71,24 @@ def _run_folders(folder: Path) -> Iterator[tuple[Path, float]]:
 def _read(folder: Path) -> Entry:
     try:
         results = Results.read(folder)
-        problem = results.error or ("running, or killed" if results.stopped_by is None else None)
+        problem = results.error or ("running, or killed" if results.stop_reason is None else None)
     except FileNotFoundError:
         results, problem = None, "unfinished: no results.json"
     except (OSError, ValueError, KeyError) as error:
         results, problem = None, f"results.json cannot be read: {error}"
-    recipe = results.recipe if results else {}
+    hparams = results.hparams if results else {}
     overrides = results.overrides if results else []
     written = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
-    return Entry(folder, recipe or _stored_recipe(folder), written, results, problem)
+    return Entry(folder, hparams or _stored_hparams(folder), written, results, problem)
 
 
-def _stored_recipe(folder: Path) -> dict[str, Any]:
+def _stored_hparams(folder: Path) -> dict[str, Any]:
     """The settings of a run that wrote none into its results."""
     try:
         values = yaml.load((folder / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return {}
-    return recipe_of(values) if isinstance(values, dict) else {}
+    return hparams_of(current_settings(values)) if isinstance(values, dict) else {}
 
 
 def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:
@@ -101,7 +102,7 @@ def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:
         wanted.setdefault(key.strip(), []).append(value.strip())
     for key in wanted:
         if not any(entry.has(key) for entry in entries):
-            known = dict.fromkeys(name for entry in entries for name in (*entry.recipe, *entry.written))
+            known = dict.fromkeys(name for entry in entries for name in (*entry.hparams, *entry.written))
             raise InputError(f"where={key}:{wanted[key][0]}: no run has a {key}{nearest(key, known)}")
     found = [
         entry

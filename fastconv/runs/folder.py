@@ -80,6 +80,6 @@ def running(folder: Path) -> InputError:
 def is_finished(folder: Path) -> bool:
     """Whether a run has been trained and scored."""
     try:
-        return Results.read(folder).stopped_by in ("epochs", "budget")
+        return Results.read(folder).stop_reason in ("epochs", "budget")
     except (OSError, ValueError, KeyError):
         return False

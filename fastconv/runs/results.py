@@ -10,6 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from fastconv.runs.legacy import current_results
 from fastconv.system.files import write_atomically
 
 # What runs may be judged by: results of which more is better.
@@ -21,7 +22,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 class Results:
     """The keys of `results.json`. Keys are added, never renamed; what a run did not get to is null.
 
-    Accuracies are shares in [0, 1]; `stopped_by` is `epochs`, `budget`, `error` or `interrupt`, and null while a run
+    Accuracies are shares in [0, 1]; `stop_reason` is `epochs`, `budget`, `error` or `interrupt`, and null while a run
     goes on (or if it was killed): every second it writes down how far it is.
     """
 
@@ -34,7 +35,7 @@ class Results:
     """Of the test split, by the weights of the last step."""
     accuracy_tta: float | None = None
     """The same with test-time augmentation (`tta`)."""
-    views_left_out: int = 0
+    tta_skipped: int = 0
     """Test images that had no test-time augmentation, as the budget had no time left for it."""
     accuracy_holdout: float | None = None
     """Of the held-out training images, by the weights of the last step."""
@@ -49,7 +50,7 @@ class Results:
     epochs: float | None = None
     steps: int | None = None
     batch_size: int | None = None
-    norm_batch: int | None = None
+    micro_batch_size: int | None = None
     budget_seconds: float | None = None
     budget_counts: list[str] = field(default_factory=list)
     seconds_counted: float | None = None
@@ -59,12 +60,12 @@ class Results:
     """10**15 floating-point operations that training took, forward and backward (see fastconv.budget.flops)."""
     images_per_second: float | None = None
     """Trained images over training seconds."""
-    data_wait_fraction: float | None = None
+    dataloader_wait_fraction: float | None = None
     """Share of the training seconds spent waiting for data."""
     parameters: int | None = None
     peak_memory_mb: float | None = None
     """Of the process on a CPU, of the device on a GPU."""
-    stopped_by: str | None = None
+    stop_reason: str | None = None
     error: str | None = None
     """Why the run failed."""
     expected_epochs: float | None = None
@@ -79,7 +80,7 @@ class Results:
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     overrides: list[str] = field(default_factory=list)
-    recipe: dict[str, Any] = field(default_factory=dict)
+    hparams: dict[str, Any] = field(default_factory=dict)
     """All settings that decided what the run computed, by key."""
 
     def write(self, run: Path) -> None:
@@ -95,7 +96,7 @@ class Results:
         content: Any = json.loads((run / "results.json").read_text())
         if not isinstance(content, dict):
             raise ValueError("not an object")
-        types = _types()
+        content, types = current_results(content), _types()
         known = {key: value for key, value in content.items() if key in types}
         for key, value in known.items():
             if not isinstance(value, types[key]):

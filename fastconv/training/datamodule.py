@@ -18,7 +18,7 @@ class ShardDataModule(L.LightningDataModule):
     Args:
         stream: precomputed shards, or the same stream augmented online.
         batch_size: images per optimizer step over all ranks.
-        norm_batch: images per microbatch; `batch_size` is a multiple of it times the ranks.
+        micro_batch_size: images per microbatch; `batch_size` is a multiple of it times the ranks.
         validate: images for the curves during training, or None.
         validate_samples: how many of them to score; None for all.
         test: the test split.
@@ -28,14 +28,14 @@ class ShardDataModule(L.LightningDataModule):
         self,
         stream: Stream,
         batch_size: int,
-        norm_batch: int,
+        micro_batch_size: int,
         validate: ImageData | None,
         validate_samples: int | None,
         test: ImageData,
     ) -> None:
         super().__init__()
         self._stream = stream
-        self._batch_size, self._norm_batch = batch_size, norm_batch
+        self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
         self._validate, self._validate_samples, self._test = validate, validate_samples, test
         self._train_batches: StreamBatches | Prefetch | None = None
         self._first_batch = 0
@@ -58,10 +58,10 @@ class ShardDataModule(L.LightningDataModule):
         if device.type == "cuda":
             whole = self._batch_size // ranks
             batches = StreamBatches(self._stream, self._batch_size, whole, rank, ranks, self._first_batch)
-            self._train_batches = Prefetch(batches, device, self._norm_batch)
+            self._train_batches = Prefetch(batches, device, self._micro_batch_size)
         else:  # a thread would take from the training step what it saves here
             self._train_batches = StreamBatches(
-                self._stream, self._batch_size, self._norm_batch, rank, ranks, self._first_batch
+                self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch
             )
         return self._train_batches
 

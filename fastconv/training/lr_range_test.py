@@ -154,7 +154,7 @@ def run_range_test(run: Run, test: RangeTest, console: Console) -> LossCurve:
     ):
         task = progress.add_task("", total=test.steps)
         callback = LRRangeTest(test, peak.momentum, lambda steps: progress.update(task, completed=steps))
-        datamodule = ShardDataModule(stream, config.batch_size, config.norm_batch, None, None, run.test)
+        datamodule = ShardDataModule(stream, config.batch_size, config.micro_batch_size, None, None, run.test)
         trainer = make_trainer(run, [], [callback])
         with run.clock.segment("train"):
             trainer.fit(module, datamodule=datamodule)

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fastconv.budget.autotune.data_pruning import rest
-from fastconv.budget.benchmark import Probe, Recipe, forget_peak_memory, probe
+from fastconv.budget.autotune.data_pruning import skip_schedule
+from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
 from fastconv.budget.clock import Clock
 from fastconv.budget.forecast import Forecast, forecast
 from fastconv.budget.hardware import Device, prepare
@@ -45,7 +45,7 @@ class Run:
     holdout: ImageData
     test: ImageData
     spec: StreamSpec
-    probe: Probe
+    speed: SpeedProfile
     plan: Forecast
     parameters: int
 
@@ -55,11 +55,11 @@ class Run:
         return model_settings(self.config.model)
 
 
-def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run:
+def plan_run(config: Config, clock: Clock, measured: SpeedProfile | None = None) -> Run:
     """Look at the config, the machine and the data, and work out what a run will do.
 
     Args:
-        measured: the recipe's probe, if there is one.
+        measured: how fast the machine trains it, if that is known.
 
     Raises InputError for whatever could not work.
     """
@@ -70,30 +70,30 @@ def plan_run(config: Config, clock: Clock, measured: Probe | None = None) -> Run
     forget_peak_memory()
     train, holdout, test = open_splits(config.dataset, Path(config.data))
     spec = stream_spec(train, config.augment, config.stream.seed)
-    if config.rest:
+    if config.data_pruning:
         with clock.segment("precompute"):  # what is known is a part of the stream
-            resting = rest(spec, train, device, config.rest, Path(config.data) / "probes")
-        train = dataclasses.replace(train, resting=resting)
+            skips = skip_schedule(spec, train, device, config.data_pruning, Path(config.data) / "benchmarks")
+        train = dataclasses.replace(train, skip_schedule=skips)
         spec = stream_spec(train, config.augment, config.stream.seed)
     settings = model_settings(config.model)
     channels, classes = spec.shape[2], len(spec.classes)
     with torch.device("meta"):
         parameters = count_parameters(build_model(config.model.name, channels, classes, **settings))
-    recipe = Recipe(
+    key = BenchmarkKey(
         config.model.name,
         settings,
         spec.shape,
         classes,
         config.batch_size // config.trainer.devices,
-        config.norm_batch,
+        config.micro_batch_size,
         config.trainer.channels_last,
         config.optimizer.name,
     )
     if measured is None:
-        with clock.segment("probe"):
-            cache, limit = Path(config.data) / "probes", config.budget.seconds
-            found = from_first_rank("probe", lambda: dataclasses.asdict(probe(recipe, device, cache, limit)))
-            measured = Probe(**found)
+        with clock.segment("benchmark"):
+            cache, limit = Path(config.data) / "benchmarks", config.budget.seconds
+            found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
+            measured = SpeedProfile(**found)
     curve = {"test": test, "holdout": holdout, "none": ()}[config.validate.on]
     plan = forecast(
         config,
@@ -165,10 +165,10 @@ def open_stream(run: Run) -> Stream:
     stream = run.config.stream
     if stream.mode == "online":
         return OnlineStream(run.spec, run.train)
-    # A machine that turns out faster than its probe may need more than planned: as much as its steps and max_gb allow.
+    # A machine that turns out faster than its benchmark may need more than planned: as much as its steps and max_gb allow.
     most = stream.max_gb * 1e9 / run.spec.epoch_bytes
-    if run.plan.bound_steps is not None:
-        most = min(most, math.ceil(run.plan.bound_steps * run.config.batch_size / run.spec.samples))
+    if run.plan.max_steps is not None:
+        most = min(most, math.ceil(run.plan.max_steps * run.config.batch_size / run.spec.samples))
     if stream.is_remote:
         return RemoteStream(run.spec, stream.root, stream.folder, run.train, int(most))
     extend = None

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from torch import nn
 
 from fastconv.analysis import figures
-from fastconv.config.resume import as_yaml, recipe
+from fastconv.config.resume import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
 from fastconv.training.module import ImageClassifier
@@ -35,7 +35,7 @@ LAYOUT = {
     },
     "speed": {
         "images/s": ["Multiline", ["speed/images_per_second$"]],
-        "share of the training time waiting for data": ["Multiline", ["speed/data_wait_fraction$"]],
+        "share of the training time waiting for data": ["Multiline", ["speed/dataloader_wait_fraction$"]],
     },
     "budget": {
         "progress of the schedule, share of the budget used": ["Multiline", ["(schedule/progress|budget/used)$"]],
@@ -45,8 +45,14 @@ LAYOUT = {
 }
 # Keys of the results by which the HParams page sorts and filters runs.
 METRICS = (*MEASURES, "loss", "epochs", "seconds_counted", "images_per_second")
-# Defaults of a data set or a model, whose values in force stand under `augment`, `batch_size` and `norm_batch`.
-DEFAULTS = ("dataset.flip", "dataset.crop_padding", "dataset.cutout_size", "dataset.batch_size", "model.norm_batch")
+# Defaults of a data set or a model, whose values in force stand under `augment`, `batch_size` and `micro_batch_size`.
+DEFAULTS = (
+    "dataset.flip",
+    "dataset.crop_padding",
+    "dataset.cutout_size",
+    "dataset.batch_size",
+    "model.micro_batch_size",
+)
 HEATMAPS = 10
 
 
@@ -134,7 +140,7 @@ def hyperparameters(config: Config) -> dict[str, str | bool | float]:
 
     Without what is null, since TensorBoard cannot sort a column of numbers and words; lists are words.
     """
-    values: dict[str, Any] = {key: value for key, value in recipe(config).items() if key not in DEFAULTS}
+    values: dict[str, Any] = {key: value for key, value in hparams(config).items() if key not in DEFAULTS}
     return {
         key: ", ".join(map(str, value)) if isinstance(value, list) else value
         for key, value in values.items()

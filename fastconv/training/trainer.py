@@ -16,7 +16,7 @@ from rich.console import Console
 from fastconv.analysis import figures
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
-from fastconv.budget.flops import training_operations
+from fastconv.budget.flops import training_flops
 from fastconv.budget.pacing import SpareTime
 from fastconv.callbacks import (
     AverageWeights,
@@ -28,7 +28,7 @@ from fastconv.callbacks import (
     ScheduleLR,
     TimeBudget,
 )
-from fastconv.config.resume import RunFolder, recipe
+from fastconv.config.resume import RunFolder, hparams
 from fastconv.data.stream.spec import Stream
 from fastconv.models.classifier import whiten
 from fastconv.models.tta import views_of
@@ -63,7 +63,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         seed=config.seed,
         stream_seed=config.stream.seed,
         batch_size=config.batch_size,
-        norm_batch=config.norm_batch,
+        micro_batch_size=config.micro_batch_size,
         budget_seconds=config.budget.seconds,
         budget_counts=config.budget.counts,
         parameters=run.parameters,
@@ -74,7 +74,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         versions=versions(),
         git_commit=git_commit(),
         overrides=overrides,
-        recipe=recipe(config),
+        hparams=hparams(config),
     )
     if folder.resumed:
         described = _go_on(described, folder.path, run)
@@ -85,7 +85,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         if is_first_rank() and config.figures:
             figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
     except BaseException as error:
-        training.note(stopped_by="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
+        training.note(stop_reason="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
         if isinstance(error, Interrupted):
             error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
         if config.trainer.devices > 1 and lost_rank(error):
@@ -127,10 +127,10 @@ class Training:
         images = 0 if validated is None else min(len(validated), config.validate.samples or len(validated))
         self._budget = TimeBudget(
             seconds=config.budget.seconds,
-            bound_steps=plan.bound_steps,
+            max_steps=plan.max_steps,
             clock=run.clock,
             counts=tuple(config.budget.counts),
-            step_seconds=run.probe.step_seconds,
+            step_seconds=run.speed.step_seconds,
             validate_images=images,
             reserve=dataclasses.replace(plan.reserve),
             views=views_of(config.tta, config.dataset.flip),
@@ -141,7 +141,7 @@ class Training:
         self._checkpoints = Checkpoints(path, config.checkpoint.every, self._budget, self.note)
         self._average: AverageWeights | None = None
         if config.average.kind != "none":
-            average = AVERAGES[config.average.kind](config.average.every, config.average.decay)
+            average = AVERAGES[config.average.kind](config.average.update_interval, config.average.decay)
             self._average = AverageWeights(average, self._budget)
         self._callbacks = [
             self._budget,
@@ -153,7 +153,7 @@ class Training:
             self._checkpoints,
         ]
         if run.device.compile:
-            self._callbacks.append(CompileStep(run.clock, (config.norm_batch, *run.spec.shape)))
+            self._callbacks.append(CompileStep(run.clock, (config.micro_batch_size, *run.spec.shape)))
         self._validated = validated
 
     def note(self, **more: Any) -> None:
@@ -168,7 +168,7 @@ class Training:
         module = make_module(run)
         with closing(open_stream(run)) as stream:
             datamodule = ShardDataModule(
-                stream, config.batch_size, config.norm_batch, self._validated, config.validate.samples, run.test
+                stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
             )
             checkpoint = self._load_checkpoint()
             dashboard, table = loggers = self._loggers(stream)
@@ -178,7 +178,7 @@ class Training:
                     module.load_state_dict(checkpoint["state_dict"])
                     self._finish_average(module, checkpoint)
                     datamodule.load_state_dict(checkpoint["ShardDataModule"])
-                    self._budget.stopped_by = self._budget.stopped_by or "budget"
+                    self._budget.stop_reason = self._budget.stop_reason or "budget"
                 else:
                     path = self._folder.path / "last.ckpt" if checkpoint else None
                     trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
@@ -194,9 +194,9 @@ class Training:
                     macro_f1=macro_f1(confusion),
                     petaflop=self._petaflop(),
                     images_per_second=self._budget.steps * config.batch_size / spent["train"],
-                    data_wait_fraction=datamodule.wait_seconds / spent["train"],
+                    dataloader_wait_fraction=datamodule.wait_seconds / spent["train"],
                     peak_memory_mb=peak_memory_mb(run.device.kind),
-                    stopped_by=self._budget.stopped_by,
+                    stop_reason=self._budget.stop_reason,
                     final_lr=config.schedule.factors(self._budget.progress).lr,
                 )
                 if is_first_rank():  # when all is measured
@@ -242,12 +242,12 @@ class Training:
         found = trainer.callback_metrics
         if module.spare:
             left_out = torch.tensor(float(module.spare.left_out))
-            scores["views_left_out"] = int(trainer.strategy.reduce(left_out, reduce_op="sum"))
+            scores["tta_skipped"] = int(trainer.strategy.reduce(left_out, reduce_op="sum"))
         return {**scores, **{key: float(found[f"test/{key}"]) for key in ("accuracy", "accuracy_tta", "loss")}}
 
     def _petaflop(self) -> float:
         run = self._run
-        each = training_operations(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
+        each = training_flops(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
         return each * self._budget.steps * run.config.batch_size / 1e15
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
@@ -324,7 +324,7 @@ def make_module(run: Run) -> ImageClassifier:
 def make_trainer(run: Run, loggers: list, callbacks: list[L.Callback]) -> L.Trainer:
     """A Trainer of one endless epoch, which a callback ends; without a progress bar but one among the callbacks."""
     config = run.config
-    microbatches = config.batch_size // (config.norm_batch * config.trainer.devices)
+    microbatches = config.batch_size // (config.micro_batch_size * config.trainer.devices)
     steps_between = max(1, round(config.validate.every * run.spec.samples / config.batch_size))
     return L.Trainer(
         accelerator={"cpu": "cpu", "cuda": "gpu"}[run.device.kind],

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from harness import REPOSITORY, run_command
 
-SHORT = ("dataset=digits", "model.width=4", "stream=online", "budget.seconds=null", "schedule.epochs=1",
+SHORT = ("dataset=digits", "model.width=4", "stream=online", "budget.seconds=null", "schedule.max_epochs=1",
          "batch_size=64", "dataset.cutout_size=3", "dataset.crop_padding=1", "figures=true")  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_the_page_has_all_its_parts(swept):
 
 
 def test_a_run_that_failed_is_told_and_its_heatmaps_are_missed(command, tmp_path):
-    ended = command("train", "experiment=article", *SHORT, "optimizer.max_lr=1000,0.4", "schedule.epochs=0.8",
+    ended = command("train", "experiment=article", *SHORT, "optimizer.max_lr=1000,0.4", "schedule.max_epochs=0.8",
                     "augment=standard")  # fmt: skip
     assert ended.code == 1
     (page,) = (path.read_text() for path in tmp_path.rglob("article.html"))

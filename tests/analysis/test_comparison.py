@@ -24,8 +24,8 @@ def entry(
     whole = {"dataset.name": "digits", "model.name": "davidnet", "seed": seed, "stream.seed": seed, **recipe}
     results = Results(
         whole["dataset.name"], "davidnet", None, seed, seed, accuracy, accuracy_holdout=held, device=device,
-        seconds_counted=10.0 + seed, epochs=2.0, stopped_by="error" if problem else "epochs", error=problem,
-        recipe=whole,
+        seconds_counted=10.0 + seed, epochs=2.0, stop_reason="error" if problem else "epochs", error=problem,
+        hparams=whole,
     )  # fmt: skip
     written = {key: str(value) for key, value in recipe.items()} | {"seed": str(seed)}
     return Entry(Path(f"run-{seed}-{'-'.join(written.values())}"), whole, written, results, problem)
@@ -42,7 +42,7 @@ def grid(spread: float = 0.01) -> list[Entry]:
 
 def test_statistics_are_those_of_pandas_and_scipy():
     runs = grid()
-    table = pd.DataFrame([{**run.recipe, "accuracy": run.results.accuracy} for run in runs])
+    table = pd.DataFrame([{**run.hparams, "accuracy": run.results.accuracy} for run in runs])
     expected = table.groupby(["width", "augment"])["accuracy"].agg(["count", "mean", "std", "sem"])
     rows = group_rows(group_runs(runs), "accuracy")
     assert len(rows) == 4
@@ -109,7 +109,7 @@ def test_what_tells_groups_apart_is_what_was_set():
     for run in runs:  # as the command line has it
         for key in ("schedule.name", "schedule.factor"):
             del run.written[key]
-        del run.recipe["note"], run.recipe["schedule"]
+        del run.hparams["note"], run.hparams["schedule"]
     assert [set(group.values) for group in group_runs(runs)] == [{"schedule"}] * 2
     assert {group.values["schedule"] for group in group_runs(runs)} == {"step", "cosine"}
     assert set(names_of(group_runs(runs))) == {"schedule=step", "schedule=cosine"}
@@ -133,7 +133,7 @@ def test_effects_gather_runs_by_value():
     assert (width.key, width.values, width.is_numeric) == ("width", [8, 16], True)
     assert (augment.key, set(augment.values), augment.is_numeric) == ("augment", {"none", "flip"}, False)
     for value, found in zip(width.values, width.results, strict=True):
-        assert sorted(found) == sorted(run.results.accuracy for run in runs if run.recipe["width"] == value)
+        assert sorted(found) == sorted(run.results.accuracy for run in runs if run.hparams["width"] == value)
 
 
 def test_the_front_against_all_pairs():
@@ -150,7 +150,7 @@ def test_conditions_on_settings_and_results():
     runs = [*grid(), entry(None, 9, problem="it broke", width=8, augment="none")]
     assert len(select(runs, ["width:8"])) == 9
     assert len(select(runs, ["width:8.0", "augment:none", "seed:0", "seed:1"])) == 2
-    assert [run.recipe["seed"] for run in select(runs, ["stopped_by:error"])] == [9]
+    assert [run.hparams["seed"] for run in select(runs, ["stop_reason:error"])] == [9]
     with pytest.raises(InputError, match="no run has a widht; did you mean width"):
         select(runs, ["widht:8"])
     with pytest.raises(InputError, match="no run has width:9: 17 runs were looked at"):
@@ -179,19 +179,19 @@ def test_runs_are_found_once_and_their_settings_read_without_results(tmp_path):
     run.mkdir(parents=True)
     (run / "config.yaml").write_text("dataset: {name: digits}\nseed: 3\noptimizer: {max_lr: 0.5}\noutputs: here\n")
     (found,) = find_runs([tmp_path, tmp_path / "sweep"])
-    assert found.recipe == {"dataset.name": "digits", "seed": 3, "optimizer.max_lr": 0.5}
+    assert found.hparams == {"dataset.name": "digits", "seed": 3, "optimizer.max_lr": 0.5}
     assert found.problem == "unfinished: no results.json"
     (run / "config.yaml").write_text("{ no yaml")
-    assert find_runs([tmp_path])[0].recipe == {}
+    assert find_runs([tmp_path])[0].hparams == {}
 
 
 def test_results_hold_the_settings_they_came_from(tmp_path):
     (tmp_path / "config.yaml").touch()
-    Results("digits", "davidnet", None, 0, 0, 0.5, stopped_by="epochs", recipe={"optimizer.max_lr": 0.25}).write(
+    Results("digits", "davidnet", None, 0, 0, 0.5, stop_reason="epochs", hparams={"optimizer.max_lr": 0.25}).write(
         tmp_path
     )
     assert find_runs([tmp_path])[0].value("optimizer.max_lr") == 0.25
-    assert json.loads((tmp_path / "results.json").read_text())["recipe"] == {"optimizer.max_lr": 0.25}
+    assert json.loads((tmp_path / "results.json").read_text())["hparams"] == {"optimizer.max_lr": 0.25}
 
 
 def test_curves_have_the_seconds_of_the_steps_before(tmp_path):
@@ -221,7 +221,7 @@ def test_a_folder_named_twice_counts_once(tmp_path, monkeypatch):
 
 def test_a_condition_may_be_null():
     runs = [entry(0.5, budget=None, width=8), entry(0.6, budget=3, width=9)]
-    assert [run.recipe["width"] for run in select(runs, ["budget:null"])] == [8]
+    assert [run.hparams["width"] for run in select(runs, ["budget:null"])] == [8]
 
 
 def test_runs_judged_by_held_out_images_do_not_show_their_test_score():

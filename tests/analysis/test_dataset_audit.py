@@ -85,8 +85,8 @@ def test_everything_planted_is_found(planted, command, tmp_path):
 def test_training_goes_on_without_the_broken_or_stops(planted, command):
     root, broken, _ = planted
     given = ("dataset=image_folder", f"dataset.root={root}", "dataset.name=photos", "dataset.image_size=24",
-             "model=airbench", "model.widths=[4,8,8]", "batch_size=250", "norm_batch=250", "budget.seconds=null",
-             "schedule.epochs=1")  # fmt: skip
+             "model=airbench", "model.widths=[4,8,8]", "batch_size=250", "micro_batch_size=250", "budget.seconds=null",
+             "schedule.max_epochs=1")  # fmt: skip
     ended = command("train", *given)
     assert ended.code == 0, ended.err
     assert f"{len(broken)} of 3,017 images cannot be read" in ended.out.replace("\n", " ")

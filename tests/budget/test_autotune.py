@@ -10,19 +10,19 @@ import pytest
 from omegaconf import OmegaConf
 
 from fastconv.budget.autotune import choose as best
-from fastconv.budget.autotune import speed as looks
-from fastconv.budget.autotune.flip_test import mirrored_accuracy
-from fastconv.budget.autotune.scaling_law import RUNGS, Rung
+from fastconv.budget.autotune import speed as profiles
+from fastconv.budget.autotune.flip_test import flip_accuracy
+from fastconv.budget.autotune.scaling_law import MODEL_SIZES, ModelSize
 from fastconv.budget.autotune.speed import GROWTH
-from fastconv.budget.benchmark import Probe
+from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.clock import Clock
-from fastconv.budget.flops import training_operations
+from fastconv.budget.flops import training_flops
 from fastconv.budget.hardware import Device
 from fastconv.config.cli import compose
 from fastconv.data.sources.builtin import load
 
 CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)
-WIDTHS = [rung.network.widths for rung in RUNGS]
+WIDTHS = [size.network.widths for size in MODEL_SIZES]
 
 
 @pytest.fixture
@@ -32,24 +32,27 @@ def speed(monkeypatch, digits_root, tmp_path):
     looked = []
 
     def machine(operations_per_second: float, parts: float = 8) -> list:
-        def probe(recipe, device, cache, limit=None, looks=1):
-            looked.append(recipe)
-            each = training_operations(recipe.model, recipe.settings, recipe.shape, recipe.classes)
+        def benchmark(key, device, cache, limit=None, repeats=1):
+            looked.append(key)
+            each = training_flops(key.model, key.settings, key.shape, key.classes)
             seconds = each / operations_per_second
-            return Probe(
-                recipe.batch_size * seconds, seconds / 3, 100.0, look_seconds=parts * recipe.norm_batch * seconds
+            return SpeedProfile(
+                key.batch_size * seconds,
+                seconds / 3,
+                100.0,
+                benchmark_seconds=parts * key.micro_batch_size * seconds,
             )
 
-        monkeypatch.setattr(looks, "probe", probe)
+        monkeypatch.setattr(profiles, "benchmark", benchmark)
         return looked
 
     return machine
 
 
-def image_seconds(rung: Rung, operations_per_second: float) -> float:
+def image_seconds(size: ModelSize, operations_per_second: float) -> float:
     """Of an image of the digits, learned from."""
-    settings = {k: v for k, v in dataclasses.asdict(rung.network).items() if k not in ("name", "norm_batch")}
-    return training_operations("airbench", settings, (8, 8, 1), 10) / operations_per_second
+    settings = {k: v for k, v in dataclasses.asdict(size.network).items() if k not in ("name", "micro_batch_size")}
+    return training_flops("airbench", settings, (8, 8, 1), 10) / operations_per_second
 
 
 def images_seen(budget: float, seconds: float, count: int, scored: int) -> float:
@@ -57,12 +60,12 @@ def images_seen(budget: float, seconds: float, count: int, scored: int) -> float
     return min((0.96 * budget - scored * seconds / 3) / seconds, 100 * math.sqrt(45_000 * count))
 
 
-def error_by_the_law(rung: Rung, images: float) -> float:
-    return rung.floor + math.log(1 + (rung.images / max(images, 1)) ** 0.8280)
+def error_by_the_law(size: ModelSize, images: float) -> float:
+    return size.irreducible + math.log(1 + (size.images / max(images, 1)) ** 0.8280)
 
 
 def least(errors: list[float]) -> int:
-    """Which of them, by rung, is the least, from the first one on until the next is larger."""
+    """Which of them, by size, is the least, from the first one on until the next is larger."""
     last = next((at for at in range(1, len(errors)) if errors[at] > errors[at - 1]), len(errors) - 1)
     return int(np.argmin(errors[: last + 1]))
 
@@ -78,13 +81,13 @@ def test_the_network_is_that_of_the_least_expected_error(speed, digits_root):
     for operations in (3e8, 1e9, 1e10, 1e11):
         speed(operations, parts=0)
         choice = chosen(
-            digits_root, "budget.seconds=50", "dataset.flip=0", "batch_size=125", "tta.mirror=false", "tta.shift=0"
+            digits_root, "budget.seconds=50", "dataset.flip=0", "batch_size=125", "tta.flip=false", "tta.shift=0"
         )
         errors = []
-        for rung in RUNGS:
-            seconds = image_seconds(rung, operations)
+        for size in MODEL_SIZES:
+            seconds = image_seconds(size, operations)
             images = images_seen(50, seconds, len(train), len(test))
-            errors.append(error_by_the_law(rung, images))
+            errors.append(error_by_the_law(size, images))
         assert choice.config.model.widths == WIDTHS[least(errors)]
 
 
@@ -97,13 +100,13 @@ def test_more_seconds_never_choose_a_smaller_network(speed, digits_root):
 
 
 def test_a_slow_look_at_one_network_does_not_choose_a_smaller_one(speed, digits_root, monkeypatch):
-    """Something else keeps the machine busy while it looks at the second network."""
+    """Something else keeps the machine busy while it measures the second network."""
     speed(2e9, parts=0)
-    quiet = looks.probe
+    quiet = profiles.benchmark
 
-    def disturbed(recipe, device, cache, limit=None, looks=1):
-        found = quiet(recipe, device, cache, limit, looks)
-        factor = 5 if recipe.settings["widths"] == WIDTHS[1] else 1
+    def disturbed(key, device, cache, limit=None, repeats=1):
+        found = quiet(key, device, cache, limit, repeats)
+        factor = 5 if key.settings["widths"] == WIDTHS[1] else 1
         return dataclasses.replace(found, **{key: factor * getattr(found, key)
                                              for key in ("step_seconds", "score_seconds")})  # fmt: skip
 
@@ -111,26 +114,26 @@ def test_a_slow_look_at_one_network_does_not_choose_a_smaller_one(speed, digits_
         alone = chosen(digits_root, f"budget.seconds={seconds}").config.model
         assert WIDTHS.index(alone.widths) >= 1
         with monkeypatch.context() as patched:
-            patched.setattr(looks, "probe", disturbed)
+            patched.setattr(profiles, "benchmark", disturbed)
             assert chosen(digits_root, f"budget.seconds={seconds}").config.model == alone
 
 
 @pytest.mark.parametrize("first", [0.0, 0.15])
 def test_looks_take_their_share_of_the_budget(digits_root, monkeypatch, first):
-    """Where the guesses are right, but for the first look: against a count of all looks, of which each network's first
+    """Where the guesses are right, but for the first look: against a count of all repeats, of which each network's first
     takes some seconds more, which are not guessed."""
     shares = []
     for scale in np.geomspace(0.01, 10, 20).tolist():
-        seconds = {rung.network.widths[0]: scale * rung.operations**GROWTH for rung in RUNGS}
+        seconds = {size.network.widths[0]: scale * size.operations**GROWTH for size in MODEL_SIZES}
         made = dict.fromkeys(seconds, 0)
 
-        def probe(recipe, device, cache, limit=None, looks=1, seconds=seconds, made=made):
-            width = recipe.settings["widths"][0]
-            made[width] = max(looks, made[width])
+        def benchmark(key, device, cache, limit=None, repeats=1, seconds=seconds, made=made):
+            width = key.settings["widths"][0]
+            made[width] = max(repeats, made[width])
             look = seconds[width]
-            return Probe(look, look / 1e5, 100.0, look_seconds=look, first_seconds=first)
+            return SpeedProfile(look, look / 1e5, 100.0, benchmark_seconds=look, first_seconds=first)
 
-        monkeypatch.setattr(looks, "probe", probe)
+        monkeypatch.setattr(profiles, "benchmark", benchmark)
         chosen(digits_root, "budget.seconds=30", "dataset.flip=0")
         assert max(made.values()) <= 2
         shares.append(sum(made[width] * seconds[width] + first * (made[width] > 0) for width in made) / 30)
@@ -150,18 +153,18 @@ def test_mirrored_images_rest_where_it_is_known_to_pay(speed, digits_root, monke
     speed(2e9)
     choice = chosen(digits_root, f"budget.seconds={seconds}")
     assert (WIDTHS.index(choice.config.model.widths) in (2, 3)) == (seconds == 1000)
-    assert choice.config.rest == share
+    assert choice.config.data_pruning == share
     assert ("rest" in choice.reasons) == (share > 0)
-    assert chosen(digits_root, f"budget.seconds={seconds}", "rest=0.1").config.rest == 0.1
+    assert chosen(digits_root, f"budget.seconds={seconds}", "data_pruning=0.1").config.data_pruning == 0.1
 
 
 def test_what_is_set_stays(speed, digits_root):
     speed(1e10)
     choice = chosen(digits_root, "model=davidnet", "model.width=4", "batch_size=64", "augment=none", "tta.shift=2",
-                    "schedule.epochs=3", "dataset.flip=0.5")  # fmt: skip
+                    "schedule.max_epochs=3", "dataset.flip=0.5")  # fmt: skip
     config = choice.config
     assert (config.model.name, config.model.width, config.batch_size) == ("davidnet", 4, 64)
-    assert (config.augment.crop.padding, config.tta.shift, config.schedule.epochs) == (0, 2, 3)
+    assert (config.augment.crop.padding, config.tta.shift, config.schedule.max_epochs) == (0, 2, 3)
     assert config.dataset.flip == 0.5
     assert choice.reasons == {}
     part = chosen(digits_root, "model.widths=[4,8]")
@@ -173,7 +176,7 @@ def test_what_is_set_stays(speed, digits_root):
 def test_the_same_measurements_give_the_same_choice(digits_root, monkeypatch):
     first = chosen(digits_root, "budget.seconds=80")
     monkeypatch.setattr("fastconv.budget.benchmark._measure", lambda *given: pytest.fail("it is known"))
-    monkeypatch.setattr(best, "mirrored_accuracy", lambda *given: pytest.fail("it is known"))
+    monkeypatch.setattr(best, "flip_accuracy", lambda *given: pytest.fail("it is known"))
     assert chosen(digits_root, "budget.seconds=80") == first
 
 
@@ -181,9 +184,9 @@ def test_steps_views_and_epochs_follow_the_budget(speed, digits_root):
     speed(1e9)
     short, long = chosen(digits_root, "budget.seconds=2"), chosen(digits_root, "budget.seconds=1000000")
     assert short.config.batch_size < long.config.batch_size
-    assert short.config.schedule.epochs is None
+    assert short.config.schedule.max_epochs is None
     assert "epochs" not in short.reasons
-    assert long.config.schedule.epochs == pytest.approx(100 * math.sqrt(45_000 / 1438), rel=0.01)
+    assert long.config.schedule.max_epochs == pytest.approx(100 * math.sqrt(45_000 / 1438), rel=0.01)
     assert long.config.tta.shift == 1
     assert long.config.augment.cutout.size == 3, "large networks that see the images often get harder ones"
     assert short.config.augment.cutout.size == 0
@@ -196,19 +199,19 @@ def test_devices_share_the_work(speed, digits_root, devices):
     speed(1e9)
     given = (f"trainer.devices={devices}", "trainer.strategy=ddp", "budget.seconds=200")
     config = chosen(digits_root, *given).config
-    assert config.batch_size % (config.norm_batch * devices) == 0
+    assert config.batch_size % (config.micro_batch_size * devices) == 0
     alone = chosen(digits_root, f"budget.seconds={200 * devices}").config
     assert WIDTHS.index(config.model.widths) == WIDTHS.index(alone.model.widths)
 
 
 def test_mirrored_digits_are_other_digits_and_symmetric_ones_are_not(digits_root):
     train, _ = load("digits", Path(digits_root))
-    plain, mirrored = mirrored_accuracy(train, RUNGS[0].network, CPU, images=10_000)
+    plain, mirrored = flip_accuracy(train, MODEL_SIZES[0].network, CPU, images=10_000)
     assert plain > 0.8
     assert mirrored < 0.7 * plain
     both = train.images.astype(np.uint16)
     symmetric = dataclasses.replace(train, images=((both + both[:, :, ::-1]) // 2).astype(np.uint8))
-    plain, mirrored = mirrored_accuracy(symmetric, RUNGS[0].network, CPU, images=10_000)
+    plain, mirrored = flip_accuracy(symmetric, MODEL_SIZES[0].network, CPU, images=10_000)
     assert mirrored == pytest.approx(plain, abs=0.01)
 
 
@@ -244,16 +247,16 @@ def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed
     smaller = 0
     for operations in np.geomspace(1e10, 1e11, 20):
         speed(operations, parts=0)
-        given = ("budget.seconds=500", "batch_size=125", "tta.mirror=false", "tta.shift=0", "rest=0")
+        given = ("budget.seconds=500", "batch_size=125", "tta.flip=false", "tta.shift=0", "data_pruning=0")
         choice = chosen(digits_root, *given)
         errors, mirrored = [], []
-        for rung in RUNGS:
-            seconds = image_seconds(rung, operations)
+        for size in MODEL_SIZES:
+            seconds = image_seconds(size, operations)
             images = images_seen(500, seconds, len(train), len(test))
             epochs = images / len(train)
             mirrored.append(epochs >= 8)
             gain = 0.08 * min(1, math.log2(epochs / 8)) if epochs >= 8 else 0
-            errors.append(error_by_the_law(rung, images) - gain)
+            errors.append(error_by_the_law(size, images) - gain)
         at = least(errors)
         assert choice.config.model.widths == WIDTHS[at]
         assert (choice.config.dataset.flip > 0) == mirrored[at]
@@ -271,26 +274,26 @@ def test_a_network_may_win_by_images_that_rest(speed, digits_root, monkeypatch):
     others = 0
     for operations in np.geomspace(1e9, 2e11, 40).tolist():
         speed(operations, parts=0)
-        given = ("budget.seconds=500", "batch_size=125", "tta.mirror=false", "tta.shift=0")
+        given = ("budget.seconds=500", "batch_size=125", "tta.flip=false", "tta.shift=0")
         choice = chosen(digits_root, *given)
-        seconds = [image_seconds(rung, operations) for rung in RUNGS]
-        errors, resting = [], []
-        for at, rung in enumerate(RUNGS):
+        seconds = [image_seconds(size, operations) for size in MODEL_SIZES]
+        errors, skip_schedule = [], []
+        for at, size in enumerate(MODEL_SIZES):
             images = images_seen(500, seconds[at], len(train), len(test))
             # The network that marks learns from each image once, and is asked about it.
             marked = 4 / 3 * len(train) * seconds[1] <= 0.06 * 500
-            resting.append(at in (2, 3) and 5 <= images / len(train) <= 40 and marked)
-            errors.append(error_by_the_law(rung, images) - 0.03 * resting[at])
+            skip_schedule.append(at in (2, 3) and 5 <= images / len(train) <= 40 and marked)
+            errors.append(error_by_the_law(size, images) - 0.03 * skip_schedule[at])
         at = least(errors)
         assert choice.config.model.widths == WIDTHS[at]
-        assert (choice.config.rest > 0) == resting[at]
-        others += chosen(digits_root, *given, "rest=0").config.model != choice.config.model
+        assert (choice.config.data_pruning > 0) == skip_schedule[at]
+        others += chosen(digits_root, *given, "data_pruning=0").config.model != choice.config.model
     assert others > 0
 
 
 def test_a_batch_larger_than_the_data_set_is_no_obstacle(command):
     """Unless it is asked for."""
-    given = ("experiment=best", "dataset=digits", "dataset.holdout=0.9", "budget.seconds=5", "plan_only=true")
+    given = ("experiment=best", "dataset=digits", "dataset.holdout=0.9", "budget.seconds=5", "dry_run=true")
     assert command("train", *given).code == 0
     assert "batch_size=512 is not possible" in command("train", *given, "batch_size=512").err
 
@@ -303,16 +306,16 @@ def test_a_run_says_what_was_chosen_and_goes_on_with_it(command, tmp_path):
     assert "chosen: flip" in ended.out
     folder = next(tmp_path.glob("runs/digits/*"))
     results = json.loads((folder / "results.json").read_text())
-    assert results["stopped_by"] in ("budget", "epochs")
+    assert results["stop_reason"] in ("budget", "epochs")
     assert results["accuracy_tta"] > 0.9
-    assert results["recipe"]["model.widths"] in WIDTHS
-    results["stopped_by"] = "interrupt"
+    assert results["hparams"]["model.widths"] in WIDTHS
+    results["stop_reason"] = "interrupt"
     (folder / "results.json").write_text(json.dumps(results))
     assert "going on in" in command("train", *given).out
 
 
 def test_nothing_can_be_chosen_without_a_budget(command):
-    ended = command("train", "experiment=best", "dataset=digits", "budget.seconds=null", "schedule.epochs=1")
+    ended = command("train", "experiment=best", "dataset=digits", "budget.seconds=null", "schedule.max_epochs=1")
     assert ended.code == 1
     assert ended.err.strip().count("\n") == 0
     assert "give seconds" in ended.err
@@ -325,6 +328,6 @@ def test_the_stream_of_a_choice_can_be_written_before(command, tmp_path):
     given = ("experiment=best", "dataset=digits", "budget.seconds=20", "stream.epochs=2")
     ended = command("precompute", *given)
     assert ended.code == 0, ended.err
-    ended = command("train", *given, "plan_only=true")
+    ended = command("train", *given, "dry_run=true")
     assert ended.code == 0
     assert "chosen: model" in ended.out

@@ -1,4 +1,4 @@
-"""What a recipe needs at least, told before it is measured."""
+"""What a network needs at least, told before it is measured."""
 
 import itertools
 import json
@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastconv.budget import benchmark as probe
-from fastconv.budget.benchmark import Probe, Recipe, least_needs
+from fastconv.budget import benchmark as module
+from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, least_needs
 from fastconv.budget.hardware import Device, cpu_prefers_bf16, prepare
 from fastconv.config.schema import Trainer
 from fastconv.models import build_model, count_parameters
@@ -19,22 +19,22 @@ def device(precision: str) -> Device:
     return Device("cpu", "a processor", precision, threads=1, keep_memory=False, compile=False)
 
 
-def recipe(norm_batch: int, batch_size: int = 96) -> Recipe:
-    return Recipe("davidnet", {"width": 8}, (16, 16, 3), 10, batch_size, norm_batch, True, "sgd")
+def key(micro_batch_size: int, batch_size: int = 96) -> BenchmarkKey:
+    return BenchmarkKey("davidnet", {"width": 8}, (16, 16, 3), 10, batch_size, micro_batch_size, True, "sgd")
 
 
 @pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])
 def test_operations_are_those_of_a_forward_pass(monkeypatch, large):
-    monkeypatch.setattr(probe, "LARGE_BYTES", large)
+    monkeypatch.setattr(module, "LARGE_BYTES", large)
     counter = FlopCounterMode(display=False)
     with counter:
         build_model("davidnet", 3, 10, width=8)(torch.randn(96, 3, 16, 16))
-    assert least_needs(recipe(48), device("fp32"))[1] == counter.get_total_flops()
+    assert least_needs(key(48), device("fp32"))[1] == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])
 def test_memory_is_between_that_of_the_convolutions_and_of_all_layers(monkeypatch, large):
-    monkeypatch.setattr(probe, "LARGE_BYTES", large)
+    monkeypatch.setattr(module, "LARGE_BYTES", large)
     model = build_model("davidnet", 3, 10, width=8)
     sizes = {"convolutions": 0, "all": 0}
 
@@ -47,18 +47,18 @@ def test_memory_is_between_that_of_the_convolutions_and_of_all_layers(monkeypatc
             layer.register_forward_hook(note)
     model(torch.randn(48, 3, 16, 16))
     weights = 12 * count_parameters(model)  # the weights, their gradients and momenta, four bytes each
-    whole, half = (least_needs(recipe(48), device(precision))[0] - weights for precision in ("fp32", "bf16"))
+    whole, half = (least_needs(key(48), device(precision))[0] - weights for precision in ("fp32", "bf16"))
     assert 4 * sizes["convolutions"] < whole < 4 * sizes["all"]
     assert 0.5 * whole <= half < 0.8 * whole
-    assert least_needs(recipe(96), device("fp32"))[0] - weights == pytest.approx(2 * whole, rel=0.01)
+    assert least_needs(key(96), device("fp32"))[0] - weights == pytest.approx(2 * whole, rel=0.01)
 
 
 def test_of_several_looks_the_fastest_counts(monkeypatch, tmp_path):
     seconds = iter([3.0, 1.0, 2.0, 5.0])
-    monkeypatch.setattr(probe, "_measure", lambda *given: Probe(next(seconds), 0.1, 100.0))
+    monkeypatch.setattr(module, "_measure", lambda *given: SpeedProfile(next(seconds), 0.1, 100.0))
 
-    def look(looks: int) -> float:
-        return probe.probe(recipe(48), device("fp32"), tmp_path, looks=looks).step_seconds
+    def look(repeats: int) -> float:
+        return module.benchmark(key(48), device("fp32"), tmp_path, repeats=repeats).step_seconds
 
     assert [look(1), look(1), look(2), look(2), look(1)] == [3, 3, 1, 1, 1]
     assert look(4) == 1, "two more"
@@ -73,21 +73,21 @@ def test_what_the_first_look_takes_more_is_kept(monkeypatch, tmp_path):
         nonlocal now
         now += 0.5
 
-    def measure(*given) -> Probe:
+    def measure(*given) -> SpeedProfile:
         nonlocal now
         now += 2
-        return Probe(next(steps), 0.1, 100.0, look_seconds=1.2)
+        return SpeedProfile(next(steps), 0.1, 100.0, benchmark_seconds=1.2)
 
-    monkeypatch.setattr(probe, "_require_room_and_time", require)
-    monkeypatch.setattr(probe, "_measure", measure)
+    monkeypatch.setattr(module, "_require_room_and_time", require)
+    monkeypatch.setattr(module, "_measure", measure)
     monkeypatch.setattr("fastconv.budget.benchmark.time.perf_counter", lambda: now)
-    assert probe.probe(recipe(48), device("fp32"), tmp_path).first_seconds == pytest.approx(1.3)
-    assert probe.probe(recipe(48), device("fp32"), tmp_path, looks=2).first_seconds == pytest.approx(1.3)
+    assert module.benchmark(key(48), device("fp32"), tmp_path).first_seconds == pytest.approx(1.3)
+    assert module.benchmark(key(48), device("fp32"), tmp_path, repeats=2).first_seconds == pytest.approx(1.3)
 
 
 def test_the_random_state_stays():
     before = torch.get_rng_state()
-    least_needs(recipe(48), device("fp32"))
+    least_needs(key(48), device("fp32"))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -12,7 +12,7 @@ from sklearn.model_selection import cross_val_predict
 
 from fastconv.budget.autotune import data_pruning as rest
 from fastconv.budget.hardware import Device
-from fastconv.data.augment.plan import Flip, Policy, Resting, plan_epoch
+from fastconv.data.augment.plan import Flip, Policy, SkipSchedule, plan_epoch
 from fastconv.data.sources.builtin import load
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.spec import OnlineStream
@@ -23,33 +23,33 @@ CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile
 
 def test_those_known_best_rest_in_turn():
     sure = np.array([0.9, 0.1, 0.8, 0.3, 0.7, 0.6, 0.2, 0.5, 0.4, 0.95])
-    turns = rest.turns(sure, 0.2)
-    assert {row: int(turn) for row, turn in enumerate(turns) if turn} == {9: 1, 0: 2, 2: 1, 4: 2}
-    assert not rest.turns(sure, 0.01).any()
+    skips = rest.skips(sure, 0.2)
+    assert {row: int(turn) for row, turn in enumerate(skips) if turn} == {9: 1, 0: 2, 2: 1, 4: 2}
+    assert not rest.skips(sure, 0.01).any()
 
 
 def test_an_epoch_has_all_images_that_do_not_rest_once():
-    turns = rest.turns(np.random.default_rng(0).random(1000), 0.3)
-    plans = [plan_epoch(0, epoch, 1000, 8, 8, Policy(flip=Flip(0.5)), Resting(turns)) for epoch in range(4)]
+    skips = rest.skips(np.random.default_rng(0).random(1000), 0.3)
+    plans = [plan_epoch(0, epoch, 1000, 8, 8, Policy(flip=Flip(0.5)), SkipSchedule(skips)) for epoch in range(4)]
     everything = [plan_epoch(0, epoch, 1000, 8, 8, Policy(flip=Flip(0.5))) for epoch in range(4)]
     for epoch, (plan, whole) in enumerate(zip(plans, everything, strict=True)):
-        assert sorted(plan.order) == [row for row in range(1000) if turns[row] != 1 + epoch % 2]
+        assert sorted(plan.order) == [row for row in range(1000) if skips[row] != 1 + epoch % 2]
         assert len(plan.order) == 700
         kept = np.isin(whole.order, plan.order)
         np.testing.assert_array_equal(plan.order, whole.order[kept])
         np.testing.assert_array_equal(plan.flip, whole.flip[kept])
     seen = Counter(row for plan in plans for row in plan.order)
-    assert {seen[row] for row in np.flatnonzero(turns)} == {2}
-    assert {seen[row] for row in np.flatnonzero(turns == 0)} == {4}
+    assert {seen[row] for row in np.flatnonzero(skips)} == {2}
+    assert {seen[row] for row in np.flatnonzero(skips == 0)} == {4}
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_stream_of_fewer_images_is_the_same_from_disk(tmp_path):
     data = noise(57, 3)
     whole = spec_of(data)
-    resting = Resting(rest.turns(np.arange(57.0), 0.2))
-    data = dataclasses.replace(data, resting=resting)
-    spec = dataclasses.replace(whole, samples=int(resting.awake(0).sum()), resting=resting.digest)
+    skip_schedule = SkipSchedule(rest.skips(np.arange(57.0), 0.2))
+    data = dataclasses.replace(data, skip_schedule=skip_schedule)
+    spec = dataclasses.replace(whole, samples=int(skip_schedule.kept(0).sum()), skip_schedule=skip_schedule.digest)
     assert spec.samples == 57 - 11
     assert spec.fingerprint != whole.fingerprint
     write_stream(spec, data, tmp_path, 2)
@@ -80,37 +80,44 @@ def test_marks_are_made_once(digits_root, tmp_path, monkeypatch):
     train, _ = load("digits", digits_root)
     spec = spec_of(train)
     first = rest.rest(spec, train, CPU, 0.3, tmp_path)
-    assert Counter(first.turns) == {0: len(train) - 2 * 431, 1: 431, 2: 431}
+    assert Counter(first.skips) == {0: len(train) - 2 * 431, 1: 431, 2: 431}
     with monkeypatch.context() as patched:
         patched.setattr(rest, "known", lambda *given: pytest.fail("it is known"))
         again = rest.rest(spec, train, CPU, 0.3, tmp_path)
     assert again.digest == first.digest
-    (kept,) = tmp_path.glob("resting-*.npy")
+    (kept,) = tmp_path.glob("skip_schedule-*.npy")
     kept.write_bytes(b"half of it")
     assert rest.rest(spec, train, CPU, 0.3, tmp_path).digest == first.digest
     other = rest.rest(spec, train, CPU, 0.1, tmp_path)
-    assert (other.turns > 0).sum() == 2 * 144
+    assert (other.skips > 0).sum() == 2 * 144
 
 
 def test_a_run_whose_images_rest_learns_and_goes_on_with_the_same_stream(command, tmp_path):
-    given = (*SMALL, "dataset=digits", "rest=0.3", "budget.seconds=null", "schedule.epochs=6", "resume=auto")
+    given = (
+        *SMALL,
+        "dataset=digits",
+        "data_pruning=0.3",
+        "budget.seconds=null",
+        "schedule.max_epochs=6",
+        "resume=auto",
+    )
     ended = command("train", *given, "outputs=whole")
     assert ended.code == 0, ended.err
     assert "1,438 training images" in ended.out
     assert "1,007 of them in each epoch" in ended.out
     run = only_run(tmp_path / "whole")
     results = json.loads((run / "results.json").read_text())
-    assert results["recipe"]["rest"] == 0.3
+    assert results["hparams"]["data_pruning"] == 0.3
     assert results["epochs"] == pytest.approx(results["steps"] * 64 / 1007, rel=1e-3)
     assert results["seconds"]["precompute"] > 0
     assert results["accuracy"] > 0.9
-    (run / "results.json").write_text(json.dumps(results | {"stopped_by": "interrupt"}))
+    (run / "results.json").write_text(json.dumps(results | {"stop_reason": "interrupt"}))
     ended = command("train", *given, "outputs=whole")
     assert "going on in" in ended.out
     assert json.loads((run / "results.json").read_text())["accuracy"] == results["accuracy"]
 
 
 def test_a_share_that_cannot_rest(command):
-    ended = command("train", "dataset=digits", "rest=0.5")
+    ended = command("train", "dataset=digits", "data_pruning=0.5")
     assert ended.code == 1
-    assert "rest=0.5 is not possible: give a share in [0, 0.5)" in ended.err
+    assert "data_pruning=0.5 is not possible: give a share in [0, 0.5)" in ended.err

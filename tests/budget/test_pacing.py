@@ -262,7 +262,7 @@ def train_then_score(images, score_seconds, views=None, uncertain=lambda now: 1.
         time.now += 0.1
         budget.on_train_batch_end(trainer, module, None, batch, index)
         assert module.training
-        if budget.stopped_by:
+        if budget.stop_reason:
             break
     budget.on_train_end(trainer, module)
     assert budget.progress == 1
@@ -288,13 +288,13 @@ def test_one_pause_while_scoring_does_not_end_the_training():
 
 
 def test_the_usual_look_decides_how_much_time_is_kept_for_views_that_can_be_left_out():
-    ended = train_then_score(200, lambda now: 0.02 if 30 < now < 50 else 0.005, Views(mirror=True, shift=1))
+    ended = train_then_score(200, lambda now: 0.02 if 30 < now < 50 else 0.005, Views(flip=True, shift=1))
     assert ended == pytest.approx(100 - RESERVE_FACTOR * 200 * 0.02 - 5 * 200 * 0.005, abs=0.7)
 
 
 def test_time_is_kept_for_the_views_of_as_many_images_as_are_uncertain_at_last():
     """And for some more, as these are images that the network learns from and may know by heart."""
-    views = Views(mirror=True, shift=1, around=True, below=0.9)
+    views = Views(flip=True, shift=1, neighbors=True, confidence_threshold=0.9)
     for uncertain, kept in ((0.6, 0.75), (1.0, 1.0), (0.0, 0.25)):
         ended = train_then_score(200, lambda now: 0.005, views, lambda now, last=uncertain: 0.9 if now < 50 else last)
         assert ended == pytest.approx(100 - 200 * 0.005 * (RESERVE_FACTOR + 17 * kept), abs=0.7)

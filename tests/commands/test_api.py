@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 import fastconv
 from fastconv.system.errors import InputError
 
-SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=false", "schedule.epochs=20")
+SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=false", "schedule.max_epochs=20")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_named_set_is_learned_and_found_again(here):
         ((np.zeros((5, 8, 8)), range(5)), (), "give uint8"),
         ((np.zeros((5, 8, 8), np.uint8), range(4)), (), "as many labels as images"),
         ((np.zeros((5, 8, 8), np.uint8), [0] * 5), (), "labels of 1 classes"),
-        ("digits", ("plan_only=true",), "leave out plan_only"),
+        ("digits", ("dry_run=true",), "leave out dry_run"),
     ],
 )
 def test_bad_input_is_an_error_of_one_line(here, dataset, overrides, line):

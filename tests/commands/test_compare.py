@@ -21,12 +21,12 @@ def runs(tmp_path):
         os.utime(run / "config.yaml", (1e9 + age, 1e9 + age))
     folder = tmp_path / "outputs" / "digits"
     good = Results(
-        "digits", "davidnet", "original", 7, 7, 0.98765, epochs=3.5, seconds_counted=59.96, stopped_by="budget"
+        "digits", "davidnet", "original", 7, 7, 0.98765, epochs=3.5, seconds_counted=59.96, stop_reason="budget"
     )
     good.write(folder / "good")
     content = json.loads((folder / "good" / "results.json").read_text())
     (folder / "good" / "results.json").write_text(json.dumps({**content, "key_of_a_later_version": 1}))
-    Results("digits", "davidnet", None, 1, 1, stopped_by="error", error="RuntimeError: a | b [batch, 3] [/x]").write(
+    Results("digits", "davidnet", None, 1, 1, stop_reason="error", error="RuntimeError: a | b [batch, 3] [/x]").write(
         folder / "failed"
     )
     (folder / "broken" / "results.json").write_text("[]")
@@ -102,9 +102,9 @@ def swept(tmp_path):
             failed = (schedule, seed) == ("constant", 2)
             Results(
                 "digits", "davidnet", None, seed, seed, None if failed else level + seed / 100, device="cpu",
-                seconds_counted=10.0 + seed, stopped_by="error" if failed else "budget",
+                seconds_counted=10.0 + seed, stop_reason="error" if failed else "budget",
                 error="out of <paper> & ink" if failed else None, overrides=[f"schedule={schedule}", f"seed={seed}"],
-                recipe={"dataset.name": "digits", "schedule.name": schedule, "seed": seed},
+                hparams={"dataset.name": "digits", "schedule.name": schedule, "seed": seed},
             ).write(run)  # fmt: skip
     return tmp_path
 
@@ -128,7 +128,7 @@ def test_the_page_answers_and_sorts_by_itself(swept, command):
 
 
 def test_the_page_of_runs_that_all_failed(swept, command):
-    ended = command("compare", "where=stopped_by:error", "page=compare.html")
+    ended = command("compare", "where=stop_reason:error", "page=compare.html")
     assert ended.code == 0, ended.err
     assert "No run is finished." in (swept / "compare.html").read_text()
 

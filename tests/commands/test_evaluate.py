@@ -57,8 +57,8 @@ def test_mistakes_are_the_surest_wrong_answers(answers):
 
 
 def test_a_run_gets_its_page(tmp_path, digits_root):
-    given = ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64", "norm_batch=64",
-             "budget.seconds=null", "schedule.epochs=12", "augment=none", "outputs=runs", "figures=true")  # fmt: skip
+    given = ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64", "micro_batch_size=64",
+             "budget.seconds=null", "schedule.max_epochs=12", "augment=none", "outputs=runs", "figures=true")  # fmt: skip
     assert run_command(tmp_path, digits_root, "train", *given).code == 0
     run = next((tmp_path / "runs" / "digits").iterdir())
     ended = run_command(tmp_path, digits_root, "evaluate", f"run={run}")

@@ -22,7 +22,7 @@ from fastconv.config.overrides import compose
 from fastconv.data.sources.builtin import load
 from fastconv.runs.results import Results
 
-SWEEP = ("experiment=augmentation_effect", "model.width=4", "seed=0,1", "budget.seconds=null", "schedule.epochs=2")
+SWEEP = ("experiment=augmentation_effect", "model.width=4", "seed=0,1", "budget.seconds=null", "schedule.max_epochs=2")
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_a_stopped_sweep_goes_on_and_is_explained(runs, digits_root, monkeypatch
     assert all((runs / str(job) / "last.ckpt").read_bytes() == content for job, content in kept.items())
     again = torch.load(runs / "2" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(again[key], weights[key]) for key in weights)
-    assert Results.read(runs / "2").stopped_by == "epochs"
+    assert Results.read(runs / "2").stop_reason == "epochs"
     assert "2 pairs of seeds" in (runs / "explain-digits" / "explain.html").read_text()
     assert "Test accuracy:" in ended.out
 
@@ -273,7 +273,7 @@ def test_another_sweep_is_not_gone_on_with(runs, digits_root):
 def test_a_sweep_without_pairs_is_not_explained(runs, digits_root):
     shutil.rmtree(runs / "1")
     shutil.rmtree(runs / "2")
-    ended = run_command(runs, digits_root, "train", *SWEEP, "augment=none", "sweep.resume=new", "plan_only=true")
+    ended = run_command(runs, digits_root, "train", *SWEEP, "augment=none", "sweep.resume=new", "dry_run=true")
     assert ended.code == 0, ended.err
     from fastconv.analysis.attribution.augmentation_effect import pairs
 

@@ -18,7 +18,7 @@ NETWORKS = {
 @pytest.fixture(scope="module", params=NETWORKS)
 def exported(request, tmp_path_factory, digits_root):
     folder = tmp_path_factory.mktemp(request.param)
-    given = (*NETWORKS[request.param], "batch_size=64", "norm_batch=64", "budget.seconds=null", "schedule.epochs=3",
+    given = (*NETWORKS[request.param], "batch_size=64", "micro_batch_size=64", "budget.seconds=null", "schedule.max_epochs=3",
              "outputs=runs")  # fmt: skip
     assert run_command(folder, digits_root, "train", *given).code == 0
     run = next((folder / "runs" / "digits").iterdir())

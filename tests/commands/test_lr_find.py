@@ -23,7 +23,7 @@ from fastconv.system.errors import InputError
 from fastconv.training import plan as run
 from fastconv.training.lr_range_test import LossCurve, LRRangeTest, conclusions
 
-SMALL = ("model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
+SMALL = ("model.width=8", "batch_size=64", "micro_batch_size=32", "trainer=cpu", "trainer.precision=fp32")
 SHORT = (*SMALL, "range_test.steps=20", "range_test.min_lr=0.01", "range_test.max_lr=1")
 
 
@@ -52,7 +52,7 @@ def found(tmp_path_factory, digits_root):
 def test_the_suggestion_learns(found, digits_root, tmp_path):
     override = re.search(r"optimizer\.max_lr=\S+", found[2])[0]
     assert 0.01 < float(override.split("=")[1]) < 10
-    settings = (*SMALL, "budget.seconds=null", "schedule.epochs=3", "stream=online", "validate.on=none")
+    settings = (*SMALL, "budget.seconds=null", "schedule.max_epochs=3", "stream=online", "validate.on=none")
     ended = run_command(tmp_path, digits_root, "train", "dataset=digits", *settings, override)
     assert ended.code == 0, ended.err
     (metrics,) = tmp_path.rglob("metrics.csv")
@@ -143,7 +143,7 @@ def test_a_sweep_leaves_a_result_for_each_job(command, tmp_path):
         (["range_test.early_stop_threshold=1"], "range_test.early_stop_threshold=1.0 is not possible"),
         (["range_test.min_rl=1"], "unknown key range_test.min_rl; did you mean range_test.min_lr?"),
         (["dataset=fashon_mnist"], "unknown dataset fashon_mnist; did you mean fashion_mnist?"),
-        (["batch_size=300"], "multiple of norm_batch"),
+        (["batch_size=300"], "multiple of micro_batch_size"),
         (["trainer=ddp"], "a range test runs on one device"),
         (["seed=0,1"], "add -m"),
         (["-m", "range_test.steps=20,1"], "job 1: range_test.steps=1 is not possible"),

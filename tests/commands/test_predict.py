@@ -19,8 +19,8 @@ from fastconv.data.sources.builtin import load
 def trained(tmp_path_factory, digits_root):
     """A network of a few seconds' training, its folder, and test images as files."""
     folder = tmp_path_factory.mktemp("predict")
-    given = ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64", "norm_batch=64",
-             "budget.seconds=null", "schedule.epochs=20", "augment=none", "outputs=runs")  # fmt: skip
+    given = ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64", "micro_batch_size=64",
+             "budget.seconds=null", "schedule.max_epochs=20", "augment=none", "outputs=runs")  # fmt: skip
     ended = run_command(folder, digits_root, "train", *given)
     assert ended.code == 0, ended.err
     _, test = load("digits", digits_root)

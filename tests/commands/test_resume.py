@@ -42,7 +42,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened(command, tmp_path, monkeypatch
     advice = f"go on with: python -m fastconv.train resume={run.relative_to(tmp_path)}"
     assert ended.err == f"fastconv: ended by SIGTERM; {advice}\n"
     stopped = Results.read(run)
-    assert (stopped.stopped_by, stopped.error, stopped.steps) == ("interrupt", "Interrupted: SIGTERM", steps)
+    assert (stopped.stop_reason, stopped.error, stopped.steps) == ("interrupt", "Interrupted: SIGTERM", steps)
     assert stopped.accuracy is None
     ended = command("train", *RUN, "resume=auto")
     assert ended.code == 0, ended.err
@@ -50,7 +50,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened(command, tmp_path, monkeypatch
     assert same_weights(run, undisturbed)
     found, expected = Results.read(run), Results.read(undisturbed)
     assert (found.steps, found.accuracy, found.loss) == (expected.steps, expected.accuracy, expected.loss)
-    assert (found.resumed, found.stopped_by, found.error) == (1, "epochs", None)
+    assert (found.resumed, found.stop_reason, found.error) == (1, "epochs", None)
     assert found.overrides == expected.overrides
     for segment in ("train", "setup"):
         assert found.seconds[segment] > stopped.seconds[segment] * (steps < STEPS or segment == "setup")
@@ -90,7 +90,7 @@ def test_a_run_that_was_stopped_twice(command, tmp_path, monkeypatch, undisturbe
 
 
 def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch):
-    run = (*RUN, "budget.seconds=4", "schedule.epochs=null")
+    run = (*RUN, "budget.seconds=4", "schedule.max_epochs=null")
     for call in (20, 30):
         with monkeypatch.context() as patch:
             stop_at(patch, "training_step", call)
@@ -100,12 +100,12 @@ def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch):
     assert command("train", *run, "resume=auto").code == 0
     found = Results.read(only_run(tmp_path))
     assert found.seconds_counted <= 4.2  # test_pace.py holds it to its word; here a busy machine may stall
-    assert (found.stopped_by, found.resumed) == ("budget", 2)
+    assert (found.stop_reason, found.resumed) == ("budget", 2)
     assert found.final_lr <= 0.01
 
 
 def test_time_that_ran_out_before_the_kill_leaves_only_the_test(command, tmp_path, monkeypatch):
-    run = (*RUN, "budget.seconds=500", "schedule.epochs=null")
+    run = (*RUN, "budget.seconds=500", "schedule.max_epochs=null")
     with monkeypatch.context() as patch:
         stop_at(patch, "training_step", 10)
         assert command("train", *run).code == 143
@@ -115,7 +115,7 @@ def test_time_that_ran_out_before_the_kill_leaves_only_the_test(command, tmp_pat
     stopped.write(folder)
     assert command("train", *run, "resume=auto").code == 0
     found = Results.read(folder)
-    assert (found.stopped_by, found.steps) == ("budget", 5)
+    assert (found.stop_reason, found.steps) == ("budget", 5)
     assert found.seconds_counted < 500
     assert found.accuracy is not None
 
@@ -163,7 +163,7 @@ def test_a_named_run_may_be_told_what_it_knows_and_where_things_are(command, sto
 def test_another_configuration_is_another_run(command, tmp_path, stopped):
     assert command("train", *RUN, "seed=1", "resume=auto").code == 0
     assert len(list(tmp_path.rglob("config.yaml"))) == 2
-    assert Results.read(stopped).stopped_by == "interrupt"
+    assert Results.read(stopped).stop_reason == "interrupt"
 
 
 def test_a_run_that_another_process_has_is_left_alone(command, tmp_path, stopped):

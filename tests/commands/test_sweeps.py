@@ -23,7 +23,7 @@ from fastconv.train import report
 from fastconv.training import plan as runs
 
 # The shortest run: a few steps of a tiny network.
-SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.epochs=0.3", "validate.on=none",
+SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.max_epochs=0.3", "validate.on=none",
          "checkpoint.save=false")  # fmt: skip
 # Two processes of one thread each, as a launcher on two cores divides them.
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -78,7 +78,7 @@ def test_a_job_that_fails_is_shown_and_is_all_that_resume_runs(grid, command, tm
     assert len(planned) == sum(numbers) + 1
     assert f"fastconv: job {failing}: RuntimeError: out of paper" in ended.err
     (sweep,) = sweeps(tmp_path)
-    assert sum(each.stopped_by == "epochs" for each in results_of(sweep).values()) == sum(numbers)
+    assert sum(each.stop_reason == "epochs" for each in results_of(sweep).values()) == sum(numbers)
     assert f"{sweep.relative_to(tmp_path)}/{failing}: RuntimeError: out of paper" in ended.out
     table = json.loads(command("compare", f"runs={sweep}", "format=json").out)
     assert sorted(row["n"] for row in table) == numbers
@@ -93,7 +93,7 @@ def test_a_job_that_fails_is_shown_and_is_all_that_resume_runs(grid, command, tm
     assert (ended.code, planned) == (0, [("constant", 0.1, 1)])
     assert sweeps(tmp_path) == [sweep], "the newest that is not whole"
     assert {name: (sweep / name / "results.json").stat().st_mtime_ns for name in before} == before
-    assert all(each.stopped_by == "epochs" and each.error is None for each in results_of(sweep).values())
+    assert all(each.stop_reason == "epochs" and each.error is None for each in results_of(sweep).values())
     assert (sweep / "compare.html").exists()
 
 
@@ -128,11 +128,11 @@ def test_two_sweeps_of_one_second_do_not_touch_each_other(tmp_path, digits_root)
     assert len(found) == 2
     assert found[0].name[:16] == found[1].name[:16], "begun within the same minute"
     for sweep in found:
-        assert [each.stopped_by for each in results_of(sweep).values()] == ["epochs"] * 2
+        assert [each.stop_reason for each in results_of(sweep).values()] == ["epochs"] * 2
 
 
 def test_a_sweep_that_only_plans_leaves_nothing(command, tmp_path):
-    ended = command("train", "-m", "seed=0,1", *SHORT, "plan_only=true")
+    ended = command("train", "-m", "seed=0,1", *SHORT, "dry_run=true")
     assert ended.code == 0
     assert [name for name in files(tmp_path) if not name.startswith("data")] == []
 
@@ -146,7 +146,7 @@ def test_an_error_of_the_program_shows_its_traceback(grid, monkeypatch):
 
 
 LAUNCHED = ("train", "-m", "optimizer.max_lr=1000,0.1", *SHORT, "trainer.num_threads=1", "trainer.precision=fp32",
-            "schedule.epochs=0.8")  # fmt: skip
+            "schedule.max_epochs=0.8")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_launchers_give_what_one_process_gives(command, tmp_path, in_one_process
 @pytest.mark.slow
 def test_threads_change_no_more_than_the_order_of_sums(command, tmp_path):
     """Two threads add in another order: after 11 steps losses agree to 1e-3, and so at most 2 of 359 answers differ."""
-    assert command("train", "-m", "trainer.num_threads=1,2", *SHORT, "schedule.epochs=1").code == 0
+    assert command("train", "-m", "trainer.num_threads=1,2", *SHORT, "schedule.max_epochs=1").code == 0
     (sweep,) = sweeps(tmp_path)
     one, two = results_of(sweep).values()
     assert one.loss == pytest.approx(two.loss, abs=1e-3)
@@ -248,7 +248,7 @@ def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
         (("resume=auto",), "resume=auto is of a single run: for a sweep use sweep.resume"),
         (("augment=glob(*)",), "augment=glob(*) is not possible: name the values, as augment=a,b"),
         (("hydra/sweeper=optuna", "hydra.sweeper.n_trials=0"), "hydra.sweeper.n_trials=0 is not possible"),
-        (("experiment=search", "plan_only=true"), "plan_only=true is not possible in a search"),
+        (("experiment=search", "dry_run=true"), "dry_run=true is not possible in a search"),
         (
             ("experiment=search", "schedule=choice(cosine,one_cycl)"),
             "unknown schedule one_cycl; did you",
@@ -314,7 +314,7 @@ def test_a_search_finds_by_held_out_images_and_resumes(command, tmp_path):
     again = results_of(sweep)
     assert (sweep / "2" / "results.json").stat().st_mtime_ns == kept
     assert [each.accuracy_holdout for each in again.values()] == [each.accuracy_holdout for each in first.values()]
-    assert len({json.dumps(each.recipe) for each in again.values()}) == 5, "the sampler went on where it was"
+    assert len({json.dumps(each.hparams) for each in again.values()}) == 5, "the sampler went on where it was"
 
 
 @pytest.mark.parametrize("overrides", [("validate.on=test",), ("validate.on=none",)])

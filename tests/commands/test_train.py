@@ -21,11 +21,11 @@ from fastconv.runs import results
 from fastconv.training.module import ImageClassifier
 
 PLANNED_KEYS = """
-    dataset model experiment seed stream_seed accuracy accuracy_tta views_left_out accuracy_holdout
+    dataset model experiment seed stream_seed accuracy accuracy_tta tta_skipped accuracy_holdout
     accuracy_holdout_tta loss
     balanced_accuracy macro_f1
-    epochs steps batch_size norm_batch budget_seconds budget_counts seconds_counted seconds petaflop
-    images_per_second data_wait_fraction parameters peak_memory_mb stopped_by error expected_epochs
+    epochs steps batch_size micro_batch_size budget_seconds budget_counts seconds_counted seconds petaflop
+    images_per_second dataloader_wait_fraction parameters peak_memory_mb stop_reason error expected_epochs
     expected_seconds resumed final_lr device precision versions git_commit overrides recipe
 """
 
@@ -34,7 +34,7 @@ PLANNED_KEYS = """
 def trained(tmp_path_factory, digits_root):
     """(run folder, results, what was printed) of a run that its budget ends after some hundreds of steps."""
     folder = tmp_path_factory.mktemp("trained")
-    overrides = ("dataset=digits", *SMALL, "budget.seconds=10", "schedule.epochs=null", "validate.every=4",
+    overrides = ("dataset=digits", *SMALL, "budget.seconds=10", "schedule.max_epochs=null", "validate.every=4",
                  "figures=true")  # fmt: skip
     ended = run_command(folder, digits_root, "train", *overrides)
     assert ended.code == 0, ended.err
@@ -44,7 +44,7 @@ def trained(tmp_path_factory, digits_root):
 
 def test_a_budget_ends_the_run_with_the_schedule(trained):
     _, found, _ = trained
-    assert found["stopped_by"] == "budget"
+    assert found["stop_reason"] == "budget"
     assert found["steps"] >= 200
     assert found["final_lr"] <= 0.01
     # test_pace.py holds the budget to its word on a simulated clock; here a busy machine may stall in the last step.
@@ -81,7 +81,7 @@ def test_results_say_what_happened(trained):
     assert " ".join(found) == " ".join(PLANNED_KEYS.split())
     assert found["epochs"] == pytest.approx(found["steps"] * 64 / 1438, abs=1e-6)
     assert found["images_per_second"] == pytest.approx(found["steps"] * 64 / found["seconds"]["train"])
-    assert 0 < found["data_wait_fraction"] < 0.5
+    assert 0 < found["dataloader_wait_fraction"] < 0.5
     assert found["parameters"] == sum(p.numel() for p in build_model("davidnet", 1, 10, width=8).parameters())
     segments = "setup probe precompute compile train validate checkpoint test"
     assert " ".join(found["seconds"]) == segments
@@ -110,7 +110,7 @@ def test_curves_are_logged(trained):
     events.Reload()
     tags = events.Tags()
     wanted = """train/loss train/accuracy train/epoch validate/loss validate/accuracy schedule/lr schedule/momentum
-        schedule/progress speed/images_per_second speed/data_wait_fraction budget/used budget/seconds_counted"""
+        schedule/progress speed/images_per_second speed/dataloader_wait_fraction budget/used budget/seconds_counted"""
     assert set(wanted.split()) <= set(tags["scalars"])
     assert events.Scalars("schedule/lr")[-1].step == found["steps"]
     assert events.Scalars("schedule/lr")[-1].value == pytest.approx(0.4 * found["final_lr"])
@@ -154,10 +154,10 @@ def test_runs_without_a_time_limit_are_reproducible(command, tmp_path):
 
 
 def test_epochs_end_a_run_that_has_time_left(command, tmp_path):
-    command("train", "dataset=digits", *SMALL, "budget.seconds=500", "schedule.epochs=0.3", "checkpoint.save=false")
+    command("train", "dataset=digits", *SMALL, "budget.seconds=500", "schedule.max_epochs=0.3", "checkpoint.save=false")
     run = only_run(tmp_path / "outputs")
     found = results.Results.read(run)
-    assert (found.stopped_by, found.steps) == ("epochs", round(0.3 * 1438 / 64))
+    assert (found.stop_reason, found.steps) == ("epochs", round(0.3 * 1438 / 64))
     assert found.final_lr == pytest.approx(1 / 25 / 1e4, rel=1e-3)
     assert not (run / "last.ckpt").exists()
 
@@ -172,13 +172,15 @@ def test_holdout_is_scored_whole_and_never_trained_on(command, tmp_path):
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "step"])
 def test_every_schedule_trains(command, tmp_path, schedule):
-    ended = command("train", "dataset=digits", *SHORT, f"schedule={schedule}", "schedule.epochs=0.2", "stream=online")
+    ended = command(
+        "train", "dataset=digits", *SHORT, f"schedule={schedule}", "schedule.max_epochs=0.2", "stream=online"
+    )
     assert ended.code == 0, ended.err
     assert only_run(tmp_path / "outputs")
 
 
 def test_bf16_trains_anywhere(command, tmp_path):
-    overrides = (*SHORT, "trainer.precision=bf16", "schedule.epochs=0.1", "stream=online", "trainer.num_threads=1")
+    overrides = (*SHORT, "trainer.precision=bf16", "schedule.max_epochs=0.1", "stream=online", "trainer.num_threads=1")
     threads = torch.get_num_threads()
     ended = command("train", "dataset=digits", *overrides)
     torch.set_num_threads(threads)
@@ -187,15 +189,15 @@ def test_bf16_trains_anywhere(command, tmp_path):
 
 
 def test_a_sweep_makes_a_run_for_each_value(command, tmp_path):
-    ended = command("train", "-m", "dataset=digits", *SHORT, "schedule.epochs=0.1", "stream=online", "seed=0,1")
+    ended = command("train", "-m", "dataset=digits", *SHORT, "schedule.max_epochs=0.1", "stream=online", "seed=0,1")
     assert ended.code == 0, ended.err
     runs = sorted(path.parent for path in (tmp_path / "outputs" / "sweeps").rglob("results.json"))
     assert [run.name for run in runs] == ["0", "1"]
     assert [results.Results.read(run).seed for run in runs] == [0, 1]
 
 
-def test_plan_only_writes_nothing(command, tmp_path):
-    ended = command("train", "dataset=digits", *SMALL, "plan_only=true", "schedule.epochs=3")
+def test_dry_run_writes_nothing(command, tmp_path):
+    ended = command("train", "dataset=digits", *SMALL, "dry_run=true", "schedule.max_epochs=3")
     assert ended.code == 0
     assert "at most 3 epochs" in ended.out
     assert list(tmp_path.iterdir()) == []
@@ -211,10 +213,10 @@ def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root, channe
     Microbatches of the same size, since batch norm takes its statistics over them. Processors round otherwise, some in
     channels_last only, which sooner or later decides between pixels of the digits' even background in the max-pools.
     """
-    settings = ("model.width=16", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32",
+    settings = ("model.width=16", "batch_size=64", "micro_batch_size=32", "trainer=cpu", "trainer.precision=fp32",
                 f"trainer.channels_last={channels_last}")  # fmt: skip
     run_it = (*settings, "schedule=constant", "optimizer.max_lr=0.05", "budget.seconds=null", "validate.on=none")
-    ended = command("train", "dataset=digits", *run_it, f"schedule.epochs={20 * 64 / 1438}")
+    ended = command("train", "dataset=digits", *run_it, f"schedule.max_epochs={20 * 64 / 1438}")
     assert ended.code == 0, ended.err
     with (only_run(tmp_path / "outputs") / "metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
@@ -273,10 +275,10 @@ def test_torchs_compiler_on_a_cpu(command, tmp_path):
 @pytest.mark.slow
 def test_bf16_learns_as_well_as_fp32(command, tmp_path):
     """Mean accuracy on digits over five seeds, within half a point."""
-    settings = ("model.width=16", "batch_size=64", "norm_batch=64", "trainer=cpu", "budget.seconds=null")
+    settings = ("model.width=16", "batch_size=64", "micro_batch_size=64", "trainer=cpu", "budget.seconds=null")
     means = []
     for precision in ("bf16", "fp32"):
-        ended = command("train", "-m", "dataset=digits", *settings, "schedule.epochs=12", "seed=0,1,2,3,4",
+        ended = command("train", "-m", "dataset=digits", *settings, "schedule.max_epochs=12", "seed=0,1,2,3,4",
                         f"trainer.precision={precision}", f"outputs={precision}", "validate.on=none")  # fmt: skip
         assert ended.code == 0, ended.err
         found = [results.Results.read(path.parent) for path in (tmp_path / precision).rglob("results.json")]
@@ -302,7 +304,7 @@ def test_a_failed_run_says_why(command, tmp_path, monkeypatch):
         command("train", "dataset=digits", *SHORT, "stream=online")
     run = only_run(tmp_path / "outputs")
     found = results.Results.read(run)
-    assert (found.stopped_by, found.error, found.accuracy) == ("error", "RuntimeError: out of luck", None)
+    assert (found.stop_reason, found.error, found.accuracy) == ("error", "RuntimeError: out of luck", None)
     assert not (run / "last.ckpt").exists()
 
 
@@ -363,7 +365,9 @@ def test_runs_of_the_same_second_get_different_folders(tmp_path, monkeypatch):
 
 def run_at_once(folder, data, barrier):
     barrier.wait()
-    run_command(folder, data, "train", "dataset=digits", *SHORT, "schedule.epochs=0.1", f"stream.root={folder}/streams")
+    run_command(
+        folder, data, "train", "dataset=digits", *SHORT, "schedule.max_epochs=0.1", f"stream.root={folder}/streams"
+    )
 
 
 def test_two_runs_at_once_share_a_stream_and_nothing_else(tmp_path, digits_root):

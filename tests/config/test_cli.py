@@ -104,19 +104,19 @@ def test_the_original_recipe():
             "num_ops": 2,
             "magnitude": 9,
         }
-        assert (config.schedule.name, config.schedule.epochs, config.budget.seconds) == ("one_cycle", 25, 1000)
+        assert (config.schedule.name, config.schedule.max_epochs, config.budget.seconds) == ("one_cycle", 25, 1000)
         assert (config.batch_size, config.optimizer.max_lr, config.model.width) == (512, 0.4, 64)
 
 
-def test_norm_batch_is_the_models_or_a_smaller_batch():
-    def norm_batch(*overrides):
-        return compose("config", list(overrides)).norm_batch
+def test_micro_batch_size_is_the_models_or_a_smaller_batch():
+    def micro_batch_size(*overrides):
+        return compose("config", list(overrides)).micro_batch_size
 
-    assert norm_batch("dataset=cifar10") == 256
-    assert norm_batch("dataset=digits") == 128
-    assert norm_batch("dataset=digits", "trainer=ddp") == 64
-    assert norm_batch("dataset=cifar10", "model.norm_batch=64") == 64
-    assert norm_batch("dataset=cifar10", "norm_batch=32") == 32
+    assert micro_batch_size("dataset=cifar10") == 256
+    assert micro_batch_size("dataset=digits") == 128
+    assert micro_batch_size("dataset=digits", "trainer=ddp") == 64
+    assert micro_batch_size("dataset=cifar10", "model.micro_batch_size=64") == 64
+    assert micro_batch_size("dataset=cifar10", "micro_batch_size=32") == 32
 
 
 def test_digits_are_never_mirrored_by_default():
@@ -188,12 +188,12 @@ BAD = {
     # What is of another type.
     "budget.seconds=soon": "budget.seconds: Value 'soon' of type 'str' could not be converted to Float",
     "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",
-    "plan_only=perhaps": "plan_only: Value 'perhaps' is not a valid bool",
+    "dry_run=perhaps": "dry_run: Value 'perhaps' is not a valid bool",
     "budget": "cannot read the override budget",
     "budget.counts=train": "budget.counts is a list: write budget.counts=[a,b]",
     "budget=${trainer}": "budget cannot be set as a whole",
     "budget=5": "budget cannot be set as a whole: set its keys, such as budget.seconds=value",
-    "plan_only=5": "plan_only: Value '5' is not a valid bool",
+    "dry_run=5": "dry_run: Value '5' is not a valid bool",
     "seed=???": "seed has no value",
     "seed=${nothing.there}": "Interpolation key 'nothing.there' not found",
     # What is no override, or does something else than was meant.
@@ -215,13 +215,13 @@ BAD = {
     "budget.seconds=1e300": "budget.seconds=1e+300 is not possible",
     f"budget.seconds={'9' * 400}": "too large to convert to float",
     "budget.counts=[train,train]": "name each segment once",
-    "schedule.epochs=inf": "schedule.epochs=inf is not possible",
+    "schedule.max_epochs=inf": "schedule.max_epochs=inf is not possible",
     "validate.every=inf": "validate.every=inf is not possible",
     "seed=4294967296": "give a whole number in [0, 2**32)",
     "dataset.holdout_seed=-1": "dataset.holdout_seed=-1 is not possible",
     "dataset.holdout=0.0001": "leaves no image to hold out of some class of digits",
     "dataset.holdout=0.999": "leaves no image for training of some class of digits",
-    "norm_batch=1": "one image has no statistics",
+    "micro_batch_size=1": "one image has no statistics",
     "model.width=1000000000": "give a number of filters in [1, 1024]",
     "model.width=null": "model.width cannot be null",
     "schedule.pct_start=0.00001": "give a share in [0.001, 0.999]",
@@ -233,8 +233,8 @@ BAD = {
     "batch_size=4096": "digits has 1438 images for training",
     "budget.counts=[validate]": "it must name train",
     "batch_size=0": "batch_size=0 is not possible",
-    "batch_size=300": "multiple of norm_batch x trainer.devices = 256",
-    "norm_batch=-1": "norm_batch=-1 is not possible",
+    "batch_size=300": "multiple of micro_batch_size x trainer.devices = 256",
+    "micro_batch_size=-1": "micro_batch_size=-1 is not possible",
     "label_smoothing=1": "label_smoothing=1.0 is not possible",
     "seed=-1": "seed=-1 is not possible",
     "dataset.holdout=1": "dataset.holdout=1.0 is not possible",
@@ -244,17 +244,17 @@ BAD = {
     "augment.crop.padding=-1": "give a number of pixels in [0, 10000]",
     "augment.cutout.size=8": "augment.cutout.size=8 covers the 8x8 images whole",
     "augment.flip.probability=2": "give a chance in [0, 1]",
-    "augment.policy=randaugment": "did you mean rand_augment?",
+    "augment.auto=randaugment": "did you mean rand_augment?",
     "augment.magnitude=31": "give a strength in [0, 30]",
     "model.width=0": "model.width=0 is not possible",
     "model.logits_scale=nan": "model.logits_scale=nan is not possible",
-    "model.norm_batch=0": "model.norm_batch=0 is not possible",
+    "model.micro_batch_size=0": "model.micro_batch_size=0 is not possible",
     "optimizer.max_lr=0": "optimizer.max_lr=0.0 is not possible",
     "optimizer.max_lr=inf": "optimizer.max_lr=inf is not possible",
     "schedule.final_div_factor=0.01": "the last learning rate would be above the peak",
     "optimizer.momentum=0": "Nesterov needs momentum",
     "schedule.pct_start=1": "give a share in [0.001, 0.999]",
-    "schedule.epochs=0": "schedule.epochs=0.0 is not possible",
+    "schedule.max_epochs=0": "schedule.max_epochs=0.0 is not possible",
     "trainer.devices=0": "trainer.devices=0 is not possible",
     "trainer.num_threads=0": "give a number of threads in [1, 1024]",
     "trainer.num_threads=100000": "give a number of threads in [1, 1024]",
@@ -275,9 +275,9 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["budget.seconds=null", "schedule.epochs=null"], "the run would never end"),
+        (["budget.seconds=null", "schedule.max_epochs=null"], "the run would never end"),
         (["schedule=linear", "schedule.warmup=1"], "schedule.warmup=1.0 is not possible"),
-        (["schedule=cosine", "schedule.final_factor=-1"], "schedule.final_factor=-1.0 is not possible"),
+        (["schedule=cosine", "schedule.min_lr_ratio=-1"], "schedule.min_lr_ratio=-1.0 is not possible"),
         (["schedule=step", "schedule.milestones=[0.5,2]"], "give shares in (0, 1)"),
         (["schedule.three_phase=true", "schedule.pct_start=0.6"], "three phases need it below 0.5"),
         (["augment.crop.mode=reflect", "augment.crop.padding=8"], "too much for the 8x8 images"),
@@ -286,7 +286,7 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
         (["trainer=gpu", "model.width=4"], "torch finds no GPU here"),
         (["trainer.compile=true", "model.width=4"], "it needs a C++ compiler"),
         (["schedule=step", "schedule.milestones=[{a:1}]"], "give shares in (0, 1)"),
-        (["batch_size=1200", "norm_batch=2", "trainer.devices=600"], "trainer.devices=600 is not possible"),
+        (["batch_size=1200", "micro_batch_size=2", "trainer.devices=600"], "trainer.devices=600 is not possible"),
         (["+budget.seconds=4"], "budget.seconds exists already: write it without the +"),
         (["-m", "model.width=4,-1"], "job 1: model.width=-1 is not possible"),
         (["-m", "seed=range(0,0)", "figures=true"], "the sweep seed=range(0,0) figures=true has no values"),
@@ -326,17 +326,17 @@ def test_each_failing_job_of_a_sweep_gets_one_line(command, tmp_path, monkeypatc
 
 def test_a_network_that_needs_more_memory_than_there_is(command, tmp_path, monkeypatch):
     monkeypatch.setattr("fastconv.budget.hardware.Device.free_memory", lambda _: 10**8)
-    ended = command("train", "norm_batch=256", "batch_size=256", "model.width=128", f"stream.root={tmp_path}")
+    ended = command("train", "micro_batch_size=256", "batch_size=256", "model.width=128", f"stream.root={tmp_path}")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "GB of memory at least, 0.1 GB are free" in ended.err
     assert files(tmp_path) == []
 
 
 def test_an_override_may_name_another_key(command, tmp_path):
-    overrides = ["norm_batch=${batch_size}", "model.width=4", "stream=online", "budget.seconds=null"]
-    assert command("train", *overrides, "schedule.epochs=0.1").code == 0
+    overrides = ["micro_batch_size=${batch_size}", "model.width=4", "stream=online", "budget.seconds=null"]
+    assert command("train", *overrides, "schedule.max_epochs=0.1").code == 0
     (results,) = tmp_path.rglob("results.json")
-    assert Results.read(results.parent).overrides[0] == "norm_batch=${batch_size}"
+    assert Results.read(results.parent).overrides[0] == "micro_batch_size=${batch_size}"
 
 
 def test_an_unwritable_output_folder_is_found_out_before_anything_long(command, tmp_path):
@@ -349,7 +349,7 @@ def test_an_unwritable_output_folder_is_found_out_before_anything_long(command, 
 
 def test_too_little_disk_for_the_stream(command, tmp_path, monkeypatch):
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
-    ended = command("train", "dataset=digits", "model.width=4", "stream.root=streams", "schedule.epochs=2")
+    ended = command("train", "dataset=digits", "model.width=4", "stream.root=streams", "schedule.max_epochs=2")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "the stream of digits needs" in ended.err
     assert not list(tmp_path.rglob("*.tar"))

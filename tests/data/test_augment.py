@@ -12,10 +12,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from fastconv.data.augment import transforms as augmenting
-from fastconv.data.augment.auto_augment import apply_policy
+from fastconv.data.augment.auto_augment import apply_auto
 from fastconv.data.augment.plan import (
     CROP_X,
-    Colour,
+    ColorJitter,
     Crop,
     Cutout,
     EpochPlan,
@@ -134,7 +134,7 @@ def test_one_draw_does_not_move_the_others():
     for name in ("order", "crop_y", "crop_x", "flip"):
         np.testing.assert_array_equal(getattr(with_cutout, name), getattr(without, name))
 
-    everything = dataclasses.replace(STANDARD, colour=Colour(0.1, 0.1), policy="trivial_augment")
+    everything = dataclasses.replace(STANDARD, colour=ColorJitter(0.1, 0.1), policy="trivial_augment")
     with_more = plan_epoch(5, 1, 100, 8, 8, everything)
     for name in ("order", "crop_y", "crop_x", "flip", "cutout_y", "cutout_x"):
         np.testing.assert_array_equal(getattr(with_cutout, name), getattr(with_more, name))
@@ -170,7 +170,7 @@ def test_what_must_not_be_mirrored_is_mirrored_in_no_epoch():
 def test_colour_is_its_formula(images, monkeypatch, brightness, contrast):
     """In exact numbers: within half a level, which is rounding, and a hundredth, which is the fixed point."""
     monkeypatch.setattr(augmenting, "COLOUR_PIXELS", 1000)  # several parts, one of them smaller
-    plan = plan_epoch(7, 2, 57, 9, 11, Policy(Crop(2, "reflect"), Flip(0.5), colour=Colour(brightness, contrast)))
+    plan = plan_epoch(7, 2, 57, 9, 11, Policy(Crop(2, "reflect"), Flip(0.5), colour=ColorJitter(brightness, contrast)))
     plain = dataclasses.replace(plan, brightness=None, contrast=None)
     fill = FILL[: images.images.shape[3]]
     before, after = (augment(images.images, each, 0, 57, fill) for each in (plain, plan))
@@ -188,7 +188,7 @@ def test_colour_is_its_formula(images, monkeypatch, brightness, contrast):
 
 
 def test_the_cutout_keeps_the_mean_colour():
-    policy = Policy(cutout=Cutout(3), colour=Colour(1.0, 0.0), policy="trivial_augment")
+    policy = Policy(cutout=Cutout(3), colour=ColorJitter(1.0, 0.0), policy="trivial_augment")
     plan = plan_epoch(0, 0, 57, 9, 11, policy)
     result = augment(noise(57, 3).images, plan, 0, 57, FILL)
     for image, y, x in zip(result, plan.cutout_y, plan.cutout_x, strict=True):
@@ -208,10 +208,10 @@ TRANSFORMS = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_policy_is_torchvisions_with_a_seed_for_each_image(images, name):
     policy, fill = Policy(policy=name, num_ops=3, magnitude=20), FILL[: images.images.shape[3]]
-    seeds = plan_epoch(2, 0, 57, 9, 11, policy).policy_seeds[:20]
+    seeds = plan_epoch(2, 0, 57, 9, 11, policy).auto_seeds[:20]
     before, state = images.images[:20], torch.get_rng_state()
     result = before.copy()
-    apply_policy(result, policy, seeds, fill)
+    apply_auto(result, policy, seeds, fill)
     assert torch.equal(torch.get_rng_state(), state), "somebody else may be drawing from it"
     with torch.random.fork_rng(devices=[]):
         for image, seed, made in zip(before, seeds, result, strict=True):
@@ -224,10 +224,10 @@ def test_a_policy_is_torchvisions_with_a_seed_for_each_image(images, name):
 def test_policies_differ_by_image_and_epoch():
     policy = Policy(policy="trivial_augment")
     plans = [plan_epoch(2, epoch, 1000, 9, 11, policy) for epoch in (0, 1)]
-    by_image = [plan.policy_seeds[np.argsort(plan.order)] for plan in plans]
+    by_image = [plan.auto_seeds[np.argsort(plan.order)] for plan in plans]
     assert len(np.unique(by_image)) == 2000
     image = np.repeat(noise(1, 3).images, 40, axis=0)
-    apply_policy(image, policy, plans[0].policy_seeds[:40], FILL)
+    apply_auto(image, policy, plans[0].auto_seeds[:40], FILL)
     assert len({each.tobytes() for each in image}) > 15
 
 
@@ -235,7 +235,7 @@ def test_without_a_policy_torch_stays_away():
     code = (
         "import sys, numpy; from fastconv.data.augment.transforms import augment;"
         "from fastconv.data.augment.plan import *;"
-        "plan = plan_epoch(0, 0, 5, 9, 9, Policy(Crop(2), Flip(0.5, 'alternating'), Cutout(3), Colour(0.1, 0.1)));"
+        "plan = plan_epoch(0, 0, 5, 9, 9, Policy(Crop(2), Flip(0.5, 'alternating'), Cutout(3), ColorJitter(0.1, 0.1)));"
         "augment(numpy.zeros((5, 9, 9, 3), 'uint8'), plan, 0, 5, numpy.zeros(3, 'uint8'));"
         "assert not {'torch', 'torchvision', 'PIL'} & set(sys.modules)"
     )
@@ -245,7 +245,7 @@ def test_without_a_policy_torch_stays_away():
 @pytest.mark.parametrize("key", ["crop.padding", "flip.probability", "cutout.size", "colour.brightness",
                                  "colour.contrast", "policy"])  # fmt: skip
 def test_whatever_changes_images_is_augmentation(key):
-    plain = {"augment.crop.padding": 0, "augment.flip.mode": "alternating", "augment.policy": "none"}
+    plain = {"augment.crop.padding": 0, "augment.flip.mode": "alternating", "augment.auto": "none"}
     assert not is_augmented(plain)
     assert not is_augmented({})
     assert is_augmented({**plain, f"augment.{key}": "augmix" if key == "policy" else 0.5})

@@ -184,7 +184,7 @@ def test_unreadable_images_are_left_out_and_said(tmp_path, command):
     images, labels = pictures(60)
     root = as_folder(tmp_path / "f", images, labels)
     count = len(broken(root / "two"))
-    small = ("model=airbench", "model.widths=[4,8,8]", "batch_size=16", "norm_batch=16", "schedule.epochs=1")
+    small = ("model=airbench", "model.widths=[4,8,8]", "batch_size=16", "micro_batch_size=16", "schedule.max_epochs=1")
     given = ("dataset=image_folder", f"dataset.root={root}", "dataset.name=photos", "budget.seconds=null", *small)
     ended = command("train", *given)
     assert ended.code == 0, ended.err
@@ -318,7 +318,7 @@ def test_many_classes_need_no_setting(tmp_path, command):
         folder.mkdir(parents=True)
         for at in range(6):
             Image.fromarray(photograph[y + at : y + at + 32, x + 2 * at : x + 2 * at + 32]).save(folder / f"{at}.png")
-    small = ("model=airbench", "model.widths=[4,8,8]", "batch_size=64", "norm_batch=64", "schedule.epochs=2")
+    small = ("model=airbench", "model.widths=[4,8,8]", "batch_size=64", "micro_batch_size=64", "schedule.max_epochs=2")
     given = ("dataset=image_folder", f"dataset.root={tmp_path}/places", "budget.seconds=null", *small)
     ended = command("train", *given)
     assert ended.code == 0, ended.err

@@ -95,7 +95,7 @@ def train(folder, data, outputs, *overrides):
 
 def test_a_server_trains_to_the_weights_that_a_disk_trains_to(tmp_path, digits_root, server):
     """One epoch and a half, of which the server has one and fails twice on it; then again, from what was kept."""
-    epochs = "schedule.epochs=1.5"
+    epochs = "schedule.max_epochs=1.5"
     disk, _ = train(tmp_path, digits_root, "disk", epochs, "stream.root=streams")
     (folder,) = (tmp_path / "streams").glob("digits-*")
     overrides = ["stream.root=uploaded", "stream.epochs=1", "budget.seconds=9", *SHORT[:-2]]
@@ -138,7 +138,7 @@ def test_a_server_that_fails_for_good_gets_one_line(tmp_path, digits_root, serve
     assert "Check the network and the server" in ended.err
     assert "Repair" not in ended.err, "no command here repairs a server"
     assert not list((tmp_path / "cache").rglob("*.tar*")), "nothing half-written"
-    assert json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())["stopped_by"] == "error"
+    assert json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())["stop_reason"] == "error"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 import webdataset
 from harness import STANDARD, noise, sha256s, spec_of
 
-from fastconv.data.augment.plan import Colour, Crop, Cutout, Flip, Policy, plan_epoch
+from fastconv.data.augment.plan import ColorJitter, Crop, Cutout, Flip, Policy, plan_epoch
 from fastconv.data.batches import SplitBatches, StreamBatches
 from fastconv.data.sources.builtin import load
 from fastconv.data.stream import spec as stream
@@ -44,7 +44,7 @@ def test_online_and_precomputed_batches_are_the_same(images, tmp_path):
     spec = spec_of(images)
     write_stream(spec, images, tmp_path, 2)
     streams = OnlineStream(spec, images), PrecomputedStream(spec, tmp_path, None)
-    pairs = zip(*(StreamBatches(each, batch_size=12, norm_batch=4) for each in streams), strict=True)
+    pairs = zip(*(StreamBatches(each, batch_size=12, micro_batch_size=4) for each in streams), strict=True)
     for _, (online, stored) in zip(range(2 * 57 // 4), pairs, strict=False):
         for a, b in zip(online, stored, strict=True):
             assert a.dtype == b.dtype
@@ -54,7 +54,7 @@ def test_online_and_precomputed_batches_are_the_same(images, tmp_path):
 @pytest.mark.parametrize(
     "policy",
     [
-        Policy(Crop(2, "reflect"), Flip(0.5, "alternating"), Cutout(3), Colour(0.14, 0.13)),
+        Policy(Crop(2, "reflect"), Flip(0.5, "alternating"), Cutout(3), ColorJitter(0.14, 0.13)),
         *(Policy(Crop(1), policy=name) for name in ("rand_augment", "trivial_augment", "augmix")),
     ],
     ids=str,
@@ -71,7 +71,7 @@ def test_every_policy_streams_the_same_bytes(tmp_path, policy):
             np.testing.assert_array_equal(a, b)
     content = json.loads((tmp_path / spec.folder / "manifest.json").read_text())
     assert content["policy"] == dataclasses.asdict(policy)
-    assert ("libraries" in content) == (policy.policy != "none")
+    assert ("libraries" in content) == (policy.auto != "none")
     assert Manifest.read(tmp_path / spec.folder, spec).epochs == 2
 
 
@@ -147,8 +147,8 @@ def test_fingerprint_follows_everything_that_decides_a_byte():
         spec_of(data, dataclasses.replace(spec.policy, **changed))
         for changed in (
             {"flip": Flip(0.5, "alternating")},
-            {"colour": Colour(brightness=0.1)},
-            {"colour": Colour(contrast=0.1)},
+            {"colour": ColorJitter(brightness=0.1)},
+            {"colour": ColorJitter(contrast=0.1)},
             {"policy": "augmix"},
             {"policy": "rand_augment"},
             {"policy": "rand_augment", "num_ops": 3},
@@ -208,7 +208,7 @@ def test_torch_takes_blocks_without_a_copy_and_cannot_change_the_file(built):
 def test_ranks_share_each_batch(built):
     data, spec, _ = built
     online = OnlineStream(spec, data)
-    whole = iter(StreamBatches(online, batch_size=16, norm_batch=16))
+    whole = iter(StreamBatches(online, batch_size=16, micro_batch_size=16))
     ranks = [iter(StreamBatches(online, 16, 4, rank, 2)) for rank in (0, 1)]
     for _ in range(8):
         batch = next(whole)[0].numpy()

@@ -84,7 +84,7 @@ def test_runs_check_shards_unless_told_not_to(built):
     data, spec, root = built
     alter(first_shard(spec, root))
     config = OmegaConf.to_object(compose("config", [f"stream.root={root}", "stream.verify=false"]))
-    run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(bound_steps=None))
+    run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(max_steps=None))
     runs.open_stream(run).rows(0, 4)
     config.stream.verify = True
     with pytest.raises(StreamError, match="was altered"):
@@ -260,7 +260,13 @@ def test_a_run_holds_its_stream_from_before_it_is_written(command, tmp_path, mon
         removed.extend(storage.prune(tmp_path / "streams", 0))
 
     monkeypatch.setattr(runs, "precompute", then_prune)
-    settings = ("model.width=8", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null", "schedule.epochs=0.1")
+    settings = (
+        "model.width=8",
+        "trainer=cpu",
+        "trainer.precision=fp32",
+        "budget.seconds=null",
+        "schedule.max_epochs=0.1",
+    )
     ended = command("train", *settings, "stream.root=streams")
     assert ended.code == 0, ended.err
     assert removed == []

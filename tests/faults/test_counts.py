@@ -15,11 +15,11 @@ pytestmark = pytest.mark.slow
     ids="+".join,
 )
 def test_any_segments_can_count(tmp_path, digits_root, counts):
-    run = (*SMALL, "trainer=cpu", "budget.seconds=30", "schedule.epochs=null", "checkpoint.every=3")
+    run = (*SMALL, "trainer=cpu", "budget.seconds=30", "schedule.max_epochs=null", "checkpoint.every=3")
     code, err = finish(tmp_path, digits_root, *run, f"budget.counts=[{','.join(counts)}]", "stream.root=streams")
     assert code == 0, err
     found = Results.read(only_run(tmp_path))
-    assert found.stopped_by == "budget"
+    assert found.stop_reason == "budget"
     assert found.seconds_counted == pytest.approx(sum(found.seconds[segment] for segment in counts), abs=0.05)
     assert 0.95 * 30 <= found.seconds_counted <= 30
     assert found.final_lr <= 0.01

@@ -11,7 +11,7 @@ from fastconv.runs.results import Results
 
 pytestmark = pytest.mark.slow
 
-RUN = (*SMALL, "trainer=cpu", "budget.seconds=null", "schedule.epochs=8", "validate.every=1", "checkpoint.every=0.5",
+RUN = (*SMALL, "trainer=cpu", "budget.seconds=null", "schedule.max_epochs=8", "validate.every=1", "checkpoint.every=0.5",
        "stream.root=streams")  # fmt: skip
 EPOCH = 2 * 1438 // 64  # microbatches
 # A function of the run and the call of it in which the signal comes.
@@ -46,7 +46,7 @@ def go_on(folder, data, undisturbed):
     assert code == 0, err
     *finished, run = sorted((folder / "outputs" / "digits").iterdir())
     for each in finished:  # it had come to its end: the process was killed when it had nothing left to do
-        assert Results.read(each).stopped_by == "epochs"
+        assert Results.read(each).stop_reason == "epochs"
     assert same_weights(run, undisturbed[0])
     found, expected = Results.read(run), Results.read(undisturbed[0])
     assert (found.accuracy, found.loss, found.steps) == (expected.accuracy, expected.loss, expected.steps)
@@ -84,7 +84,7 @@ def test_told_to_end_after(tmp_path, digits_root, undisturbed, share):
 
 def test_all_parts_together_keep_to_the_budget(tmp_path, digits_root):
     """What a killed process has spent counts, though its steps are lost: by its own clock and by another."""
-    run = (*RUN, "budget.seconds=12", "schedule.epochs=null", "checkpoint.every=2")
+    run = (*RUN, "budget.seconds=12", "schedule.max_epochs=null", "checkpoint.every=2")
     (tmp_path / "record").mkdir()
     for spent in (3, 7, None):
         process = start(tmp_path, digits_root, *run, "resume=auto", RECORD=str(tmp_path / "record"))

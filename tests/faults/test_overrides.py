@@ -37,24 +37,24 @@ TIMED = 20
 ZERO_IS_FINE = {
     "seed", "stream.seed", "dataset.holdout", "dataset.holdout_seed", "dataset.flip", "dataset.crop_padding",
     "dataset.cutout_size", "augment.crop.padding", "augment.flip.probability", "augment.cutout.size", "label_smoothing",
-    "augment.colour.brightness", "augment.colour.contrast", "augment.magnitude", "optimizer.weight_decay",
+    "augment.color_jitter.brightness", "augment.color_jitter.contrast", "augment.magnitude", "optimizer.weight_decay",
     "optimizer.beta2", "optimizer.sgd_momentum", "average.decay", "tta.shift", "schedule.base_momentum",
-    "schedule.warmup", "schedule.final_factor",
+    "schedule.warmup", "schedule.min_lr_ratio",
 }  # fmt: skip
 SEEDS = {"stream.seed", "dataset.holdout_seed"}  # 10**12 is as good as any
 WORDS = {
     "dataset.name": "fashion_mnist", "model.name": "davidnet", "optimizer.name": "sgd", "schedule.name": "one_cycle",
     "stream.mode": "precomputed", "validate.on": "holdout", "trainer.accelerator": "cpu", "trainer.strategy": "ddp",
     "trainer.precision": "bf16", "augment.crop.mode": "reflect", "augment.flip.mode": "alternating",
-    "augment.policy": "trivial_augment", "model.activation": "gelu", "average.kind": "lookahead",
+    "augment.auto": "trivial_augment", "model.activation": "gelu", "average.kind": "lookahead",
     "schedule.anneal_strategy": "cos", "format": "markdown",
 }  # fmt: skip
 FOLDERS = {"data", "outputs", "stream.root"}
 SHARES = {
     "dataset.holdout", "dataset.flip", "label_smoothing", "augment.flip.probability", "optimizer.momentum",
-    "augment.colour.brightness", "augment.colour.contrast", "schedule.pct_start", "schedule.base_momentum",
-    "schedule.max_momentum", "schedule.warmup", "schedule.final_factor", "schedule.gamma", "model.norm_momentum",
-    "optimizer.beta2", "optimizer.sgd_momentum", "optimizer.whitening_until", "average.decay", "tta.below",
+    "augment.color_jitter.brightness", "augment.color_jitter.contrast", "schedule.pct_start", "schedule.base_momentum",
+    "schedule.max_momentum", "schedule.warmup", "schedule.min_lr_ratio", "schedule.gamma", "model.norm_momentum",
+    "optimizer.beta2", "optimizer.sgd_momentum", "optimizer.whiten_bias_fraction", "average.decay", "tta.confidence_threshold",
 }  # fmt: skip
 
 SCALARS_NEVER = ("[1]", "{a:1}")
@@ -191,13 +191,13 @@ GRAMMAR = [
 
 # Settings that are right each by itself, and the words of which the line must have one.
 COMBINATIONS = [
-    (("budget.seconds=null", "schedule.epochs=null"), "budget.seconds"),
-    (("batch_size=300",), "norm_batch"),
-    (("batch_size=64", "norm_batch=48"), "norm_batch"),
-    (("batch_size=64", "norm_batch=64", "trainer=ddp"), "trainer.devices"),
+    (("budget.seconds=null", "schedule.max_epochs=null"), "budget.seconds"),
+    (("batch_size=300",), "micro_batch_size"),
+    (("batch_size=64", "micro_batch_size=48"), "micro_batch_size"),
+    (("batch_size=64", "micro_batch_size=64", "trainer=ddp"), "trainer.devices"),
     (("batch_size=2", "trainer.devices=2"), "trainer.devices"),
     (("batch_size=4096",), "batch_size"),
-    (("batch_size=1200", "norm_batch=2", "trainer.devices=600", "trainer.accelerator=cpu"), "trainer.devices"),
+    (("batch_size=1200", "micro_batch_size=2", "trainer.devices=600", "trainer.accelerator=cpu"), "trainer.devices"),
     (("validate.samples=1", "trainer=ddp", "trainer.accelerator=cpu"), "validate.samples"),
     (("augment.cutout.size=8",), "augment.cutout.size"),
     (("dataset.cutout_size=8",), "cutout"),
@@ -226,18 +226,18 @@ COMBINATIONS = [
     (("schedule=linear", "schedule.pct_start=0.2"), "schedule.pct_start"),
     (("optimizer.momentum=0", "optimizer.nesterov=true"), "optimizer.momentum"),
     (("stream.max_gb=0",), "stream.max_gb"),
-    (("stream.max_gb=0.000001", "plan_only=true"), "stream.max_gb"),
+    (("stream.max_gb=0.000001", "dry_run=true"), "stream.max_gb"),
     (("stream.epochs=1000000",), "stream.max_gb"),
-    (("budget.seconds=null", "schedule.epochs=1000000"), "stream.max_gb"),
-    (("schedule.epochs=null", "budget.seconds=1e9"), "stream.max_gb"),
+    (("budget.seconds=null", "schedule.max_epochs=1000000"), "stream.max_gb"),
+    (("schedule.max_epochs=null", "budget.seconds=1e9"), "stream.max_gb"),
     (("trainer=gpu", "model.width=4"), "GPU"),
-    (("model.width=1024", "norm_batch=1024", "batch_size=1024"), "norm_batch"),
+    (("model.width=1024", "micro_batch_size=1024", "batch_size=1024"), "micro_batch_size"),
     (("-m", "seed=0,-1"), "seed"),
     (("-m", "model.width=4,abc"), "model.width"),
     (("-m", "dataset=digits,dgits"), "dgits"),
     (("-m", "nothing=1,2"), "nothing"),
     (("-m", "seed=range(0,0)"), "seed"),
-    (("-m", "seed=0,1", "norm_batch=60"), "norm_batch"),
+    (("-m", "seed=0,1", "micro_batch_size=60"), "micro_batch_size"),
     (("-m", "outputs=/dev/null", "seed=0,1"), "/dev/null"),
     (("--config-name=compare",), "config"),
     (("dataset.name=cifar100",), "dataset.name"),
@@ -273,7 +273,7 @@ def cases() -> list[Case]:
 
 def files(*folders) -> list[str]:
     """What lies in the folders, but for the probes' answers, which any run may leave."""
-    return sorted(str(path) for folder in folders for path in folder.rglob("*") if "probes" not in path.parts)
+    return sorted(str(path) for folder in folders for path in folder.rglob("*") if "benchmarks" not in path.parts)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,14 @@ from harness import run_command, sha256s
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("dataset=digits", "model.width=8", "batch_size=64", "norm_batch=32", "trainer=cpu", "trainer.precision=fp32")
+SMALL = (
+    "dataset=digits",
+    "model.width=8",
+    "batch_size=64",
+    "micro_batch_size=32",
+    "trainer=cpu",
+    "trainer.precision=fp32",
+)
 KILLS = 20
 EPOCHS = 1000
 
@@ -72,7 +79,7 @@ def test_a_killed_precompute_goes_on_where_it_was(tmp_path, digits_root):
 
 
 def test_four_runs_at_once_write_a_stream_once(tmp_path, digits_root):
-    overrides = (*SMALL, "trainer.num_threads=1", "budget.seconds=null", "schedule.epochs=0.5", "stream.epochs=300")
+    overrides = (*SMALL, "trainer.num_threads=1", "budget.seconds=null", "schedule.max_epochs=0.5", "stream.epochs=300")
     streams = tmp_path / "streams"
     written, ended = {}, threading.Event()
 

@@ -33,7 +33,7 @@ def recorded(folder, data, *overrides, launcher="lightning"):
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_ranks_train_on_the_batches_of_one(tmp_path, digits_root, launcher):
-    fifty = ("budget.seconds=null", f"schedule.epochs={50 * 64 / 1438}")
+    fifty = ("budget.seconds=null", f"schedule.max_epochs={50 * 64 / 1438}")
     one, _ = recorded(tmp_path / "one", digits_root, "trainer=cpu", *fifty)
     first, second = recorded(tmp_path / "two", digits_root, *TWO, *fifty, launcher=launcher)
     assert len(first) == len(second) == 50
@@ -51,11 +51,11 @@ def test_two_ranks_train_on_the_batches_of_one(tmp_path, digits_root, launcher):
 
 
 def test_a_budget_ends_both_ranks_at_the_same_step(tmp_path, digits_root):
-    first, second = recorded(tmp_path / "run", digits_root, *TWO, "budget.seconds=10", "schedule.epochs=null")
+    first, second = recorded(tmp_path / "run", digits_root, *TWO, "budget.seconds=10", "schedule.max_epochs=null")
     assert len(first) == len(second) > 50
     assert [row["progress"] for row in first] == [row["progress"] for row in second]
     found = Results.read(only_run(tmp_path / "run"))
-    assert found.stopped_by == "budget"
+    assert found.stop_reason == "budget"
     assert found.seconds_counted <= 10
     assert found.steps == len(first)
 
@@ -64,7 +64,7 @@ def test_a_budget_ends_both_ranks_at_the_same_step(tmp_path, digits_root):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_other(tmp_path, digits_root, launcher, victim):
     (tmp_path / "record").mkdir()
-    run = (*SMALL, *TWO, "budget.seconds=300", "schedule.epochs=null", "checkpoint.every=1")
+    run = (*SMALL, *TWO, "budget.seconds=300", "schedule.max_epochs=null", "checkpoint.every=1")
     process = start(tmp_path, digits_root, *run, script=LAUNCHERS[launcher], RECORD=str(tmp_path / "record"))
     ranks = wait_for_steps(tmp_path / "record", 40)
     subprocess.run(["kill", "-9", str(ranks[victim])], check=True)
@@ -79,7 +79,7 @@ def test_a_killed_rank_ends_the_other(tmp_path, digits_root, launcher, victim):
 
 
 def test_both_ranks_stop_at_a_signal_and_go_on(tmp_path, digits_root):
-    whole = ("budget.seconds=null", "schedule.epochs=6")
+    whole = ("budget.seconds=null", "schedule.max_epochs=6")
     straight, _ = recorded(tmp_path / "straight", digits_root, *TWO, *whole)
     folder = tmp_path / "stopped"
     (folder / "record").mkdir(parents=True)

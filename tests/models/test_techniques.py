@@ -312,7 +312,7 @@ def test_gradients_are_those_of_a_contiguous_network_in_float64(name, digits):
             torch.testing.assert_close(found.grad.double() / size, expected.grad / size, rtol=0, atol=1e-2, msg=key)
 
 
-RUN = ("batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null", "schedule.epochs=1")
+RUN = ("batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null", "schedule.max_epochs=1")
 
 
 @pytest.mark.parametrize(
@@ -325,9 +325,9 @@ RUN = ("batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds
             "schedule=linear",
             "average=lookahead",
             "augment=airbench",
-            "augment.colour.brightness=0.1",
-            "augment.policy=trivial_augment",
-            "tta.below=0.9",
+            "augment.color_jitter.brightness=0.1",
+            "augment.auto=trivial_augment",
+            "tta.confidence_threshold=0.9",
         ),
         ("model=resnet18", "model.width=4", "optimizer=adamw", "optimizer.max_lr=0.003"),
     ],

@@ -60,8 +60,8 @@ def test_answers_are_those_of_a_loop(network, images, mirror, shift, around):
 
 
 def test_an_image_is_scored_as_often_as_planned(network, images):
-    few = (Views(), Views(mirror=True), Views(shift=1), Views(mirror=True, shift=3))
-    for views in (*few, Views(shift=1, around=True), Views(mirror=True, shift=2, around=True)):
+    few = (Views(), Views(flip=True), Views(shift=1), Views(flip=True, shift=3))
+    for views in (*few, Views(shift=1, neighbors=True), Views(flip=True, shift=2, neighbors=True)):
         calls = []
         views.answers(lambda some, calls=calls: calls.append(len(some)) or network(some), images)
         assert calls == [len(images)] * views.count
@@ -73,16 +73,16 @@ def test_only_uncertain_images_get_views(network, images):
         plain, all_views = Views(True, 1).answers(network, images)
         sure = plain.softmax(1).amax(1)
         below = sure.sort().values[4].item()  # so that four images are below
-        _, augmented = Views(True, 1, below=below).answers(network, images)
-        _, none = Views(True, 1, below=1e-9).answers(network, images)
+        _, augmented = Views(True, 1, confidence_threshold=below).answers(network, images)
+        _, none = Views(True, 1, confidence_threshold=1e-9).answers(network, images)
     uncertain = sure < below
     assert uncertain.sum() == 4
     torch.testing.assert_close(augmented[uncertain], all_views[uncertain])
     torch.testing.assert_close(augmented[~uncertain], plain[~uncertain].float())
     torch.testing.assert_close(none, plain.float())
     calls: list[int] = []
-    Views(True, 1, below=below).answers(lambda some: calls.append(len(some)) or network(some), images)
-    assert sum(calls) / len(images) == pytest.approx(Views(True, 1, below=below).scored(4 / 9))
+    Views(True, 1, confidence_threshold=below).answers(lambda some: calls.append(len(some)) or network(some), images)
+    assert sum(calls) / len(images) == pytest.approx(Views(True, 1, confidence_threshold=below).scored(4 / 9))
 
 
 @pytest.mark.parametrize(("limit", "allowed"), [(100.0, 3), (17.2, 3), (14.0, 2), (10.0, 1), (5.0, 0)])
@@ -113,12 +113,12 @@ def test_views_end_with_the_time_and_every_image_is_scored(network, images, monk
 
 
 SHORT = ("model.width=4", "batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null",
-         "schedule.epochs=0.5", "checkpoint.save=false")  # fmt: skip
+         "schedule.max_epochs=0.5", "checkpoint.save=false")  # fmt: skip
 
 
 def test_a_run_reports_both_accuracies(command, tmp_path):
     holdout = ("dataset.holdout=0.2", "validate.on=holdout")
-    assert command("train", *SHORT, *holdout, "tta.mirror=true", "tta.shift=2").code == 0
+    assert command("train", *SHORT, *holdout, "tta.flip=true", "tta.shift=2").code == 0
     results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
     for plain, augmented in (("accuracy", "accuracy_tta"), ("accuracy_holdout", "accuracy_holdout_tta")):
         assert 0 < results[augmented] < 1
@@ -136,8 +136,8 @@ def test_a_run_without_time_for_views_says_so(command, tmp_path, monkeypatch):
     monkeypatch.setattr(SpareTime, "allows", lambda self, images, views: setattr(self, "left_out", 360) or False)
     counts = "budget.counts=[train,validate,test]"
     given = [each for each in SHORT if not each.startswith("budget")]
-    ended = command("train", *given, "budget.seconds=60", counts, "tta.mirror=true")
+    ended = command("train", *given, "budget.seconds=60", counts, "tta.flip=true")
     assert ended.code == 0, ended.err
     assert "no time with 360 of them" in " ".join(ended.out.replace("│", " ").split())
     results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
-    assert (results["views_left_out"], results["accuracy_tta"]) == (360, results["accuracy"])
+    assert (results["tta_skipped"], results["accuracy_tta"]) == (360, results["accuracy"])

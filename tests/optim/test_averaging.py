@@ -14,7 +14,7 @@ from fastconv.runs.results import Results
 from fastconv.training.module import ImageClassifier
 
 DECAY, EVERY = 0.9, 4  # 26 steps: the last comes two after a regular time
-SETTINGS = {kind: (f"average.kind={kind}", f"average.every={EVERY}", f"average.decay={DECAY}")
+SETTINGS = {kind: (f"average.kind={kind}", f"average.update_interval={EVERY}", f"average.decay={DECAY}")
             for kind in ("ema", "lookahead")}  # fmt: skip
 Weights = dict[str, np.ndarray]
 

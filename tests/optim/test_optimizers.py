@@ -144,23 +144,23 @@ def roles(model: Whitened, optimizer: torch.optim.Optimizer) -> list[set[str]]:
 def test_groups_of_each_optimizer():
     model = Whitened()
     biases = {"norm.weight", "norm.bias", "linear.bias"}
-    sgd = SGD(max_lr=0.3, bias_factor=64, whitening_until=0.2).build(model)
+    sgd = SGD(max_lr=0.3, bias_lr_scale=64, whiten_bias_fraction=0.2).build(model)
     assert roles(model, sgd) == [{"conv.weight", "linear.weight"}, biases, {"whitening.bias"}]
     assert [group["max_lr"] for group in sgd.param_groups] == pytest.approx([0.3, 19.2, 19.2])
     assert [group["weight_decay"] for group in sgd.param_groups] == [5e-4, 0, 0]
-    assert [group.get("until", 1) for group in sgd.param_groups] == [1, 1, 0.2]
+    assert [group.get("schedule_fraction", 1) for group in sgd.param_groups] == [1, 1, 0.2]
     muon = Muon().build(model, batch_size=2000)
     assert roles(model, muon) == [{"conv.weight"}, biases, {"linear.weight"}, {"whitening.bias"}]
     assert [group["max_lr"] for group in muon.param_groups] == pytest.approx([0.24, 106, 1340, 106])
     # What decays in a step is the same for all of them.
     assert [group["max_lr"] * group["weight_decay"] for group in muon.param_groups[1:]] == pytest.approx([0.004] * 3)
     assert [momentum_of(group) for group in muon.param_groups] == [0.6, 0.85, 0.85, 0.85]
-    assert muon.param_groups[3]["until"] == 0.375
+    assert muon.param_groups[3]["schedule_fraction"] == 0.375
     model.logits_scale = 1 / 64
     assert Muon().build(model, batch_size=2000).param_groups[2]["max_lr"] == pytest.approx(1340 / 16)
     assert muon.dtype == torch.float32
     assert Muon().build(model, precision="bf16").dtype == torch.bfloat16
-    adamw = AdamW(momentum=0.8, bias_factor=2).build(model)
+    adamw = AdamW(momentum=0.8, bias_lr_scale=2).build(model)
     assert roles(model, adamw) == roles(model, sgd)
     assert [group["max_lr"] for group in adamw.param_groups] == pytest.approx([3e-3, 6e-3, 6e-3])
     assert adamw.param_groups[0]["betas"] == (0.8, 0.99)

@@ -58,7 +58,7 @@ def test_warm_up_and_descent(schedule):
 
 def test_other_schedules():
     assert {Constant().factors(k / 10).lr for k in range(11)} == {1.0}
-    assert Cosine(final_factor=0.2).factors(1).lr == pytest.approx(0.2)
+    assert Cosine(min_lr_ratio=0.2).factors(1).lr == pytest.approx(0.2)
     step = Step(milestones=[0.3, 0.6], gamma=0.5)
     assert [step.factors(at).lr for at in (0, 0.29, 0.3, 0.59, 0.6, 1)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
@@ -94,7 +94,7 @@ def train(module, callbacks, **settings):
 
 def test_one_cycle_callback_follows_the_budgets_steps():
     module = Line()
-    train(module, [OneCycleLR(max_lr=0.5, cycle_momentum=True, pct_start=0.25), TimeBudget(bound_steps=40)])
+    train(module, [OneCycleLR(max_lr=0.5, cycle_momentum=True, pct_start=0.25), TimeBudget(max_steps=40)])
     schedule = OneCycle(cycle_momentum=True, pct_start=0.25)
     assert len(module.seen) == 40
     for step, (lr, momentum) in enumerate(module.seen, start=1):
@@ -104,7 +104,7 @@ def test_one_cycle_callback_follows_the_budgets_steps():
 
 def test_schedule_keeps_an_optimizers_own_peak_and_momentum():
     module = Line()
-    train(module, [TimeBudget(bound_steps=6), ScheduleLR(Linear())], accumulate_grad_batches=2)
+    train(module, [TimeBudget(max_steps=6), ScheduleLR(Linear())], accumulate_grad_batches=2)
     expected = [0.25 * (1 - step / 6) for step in range(1, 7) for _ in range(2)]
     assert [lr for lr, _ in module.seen] == pytest.approx(expected)
     assert {momentum for _, momentum in module.seen} == {0.7}
@@ -113,7 +113,7 @@ def test_schedule_keeps_an_optimizers_own_peak_and_momentum():
 def test_a_schedule_needs_a_budget():
     with pytest.raises(ValueError, match="add a TimeBudget"):
         train(Line(), [OneCycleLR(max_lr=0.5)])
-    with pytest.raises(ValueError, match="seconds or bound_steps"):
+    with pytest.raises(ValueError, match="seconds or max_steps"):
         TimeBudget()
 
 
@@ -127,19 +127,19 @@ class Parted(Line):
     def configure_optimizers(self):
         groups = [
             {"params": [self.layer.weight], "max_lr": 0.5},
-            {"params": [self.layer.bias], "max_lr": 2.0, "until": 0.5},
+            {"params": [self.layer.bias], "max_lr": 2.0, "schedule_fraction": 0.5},
         ]
         return torch.optim.AdamW(groups, lr=1.0)
 
 
 def test_each_group_has_its_own_peak_and_end():
     module = Parted()
-    train(module, [ScheduleLR(Linear()), TimeBudget(bound_steps=8)])
+    train(module, [ScheduleLR(Linear()), TimeBudget(max_steps=8)])
     steps = [step / 8 for step in range(1, 9)]
     expected = [[0.5 * (1 - at), 2.0 * max(0.0, 1 - 2 * at)] for at in steps]
     torch.testing.assert_close(torch.tensor(module.seen), torch.tensor(expected))
     constant = Parted()
-    train(constant, [ScheduleLR(Constant()), TimeBudget(bound_steps=8)])
+    train(constant, [ScheduleLR(Constant()), TimeBudget(max_steps=8)])
     assert constant.seen == [[0.5, 2.0 if at < 0.5 else 0.0] for at in steps]
 
 
@@ -150,6 +150,6 @@ def test_momentum_of_adam_is_its_first_beta():
         module.seen.append(module.optimizers().param_groups[0]["betas"]),
         module.layer(batch).square().mean(),
     )[1]
-    train(module, [OneCycleLR(cycle_momentum=True, pct_start=0.5), TimeBudget(bound_steps=8)])
+    train(module, [OneCycleLR(cycle_momentum=True, pct_start=0.5), TimeBudget(max_steps=8)])
     assert min(beta for beta, _ in module.seen) == pytest.approx(0.85, abs=1e-4)
     assert module.seen[-1] == (pytest.approx(0.95), 0.98)

@@ -33,7 +33,7 @@ from fastconv.runs.folder import is_finished
 from fastconv.runs.results import MEASURES, Results
 from fastconv.training import tensorboard as dashboard
 
-EVERYTHING = ("dataset=digits", *SMALL, "budget.seconds=500", "schedule.epochs=1", "validate.every=0.5",
+EVERYTHING = ("dataset=digits", *SMALL, "budget.seconds=500", "schedule.max_epochs=1", "validate.every=0.5",
               "dataset.holdout=0.1", "validate.on=holdout", "stream=online", "figures=true")  # fmt: skip
 PICTURES = {"augmented", "confusion", "heatmaps"}
 
@@ -232,7 +232,7 @@ def test_the_confusion_matrix_of_two_ranks(tmp_path, digits_root, monkeypatch):
     for name, value in (("FASTCONV_DATA", digits_root), ("OMP_NUM_THREADS", 1), ("PYTHONPATH", REPOSITORY)):
         monkeypatch.setenv(name, str(value))
     overrides = ("dataset=digits", *SHORT, "trainer=ddp", "trainer.accelerator=cpu", "stream=online")
-    command = [sys.executable, str(script), *overrides, "schedule.epochs=2"]
+    command = [sys.executable, str(script), *overrides, "schedule.max_epochs=2"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stderr
     counts = np.load(tmp_path / "counts.npy")

@@ -9,7 +9,7 @@ from fastconv.analysis.attribution.experiment import explain_runs
 from fastconv.analysis.attribution.report import write_report
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.config.overrides import compose, typed
-from fastconv.config.resume import recipe
+from fastconv.config.resume import hparams
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_augmented, is_seed
 from fastconv.system.errors import InputError
@@ -58,7 +58,7 @@ def pairs(runs: list[TrainedRun]) -> dict[str, tuple[list[TrainedRun], list[Trai
     plain: dict[str, dict[int, TrainedRun]] = {}
     augmented: dict[tuple[str, str], dict[int, TrainedRun]] = {}
     for run in runs:
-        values = recipe(run.config)
+        values = hparams(run.config)
         common = {
             key: value for key, value in values.items() if key.partition(".")[0] != "augment" and not is_seed(key)
         }

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fastconv.analysis.attribution.samples import UNKNOWN, Subjects
+from fastconv.analysis.attribution.samples import UNKNOWN, Samples
 from fastconv.analysis.figures import Colours, Tile, draw_tiles, save
 from fastconv.analysis.html import data_url
 
@@ -64,33 +64,33 @@ def answer(classes: tuple[str, ...], said: int, sure: float, label: int) -> str:
 
 
 def draw_effect(
-    subjects: Subjects, rows: np.ndarray, classes: tuple[str, ...], columns: list[Column], title: str, path: Path
+    samples: Samples, rows: np.ndarray, classes: tuple[str, ...], columns: list[Column], title: str, path: Path
 ) -> None:
     """Images beside their heatmaps, one row for each image in two halves: the article's figure."""
     halves = 2 if len(rows) > 4 else 1
     lines = -(-len(rows) // halves)
     tiles: list[list[Tile | None]] = [[] for _ in range(lines)]
     for place, row in enumerate(rows):
-        label = int(subjects.labels[row])
-        name = classes[label] if label != UNKNOWN else subjects.names[row]
-        tiles[place % lines].append(Tile(subjects.images[row], name))
+        label = int(samples.labels[row])
+        name = classes[label] if label != UNKNOWN else samples.names[row]
+        tiles[place % lines].append(Tile(samples.images[row], name))
         for column in columns:
             text = answer(classes, column.said[row], column.sure[row], label)
-            tiles[place % lines].append(heat_tile(subjects.images[row], column.maps[row], f"{column.title}\n{text}"))
+            tiles[place % lines].append(heat_tile(samples.images[row], column.maps[row], f"{column.title}\n{text}"))
     draw_tiles(tiles, title, path, inches=1.7, colours=SCALE)
 
 
 def draw_methods(
-    subjects: Subjects, rows: np.ndarray, classes: tuple[str, ...], columns: list[Column], title: str, path: Path
+    samples: Samples, rows: np.ndarray, classes: tuple[str, ...], columns: list[Column], title: str, path: Path
 ) -> None:
     """A few images under every method; the network's answer stands above the image."""
     tiles = []
     for line, row in enumerate(rows):
-        label = int(subjects.labels[row])
-        name = classes[label] if label != UNKNOWN else subjects.names[row]
+        label = int(samples.labels[row])
+        name = classes[label] if label != UNKNOWN else samples.names[row]
         said = answer(classes, columns[0].said[row], columns[0].sure[row], label)
-        heats = [heat_tile(subjects.images[row], column.maps[row], "" if line else column.title) for column in columns]
-        tiles.append([Tile(subjects.images[row], f"{name}\n{said}"), *heats])
+        heats = [heat_tile(samples.images[row], column.maps[row], "" if line else column.title) for column in columns]
+        tiles.append([Tile(samples.images[row], f"{name}\n{said}"), *heats])
     draw_tiles(tiles, title, path, colours=SCALE)
 
 

@@ -28,7 +28,7 @@ from fastconv.analysis.attribution.metrics import (
 )
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels, predict
 from fastconv.analysis.attribution.pairing import names_of, require_alike
-from fastconv.analysis.attribution.samples import Subjects, choose, read_files
+from fastconv.analysis.attribution.samples import Samples, choose, read_files
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.budget.hardware import prepare
 from fastconv.config.commands import Explain, Method
@@ -45,7 +45,7 @@ PARTS = 5
 
 @dataclass
 class Explained:
-    """What was found out about a run; N images of which n are measured, in the order of `Subjects.measured`."""
+    """What was found out about a run; N images of which n are measured, in the order of `Samples.measured`."""
 
     run: TrainedRun
     chances: np.ndarray
@@ -81,7 +81,7 @@ class Explanation:
     first: list[Explained]
     second: list[Explained]
     names: tuple[str, ...]
-    subjects: Subjects
+    samples: Samples
     titles: dict[str, str]
     """Of the methods, by name."""
     has_background: bool
@@ -116,10 +116,10 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     if config.images is not None:
         paths = config.images if isinstance(config.images, list) else [config.images]
         matches = (sorted(glob.glob(str(path))) or [str(path)] for path in paths)
-        subjects = read_files(list(itertools.chain(*matches)), runs[0].shape)
+        samples = read_files(list(itertools.chain(*matches)), runs[0].shape)
     else:
         network = PixelNetwork(runs[0].model, runs[0].mean, runs[0].std).to(device)
-        subjects = choose(
+        samples = choose(
             test,
             functools.partial(predict, network),
             per_class=config.per_class,
@@ -129,7 +129,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
             seed=config.seed,
         )
     wanted = methods(config)
-    count = len(subjects) + (PARTS * len(subjects.measured) if config.measures else 0)
+    count = len(samples) + (PARTS * len(samples.measured) if config.measures else 0)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     explained = []
     with Progress(*columns, console=console, transient=True) as progress:
@@ -137,8 +137,8 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
         task = progress.add_task("", total=len(runs) * len(wanted) * count)
         # All methods are tried on all networks before the first one takes its time.
         examinations = [
-            Examination(
-                run, subjects, pixels, wanted, config, device,
+            AttributionRun(
+                run, samples, pixels, wanted, config, device,
                 lambda text, images: progress.update(task, advance=images, description=text),
             )
             for run in runs
@@ -147,16 +147,16 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     names = tuple(config.names or names_of(runs[0], runs[len(first)] if second else None))
     titles = {name: method.title or method.captum for name, method in wanted.items()}
     return Explanation(
-        explained[: len(first)], explained[len(first) :], names, subjects, titles, pixels.has_background, load_seconds
+        explained[: len(first)], explained[len(first) :], names, samples, titles, pixels.has_background, load_seconds
     )
 
 
-class Examination:
+class AttributionRun:
     """A run under examination: its network, the images, the methods.
 
     Args:
         run: the trained run.
-        subjects: the images.
+        samples: the images.
         pixels: what an absent pixel looks like, and some training images.
         methods: the methods, by name.
         config: of the command.
@@ -169,7 +169,7 @@ class Examination:
     def __init__(
         self,
         run: TrainedRun,
-        subjects: Subjects,
+        samples: Samples,
         pixels: Pixels,
         methods: dict[str, Method],
         config: Explain,
@@ -177,17 +177,17 @@ class Examination:
         on_images: Callable[[str, int], None],
     ) -> None:
         self._network = PixelNetwork(run.model, run.mean, run.std).to(device)
-        self._pixels, self._subjects, self._config, self._on_images = pixels.to(device), subjects, config, on_images
+        self._pixels, self._samples, self._config, self._on_images = pixels.to(device), samples, config, on_images
         self._run = run
         self._methods = {
             name: Attributor(method, self._network, self._pixels, run.shape, config.batch_size, config.seed)
             for name, method in methods.items()
         }
-        self._inputs = as_pixels(subjects.images).to(device)
+        self._inputs = as_pixels(samples.images).to(device)
         chances = predict(self._network, self._inputs)
         classes = chances.argmax(axis=1)
         if config.target == "label":
-            classes = np.where(subjects.labels >= 0, subjects.labels, classes)
+            classes = np.where(samples.labels >= 0, samples.labels, classes)
         self._target = torch.from_numpy(classes).to(device)
         self._explained = Explained(run, chances, classes)
         for method in self._methods.values():  # what cannot work ends here, and not after minutes
@@ -197,7 +197,7 @@ class Examination:
 
     def carry_out(self) -> Explained:
         """The maps of all methods, and their measures if the config wants them."""
-        measured = torch.from_numpy(self._subjects.measured).to(self._inputs.device)
+        measured = torch.from_numpy(self._samples.measured).to(self._inputs.device)
         for name, method in self._methods.items():
             with self._explained.timed(f"maps: {method.title}"):
                 found, gaps = attribute(
@@ -208,7 +208,7 @@ class Examination:
             self._explained.grids[name] = method.grid
             self._explained.measures[name] = {}
             if gaps is not None:
-                self._explained.measures[name]["gap"] = gaps.double().numpy()[self._subjects.measured]
+                self._explained.measures[name]["gap"] = gaps.double().numpy()[self._samples.measured]
             if self._config.measures and len(measured):
                 self._measure(name, self._inputs[measured], found.to(measured.device)[measured], self._target[measured])
         if self._config.measures and len(measured):
@@ -275,7 +275,7 @@ class Examination:
 
     def _compare_methods(self) -> None:
         """How far the methods agree with each other."""
-        maps = {name: maps[self._subjects.measured] for name, maps in self._explained.maps.items()}
+        maps = {name: maps[self._samples.measured] for name, maps in self._explained.maps.items()}
         for one, other in itertools.combinations(maps, 2):
             self._explained.agreement[one, other] = rank_correlation(maps[one], maps[other], self._object_area())
 
@@ -283,4 +283,4 @@ class Examination:
         """Pixels of the measured images' objects, bool [n, H, W]: what is not black; None without a background."""
         if not self._pixels.has_background:
             return None
-        return (self._subjects.images[self._subjects.measured] > 0).any(axis=3)
+        return (self._samples.images[self._samples.measured] > 0).any(axis=3)

@@ -163,7 +163,7 @@ def _meanings(explanation: Explanation) -> list[str]:
     ]
     share = ""
     if explanation.has_background:
-        measured = explanation.subjects.images[explanation.subjects.measured]
+        measured = explanation.samples.images[explanation.samples.measured]
         share = (
             f"<dt>pixels of the object</dt><dd>{100 * (measured > 0).any(axis=3).mean():.1f} % of all: what an even map"
             " would have there</dd>"
@@ -177,7 +177,7 @@ def _seconds(explanation: Explanation) -> list[str]:
     rows = [[_(part), f"{np.mean([run.seconds.get(part, 0.0) for run in runs]):.1f} s"] for part in parts]
     return [
         f"<details><summary>Time it took: {sum(sum(run.seconds.values()) for run in runs):.0f} s</summary>",
-        f"<p class=faint>Seconds for each run ({len(explanation.subjects)} images); reading runs and choosing images"
+        f"<p class=faint>Seconds for each run ({len(explanation.samples)} images); reading runs and choosing images"
         f" took {explanation.load_seconds:.1f} s once.</p>",
         table(["part", "seconds"], rows),
         "</details>",
@@ -189,21 +189,21 @@ def _seconds(explanation: Explanation) -> list[str]:
 
 def gallery(explanation: Explanation) -> list[str]:
     """Every image with its heatmaps by every method, for the first run of each side."""
-    subjects, classes, titles = explanation.subjects, explanation.classes, explanation.titles
+    samples, classes, titles = explanation.samples, explanation.classes, explanation.titles
     parts = [
         f'<p class="legend">Each strip: the image; then {_(", ".join(titles.values()))}. '
         + (f"Upper strip: {_(explanation.names[0])}; lower: {_(explanation.names[1])}. " if explanation.second else "")
         + "Bright: evidence for the class that is explained. A cross marks a wrong answer.</p>"
     ]
     for kind, heading in KINDS.items():
-        rows = [row for row, each in enumerate(subjects.kinds) if each == kind]
+        rows = [row for row, each in enumerate(samples.kinds) if each == kind]
         if not rows:
             continue
         first = f" {_(explanation.names[0])}" if explanation.second and kind in ("mistake", "hit") else ""
         parts.append(f'<h3>{heading}{first}</h3><div class="gallery">')
         for row in rows:
-            label = int(subjects.labels[row])
-            name = classes[label] if label != UNKNOWN else subjects.names[row]
+            label = int(samples.labels[row])
+            name = classes[label] if label != UNKNOWN else samples.names[row]
             lines, pictures = [], []
             for side, runs in explanation.sides:
                 run = runs[0]
@@ -212,11 +212,11 @@ def gallery(explanation: Explanation) -> list[str]:
                 nothing = [titles[method] for method, maps in run.evidence.items() if not (maps[row] > 0).any()]
                 marked = f", no evidence by {', '.join(nothing)}" if nothing else ""
                 lines.append(f"{side}: {text}{marked}" if explanation.second else text + marked)
-                source = strip(subjects.images[row], [maps[row] for maps in run.evidence.values()])
+                source = strip(samples.images[row], [maps[row] for maps in run.evidence.values()])
                 alt = f"{name}, {lines[-1]}: the image and its heatmaps by {', '.join(titles.values())}"
                 pictures.append(f'<img src="{source}" alt="{_(alt)}">')
             parts.append(
-                f"<figure>{''.join(pictures)}<figcaption><b>{_(name)}</b> ({_(subjects.names[row])}); "
+                f"<figure>{''.join(pictures)}<figcaption><b>{_(name)}</b> ({_(samples.names[row])}); "
                 f"{_('; '.join(lines))}</figcaption></figure>"
             )
         parts.append("</div>")

@@ -1,7 +1,7 @@
 """The two sides of a comparison: runs of a kind against runs of another, pair by pair."""
 
 from fastconv.analysis.checkpoint import TrainedRun
-from fastconv.config.resume import recipe
+from fastconv.config.resume import hparams
 from fastconv.runs.hparams import is_augmented, is_seed
 from fastconv.system.errors import InputError
 
@@ -22,9 +22,9 @@ def require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
                 " give runs of the same data set"
             )
     for key, side in (("run", first), ("against", second)):
-        recipes = [recipe(run.config) for run in side]
-        for run, values in zip(side[1:], recipes[1:], strict=True):
-            differing = [name for name in values if values[name] != recipes[0].get(name)]
+        found = [hparams(run.config) for run in side]
+        for run, values in zip(side[1:], found[1:], strict=True):
+            differing = [name for name in values if values[name] != found[0].get(name)]
             if other := [name for name in differing if not is_seed(name)]:
                 raise InputError(
                     f"{key}: {side[0].folder} and {run.folder} differ in {other[0]}, and not in their seeds alone"
@@ -39,7 +39,7 @@ def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
     """What to call runs: what differs between their configurations, else their folders."""
     if second is None:
         return [first.name]
-    ours, theirs = (recipe(run.config) for run in (first, second))
+    ours, theirs = (hparams(run.config) for run in (first, second))
     keys = [key for key in ours if ours[key] != theirs.get(key) and not is_seed(key)]
     augmented = [is_augmented(values) for values in (ours, theirs)]
     if all(key.startswith("augment.") for key in keys) and len(set(augmented)) == 2:

@@ -60,7 +60,7 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
 
 def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
     """Draw the figures of a report, most telling first."""
-    subjects, classes, titles = explanation.subjects, explanation.classes, explanation.titles
+    samples, classes, titles = explanation.samples, explanation.classes, explanation.titles
     dataset = explanation.first[0].run.config.dataset.name
     rows = one_of_each_class(explanation)
     figures = []
@@ -80,7 +80,7 @@ def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
         name, title = next(iter(titles.items()))
         path = folder / "effect.png"
         both = [*columns(0, name), *columns(1, name)]
-        drawing.draw_effect(subjects, rows, classes, both, f"{dataset}: where the network looks, by {title}", path)
+        drawing.draw_effect(samples, rows, classes, both, f"{dataset}: where the network looks, by {title}", path)
         alt = f"Images of {dataset} beside the heatmaps of {title}, {explanation.names[0]} and {explanation.names[1]}"
         seeds = f" The first of {len(explanation.first)} pairs of runs is shown." if len(explanation.first) > 1 else ""
         caption = (
@@ -91,7 +91,7 @@ def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
     for side, (name, _) in enumerate(explanation.sides):
         path = folder / f"methods-{side + 1}.png"
         heading = f"{dataset}: all methods" + (f", {name}" if explanation.second else "")
-        drawing.draw_methods(subjects, rows, classes, columns(side), heading, path)
+        drawing.draw_methods(samples, rows, classes, columns(side), heading, path)
         alt = f"Images of {dataset} under each attribution method, {name}"
         caption = f"All methods, {name}: heatmaps for {asked} confidence."
         figures.append(Figure(path, alt, caption, "images" if explanation.second else "answer"))
@@ -105,11 +105,11 @@ def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
 
 
 def one_of_each_class(explanation: Explanation) -> np.ndarray:
-    """Rows of the subjects for a figure: the first image of each class, or the first files."""
-    subjects = explanation.subjects
-    measured = subjects.measured
-    _, first = np.unique(subjects.labels[measured], return_index=True)
-    rows = measured[np.sort(first)] if (subjects.labels[measured] != UNKNOWN).all() else measured
+    """Rows of the samples for a figure: the first image of each class, or the first files."""
+    samples = explanation.samples
+    measured = samples.measured
+    _, first = np.unique(samples.labels[measured], return_index=True)
+    rows = measured[np.sort(first)] if (samples.labels[measured] != UNKNOWN).all() else measured
     return rows[:FIGURE_ROWS]
 
 
@@ -142,14 +142,14 @@ def measure_panels(explanation: Explanation) -> list[tuple[str, list[tuple[str, 
 
 def images_table(explanation: Explanation) -> Iterator[dict]:
     """One row for each image and run: what it is, and what the network says."""
-    subjects, classes = explanation.subjects, explanation.classes
+    samples, classes = explanation.samples, explanation.classes
     for side, runs in explanation.sides:
         for run in runs:
-            for row in range(len(subjects)):
-                label, said = int(subjects.labels[row]), int(run.chances[row].argmax())
+            for row in range(len(samples)):
+                label, said = int(samples.labels[row]), int(run.chances[row].argmax())
                 yield {
-                    "image": subjects.names[row],
-                    "kind": subjects.kinds[row],
+                    "image": samples.names[row],
+                    "kind": samples.kinds[row],
                     "label": "" if label == UNKNOWN else classes[label],
                     "side": side,
                     "run": run.run.name,
@@ -185,7 +185,7 @@ def measures_table(explanation: Explanation) -> Iterator[dict]:
 
 def write_maps(explanation: Explanation, path: Path) -> None:
     """The images, and of every run `<side>/<index>/<method>`: signed attributions float32 [N, H, W]."""
-    arrays = {"images": explanation.subjects.images, "labels": explanation.subjects.labels}
+    arrays = {"images": explanation.samples.images, "labels": explanation.samples.labels}
     for side, runs in enumerate((explanation.first, explanation.second)):
         for index, run in enumerate(runs):
             for method, maps in run.maps.items():

@@ -12,7 +12,7 @@ from fastconv.data.sources.decode import to_array
 from fastconv.system.errors import InputError
 
 UNKNOWN = -1
-# Kinds of subjects, and what a page calls them.
+# Kinds of samples, and what a page calls them.
 KINDS = {
     "class": "Some of each class",
     "mistake": "The surest mistakes",
@@ -22,7 +22,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Subjects:
+class Samples:
     """Images uint8 [N, H, W, C], labels int64 [N] (-1 if unknown), and of each a name and a kind out of `KINDS`."""
 
     images: np.ndarray
@@ -47,7 +47,7 @@ def choose(
     hits: int,
     candidates: int,
     seed: int,
-) -> Subjects:
+) -> Samples:
     """Choose test images; the same for the same seed and network.
 
     Args:
@@ -72,10 +72,10 @@ def choose(
             rows = np.concatenate([rows, found])
             kinds += [kind] * len(found)
     names = tuple(f"test image {row}" for row in rows)
-    return Subjects(np.ascontiguousarray(test.images[rows]), labels[rows], names, tuple(kinds))
+    return Samples(np.ascontiguousarray(test.images[rows]), labels[rows], names, tuple(kinds))
 
 
-def read_files(paths: list[str], shape: tuple[int, int, int]) -> Subjects:
+def read_files(paths: list[str], shape: tuple[int, int, int]) -> Samples:
     """Read image files, in the colours and the size that a network takes.
 
     Raises InputError for a file that cannot be read as an image.
@@ -90,7 +90,7 @@ def read_files(paths: list[str], shape: tuple[int, int, int]) -> Subjects:
             raise InputError(f"images={path} is not there: give files, such as images=[a.png,b.jpg]") from error
         except Exception as error:  # each of Pillow's readers has its own
             raise InputError(f"images={path} cannot be read as an image: give a png, a jpeg or the like") from error
-    return Subjects(
+    return Samples(
         np.stack(images),
         np.full(len(images), UNKNOWN),
         tuple(Path(path).name for path in paths),

@@ -32,7 +32,7 @@ def write_article(sweep: Path, data: str) -> Path:
     """
     entries = find_runs([sweep])
     datasets: dict[str, list[Entry]] = {}
-    for entry in sorted(entries, key=lambda entry: not is_augmented(entry.recipe)):
+    for entry in sorted(entries, key=lambda entry: not is_augmented(entry.hparams)):
         datasets.setdefault(str(entry.setting("dataset")), []).append(entry)
     finished = [entry for entry in entries if entry.problem is None]
     if not finished:
@@ -70,7 +70,7 @@ def budget_of(results: Results) -> str:
 
 def side_of(entry: Entry) -> str:
     """What a run is called beside its counterpart."""
-    return "with augmentation" if is_augmented(entry.recipe) else "without augmentation"
+    return "with augmentation" if is_augmented(entry.hparams) else "without augmentation"
 
 
 def sentence(dataset: str, runs: list[Entry]) -> str:
@@ -80,7 +80,7 @@ def sentence(dataset: str, runs: list[Entry]) -> str:
         if run.problem is not None:
             said.append(f"{side_of(run)}: {run.problem}")
             continue
-        bound = run.recipe.get("schedule.epochs")
+        bound = run.hparams.get("schedule.max_epochs")
         epochs = f"{run.results.epochs:.2f}" + (f" of {bound:g}" if bound else "")
         said.append(f"{100 * run.results.accuracy:.2f} % {side_of(run)} after {epochs} epochs")
     return f"{dataset}: {'; '.join(said)}."
@@ -104,7 +104,7 @@ def results_table(entries: list[Entry], datasets: dict[str, list[Entry]]) -> str
             results = run.results
             cells = [shown(key, getattr(results, key)) if results else "" for key in COLUMNS]
             cells += [f"{results.seconds.get(segment, 0):.1f}" if results else "" for segment in segments]
-            rows.append([_(name), _(side_of(run)), str(run.recipe.get("seed", "")), *map(_, cells)])
+            rows.append([_(name), _(side_of(run)), str(run.hparams.get("seed", "")), *map(_, cells)])
     return table(header, rows, sortable=True)
 
 
@@ -116,7 +116,7 @@ def figures_of(dataset: str, runs: list[Entry], heatmaps: Path | None) -> list[F
     if draw_learning(sides, dataset, path):
         text = "Loss and accuracy over the epochs (lines: training images as augmented; dots: test images, for looking"
         figures.append(Figure(path, f"{dataset}: curves", f"{text} only), and the learning rate as it was.", "answer"))
-    shown_images = next((run.folder / "augmented.png" for run in runs if is_augmented(run.recipe)), None)
+    shown_images = next((run.folder / "augmented.png" for run in runs if is_augmented(run.hparams)), None)
     if shown_images and shown_images.exists():
         caption = "The first images of the training stream: padded and cropped, mirrored, cut out."
         figures.append(Figure(shown_images, f"Augmented images of {dataset}", caption, "answer"))

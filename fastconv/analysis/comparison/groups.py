@@ -8,7 +8,7 @@ import numpy as np
 
 from fastconv.analysis.comparison.statistics import Summary, differ, summarise
 from fastconv.runs.collection import Entry, as_text
-from fastconv.runs.hparams import is_place, is_seed, without_seeds
+from fastconv.runs.hparams import is_location, is_seed, without_seeds
 from fastconv.runs.results import Results
 
 # What is looked at first when something short has to tell groups apart.
@@ -99,7 +99,7 @@ def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:
     members: dict[tuple[str, Any], list[Entry]] = {}
     first: dict[str, tuple[str, Any]] = {}
     for entry in sorted(entries, key=lambda entry: _device(entry) is None):
-        identity = json.dumps(without_seeds(entry.recipe), sort_keys=True, default=str)
+        identity = json.dumps(without_seeds(entry.hparams), sort_keys=True, default=str)
         device = _device(entry)
         key = first.get(identity, (identity, device)) if device is None else (identity, device)
         first.setdefault(identity, key)
@@ -118,8 +118,8 @@ def _shared(entries: list[Entry], key: str) -> Any:
 
 def telling_keys(groups: list[list[Entry]]) -> list[str]:
     """The settings that tell groups apart: all that were set and differ, and as few others as are needed then."""
-    written = dict.fromkeys(key for group in groups for entry in group for key in entry.written if not is_place(key))
-    composed = dict.fromkeys(key for group in groups for entry in group for key in entry.recipe)
+    written = dict.fromkeys(key for group in groups for entry in group for key in entry.written if not is_location(key))
+    composed = dict.fromkeys(key for group in groups for entry in group for key in entry.hparams)
     chosen: list[str] = []
     parts = [""] * len(groups)
     for key in (*written, *(key for key in FIRST if key in composed), *composed, "device", "precision"):

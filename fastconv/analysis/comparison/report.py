@@ -108,8 +108,8 @@ def cell(name: str, value: object) -> str:
 
 def in_common(groups: list[Group]) -> str:
     """The settings that all runs share."""
-    recipes = [entry.recipe for group in groups for entry in group.entries if entry.recipe]
-    shared = {key: value for key, value in (recipes[0] if recipes else {}).items()
-              if all(recipe.get(key) == value for recipe in recipes[1:])}  # fmt: skip
+    every = [entry.hparams for group in groups for entry in group.entries if entry.hparams]
+    shared = {key: value for key, value in (every[0] if every else {}).items()
+              if all(hparams.get(key) == value for hparams in every[1:])}  # fmt: skip
     lines = "\n".join(f"{key}={as_text(value)}" for key, value in shared.items())
     return f"<details><summary>{len(shared)} settings</summary><pre>{_(lines)}</pre></details>"

@@ -72,7 +72,7 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
                 "epochs": of("epochs"),
                 "seconds_counted": of("seconds_counted"),
                 "images_per_second": of("images_per_second"),
-                "stopped_by": of("stopped_by"),
+                "stop_reason": of("stop_reason"),
                 "problem": entry.problem,
             }
         )
@@ -132,7 +132,7 @@ def heading(name: str) -> str:
         "high": "to",
         "seconds_counted": "seconds",
         "images_per_second": "images/s",
-        "stopped_by": "stopped by",
+        "stop_reason": "stopped by",
     }.get(name, name)
 
 

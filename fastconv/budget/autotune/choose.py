@@ -10,12 +10,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastconv.budget.autotune.candidates import Offer, Offers, moved_by
-from fastconv.budget.autotune.data_pruning import NETWORK as MARKER
-from fastconv.budget.autotune.flip_test import BATCH_SIZE, HELD, mirrored_accuracy
-from fastconv.budget.autotune.scaling_law import LARGE, RUNGS, STRONG_EPOCHS
-from fastconv.budget.autotune.speed import Looks, network_name
-from fastconv.budget.benchmark import Probe
+from fastconv.budget.autotune.candidates import Candidate, Candidates, moved_by
+from fastconv.budget.autotune.data_pruning import PROXY
+from fastconv.budget.autotune.flip_test import BATCH_SIZE, HELD, flip_accuracy
+from fastconv.budget.autotune.scaling_law import LARGE, MODEL_SIZES, STRONG_EPOCHS
+from fastconv.budget.autotune.speed import SpeedProfiles, network_name
+from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import Device, prepare
 from fastconv.config.schema import Config
@@ -28,22 +28,22 @@ from fastconv.system.files import write_atomically
 # The keys of the command line that settle each choice.
 SETTLED_BY = {
     "model": ("model",),
-    "epochs": ("schedule.epochs",),
-    "batch_size": ("batch_size", "norm_batch", "dataset.batch_size", "model.norm_batch"),
+    "epochs": ("schedule.max_epochs",),
+    "batch_size": ("batch_size", "micro_batch_size", "dataset.batch_size", "model.micro_batch_size"),
     "flip": ("dataset.flip",),
     "augment": ("augment",),
-    "rest": ("rest",),
+    "data_pruning": ("data_pruning",),
     "tta": ("tta",),
 }
 
 # Shares of the budget, at most: for looking at the networks, for trying mirrored images.
-LOOK, TRIAL = 0.02, 0.02
+BENCHMARK, TRIAL = 0.02, 0.02
 # Share of the images that rest in each epoch.
-REST = 0.3
-# Looks at each network, of which the fastest counts: a GPU is a run's own.
-LOOKS = {"cpu": 2, "cuda": 1}
+PRUNED_SHARE = 0.3
+# SpeedProfiles at each network, of which the fastest counts: a GPU is a run's own.
+REPEATS = {"cpu": 2, "cuda": 1}
 # Images over which batch norm takes its statistics on a CPU: their activations stay near its caches.
-NORM_BATCH = 500
+MICRO_BATCH_SIZE = 500
 # Seconds of a budget in which compiling the step for a GPU takes longer than it saves.
 NOT_COMPILED = 60
 # Images to learn from, at most, to know whether mirrored ones are of the same class.
@@ -60,18 +60,18 @@ class Choice:
     """A config in which nothing is open, what was measured of it, and why it is as it is, by what was chosen."""
 
     config: Config
-    probe: Probe | None
+    speed: SpeedProfile | None
     reasons: dict[str, str]
 
 
 def choose(config: Config, overrides: list[str], clock: Clock) -> Choice:
-    """Decide what `config.choose` names and the command line leaves open.
+    """Decide what `config.autotune` names and the command line leaves open.
 
     The same measurements, which are kept beside the data sets, always give the same choice.
 
     Args:
         overrides: those of the command line: what they set stays.
-        clock: its segment `probe` counts what this takes.
+        clock: its segment `benchmark` counts what this takes.
 
     Raises InputError as `fastconv.training.plan.plan_run` does.
     """
@@ -79,7 +79,7 @@ def choose(config: Config, overrides: list[str], clock: Clock) -> Choice:
     settled = {
         what for what, keys in SETTLED_BY.items() if any(name.startswith(f"{key}.") for key in keys for name in names)
     }
-    chosen = [what for what in config.choose if what not in settled]
+    chosen = [what for what in config.autotune if what not in settled]
     if not chosen:
         return Choice(config, None, {})
     device = prepare(config.trainer)
@@ -88,7 +88,7 @@ def choose(config: Config, overrides: list[str], clock: Clock) -> Choice:
     train, holdout, test = open_splits(config.dataset, Path(config.data))
     counts = config.budget.counts
     scored = len(holdout) * ("validate" in counts and config.validate.on == "holdout") + len(test) * ("test" in counts)
-    with clock.segment("probe"):
+    with clock.segment("benchmark"):
         return _Chooser(config, chosen, device, train, scored).choice()
 
 
@@ -99,21 +99,23 @@ class _Chooser:
         self._config, self._chosen, self._train, self._scored = config, chosen, train, scored
         # Compiling each network would take longer than looking at it.
         self._device = dataclasses.replace(device, compile=False)
-        self._cache = Path(config.data) / "probes"
+        self._cache = Path(config.data) / "benchmarks"
         self._flip = config.dataset.flip
-        self._unlike = False  # whether mirrored images are of the same class, but look different
-        self._looks = Looks(config, self._device, train, self._cache)
+        self._unlike = False  # whether mirrored images are of the same class, but benchmark different
+        self._profiles = SpeedProfiles(config, self._device, train, self._cache)
         self._reasons: dict[str, str] = {}
 
     def choice(self) -> Choice:
         config, new = self._config, {}
         known = self._try_mirrored() if "flip" in self._chosen else None
-        offers = self._offers()
-        for looks in range(1, LOOKS[self._device.kind] + 1):  # the second some seconds later: it may be quieter then
-            best = offers.best(looks)
-        epochs = offers.epochs(best)
-        if offers.reason:
-            self._reasons["model"] = offers.reason
+        candidates = self._candidates()
+        for repeats in range(
+            1, REPEATS[self._device.kind] + 1
+        ):  # the second some seconds later: it may be quieter then
+            best = candidates.best(repeats)
+        epochs = candidates.epochs(best)
+        if candidates.reason:
+            self._reasons["model"] = candidates.reason
         if known:
             self._reasons["flip"] = self._about_mirrored(best, *known)
         if "flip" in self._chosen:
@@ -121,41 +123,41 @@ class _Chooser:
         new["model"] = best.network
         if "augment" in self._chosen:
             new["augment"] = self._policy(best, epochs)
-        if "rest" in self._chosen:
-            seconds = offers.marking_seconds(best)
-            new["rest"] = 0.0 if seconds is None else REST
+        if "data_pruning" in self._chosen:
+            seconds = candidates.pruning_seconds(best)
+            new["data_pruning"] = 0.0 if seconds is None else PRUNED_SHARE
             if seconds is not None:
-                self._reasons["rest"] = (
-                    f"{REST:.0%} of the images in each epoch, those that {network_name(MARKER)} knows best, each in"
+                self._reasons["data_pruning"] = (
+                    f"{PRUNED_SHARE:.0%} of the images in each epoch, those that {network_name(PROXY)} knows best, each in"
                     f" every other one; about {seconds:.0f} s to find them"
                 )
         if "tta" in self._chosen:
             new["tta"] = best.tta
         if "batch_size" in self._chosen:
-            new |= dict(zip(("batch_size", "norm_batch"), self._batch(best.batch_size), strict=True))
+            new |= dict(zip(("batch_size", "micro_batch_size"), self._batch(best.batch_size), strict=True))
             self._reasons["batch_size"] = f"{new['batch_size']}, for {best.images / new['batch_size']:,.0f} steps"
         if "epochs" in self._chosen:
             bound = None  # go on until time is up
-            if best.images >= offers.most_images:
-                bound = epochs / (1 - new.get("rest", config.rest))  # of the images that do not rest
+            if best.images >= candidates.most_images:
+                bound = epochs / (1 - new.get("data_pruning", config.data_pruning))  # of the images that do not rest
                 more = f"as more of {len(self._train):,} images would bring nothing"
                 self._reasons["epochs"] = f"{bound:.0f}, {more}"
-            new["schedule"] = dataclasses.replace(config.schedule, epochs=bound)
-        measured = dataclasses.replace(best.probe, step_seconds=best.step_seconds)
+            new["schedule"] = dataclasses.replace(config.schedule, max_epochs=bound)
+        measured = dataclasses.replace(best.speed, step_seconds=best.step_seconds)
         return Choice(dataclasses.replace(config, **new), measured, self._reasons)
 
-    def _offers(self) -> Offers:
+    def _candidates(self) -> Candidates:
         seconds = self._config.budget.seconds
-        # Where there is no trial, its time is for looks.
-        look = LOOK if "flip" in self._chosen and self._trial_seconds >= LEAST_TRIAL else LOOK + TRIAL
-        return Offers(
+        # Where there is no trial, its time is for repeats.
+        benchmark = BENCHMARK if "flip" in self._chosen and self._trial_seconds >= LEAST_TRIAL else BENCHMARK + TRIAL
+        return Candidates(
             self._config,
             self._chosen,
             self._train,
             self._scored,
-            self._looks,
-            look_seconds=look * seconds,
-            seconds=(1 - LOOK - TRIAL) * seconds,
+            self._profiles,
+            benchmark_seconds=benchmark * seconds,
+            seconds=(1 - BENCHMARK - TRIAL) * seconds,
             flip=self._flip,
             unlike=self._unlike,
         )
@@ -164,10 +166,10 @@ class _Chooser:
         """A batch of about that size, and the images of its parts, so that all devices have as many whole parts."""
         devices = self._config.trainer.devices
         each = max(2, size // devices)
-        part = each if self._device.kind == "cuda" else min(NORM_BATCH, each)
+        part = each if self._device.kind == "cuda" else min(MICRO_BATCH_SIZE, each)
         return devices * part * (each // part), part
 
-    def _policy(self, best: Offer, epochs: float) -> Policy:
+    def _policy(self, best: Candidate, epochs: float) -> Policy:
         strong, side = best.network in LARGE and epochs >= STRONG_EPOCHS, min(self._train.images.shape[1:3])
         padding, cut = moved_by(self._train, 8 if strong else 16), 3 * side // 8 if strong else 0
         words = [f"moved by up to {padding} pixels"]
@@ -191,7 +193,7 @@ class _Chooser:
     def _trial_seconds(self) -> float:
         return TRIAL * self._config.budget.seconds
 
-    def _about_mirrored(self, best: Offer, plain: float, mirrored: float) -> str:
+    def _about_mirrored(self, best: Candidate, plain: float, mirrored: float) -> str:
         words = f"a small network knows {plain:.1%} of held-out images and {mirrored:.1%} of them mirrored"
         answer = f"{'yes' if best.flip > 0 else 'no'}, as {words}"
         if not self._unlike:
@@ -206,11 +208,11 @@ class _Chooser:
         seconds = self._trial_seconds
         if seconds < LEAST_TRIAL:
             return None
-        network = RUNGS[0].network
-        measured = self._looks.at(network)
-        offer = Offer(network, measured, 0.0, BATCH_SIZE, self._config.tta, flip=0.0)
-        affordable = max(0.0, seconds - 2 * HELD * measured.score_seconds) / offer.step_seconds * BATCH_SIZE
+        network = MODEL_SIZES[0].network
+        measured = self._profiles.at(network)
+        candidate = Candidate(network, measured, 0.0, BATCH_SIZE, self._config.tta, flip=0.0)
+        affordable = max(0.0, seconds - 2 * HELD * measured.score_seconds) / candidate.step_seconds * BATCH_SIZE
         images = int(min(TRIAL_IMAGES, affordable))
-        found = list(mirrored_accuracy(self._train, network, self._device, images))
+        found = list(flip_accuracy(self._train, network, self._device, images))
         write_atomically(path, json.dumps(found).encode())
         return found

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastconv.budget.autotune.proxy import learn
-from fastconv.budget.autotune.scaling_law import RUNGS
+from fastconv.budget.autotune.proxy import train_proxy
+from fastconv.budget.autotune.scaling_law import MODEL_SIZES
 from fastconv.budget.hardware import Device
-from fastconv.data.augment.plan import Resting
+from fastconv.data.augment.plan import SkipSchedule
 from fastconv.data.batches import StreamBatches
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.spec import OnlineStream, StreamSpec
@@ -26,17 +26,17 @@ from fastconv.system.distributed import from_first_rank
 from fastconv.system.files import write_atomically
 
 # The network that marks, and how it learns: in one epoch, or more if that has fewer steps.
-NETWORK, STEPS, LEAST_BATCH, MOST_BATCH, SMOOTHING = RUNGS[1].network, 100, 125, 500, 0.2
+PROXY, STEPS, LEAST_BATCH, MOST_BATCH, SMOOTHING = MODEL_SIZES[1].network, 100, 125, 500, 0.2
 SCORED_AT_ONCE = 500
 
 
-def lesson(count: int) -> tuple[int, int]:
+def proxy_steps(count: int) -> tuple[int, int]:
     """Steps, and images of each, in which the network learns from so many images."""
     size = min(count, max(LEAST_BATCH, min(MOST_BATCH, count // STEPS)))
     return max(STEPS, count // size), size
 
 
-def rest(spec: StreamSpec, data: ImageData, device: Device, share: float, cache: Path) -> Resting:
+def skip_schedule(spec: StreamSpec, data: ImageData, device: Device, share: float, cache: Path) -> SkipSchedule:
     """Which of the images rest in which epoch, so that each epoch leaves out such a share of them.
 
     Marked once for a stream, share and kind of device, and kept in `cache`; of several ranks the first one does it.
@@ -45,31 +45,31 @@ def rest(spec: StreamSpec, data: ImageData, device: Device, share: float, cache:
         spec: the stream of all images, of which the small network learns in one epoch.
         share: in (0, 0.5); twice as many images rest, half of them at a time.
     """
-    about = {"stream": spec.fingerprint, "share": share, "network": asdict(NETWORK)}
+    about = {"stream": spec.fingerprint, "share": share, "network": asdict(PROXY)}
     about |= {"device": device.kind, "precision": device.precision, "torch": torch.__version__}
-    path = cache / f"resting-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}.npy"
+    path = cache / f"skip_schedule-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}.npy"
 
     def mark() -> str:
         if _read(path, len(data)) is None:
             content = io.BytesIO()
-            np.save(content, turns(known(spec, data, device), share))
+            np.save(content, skips(proxy_confidence(spec, data, device), share))
             write_atomically(path, content.getvalue())
         return str(path)
 
-    from_first_rank("resting", mark)
-    return Resting(_read(path, len(data)))
+    from_first_rank("skip_schedule", mark)
+    return SkipSchedule(_read(path, len(data)))
 
 
 def _read(path: Path, count: int) -> np.ndarray | None:
-    """The turns that are kept; None if they are not there or of something else."""
+    """The skips that are kept; None if they are not there or of something else."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         found = np.load(path)
         return found if found.shape == (count,) and found.dtype == np.int8 else None
     return None
 
 
-def turns(sure: np.ndarray, share: float) -> np.ndarray:
-    """When each image rests, int8 [N] as `Resting` has them, by how surely it is known, float [N]: of those known best
+def skips(sure: np.ndarray, share: float) -> np.ndarray:
+    """When each image rests, int8 [N] as `SkipSchedule` has them, by how surely it is known, float [N]: of those known best
     the first rests in even epochs, the second in odd ones, and so on."""
     each = round(share * len(sure))
     best = np.argsort(-sure, kind="stable")[: 2 * each]
@@ -78,11 +78,11 @@ def turns(sure: np.ndarray, share: float) -> np.ndarray:
     return found
 
 
-def known(spec: StreamSpec, data: ImageData, device: Device) -> np.ndarray:
+def proxy_confidence(spec: StreamSpec, data: ImageData, device: Device) -> np.ndarray:
     """How probable the small network takes each image's label, float32 [N]."""
-    steps, size = lesson(len(data))
+    steps, size = proxy_steps(len(data))
     batches = StreamBatches(OnlineStream(spec, data), size, size)
-    module = learn(data, NETWORK, device, batches, steps, SMOOTHING)
+    module = train_proxy(data, PROXY, device, batches, steps, SMOOTHING)
     found = []
     with torch.no_grad(), device.autocast():
         for at in range(0, len(data), SCORED_AT_ONCE):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from fastconv.budget.autotune.proxy import learn
+from fastconv.budget.autotune.proxy import train_proxy
 from fastconv.budget.hardware import Device
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import stratified_split
@@ -16,7 +16,7 @@ WHITENING_IMAGES = 1000
 LEAST_STEPS = 10
 
 
-def mirrored_accuracy(data: ImageData, network: Airbench, device: Device, images: int) -> tuple[float, float]:
+def flip_accuracy(data: ImageData, network: Airbench, device: Device, images: int) -> tuple[float, float]:
     """Accuracy on held-out training images as they are, and on the same images mirrored left to right.
 
     The network learns from `images` others, as they are; its learning rate falls to zero in a line. Leaves the random
@@ -33,7 +33,7 @@ def mirrored_accuracy(data: ImageData, network: Airbench, device: Device, images
             yield batch(kept[torch.randint(len(kept), (BATCH_SIZE,), generator=generator).numpy()])
 
     some = data.take(kept[:WHITENING_IMAGES])
-    module = learn(some, network, device, batches(), max(LEAST_STEPS, images // BATCH_SIZE))
+    module = train_proxy(some, network, device, batches(), max(LEAST_STEPS, images // BATCH_SIZE))
     plain = mirrored = 0
     with torch.no_grad(), device.autocast():
         for at in range(0, len(held), SCORED_AT_ONCE):

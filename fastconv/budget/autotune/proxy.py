@@ -15,7 +15,7 @@ from fastconv.models.configs import Airbench, model_settings
 from fastconv.optim import Muon
 
 
-def learn(
+def train_proxy(
     data: ImageData,
     network: Airbench,
     device: Device,

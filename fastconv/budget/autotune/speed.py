@@ -1,10 +1,10 @@
-"""How fast networks are on this machine: short looks at them, and guesses where there is no time for one."""
+"""How fast networks are on this machine: short repeats at them, and guesses where there is no time for one."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fastconv.budget.benchmark import Probe, Recipe, probe
+from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
 from fastconv.budget.hardware import Device
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
@@ -18,16 +18,16 @@ PART, BATCH = {"cpu": 64, "cuda": 1024}, 2048
 GROWTH, DISTURBED = 0.7, 1.2
 
 
-class Looks:
-    """Looks at networks as a config would train them, whose answers are kept in `cache`."""
+class SpeedProfiles:
+    """SpeedProfiles at networks as a config would train them, whose answers are kept in `cache`."""
 
     def __init__(self, config: Config, device: Device, train: ImageData, cache: Path) -> None:
         self._config, self._device, self._train, self._cache = config, device, train, cache
 
-    def at(self, network: Any, looks: int = 1) -> Probe:
-        """The fastest of so many looks, or of more that there were before, for batches of BATCH images."""
+    def at(self, network: Any, repeats: int = 1) -> SpeedProfile:
+        """The fastest of so many repeats, or of more that there were before, for batches of BATCH images."""
         config = self._config
-        recipe = Recipe(
+        key = BenchmarkKey(
             network.name,
             model_settings(network),
             self._train.images.shape[1:],
@@ -38,22 +38,22 @@ class Looks:
             config.optimizer.name,
         )
         found = from_first_rank(
-            f"{looks} looks at {network_name(network)}",
-            lambda: dataclasses.asdict(probe(recipe, self._device, self._cache, looks=looks)),
+            f"{repeats} repeats at {network_name(network)}",
+            lambda: dataclasses.asdict(benchmark(key, self._device, self._cache, repeats=repeats)),
         )
-        measured, devices = Probe(**found), config.trainer.devices
+        measured, devices = SpeedProfile(**found), config.trainer.devices
         learn = (measured.step_seconds - measured.update_seconds) / devices
         score = measured.score_seconds / devices
         return dataclasses.replace(measured, step_seconds=learn + measured.update_seconds, score_seconds=score)
 
 
-def slower(measured: Probe, factor: float) -> Probe:
+def slower(measured: SpeedProfile, factor: float) -> SpeedProfile:
     """A network that takes so many times as long."""
-    times = ("step_seconds", "score_seconds", "update_seconds", "look_seconds")
+    times = ("step_seconds", "score_seconds", "update_seconds", "benchmark_seconds")
     return dataclasses.replace(measured, **{name: factor * getattr(measured, name) for name in times})
 
 
-def faster(one: Probe, other: Probe) -> Probe:
+def faster(one: SpeedProfile, other: SpeedProfile) -> SpeedProfile:
     """The shorter of either's times."""
     times = ("step_seconds", "score_seconds", "update_seconds")
     return dataclasses.replace(one, **{name: min(getattr(one, name), getattr(other, name)) for name in times})

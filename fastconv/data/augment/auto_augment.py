@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POLICIES = ("none", "rand_augment", "trivial_augment", "augmix")
 
 
-def apply_policy(batch: np.ndarray, policy: Policy, seeds: np.ndarray, fill: np.ndarray) -> None:
+def apply_auto(batch: np.ndarray, policy: Policy, seeds: np.ndarray, fill: np.ndarray) -> None:
     """Replace, in place, each image of uint8 [B, H, W, C], of 1 or 3 channels, by what the policy makes of it.
 
     An image becomes what it would if torch.manual_seed(seed) came just before, but torch's own generator is neither
@@ -55,9 +55,9 @@ def library_versions() -> dict[str, str]:
 def _transform(policy: Policy, fill: list[int]) -> Any:
     from torchvision.transforms import v2
 
-    if policy.policy == "rand_augment":
+    if policy.auto == "rand_augment":
         return v2.RandAugment(policy.num_ops, policy.magnitude, fill=fill)
-    return {"trivial_augment": v2.TrivialAugmentWide, "augmix": v2.AugMix}[policy.policy](fill=fill)
+    return {"trivial_augment": v2.TrivialAugmentWide, "augmix": v2.AugMix}[policy.auto](fill=fill)
 
 
 def _drawing_from(generator: "torch.Generator") -> Any:

@@ -42,7 +42,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Colour:
+class ColorJitter:
     """Change brightness and contrast of each image, drawn evenly between minus and plus the limits.
 
     A pixel v of an image of mean m, both scaled to [0, 1] (m over all pixels and channels of the cropped image),
@@ -72,8 +72,8 @@ class Policy:
     crop: Crop = field(default_factory=Crop)
     flip: Flip = field(default_factory=Flip)
     cutout: Cutout = field(default_factory=Cutout)
-    colour: Colour = field(default_factory=Colour)
-    policy: str = "none"
+    color_jitter: ColorJitter = field(default_factory=ColorJitter)
+    auto: str = "none"
     """A policy of torchvision's: `rand_augment`, `trivial_augment`, `augmix`, or `none`. They take an image at a time,
     some thousand a second (augmix: some hundred), however many cores there are."""
     num_ops: int = 2
@@ -83,20 +83,20 @@ class Policy:
 
 
 @dataclass(frozen=True, eq=False)
-class Resting:
-    """Images that rest in every other epoch: `turns` int8 [N] is 1 for those that do in the epochs 0, 2, 4, ..., 2 for
+class SkipSchedule:
+    """Images that rest in every other epoch: `skips` int8 [N] is 1 for those that do in the epochs 0, 2, 4, ..., 2 for
     those that do in the others, and 0 for all that never rest. There are as many of either kind."""
 
-    turns: np.ndarray
+    skips: np.ndarray
 
-    def awake(self, epoch: int) -> np.ndarray:
+    def kept(self, epoch: int) -> np.ndarray:
         """Which images an epoch has, bool [N]."""
-        return self.turns != 1 + epoch % 2
+        return self.skips != 1 + epoch % 2
 
     @property
     def digest(self) -> str:
-        """sha256 of the turns."""
-        return hashlib.sha256(self.turns.astype(np.int8).tobytes()).hexdigest()
+        """sha256 of the skips."""
+        return hashlib.sha256(self.skips.astype(np.int8).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class EpochPlan:
     `order` int64 [N]: which image stands at the position. `crop_y`, `crop_x` int64 [N]: the window's corner in the
     padded image. `flip` bool [N]. `cutout_y`, `cutout_x` int64 [N]: the covered square's corner in the result.
     `brightness` int64 [N]: what is added, in levels of 255 times 2**BRIGHTNESS_BITS. `contrast` int64 [N]: what the
-    factor on differences from the mean is above 1, times 2**CONTRAST_BITS. `policy_seeds` int64 [N]: seeds in
+    factor on differences from the mean is above 1, times 2**CONTRAST_BITS. `auto_seeds` int64 [N]: seeds in
     [0, 2**32) of the policy's own draws. The last three are None where the policy has no use for them.
     """
 
@@ -119,7 +119,7 @@ class EpochPlan:
     cutout_x: np.ndarray
     brightness: np.ndarray | None = None
     contrast: np.ndarray | None = None
-    policy_seeds: np.ndarray | None = None
+    auto_seeds: np.ndarray | None = None
 
 
 def draw_words(seed: int, epoch: int, purpose: int, n: int) -> np.ndarray:
@@ -135,7 +135,13 @@ def below(words: np.ndarray, bound: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def plan_epoch(
-    seed: int, epoch: int, samples: int, height: int, width: int, policy: Policy, resting: Resting | None = None
+    seed: int,
+    epoch: int,
+    samples: int,
+    height: int,
+    width: int,
+    policy: Policy,
+    skip_schedule: SkipSchedule | None = None,
 ) -> EpochPlan:
     """Decide one epoch: each of `samples` images that does not rest exactly once, in a random order, each with its own
     draws.
@@ -144,8 +150,8 @@ def plan_epoch(
     epoch, and never on which epochs were planned before.
     """
     order = np.argsort(draw_words(seed, epoch, ORDER, samples), kind="stable")
-    if resting is not None:
-        order = order[resting.awake(epoch)[order]]
+    if skip_schedule is not None:
+        order = order[skip_schedule.kept(epoch)[order]]
 
     def integers(purpose: int, bound: int) -> np.ndarray:
         return below(draw_words(seed, epoch, purpose, samples), bound)[order]
@@ -155,7 +161,7 @@ def plan_epoch(
         return integers(purpose, 2 * most + 1) - most
 
     places = 2 * policy.crop.padding + 1
-    size, colour = policy.cutout.size, policy.colour
+    size, colour = policy.cutout.size, policy.color_jitter
     has_colour = colour.brightness > 0 or colour.contrast > 0
     return EpochPlan(
         policy=policy,
@@ -167,7 +173,7 @@ def plan_epoch(
         cutout_x=integers(CUTOUT_X, width - size + 1),
         brightness=around_zero(BRIGHTNESS, colour.brightness * 255, BRIGHTNESS_BITS) if has_colour else None,
         contrast=around_zero(CONTRAST, colour.contrast, CONTRAST_BITS) if has_colour else None,
-        policy_seeds=integers(POLICY, 2**32) if policy.policy != "none" else None,
+        auto_seeds=integers(POLICY, 2**32) if policy.auto != "none" else None,
     )
 
 

@@ -7,7 +7,7 @@ seeds.
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from fastconv.data.augment.auto_augment import apply_policy
+from fastconv.data.augment.auto_augment import apply_auto
 from fastconv.data.augment.plan import BRIGHTNESS_BITS, CONTRAST_BITS, EpochPlan
 
 PAD_MODES = ("constant", "reflect")
@@ -33,9 +33,9 @@ def augment(images: np.ndarray, plan: EpochPlan, start: int, stop: int, fill: np
     if flip.any():
         mirror(batch, np.flatnonzero(flip))
     if plan.brightness is not None:
-        change_colour(batch, plan.brightness[rows], plan.contrast[rows])
-    if plan.policy_seeds is not None:
-        apply_policy(batch, plan.policy, plan.policy_seeds[rows], fill)
+        jitter_color(batch, plan.brightness[rows], plan.contrast[rows])
+    if plan.auto_seeds is not None:
+        apply_auto(batch, plan.policy, plan.auto_seeds[rows], fill)
     if plan.policy.cutout.size:
         cut_out(batch, plan.cutout_y[rows], plan.cutout_x[rows], plan.policy.cutout.size, fill)
     return batch
@@ -78,7 +78,7 @@ def mirror(batch: np.ndarray, chosen: np.ndarray) -> None:
     batch[chosen] = mirrored
 
 
-def change_colour(batch: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> None:
+def jitter_color(batch: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> None:
     """Change, in place, brightness and contrast of each image [H, W, C] by int64 [B] of the plan's units.
 
     In integers, which round alike everywhere.

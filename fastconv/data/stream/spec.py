@@ -27,6 +27,8 @@ FORMAT = 1
 BLOCK_BYTES = 4 * 2**20
 BLOCK_SAMPLES = 1000
 BLOCKS_PER_SHARD = 10
+# Under which names the fingerprint knows what has another one now.
+FIRST_NAMES = {"color_jitter": "colour", "auto": "policy", "skip_schedule": "resting"}
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -48,29 +50,32 @@ class StreamSpec:
     """Per channel, of pixel values scaled to [0, 1]."""
     policy: Policy
     seed: int
-    resting: str = ""
+    skip_schedule: str = ""
     """sha256 of which images rest in which epochs; empty if none does."""
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits that differ whenever a byte of the stream could."""
         described = {"format": FORMAT, "block": self.block, **asdict(self), **self.libraries}
-        # Settings that younger versions have brought are left out where they do nothing: older streams stay valid.
+        # Settings that younger versions have brought are left out where they do nothing, and what was renamed has its
+        # first name: older streams stay valid.
         policy, plain = described["policy"], asdict(Policy())
-        if not self.resting:
-            del described["resting"]
+        if not self.skip_schedule:
+            del described["skip_schedule"]
         if policy["flip"]["mode"] == plain["flip"]["mode"]:
             del policy["flip"]["mode"]
-        for key in ("colour", "policy", "num_ops", "magnitude"):
+        for key in ("color_jitter", "auto", "num_ops", "magnitude"):
             if policy[key] == plain[key]:
                 del policy[key]
+        described = {FIRST_NAMES.get(key, key): value for key, value in described.items()}
+        described["policy"] = {FIRST_NAMES.get(key, key): value for key, value in policy.items()}
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def libraries(self) -> dict[str, dict[str, str]]:
         """Under one key, the versions of the libraries that have a part in the bytes; empty without such."""
-        return {} if self.policy.policy == "none" else {"libraries": library_versions()}
+        return {} if self.policy.auto == "none" else {"libraries": library_versions()}
 
     @property
     def folder(self) -> str:
@@ -104,7 +109,7 @@ class StreamSpec:
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
         """One block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
         height, width, _ = self.shape
-        plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.resting)
+        plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.skip_schedule)
         start, stop = block * self.block, min((block + 1) * self.block, self.samples)
         return augment(data.images, plan, start, stop, self.fill), data.labels[plan.order[start:stop]]
 
@@ -217,16 +222,16 @@ class OnlineStream(Stream):
 def stream_spec(images: ImageData, policy: Policy, seed: int) -> StreamSpec:
     """The stream of a data set's training images, some of which may be skipped in some epochs."""
     mean, std = mean_and_std(images.images)
-    resting = images.resting
+    skip_schedule = images.skip_schedule
     return StreamSpec(
         dataset=images.name,
         digest=images.digest,
         classes=images.classes,
         shape=images.images.shape[1:],
-        samples=len(images) if resting is None else int(resting.awake(0).sum()),
+        samples=len(images) if skip_schedule is None else int(skip_schedule.kept(0).sum()),
         mean=mean,
         std=std,
         policy=policy,
         seed=seed,
-        resting="" if resting is None else resting.digest,
+        skip_schedule="" if skip_schedule is None else skip_schedule.digest,
     )

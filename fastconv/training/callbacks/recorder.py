@@ -60,7 +60,7 @@ class Recorder(L.Callback):
             "schedule/momentum": momentum_of(group),
             "schedule/progress": self.budget.progress,
             "speed/images_per_second": (steps - since_steps) * self.batch_size / seconds,
-            "speed/data_wait_fraction": (waited - since_waited) / seconds,
+            "speed/dataloader_wait_fraction": (waited - since_waited) / seconds,
             "budget/seconds_counted": self.budget.elapsed(),
             "train/epoch": self.epochs,
         }

@@ -12,7 +12,7 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 class ScheduleLR(L.Callback):
     """Scales each parameter group's `max_lr` by a schedule's factor at the run's progress.
 
-    A group with `until` below 1 runs through the schedule in that share of the run, and stands still after it.
+    A group with `schedule_fraction` below 1 runs through the schedule in that share of the run, and stands still after it.
 
     Needs a `TimeBudget` among the Trainer's callbacks, which knows the progress.
 
@@ -43,7 +43,7 @@ class ScheduleLR(L.Callback):
         progress = self._budget.progress
         factors = self.schedule.factors(progress)
         for group in self._groups(trainer):
-            until = group.get("until", 1.0)
+            until = group.get("schedule_fraction", 1.0)
             own = factors if until == 1 else self.schedule.factors(min(1.0, progress / until))
             group["lr"] = group["max_lr"] * own.lr if progress < until or until == 1 else 0.0
             if own.momentum is not None:

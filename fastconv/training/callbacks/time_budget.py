@@ -13,7 +13,7 @@ from fastconv.models.tta import Views
 
 # How many steps the host may be ahead of a GPU: enough to keep it busy, few enough for the clock to be true.
 MAX_STEPS_AHEAD = 8
-# Progress at which a CPU scores a batch, as what the probe knew may be out of date; the slowest of these counts, and
+# Progress at which a CPU scores a batch, as what the benchmark knew may be out of date; the slowest of these counts, and
 # for views that can be left out the median. Often, as a shared machine may be three times slower at the end than it was
 # a minute before.
 SCORED_AT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
@@ -32,7 +32,7 @@ class TimeBudget(L.Callback):
 
     Args:
         seconds: the budget for the `counts` segments of the clock; None for no limit.
-        bound_steps: optimizer steps after which the run ends; None for no bound.
+        max_steps: optimizer steps after which the run ends; None for no bound.
         clock: the run's clock; a new one if None.
         counts: segments that the budget limits; must contain `train`.
         step_seconds: what a step is expected to take before one was measured.
@@ -45,7 +45,7 @@ class TimeBudget(L.Callback):
     def __init__(
         self,
         seconds: float | None = None,
-        bound_steps: int | None = None,
+        max_steps: int | None = None,
         clock: Clock | None = None,
         counts: tuple[str, ...] = ("train", "validate"),
         step_seconds: float = 0.1,
@@ -53,9 +53,9 @@ class TimeBudget(L.Callback):
         reserve: Reserve | None = None,
         views: Views | None = None,
     ) -> None:
-        if seconds is None and bound_steps is None:
-            raise ValueError("a run needs seconds or bound_steps")
-        self.seconds, self.bound_steps = seconds, bound_steps
+        if seconds is None and max_steps is None:
+            raise ValueError("a run needs seconds or max_steps")
+        self.seconds, self.max_steps = seconds, max_steps
         self.clock = clock or Clock()
         self.counts = counts
         self.reserve, self._views = reserve or Reserve(), views or Views()
@@ -63,7 +63,7 @@ class TimeBudget(L.Callback):
         self.validate_images = validate_images
         self.steps = 0
         self.step = Step(0.0, last=False)
-        self.stopped_by: str | None = None
+        self.stop_reason: str | None = None
         self._begun = False
         self._step_started = 0.0
         self._validation_started: float | None = None
@@ -88,7 +88,7 @@ class TimeBudget(L.Callback):
 
     def is_over(self) -> bool:
         """Whether training has ended, or has no time left for another step."""
-        return self.stopped_by is not None or self._next() is None
+        return self.stop_reason is not None or self._next() is None
 
     def begin_step(self, trainer: L.Trainer) -> None:
         """Settle the progress of the coming step; called by whichever callback needs it first."""
@@ -119,7 +119,7 @@ class TimeBudget(L.Callback):
         self._score(trainer, pl_module, batch[0])
         stop, validate = self._agree(trainer, (self.step.last or self._next() is None, self._validation_fits()))
         if stop:
-            self.stopped_by = "epochs" if self.bound_steps is not None and self.steps >= self.bound_steps else "budget"
+            self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
             trainer.should_stop = True
         # Lightning would validate once more after the stop.
         trainer.limit_val_batches = self._val_batches if validate and not stop else 0
@@ -148,7 +148,7 @@ class TimeBudget(L.Callback):
         return {
             "steps": self.steps,
             "progress": self.step.progress,
-            "stopped_by": self.stopped_by,
+            "stop_reason": self.stop_reason,
             "step_seconds": self.times.latest(),
             "image_seconds": self.reserve.image_seconds,
             "views": self.reserve.views,
@@ -157,7 +157,7 @@ class TimeBudget(L.Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.stopped_by = state["steps"], state["stopped_by"]
+        self.steps, self.stop_reason = state["steps"], state["stop_reason"]
         self.step = Step(state["progress"], last=False)
         self.times = StepTimes(self.times.estimate)
         for seconds in state["step_seconds"]:
@@ -198,7 +198,7 @@ class TimeBudget(L.Callback):
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
-        return next_step(self.steps, self.bound_steps, elapsed, self.limit, self.times, self.step.progress)
+        return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, self.step.progress)
 
     def _steps_ahead(self) -> int:
         """Steps that were begun, and that the device has still to do."""

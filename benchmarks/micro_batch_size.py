@@ -1,8 +1,8 @@
-"""How the speed of a step depends on `norm_batch`, the part of a batch that is computed at once.
+"""How the speed of a step depends on `micro_batch_size`, the part of a batch that is computed at once.
 
-python benchmarks/norm_batch.py          about 3 minutes on two cores; the data sets are looked for in FASTCONV_DATA
+python benchmarks/micro_batch_size.py          about 3 minutes on two cores; the data sets are looked for in FASTCONV_DATA
 
-The value of each model in `conf/model` is chosen by this table, once: it is part of the recipe on every machine.
+The value of each model in `conf/model` is chosen by this table, once: it is part of the key on every machine.
 """
 
 import time
@@ -12,7 +12,7 @@ from measurements import Table
 
 ROUNDS = 5
 SIZES = (32, 64, 128, 256, 512)
-SPEED = Table("norm_batch", "DavidNet on CIFAR-10, batches of 512 in parts", "images/s", ours="parts of 256")
+SPEED = Table("micro_batch_size", "DavidNet on CIFAR-10, batches of 512 in parts", "images/s", ours="parts of 256")
 STEPS = 2
 
 
@@ -23,7 +23,12 @@ def main() -> None:
             name = f"parts of {size}"
             if SPEED.lacks(number, name):
                 if name not in loops:
-                    overrides = ("dataset=cifar10", "schedule.epochs=1", "budget.seconds=null", f"norm_batch={size}")
+                    overrides = (
+                        "dataset=cifar10",
+                        "schedule.max_epochs=1",
+                        "budget.seconds=null",
+                        f"micro_batch_size={size}",
+                    )
                     loops[name] = BareLoop(plan(*overrides))
                     loops[name].step()
                 started = time.perf_counter()
