@@ -32,9 +32,11 @@ coverage: $(READY) ## run the tests and measure their coverage, which takes twic
 test-slow: $(READY) ## run the tests that take longer, about an hour on two cores
 	$(PY) -m pytest --quiet -m slow
 
-lint: $(READY) ## check style
+lint: $(READY) ## check style, types, and which package imports which
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 bench: $(READY) ## measure speed, start-up, memory and budgets; about 70 minutes on two cores, can be stopped and started again
 	for each in step micro_batch_size stream precompute startup memory budget; do $(PY) benchmarks/$$each.py || exit 1; done
