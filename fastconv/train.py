@@ -1,6 +1,6 @@
 """python -m fastconv.train [key=value ...]
 
-Train a network on an augmented stream inside a time budget, and score it. SpeedProfiles at the machine and prints a plan
+Train a network on an augmented stream inside a time budget, and score it. Looks at the machine and prints a plan
 first; leaves results, curves, figures and the checkpoint in a new folder below `outputs`.
 
   python -m fastconv.train dataset=fashion_mnist

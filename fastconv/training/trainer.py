@@ -18,16 +18,6 @@ from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.flops import training_flops
 from fastconv.budget.pacing import SpareTime
-from fastconv.callbacks import (
-    AverageWeights,
-    BudgetProgressBar,
-    Checkpoints,
-    CompileStep,
-    FiniteLoss,
-    Recorder,
-    ScheduleLR,
-    TimeBudget,
-)
 from fastconv.config.resume import RunFolder, hparams
 from fastconv.data.stream.spec import Stream
 from fastconv.models.classifier import whiten
@@ -38,6 +28,16 @@ from fastconv.system import signals as interrupts
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import Interrupted
+from fastconv.training.callbacks import (
+    AverageWeights,
+    BudgetProgressBar,
+    Checkpoints,
+    CompileStep,
+    FiniteLoss,
+    Recorder,
+    ScheduleLR,
+    TimeBudget,
+)
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run, open_stream

@@ -40,7 +40,7 @@ SETTLED_BY = {
 BENCHMARK, TRIAL = 0.02, 0.02
 # Share of the images that rest in each epoch.
 PRUNED_SHARE = 0.3
-# SpeedProfiles at each network, of which the fastest counts: a GPU is a run's own.
+# Looks at each network, of which the fastest counts: a GPU is a run's own.
 REPEATS = {"cpu": 2, "cuda": 1}
 # Images over which batch norm takes its statistics on a CPU: their activations stay near its caches.
 MICRO_BATCH_SIZE = 500

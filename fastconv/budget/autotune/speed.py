@@ -19,7 +19,7 @@ GROWTH, DISTURBED = 0.7, 1.2
 
 
 class SpeedProfiles:
-    """SpeedProfiles at networks as a config would train them, whose answers are kept in `cache`."""
+    """Looks at networks as a config would train them, whose answers are kept in `cache`."""
 
     def __init__(self, config: Config, device: Device, train: ImageData, cache: Path) -> None:
         self._config, self._device, self._train, self._cache = config, device, train, cache
