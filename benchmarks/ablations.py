@@ -1,4 +1,4 @@
-"""What each technique of the article is worth on Fashion-MNIST: python benchmarks/ablations.py [folder for the runs]
+"""The effect of each technique of the article on Fashion-MNIST: python benchmarks/ablations.py [folder for the runs]
 
 The shipped sweeps experiment=ablation_*, three seeds each, 100 s a run, one core: about 90 minutes. Finished runs are
 kept in the folder, and a stopped one goes on. Keeps tables, the figure and the sweeps' pages in

@@ -1,4 +1,6 @@
-"""What augmentation changes on each data set: python benchmarks/augmentation_effect.py [folder for the runs]
+"""The effect of augmentation on accuracy and heatmaps of each data set.
+
+python benchmarks/augmentation_effect.py [folder for the runs]
 
 Three seeds with and without augmentation, 150 s each: about an hour on two cores, with the reports. Finished runs are
 kept in the folder, and a stopped one goes on. Keeps the reports in benchmarks/results/augmentation_effect.

@@ -1,4 +1,4 @@
-"""Accuracy against budget: experiment=best and the article's key in the same seconds.
+"""Accuracy against budget: experiment=best and experiment=original in the same seconds.
 
 python benchmarks/best.py [cifar10] [fashion_mnist] [budgets=30,100,300] [seeds=0,1,2] [experiments=best,original]
 
@@ -6,8 +6,8 @@ Appends a row for each finished run to benchmarks/results/best.csv and makes bes
 have a row of this machine are skipped. Whole, it takes three hours. `best before <commit>` in a row is what the rule
 chose until then, `best at <commit>` what it chose at that one only.
 
-`best` counts all that it takes, the choice and the scoring in all views included; it chooses anew in each run. The
-article's key counts its training alone, and is scored without test-time augmentation, which it has not.
+`best` counts everything: the choice, which each run makes anew, and the scoring of all views. `original`, the article's
+settings, counts training alone and is scored without test-time augmentation, which the article does not have.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, forget_probes, read
+from measurements import RESULTS, append, describe_device, forget_benchmarks, read
 from records import Record, row
 
 from fastconv.analysis.comparison.statistics import summarise
@@ -30,7 +30,7 @@ SETTINGS = {"best": (), "original": ("tta.flip=false", "tta.shift=0", "validate.
 
 def run(dataset: str, experiment: str, budget: str, seed: int) -> Results:
     with tempfile.TemporaryDirectory() as outputs:
-        forget_probes()
+        forget_benchmarks()
         command = [sys.executable, "-m", "fastconv.train", f"dataset={dataset}", f"experiment={experiment}"]
         command += [f"seed={seed}", f"budget.seconds={budget}", "figures=false", *SETTINGS[experiment]]
         subprocess.run([*command, f"outputs={outputs}", f"stream.root={outputs}/streams"], check=True)
@@ -60,7 +60,7 @@ def table() -> str:
         if experiment == "original":
             continue
         original = found.get((dataset, budget, device, "original"), []) if experiment == "best" else []
-        choice = summarise(float(each["probe_seconds"]) for each in rows).mean
+        choice = summarise(float(each["benchmark_seconds"]) for each in rows).mean
         counted = max(float(each["counted"]) for each in rows)
         networks = ", ".join(sorted({each["network"] for each in rows}))
         before = experiment.removeprefix("best")
@@ -91,11 +91,11 @@ def draw() -> None:
                 for (name, budget, *own), group in found.items()
                 if (name, own) == (dataset, [device, experiment])
             ]
-            colour, style = f"C{devices.index(device)}", "-" if experiment == "best" else ":"
+            color, style = f"C{devices.index(device)}", "-" if experiment == "best" else ":"
             means, label = [summarise(values).mean for _, values in rows], f"{experiment}, {device}"
-            axes.plot([budget for budget, _ in rows], means, style, color=colour, marker="o", label=label)
+            axes.plot([budget for budget, _ in rows], means, style, color=color, marker="o", label=label)
             for budget, values in rows:
-                axes.plot([budget] * len(values), values, ".", color=colour, alpha=0.5)
+                axes.plot([budget] * len(values), values, ".", color=color, alpha=0.5)
         axes.set(xscale="log", xlabel="budget in seconds", ylabel="test accuracy in %", title=dataset)
         ticks = sorted({budget for name, budget, *_ in found if name == dataset})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -124,7 +124,7 @@ def main(*arguments: str) -> None:
                     more = {
                         "budget": budget,
                         "counted": round(results.seconds_counted, 2),
-                        "probe_seconds": round(results.seconds["benchmark"], 2),
+                        "benchmark_seconds": round(results.seconds["benchmark"], 2),
                         "network": "-".join([results.model, *map(str, widths)]),
                         "batch": results.batch_size,
                     }

@@ -1,4 +1,4 @@
-"""On a GPU: the step against a bare compiled loop, the speed record, and what the recipes reach on each data set.
+"""On a GPU: the step against a bare compiled loop, the speed record, and the accuracy of each recipe on each data set.
 
 python benchmarks/gpu.py [step] [speedrun] [recipes] [article]     without names all of them, some ten minutes
 
@@ -22,7 +22,7 @@ from fastconv.config.resume import RunFolder
 from fastconv.training import trainer as training
 
 ROUNDS = 3
-# Two CPU cores with bf16 fit 6.2 epochs of the article's key into 1000 s (results/original.csv).
+# Two CPU cores with bf16 fit 6.2 epochs of experiment=original into 1000 s (results/original.csv).
 DAVIDNET_EPOCHS = 6
 
 
@@ -65,7 +65,7 @@ def speedrun() -> None:
 
 
 def recipes() -> None:
-    """What the recipes reach where time is no matter: not compiled, which takes longer than these runs."""
+    """Each recipe without a time limit, not compiled: compiling takes longer than these runs."""
     for name in ("fashion_mnist-speedrun", "mnist-speedrun"):
         record(name, range(3), "trainer.compile=false")
     for name in ("cifar10-davidnet_fast", "cifar10-original"):

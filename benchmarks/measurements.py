@@ -45,8 +45,8 @@ def describe_device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {os.cpu_count()} cores"
 
 
-def forget_probes() -> None:
-    """Have the next run measure the machine and try the images anew."""
+def forget_benchmarks() -> None:
+    """Delete cached speed profiles, proxies and flip tests, so that the next run measures anew."""
     shutil.rmtree(Path(os.environ.get("FASTCONV_DATA", "data"), "benchmarks"), ignore_errors=True)
 
 

@@ -1,8 +1,8 @@
 """How the speed of a step depends on `micro_batch_size`, the part of a batch that is computed at once.
 
-python benchmarks/micro_batch_size.py          about 3 minutes on two cores; the data sets are looked for in FASTCONV_DATA
+python benchmarks/micro_batch_size.py      about 3 minutes on two cores; reads data sets in FASTCONV_DATA
 
-The value of each model in `conf/model` is chosen by this table, once: it is part of the key on every machine.
+The value of each model in `conf/model` was chosen by this table, once, and is the same on every machine.
 """
 
 import time

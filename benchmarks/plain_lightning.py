@@ -1,4 +1,4 @@
-"""What a newcomer writes: DavidNet on CIFAR-10 with Lightning's defaults, torchvision's transforms and a DataLoader.
+"""A newcomer's program: DavidNet on CIFAR-10 with Lightning's defaults, torchvision's transforms and a DataLoader.
 
 python benchmarks/plain_lightning.py DATA STEPS prints the images/s of all steps but the first.
 """

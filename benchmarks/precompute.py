@@ -32,7 +32,7 @@ TRANSFORMED = 5000
 
 
 def write(data: Path, epochs: int) -> tuple[float, float]:
-    """(seconds, peak memory in MB) of writing so many epochs to disk, with checksums, on all cores."""
+    """(seconds, peak memory in MB) of writing `epochs` epochs to disk, with checksums, on all cores."""
     train, _ = load("cifar10", data)
     mean, std = mean_and_std(train.images)
     policy = Policy(Crop(4), Flip(0.5), Cutout(8))

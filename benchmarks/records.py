@@ -19,7 +19,7 @@ from fastconv.runs.results import Results
 
 ROWS, TABLE = RESULTS / "records.csv", RESULTS / "records.md"
 RUNS = Path("outputs/records")
-# What a result takes, whatever the budget of its experiment counts; the probe is kept for later runs.
+# Segments that a result takes, whatever its budget counts; the speed profile is cached for later runs.
 SEGMENTS = ("precompute", "compile", "train", "validate", "test")
 
 

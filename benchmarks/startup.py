@@ -41,7 +41,7 @@ def seconds(*command: str) -> float:
 
 
 def first_step() -> float:
-    """Seconds until a run says that a tenth of its ten steps is done; stream and probe are there from a run before."""
+    """Seconds until a run reports the first of its ten steps; stream and speed profile are cached."""
     with tempfile.TemporaryDirectory() as outputs:
         overrides = ["dataset=cifar10", "budget.seconds=null", "schedule.max_epochs=0.1024", f"outputs={outputs}"]
         started = time.perf_counter()
@@ -69,7 +69,7 @@ def main() -> None:
         if FIRST_STEP.lacks(number, "CIFAR-10"):
             FIRST_STEP.add(number, "CIFAR-10", first_step())
     HELP.show()
-    FIRST_STEP.show(note="Stream and probe cached; the step itself is part of it.")
+    FIRST_STEP.show(note="Stream and speed profile cached; the step itself is part of it.")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ PNG_IMAGES = 10_000
 
 
 def touch(images: torch.Tensor) -> int:
-    """Read every byte: a batch that nobody looks at could be a promise only."""
+    """Read every byte: a memory-mapped batch may not have been read yet."""
     return int(images.reshape(-1).view(torch.int64).sum())
 
 

@@ -1,4 +1,4 @@
-"""What each technique of the fast recipes is worth: each left out of all, and each added to none.
+"""The effect of each technique of the fast recipes: left out of all of them, and added to none.
 
 python benchmarks/techniques.py [seeds=0,1,2] [seconds=100] [width=16]      an hour on two cores
 
@@ -46,7 +46,7 @@ OTHER_STEP, ROUNDS = ("whitening", "pool before norm", "CELU", "frozen norm scal
 STEPS = Table("techniques_step", "The training step with and without each technique, one core", "images/s")
 # Of each run, with it and without.
 VIEWS, PLAIN = "accuracy_holdout_tta", "accuracy_holdout"
-# The peak learning rates of davidnet_fast and of the article's key.
+# The peak learning rates of davidnet_fast and of experiment=original.
 WITH_ALL, WITH_NONE = "optimizer.max_lr=1.0", "optimizer.max_lr=0.4"
 
 
@@ -78,10 +78,10 @@ def run(settings: list[str], seed: int, seconds: str, width: str) -> Results:
 
 
 def fit(kind: str) -> tuple[dict[str, Gain], Gain]:
-    """What each technique brings at equal epochs, by name, and what twice as many epochs do.
+    """The gain of each technique at equal epochs, by name, and that of twice as many epochs.
 
-    By least squares: the accuracy of a run is its variant's, plus so much for each doubling of the epochs that the
-    machine had time for; by how much is seen in the runs of the same variant.
+    By least squares: the accuracy of a run is its variant's, plus a constant times the binary logarithm of
+    its epochs; the runs of the same variant, which differ in epochs, determine the constant.
     """
     base, sign = {"alone": ("none", 1), "left out": ("all", -1)}[kind]
     named = {f"{name} alone" if kind == "alone" else f"all but {name}": name for name in TECHNIQUES}
@@ -100,7 +100,7 @@ def fit(kind: str) -> tuple[dict[str, Gain], Gain]:
 
 
 def effects() -> list[tuple[str, str, str, Gain]]:
-    """(technique, kind, variant, what it brings)"""
+    """(technique, kind, variant, gain)"""
     alone, left_out = fit("alone")[0], fit("left out")[0]
     found = []
     for name in TECHNIQUES:
@@ -173,10 +173,10 @@ def draw() -> None:
     shown = effects()
     places = {name: at for at, name in enumerate(reversed(dict.fromkeys(name for name, *_ in shown)))}
     for name, kind, _, gain in shown:
-        up, colour = (0.15, "C0") if kind == "alone" else (-0.15, "C1")
-        axes.errorbar(gain.mean, places[name] + up, xerr=gain.half, fmt="o", color=colour)
-    for kind, colour in (("added to none", "C0"), ("what leaving it out of all loses", "C1")):
-        axes.plot([], [], "o", color=colour, label=kind)
+        up, color = (0.15, "C0") if kind == "alone" else (-0.15, "C1")
+        axes.errorbar(gain.mean, places[name] + up, xerr=gain.half, fmt="o", color=color)
+    for kind, color in (("added to none", "C0"), ("lost when left out of all", "C1")):
+        axes.plot([], [], "o", color=color, label=kind)
     axes.axvline(0, color="0.5", linewidth=1)
     axes.set_yticks(list(places.values()), list(places))
     axes.set(xlabel="points of held-out accuracy at equal epochs, with the 95 % interval")

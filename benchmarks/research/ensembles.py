@@ -1,11 +1,12 @@
-"""Two networks of half the epochs against one; many views against few, of all images and of the uncertain ones.
+"""Compares two networks of half the epochs with one, and many views with few, for all or only the uncertain images.
 
-python benchmarks/members.py [cifar10] [fashion_mnist] [epochs=9] [seeds=0,1] [network=64]
+PYTHONPATH=benchmarks python benchmarks/research/ensembles.py [cifar10] [fashion_mnist] [epochs=9] [seeds=0,1]
 
-Trains a network for each seed on all but 10,000 training images, those of `shortcuts.py`, with its own order of the
+Trains a network for each seed on all but 10,000 training images, those of `equal_work.py`, with its own order of the
 images, and scores each alone and all together, by the mean of their logits, on those held out. The logits of each are
-kept in outputs/members, so that a second call goes on. Appends to benchmarks/results/members.csv and makes members.md.
-Nine epochs of airbench94's network take a core of two with bf16 13 minutes; seeds are trained side by side.
+kept in outputs/ensembles, so that a second call goes on. Appends to benchmarks/results/ensembles.csv and makes
+ensembles.md of it. `network=64` names one of its networks. Nine epochs of airbench94's network take one of two bf16
+cores 13 minutes; seeds are trained side by side.
 """
 
 import multiprocessing
@@ -17,8 +18,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from equal_work import NETWORKS, Batches, Trial, images_of
 from measurements import RESULTS, append, describe_device, describe_versions, read
-from shortcuts import NETWORKS, Batches, Trial, images_of
 from torch import Tensor
 
 from fastconv.budget.autotune.candidates import SURE
@@ -26,15 +27,15 @@ from fastconv.models import build_model
 from fastconv.models.tta import Views
 from fastconv.optim import Muon
 
-ROWS, TABLE = RESULTS / "members.csv", RESULTS / "members.md"
-KEPT = Path("outputs", "members")
+ROWS, TABLE = RESULTS / "ensembles.csv", RESULTS / "ensembles.md"
+KEPT = Path("outputs", "ensembles")
 BATCH, PART, SMOOTHING = 1000, 500, 0.2
-# As experiment=best does it.
-BELOW = SURE * (1 - SMOOTHING + SMOOTHING / 10)
+# The threshold of experiment=best.
+THRESHOLD = SURE * (1 - SMOOTHING + SMOOTHING / 10)
 
 
 def logits_of(dataset: str, network: str, epochs: float, seed: int) -> Path:
-    """Train and keep logits float [views, images, classes] of the held-out images; returns where."""
+    """Train, and save the logits of the held-out images, float [views, images, classes]; returns the file."""
     path = KEPT / f"{dataset}-{network}-{epochs:g}-{seed}.pt"
     if path.exists():
         return path
@@ -51,7 +52,7 @@ def logits_of(dataset: str, network: str, epochs: float, seed: int) -> Path:
     for step in range(steps):
         progress = (step + 1) / steps
         for group in optimizer.param_groups:
-            group["lr"] = group["max_lr"] * max(0.0, 1 - progress / group.get("until", 1.0))
+            group["lr"] = group["max_lr"] * max(0.0, 1 - progress / group.get("schedule_fraction", 1.0))
         _, x, labels = batches.next()
         for part, own in zip(x.split(PART), labels.split(PART), strict=True):
             with autocast:
@@ -71,17 +72,17 @@ def logits_of(dataset: str, network: str, epochs: float, seed: int) -> Path:
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracies in per cent, and how often an image is scored where only uncertain ones get all views."""
+    """Accuracies in per cent, and views per image if only uncertain images get all of them."""
     flip = len(logits) == 18
     around = logits.mean(0)
     # Of a side's nine views, the image first, those along the diagonal are the second and the last.
     sides = logits.unflatten(0, (-1, 9))
     diagonal = (0.5 * sides[:, 0] + 0.25 * sides[:, 1] + 0.25 * sides[:, 8]).mean(0)
-    views = Views(flip, 1, True, BELOW)
+    views = Views(flip, 1, True, THRESHOLD)
     uncertain = views.uncertain(logits[0])
 
-    def accuracy(answers: Tensor) -> float:
-        return round(100 * float((answers.argmax(1) == labels).float().mean()), 2)
+    def accuracy(logits: Tensor) -> float:
+        return round(100 * float((logits.argmax(1) == labels).float().mean()), 2)
 
     return {
         "plain": accuracy(logits[0]),
@@ -93,16 +94,18 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def table() -> str:
-    lines = ["# Networks together, and views", "", "| data set | network | epochs | seeds | image alone % |"
-             " diagonal % | around % | around, if uncertain % | scored |", "|" + " --- |" * 9]  # fmt: skip
+    lines = ["# Ensembles and test-time views", "", "| data set | network | epochs | seeds | image alone % |"
+             " diagonal % | all directions % | all directions, if uncertain % | scored |",
+             "|" + " --- |" * 9]  # fmt: skip
     keys = ("dataset", "network", "epochs", "seeds", "plain", "diagonal", "around", "around_uncertain", "scored")
     rows = sorted(read(ROWS), key=lambda each: (each["dataset"], each["network"], float(each["epochs"])))
     for _, own in groupby(rows, key=lambda each: (each["dataset"], each["network"], each["epochs"])):
         lines += [f"| {' | '.join(row[key] for key in keys)} |" for row in sorted(own, key=lambda row: row["seeds"])]
     note = (
         "Held-out training images, 10,000; 0+1: the mean of the logits of seeds 0 and 1. Diagonal: `tta.shift=1`;"
-        f" around: `tta.neighbors=true` too; if uncertain: with `tta.confidence_threshold={BELOW:.3f}`; mirror images each time, but"
-        " for mnist. Scored: how often an image was then, on average. How it is done: benchmarks/members.py."
+        f" all directions: `tta.neighbors=true` too; if uncertain: with `tta.confidence_threshold={THRESHOLD:.3f}`;"
+        " mirror images each time, but for mnist. Scored: how often an image was then, on average. How it is done:"
+        " benchmarks/research/ensembles.py."
     )
     return "\n".join([*lines, "", note]) + "\n"
 

@@ -1,12 +1,12 @@
-"""Ways to more accuracy for the same work: lower resolution early, dropping what is known, other networks and recipes.
+"""Compares training shortcuts at equal work: low resolution early, data pruning, other networks and settings.
 
-python benchmarks/shortcuts.py [--workers 7] [--limit SECONDS]
+PYTHONPATH=benchmarks python benchmarks/research/equal_work.py [--workers 7] [--limit SECONDS]
 
-Each run may spend as much as two bf16 cores do in so many epochs of airbench94's network on 40,000 images of 32x32: 20
-of them are about 1000 s there, 6, 2 and 0.6 are 300, 100 and 30 s. What an image costs at each size was measured there
-(COST; that of "16" at 28 pixels is interpolated). A GPU does the work, in a plain loop with all images in its memory:
-where makes no difference. Trained on all but 10,000 training images, which are scored in all views. Appends to
-benchmarks/results/shortcuts.csv and makes shortcuts.md of it; runs that have a row are skipped. 5 s a run on an H100.
+The unit of work is an epoch of airbench94's network on 40,000 images of 32x32 on two bf16 cores: 20 of them take about
+1000 s there; 6, 2 and 0.6 take 300, 100 and 30 s. The cost of an image at each size was measured there (COST; that of
+"16" at 28 pixels is interpolated). A GPU does the work in a plain loop with all images in its memory, which changes no
+result. Trains on all but 10,000 training images and scores these in all views. Appends to
+benchmarks/results/equal_work.csv and makes equal_work.md of it; runs that have a row are skipped. 5 s a run on an H100.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from fastconv.models import build_model
 from fastconv.models.tta import Views
 from fastconv.optim import Muon
 
-ROWS, TABLE = RESULTS / "shortcuts.csv", RESULTS / "shortcuts.md"
+ROWS, TABLE = RESULTS / "equal_work.csv", RESULTS / "equal_work.md"
 DEEP = {"convs": 3, "residual": True, "norm_momentum": 0.1}
 NETWORKS = {
     "16": {"widths": [16, 64, 64]},
@@ -43,7 +43,7 @@ NETWORKS = {
     "64-256-256 deep": {"widths": [64, 256, 256], **DEEP},
     "95": {"widths": [128, 384, 384]},
 }
-# Seconds for an image of so many pixels a side, airbench94's of 32x32 being 1.
+# Cost of an image by network and pixels a side, relative to airbench94's network and 32x32.
 COST = {
     ("16", 32): 0.226, ("16", 28): 0.18, ("16", 24): 0.137, ("16", 16): 0.079, ("32", 32): 0.42, ("32", 28): 0.38,
     ("32", 24): 0.265, ("32", 16): 0.13, ("64", 32): 1.0, ("64", 28): 0.926, ("64", 24): 0.68, ("64", 21): 0.63,
@@ -56,10 +56,14 @@ WORK, HELD = 40_000, 10_000
 
 @dataclass(frozen=True)
 class Trial:
-    """One run. `low`: pixels a side in the first `share` of the work (0: all). `move`, `cut`: pixels. `keep`: share of
-    the images that an epoch has; those are left out that were known best, but none twice in a row; with `proxy`, by a
-    network of 16-64-64 after so many epochs, else by the network itself. `kernel`: of the whitening (0: the network's
-    own). `flip_until`, `still`: share of the work after which no image is mirrored, in whose end none is moved."""
+    """One run.
+
+    `low`: pixels a side in the first `share` of the work (0: full resolution). `move`, `cut`: pixels of shift and
+    cutout. `keep`: share of the images in each epoch; the most confident ones are pruned, none in two epochs in a row.
+    `proxy`: epochs of a 16-64-64 network that supplies the confidence; with 0 the trained network itself supplies it.
+    `kernel`: side of the whitening's patches (0: the network's own). `flip_until`: share of the work after which no
+    image is flipped. `still`: share of the work at the end in which no image is shifted.
+    """
 
     dataset: str = "cifar10"
     network: str = "64"
@@ -85,7 +89,7 @@ class Trial:
 
     @property
     def settings(self) -> str:
-        """What differs from the key of `speedrun`."""
+        """The settings that differ from `experiment=speedrun`."""
         own, usual = asdict(self), asdict(Trial(flip=self.flip if self.dataset == "mnist" else 1))
         keys = [key for key in own if own[key] != usual[key] and key not in ("dataset", "work", "seed", "network")]
         return ", ".join(f"{key} {own[key]:g}" for key in keys)
@@ -125,7 +129,7 @@ def trials() -> list[Trial]:
     add(0, 1, dataset="fashion_mnist")
     add(0, 1, dataset="fashion_mnist", cut=8)
     add(0, dataset="mnist", flip=0, network="95")
-    # Batches of 1000, as experiment=best takes them.
+    # Batches of 1000, the choice of experiment=best.
     small = {"keep": 0.7, "proxy": 1.0}
     given = {"work": 20.0, "batch_size": 1000}
     for changed in ({}, small):
@@ -168,18 +172,18 @@ class Batches:
         self._images, self._labels, *_ = images_of(trial.dataset)
         device, count = self._images.device, len(self._images)
         self._random = torch.Generator(device).manual_seed(trial.seed + 1)
-        self._mirrored = torch.rand(count, generator=self._random, device=device) < 0.5
-        self._sure = torch.zeros(count, device=device)
+        self._flipped = torch.rand(count, generator=self._random, device=device) < 0.5
+        self._confidence = torch.zeros(count, device=device)
         self._seen = torch.ones(count, dtype=torch.bool, device=device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64, device=device)
         self._turn = torch.rand(count, generator=self._random, device=device) < 0.5
         self._easy: Tensor | None = None
         self.progress = 0.0
 
-    def skip_every_second_time(self, sure: Tensor) -> None:
-        """Leave out the images that are known best, half of them in one epoch and half in the next."""
+    def prune(self, confidence: Tensor) -> None:
+        """Skip the most confident images, half of them in one epoch and the other half in the next."""
         self._easy = torch.zeros_like(self._seen)
-        self._easy[sure.topk(round(2 * (1 - self._trial.keep) * len(sure))).indices] = True
+        self._easy[confidence.topk(round(2 * (1 - self._trial.keep) * len(confidence))).indices] = True
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, images and labels."""
@@ -188,23 +192,24 @@ class Batches:
             if self._easy is not None:
                 self._seen = ~(self._easy & (self._turn ^ bool(self._epoch % 2)))
             elif self._trial.keep < 1 and not self._trial.proxy and self._epoch >= 3:
-                known = torch.where(self._seen, self._sure, -1.0).topk(round((1 - self._trial.keep) * len(self._sure)))
-                self._seen = torch.ones_like(self._seen).index_fill(0, known.indices, False)
+                seen = torch.where(self._seen, self._confidence, -1.0)
+                easy = seen.topk(round((1 - self._trial.keep) * len(seen))).indices
+                self._seen = torch.ones_like(self._seen).index_fill(0, easy, False)
             rows = self._seen.nonzero().flatten()
             self._order = rows[torch.randperm(len(rows), generator=self._random, device=rows.device)]
         rows, self._order = self._order[: self._trial.batch_size], self._order[self._trial.batch_size :]
         return rows, self._augment(rows), self._labels[rows]
 
-    def note(self, rows: Tensor, sure: Tensor) -> None:
-        """Keep how sure the network was of the labels of rows."""
-        self._sure[rows] = sure
+    def note(self, rows: Tensor, confidence: Tensor) -> None:
+        """Store the probability that the network gave the labels of rows."""
+        self._confidence[rows] = confidence
 
     def _augment(self, rows: Tensor) -> Tensor:
         trial, x = self._trial, self._images[rows]
         count, channels, side = x.shape[:3]
         if trial.flip and self.progress < trial.flip_until:
-            mirrored = self._mirrored[rows] ^ bool(self._epoch % 2)
-            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+            flipped = self._flipped[rows] ^ bool(self._epoch % 2)
+            x = torch.where(flipped.view(-1, 1, 1, 1), x.flip(3), x)
         at = torch.arange(side, device=x.device)
 
         def corner(most: int) -> Tensor:
@@ -223,7 +228,7 @@ class Batches:
 
 
 def train(trial: Trial, spent: float, batches: Batches) -> tuple[torch.nn.Module, int]:
-    """Train with what is left of the trial's work; the network and the steps that it took."""
+    """Train until the trial's work is spent; returns the network and its steps."""
     images = images_of(trial.dataset)[0]
     device, side, begun, steps = images.device.type, images.shape[2], spent, 0
     torch.manual_seed(trial.seed)
@@ -238,7 +243,7 @@ def train(trial: Trial, spent: float, batches: Batches) -> tuple[torch.nn.Module
         spent += COST[trial.network, size] * trial.batch_size
         batches.progress = progress = min(1.0, (spent - begun) / (trial.work * WORK - begun))
         for group in optimizer.param_groups:
-            group["lr"] = group["max_lr"] * max(0.0, 1 - progress / group.get("until", 1.0))
+            group["lr"] = group["max_lr"] * max(0.0, 1 - progress / group.get("schedule_fraction", 1.0))
         rows, x, labels = batches.next()
         if size != side:
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
@@ -253,16 +258,16 @@ def train(trial: Trial, spent: float, batches: Batches) -> tuple[torch.nn.Module
     return model.eval(), steps
 
 
-def known(trial: Trial) -> tuple[Tensor, float]:
-    """How sure a small network is of each image's label after trial.proxy epochs, and the work that this takes."""
+def proxy_confidence(trial: Trial) -> tuple[Tensor, float]:
+    """The probability that a small network gives each label after trial.proxy epochs, float [N], and the work spent."""
     images, labels, *_ = images_of(trial.dataset)
     cost = COST["16", images.shape[2]]
     small = Trial(trial.dataset, "16", trial.proxy * cost * len(images) / WORK, batch_size=500, flip=trial.flip)
     model, _ = train(small, 0.0, Batches(small))
     with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
         logits = torch.cat([model(x.to(memory_format=torch.channels_last)) for x in images.split(2000)])
-    sure = logits.float().softmax(1).gather(1, labels[:, None])[:, 0]
-    return sure, small.work * WORK + cost * len(images) / 3
+    confidence = logits.float().softmax(1).gather(1, labels[:, None])[:, 0]
+    return confidence, small.work * WORK + cost * len(images) / 3
 
 
 def measure(trial: Trial) -> dict[str, object]:
@@ -271,10 +276,10 @@ def measure(trial: Trial) -> dict[str, object]:
     images, _, held, held_labels = images_of(trial.dataset)
     device, batches = images.device.type, Batches(trial)
     if trial.proxy:
-        sure, spent = known(trial)
-        batches.skip_every_second_time(sure)
+        confidence, spent = proxy_confidence(trial)
+        batches.prune(confidence)
     model, steps = train(trial, spent, batches)
-    views, plain, augmented = Views(bool(trial.flip) and trial.flip_until == 1, 1, around=True), 0, 0
+    views, plain, augmented = Views(bool(trial.flip) and trial.flip_until == 1, 1, neighbors=True), 0, 0
     with torch.no_grad(), torch.autocast(device, torch.bfloat16):
         for x, labels in zip(held.split(2000), held_labels.split(2000), strict=True):
             alone, together = views.answers(model, x.to(memory_format=torch.channels_last))
@@ -298,7 +303,7 @@ def table() -> str:
     for row in read(ROWS):
         about = tuple(row[key] for key in Trial().about if key != "seed")
         groups.setdefault(about, []).append(row)
-    lines = ["# What the same work is worth", "", "| data set | work | network | changed | held-out % | epochs |",
+    lines = ["# Training shortcuts at equal work", "", "| data set | work | network | changed | held-out % | epochs |",
              "|" + " --- |" * 6]  # fmt: skip
     kinds = {name: type(value) for name, value in asdict(Trial()).items()}
     cells = []
@@ -313,7 +318,7 @@ def table() -> str:
         "Work: in epochs of airbench94's network on 40,000 images of 32x32, by what they take on two bf16 cores; 20 are"
         " about 1000 s. Held-out training images, 10,000, in views along the diagonal (rows of the H100) or in all"
         " directions (H200, which did most runs with batches of 1000); each seed in brackets. Their standard error is"
-        " 0.24 points for CIFAR-10, the same images for all. How it is done: benchmarks/shortcuts.py."
+        " 0.24 points for CIFAR-10, the same images for all. How it is done: benchmarks/research/equal_work.py."
     )
     return "\n".join([*lines, "", note]) + "\n"
 

@@ -1,7 +1,9 @@
-"""Fit the law of `fastconv.budget.autotune.scaling_law` to runs in benchmarks/results: python benchmarks/fit_ladder.py
+"""Fits the law of `fastconv.budget.autotune.scaling_law` to the runs in benchmarks/results.
 
-They are those of ladder.csv and, of shortcuts.csv, those that take no shortcut, which learn from fewer images. Prints
-the numbers to put there, and makes benchmarks/results/ladder.md and ladder.png of the runs and the law.
+PYTHONPATH=benchmarks python benchmarks/research/fit_scaling_law.py
+
+Uses the runs of scaling_law.csv and those of equal_work.csv that take no shortcut and learn from fewer images. Prints
+the numbers of the law, and makes benchmarks/results/scaling_law.md and scaling_law.png of the runs and the law.
 """
 
 import math
@@ -10,26 +12,26 @@ from dataclasses import dataclass
 from statistics import mean
 
 import numpy as np
+from equal_work import HELD as FEWER
+from equal_work import Trial
 from measurements import RESULTS, read
 from scipy.optimize import minimize
-from shortcuts import HELD as FEWER
-from shortcuts import Trial
 
 NETWORKS = ("8", "16", "32", "64", "95", "96")
 DATASETS = {"cifar10": 50_000, "fashion_mnist": 60_000, "mnist": 60_000}
-# Share of them that ladder.csv holds out.
+# Share of them that scaling_law.csv holds out.
 HELD = 0.1
-# With fewer steps a run shows what steps are worth, not images.
+# With fewer steps a run depends on the steps more than on the images.
 LEAST_STEPS = 80
-# What two runs' logarithms of the error differ by, beside what their held-out images leave open.
+# Standard deviation of the logarithm of the error between seeds, beside the sampling error of the held-out images.
 SPREAD = 0.03
 
 
 @dataclass(frozen=True)
 class Point:
-    """The best of the recipes that were tried with a data set, a network and a number of epochs.
+    """The best of the settings that were tried with a data set, a network and a number of epochs.
 
-    `held`: images that the error is of. `error`: the mean of so many `seeds`.
+    `held`: number of held-out images. `error`: mean over `seeds` runs.
     """
 
     dataset: str
@@ -38,7 +40,7 @@ class Point:
     epochs: float
     error: float
     seeds: int
-    key: str
+    settings: str
 
     @property
     def images(self) -> float:
@@ -52,12 +54,12 @@ class Point:
 
 def points() -> list[Point]:
     runs: dict[tuple, list[float]] = defaultdict(list)
-    for row in read(RESULTS / "ladder.csv"):
+    for row in read(RESULTS / "scaling_law.csv"):
         if "max_lr" not in row["settings"] and "flip" not in row["settings"] and int(row["steps"]) >= LEAST_STEPS:
-            held, key = round(HELD * DATASETS[row["dataset"]]), f"{row['augment']} {row['settings']}".strip()
-            key = row["dataset"], held, row["network"], float(row["epochs"]), key
+            held, settings = round(HELD * DATASETS[row["dataset"]]), f"{row['augment']} {row['settings']}".strip()
+            key = row["dataset"], held, row["network"], float(row["epochs"]), settings
             runs[key].append(1 - float(row["accuracy_holdout_tta"]))
-    for row in read(RESULTS / "shortcuts.csv"):
+    for row in read(RESULTS / "equal_work.csv"):
         usual = Trial(
             dataset=row["dataset"],
             network=row["network"],
@@ -67,14 +69,14 @@ def points() -> list[Point]:
             seed=int(row["seed"]),
         )
         if row["network"] in NETWORKS and usual.about.items() <= row.items():
-            key = f"airbench batch_size={usual.batch_size}"
-            key = usual.dataset, FEWER, usual.network, round(float(row["epochs"]), 1), key
+            settings = f"airbench batch_size={usual.batch_size}"
+            key = usual.dataset, FEWER, usual.network, round(float(row["epochs"]), 1), settings
             runs[key].append(1 - float(row["accuracy_holdout_tta"]))
     found: dict[tuple, Point] = {}
-    for (*about, key), errors in runs.items():
+    for (*about, settings), errors in runs.items():
         key = tuple(about)
         if key not in found or mean(errors) < found[key].error:
-            found[key] = Point(*about, mean(errors), len(errors), key)
+            found[key] = Point(*about, mean(errors), len(errors), settings)
     return sorted(
         found.values(), key=lambda point: (point.dataset, point.held, NETWORKS.index(point.network), point.epochs)
     )
@@ -82,7 +84,10 @@ def points() -> list[Point]:
 
 @dataclass(frozen=True)
 class Law:
-    """Floors and images of each network, and the exponent; then each data set's own s, and d by the images held out."""
+    """`theta`: `irreducible` and log `half_images` of each network, and the log of the exponent.
+
+    `own`: s of each data set, and its d by the number of held-out images.
+    """
 
     theta: np.ndarray
     own: dict[str, tuple[float, dict[int, float]]]
@@ -126,29 +131,29 @@ def fit(measured: list[Point]) -> Law:
     found, squares = law(theta)
     print(f"LEARNING = {math.exp(theta[-1]):.4f}")
     for at, network in enumerate(NETWORKS):
-        print(f"{network}: floor {theta[at]:.3f}, images {math.exp(theta[len(NETWORKS) + at]):,.0f}")
+        print(f"{network}: irreducible {theta[at]:.3f}, half_images {math.exp(theta[len(NETWORKS) + at]):,.0f}")
     print(f"residual over what is expected of chance: {math.sqrt(squares / len(measured)):.2f}")
     return found
 
 
 def write(measured: list[Point], law: Law) -> None:
-    lines = ["# What networks learn", "",
-             "| data set | images held out | network | epochs | held-out % | law % | key | n |",
+    lines = ["# Scaling law: held-out accuracy by network and epochs", "",
+             "| data set | images held out | network | epochs | held-out % | law % | settings | n |",
              "|" + " --- |" * 8]  # fmt: skip
     for point in measured:
         network, images = np.array([NETWORKS.index(point.network)]), np.array([point.images])
         error = math.exp(law(point.dataset, point.held, network, images)[0])
         lines.append(
             f"| {point.dataset} | {point.held:,} | {point.network} | {point.epochs:g} | {100 * (1 - point.error):.2f} |"
-            f" {100 * (1 - error):.2f} | {point.hparams} | {point.seeds} |"
+            f" {100 * (1 - error):.2f} | {point.settings} | {point.seeds} |"
         )
     note = (
         "Means of n seeds, with test-time augmentation, on held-out training images."
         " A network's number is its first width or, of the two largest, the per cent that airbench has it for. Of the"
-        f" recipes the best, of those with {LEAST_STEPS} steps or more. Machines and versions: ladder.csv and, of"
-        " 10,000 images, shortcuts.csv."
+        f" settings that were tried the best, of those with {LEAST_STEPS} steps or more. Machines and versions:"
+        " scaling_law.csv and, of 10,000 images, equal_work.csv."
     )
-    (RESULTS / "ladder.md").write_text("\n".join([*lines, "", note]) + "\n")
+    (RESULTS / "scaling_law.md").write_text("\n".join([*lines, "", note]) + "\n")
 
 
 def draw(measured: list[Point], law: Law) -> None:
@@ -173,7 +178,7 @@ def draw(measured: list[Point], law: Law) -> None:
         axes.yaxis.set_minor_formatter(lambda value, place: f"{value:g}")
         axes.xaxis.set_minor_formatter("")
     figure.axes[0].legend(title="network")
-    figure.savefig(RESULTS / "ladder.png", dpi=110)
+    figure.savefig(RESULTS / "scaling_law.png", dpi=110)
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""The rule of experiment=best on images that it was not fitted to, against each network by hand.
+"""Compares experiment=best with each network set by hand, on images that its rule was not fitted to.
 
-python benchmarks/sizes.py [digits] [seeds=0] [networks=best,16-64-64]     data sets are looked for in FASTCONV_DATA
+PYTHONPATH=benchmarks python benchmarks/research/model_sizes.py [digits] [seeds=0] [networks=best,16-64-64]
 
-The digits; CIFAR-10 at half its images; five classes of CIFAR-10, as far as not named: a quarter of an hour on two
-cores for each seed. By hand, the network is set, whose speed on the machine is known already, and the rest is chosen as
-ever; the rule chooses anew each time. Appends to benchmarks/results/sizes.csv and makes sizes.md of all rows.
+The digits; CIFAR-10 at half its images; five classes of CIFAR-10, unless some are named: a quarter of an hour on two
+cores for each seed. By hand, the network is set and its speed cached, and experiment=best chooses everything else; the
+rule itself benchmarks and chooses anew in each run. Appends to benchmarks/results/model_sizes.csv and makes
+model_sizes.md of all rows.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from unittest import mock
 
-from measurements import RESULTS, append, describe_device, describe_versions, forget_probes, read
+from measurements import RESULTS, append, describe_device, describe_versions, forget_benchmarks, read
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -32,8 +33,8 @@ from fastconv.runs.results import git_commit
 from fastconv.training import plan as run
 from fastconv.training import trainer as training
 
-ROWS, TABLE = RESULTS / "sizes.csv", RESULTS / "sizes.md"
-# What to train on, and for how many seconds.
+ROWS, TABLE = RESULTS / "model_sizes.csv", RESULTS / "model_sizes.md"
+# Images, and seconds of the budget.
 CASES = {
     "digits": (["dataset=digits"], 20),
     "half of cifar10": (["dataset=cifar10", "dataset.holdout=0.5"], 60),
@@ -54,7 +55,7 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
     settings, budget = CASES[case]
     settings = [*settings, f"seed={seed}"]
     if network == "best":
-        forget_probes()
+        forget_benchmarks()
     settings = [*settings, "experiment=best", f"budget.seconds={budget}", "figures=false", "checkpoint.save=false"]
     settings += [
         f"model.widths={size.network.widths}".replace(" ", "") for size in MODEL_SIZES if name(size) == network
@@ -94,7 +95,8 @@ def table() -> str:
     cases = defaultdict(lambda: defaultdict(list))
     for row in read(ROWS):
         cases[row["case"], row["budget"], row["device"], row["precision"]][row["network"]].append(row)
-    lines = ["# The rule on other images", "", "| images | budget | best % | network | by hand % | the best by hand is"
+    lines = ["# experiment=best on images that its rule was not fitted to", "",
+             "| images | budget | best % | network | by hand % | the best by hand is"
              " better by | machine |", "|" + " --- |" * 7]  # fmt: skip
     for (case, budget, device, precision), by_network in cases.items():
         found = {
@@ -113,7 +115,8 @@ def table() -> str:
         )
     note = (
         "Test images, with test-time augmentation as far as the budget allows; the mean, and each seed from 0 on."
-        " Networks by hand that were not trained with all seeds do not count in the difference. Versions: sizes.csv."
+        " Networks by hand that were not trained with all seeds do not count in the difference. Versions:"
+        " model_sizes.csv."
     )
     return "\n".join([*lines, "", note]) + "\n"
 

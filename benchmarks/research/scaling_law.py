@@ -1,10 +1,11 @@
-"""What networks of rising size learn from a number of epochs, on held-out training images: what `best` is fitted to.
+"""Trains networks of rising size for 1 to 64 epochs and scores held-out images: the data of the scaling law.
 
-python benchmarks/ladder.py [--workers 5] [--limit SECONDS] [--networks 8 16 ...]
+PYTHONPATH=benchmarks python benchmarks/research/scaling_law.py [--workers 5] [--limit SECONDS] [--networks 8 16 ...]
 
-Appends a row for each run to benchmarks/results/ladder.csv; those that have a row are skipped, so it can be stopped and
-started again. Runs share the device, `--workers` at a time, so their seconds say nothing: the accuracy of a key does
-not depend on the machine, and its speed is what the probe measures. Some minutes on an H100; too much for two cores.
+Appends a row for each run to benchmarks/results/scaling_law.csv; runs that have a row are skipped, so it can be stopped
+and started again. Runs share the device, `--workers` at a time, so their seconds say nothing. Their accuracy does not
+depend on the machine; fastconv's benchmark measures the speed of a network where it is used. Some minutes on an H100;
+too much for two cores.
 """
 
 import argparse
@@ -42,7 +43,7 @@ class Cell:
 
     @property
     def about(self) -> dict[str, str]:
-        """What tells it from others, as in a row."""
+        """The columns that identify the run."""
         settings = " ".join(self.settings)
         return {"dataset": self.dataset, "network": self.network, "augment": self.augment,
                 "epochs": f"{self.epochs:g}", "settings": settings, "seed": str(self.seed)}  # fmt: skip
@@ -59,7 +60,7 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """All of them, those first that say most."""
+    """All runs, the most informative first."""
     found = [Cell("cifar10", net, LIGHT, epochs) for epochs in (1, 2, 4, 8, 16) for net in NETWORKS]
     found += [Cell("fashion_mnist", net, LIGHT, epochs) for epochs in (1, 2, 4, 8, 16) for net in ("16", "32", "64")]
     found += [Cell("cifar10", net, STRONG, 16) for net in NETWORKS if net != "8"]
@@ -74,7 +75,7 @@ def cells() -> list[Cell]:
     found += [Cell("mnist", "64", STRONG, 16), Cell("mnist", "95", LIGHT, 16), Cell("mnist", "64", STRONG, 32)]
     found += [Cell("cifar10", net, STRONG, 64) for net in ("64", "32")]
     found += [Cell("fashion_mnist", "16", LIGHT, epochs, ("dataset.flip=0",)) for epochs in (2, 4)]
-    # Few images want smaller batches, which two CPU cores can do as well.
+    # Few images need smaller batches, with which two CPU cores are as fast.
     found += [Cell("cifar10", net, LIGHT, 1, ("batch_size=250", "micro_batch_size=250")) for net in ("8", "16", "32")]
     found += [Cell("cifar10", "8", LIGHT, epochs, (f"batch_size={250 * epochs}",)) for epochs in (2, 4)]
     found += [
@@ -138,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--limit", type=float, default=1e6, help="seconds after which to stop")
-    parser.add_argument("--csv", type=Path, default=RESULTS / "ladder.csv")
+    parser.add_argument("--csv", type=Path, default=RESULTS / "scaling_law.csv")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     given = parser.parse_args()
     started = time.monotonic()

@@ -1,4 +1,6 @@
-"""The training step with and without the matrix product of fastconv.models.layers: python benchmarks/small_maps.py
+"""Times the training step with and without the matrix product of fastconv.models.layers.
+
+PYTHONPATH=benchmarks python benchmarks/research/small_maps.py
 
 Forward and backward of a part of a batch in bf16, with and without in turn; two minutes on two cores. Appends to
 benchmarks/results/small_maps.csv and makes small_maps.md of it. Needs a CPU that multiplies bf16.

@@ -1,6 +1,6 @@
-"""How fast the training step of experiment=speedrun is, and how much of it is Muon's.
+"""Measures the training step of experiment=speedrun, and the share of Muon in it.
 
-python benchmarks/speedrun_step.py          about 15 minutes on two cores; the data sets are looked for in FASTCONV_DATA
+PYTHONPATH=benchmarks python benchmarks/research/speedrun_step.py     about 15 minutes on two cores; reads FASTCONV_DATA
 """
 
 import time
