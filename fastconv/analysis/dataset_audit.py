@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from fastconv.analysis import figures
+from fastconv.analysis import figures, run_figures
 from fastconv.config.schema import Config
 from fastconv.data.sources.builtin import load
 from fastconv.data.sources.custom import OWN, Opened, read
@@ -141,6 +141,6 @@ def write(found: Audit, config: Config) -> Path:
     data = ImageData(found.name, train.images, train.labels, classes, "")
     spec = stream_spec(data, config.augment, config.stream.seed)
     stream = OnlineStream(spec, data)
-    figures.draw_augmented(*stream.rows(0, figures.GRID_IMAGES), spec, folder / "augmented.png")
+    run_figures.draw_augmented(*stream.rows(0, run_figures.GRID_IMAGES), spec, folder / "augmented.png")
     stream.close()
     return folder

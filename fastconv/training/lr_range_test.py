@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.ndimage import gaussian_filter1d
 
-from fastconv.analysis import figures
+from fastconv.analysis import run_figures
 from fastconv.config.commands import LrFind, RangeTest
 from fastconv.optim.momentum import set_momentum
 from fastconv.system import signals as interrupts
@@ -196,7 +196,7 @@ def write_range_test(curve: LossCurve, config: LrFind, folder: Path) -> None:
             rows.writerows(zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True))
         (folder / "lr_find.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
         marks = {"suggestion": curve.suggestion, "optimizer.max_lr now": config.optimizer.max_lr}
-        figures.draw_range_test(
+        run_figures.draw_range_test(
             curve.learning_rates, curve.losses, curve.smoothed, marks, config.dataset.name, folder / "lr_find.png"
         )
     except OSError as error:

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from torch import nn
 
-from fastconv.analysis import figures
+from fastconv.analysis import figures, run_figures
 from fastconv.config.resume import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
@@ -93,7 +93,7 @@ class Dashboard(TensorBoardLogger):
         """Draw `augmented.png` of images uint8 [B, H, W, C] and labels int64 [B] of the training stream."""
         with _optional("augmented"):
             path = self._folder / "augmented.png"
-            figures.draw_augmented(images, labels, run.spec, path)
+            run_figures.draw_augmented(images, labels, run.spec, path)
             self._add_picture(path, step=0)
 
     def show_results(self, results: Results) -> None:
@@ -110,7 +110,7 @@ class Dashboard(TensorBoardLogger):
         confusion, heatmaps = self._folder / "confusion.png", self._folder / "heatmaps.png"
         with _optional("confusion"):
             title = f"{results.dataset}, {results.model}: {results.accuracy:.2%} of the test images are right"
-            figures.draw_confusion(module.confusion.numpy(), run.spec.classes, title, confusion)
+            run_figures.draw_confusion(module.confusion.numpy(), run.spec.classes, title, confusion)
             self._add_picture(confusion, results.steps)
         with _optional("heatmaps"):
             draw_heatmaps(module.model, run, heatmaps)

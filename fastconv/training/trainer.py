@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
-from fastconv.analysis import figures
+from fastconv.analysis import run_figures
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.flops import training_flops
@@ -83,7 +83,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
     try:
         results = training.carry_out()
         if is_first_rank() and config.figures:
-            figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
+            run_figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
     except BaseException as error:
         training.note(stop_reason="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
         if isinstance(error, Interrupted):
@@ -275,7 +275,7 @@ class Training:
         if is_first_rank():
             loggers[0].show_settings(self._run.config)
             if self._run.config.figures:
-                loggers[0].show_augmented(*stream.rows(0, figures.GRID_IMAGES), self._run)
+                loggers[0].show_augmented(*stream.rows(0, run_figures.GRID_IMAGES), self._run)
         return loggers
 
     def _so_far(self, **more: Any) -> Results:

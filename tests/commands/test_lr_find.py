@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from harness import run_command
 from omegaconf import OmegaConf
 
-from fastconv.analysis import figures
+from fastconv.analysis import run_figures
 from fastconv.config.cli import compose
 from fastconv.config.commands import RangeTest
 from fastconv.data.sources.builtin import load
@@ -56,7 +56,7 @@ def test_the_suggestion_learns(found, digits_root, tmp_path):
     ended = run_command(tmp_path, digits_root, "train", "dataset=digits", *settings, override)
     assert ended.code == 0, ended.err
     (metrics,) = tmp_path.rglob("metrics.csv")
-    losses = figures.read_metrics(metrics)["train/loss"]
+    losses = run_figures.read_metrics(metrics)["train/loss"]
     assert np.nanmean(losses[-5:]) < 0.5 * losses[0]
 
 
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_no_half_written_result(command, tmp_path, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(figures, "draw_range_test", full)
+    monkeypatch.setattr(run_figures, "draw_range_test", full)
     ended = command("lr_find", "dataset=digits", *SHORT)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "No space left on device" in ended.err

@@ -26,7 +26,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from fastconv.analysis import figures
+from fastconv.analysis import figures, run_figures
 from fastconv.analysis.checkpoint import load_run
 from fastconv.data.sources.builtin import load
 from fastconv.runs.folder import is_finished
@@ -60,9 +60,11 @@ def answers(run: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory, digits_root):
     """(folder, events, what `confusion.png` was drawn of) of a run that leaves everything a run can leave."""
-    folder, drawn, draw = tmp_path_factory.mktemp("shown"), [], figures.draw_confusion
+    folder, drawn, draw = tmp_path_factory.mktemp("shown"), [], run_figures.draw_confusion
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw_confusion", lambda counts, *others: (drawn.append(counts), draw(counts, *others)))
+        patch.setattr(
+            run_figures, "draw_confusion", lambda counts, *others: (drawn.append(counts), draw(counts, *others))
+        )
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             ended = run_command(folder, digits_root, "train", *EVERYTHING)
@@ -211,7 +213,7 @@ def test_what_cannot_be_shown_is_left_out(command, tmp_path, monkeypatch, part):
     def fail(*_):
         raise ValueError("no ink")
 
-    monkeypatch.setattr(dashboard if part == "heatmaps" else figures, f"draw_{part}", fail)
+    monkeypatch.setattr(dashboard if part == "heatmaps" else run_figures, f"draw_{part}", fail)
     with pytest.warns(UserWarning, match=f"left out of TensorBoard: {part} .no ink."):
         assert command("train", "dataset=digits", *SHORT, "stream=online", "validate.on=none", "figures=true").code == 0
     run = only_run(tmp_path)
@@ -226,8 +228,8 @@ def test_the_confusion_matrix_of_two_ranks(tmp_path, digits_root, monkeypatch):
     """Every test image once, whichever rank scored it."""
     script = tmp_path / "train.py"
     script.write_text(
-        "import numpy as np\nfrom fastconv import figures, train\n"
-        f"figures.draw_confusion = lambda counts, *_: np.save({str(tmp_path / 'counts.npy')!r}, counts)\ntrain.main()\n"
+        "import numpy as np\nfrom fastconv import train\nfrom fastconv.analysis import run_figures\n"
+        f"run_figures.draw_confusion = lambda counts, *_: np.save({str(tmp_path / 'counts.npy')!r}, counts)\ntrain.main()\n"
     )
     for name, value in (("FASTCONV_DATA", digits_root), ("OMP_NUM_THREADS", 1), ("PYTHONPATH", REPOSITORY)):
         monkeypatch.setenv(name, str(value))
@@ -244,17 +246,17 @@ def test_the_confusion_matrix_of_two_ranks(tmp_path, digits_root, monkeypatch):
 
 @pytest.mark.parametrize("count", [2, 10, 120])
 def test_the_confusion_matrix_can_be_read(monkeypatch, tmp_path, count):
-    """Counts in the cells of few classes, the most frequent mistakes by name of many."""
-    kept, save = [], figures.save
-    monkeypatch.setattr(figures, "save", lambda figure, path: (kept.append(figure), save(figure, path)))
+    """Counts in the cells of few classes, the most frequent errors by name of many."""
+    kept, save = [], run_figures.save
+    monkeypatch.setattr(run_figures, "save", lambda figure, path: (kept.append(figure), save(figure, path)))
     classes = tuple(f"class {number}" for number in range(count))
     counts = 90 * np.eye(count, dtype=np.int64)
     counts[1, 0] = 10
     counts[0] = 0  # a label of which there is no image
-    figures.draw_confusion(counts, classes, "title", tmp_path / "confusion.png")
+    run_figures.draw_confusion(counts, classes, "title", tmp_path / "confusion.png")
     texts = [text.get_text() for axes in kept[0].axes for text in axes.texts]
     if count == 120:
-        assert texts == ["most frequent mistakes: label as answer\n\n10 of 100: class 1 as class 0"]
+        assert texts == ["most frequent errors: label as prediction\n\n10 of 100: class 1 as class 0"]
     else:
         assert sorted(texts) == sorted(["10", *["90"] * (count - 1)])
     height, width, _ = figures.read_png(tmp_path / "confusion.png").shape

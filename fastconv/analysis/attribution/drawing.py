@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fastconv.analysis.attribution.samples import UNKNOWN, Samples
-from fastconv.analysis.figures import Colours, Tile, draw_tiles, save
+from fastconv.analysis.figures import ColorScale, Tile, draw_tiles, save
 from fastconv.analysis.html import data_url
 
 COLOURS = "inferno"
 # Where a heatmap's colour is full: at so many times the evidence that an even map would have there.
 FULL = 4.0
-SCALE = Colours(
+SCALE = ColorScale(
     COLOURS,
     {(level / FULL) ** 0.5: f"{level:g}x" for level in (0, 0.5, 1, 2, 4)},
     "evidence for the class, times an even spread",
@@ -77,7 +77,7 @@ def draw_effect(
         for column in columns:
             text = answer(classes, column.said[row], column.sure[row], label)
             tiles[place % lines].append(heat_tile(samples.images[row], column.maps[row], f"{column.title}\n{text}"))
-    draw_tiles(tiles, title, path, inches=1.7, colours=SCALE)
+    draw_tiles(tiles, title, path, inches=1.7, scale=SCALE)
 
 
 def draw_methods(
@@ -91,7 +91,7 @@ def draw_methods(
         said = answer(classes, columns[0].said[row], columns[0].sure[row], label)
         heats = [heat_tile(samples.images[row], column.maps[row], "" if line else column.title) for column in columns]
         tiles.append([Tile(samples.images[row], f"{name}\n{said}"), *heats])
-    draw_tiles(tiles, title, path, colours=SCALE)
+    draw_tiles(tiles, title, path, scale=SCALE)
 
 
 def heat_tile(image: np.ndarray, attribution: np.ndarray, text: str) -> Tile:

@@ -7,7 +7,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Drawing
 
 from fastconv.analysis.comparison.groups import Effect, Group, names_of, pareto_front
-from fastconv.analysis.figures import column, read_metrics, save
+from fastconv.analysis.figures import save
+from fastconv.analysis.run_figures import column, read_metrics
 from fastconv.runs.collection import as_text
 
 # Groups that get a colour and a name; the others are grey.

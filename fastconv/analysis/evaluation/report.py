@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
-from fastconv.analysis import figures
+from fastconv.analysis import figures, run_figures
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.evaluation.metrics import TOP, Evaluation
 from fastconv.analysis.evaluation.per_class import is_uneven
@@ -73,7 +73,7 @@ def parts(run: TrainedRun, found: Evaluation, test: ImageData, title: str) -> li
         pieces.append(figure_of(curves))
     with tempfile.TemporaryDirectory() as aside:
         confusion, reliability = Path(aside, "confusion.png"), Path(aside, "reliability.png")
-        figures.draw_confusion(found.confusion, found.classes, "Test images by class and answer", confusion)
+        run_figures.draw_confusion(found.confusion, found.classes, "Test images by class and answer", confusion)
         draw_reliability(found, reliability)
         pieces += [
             "<h2>Class by class</h2>",
