@@ -44,7 +44,7 @@ def current_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, An
         key = SETTINGS.get(f"{prefix}{name}", f"{prefix}{name}")
         if isinstance(value, dict):
             value = current_settings(value, f"{prefix}{name}.")
-        found[key.removeprefix(prefix)] = _current_words(key, value)
+        found[key.rpartition(".")[2] if prefix else key] = _current_words(key, value)
     return found
 
 

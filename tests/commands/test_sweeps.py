@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from fastconv.config.overrides import compose
 from fastconv.config.overrides import typed as typed_config
 from fastconv.config.resume import job_of_sweep
-from fastconv.config.store import typed
+from fastconv.config.store import stored
 from fastconv.config.sweeps import override_of, remove_empty
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
@@ -215,11 +215,11 @@ def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path):
     shutil.copytree(sweep, copy)
     for name in ("results.json", "last.ckpt", "config.yaml"):
         (copy / "0" / name).unlink(missing_ok=True)
-    stored = OmegaConf.to_object(typed(OmegaConf.load(copy / "1" / "config.yaml")))
-    stored.seed = stored.stream.seed = 0
-    with closing(job_of_sweep(stored, copy / "0")):
+    config = OmegaConf.to_object(stored(copy / "1"))
+    config.seed = config.stream.seed = 0
+    with closing(job_of_sweep(config, copy / "0")):
         with pytest.raises(InputError, match="running in another process"):
-            job_of_sweep(stored, copy / "0")
+            job_of_sweep(config, copy / "0")
         before = files(copy / "0")
         ended = command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}")
         assert ended.code == 1
