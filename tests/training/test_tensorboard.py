@@ -75,9 +75,9 @@ def shown(tmp_path_factory, digits_root):
     return run, read(run), counts
 
 
-def test_the_tags_are_those_of_the_readme(shown):
+def test_the_tags_are_those_of_the_docs(shown):
     _, events, _ = shown
-    text = (REPOSITORY / "README.md").read_text().split("### In TensorBoard")[1].split("\n## ")[0]
+    text = (REPOSITORY / "docs" / "runs.md").read_text().split("## In TensorBoard")[1]
     rows = {
         row.split("|")[1].strip(): set(re.findall(r"`([\w/]+)`", row)) for row in text.split("\n") if row[:1] == "|"
     }
