@@ -20,20 +20,22 @@ from rich.console import Console
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import Device
 from fastconv.config.cli import compose
+from fastconv.config.prerequisites import check_data
 from fastconv.config.resume import RunFolder
 from fastconv.data.batches import StreamBatches
 from fastconv.data.prefetch import Prefetch
 from fastconv.models import build_model
 from fastconv.optim import SGD
 from fastconv.optim.param_groups import decay_groups
+from fastconv.training import fit as training
 from fastconv.training import plan as runs
-from fastconv.training import trainer as training
 from fastconv.training.plan import Run
 
 
 def plan(*overrides: str) -> Run:
     """A run as `python -m fastconv.train overrides ...` plans it, with its stream on disk."""
-    run = runs.plan_run(OmegaConf.to_object(compose("config", list(overrides))), Clock())
+    config = OmegaConf.to_object(compose("config", list(overrides)))
+    run = runs.plan_run(config, check_data(config), Clock())
     runs.precompute(run, Console(quiet=True))
     return run
 

@@ -19,7 +19,7 @@ from records import RECORDS, ROWS, TABLE
 from rich.console import Console
 
 from fastconv.config.resume import RunFolder
-from fastconv.training import trainer as training
+from fastconv.training import fit as training
 
 ROUNDS = 3
 # Two CPU cores with bf16 fit 6.2 epochs of experiment=original into 1000 s (results/original.csv).

@@ -14,19 +14,19 @@ from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, typed
 from fastconv.config.store import CONF
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
-from fastconv.train import check_run, settle, train
+from fastconv.train import check_run
 
 if TYPE_CHECKING:
     from fastconv.analysis.predictor import Predictor
 
 
 def fit(
-    dataset: str | Path | tuple[np.ndarray, Sequence],
+    dataset: str | Path | tuple[np.ndarray, Sequence[object]],
     seconds: float = 1000.0,
     *overrides: str,
     experiment: str = "best",
 ) -> "Predictor":
-    """Train on images for so many seconds, everything counted, and return what came of it.
+    """Train on images inside a budget of seconds, everything counted, and return the predictor.
 
     Args:
         dataset: a data set's name, such as `cifar10`; a folder with a folder of images for each class; or images uint8
@@ -45,15 +45,18 @@ def fit(
     if config.dry_run or config.resume:
         raise InputError("fit trains a new network: leave out dry_run and resume")
     clock = Clock()
-    check_run(config)
-    choice = settle(config, given, clock)
-    folder = train(choice.config if choice else config, given, clock, None, choice)
+    data = check_run(config)
+    # Here, as both import torch: what can be checked without it is checked first.
     from fastconv.analysis.predictor import load
+    from fastconv.training.run import train
 
+    folder = train(config, data, given, clock)
+    assert folder is not None  # as it is not a dry run
     return load(folder, config.trainer.accelerator)
 
 
-def _settings(dataset: object) -> list[str]:
+def _settings(dataset: str | Path | tuple[np.ndarray, Sequence[object]]) -> list[str]:
+    """The overrides that make a run train on a data set."""
     if isinstance(dataset, tuple):
         images, labels = dataset
         file = io.BytesIO()

@@ -20,17 +20,21 @@ from fastconv.config.cli import command
 from fastconv.config.commands import LrFind
 from fastconv.config.prerequisites import check_data, require_writable
 from fastconv.config.validation import check
+from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
 
 
 def only_training(config: LrFind) -> LrFind:
-    """The config without what a range test does without: a stream on disk, which has the same bytes, and validation."""
+    """The config for training alone: no validation, and the stream online, which has the same bytes."""
     stream = dataclasses.replace(config.stream, mode="online")
     return dataclasses.replace(config, stream=stream, validate=dataclasses.replace(config.validate, on="none"))
 
 
-def check_range_test(config: LrFind) -> None:
-    """Raise InputError for a range test that cannot work, as far as can be told without torch."""
+def check_range_test(config: LrFind) -> Splits:
+    """Check a range test as far as that can be done without torch, and return its images.
+
+    Raises InputError for a range test that cannot work.
+    """
     check(config)
     if config.trainer.devices > 1:
         raise InputError(
@@ -41,13 +45,13 @@ def check_range_test(config: LrFind) -> None:
     if test.min_lr >= test.max_lr:
         raise InputError(f"range_test.min_lr={test.min_lr:g} is not possible: give less than range_test.max_lr")
     require_writable(Path(config.outputs))
-    check_data(only_training(config))
+    return check_data(only_training(config))
 
 
 @command("lr_find", __doc__, check_range_test)
 def main(config: LrFind) -> None:
     """The command; see the top of this file."""
-    check_range_test(config)
+    data = check_range_test(config)
     from rich.console import Console
 
     from fastconv.runs.folder import new_run_folder
@@ -56,7 +60,7 @@ def main(config: LrFind) -> None:
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     clock, test = Clock(), config.range_test
-    run = plan_run(only_training(config), clock)
+    run = plan_run(only_training(config), data, clock)
     console.print(
         f"{config.dataset.name}, {config.model.name}: {test.steps} steps of {config.batch_size} images in parts of"
         f" {config.micro_batch_size}, {run.device.precision}, learning rate {test.min_lr:g} to {test.max_lr:g}"

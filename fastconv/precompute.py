@@ -13,15 +13,19 @@ from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_writable
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
+from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
 
 
-def check_stream(config: Config) -> None:
-    """Raise InputError for a stream that cannot be made, as far as can be told without torch."""
+def check_stream(config: Config) -> Splits | None:
+    """Check a stream as far as that can be done without torch, and return its images; None for prune=true.
+
+    Raises InputError for a stream that cannot be made.
+    """
     check(config)
     if config.prune:
         require_writable(config.stream.folder)
-        return
+        return None
     if config.stream.mode == "online":
         raise InputError("stream=online is computed while training: there is nothing to write")
     if config.stream.is_remote:
@@ -29,33 +33,31 @@ def check_stream(config: Config) -> None:
             f"stream.root={config.stream.root} is only read from. Write the stream to a folder, stream.root=streams for"
             " one, and upload what is in that"
         )
-    check_data(config)
+    return check_data(config)
 
 
 @command("config", __doc__, check_stream)
 def main(config: Config) -> None:
     """The command; see the top of this file."""
-    check_stream(config)
+    data = check_stream(config)
     from rich.console import Console
 
     from fastconv.data.stream.cache import prune
     from fastconv.data.stream.writer import verify_stream
-    from fastconv.training import plan as runs
+    from fastconv.training.plan import plan_run, precompute
+    from fastconv.training.run import settle
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     root = config.stream.folder
-    if config.prune:
+    if data is None:
         removed = prune(root, config.stream.max_gb * 1e9)
         console.print(
             f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}"
         )
         return
     clock = Clock()
-    if config.autotune:
-        from fastconv.budget.autotune.choose import choose
-
-        config = choose(config, task_overrides(), clock).config
-    run = runs.plan_run(config, clock)
+    choice = settle(config, data, task_overrides(), clock)
+    run = plan_run(choice.config, data, clock, choice.speed)
     if config.verify:
         mended = verify_stream(run.spec, run.train, root)
         for line in mended:
@@ -64,7 +66,7 @@ def main(config: Config) -> None:
             f"{root / run.spec.folder}: {'every shard is right' if not mended else 'every shard is right now'}"
         )
         return
-    runs.precompute(run, console)
+    precompute(run, console)
     epochs = run.plan.stream_epochs
     console.print(f"{epochs} epochs of {run.spec.samples:,} images are in {root / run.spec.folder}")
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fastconv.budget.flops import training_flops
 from fastconv.config.resume import RunFolder
-from fastconv.training.trainer import fit
+from fastconv.training.fit import fit
 
 SMALL = [
     "dataset=digits",

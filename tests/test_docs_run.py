@@ -112,7 +112,7 @@ def shortened(name: str, arguments: list[str]) -> list[str]:
         found += ["batch_size=32", "micro_batch_size=32"] if not chosen else []
         found += ["augment.cutout.size=2"] if "experiment=original" in text else []
         found += ["dataset=digits"] if small and "dataset=" not in text else []
-        found += ["sweep.explain=false"] if "augmentation_effect" in text else []
+        found += ["sweep.report=none"] if "augmentation_effect" in text else []
         found += ["hydra.sweeper.n_trials=2"] if "experiment=search" in text and "n_trials" not in text else []
         found += ["dataset.image_size=24"] if re.search("dataset=(image_folder|webdataset)", text) else []
     if name == "explain":

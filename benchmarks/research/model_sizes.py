@@ -25,13 +25,15 @@ from fastconv.budget.autotune.scaling_law import MODEL_SIZES
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.config.cli import compose
+from fastconv.config.prerequisites import check_data
 from fastconv.config.resume import RunFolder
 from fastconv.config.schema import Trainer
 from fastconv.data.dataset import ImageData
+from fastconv.data.sources import builtin
 from fastconv.data.sources.builtin import load
 from fastconv.runs.results import git_commit
+from fastconv.training import fit as training
 from fastconv.training import plan as run
-from fastconv.training import trainer as training
 
 ROWS, TABLE = RESULTS / "model_sizes.csv", RESULTS / "model_sizes.md"
 # Images, and seconds of the budget.
@@ -62,11 +64,13 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
     ]
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(run, "load", five_classes if case.startswith("5") else load),
+        mock.patch.object(builtin, "load", five_classes if case.startswith("5") else load),
     ):
         given, clock = [*settings, f"stream.root={folder}/streams"], Clock()
-        choice = best.choose(OmegaConf.to_object(compose("config", given)), given, clock)
-        planned = run.plan_run(choice.config, clock, choice.speed)
+        config = OmegaConf.to_object(compose("config", given))
+        data = check_data(config, config.autotune)
+        choice = best.choose(config, data, given, clock)
+        planned = run.plan_run(choice.config, data, clock, choice.speed)
         with run.stream_in_use(planned):
             run.precompute(planned, Console(quiet=True))
             found = training.fit(planned, Console(quiet=True), RunFolder(Path(folder), choice.config, False), given)

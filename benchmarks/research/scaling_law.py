@@ -95,14 +95,16 @@ def measure(cell: Cell) -> dict[str, object]:
 
     from fastconv.budget.clock import Clock
     from fastconv.config.cli import compose
+    from fastconv.config.prerequisites import check_data
     from fastconv.config.resume import RunFolder
     from fastconv.runs.results import git_commit
+    from fastconv.training import fit as training
     from fastconv.training import plan as runs
-    from fastconv.training import trainer as training
 
     warnings.filterwarnings("ignore")
     started = time.perf_counter()
-    run = runs.plan_run(OmegaConf.to_object(compose("config", cell.overrides)), Clock())
+    config = OmegaConf.to_object(compose("config", cell.overrides))
+    run = runs.plan_run(config, check_data(config), Clock())
     quiet = Console(quiet=True)
     with runs.stream_in_use(run), tempfile.TemporaryDirectory() as folder:
         runs.precompute(run, quiet)

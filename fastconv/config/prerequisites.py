@@ -7,33 +7,35 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.config.schema import Config
-from fastconv.data.sources.builtin import SOURCES, load
-from fastconv.data.splits import stratified_split
+from fastconv.data.sources.builtin import SOURCES, open_splits
+from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import stored_streams
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import require_space, unwritable
 
 
-def check_data(config: Config, chosen: Sequence[str] = ()) -> None:
-    """Raise InputError for a split, a batch, an augmentation or a stream that cannot be had of the images.
+def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
+    """Open the images of a run, once, and check the config against them.
+
+    Raises InputError for a split, a batch, an augmentation or a stream that cannot be had of the images.
 
     Args:
         chosen: what is still to be chosen (`config.autotune`), and is not looked at.
     """
     require_known(config)
     name, batch_size, share = config.dataset.name, config.batch_size, config.dataset.holdout
-    everything, _ = load(config.dataset, Path(config.data))
-    kept, held = stratified_split(everything, share, config.dataset.holdout_seed)
-    for rows, part in ((kept, "for training"), (held, "to hold out")):
-        if share and len(np.unique(everything.labels[rows])) < len(everything.classes):
+    splits = open_splits(config.dataset, Path(config.data))
+    train = splits.train
+    for images, part in ((train, "for training"), (splits.holdout, "to hold out")):
+        if share and len(np.unique(images.labels)) < len(train.classes):
             raise InputError(
                 f"dataset.holdout={share:g} leaves no image {part} of some class of {name}: choose another share"
             )
-    if batch_size > len(kept) and "batch_size" not in chosen:
+    if batch_size > len(train) and "batch_size" not in chosen:
         raise InputError(
-            f"batch_size={batch_size} is not possible: {name} has {len(kept)} images for training. Give fewer"
+            f"batch_size={batch_size} is not possible: {name} has {len(train)} images for training. Give fewer"
         )
-    height, width, channels = everything.images.shape[1:]
+    height, width, channels = train.images.shape[1:]
     side, padding, size = min(height, width), config.augment.crop.padding, config.augment.cutout.size
     if size >= side:
         raise InputError(f"augment.cutout.size={size} covers the {width}x{height} images whole: give fewer pixels")
@@ -47,7 +49,8 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> None:
         epochs = (
             config.schedule.max_epochs if config.budget.seconds is None else 0
         )  # without a time limit all are needed
-        require_room(config, round(max(epochs, config.stream.epochs or 1) * len(kept) * height * width * channels))
+        require_room(config, round(max(epochs, config.stream.epochs or 1) * len(train) * height * width * channels))
+    return splits
 
 
 def require_known(config: Config) -> None:

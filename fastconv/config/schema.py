@@ -81,10 +81,10 @@ class Sweep:
     resume: str | None = None
     """Go on with a sweep, by the same command: its folder, or `auto` for the newest that is not whole (a new one if
     there is none). Finished runs are kept, unfinished ones go on, failed ones are tried again."""
-    explain: bool = False
-    """At the end, write a report of where the networks look with and without augmentation (see fastconv.explain)."""
-    article: bool = False
-    """At the end, write a page of the runs on each data set, with and without augmentation: `article.html`."""
+    report: str = "none"
+    """What to write at the end besides `compare.html`: `augmentation_effect`, a report of where the networks look with
+    and without augmentation (see fastconv.explain); `article`, a page of the runs on each data set, with and without
+    augmentation; or `none`."""
 
 
 @dataclass

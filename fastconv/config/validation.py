@@ -19,6 +19,7 @@ OPTIONS = {
     "average.kind": ("none", "ema", "lookahead"),
     "autotune": ("model", "epochs", "batch_size", "flip", "augment", "data_pruning", "tta"),
     "stream.mode": ("precomputed", "online"),
+    "sweep.report": ("none", "augmentation_effect", "article"),
     "validate.on": ("test", "holdout", "none"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "trainer.strategy": ("auto", "ddp"),

@@ -1,8 +1,19 @@
 """Splits of a data set: a part of the images, the same share of every class."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from fastconv.data.dataset import ImageData
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images of a run: those to train on, those held out of them (perhaps none), and those of the test split."""
+
+    train: ImageData
+    holdout: ImageData
+    test: ImageData
 
 
 def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,8 @@ RESULTS = {
     "stopped_by": "stop_reason",
     "recipe": "hparams",
 }
+# Settings that are gone: the command line says how a sweep ends, not the folder of a run.
+GONE = ("sweep.explain", "sweep.article")
 # Words in lists, by the key of the list.
 WORDS = {
     "budget.counts": {"probe": "benchmark"},
@@ -42,6 +44,8 @@ def current_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, An
     found = {}
     for name, value in settings.items():
         key = SETTINGS.get(f"{prefix}{name}", f"{prefix}{name}")
+        if key in GONE:
+            continue
         if isinstance(value, dict):
             value = current_settings(value, f"{prefix}{name}.")
         found[key.rpartition(".")[2] if prefix else key] = _current_words(key, value)

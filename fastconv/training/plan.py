@@ -1,4 +1,4 @@
-"""A run from its config, up to its first step: look at the data and the machine, plan, precompute, make its folder."""
+"""The plan of a run, and its stream: measure the machine, work out what fits into the budget, precompute."""
 
 import contextlib
 import dataclasses
@@ -6,6 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,11 +18,10 @@ from fastconv.budget.clock import Clock
 from fastconv.budget.forecast import Forecast, forecast
 from fastconv.budget.hardware import Device, prepare
 from fastconv.budget.pacing import SCORING_BEGINS
-from fastconv.config.prerequisites import check_data, require_room
+from fastconv.config.prerequisites import require_room
 from fastconv.config.schema import Config
-from fastconv.config.validation import check
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.builtin import open_splits
+from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import in_use, prune, stored_streams
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
@@ -50,28 +50,29 @@ class Run:
     parameters: int
 
     @property
-    def model_settings(self) -> dict:
+    def model_settings(self) -> dict[str, Any]:
         """The network's own settings."""
         return model_settings(self.config.model)
 
 
-def plan_run(config: Config, clock: Clock, measured: SpeedProfile | None = None) -> Run:
-    """Look at the config, the machine and the data, and work out what a run will do.
+def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | None = None) -> Run:
+    """Work out what a run will do on this machine.
 
     Args:
-        measured: how fast the machine trains it, if that is known.
+        config: checked already, against the data too: `fastconv.config.prerequisites.check_data` returns those.
+        data: the images to train on and to score.
+        clock: its segment `benchmark` counts the measurement, `precompute` the search for images to skip.
+        speed: how fast the machine trains the network; None to measure it.
 
-    Raises InputError for whatever could not work.
+    Raises InputError for hardware that is not there, a budget that is too short, or a stream without room.
     """
-    check(config)
-    check_data(config)
     check_world(config.trainer.devices)
     device = prepare(config.trainer)
     forget_peak_memory()
-    train, holdout, test = open_splits(config.dataset, Path(config.data))
+    train, holdout, test = data.train, data.holdout, data.test
     spec = stream_spec(train, config.augment, config.stream.seed)
     if config.data_pruning:
-        with clock.segment("precompute"):  # what is known is a part of the stream
+        with clock.segment("precompute"):  # the images to skip are a part of the stream
             skips = skip_schedule(spec, train, device, config.data_pruning, Path(config.data) / "benchmarks")
         train = dataclasses.replace(train, skip_schedule=skips)
         spec = stream_spec(train, config.augment, config.stream.seed)
@@ -89,17 +90,17 @@ def plan_run(config: Config, clock: Clock, measured: SpeedProfile | None = None)
         config.trainer.channels_last,
         config.optimizer.name,
     )
-    if measured is None:
+    if speed is None:
         with clock.segment("benchmark"):
             cache, limit = Path(config.data) / "benchmarks", config.budget.seconds
             found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
-            measured = SpeedProfile(**found)
-    curve = {"test": test, "holdout": holdout, "none": ()}[config.validate.on]
+            speed = SpeedProfile(**found)
+    curve = len({"test": test, "holdout": holdout}.get(config.validate.on, ()))
     plan = forecast(
         config,
         spec,
-        measured,
-        validate_images=min(len(curve), config.validate.samples or len(curve)),
+        speed,
+        validate_images=min(curve, config.validate.samples or curve),
         final_images=len(holdout) if config.validate.on == "holdout" else 0,
         test_images=len(test),
         views=views_of(config.tta, config.dataset.flip),
@@ -108,11 +109,11 @@ def plan_run(config: Config, clock: Clock, measured: SpeedProfile | None = None)
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
-    return Run(config, clock, device, train, holdout, test, spec, measured, plan, parameters)
+    return Run(config, clock, device, train, holdout, test, spec, speed, plan, parameters)
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
-    """Holds, from before its stream is looked for to its last step, that no other process removes the stream."""
+    """Keep other processes from removing the stream of a run, from before it is written to the last step."""
     if run.config.stream.mode == "online":
         return contextlib.nullcontext()
     return in_use(run.config.stream.folder, run.spec.folder)
@@ -121,7 +122,7 @@ def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
 def precompute(run: Run, console: Console) -> None:
     """Write the epochs that the plan wants, if they are not there, making room by removing old streams.
 
-    Those of a server are looked for, and fetched when they are needed.
+    Of a stream on a server only the manifest is read here: shards are fetched when they are needed.
 
     Raises InputError for too little disk or a server without the stream, StreamError for a damaged stream.
     """

@@ -19,7 +19,9 @@ from fastconv.budget.clock import Clock
 from fastconv.budget.flops import training_flops
 from fastconv.budget.hardware import Device
 from fastconv.config.cli import compose
+from fastconv.config.prerequisites import check_data
 from fastconv.data.sources.builtin import load
+from fastconv.data.splits import Splits
 
 CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)
 WIDTHS = [size.network.widths for size in MODEL_SIZES]
@@ -70,9 +72,10 @@ def least(errors: list[float]) -> int:
     return int(np.argmin(errors[: last + 1]))
 
 
-def chosen(digits_root, *overrides: str) -> best.Choice:
+def chosen(digits_root, *overrides: str, data: Splits | None = None) -> best.Choice:
     given = ["experiment=best", "dataset=digits", f"data={digits_root}", "trainer=cpu", *overrides]
-    return best.choose(OmegaConf.to_object(compose("config", given)), given, Clock())
+    config = OmegaConf.to_object(compose("config", given))
+    return best.choose(config, data or check_data(config, config.autotune), given, Clock())
 
 
 def test_the_network_is_that_of_the_least_expected_error(speed, digits_root):
@@ -149,13 +152,13 @@ def test_mirrored_images_rest_where_it_is_known_to_pay(speed, digits_root, monke
     monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, mirrored])
     train, test = load("digits", Path(digits_root))
     train = train.take(np.tile(np.arange(len(train)), 5))
-    monkeypatch.setattr(best, "open_splits", lambda config: (train, test.take(np.arange(0)), test))
+    data = Splits(train, test.take(np.arange(0)), test)
     speed(2e9)
-    choice = chosen(digits_root, f"budget.seconds={seconds}")
+    choice = chosen(digits_root, f"budget.seconds={seconds}", data=data)
     assert (WIDTHS.index(choice.config.model.widths) in (2, 3)) == (seconds == 1000)
     assert choice.config.data_pruning == share
     assert ("rest" in choice.reasons) == (share > 0)
-    assert chosen(digits_root, f"budget.seconds={seconds}", "data_pruning=0.1").config.data_pruning == 0.1
+    assert chosen(digits_root, f"budget.seconds={seconds}", "data_pruning=0.1", data=data).config.data_pruning == 0.1
 
 
 def test_what_is_set_stays(speed, digits_root):
@@ -243,12 +246,12 @@ def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed
     monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, 0.6])
     train, test = load("digits", Path(digits_root))
     train = train.take(np.tile(np.arange(len(train)), 30))
-    monkeypatch.setattr(best, "open_splits", lambda config: (train, test.take(np.arange(0)), test))
+    data = Splits(train, test.take(np.arange(0)), test)
     smaller = 0
     for operations in np.geomspace(1e10, 1e11, 20):
         speed(operations, parts=0)
         given = ("budget.seconds=500", "batch_size=125", "tta.flip=false", "tta.shift=0", "data_pruning=0")
-        choice = chosen(digits_root, *given)
+        choice = chosen(digits_root, *given, data=data)
         errors, mirrored = [], []
         for size in MODEL_SIZES:
             seconds = image_seconds(size, operations)
@@ -260,7 +263,7 @@ def test_a_smaller_network_may_win_by_mirrored_images_that_it_has_time_for(speed
         at = least(errors)
         assert choice.config.model.widths == WIDTHS[at]
         assert (choice.config.dataset.flip > 0) == mirrored[at]
-        unmirrored = chosen(digits_root, *given, "dataset.flip=0").config.model.widths
+        unmirrored = chosen(digits_root, *given, "dataset.flip=0", data=data).config.model.widths
         smaller += WIDTHS.index(choice.config.model.widths) < WIDTHS.index(unmirrored)
     assert smaller > 0
 
@@ -270,12 +273,12 @@ def test_a_network_may_win_by_images_that_rest(speed, digits_root, monkeypatch):
     monkeypatch.setattr(best._Chooser, "_mirrored", lambda self: [0.8, 0.8])
     train, test = load("digits", Path(digits_root))
     train = train.take(np.tile(np.arange(len(train)), 30))
-    monkeypatch.setattr(best, "open_splits", lambda config: (train, test.take(np.arange(0)), test))
+    data = Splits(train, test.take(np.arange(0)), test)
     others = 0
     for operations in np.geomspace(1e9, 2e11, 40).tolist():
         speed(operations, parts=0)
         given = ("budget.seconds=500", "batch_size=125", "tta.flip=false", "tta.shift=0")
-        choice = chosen(digits_root, *given)
+        choice = chosen(digits_root, *given, data=data)
         seconds = [image_seconds(size, operations) for size in MODEL_SIZES]
         errors, skip_schedule = [], []
         for at, size in enumerate(MODEL_SIZES):
@@ -287,7 +290,7 @@ def test_a_network_may_win_by_images_that_rest(speed, digits_root, monkeypatch):
         at = least(errors)
         assert choice.config.model.widths == WIDTHS[at]
         assert (choice.config.data_pruning > 0) == skip_schedule[at]
-        others += chosen(digits_root, *given, "data_pruning=0").config.model != choice.config.model
+        others += chosen(digits_root, *given, "data_pruning=0", data=data).config.model != choice.config.model
     assert others > 0
 
 

@@ -29,7 +29,7 @@ SWEEP = ("experiment=augmentation_effect", "model.width=4", "seed=0,1", "budget.
 def folder(tmp_path_factory, digits_root) -> Path:
     """A folder with a finished sweep over augmentation and seeds in `outputs/sweep`: none, standard, none, standard."""
     folder = tmp_path_factory.mktemp("explain")
-    ended = run_command(folder, digits_root, "train", *SWEEP, "sweep.explain=false", "hydra.sweep.dir=outputs/sweep")
+    ended = run_command(folder, digits_root, "train", *SWEEP, "sweep.report=none", "hydra.sweep.dir=outputs/sweep")
     assert ended.code == 0, ended.err
     return folder
 
@@ -264,7 +264,7 @@ def test_a_stopped_sweep_goes_on_and_is_explained(runs, digits_root, monkeypatch
 
 
 def test_another_sweep_is_not_gone_on_with(runs, digits_root):
-    ended = run_command(runs, digits_root, "train", *SWEEP, "batch_size=64", "sweep.resume=.", "sweep.explain=false")
+    ended = run_command(runs, digits_root, "train", *SWEEP, "batch_size=64", "sweep.resume=.", "sweep.report=none")
     assert ended.code == 1
     assert "sweep.resume=. is another sweep: 0 has batch_size=128, not 64" in ended.err
     assert len(list(runs.glob("*/results.json"))) == 4

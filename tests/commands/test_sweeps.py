@@ -20,7 +20,7 @@ from fastconv.config.sweeps import override_of, remove_empty
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.train import report
-from fastconv.training import plan as runs
+from fastconv.training import run as runs
 
 # The shortest run: a few steps of a tiny network.
 SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.max_epochs=0.3", "validate.on=none",
@@ -45,11 +45,11 @@ def grid(command, monkeypatch):
     """Runs a sweep with further overrides; the jobs that did plan a run, and the one that fails."""
     planned, plan_run = [], runs.plan_run
 
-    def plan(config, clock, measured=None):
+    def plan(config, data, clock, speed=None):
         planned.append((config.schedule.name, config.optimizer.max_lr, config.seed))
         if planned[-1] == grid.fails:
             raise RuntimeError("out of paper")
-        return plan_run(config, clock)
+        return plan_run(config, data, clock, speed)
 
     def grid(*overrides):
         planned.clear()

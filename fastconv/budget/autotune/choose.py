@@ -21,7 +21,7 @@ from fastconv.budget.hardware import Device, prepare
 from fastconv.config.schema import Config
 from fastconv.data.augment.plan import Crop, Cutout, Flip, Policy
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.builtin import open_splits
+from fastconv.data.splits import Splits
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.files import write_atomically
 
@@ -64,16 +64,17 @@ class Choice:
     reasons: dict[str, str]
 
 
-def choose(config: Config, overrides: list[str], clock: Clock) -> Choice:
+def choose(config: Config, data: Splits, overrides: list[str], clock: Clock) -> Choice:
     """Decide what `config.autotune` names and the command line leaves open.
 
     The same measurements, which are kept beside the data sets, always give the same choice.
 
     Args:
+        data: the images that it trains on and is scored by.
         overrides: those of the command line: what they set stays.
         clock: its segment `benchmark` counts what this takes.
 
-    Raises InputError as `fastconv.training.plan.plan_run` does.
+    Raises InputError for hardware that is not there.
     """
     names = [f"{override.split('=')[0].lstrip('+~')}." for override in overrides]
     settled = {
@@ -85,11 +86,12 @@ def choose(config: Config, overrides: list[str], clock: Clock) -> Choice:
     device = prepare(config.trainer)
     if config.trainer.compile is None and device.compile and config.budget.seconds < NOT_COMPILED:
         config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, compile=False))
-    train, holdout, test = open_splits(config.dataset, Path(config.data))
     counts = config.budget.counts
-    scored = len(holdout) * ("validate" in counts and config.validate.on == "holdout") + len(test) * ("test" in counts)
+    scored = len(data.holdout) * ("validate" in counts and config.validate.on == "holdout") + len(data.test) * (
+        "test" in counts
+    )
     with clock.segment("benchmark"):
-        return _Chooser(config, chosen, device, train, scored).choice()
+        return _Chooser(config, chosen, device, data.train, scored).choice()
 
 
 class _Chooser:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.splits import stratified_split
+from fastconv.data.splits import Splits, stratified_split
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
 
@@ -53,13 +53,13 @@ def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
     return _stored(name, folder, *splits, found.classes, found.note)
 
 
-def open_splits(dataset: "Dataset", root: Path) -> tuple[ImageData, ImageData, ImageData]:
-    """The images to train on, those held out of them, and those of the test split."""
+def open_splits(dataset: "Dataset", root: Path) -> Splits:
+    """Load a data set and hold out a part of its training images. Raises InputError as `load` does."""
     everything, test = load(dataset, root)
     kept, held = stratified_split(everything, dataset.holdout, dataset.holdout_seed)
     if not len(held):
-        return everything, everything.take(held), test
-    return everything.take(kept), everything.take(held), test
+        return Splits(everything, everything.take(held), test)
+    return Splits(everything.take(kept), everything.take(held), test)
 
 
 def _stored(name: str, folder: Path, *arrays: np.ndarray | tuple[str, ...] | str) -> tuple[ImageData, ImageData]:

@@ -1,0 +1,86 @@
+"""The tables that a run prints: its plan before it starts, and its result."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from fastconv.runs.results import Results
+from fastconv.training.plan import Run
+
+# Balanced accuracy is shown if it differs from accuracy by more than this.
+UNLIKE = 0.005
+
+
+def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
+    """The plan of a run as a person reads it.
+
+    Args:
+        reasons: why each automatic choice was made, by the name of the choice.
+    """
+    config, spec, device, speed, plan = run.config, run.spec, run.device, run.speed, run.plan
+    budget, schedule, images = config.budget, config.schedule, len(run.train)
+    limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {' + '.join(budget.counts)}"
+    bound = "as many epochs as fit" if schedule.max_epochs is None else f"at most {schedule.max_epochs:g} epochs"
+    height, width, channels = spec.shape
+    described = f"{images:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes"
+    if spec.samples != images:
+        described += f"; {spec.samples:,} of them in each epoch"
+    stream = "augmented while training"
+    if plan.stream_epochs:
+        size = plan.stream_epochs * spec.epoch_bytes / 1e6
+        stream = f"{plan.stream_epochs} epochs, {size:,.0f} MB in {config.stream.root}"
+        stream += "; the others augmented while training" * (plan.stream_epochs < plan.epochs - 1e-9)
+    step = [device.precision, "channels_last" if config.trainer.channels_last else "contiguous"]
+    step += [f"{device.threads} threads"] * (device.kind == "cpu")
+    step += ["keeps freed memory"] * device.keep_memory
+    step += ["compiled"] * device.compile
+    rows = {
+        "dataset": f"{config.dataset.name}: {described}",
+        "model": f"{config.model.name}: {run.parameters:,} parameters",
+        "batch": f"{config.batch_size} images in parts of {config.micro_batch_size}",
+        "device": device.name,
+        "step": ", ".join(step),
+        "speed": f"{config.batch_size / speed.step_seconds:,.0f} images/s (benchmark)",
+        "budget": f"{limit}; {bound}",
+        "expected": f"{plan.epochs:.1f} epochs, {plan.steps:,} steps in {plan.seconds:,.0f} s",
+        "stream": stream,
+        "memory": f"about {speed.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
+        "outputs": config.outputs,
+    }
+    if run.train.note:
+        rows["left out"] = run.train.note
+    rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
+    return _table("plan", rows)
+
+
+def results_table(results: Results, folder: Path) -> Table:
+    """The results of a run, and its folder."""
+    speed = f"{results.images_per_second:,.0f} images/s"
+    rows = {
+        "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f});"
+        f" {results.accuracy_tta:.2%} with test-time augmentation",
+        "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps at {speed}",
+        "ended by": results.stop_reason,
+        "budget": f"{results.seconds_counted:.1f} s counted"
+        + (f" of {results.budget_seconds:g} s" if results.budget_seconds else ""),
+        "seconds": "  ".join(f"{name} {spent:.1f}" for name, spent in results.seconds.items() if spent >= 0.05),
+        "waiting for data": f"{results.dataloader_wait_fraction:.2%} of the training time",
+        "run": str(folder),
+        "dashboard": f"tensorboard --logdir {folder}",
+    }
+    if results.tta_skipped:
+        rows["accuracy"] += f", for which there was no time with {results.tta_skipped:,} of them"
+    if abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
+        rows["class by class"] = f"balanced accuracy {results.balanced_accuracy:.2%}, macro F1 {results.macro_f1:.3f}"
+    if results.accuracy_holdout is not None:
+        rows["held-out part"] = f"{results.accuracy_holdout:.2%}; {results.accuracy_holdout_tta:.2%}"
+    return _table("result", rows)
+
+
+def _table(title: str, rows: Mapping[str, str]) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    return table

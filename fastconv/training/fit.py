@@ -1,0 +1,286 @@
+"""A planned run, carried out: train, score, record."""
+
+import dataclasses
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger
+from rich.console import Console
+
+from fastconv.analysis import run_figures
+from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
+from fastconv.budget.benchmark import peak_memory_mb
+from fastconv.budget.flops import training_flops
+from fastconv.budget.pacing import SpareTime
+from fastconv.config.resume import RunFolder, hparams
+from fastconv.data.stream.spec import Stream
+from fastconv.models.tta import views_of
+from fastconv.optim.averaging import AVERAGES, weights_of
+from fastconv.runs.results import Results, git_commit, versions
+from fastconv.system import signals as interrupts
+from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
+from fastconv.system.errors import InputError, reason
+from fastconv.system.signals import Interrupted
+from fastconv.training.callbacks import (
+    AverageWeights,
+    BudgetProgressBar,
+    Checkpoints,
+    CompileStep,
+    FiniteLoss,
+    Recorder,
+    ScheduleLR,
+    TimeBudget,
+)
+from fastconv.training.datamodule import ShardDataModule
+from fastconv.training.module import ImageClassifier
+from fastconv.training.plan import Run, open_stream
+from fastconv.training.tensorboard import Dashboard
+from fastconv.training.trainer import make_module, make_trainer, silence_lightning
+
+# Rows of metrics.csv that a run of the expected length writes.
+RECORDS = 200
+
+
+def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> Results:
+    """Train, or go on training; score the test split once; leave everything in the run's folder.
+
+    `results.json` says from the start how far the run is, and in the end why it failed if it did. Of several ranks the
+    first one writes.
+
+    Raises InputError for a run that diverged or a rank that was lost, Interrupted for a signal.
+    """
+    config = run.config
+    described = Results(
+        dataset=config.dataset.name,
+        model=config.model.name,
+        experiment=config.experiment,
+        seed=config.seed,
+        stream_seed=config.stream.seed,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        budget_seconds=config.budget.seconds,
+        budget_counts=config.budget.counts,
+        parameters=run.parameters,
+        expected_epochs=run.plan.epochs,
+        expected_seconds=run.plan.seconds,
+        device=run.device.name,
+        precision=run.device.precision,
+        versions=versions(),
+        git_commit=git_commit(),
+        overrides=overrides,
+        hparams=hparams(config),
+    )
+    if folder.resumed:
+        described = _go_on(described, folder.path, run)
+    training = Training(run, console, folder, described)
+    training.note()
+    try:
+        results = training.carry_out()
+        if is_first_rank() and config.figures:
+            run_figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
+    except BaseException as error:
+        training.note(stop_reason="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
+        if isinstance(error, Interrupted):
+            error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
+        if config.trainer.devices > 1 and lost_rank(error):
+            raise InputError(
+                f"a process of this run on {config.trainer.devices} devices is gone, so that the others cannot go on:"
+                f" go on from the last checkpoint with resume={folder.path}"
+            ) from error
+        raise
+    if is_first_rank():
+        results.write(folder.path)  # last: a run that has them is finished
+    return results
+
+
+def _go_on(described: Results, folder: Path, run: Run) -> Results:
+    """Take over what the process before knew: its plan, its clock, what it was told."""
+    for leftover in folder.glob("*.part") if is_first_rank() else ():
+        leftover.unlink()
+    try:
+        earlier = Results.read(folder)
+    except (OSError, ValueError, KeyError):  # it was stopped before it wrote them
+        return described
+    run.clock.add(earlier.seconds)
+    return dataclasses.replace(
+        described,
+        expected_epochs=earlier.expected_epochs or described.expected_epochs,
+        expected_seconds=earlier.expected_seconds or described.expected_seconds,
+        overrides=earlier.overrides,
+        resumed=earlier.resumed + 1,
+    )
+
+
+class Training:
+    """A run with what carries it out: the network, the data, and the callbacks that know how far it is."""
+
+    def __init__(self, run: Run, console: Console, folder: RunFolder, described: Results) -> None:
+        config, plan = run.config, run.plan
+        self._run, self._folder, self._described = run, folder, described
+        validated = {"test": run.test, "holdout": run.holdout, "none": None}[config.validate.on]
+        images = 0 if validated is None else min(len(validated), config.validate.samples or len(validated))
+        self._budget = TimeBudget(
+            seconds=config.budget.seconds,
+            max_steps=plan.max_steps,
+            clock=run.clock,
+            counts=tuple(config.budget.counts),
+            step_seconds=run.speed.step_seconds,
+            validate_images=images,
+            reserve=dataclasses.replace(plan.reserve),
+            views=views_of(config.tta, config.dataset.flip),
+        )
+        every = max(1, plan.steps // RECORDS)
+        self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
+        path = folder.path / "last.ckpt" if config.checkpoint.save else None
+        self._checkpoints = Checkpoints(path, config.checkpoint.every, self._budget, self.note)
+        self._average: AverageWeights | None = None
+        if config.average.kind != "none":
+            average = AVERAGES[config.average.kind](config.average.update_interval, config.average.decay)
+            self._average = AverageWeights(average, self._budget)
+        self._callbacks = [
+            self._budget,
+            ScheduleLR(config.schedule),
+            *([self._average] if self._average else []),
+            self._recorder,
+            BudgetProgressBar(self._recorder, console),
+            FiniteLoss(self._budget),
+            self._checkpoints,
+        ]
+        if run.device.compile:
+            self._callbacks.append(CompileStep(run.clock, (config.micro_batch_size, *run.spec.shape)))
+        self._validated = validated
+
+    def note(self, **more: Any) -> None:
+        """Write down how far the run is, and what else there is to say."""
+        if is_first_rank():
+            self._so_far(**more).write(self._folder.path)
+
+    def carry_out(self) -> Results:
+        """Train what there is left to train, then score."""
+        run, config = self._run, self._run.config
+        silence_lightning()
+        module = make_module(run)
+        with closing(open_stream(run)) as stream:
+            datamodule = ShardDataModule(
+                stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
+            )
+            checkpoint = self._load_checkpoint()
+            dashboard, table = loggers = self._loggers(stream)
+            try:
+                trainer = make_trainer(run, list(loggers), self._callbacks)
+                if checkpoint and from_first_rank("trained", self._budget.is_over):
+                    module.load_state_dict(checkpoint["state_dict"])
+                    self._finish_average(module, checkpoint)
+                    datamodule.load_state_dict(checkpoint["ShardDataModule"])
+                    self._budget.stop_reason = self._budget.stop_reason or "budget"
+                else:
+                    path = self._folder.path / "last.ckpt" if checkpoint else None
+                    trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
+                    self._checkpoints.save(trainer)
+                    interrupts.obey()
+                with run.clock.segment("test"):
+                    scores = self._score(trainer, module, datamodule)
+                spent = run.clock.seconds()
+                confusion = module.confusion.numpy()
+                results = self._so_far(
+                    **scores,
+                    balanced_accuracy=balanced_accuracy(confusion),
+                    macro_f1=macro_f1(confusion),
+                    petaflop=self._petaflop(),
+                    images_per_second=self._budget.steps * config.batch_size / spent["train"],
+                    dataloader_wait_fraction=datamodule.wait_seconds / spent["train"],
+                    peak_memory_mb=peak_memory_mb(run.device.kind),
+                    stop_reason=self._budget.stop_reason,
+                    final_lr=config.schedule.factors(self._budget.progress).lr,
+                )
+                if is_first_rank():  # when all is measured
+                    dashboard.show_results(results)
+                    if config.figures:
+                        dashboard.show_network(results, run, module)
+            finally:
+                table.finalize("success")
+                dashboard.close()
+                (self._folder.path / "hparams.yaml").unlink(missing_ok=True)  # the table's own, and empty
+        return results
+
+    def _finish_average(self, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:
+        """Have the average of a training that time ended before its last step, here and in the checkpoint."""
+        if not self._average:
+            return
+        self._average.load_state_dict(checkpoint["callbacks"][self._average.state_key])
+        self._average.average.finish(weights_of(module.model))
+        checkpoint["callbacks"][self._average.state_key] = self._average.state_dict()
+        if is_first_rank():
+            self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
+
+    def _spare(self, images: int, ranks: int) -> SpareTime | None:
+        """The time in which other views than the images' own may be scored, if the budget counts that."""
+        budget = self._run.config.budget
+        # A GPU is still at work when the host has ended, so that its time is not measured batch by batch.
+        if budget.seconds is None or "test" not in budget.counts or self._run.device.kind != "cpu":
+            return None
+        return SpareTime(lambda: budget.seconds - self._budget.elapsed(), -(-images // ranks))
+
+    def _score(self, trainer: L.Trainer, module: L.LightningModule, datamodule: ShardDataModule) -> dict[str, float]:
+        scores, ranks = {}, trainer.world_size
+        if self._run.config.validate.on == "holdout":
+            if "validate" in self._run.config.budget.counts:
+                module.spare = self._spare(len(self._run.holdout) + len(self._run.test), ranks)
+            datamodule.validate_all()
+            trainer.limit_val_batches = 1.0
+            trainer.validate(module, datamodule=datamodule, verbose=False)
+            scores["accuracy_holdout"] = float(trainer.callback_metrics["validate/accuracy"])
+            scores["accuracy_holdout_tta"] = float(trainer.callback_metrics["validate/accuracy_tta"])
+        module.spare = self._spare(len(self._run.test), ranks)
+        trainer.test(module, datamodule=datamodule, verbose=False)
+        found = trainer.callback_metrics
+        if module.spare:
+            left_out = torch.tensor(float(module.spare.left_out))
+            scores["tta_skipped"] = int(trainer.strategy.reduce(left_out, reduce_op="sum"))
+        return {**scores, **{key: float(found[f"test/{key}"]) for key in ("accuracy", "accuracy_tta", "loss")}}
+
+    def _petaflop(self) -> float:
+        run = self._run
+        each = training_flops(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
+        return each * self._budget.steps * run.config.batch_size / 1e15
+
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        """The state of the process before, if it left one; takes over how far it was."""
+        path = self._folder.path / "last.ckpt"
+        if not self._folder.resumed or not path.exists():
+            return None
+        try:
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            states = checkpoint["callbacks"]
+            self._budget.load_state_dict(states[self._budget.state_key])
+            self._recorder.load_state_dict(states[self._recorder.state_key])
+        except Exception as error:  # torch, zipfile and pickle each have their own
+            raise InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew") from error
+        return checkpoint
+
+    def _loggers(self, stream: Stream) -> tuple[Dashboard, Logger]:
+        """TensorBoard's and a table's, which begin with what an earlier process logged."""
+        folder = self._folder.path
+        if is_first_rank():
+            for old in (*folder.glob("events.out.tfevents.*"), *folder.glob("metrics.csv")):
+                old.unlink()
+        loggers = Dashboard(folder), CSVLogger(folder, name="", version="")
+        self._recorder.log_again(loggers)
+        if is_first_rank():
+            loggers[0].show_settings(self._run.config)
+            if self._run.config.figures:
+                loggers[0].show_augmented(*stream.rows(0, run_figures.GRID_IMAGES), self._run)
+        return loggers
+
+    def _so_far(self, **more: Any) -> Results:
+        return dataclasses.replace(
+            self._described,
+            epochs=self._recorder.epochs,
+            steps=self._budget.steps,
+            seconds_counted=self._budget.elapsed(),
+            seconds=self._run.clock.seconds(),
+            **more,
+        )

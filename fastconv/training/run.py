@@ -1,0 +1,83 @@
+"""The story of a run: settle what its config leaves open, plan it, carry it out in a folder, show the results."""
+
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from fastconv.budget.autotune.choose import Choice, choose
+from fastconv.budget.clock import Clock
+from fastconv.config.resume import RunFolder, job_of_sweep, leave_reason, open_folder, unfinished
+from fastconv.config.schema import Config
+from fastconv.data.splits import Splits
+from fastconv.runs.folder import is_finished
+from fastconv.system.distributed import is_first_rank
+from fastconv.training.console import plan_table, results_table
+from fastconv.training.fit import fit
+from fastconv.training.plan import plan_run, precompute, stream_in_use
+
+
+def train(
+    config: Config,
+    data: Splits,
+    overrides: list[str],
+    clock: Clock,
+    begun: RunFolder | None = None,
+    job: Path | None = None,
+) -> Path | None:
+    """Train a network and score it.
+
+    Args:
+        config: checked already.
+        data: its images.
+        overrides: those of the command line, for the run's records; autotune leaves what they set.
+        clock: of the run.
+        begun: the run of an earlier process, whose config this is, to go on with.
+        job: the run's folder in a sweep. One that is finished stays as it is.
+
+    Returns the run's folder; None with dry_run=true, which only prints the plan. Raises InputError for what cannot
+    work on this machine, Interrupted for a signal.
+    """
+    console = Console(quiet=not is_first_rank())
+    # A run that an earlier process began has settled everything.
+    choice = settle(config, data, overrides, clock) if begun is None else Choice(config, None, {})
+    if job is None or config.dry_run:
+        begun = begun or (unfinished(choice.config, overrides) if job is None else None)
+        return carry_out(choice, data, overrides, clock, console, begun)
+    with closing(job_of_sweep(choice.config, job)) as folder:
+        if is_finished(job):
+            console.print(f"{job} is finished", highlight=False, markup=False, soft_wrap=True)
+            return job
+        try:
+            return carry_out(choice, data, overrides, clock, console, folder)
+        except Exception as error:
+            leave_reason(folder, error, overrides)
+            raise
+
+
+def settle(config: Config, data: Splits, overrides: list[str], clock: Clock) -> Choice:
+    """Choose what `config.autotune` names by what the budget affords on this machine; without it nothing is open."""
+    return choose(config, data, overrides, clock) if config.autotune else Choice(config, None, {})
+
+
+def carry_out(
+    choice: Choice, data: Splits, overrides: list[str], clock: Clock, console: Console, begun: RunFolder | None
+) -> Path | None:
+    """Plan a run and, unless it is only to be planned, precompute its stream, train, and show the results.
+
+    Args:
+        begun: the folder to go on in; None for a new one.
+    """
+    run = plan_run(choice.config, data, clock, choice.speed)
+    console.print(plan_table(run, choice.reasons))
+    if run.config.dry_run:
+        return None
+    with stream_in_use(run):
+        if is_first_rank():
+            precompute(run, console)
+        with closing(open_folder(run.config, begun)) as folder:
+            if folder.resumed:
+                console.print(f"going on in {folder.path}", highlight=False, markup=False)
+            results = fit(run, console, folder, overrides)
+    console.print(results_table(results, folder.path))
+    return folder.path
