@@ -19,7 +19,7 @@ from rich.console import Console
 
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import Device
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.config.prerequisites import check_data
 from fastconv.config.resume import RunFolder
 from fastconv.data.batches import StreamBatches
@@ -34,7 +34,7 @@ from fastconv.training.plan import Run
 
 def plan(*overrides: str) -> Run:
     """A run as `python -m fastconv.train overrides ...` plans it, with its stream on disk."""
-    config = OmegaConf.to_object(compose("config", list(overrides)))
+    config = OmegaConf.to_object(compose("train", list(overrides)))
     run = runs.plan_run(config, check_data(config), Clock())
     runs.precompute(run, Console(quiet=True))
     return run

@@ -31,7 +31,7 @@ def make_runs(folder: Path) -> None:
     curve = "train/epoch,budget/seconds_counted,validate/accuracy\n"
     curve += "".join(f"{epoch},{4 * epoch},\n{epoch},,{1 - 1 / (epoch + 1)}\n" for epoch in range(1, 26))
     for augment in AUGMENTS:
-        config: Config = typed("config", compose("config", [f"augment={augment}"]), [])
+        config: Config = typed("train", compose("train", [f"augment={augment}"]), [])
         for rate in RATES:
             for seed in range(SEEDS):
                 run = folder / f"{augment}-{rate:.2f}-{seed}"

@@ -24,7 +24,7 @@ from scipy.special import stdtrit
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.benchmark import BenchmarkKey, benchmark
 from fastconv.budget.hardware import prepare
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.models.configs import model_settings
 from fastconv.runs.results import Results
 
@@ -121,7 +121,7 @@ def time_steps(width: str) -> None:
             if not STEPS.lacks(number, variant):
                 continue
             settings = [*settings, "dataset=cifar10", "model=davidnet", f"model.width={width}", "trainer.num_threads=1"]
-            config = OmegaConf.to_object(compose("config", settings))
+            config = OmegaConf.to_object(compose("train", settings))
             sizes = (32, 32, 3), 10, config.batch_size, config.micro_batch_size
             key = BenchmarkKey("davidnet", model_settings(config.model), *sizes, True, config.optimizer.name)
             with tempfile.TemporaryDirectory() as cache:

@@ -39,9 +39,9 @@ def fit(
     """
     given = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset), *overrides]
     try:
-        config = typed("config", compose("config", given), given)
+        config = typed("train", compose("train", given), given)
     except COMPOSING_ERRORS as error:
-        raise InputError(explain(error, "config", given)) from error
+        raise InputError(explain(error, "train", given)) from error
     if config.dry_run or config.resume:
         raise InputError("fit trains a new network: leave out dry_run and resume")
     clock = Clock()

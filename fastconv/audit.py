@@ -24,7 +24,7 @@ def check_audit(config: Config) -> None:
     require_writable(Path(config.outputs))
 
 
-@command("config", __doc__, check_audit)
+@command("train", __doc__, check_audit)
 def main(config: Config) -> None:
     """The command; see the top of this file."""
     check_audit(config)

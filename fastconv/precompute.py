@@ -36,7 +36,7 @@ def check_stream(config: Config) -> Splits | None:
     return check_data(config)
 
 
-@command("config", __doc__, check_stream)
+@command("train", __doc__, check_stream)
 def main(config: Config) -> None:
     """The command; see the top of this file."""
     data = check_stream(config)

@@ -58,7 +58,7 @@ def report(config: Config, sweep: Path) -> bool:
     return write_sweep_report(sweep, config.sweep.report, Path(config.data))
 
 
-@command("config", __doc__, check_run, check_search, report)
+@command("train", __doc__, check_run, check_search, report)
 def main(config: Config) -> float | None:
     """The command; see the top of this file. Returns the held-out accuracy, by which a search chooses."""
     clock, overrides, hydra = Clock(), task_overrides(), HydraConfig.get()

@@ -8,7 +8,7 @@ import sys
 import pytest
 from harness import PAGES, REPOSITORY
 
-from fastconv.config.overrides import check_arguments
+from fastconv.config.arguments import check_arguments
 from fastconv.config.store import SCHEMAS
 
 
@@ -27,7 +27,7 @@ def test_every_command_can_be_typed(page, line):
     name, *arguments = shlex.split(line, comments=True)[2:]
     name = name.removeprefix("fastconv.")
     assert (REPOSITORY / "fastconv" / f"{name}.py").exists()
-    check_arguments(name if name in SCHEMAS else "config", arguments, lambda config: None, lambda config: None)
+    check_arguments(name if name in SCHEMAS else "train", arguments, lambda config: None, lambda config: None)
 
 
 def test_there_are_commands():

@@ -24,7 +24,7 @@ from fastconv.budget.autotune import choose as best
 from fastconv.budget.autotune.scaling_law import MODEL_SIZES
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.config.prerequisites import check_data
 from fastconv.config.resume import RunFolder
 from fastconv.config.schema import Trainer
@@ -67,7 +67,7 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
         mock.patch.object(builtin, "load", five_classes if case.startswith("5") else load),
     ):
         given, clock = [*settings, f"stream.root={folder}/streams"], Clock()
-        config = OmegaConf.to_object(compose("config", given))
+        config = OmegaConf.to_object(compose("train", given))
         data = check_data(config, config.autotune)
         choice = best.choose(config, data, given, clock)
         planned = run.plan_run(choice.config, data, clock, choice.speed)

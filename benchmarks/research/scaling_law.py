@@ -94,7 +94,7 @@ def measure(cell: Cell) -> dict[str, object]:
     from rich.console import Console
 
     from fastconv.budget.clock import Clock
-    from fastconv.config.cli import compose
+    from fastconv.config.overrides import compose
     from fastconv.config.prerequisites import check_data
     from fastconv.config.resume import RunFolder
     from fastconv.runs.results import git_commit
@@ -103,7 +103,7 @@ def measure(cell: Cell) -> dict[str, object]:
 
     warnings.filterwarnings("ignore")
     started = time.perf_counter()
-    config = OmegaConf.to_object(compose("config", cell.overrides))
+    config = OmegaConf.to_object(compose("train", cell.overrides))
     run = runs.plan_run(config, check_data(config), Clock())
     quiet = Console(quiet=True)
     with runs.stream_in_use(run), tempfile.TemporaryDirectory() as folder:

@@ -1,36 +1,23 @@
 """The command line: Hydra's overrides in, one clear line out when something is wrong with them."""
 
-import ast
 import contextlib
-import dataclasses
 import functools
-import inspect
-import itertools
 import os
 import shlex
 import sys
-import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from fastconv.config.overrides import (
-    COMPOSING_ERRORS,
-    check_arguments,
-    compose,
-    explain,
-    group_options,
-    groups,
-    leaves,
-    task_overrides,
-    typed,
-)
+from fastconv.config.arguments import check_arguments, read_arguments
+from fastconv.config.help import help_text
+from fastconv.config.overrides import COMPOSING_ERRORS, explain, task_overrides, typed
 from fastconv.config.store import CONF, register
 from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
 from fastconv.system.distributed import is_first_rank
@@ -78,7 +65,7 @@ def command(
             given, well = sys.argv, True
             try:
                 if {"--help", "-h"} & set(given[1:]):
-                    print(help_text(config_name, doc))
+                    print(help_text(config_name, doc, given[1:]))
                     return
                 planned = check_arguments(config_name, given[1:], check, check_search)
                 with listening():
@@ -104,7 +91,7 @@ def command(
                 if job.full_error or (job.composed and not job.failed):
                     raise
                 if not job.failed:
-                    fail(explain(error, config_name, given[1:]))
+                    fail(explain(error, config_name, read_arguments(given[1:]).overrides))
                 fail(str(error))  # of a search in which every trial failed
             except OSError as error:
                 if job.full_error or job.composed:
@@ -173,55 +160,3 @@ def one_line(error: InputError) -> str:
         settings = [override for override in task_overrides() if not override.startswith("verify=")]
         message += f". Repair it with: python -m fastconv.precompute {shlex.join([*settings, 'verify=true'])}"
     return message
-
-
-# -- help
-
-
-def help_text(config_name: str, doc: str | None) -> str:
-    """What a command does, its groups with their options, and every key with its value and meaning."""
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    check_arguments(config_name, overrides, lambda config: None, lambda config: None)
-    config = compose(config_name, overrides)
-    name = OmegaConf.to_container(config).get("name") or config_name
-    lines = [inspect.cleandoc(doc or name), ""]
-    if offered := groups(config_name):
-        lines += ["Groups (group=option):"]
-        lines += [f"  {group:<12} {', '.join(group_options(group))}" for group in offered]
-        lines += [""]
-    lines += ["Keys (key=value), with the value that these overrides give:"]
-    for key, value, meaning in described_keys(config):
-        lines.append(f"  {key}={value}")
-        lines += textwrap.wrap(meaning, 112, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    lines += [
-        "",
-        "Several values with -m make a sweep: -m seed=0,1,2. --cfg job prints the composed config. HYDRA_FULL_ERROR=1",
-        "shows tracebacks.",
-    ]
-    return "\n".join(lines)
-
-
-def described_keys(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """(key, value, meaning) of every leaf of a composed config."""
-    for key, section, name in leaves(config):
-        value = None if OmegaConf.is_missing(section, name) else section[name]
-        meaning = field_docs(OmegaConf.get_type(section)).get(name, "")
-        yield key, "null" if value is None else str(value), meaning
-
-
-@functools.cache
-def field_docs(schema: type) -> dict[str, str]:
-    """The string under each field of a dataclass and of those it extends."""
-    docs: dict[str, str] = {}
-    for parent in reversed(schema.__mro__):
-        if not dataclasses.is_dataclass(parent):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(parent))).body[0].body
-        for entry, after in itertools.pairwise(body):
-            if (
-                isinstance(entry, ast.AnnAssign)
-                and isinstance(after, ast.Expr)
-                and isinstance(after.value, ast.Constant)
-            ):
-                docs[entry.target.id] = " ".join(str(after.value.value).split())
-    return docs

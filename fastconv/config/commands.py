@@ -9,8 +9,8 @@ from omegaconf import MISSING
 from fastconv.config.schema import Config
 
 
-def as_list(value: Any) -> list:
-    """What a key that takes one or several holds."""
+def as_list(value: Any) -> list[Any]:
+    """The values of a key that takes one or several, or null for none."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -1,25 +1,20 @@
 """Hydra's overrides: read, composed to the dataclasses of the schema, and explained in a line where they are wrong."""
 
-import itertools
+import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.config.store import CONF, SCHEMAS, options_with, register
-from fastconv.config.sweeps import Sweep
 from fastconv.system.errors import InputError, nearest
 
 # What Hydra, its grammar and OmegaConf raise for input that they cannot use.
@@ -49,13 +44,13 @@ def compose(config_name: str, overrides: list[str], with_hydra: bool = False) ->
         GlobalHydra.instance().hydra = running
 
 
-def groups(config_name: str = "config") -> list[str]:
+def groups(config_name: str = "train") -> list[str]:
     """The config groups of a command, such as `dataset`: those of a run, or what another command has of its own.
 
     A command whose schema extends another's has the groups of that.
     """
     every = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-    return [group for group in every if issubclass(SCHEMAS[config_name], SCHEMAS[GROUPS.get(group, "config")])]
+    return [group for group in every if issubclass(SCHEMAS[config_name], SCHEMAS[GROUPS.get(group, "train")])]
 
 
 def group_options(group: str) -> list[str]:
@@ -65,12 +60,20 @@ def group_options(group: str) -> list[str]:
 
 def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, str]]:
     """(key, the section that holds it, its name there) of every value of a composed config."""
-    for name in config:
-        node = config._get_node(name)
-        if isinstance(node, DictConfig) and len(node):
-            yield from leaves(node, f"{prefix}{name}.")
+    for name in map(str, config):
+        section = _section(config, name)
+        if section:
+            yield from leaves(section, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", config, name
+
+
+def _section(config: DictConfig, name: str) -> DictConfig | None:
+    """The section of a name; None for a single value, and for one that is missing or says ${...}."""
+    if OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name):
+        return None
+    value = config[name]
+    return value if isinstance(value, DictConfig) else None
 
 
 def keys(config_name: str) -> list[str]:
@@ -78,106 +81,8 @@ def keys(config_name: str) -> list[str]:
     return groups(config_name) + [key for key, *_ in leaves(compose(config_name, []))]
 
 
-def check_arguments(
-    config_name: str, arguments: list[str], check: Callable[[Any], None], check_search: Callable[[Any], None]
-) -> Sweep | None:
-    """Raise InputError for what Hydra could not read, or would read as something else than was meant.
-
-    All jobs of a sweep are composed and given to `check` before the first one starts: the last may be hours away. Those
-    of a sweeper that looks for the best are not known; `check` and `check_search` get what is common to them.
-
-    Returns the sweep that the arguments ask for; None for a single job, or one with configs of somebody else.
-    """
-    parser = get_args_parser()
-
-    def refuse(message: str) -> None:  # argparse would print its usage and end with code 2
-        raise InputError(f"{message}. --help shows what can be set")
-
-    parser.error = refuse
-    flags = parser.parse_args(arguments)
-    overrides = [_parse(text) for text in flags.overrides]
-    sweep = flags.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
-    # An experiment may be a sweep by itself, with values and a sweeper of its own.
-    settings = _hydra_settings(config_name, overrides) if sweep or _names_experiment(overrides) else None
-    if settings is not None:
-        sweep = sweep or settings.mode == RunMode.MULTIRUN
-    if settings is not None and sweep:
-        of_experiment = (settings.sweeper.get("params") or {}).items()
-        both = [*(_parse(f"{key}={values}") for key, values in of_experiment), *overrides]
-        overrides = list({override.key_or_group: override for override in both}.values())  # the last of a key counts
-    for override in overrides:
-        if not sweep and override.is_sweep_override():
-            raise InputError(
-                f"{override.input_line} has several values: add -m to run one after the other, or write a list as [a,b]"
-            )
-        if isinstance(override.value(), Glob):
-            raise InputError(f"{override.input_line} is not possible: name the values, as {override.key_or_group}=a,b")
-    if flags.config_dir or flags.config_path or flags.config_name:
-        return None  # somebody else's configs, which Hydra alone knows
-    if not sweep or settings is None or flags.cfg or flags.info:
-        _check_options(config_name, overrides)
-        return None
-    searches = not settings.sweeper._target_.endswith(".BasicSweeper")  # which goes over values known in advance
-    if searches:
-        configs = [_checked_search(config_name, overrides, settings.sweeper.n_trials, check)]
-        check_search(configs[0])
-        configs *= settings.sweeper.n_trials
-    else:
-        (jobs,) = BasicSweeper.split_arguments(overrides, None)
-        configs = [_checked(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
-        if not configs:
-            raise InputError(f"the sweep {' '.join(flags.overrides)} has no values")
-    return Sweep(config_name, tuple(flags.overrides), tuple(configs), Path(settings.sweep.dir), searches)
-
-
-def _names_experiment(overrides: list[Override]) -> bool:
-    return any(override.key_or_group == "experiment" and not override.is_sweep_override() for override in overrides)
-
-
-def _hydra_settings(config_name: str, overrides: list[Override]) -> DictConfig | None:
-    """Hydra's own settings for some overrides; None where they do not compose, which is explained elsewhere."""
-    single = [override.input_line for override in overrides if not override.is_sweep_override()]
-    try:
-        return compose(config_name, single, with_hydra=True).hydra
-    except COMPOSING_ERRORS:
-        return None
-
-
-def _checked(config_name: str, job: list[str], name: str, check: Callable[[Any], None]) -> Any:
-    """The config of a job of a sweep. Raises InputError, naming the job, for one that cannot work."""
-    try:
-        _check_options(config_name, [_parse(text) for text in job])
-        settings = [text for text in job if not text.startswith("hydra")]
-        config = typed(config_name, compose(config_name, settings), settings)
-        check(config)
-    except COMPOSING_ERRORS as error:
-        raise InputError(f"{name}: {explain(error, config_name, job)}") from error
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-    return config
-
-
-def _checked_search(config_name: str, overrides: list[Override], trials: int, check: Callable[[Any], None]) -> Any:
-    """What is common to the trials of a search. Raises InputError if that, or one of the values by itself, cannot work.
-
-    Of an interval the two ends are tried.
-    """
-    if trials < 1:
-        raise InputError(f"hydra.sweeper.n_trials={trials} is not possible: give 1 or more")
-    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
-    for override in overrides:
-        values: Iterable[Any] = ()
-        if override.is_interval_sweep():
-            values = override.value().start, override.value().end
-        elif override.is_sweep_override():
-            values = override.sweep_string_iterator()
-        for value in values:
-            text = f"{override.key_or_group}={value}"
-            _checked(config_name, [*fixed, text], text, check)
-    return _checked(config_name, fixed, "the search", check)
-
-
-def _parse(text: str) -> Override:
+def parse_override(text: str) -> Override:
+    """The override that a text is. Raises InputError for one that cannot be read, or that takes a key away."""
     try:
         override = OverridesParser.create().parse_override(text)
         if not override.key_or_group:
@@ -189,14 +94,19 @@ def _parse(text: str) -> Override:
     return override
 
 
-def _check_options(config_name: str, overrides: list[Override]) -> None:
-    """Hydra would also take a schema of ours, a list of options, or a file of another group."""
+def check_options(config_name: str, overrides: list[Override]) -> None:
+    """Raise InputError for an unknown option of a group.
+
+    Hydra would also take a schema of ours, a list of options, or a file of another group.
+    """
     for override in overrides:
         group, option = override.key_or_group, override.value()
         if group not in groups(config_name) or isinstance(option, dict):
             continue
-        several = group in GROUPS and isinstance(option, list)
-        words = [str(each) for each in option] if several else [override.get_value_element_as_str() or "''"]
+        if group in GROUPS and isinstance(option, list):
+            words = [str(each) for each in option]
+        else:
+            words = [override.get_value_element_as_str() or "''"]
         options = group_options(group)
         for word in words:
             if word not in options:
@@ -210,12 +120,12 @@ def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
         raise InputError(f"this is not a config of this command: its defaults must begin with that of {config_name}")
     try:
         for key, section, name in leaves(config):
-            kind, node = OmegaConf.get_type(section), section._get_node(name)
-            if name not in getattr(kind, "__dataclass_fields__", {}) and kind is not dict:
+            kind = OmegaConf.get_type(section)
+            if kind is not dict and name not in _field_types(kind):
                 raise InputError(unknown_key(key, config_name))
-            if node._is_missing():
+            if OmegaConf.is_missing(section, name):
                 raise InputError(f"{key} has no value: give it one with {key}=value")
-            if isinstance(node, DictConfig) and not _is_free(section, name):  # ${...}, which may be of any type
+            if _must_be_section(section, name):
                 raise InputError(f"{key} cannot be set as a whole: set its keys")
         for text in overrides:
             key, _, value = text.lstrip("+").partition("=")
@@ -227,15 +137,23 @@ def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
         raise InputError(explain(error, config_name, overrides)) from error
 
 
-def _is_free(section: DictConfig, name: str) -> bool:
-    """Whether a key holds whatever keys a user gives it, and now none."""
-    fields = getattr(OmegaConf.get_type(section), "__dataclass_fields__", {})
-    return name in fields and getattr(fields[name].type, "__origin__", None) is dict
+def _field_types(schema: type | None) -> dict[str, Any]:
+    """The types of the fields of a dataclass, by name; none for anything else."""
+    if schema is None or not dataclasses.is_dataclass(schema):
+        return {}
+    return {field.name: field.type for field in dataclasses.fields(schema)}
+
+
+def _must_be_section(section: DictConfig, name: str) -> bool:
+    """Whether a name of a section stands for a section of its own."""
+    kind = _field_types(OmegaConf.get_type(section)).get(name)
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def task_overrides() -> list[str]:
     """The overrides of the running command as they were written: Hydra's config would resolve a `${key}` in them."""
-    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    written = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [str(text) for text in written] if isinstance(written, list) else []
 
 
 def unknown_key(key: str, config_name: str) -> str:
@@ -248,28 +166,84 @@ def unknown_key(key: str, config_name: str) -> str:
 
 
 def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
-    """One line for an error of Hydra's or OmegaConf's, with the nearest right name."""
-    text = str(error)
-    both = f"{text}\n{error.__cause__ or error.__context__ or ''}"
-    full = re.search(r"full_key: (\S+)", both)
-    key = full[1] if full else ""
-    if named := re.findall(r"Could not override '(.+?)'|Key '(.+?)' not in", both):
-        return unknown_key(max(key, *itertools.chain(*named), key=len), config_name)
-    if match := re.search(r"already at '(.+?)'|Multiple values for (\S+)\.|not supported: '\+\+(\w+)=", text):
-        return f"{match[1] or match[2] or match[3]} exists already: write it without the +"
-    if match := re.search(r"Could not find '(?:(.+)/)?(.+)'", text):
-        return f"unknown {match[1] or 'config'} {match[2]}"
-    if "is not Optional" in both:
-        return f"{key} cannot be null"
-    if re.search(r"not a subclass of|Cannot merge|not a ListConfig", both):
-        node = OmegaConf.select(compose(config_name, []), key)
-        if isinstance(node, DictConfig):
-            return f"{key} cannot be set as a whole: set its keys, such as {key}.{next(iter(node))}=value"
-        if "ListConfig" in both:
+    """One line for an error of Hydra's or OmegaConf's, with the nearest right name.
+
+    The overrides are compared with the schema, so that the line does not depend on how Hydra words what it raises.
+    """
+    if line := _wrong_override(config_name, overrides):
+        return line
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"unknown {group or 'config'} {option.removesuffix('.yaml')}"
+    cause = error
+    while not isinstance(cause, OmegaConfBaseException) and (below := cause.__cause__ or cause.__context__):
+        if not isinstance(below, Exception):
+            break
+        cause = below
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{cause.full_key or 'config'}: {_first_line(cause)}"
+    return f"cannot use {' '.join(overrides)}: {_first_line(error)}"
+
+
+def _wrong_override(config_name: str, overrides: list[str]) -> str | None:
+    """One line for the first override that does not fit the schema; None if each of them does by itself."""
+    parsed = [parse_override(text) for text in overrides if not text.startswith("-")]
+    chosen = [each for each in parsed if each.key_or_group in groups(config_name) and not each.is_sweep_override()]
+    for override in chosen:
+        if override.is_add() or override.is_force_add():
+            return f"{override.key_or_group} exists already: write it without the +"
+    try:
+        config = compose(config_name, [str(override.input_line) for override in chosen if override.package is None])
+    except COMPOSING_ERRORS:
+        config = compose(config_name, [])
+    for override in parsed:
+        if (override in chosen and override.package is None) or override.key_or_group.startswith("hydra"):
+            continue
+        if line := _misfit(config_name, config, override):
+            return line
+    return None
+
+
+def _misfit(config_name: str, config: DictConfig, override: Override) -> str | None:
+    """One line for an override that does not fit a composed config, to which it is applied; None for one that does."""
+    key, value = override.key_or_group, override.value()
+    if override.package is not None:
+        return unknown_key(f"{key}@{override.package}", config_name)
+    section, name = _holder(config, key)
+    if section is None:
+        return unknown_key(key, config_name)
+    unset = OmegaConf.is_missing(section, name) or OmegaConf.is_interpolation(section, name)
+    there = None if unset else section.get(name)
+    if override.is_add() and there is not None and not isinstance(value, list | dict):
+        return f"{key} exists already: write it without the +"
+    if override.is_sweep_override():
+        return None
+    try:
+        OmegaConf.update(config, key, value, force_add=True)
+    except COMPOSING_ERRORS as error:
+        if value is None:
+            return f"{key} cannot be null"
+        if isinstance(there, DictConfig):
+            return f"{key} cannot be set as a whole: set its keys, such as {key}.{next(iter(there))!s}=value"
+        if isinstance(there, ListConfig) and not isinstance(value, list):
             return f"{key} is a list: write {key}=[a,b]"
-    if value := re.search(r"Value .*|Invalid .*|Cannot convert .*|.*not a valid.*|.*nterpolation.*", both):
-        return f"{key or 'config'}: {value[0].strip()}"
-    reason = text.split("Config search path")[0].strip()
-    if reason.startswith("Error merging override"):
-        reason = str(error.__cause__ or reason).split("\n")[0]
-    return f"cannot use {' '.join(overrides)}: {reason or type(error).__name__}"
+        return f"{getattr(error, 'full_key', key)}: {_first_line(error)}"
+    return None
+
+
+def _holder(config: DictConfig, key: str) -> tuple[DictConfig | None, str]:
+    """The section of a composed config that holds a key, and the key's name there; no section for an unknown key."""
+    *parents, name = key.split(".")
+    section: DictConfig | None = config
+    for parent in parents:
+        section = _section(section, parent) if section is not None and parent in section else None
+    if section is None:
+        return None, name
+    free = OmegaConf.get_type(section) is dict
+    return (section if free or name in _field_types(OmegaConf.get_type(section)) else None), name
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    text = (getattr(error, "msg", None) or str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -56,7 +56,8 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
             _require_same(config, stored, key, folder)
         elif key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
-    run = RunFolder(folder, OmegaConf.to_object(stored), resumed=True)
+    own: Any = OmegaConf.to_object(stored)
+    run = RunFolder(folder, own, resumed=True)
     if is_first_rank() and not _hold(run):
         raise InputError(f"resume={folder} is running in another process: wait for it, or end it first")
     return run
@@ -99,7 +100,7 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
     """
     run = found
 
-    def make() -> dict:
+    def make() -> dict[str, Any]:
         nonlocal run
         run = run or _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
@@ -167,7 +168,7 @@ def as_yaml(config: Config) -> str:
 
 def hparams(config: Any) -> dict[str, Any]:
     """All that decides what a run computes, by key, such as `optimizer.max_lr`."""
-    nested = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
+    nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
     return hparams_of(nested)
 
 

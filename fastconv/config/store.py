@@ -4,6 +4,7 @@ import functools
 import secrets
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -28,7 +29,7 @@ CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if pa
 
 # The commands' configs, by the name of their file in `conf/`.
 SCHEMAS = {
-    "config": Config,
+    "train": Config,
     "compare": Compare,
     "evaluate": Evaluate,
     "explain": Explain,
@@ -80,12 +81,15 @@ def stored(folder: Path) -> DictConfig:
     schema, store = _settable(Config), ConfigStore.instance()
     for group in ("model", "optimizer", "schedule"):
         schema[group] = store.load(f"{group}/_{values[group].name}.yaml").node
-    return OmegaConf.merge(schema, values)
+    merged = OmegaConf.merge(schema, values)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def methods(config: Explain) -> dict[str, Method]:
     """The attribution methods of a config, by name. Raises InputError for keys or values that `Method` has not."""
-    found, known = {}, [each.name for each in fields(Method)]
+    found: dict[str, Method] = {}
+    known = [each.name for each in fields(Method)]
     for name, values in config.methods.items():
         if not isinstance(values, dict):
             raise InputError(
@@ -97,10 +101,11 @@ def methods(config: Explain) -> dict[str, Method]:
         if not values.get("captum"):
             raise InputError(f"methods.{name}.captum has no value: give a class of captum.attr, such as Lime")
         try:
-            found[name] = OmegaConf.to_object(OmegaConf.merge(_settable(Method), values))
+            method: Any = OmegaConf.to_object(OmegaConf.merge(_settable(Method), values))
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"methods.{name}.{error.full_key or '?'}: {reason}") from error
+        found[name] = method
     return found
 
 
@@ -119,13 +124,12 @@ def _beyond_a_run(schema: type[Config]) -> DictConfig:
 
 def _settable(schema: type) -> DictConfig:
     """A config node of a dataclass whose values can be overridden even if the dataclass is frozen."""
-    node = OmegaConf.structured(schema)
+    node: DictConfig = OmegaConf.structured(schema)
 
     def thaw(config: DictConfig) -> None:
-        config._set_flag("readonly", None)
+        OmegaConf.set_readonly(config, None)
         for key in config:
-            child = config._get_node(key)
-            if isinstance(child, DictConfig):
+            if not OmegaConf.is_missing(config, key) and isinstance(child := config[key], DictConfig):
                 thaw(child)
 
     thaw(node)

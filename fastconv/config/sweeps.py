@@ -72,7 +72,9 @@ def described(folder: Path) -> dict[str, Any] | None:
         found = yaml.safe_load((folder / DESCRIPTION).read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    return found | {"command": "train"} if found.get("command") == "config" else found  # what version 0.1 called it
 
 
 def _require_same(sweep: Sweep) -> None:

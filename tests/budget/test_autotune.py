@@ -18,7 +18,7 @@ from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.clock import Clock
 from fastconv.budget.flops import training_flops
 from fastconv.budget.hardware import Device
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.config.prerequisites import check_data
 from fastconv.data.sources.builtin import load
 from fastconv.data.splits import Splits
@@ -74,7 +74,7 @@ def least(errors: list[float]) -> int:
 
 def chosen(digits_root, *overrides: str, data: Splits | None = None) -> best.Choice:
     given = ["experiment=best", "dataset=digits", f"data={digits_root}", "trainer=cpu", *overrides]
-    config = OmegaConf.to_object(compose("config", given))
+    config = OmegaConf.to_object(compose("train", given))
     return best.choose(config, data or check_data(config, config.autotune), given, Clock())
 
 

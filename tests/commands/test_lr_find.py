@@ -14,8 +14,8 @@ from harness import run_command
 from omegaconf import OmegaConf
 
 from fastconv.analysis import run_figures
-from fastconv.config.cli import compose
 from fastconv.config.commands import RangeTest
+from fastconv.config.overrides import compose
 from fastconv.data.sources.builtin import load
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
@@ -71,7 +71,7 @@ def test_losses_are_those_of_a_plain_loop(found, digits_root):
     """Batches of 64 in parts of 32, from the same first weights, with torch's own SGD."""
     rates, losses, _ = read(found[1] / "lr_find.csv")
     train, _ = load("digits", digits_root)
-    config = OmegaConf.to_object(compose("config", ["dataset=digits"]))
+    config = OmegaConf.to_object(compose("train", ["dataset=digits"]))
     spec = stream_spec(train, config.augment, config.stream.seed)
     stream = OnlineStream(spec, train)
     torch.manual_seed(0)

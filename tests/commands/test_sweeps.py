@@ -114,7 +114,7 @@ def test_auto_begins_a_new_sweep_if_none_is_left_to_do(command, tmp_path):
 
 
 def test_folders_of_one_second_differ():
-    folders = [compose("config", [], with_hydra=True).hydra.sweep.dir for _ in range(5)]
+    folders = [compose("train", [], with_hydra=True).hydra.sweep.dir for _ in range(5)]
     assert len(set(folders)) == 5
     assert len({folder[: len("outputs/sweeps/2026-11-25_09-00")] for folder in folders}) <= 2
 
@@ -231,7 +231,7 @@ def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path):
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
 def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
     """Between the look whether a run is there and its beginning another process may begin it."""
-    config = typed_config("config", compose("config", []), [])
+    config = typed_config("train", compose("train", []), [])
     if not links:
         monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(PermissionError))
     monkeypatch.setattr("fastconv.runs.folder._read", lambda _: None)
@@ -340,7 +340,7 @@ def test_a_sweep_goes_to_any_folder(command, tmp_path, name):
 
 def test_a_sweep_that_left_no_runs_has_no_table(tmp_path):
     (tmp_path / ".submitit").mkdir()
-    assert report(typed_config("config", compose("config", []), []), tmp_path)
+    assert report(typed_config("train", compose("train", []), []), tmp_path)
     assert files(tmp_path) == [".submitit"]
 
 
@@ -356,7 +356,7 @@ def test_what_a_sweep_was_asked_for_is_written_down(command, tmp_path):
     command("train", "-m", "seed=0,1", *SHORT, "outputs=elsewhere", "hydra.sweeper.max_batch_size=1")
     (description,) = (tmp_path / "elsewhere" / "sweeps").glob("*/sweep.yaml")
     assert yaml.safe_load(description.read_text()) == {
-        "command": "config",
+        "command": "train",
         "overrides": ["seed=0,1", *SHORT[:-1], "hydra.sweeper.max_batch_size=1"],
         "jobs": 2,
     }
@@ -376,7 +376,7 @@ def test_empty_folders_go_and_others_stay(tmp_path):
 
 
 def test_the_slurm_launcher_composes():
-    settings = compose("config", ["hydra/launcher=slurm"], with_hydra=True).hydra.launcher
+    settings = compose("train", ["hydra/launcher=slurm"], with_hydra=True).hydra.launcher
     assert settings._target_.endswith("SlurmLauncher")
     assert (settings.cpus_per_task, settings.gpus_per_node, settings.array_parallelism) == (8, 1, 16)
 

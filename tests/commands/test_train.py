@@ -13,7 +13,7 @@ from harness import SHORT, SMALL, only_run, run_command, same_weights
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.data.sources.builtin import load
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
@@ -221,7 +221,7 @@ def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root, channe
     with (only_run(tmp_path / "outputs") / "metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
 
-    config = OmegaConf.to_object(compose("config", ["dataset=digits", *run_it]))
+    config = OmegaConf.to_object(compose("train", ["dataset=digits", *run_it]))
     train, _ = load("digits", digits_root)
     stream = OnlineStream(stream_spec(train, config.augment, config.stream.seed), train)
     mean, std = torch.tensor(stream.spec.mean).view(-1, 1, 1), torch.tensor(stream.spec.std).view(-1, 1, 1)

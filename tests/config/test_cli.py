@@ -10,9 +10,9 @@ from harness import files, run_command
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from fastconv.config.cli import compose, described_keys, group_options
 from fastconv.config.commands import Evaluate, Explain, Export, LrFind, Method, Predict
-from fastconv.config.overrides import groups, leaves
+from fastconv.config.help import described_keys
+from fastconv.config.overrides import compose, group_options, groups, leaves
 from fastconv.config.ranges import RANGES
 from fastconv.config.store import methods
 from fastconv.data.stream import cache as storage
@@ -57,7 +57,7 @@ def test_the_groups_are_those_of_the_readme():
         },
     }
     assert groups("explain") == ["method"]
-    assert groups("lr_find") == groups("config")
+    assert groups("lr_find") == groups("train")
 
 
 def test_every_key_of_a_report_is_explained():
@@ -70,12 +70,12 @@ def test_every_key_of_a_report_is_explained():
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_every_key_is_explained(option):
-    config = compose("config", [option])
+    config = compose("train", [option])
     assert [key for key, _, meaning in described_keys(config) if not meaning and not key.endswith(".name")] == []
 
 
 def test_every_number_has_a_range():
-    whole = compose("config", [])
+    whole = compose("train", [])
     schemas = [
         (schema.node, f"{group}.")
         for group in ("model", "optimizer", "schedule")
@@ -93,14 +93,14 @@ def test_every_number_has_a_range():
 def test_the_original_recipe():
     """Pad by 4 on each side, crop, flip, cut out 8x8; one cycle over 25 epochs, at most 1000 s."""
     for dataset in GROUPS["dataset"]:
-        config = compose("config", [f"dataset={dataset}", "experiment=original"])
+        config = compose("train", [f"dataset={dataset}", "experiment=original"])
         augment = OmegaConf.to_container(config.augment, resolve=True)
         assert augment == {
             "crop": {"padding": 4, "mode": "constant"},
             "flip": {"probability": 0.5, "mode": "random"},
             "cutout": {"size": 8},
-            "colour": {"brightness": 0, "contrast": 0},
-            "policy": "none",
+            "color_jitter": {"brightness": 0, "contrast": 0},
+            "auto": "none",
             "num_ops": 2,
             "magnitude": 9,
         }
@@ -110,7 +110,7 @@ def test_the_original_recipe():
 
 def test_micro_batch_size_is_the_models_or_a_smaller_batch():
     def micro_batch_size(*overrides):
-        return compose("config", list(overrides)).micro_batch_size
+        return compose("train", list(overrides)).micro_batch_size
 
     assert micro_batch_size("dataset=cifar10") == 256
     assert micro_batch_size("dataset=digits") == 128
@@ -121,8 +121,8 @@ def test_micro_batch_size_is_the_models_or_a_smaller_batch():
 
 def test_digits_are_never_mirrored_by_default():
     for dataset, augment in (("digits", "standard"), ("mnist", "standard"), ("mnist", "airbench")):
-        assert compose("config", [f"dataset={dataset}", f"augment={augment}"]).augment.flip.probability == 0
-    assert compose("config", ["dataset=cifar10", "augment=flip"]).augment.flip.probability == 0.5
+        assert compose("train", [f"dataset={dataset}", f"augment={augment}"]).augment.flip.probability == 0
+    assert compose("train", ["dataset=cifar10", "augment=flip"]).augment.flip.probability == 0.5
 
 
 @pytest.mark.parametrize(("name", "shows"), [("train", "budget.seconds=1000.0"), ("precompute", "stream.max_gb="),

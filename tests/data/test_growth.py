@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.data.stream import cache as storage
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream import writer
@@ -163,7 +163,7 @@ def test_an_extension_does_not_wait_for_another_writer(built):
 def test_only_the_first_rank_of_a_run_with_a_time_limit_extends(built, monkeypatch, rank, seconds, extends):
     data, spec, root = built
     monkeypatch.setenv("LOCAL_RANK", rank)
-    config = OmegaConf.to_object(compose("config", [f"stream.root={root}", f"budget.seconds={seconds}"]))
+    config = OmegaConf.to_object(compose("train", [f"stream.root={root}", f"budget.seconds={seconds}"]))
     run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(max_steps=None))
     reader = runs.open_stream(run)
     grow_and_wait(reader, 1)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.data.configs import Dataset
 from fastconv.data.sources.builtin import load
 from fastconv.data.sources.decode import to_array
@@ -305,7 +305,7 @@ def test_ranges_of_tars_pass_hydras_grammar():
         'dataset.train="https://example.org/train-{000..010}.tar"': "https://example.org/train-{000..010}.tar",
         "dataset.train=[a.tar,b.tar]": ["a.tar", "b.tar"],
     }.items():
-        assert compose("config", ["dataset=webdataset", text]).dataset.train == expected
+        assert compose("train", ["dataset=webdataset", text]).dataset.train == expected
 
 
 def test_many_classes_need_no_setting(tmp_path, command):
@@ -354,7 +354,7 @@ def test_cifar10_is_the_same_stream_from_everywhere(tmp_path):
     for at, settings in enumerate(given):
         (tmp_path / f"data{at}").mkdir()
         os.symlink(OFFICIAL_DATA / OFFICIAL_FOLDERS["cifar10"], tmp_path / f"data{at}" / OFFICIAL_FOLDERS["cifar10"])
-        config = OmegaConf.to_object(compose("config", [*settings, "dataset.name=CIFAR10", "augment=standard"]))
+        config = OmegaConf.to_object(compose("train", [*settings, "dataset.name=CIFAR10", "augment=standard"]))
         train, test = load(config.dataset, tmp_path / f"data{at}")
         assert (len(train), len(test)) == (50_000, 10_000)
         streams.add(stream_spec(train, config.augment, config.stream.seed).folder)

@@ -8,7 +8,7 @@ import pytest
 from harness import noise, sha256s, spec_of
 from omegaconf import OmegaConf
 
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.data.stream import cache as storage
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream import writer
@@ -83,7 +83,7 @@ def test_without_verify_only_the_size_is_checked(built):
 def test_runs_check_shards_unless_told_not_to(built):
     data, spec, root = built
     alter(first_shard(spec, root))
-    config = OmegaConf.to_object(compose("config", [f"stream.root={root}", "stream.verify=false"]))
+    config = OmegaConf.to_object(compose("train", [f"stream.root={root}", "stream.verify=false"]))
     run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(max_steps=None))
     runs.open_stream(run).rows(0, 4)
     config.stream.verify = True

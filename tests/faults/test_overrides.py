@@ -20,8 +20,7 @@ import pytest
 from harness import run_command
 from omegaconf import DictConfig, OmegaConf
 
-from fastconv.config.cli import compose
-from fastconv.config.overrides import group_options, groups
+from fastconv.config.overrides import compose, group_options, groups
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +95,7 @@ def values_of(config: DictConfig, prefix: str = "") -> dict[str, Any]:
 def schema(config_name: str) -> dict[str, tuple[Any, tuple[str, ...]]]:
     """Every key with its type and the group option, if any, that has it."""
     options = [()]
-    if config_name == "config":
+    if config_name == "train":
         options += [(f"{group}={option}",) for group in sorted(GROUPS) for option in GROUPS[group]]
     found: dict[str, tuple[Any, tuple[str, ...]]] = {}
     for option in options:
@@ -155,7 +154,7 @@ def generated() -> list[Case]:
         command = "train" if override.startswith("outputs=") else rng.choice(commands)
         cases.append(Case(command, (*option, override), tuple(filter(None, names))))
 
-    run, compare = schema("config"), schema("compare")
+    run, compare = schema("train"), schema("compare")
     for keys in (run, compare):
         for key, (hint, option) in keys.items():
             values = bad_values(key, hint)
@@ -292,7 +291,7 @@ def nothing_starts(monkeypatch):
 def test_every_key_and_group_has_its_cases(cases):
     assert len(set(cases)) >= 300
     written = " ".join(override for case in cases for override in case.overrides)
-    assert [key for key in (*schema("config"), *schema("compare"), *GROUPS) if f"{key}=" not in written] == []
+    assert [key for key in (*schema("train"), *schema("compare"), *GROUPS) if f"{key}=" not in written] == []
 
 
 def problem_of(case: Case, code: int, err: str) -> str | None:

@@ -47,7 +47,7 @@ def narrow(name: str, channels: int = 3, classes: int = 10) -> torch.nn.Module:
 
 
 def settings(model: str) -> dict:
-    return model_settings(OmegaConf.to_object(compose("config", [f"model={model}"])).model)
+    return model_settings(OmegaConf.to_object(compose("train", [f"model={model}"])).model)
 
 
 # -- what they are

@@ -1,0 +1,189 @@
+"""The arguments of a command: Hydra's flags, the overrides, and the jobs of a sweep that they ask for."""
+
+import argparse
+import importlib.metadata
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.override_parser.types import Glob, Override
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from fastconv.config.overrides import (
+    COMPOSING_ERRORS,
+    check_options,
+    compose,
+    explain,
+    parse_override,
+    typed,
+)
+from fastconv.config.sweeps import Sweep
+from fastconv.system.errors import InputError
+
+Check = Callable[[Any], None]
+
+
+@dataclass
+class Arguments:
+    """What was asked for on a command line: the overrides as written, and Hydra's flags that change what they mean."""
+
+    overrides: list[str]
+    multirun: bool
+    cfg: str | None
+    info: str | None
+    config_dir: str | None
+    config_path: str | None
+    config_name: str | None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # argparse would print its usage and end with code 2
+        raise InputError(f"{message}. --help shows what can be set")
+
+
+def read_arguments(arguments: Sequence[str]) -> Arguments:
+    """Split a command line as Hydra 1.3 does, by its documented flags. Raises InputError for another flag."""
+    parser = _Parser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    for flags in (
+        ("--help", "-h"),
+        ("--hydra-help",),
+        ("--resolve",),
+        ("--run", "-r"),
+        ("--multirun", "-m"),
+        ("--shell-completion", "-sc"),
+    ):
+        parser.add_argument(*flags, action="store_true")
+    for flags in (
+        ("--package", "-p"),
+        ("--config-path", "-cp"),
+        ("--config-name", "-cn"),
+        ("--config-dir", "-cd"),
+        ("--experimental-rerun",),
+    ):
+        parser.add_argument(*flags)
+    parser.add_argument("--version", action="version", version=f"Hydra {importlib.metadata.version('hydra-core')}")
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    information = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    parser.add_argument("--info", "-i", const="all", nargs="?", choices=information)
+    found = vars(parser.parse_args(arguments))
+    return Arguments(**{name: found[name] for name in Arguments.__dataclass_fields__})
+
+
+def check_arguments(config_name: str, arguments: list[str], check: Check, check_search: Check) -> Sweep | None:
+    """Raise InputError for what Hydra could not read, or would read as something else than was meant.
+
+    All jobs of a sweep are composed and given to `check` before the first one starts: the last may be hours away. Those
+    of a sweeper that searches for the best are not known; `check` and `check_search` get what is common to them.
+
+    Returns the sweep that the arguments ask for; None for a single job, or one with configs of somebody else.
+    """
+    asked = read_arguments(arguments)
+    overrides = [parse_override(text) for text in asked.overrides]
+    sweep = asked.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
+    # An experiment may be a sweep by itself, with values and a sweeper of its own.
+    settings = _hydra_settings(config_name, overrides) if sweep or _names_experiment(overrides) else None
+    if settings is not None:
+        sweep = sweep or settings.mode == RunMode.MULTIRUN
+    if settings is not None and sweep:
+        of_experiment = (settings.sweeper.get("params") or {}).items()
+        both = [*(parse_override(f"{key}={values}") for key, values in of_experiment), *overrides]
+        overrides = list({override.key_or_group: override for override in both}.values())  # the last of a key counts
+    for override in overrides:
+        _require_values(override, sweep)
+    if asked.config_dir or asked.config_path or asked.config_name:
+        return None  # somebody else's configs, which Hydra alone knows
+    if not sweep or settings is None or asked.cfg or asked.info:
+        check_options(config_name, overrides)
+        return None
+    searches = not settings.sweeper._target_.endswith(".BasicSweeper")  # which goes over values known in advance
+    if searches:
+        trials = settings.sweeper.n_trials
+        configs = [_checked_search(config_name, overrides, trials, check)]
+        check_search(configs[0])
+        configs *= trials
+    else:
+        jobs = list(split_jobs(overrides))
+        configs = [_checked(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
+        if not configs:
+            raise InputError(f"the sweep {' '.join(asked.overrides)} has no values")
+    return Sweep(config_name, tuple(asked.overrides), tuple(configs), Path(settings.sweep.dir), searches)
+
+
+def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:
+    """The overrides of each job of a sweep, in the order of Hydra's basic sweeper: the last key's values change first.
+
+    Raises InputError for an interval, from which only a search can draw.
+    """
+    values: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_interval_sweep():
+            raise InputError(f"{override.input_line} is not possible: only a search draws from an interval")
+        if override.is_sweep_override():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return (list(job) for job in itertools.product(*values.values()))
+
+
+def _require_values(override: Override, in_sweep: bool) -> None:
+    """Raise InputError for several values where one is meant, and for values that are not named."""
+    if not in_sweep and override.is_sweep_override():
+        raise InputError(
+            f"{override.input_line} has several values: add -m to run one after the other, or write a list as [a,b]"
+        )
+    if isinstance(override.value(), Glob):
+        raise InputError(f"{override.input_line} is not possible: name the values, as {override.key_or_group}=a,b")
+
+
+def _names_experiment(overrides: list[Override]) -> bool:
+    return any(override.key_or_group == "experiment" and not override.is_sweep_override() for override in overrides)
+
+
+def _hydra_settings(config_name: str, overrides: list[Override]) -> DictConfig | None:
+    """Hydra's own settings for some overrides; None where they do not compose, which is explained elsewhere."""
+    single = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    try:
+        settings: DictConfig = compose(config_name, single, with_hydra=True).hydra
+    except COMPOSING_ERRORS:
+        return None
+    return settings
+
+
+def _checked(config_name: str, job: list[str], name: str, check: Check) -> Any:
+    """The config of a job of a sweep. Raises InputError, naming the job, for one that cannot work."""
+    try:
+        check_options(config_name, [parse_override(text) for text in job])
+        settings = [text for text in job if not text.startswith("hydra")]
+        config = typed(config_name, compose(config_name, settings), settings)
+        check(config)
+    except COMPOSING_ERRORS as error:
+        raise InputError(f"{name}: {explain(error, config_name, job)}") from error
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    return config
+
+
+def _checked_search(config_name: str, overrides: list[Override], trials: int, check: Check) -> Any:
+    """What is common to the trials of a search. Raises InputError if that, or one of the values by itself, cannot work.
+
+    Of an interval the two ends are tried.
+    """
+    if trials < 1:
+        raise InputError(f"hydra.sweeper.n_trials={trials} is not possible: give 1 or more")
+    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    for override in overrides:
+        values: Iterable[Any] = ()
+        if override.is_interval_sweep():
+            interval: Any = override.value()
+            values = interval.start, interval.end
+        elif override.is_sweep_override():
+            values = override.sweep_string_iterator()
+        for value in values:
+            text = f"{override.key_or_group}={value}"
+            _checked(config_name, [*fixed, text], text, check)
+    return _checked(config_name, fixed, "the search", check)

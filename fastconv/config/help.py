@@ -1,0 +1,69 @@
+"""The help of a command, from its doc and the docs of the fields of its schema."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator
+
+from omegaconf import DictConfig, OmegaConf
+
+from fastconv.config.arguments import check_arguments
+from fastconv.config.overrides import compose, group_options, groups, leaves
+
+
+def help_text(config_name: str, doc: str | None, arguments: list[str]) -> str:
+    """The help of a command: what it does, its groups with their options, and every key with its value and meaning.
+
+    The values are those that the overrides among the `arguments` give. Raises InputError for overrides that are wrong.
+    """
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    check_arguments(config_name, overrides, lambda config: None, lambda config: None)
+    config = compose(config_name, overrides)
+    lines = [inspect.cleandoc(doc or config_name), ""]
+    if found := groups(config_name):
+        lines += ["Groups (group=option):"]
+        lines += [f"  {group:<12} {', '.join(group_options(group))}" for group in found]
+        lines += [""]
+    lines += ["Keys (key=value), with the value that these overrides give:"]
+    for key, value, meaning in described_keys(config):
+        lines.append(f"  {key}={value}")
+        lines += textwrap.wrap(meaning, 112, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += [
+        "",
+        "Several values with -m make a sweep: -m seed=0,1,2. --cfg job prints the composed config. HYDRA_FULL_ERROR=1",
+        "shows tracebacks.",
+    ]
+    return "\n".join(lines)
+
+
+def described_keys(config: DictConfig) -> Iterator[tuple[str, str, str]]:
+    """(key, value, meaning) of every leaf of a composed config."""
+    for key, section, name in leaves(config):
+        value = None if OmegaConf.is_missing(section, name) else section[name]
+        schema = OmegaConf.get_type(section)
+        meaning = field_docs(schema).get(name, "") if schema else ""
+        yield key, "null" if value is None else str(value), meaning
+
+
+def field_docs(schema: type) -> dict[str, str]:
+    """The string under each field of a dataclass and of those it extends."""
+    docs: dict[str, str] = {}
+    for parent in reversed(schema.__mro__):
+        if dataclasses.is_dataclass(parent):
+            docs |= _own_field_docs(parent)
+    return docs
+
+
+@functools.cache
+def _own_field_docs(schema: type) -> dict[str, str]:
+    docs: dict[str, str] = {}
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(schema))).body
+    assert isinstance(definition, ast.ClassDef)
+    for entry, after in itertools.pairwise(definition.body):
+        match entry, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                docs[name] = " ".join(text.split())
+    return docs
