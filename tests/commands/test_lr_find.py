@@ -107,7 +107,7 @@ def test_leaves_losses_figure_and_config_and_nothing_else(found):
 
 def test_config_is_that_of_the_run():
     for overrides in ([], ["dataset=cifar10", "experiment=original", "augment=none"], ["schedule=step", "trainer=ddp"]):
-        ours, runs = (OmegaConf.to_container(compose(name, overrides), resolve=True) for name in ("lr_find", "config"))
+        ours, runs = (OmegaConf.to_container(compose(name, overrides), resolve=True) for name in ("lr_find", "train"))
         assert ours.pop("range_test") == {"min_lr": 1e-4, "max_lr": 10.0, "steps": 100, "early_stop_threshold": 4.0}
         assert ours == runs
 
