@@ -1,8 +1,8 @@
 """python -m fastconv.audit dataset=NAME [key=value ...]
 
-Look at a data set before anything is trained on it: how many images each class has, of what sizes, which files cannot
-be read, which images are there twice, and which test images are among those to train on. Prints what to do about it,
-and leaves the findings, and pictures of the images with and without augmentation, in a folder below `outputs`.
+Audit a data set before training: images per class, their sizes, unreadable files, duplicates, and test images that are
+among the training images. Prints advice, and writes the findings, and pictures of the images with and without
+augmentation, to a folder below `outputs`.
 
   python -m fastconv.audit dataset=image_folder dataset.root=photos
   python -m fastconv.audit dataset=webdataset dataset.train=train-*.tar dataset.test=test.tar
@@ -18,7 +18,7 @@ from fastconv.config.validation import check
 
 
 def check_audit(config: Config) -> None:
-    """Raise InputError for what cannot be looked at."""
+    """Raise InputError for a data set that cannot be audited."""
     check(config)
     require_known(config)
     require_writable(Path(config.outputs))
@@ -26,7 +26,7 @@ def check_audit(config: Config) -> None:
 
 @command("train", __doc__, check_audit)
 def main(config: Config) -> None:
-    """The command; see the top of this file."""
+    """Run the command; see the top of this file."""
     check_audit(config)
     from fastconv.analysis.dataset_audit import audit, write
 

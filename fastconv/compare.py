@@ -1,7 +1,8 @@
 """python -m fastconv.compare [runs=FOLDER] [key=value ...]
 
-From many runs to one table: runs that differ only in their seeds make a group, with mean, standard deviation and 95 %
-interval; the best is marked, and what cannot be told from it. Failed and unfinished runs are shown with their reason.
+Compare many runs in one table: runs that differ only in their seeds make a group, with mean, standard deviation and
+95 % interval. The best group is marked, and those not significantly different from it. Failed and unfinished runs are
+shown with their reason.
 
   python -m fastconv.compare runs=outputs/sweeps/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.compare where=[dataset:mnist,seed:0] sort=seconds_counted page=compare.html
@@ -26,7 +27,7 @@ OPTIONS = {
 
 
 def check(config: Compare) -> None:
-    """Raise InputError for a table that cannot be made."""
+    """Raise InputError for settings that cannot work."""
     for key, options in OPTIONS.items():
         value = getattr(config, key)
         if value is not None and value not in options:
@@ -48,7 +49,7 @@ def check(config: Compare) -> None:
 
 @command("compare", __doc__, check)
 def main(config: Compare) -> None:
-    """The command; see the top of this file."""
+    """Run the command; see the top of this file."""
     check(config)
     from fastconv.analysis.comparison.groups import choose_measure, group_runs
     from fastconv.analysis.comparison.tables import (

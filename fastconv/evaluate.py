@@ -1,8 +1,8 @@
 """python -m fastconv.evaluate run=FOLDER [key=value ...]
 
 Score a trained network on the test split of its data set, and write `report.html`, a page of the run, into its folder:
-accuracy with its interval, class by class, calibration, curves, the surest mistakes, and how to use the network. The
-numbers are in `evaluation.json`.
+accuracy with its interval, per-class metrics, calibration, curves, the most confident errors, and how to use the
+network. The metrics are in `evaluation.json`.
 
   python -m fastconv.evaluate run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.evaluate run=outputs/a tta=true
@@ -18,7 +18,7 @@ from fastconv.system.errors import InputError, nearest
 
 
 def check(config: Evaluate) -> None:
-    """Raise InputError for what cannot be evaluated, as far as can be told without reading the run."""
+    """Raise InputError for settings that cannot work, as far as can be told without reading the run."""
     options = OPTIONS["trainer.accelerator"]
     if config.accelerator not in options:
         wrong = f"accelerator={config.accelerator} is unknown{nearest(config.accelerator, options)}"
@@ -28,7 +28,7 @@ def check(config: Evaluate) -> None:
 
 @command("evaluate", __doc__, check)
 def main(config: Evaluate) -> None:
-    """The command; see the top of this file."""
+    """Run the command; see the top of this file."""
     check(config)
     from fastconv.analysis.evaluation.report import write_report
 

@@ -1,7 +1,8 @@
 """python -m fastconv.explain run=FOLDER [against=FOLDER] [key=value ...]
 
-Show where a trained network looks, or two of them, and measure what the maps are worth: `explain.html` with figures and
-tables in the run's folder. Several runs of a kind, such as three seeds, are lists: run=[a,b,c] against=[d,e,f].
+Explain the predictions of a trained network, or of two, by attribution maps, and measure how faithful the maps are:
+`explain.html` with figures and tables in the run's folder. Several seeds are given as lists: run=[a,b,c]
+against=[d,e,f].
 
   python -m fastconv.explain run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.explain run=outputs/a against=outputs/b per_class=5
@@ -20,7 +21,7 @@ from fastconv.system.errors import InputError, nearest
 
 
 def report_folder(config: Explain) -> Path:
-    """Where the report goes."""
+    """Return the folder of the report."""
     if config.folder:
         return Path(config.folder).absolute()
     first, second = config.folders()
@@ -28,7 +29,7 @@ def report_folder(config: Explain) -> Path:
 
 
 def check(config: Explain) -> None:
-    """Raise InputError for a report that cannot be made, as far as can be told without reading the runs."""
+    """Raise InputError for settings that cannot work, as far as can be told without reading the runs."""
     runs, against = config.folders()
     for key, value in (("run", config.run), ("against", config.against)):
         named = as_list(value)
@@ -40,7 +41,7 @@ def check(config: Explain) -> None:
         raise InputError(
             f"run names {len(runs)} folders and against {len(against)}: give as many, so that they make pairs"
         )
-    for key, options in {"target": ("answer", "label"), "accelerator": OPTIONS["trainer.accelerator"]}.items():
+    for key, options in {"target": ("prediction", "label"), "accelerator": OPTIONS["trainer.accelerator"]}.items():
         if (value := getattr(config, key)) not in options:
             raise InputError(f"{key}={value} is unknown{nearest(value, options)} Choose from: {', '.join(options)}")
     if config.names is not None and len(config.names) != (2 if against else 1):
@@ -67,7 +68,7 @@ def check(config: Explain) -> None:
 
 @command("explain", __doc__, check)
 def main(config: Explain) -> None:
-    """The command; see the top of this file."""
+    """Run the command; see the top of this file."""
     check(config)
     from rich.console import Console
 

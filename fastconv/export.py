@@ -2,7 +2,7 @@
 
 Write a trained network, with its preprocessing inside, as files that work without fastconv: `model.onnx` for ONNX
 Runtime and others, `model.pt2` for torch.export. Both take raw images, uint8 [N, height, width, channels], and give
-probabilities, float32 [N, classes]. What they answer is compared with the checkpoint on test images first.
+probabilities, float32 [N, classes]. Their predictions are compared with the checkpoint's on test images first.
 
   python -m fastconv.export run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.export run=outputs/a format=[onnx]
@@ -20,7 +20,7 @@ FORMATS = ("onnx", "torch")
 
 
 def check(config: Export) -> None:
-    """Raise InputError for what cannot be exported, as far as can be told without reading the run."""
+    """Raise InputError for settings that cannot work, as far as can be told without reading the run."""
     for each in as_list(config.format) or [""]:
         if each not in FORMATS:
             raise InputError(f"format={each} is unknown{nearest(str(each), FORMATS)} Choose from: {', '.join(FORMATS)}")
@@ -30,7 +30,7 @@ def check(config: Export) -> None:
 
 @command("export", __doc__, check)
 def main(config: Export) -> None:
-    """The command; see the top of this file."""
+    """Run the command; see the top of this file."""
     check(config)
     from fastconv.analysis.export import export
 

@@ -43,7 +43,7 @@ RUN = (
 )
 STEPS = round(1.2 * 1438 / 64)
 # A report of heatmaps in seconds.
-QUICK = ("per_class=2", "mistakes=1", "hits=1", "control_images=4", "sensitivity_images=2", "steps=4")
+QUICK = ("per_class=2", "errors=1", "correct=1", "control_images=4", "sensitivity_images=2", "steps=4")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What there is to know of a data set before training: counts, sizes, and images that should not be as they are."""
+"""Audit of a data set before training: counts, sizes, unreadable files, duplicates and leaks."""
 
 import csv
 import hashlib
@@ -17,28 +17,28 @@ from fastconv.data.sources.decode import Decoded
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.runs.folder import new_run_folder
 
-# A class with so many times as many images as another, and one with so few, are worth a word.
-UNEVEN, FEW = 3, 100
+# Ratio of the largest to the smallest class, and images of a class, from which on the report warns.
+IMBALANCE, FEW = 3, 100
 # Images of each class on the contact sheet, and classes on it.
 SHOWN, SHOWN_CLASSES = 10, 20
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A data set with what was found in it.
+    """A data set and its problems.
 
-    `twice`: names of images that are the same in one split; `leaked`: pairs (training image, test image) that are the
-    same; `contradictory`: names of same images with different labels. They are compared as the network sees them.
+    `duplicates`: names of images that are equal within a split; `leaked`: pairs (training image, test image) that are
+    equal; `contradictory`: names of equal images with different labels. Images are compared as the network sees them.
     """
 
     name: str
     opened: Opened
-    twice: list[list[str]]
+    duplicates: list[list[str]]
     leaked: list[tuple[str, str]]
     contradictory: list[list[str]]
 
     def report(self) -> list[str]:
-        """What a person should know, and do."""
+        """Return the findings as lines, each with advice on what to do."""
         train, test, classes = self.opened.train, self.opened.test, self.opened.classes
         side = train.images.shape[1]
         lines = [
@@ -53,7 +53,7 @@ class Audit:
             )
         counts = np.bincount(train.labels, minlength=len(classes))
         most, least = int(counts.argmax()), int(counts.argmin())
-        if counts[most] > UNEVEN * max(1, counts[least]):
+        if counts[most] > IMBALANCE * max(1, counts[least]):
             lines.append(
                 f"uneven classes: {classes[most]} has {counts[most]:,} images, {classes[least]} {counts[least]:,}."
                 " Look at balanced accuracy and macro F1 (fastconv.evaluate), and collect more of the rare ones"
@@ -68,10 +68,11 @@ class Audit:
                 f"leak: {len(self.leaked)} test images are among the training images, such as {other}, which is {one}."
                 " Remove them from one side, or the accuracy will be too high"
             )
-        if self.twice:
-            copies = sum(len(names) - 1 for names in self.twice)
+        if self.duplicates:
+            copies = sum(len(names) - 1 for names in self.duplicates)
             lines.append(
-                f"copies: {copies} images are there again in the same split, such as {' and '.join(self.twice[0][:2])}"
+                f"copies: {copies} images are there again in the same split, such as"
+                f" {' and '.join(self.duplicates[0][:2])}"
             )
         if self.contradictory:
             lines.append(
@@ -83,10 +84,10 @@ class Audit:
         return lines
 
     def rows(self) -> list[dict[str, str]]:
-        """Every finding about an image."""
+        """Return a row for every finding about an image."""
         found = [{"finding": "unreadable", "image": name, "about": why} for name, why in self.opened.unreadable]
         found += [{"finding": "leak", "image": test, "about": f"is {train}"} for train, test in self.leaked]
-        for finding, groups in (("copy", self.twice), ("contradictory", self.contradictory)):
+        for finding, groups in (("copy", self.duplicates), ("contradictory", self.contradictory)):
             found += [
                 {"finding": finding, "image": names[0], "about": f"is {name}"} for names in groups for name in names[1:]
             ]
@@ -94,7 +95,7 @@ class Audit:
 
 
 def audit(config: Config) -> Audit:
-    """Read a data set and look at it. Raises InputError as loading it does."""
+    """Read a data set and search it for problems. Raises InputError as loading it does."""
     dataset, root = config.dataset, Path(config.data)
     if dataset.source == "builtin":
         splits = load(dataset, root)
@@ -108,35 +109,37 @@ def audit(config: Config) -> Audit:
     seen: dict[bytes, list[tuple[str, int, str]]] = defaultdict(list)
     for part, split in (("train", opened.train), ("test", opened.test)):
         for image, label, name in zip(split.images, split.labels, split.names, strict=True):
-            seen[hashlib.sha256(np.ascontiguousarray(image)).digest()].append((part, int(label), name))
-    twice, leaked, contradictory = [], [], []
+            seen[hashlib.sha256(np.ascontiguousarray(image).data).digest()].append((part, int(label), name))
+    duplicates: list[list[str]] = []
+    leaked: list[tuple[str, str]] = []
+    contradictory: list[list[str]] = []
     for places in seen.values():
-        train, test = ([name for part, _, name in places if part == which] for which in ("train", "test"))
-        twice += [names for names in (train, test) if len(names) > 1]
-        leaked += [(train[0], name) for name in test if train]
+        in_train, in_test = ([name for part, _, name in places if part == which] for which in ("train", "test"))
+        duplicates += [names for names in (in_train, in_test) if len(names) > 1]
+        leaked += [(in_train[0], name) for name in in_test if in_train]
         if len({label for _, label, _ in places}) > 1:
             contradictory.append([name for *_, name in places])
-    return Audit(dataset.name, opened, twice, leaked, contradictory)
+    return Audit(dataset.name, opened, duplicates, leaked, contradictory)
 
 
 def write(found: Audit, config: Config) -> Path:
-    """Write the findings and the pictures; returns their folder."""
+    """Write the findings and the pictures to a new folder, and return it."""
     from fastconv.data.dataset import ImageData
 
     folder = new_run_folder(Path(config.outputs) / found.name, prefix="audit-")
     (folder / "audit.txt").write_text("\n".join(found.report()) + "\n")
     with (folder / "findings.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["finding", "image", "about"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found.rows())
+        rows = csv.DictWriter(file, ["finding", "image", "about"], lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(found.rows())
     train, classes = found.opened.train, found.opened.classes
     with (folder / "classes.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", "train", "test"])
         counts = (np.bincount(split.labels, minlength=len(classes)) for split in (train, found.opened.test))
         writer.writerows(zip(classes, *(each.tolist() for each in counts), strict=True))
-    rows = [np.flatnonzero(train.labels == label)[:SHOWN] for label in range(min(len(classes), SHOWN_CLASSES))]
-    tiles = [[figures.Tile(train.images[row], classes[train.labels[row]]) for row in each] for each in rows]
+    shown = [np.flatnonzero(train.labels == label)[:SHOWN] for label in range(min(len(classes), SHOWN_CLASSES))]
+    tiles = [[figures.Tile(train.images[row], classes[train.labels[row]]) for row in each] for each in shown]
     figures.draw_tiles(tiles, f"{found.name}: training images", folder / "images.png", inches=1.1)
     data = ImageData(found.name, train.images, train.labels, classes, "")
     spec = stream_spec(data, config.augment, config.stream.seed)

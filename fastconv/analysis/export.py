@@ -1,10 +1,10 @@
-"""Trained networks as files that work without fastconv."""
+"""Export of trained networks to files that work without fastconv."""
 
 import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +16,31 @@ from fastconv.data.sources.builtin import load
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 
-# How far a file's probabilities may be from the checkpoint's, both in float32.
+# Largest difference of a file's probabilities from the checkpoint's, both in float32.
 TOLERANCE = 1e-4
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 
 
 class Probabilities(nn.Module):
-    """Raw images uint8 [N, H, W, C] to probabilities float32 [N, classes]."""
+    """Maps raw images uint8 [N, H, W, C] to probabilities float32 [N, classes]."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(images.float()).softmax(1)
+        logits: Tensor = self.classifier(images.float())
+        return logits.softmax(1)
 
 
 def export(folder: Path, formats: Sequence[str], data: Path, samples: int) -> list[str]:
-    """Write a run's network in some formats into its folder, beside a list of its classes.
+    """Write a run's network into its folder in the given formats, beside a list of its classes.
 
     Args:
         samples: test images on which each file is compared with the checkpoint.
 
     Returns lines to print. Raises InputError for a run that cannot be read, for a format whose packages are missing,
-    and for a file that answers otherwise than the checkpoint, which is removed.
+    and for a file whose predictions differ from the checkpoint's, which is removed.
     """
     run = load_run(folder)
     _, test = load(run.config.dataset, data)
@@ -54,15 +55,18 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int) -> li
         path = folder / FILES[kind]
         partial = path.with_name(f"part-{path.name}")
         try:
-            answer = WRITERS[kind](network, some[:2], partial)
-            off = float(np.abs(answer(some.numpy()) - expected).max())
-            if not off <= TOLERANCE:
-                raise InputError(f"{path} would answer otherwise than the checkpoint, by up to {off:.2g}: not written")
+            predict = WRITERS[kind](network, some[:2], partial)
+            error = float(np.abs(predict(some.numpy()) - expected).max())
+            if not error <= TOLERANCE:
+                raise InputError(
+                    f"{path} would predict otherwise than the checkpoint, by up to {error:.2g}: not written"
+                )
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         lines.append(
-            f"{path}: {path.stat().st_size / 1e6:.1f} MB; off by at most {off:.1g} on {len(some):,} test images"
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"
+            f" on {len(some):,} test images"
         )
     classes = folder / "classes.txt"
     classes.write_text("\n".join(run.classes) + "\n")
@@ -79,7 +83,7 @@ def _write_torch(network: nn.Module, images: Tensor, path: Path) -> Callable[[np
 def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 - what torch writes with
+        import onnxscript  # noqa: F401 - torch writes with it
     except ImportError as error:
         raise InputError(
             f"format=onnx needs the package {error.name}: pip install 'fastconv[export]', or use format=torch"
@@ -90,7 +94,7 @@ def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda given: session.run(None, {name: given})[0]
+    return lambda images: np.asarray(session.run(None, {name: images})[0])
 
 
 WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
@@ -102,8 +106,8 @@ def _exported(network: nn.Module, images: Tensor) -> torch.export.ExportedProgra
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Without what the exporters say of themselves."""
+def _quiet() -> Iterator[None]:
+    """Silence the exporters' logs, warnings and output."""
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

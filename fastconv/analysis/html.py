@@ -1,90 +1,93 @@
-"""A page: one HTML file that needs nothing else, on a screen, on a phone or on paper."""
+"""Pages: self-contained HTML files, rendered from the templates beside this module, for screen, phone and paper."""
 
 import base64
 import csv
-import html
 import io
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from fastconv.system.files import unwritable, write_atomically
 
-STYLE = Path(__file__).with_name("templates") / "page.css"
-SCRIPT = Path(__file__).with_name("templates") / "page.js"
-# Of WebP, for figures.
+# Quality of the WebP pictures inside a page.
 QUALITY = 50
+# Every value is escaped: class names, file names and errors come from elsewhere.
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a report: its file, what it shows for who cannot see it, its caption, and its place on the page.
+    """A figure of a page: its PNG file, a description for readers who cannot see it, its caption, and its section.
 
-    The place is `answer`, `measures` or `images`.
+    `section` says where a page with several sections shows it: `findings`, `measures` or `images`.
     """
 
     path: Path
     alt: str
     caption: str
-    place: str
+    section: str = "findings"
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URL."""
+        with Image.open(self.path) as image:
+            return data_url(image)
 
 
-def escape(text: object) -> str:
-    """Text as HTML."""
-    return html.escape(str(text))
+@dataclass(frozen=True)
+class Cell:
+    """A table cell with a tone: `good` or `bad` colours its text, an empty one does not."""
+
+    text: str
+    tone: str = ""
+
+    def __str__(self) -> str:
+        return self.text
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page of parts that are HTML."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{STYLE.read_text()}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + f"\n<script>{SCRIPT.read_text()}</script></body></html>\n"
-    )
+@dataclass(frozen=True)
+class Table:
+    """A table of a page; the rows of a sortable one are sorted by the column whose header is clicked."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    sortable: bool = False
 
 
-def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
-    """Write a page to a file, whole or not at all. Raises InputError if it cannot be written."""
+def render(template: str, **values: object) -> str:
+    """Render `templates/<template>` with values that are escaped."""
+    return ENVIRONMENT.get_template(template).render(values)
+
+
+def write_page(path: Path, template: str, **values: object) -> None:
+    """Render a template into a file, whole or not at all. Raises InputError if it cannot be written."""
+    content = render(template, **values).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, document(title, parts).encode())
+        write_atomically(path, content)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
-def lead(sentences: Iterable[str]) -> str:
-    """What a page found, above everything else."""
-    return '<div class="answer">' + "".join(f"<p>{escape(line)}</p>" for line in sentences) + "</div>"
-
-
-def figure_of(figure: Figure) -> str:
-    """A figure with its caption, inside the page."""
-    source = data_url(Image.open(figure.path))
-    image = f'<div class="wide"><img class="drawn" src="{source}" alt="{escape(figure.alt)}"></div>'
-    return f"<figure>{image}<figcaption>{escape(figure.caption)}</figcaption></figure>"
-
-
-def table(header: list[str], rows: list[list[str]], sortable: bool = False) -> str:
-    """A table of HTML cells that may be wider than the page; a sortable one sorts where its header is clicked."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    kind = ' class="sortable"' if sortable else ""
-    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def data_url(image: Image.Image, quality: int = QUALITY) -> str:
-    """The address of a picture that lies within the page, as WebP."""
+    """Return a picture as a data URL, encoded as WebP."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "WEBP", quality=quality, method=6)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows, all with the same keys, as a table with a header."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows, all with the same keys, as CSV with a header."""
     with path.open("w", newline="") as file:
         if rows:
             writer = csv.DictWriter(file, list(rows[0]))

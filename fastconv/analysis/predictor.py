@@ -1,6 +1,6 @@
-"""A trained network at work: images in, classes and probabilities out."""
+"""Prediction with a trained network: images in, classes and probabilities out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from fastconv.analysis.checkpoint import TrainedRun, load_run
+from fastconv.analysis.scoring import BATCH_SIZE, batches, class_probabilities
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
 from fastconv.data.sources.decode import to_array
@@ -16,10 +17,8 @@ from fastconv.models.classifier import Classifier
 from fastconv.models.tta import Views, views_of
 from fastconv.system.errors import InputError
 
-# Images to compute at once.
-BATCH_SIZE = 500
-
 AnyImage = str | Path | Image.Image | np.ndarray
+Images = np.ndarray | Sequence[AnyImage]
 
 
 @dataclass(frozen=True)
@@ -34,24 +33,25 @@ class Predictions:
 
     @property
     def labels(self) -> np.ndarray:
-        """The likeliest class of each image, int64 [N]."""
-        return self.probabilities.argmax(1)
+        """The most probable class of each image, int64 [N]."""
+        found: np.ndarray = self.probabilities.argmax(1)
+        return found
 
     @property
     def names(self) -> list[str]:
-        """Its name."""
+        """Name of the most probable class of each image."""
         return [self.classes[label] for label in self.labels]
 
     def top(self, count: int) -> list[list[tuple[str, float]]]:
-        """For each image its likeliest classes with their probabilities, the likeliest first."""
+        """Return the most probable classes of each image with their probabilities, highest first."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
         return [
-            [(self.classes[label], float(chances[label])) for label in labels]
-            for labels, chances in zip(order, self.probabilities, strict=True)
+            [(self.classes[label], float(probabilities[label])) for label in labels]
+            for labels, probabilities in zip(order, self.probabilities, strict=True)
         ]
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name} {chance:.1%}" for name, chance in (each[0] for each in self.top(1)[:3]))
+        shown = ", ".join(f"{name} {probability:.1%}" for name, probability in (each[0] for each in self.top(1)[:3]))
         return f"Predictions of {len(self)} images: {shown}{', ...' if len(self) > 3 else ''}"
 
 
@@ -59,7 +59,7 @@ class Predictor:
     """A trained network with the preprocessing that it was trained with.
 
     Args:
-        run: what was read of a run's folder.
+        run: a trained run, as read from its folder.
         accelerator: `auto`, `cpu` or `gpu`.
     """
 
@@ -72,12 +72,10 @@ class Predictor:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the network computes on the processor."""
+        """Whether the network computes on the CPU."""
         return self._device.kind == "cpu"
 
-    def predict(
-        self, images: np.ndarray | Sequence[str | Path | Image.Image | np.ndarray], tta: bool = False
-    ) -> Predictions:
+    def predict(self, images: Images, tta: bool = False) -> Predictions:
         """Classify images.
 
         Args:
@@ -86,19 +84,17 @@ class Predictor:
 
         Raises InputError for an image that cannot be read.
         """
-        parts = [self.probabilities(self.arrays(part), tta) for part in _parts(images)]
-        return Predictions(
-            np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32), self.classes
-        )
+        parts = [self.probabilities(self.arrays(images[part]), tta) for part in batches(len(images), BATCH_SIZE)]
+        return Predictions(np.concatenate(parts) if parts else self._none(), self.classes)
 
-    def arrays(self, images: np.ndarray | Sequence[str | Path | Image.Image | np.ndarray]) -> np.ndarray:
-        """Images as the network takes them, uint8 [N, H, W, C]."""
+    def arrays(self, images: Images) -> np.ndarray:
+        """Convert images to the size and colours that the network takes, uint8 [N, H, W, C]."""
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[1:] == self.shape:
             return images
         return np.stack([self.array(image) for image in images])
 
     def array(self, image: AnyImage) -> np.ndarray:
-        """One image as the network takes it, uint8 [H, W, C]."""
+        """Convert one image, uint8 [H, W, C]."""
         if isinstance(image, np.ndarray):
             image = Image.fromarray(np.squeeze(image))
         try:
@@ -107,36 +103,26 @@ class Predictor:
         except Exception as error:  # each of Pillow's readers has its own
             raise InputError(f"{image} cannot be read as an image: {error}") from error
 
-    @torch.inference_mode()
     def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
-        """Probabilities float32 [N, classes] of images uint8 [N, H, W, C]."""
+        """Return class probabilities float32 [N, classes] of images uint8 [N, H, W, C]."""
         views = views_of(self.run.config.tta, self.run.config.dataset.flip) if tta else Views()
-        found = []
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = torch.from_numpy(np.array(images[start : start + BATCH_SIZE])).to(self._device.kind)
+
+        def logits(batch: torch.Tensor) -> torch.Tensor:
             with self._device.autocast():
-                _, logits = views.answers(self._network.model, self._network.normalise(batch))
-            found.append(logits.float().softmax(1).cpu().numpy())
-        return np.concatenate(found) if found else self._none()
+                return views.answers(self._network.model, self._network.normalise(batch))[1]
+
+        return class_probabilities(logits, images, self._device.kind) if len(images) else self._none()
 
     def _none(self) -> np.ndarray:
         return np.empty((0, len(self.classes)), np.float32)
 
     def __repr__(self) -> str:
         height, width, channels = self.shape
-        told = (
-            f", {self.run.results.accuracy:.2%} of test images"
-            if self.run.results and self.run.results.accuracy
-            else ""
-        )
-        return f"Predictor({self.run.folder}: {len(self.classes)} classes, {width}x{height}x{channels}{told})"
+        results = self.run.results
+        accuracy = f", test accuracy {results.accuracy:.2%}" if results and results.accuracy else ""
+        return f"Predictor({self.run.folder}: {len(self.classes)} classes, {width}x{height}x{channels}{accuracy})"
 
 
 def load(folder: str | Path, accelerator: str = "auto") -> Predictor:
-    """A trained run's network, ready to predict. Raises InputError if the folder has none."""
+    """Load a trained run's network, ready to predict. Raises InputError if the folder has none."""
     return Predictor(load_run(Path(folder)), accelerator)
-
-
-def _parts(images: Sequence) -> Iterator[Sequence]:
-    for start in range(0, len(images), BATCH_SIZE):
-        yield images[start : start + BATCH_SIZE]

@@ -57,7 +57,7 @@ def draw_schedule(metrics: dict[str, np.ndarray], title: str, path: Path) -> Non
 
 
 def draw_curves(metrics: dict[str, np.ndarray], results: Results, title: str, path: Path) -> None:
-    """Plot loss and accuracy of the augmented training images and the validation images by epoch, and the test score."""
+    """Plot loss and accuracy of training images (augmented) and validation images by epoch, and the test score."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)

@@ -103,14 +103,14 @@ class Explain:
     """Image files to explain instead of test images, such as [a.png,b.jpg] or 'pictures/*.png'."""
     per_class: int = 10
     """Test images drawn of each class. These are measured."""
-    mistakes: int = 8
-    """Surest mistakes to show."""
-    hits: int = 8
-    """Least sure hits to show."""
+    errors: int = 8
+    """Most confident errors to show."""
+    correct: int = 8
+    """Least confident correct predictions to show."""
     candidates: int = 2000
-    """Test images among which mistakes and hits are looked for."""
-    target: str = "answer"
-    """The class that is explained: the network's `answer`, or the `label`."""
+    """Test images among which errors and correct predictions are chosen."""
+    target: str = "prediction"
+    """The class that is explained: the network's `prediction`, or the `label`."""
     measures: bool = True
     """Measure the maps, which takes several times as long as making them."""
     steps: int = 20

@@ -163,15 +163,15 @@ def draw_heatmaps(network: nn.Module, run: Run, path: Path) -> None:
     pixels = PixelNetwork(network, run.spec.mean, run.spec.std).cpu()
     method = Method("LayerGradCam", "Grad-CAM", layer="last")
     attributor = Attributor(method, pixels, Pixels.of(run.train.images), run.spec.shape)
-    subjects = choose(run.test, lambda images: predict(pixels, images), 1, mistakes=0, hits=0, candidates=0, seed=0)
-    rows = np.arange(min(HEATMAPS, len(subjects)))
-    inputs = as_pixels(subjects.images[rows])
+    samples = choose(run.test, lambda images: predict(pixels, images), 1, errors=0, correct=0, candidates=0, seed=0)
+    rows = np.arange(min(HEATMAPS, len(samples)))
+    inputs = as_pixels(samples.images[rows])
     chances = predict(pixels, inputs)
     said = chances.argmax(axis=1)
     maps = attribute(attributor, inputs, torch.from_numpy(said))[0].sum(1).numpy()
     column = Column(method.title, maps, said, chances.max(axis=1))
     title = f"{run.spec.dataset}: where the network looks"
-    draw_effect(subjects, rows, run.spec.classes, [column], title, path)
+    draw_effect(samples, rows, run.spec.classes, [column], title, path)
 
 
 @contextmanager

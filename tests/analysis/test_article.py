@@ -26,7 +26,7 @@ def test_the_page_has_all_its_parts(swept):
     assert f"{sweep.name}/article.html" in ended.out
     headings = re.findall(r"<h[12]>(.*?)</h[12]>", page)
     assert headings == [
-        "What as many seconds as it takes give: digits",
+        "Results of training without a time limit: digits",
         "Results",
         "digits",
         "How to make this page",

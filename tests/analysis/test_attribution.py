@@ -176,9 +176,9 @@ def test_layers_by_their_meaning(network):
     [
         (Method("LayerGradcam", layer="last"), "unknown method LayerGradcam; did you mean LayerGradCam?"),
         (Method("LayerGradCam", layer="layer9"), "unknown layer layer9; did you mean layer3?"),
-        (Method("LayerGradCam", layer="pool"), "layer pool keeps no places of the image apart"),
+        (Method("LayerGradCam", layer="pool"), "layer pool has no map of positions in the image"),
         (Method("LayerGradCam"), "LayerGradCam needs a layer: set layer=last"),
-        (Method("Saliency", layer="last"), "Saliency looks at pixels: set layer=null"),
+        (Method("Saliency", layer="last"), "Saliency attributes to pixels: set layer=null"),
         (Method("DeepLift"), "Captum has no rule for AdaptiveMaxPool2d"),
         (Method("Saliency", arguments={"n_steps": 3}), "unexpected keyword argument 'n_steps'): check its arguments"),
     ],
@@ -322,29 +322,29 @@ def test_random_weights_change_the_maps_and_noise_does_not(method, at_least, net
 # -- the images
 
 
-def test_subjects_are_fair_and_the_same_for_a_seed():
+def test_samples_are_unbiased_and_the_same_for_a_seed():
     generator = np.random.default_rng(0)
     images, labels = generator.integers(0, 256, (200, 4, 4, 1), np.uint8), np.arange(200) % 3
     test = ImageData("noise", images, labels, ("a", "b", "c"), "")
-    chances = generator.dirichlet(np.ones(3), 200)
+    probabilities = generator.dirichlet(np.ones(3), 200)
     by_bytes = {image.tobytes(): row for row, image in enumerate(images)}
 
-    def answers(some: np.ndarray) -> np.ndarray:
-        return np.stack([chances[by_bytes[image.tobytes()]] for image in some])
+    def predictions(some: np.ndarray) -> np.ndarray:
+        return np.stack([probabilities[by_bytes[image.tobytes()]] for image in some])
 
-    found = choose(test, answers, per_class=4, mistakes=5, hits=6, candidates=1000, seed=3)
+    found = choose(test, predictions, per_class=4, errors=5, correct=6, candidates=1000, seed=3)
     assert np.bincount(found.labels[found.measured]).tolist() == [4, 4, 4]
-    assert list(found.kinds) == ["class"] * 12 + ["mistake"] * 5 + ["hit"] * 6
+    assert list(found.kinds) == ["class"] * 12 + ["error"] * 5 + ["correct"] * 6
     rows = np.array([by_bytes[image.tobytes()] for image in found.images])
     assert found.names[0] == f"test image {rows[0]}"
-    said, sure = chances.argmax(1), chances.max(1)
+    said, sure = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(said != labels)
     assert rows[12:17].tolist() == wrong[np.argsort(-sure[wrong])][:5].tolist()
     right = np.flatnonzero(said == labels)
     assert rows[17:].tolist() == right[np.argsort(sure[right])][:6].tolist()
-    again = choose(test, answers, per_class=4, mistakes=0, hits=0, candidates=1000, seed=3)
+    again = choose(test, predictions, per_class=4, errors=0, correct=0, candidates=1000, seed=3)
     assert again.names == found.names[:12]
-    other = choose(test, answers, per_class=4, mistakes=0, hits=0, candidates=1000, seed=4)
+    other = choose(test, predictions, per_class=4, errors=0, correct=0, candidates=1000, seed=4)
     assert other.names != again.names
 
 

@@ -62,7 +62,10 @@ def test_verdicts_are_those_of_welchs_test():
     samples = [[run.accuracy for run in group.finished] for group in groups]
     p = [scipy.stats.ttest_ind(sample, samples[0], equal_var=False).pvalue for sample in samples[1:]]
     assert min(p) < 0.05 < max(p), "both outcomes are there"
-    assert [group.verdict for group in groups] == ["best", *("like the best" if each > 0.05 else "" for each in p)]
+    assert [group.verdict for group in groups] == [
+        "best",
+        *("not significantly different from the best" if each > 0.05 else "" for each in p),
+    ]
 
 
 def test_a_single_run_is_no_test():
@@ -73,7 +76,7 @@ def test_a_single_run_is_no_test():
 
 def test_runs_without_spread():
     runs = [entry(level, seed, width=width) for width, level in ((1, 0.5), (2, 0.5), (3, 0.4)) for seed in (0, 1)]
-    assert [group.verdict for group in group_runs(runs)] == ["best", "like the best", ""]
+    assert [group.verdict for group in group_runs(runs)] == ["best", "not significantly different from the best", ""]
 
 
 def test_each_data_set_has_its_best():

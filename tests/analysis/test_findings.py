@@ -1,4 +1,4 @@
-"""What a report says of its numbers, against scipy."""
+"""The sentences of a report and their statistics, against scipy."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from fastconv.analysis.attribution.experiment import Explained
+from fastconv.analysis.attribution.attribution_run import ExplainedRun
 from fastconv.analysis.attribution.findings import (
     accuracy_sentence,
     beats_random,
@@ -20,7 +20,7 @@ TITLES = {"good": "Good", "poor": "Poor"}
 NAMES = ("plain", "changed")
 
 
-def explained(accuracy: float | None, seed: int = 0, shift: float = 0.0, n: int = 40) -> Explained:
+def explained(accuracy: float | None, seed: int = 0, shift: float = 0.0, n: int = 40) -> ExplainedRun:
     """A run whose method `good` beats random heatmaps and whose `poor` does not."""
     generator = np.random.default_rng(seed)
     measures = {}
@@ -36,7 +36,7 @@ def explained(accuracy: float | None, seed: int = 0, shift: float = 0.0, n: int 
         }
     run = SimpleNamespace(results=None if accuracy is None else SimpleNamespace(accuracy=accuracy))
     maps = {name: np.zeros((n, 2, 2)) for name in TITLES}
-    return Explained(run, np.zeros((n, 2)), np.zeros(n, int), maps=maps, measures=measures)
+    return ExplainedRun(run, np.zeros((n, 2)), np.zeros(n, int), maps=maps, measures=measures)
 
 
 @pytest.mark.parametrize("second", [(0.90, 0.91, 0.92), (0.94, 0.86, 0.95)])
@@ -64,8 +64,8 @@ def test_differences_are_paired_by_seed():
     change = found["good", "half_area"].change
     values = [[run.measures["good"]["half_area"].mean() for run in side] for side in (first, second)]
     assert change.mean == pytest.approx(np.mean(np.subtract(values[1], values[0])))
-    assert (change.n, change.is_sure) == (3, ttest_rel(*values).pvalue < 0.05)
-    assert "half lies on by Good" in maps_sentence(NAMES, TITLES, list(found.values()), 3)
+    assert (change.n, change.is_significant) == (3, ttest_rel(*values).pvalue < 0.05)
+    assert "area that holds half of the attribution by Good" in maps_sentence(NAMES, TITLES, list(found.values()), 3)
     same = differences(first, [explained(0.9, seed + 10) for seed in range(3)])
     assert "not beyond chance" in maps_sentence(NAMES, TITLES, same, 3)
     assert "takes several seeds" in maps_sentence(NAMES, TITLES, differences(first[:1], second[:1]), 1)
@@ -86,4 +86,4 @@ def test_trust_is_what_both_sides_show():
 def test_one_image_says_nothing():
     run = explained(0.9, n=1)
     assert beats_random([run], "good") is None
-    assert "impressions" in trust_sentence(TITLES, [("plain", [run])])
+    assert "anecdotal" in trust_sentence(TITLES, [("plain", [run])])

@@ -109,7 +109,7 @@ def swept(tmp_path):
     return tmp_path
 
 
-def test_the_page_answers_and_sorts_by_itself(swept, command):
+def test_the_page_states_its_findings_and_sorts_by_itself(swept, command):
     ended = command("compare", "page=pages/compare.html")
     assert ended.code == 0, ended.err
     page = (swept / "pages" / "compare.html").read_text()

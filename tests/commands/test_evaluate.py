@@ -1,6 +1,7 @@
-"""The evaluation of a run, against scikit-learn's and torchmetrics' measures of the same answers."""
+"""The evaluation of a run, against scikit-learn's and torchmetrics' metrics of the same predictions."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,29 +15,31 @@ from fastconv.data.sources.builtin import load
 
 
 @pytest.fixture
-def answers():
-    """Answers to 500 images of 12 uneven classes, as of a network that knows a little."""
+def evaluation():
+    """Predictions of 500 images of 12 imbalanced classes, as of a network that has learnt a little."""
     generator = np.random.default_rng(0)
     labels = generator.choice(12, 500, p=np.arange(1, 13) / 78)
     logits = generator.normal(size=(500, 12))
     logits[np.arange(500), labels] += 2
-    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    return Evaluation(chances, labels, tuple(f"class {at}" for at in range(12)))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return Evaluation(probabilities, labels, tuple(f"class {at}" for at in range(12)))
 
 
-def test_measures_are_those_of_libraries(answers):
-    labels, said = answers.labels, answers.probabilities.argmax(1)
-    assert answers.accuracy == pytest.approx(metrics.accuracy_score(labels, said))
-    assert answers.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(labels, said))
-    assert answers.macro_f1 == pytest.approx(metrics.f1_score(labels, said, average="macro"))
-    assert answers.top(5) == pytest.approx(metrics.top_k_accuracy_score(labels, answers.probabilities, k=5))
-    np.testing.assert_array_equal(answers.confusion, metrics.confusion_matrix(labels, said))
-    precision, recall, f1, images = metrics.precision_recall_fscore_support(labels, said)
+def test_measures_are_those_of_libraries(evaluation):
+    labels, predicted = evaluation.labels, evaluation.probabilities.argmax(1)
+    assert evaluation.accuracy == pytest.approx(metrics.accuracy_score(labels, predicted))
+    assert evaluation.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+    assert evaluation.macro_f1 == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
+    assert evaluation.top_k_accuracy(5) == pytest.approx(
+        metrics.top_k_accuracy_score(labels, evaluation.probabilities, k=5)
+    )
+    np.testing.assert_array_equal(evaluation.confusion, metrics.confusion_matrix(labels, predicted))
+    precision, recall, f1, images = metrics.precision_recall_fscore_support(labels, predicted)
     for key, expected in (("precision", precision), ("recall", recall), ("f1", f1), ("images", images)):
-        np.testing.assert_allclose([row[key] for row in answers.per_class], expected)
-    ours = torch.tensor(answers.probabilities), torch.tensor(labels)
+        np.testing.assert_allclose([row[key] for row in evaluation.per_class], expected)
+    ours = torch.tensor(evaluation.probabilities), torch.tensor(labels)
     expected = multiclass_calibration_error(*ours, num_classes=12, n_bins=15, norm="l1")
-    assert answers.calibration_error == pytest.approx(float(expected), abs=1e-6)
+    assert evaluation.calibration_error == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_the_interval_holds_what_it_promises():
@@ -48,17 +51,18 @@ def test_the_interval_holds_what_it_promises():
     assert wilson(100, 100)[1] == pytest.approx(1)
 
 
-def test_mistakes_are_the_surest_wrong_answers(answers):
-    rows = answers.mistakes(10)
-    wrong = answers.said != answers.labels
+def test_errors_are_the_most_confident_ones(evaluation):
+    rows = evaluation.most_confident_errors(10)
+    wrong = evaluation.predictions != evaluation.labels
     assert wrong[rows].all()
-    sure = answers.probabilities.max(1)
-    assert sure[rows].min() >= np.sort(sure[wrong])[-10]
+    confidence = evaluation.probabilities.max(1)
+    assert confidence[rows].min() >= np.sort(confidence[wrong])[-10]
 
 
 def test_a_run_gets_its_page(tmp_path, digits_root):
-    given = ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64", "micro_batch_size=64",
-             "budget.seconds=null", "schedule.max_epochs=12", "augment=none", "outputs=runs", "figures=true")  # fmt: skip
+    given = ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64",
+             "micro_batch_size=64", "budget.seconds=null", "schedule.max_epochs=12", "augment=none",
+             "outputs=runs", "figures=true")  # fmt: skip
     assert run_command(tmp_path, digits_root, "train", *given).code == 0
     run = next((tmp_path / "runs" / "digits").iterdir())
     ended = run_command(tmp_path, digits_root, "evaluate", f"run={run}")
@@ -66,12 +70,12 @@ def test_a_run_gets_its_page(tmp_path, digits_root):
     found = json.loads((run / "evaluation.json").read_text())
     results = json.loads((run / "results.json").read_text())
     assert found["accuracy"] == pytest.approx(results["accuracy"], abs=2e-3)
-    assert f"Right for {found['accuracy']:.2%} of 359 test images" in ended.out
+    assert f"Accuracy {found['accuracy']:.2%} on 359 test images" in ended.out
     page = (run / "report.html").read_text()
     _, test = load("digits", digits_root)
     assert all(f"<td>{name}</td>" in page for name in test.classes)
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert page.count("sure; labelled") == min(24, round((1 - found["accuracy"]) * 359))
+    assert len(re.findall(r", confidence \d+%; label ", page)) == min(24, round((1 - found["accuracy"]) * 359))
     ended = run_command(tmp_path, digits_root, "evaluate", "run=nowhere")
     assert ended.code == 1
     assert ended.err.count("\n") == 1

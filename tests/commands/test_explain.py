@@ -96,26 +96,26 @@ def test_the_network_is_the_one_that_was_scored(folder, digits_root):
 
 def test_the_tables_hold_what_the_page_says(report):
     rows = table(report / "measures.csv")
-    assert {row["side"] for row in rows} == {"without augmentation", "with augmentation"}
+    assert {row["group"] for row in rows} == {"without augmentation", "with augmentation"}
     assert {row["seed"] for row in rows} == {"0", "1"}
     gaps = [row for row in rows if row["measure"] == "gap"]
     assert {row["method"] for row in gaps} == {"integrated_gradients"}
     assert all(float(row["median"]) < 0.05 for row in gaps)
     # A difference of the page, computed again from the table.
     values = {
-        side: np.array([float(row["mean"]) for row in rows if (row["side"], row["method"], row["measure"]) ==
-                        (side, "occlusion", "half_area")])
-        for side in ("without augmentation", "with augmentation")
+        group: np.array([float(row["mean"]) for row in rows if (row["group"], row["method"], row["measure"]) ==
+                        (group, "occlusion", "half_area")])
+        for group in ("without augmentation", "with augmentation")
     }  # fmt: skip
     change = values["with augmentation"] - values["without augmentation"]
     half = student.ppf(0.975, 1) * change.std(ddof=1) / np.sqrt(2)
     page = (report / "explain.html").read_text()
-    cells = re.search(r"<td>Occlusion</td><td>half lies on</td>(.*?)</tr>", page)[1]
+    cells = re.search(r"<td>Occlusion</td><td>area that holds half of the attribution</td>(.*?)</tr>", page)[1]
     sign = "+" if change.mean() >= 0 else ""
     assert f"<td>{sign}{100 * change.mean():.1f} %</td><td>± {100 * half:.1f} %</td>" in cells
     images = table(report / "images.csv")
     assert len(images) == 4 * len(np.load(report / "maps.npz")["labels"])
-    assert {row["kind"] for row in images} <= {"class", "mistake", "hit"}
+    assert {row["kind"] for row in images} <= {"class", "error", "correct"}
 
 
 def test_the_page_needs_nothing_else(report):
@@ -124,7 +124,7 @@ def test_the_page_needs_nothing_else(report):
     assert "http" not in re.sub(r"data:[^\"']*", "", page)
     assert all('alt="' in image for image in re.findall(r"<img [^>]*>", page))
     assert re.search(
-        r'class="answer"><p>Test accuracy: [\d.]+ % without augmentation, [\d.]+ % with augmentation', page
+        r'class="findings"><p>Test accuracy: [\d.]+ % without augmentation, [\d.]+ % with augmentation', page
     )
     assert "2 pairs of seeds" in page
 
@@ -133,7 +133,7 @@ def test_a_report_of_one_run_lies_in_its_folder(runs, digits_root):
     ended = explain(runs, digits_root, "run=0", *QUICK, "method=[grad_cam_fine,occlusion]", "measures=false")
     assert ended.code == 0, ended.err
     assert (runs / "0" / "explain" / "methods-1.png").exists()
-    assert "impressions" in ended.out
+    assert "anecdotal" in ended.out
     before = (runs / "0" / "explain" / "images.csv").read_text()
     explain(runs, digits_root, "run=0", *QUICK, "method=[occlusion]", "measures=false")  # again, in its place
     assert (runs / "0" / "explain" / "images.csv").read_text() == before
@@ -198,7 +198,7 @@ def damage(runs: Path, what: str) -> None:
         ("no checkpoint", ["run=0"], "0 has no last.ckpt"),
         ("damaged", ["run=0"], "0/last.ckpt is damaged"),
         ("another network", ["run=0"], "0/last.ckpt is of another network"),
-        ("other classes", ["run=0", "against=1"], "tell other classes apart (3, three)"),
+        ("other classes", ["run=0", "against=1"], "have other classes (3, three)"),
         ("broken picture", ["run=0", "images=[a.png]"], "images=a.png cannot be read as an image"),
         ("no picture", ["run=0", "images=[c.png]"], "images=c.png is not there"),
         ("", ["run=0", "methods.grad_cam.layer=layer7"], "unknown layer layer7; did you mean layer3?"),

@@ -1,4 +1,4 @@
-"""Exported files answer as the checkpoint does, from raw images, without fastconv."""
+"""Exported files predict as the checkpoint does, from raw images, without fastconv."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ NETWORKS = {
 @pytest.fixture(scope="module", params=NETWORKS)
 def exported(request, tmp_path_factory, digits_root):
     folder = tmp_path_factory.mktemp(request.param)
-    given = (*NETWORKS[request.param], "batch_size=64", "micro_batch_size=64", "budget.seconds=null", "schedule.max_epochs=3",
-             "outputs=runs")  # fmt: skip
+    given = (*NETWORKS[request.param], "batch_size=64", "micro_batch_size=64", "budget.seconds=null",
+             "schedule.max_epochs=3", "outputs=runs")  # fmt: skip
     assert run_command(folder, digits_root, "train", *given).code == 0
     run = next((folder / "runs" / "digits").iterdir())
     formats = "onnx,torch" if pytest.importorskip("onnxruntime") else "torch"
@@ -30,7 +30,7 @@ def exported(request, tmp_path_factory, digits_root):
     return run, np.array(test.images), by_hand(run, test.images)
 
 
-def test_onnx_answers_as_the_checkpoint(exported):
+def test_onnx_predicts_as_the_checkpoint(exported):
     import onnxruntime
 
     run, images, expected = exported
@@ -42,7 +42,7 @@ def test_onnx_answers_as_the_checkpoint(exported):
         np.testing.assert_allclose(found, expected[: len(some)], atol=1e-4)
 
 
-def test_torch_export_answers_as_the_checkpoint(exported):
+def test_torch_export_predicts_as_the_checkpoint(exported):
     run, images, expected = exported
     module = torch.export.load(run / "model.pt2").module()
     for some in (images, images[:1], images[:7]):
@@ -50,7 +50,7 @@ def test_torch_export_answers_as_the_checkpoint(exported):
     assert (run / "classes.txt").read_text().split() == list("0123456789")
 
 
-def test_a_file_that_answers_otherwise_is_not_written(exported, digits_root, tmp_path, monkeypatch):
+def test_a_file_that_predicts_otherwise_is_not_written(exported, digits_root, tmp_path, monkeypatch):
     run, *_ = exported
 
     def wrong(network, images, path):
@@ -61,7 +61,7 @@ def test_a_file_that_answers_otherwise_is_not_written(exported, digits_root, tmp
     before = (run / "model.pt2").read_bytes()
     ended = run_command(tmp_path, digits_root, "export", f"run={run}", "format=torch")
     assert ended.code == 1
-    assert "answer otherwise than the checkpoint" in ended.err
+    assert "predict otherwise than the checkpoint" in ended.err
     assert (run / "model.pt2").read_bytes() == before
     assert not list(run.glob("part-*"))
     ended = run_command(tmp_path, digits_root, "export", f"run={run}", "format=onx")

@@ -1,4 +1,4 @@
-"""A trained network at work: the same answers as by hand, whatever the images come in."""
+"""Prediction with a trained network: the same as by hand, whatever form the images have."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def trained(tmp_path_factory, digits_root):
     return folder, next((folder / "runs" / "digits").iterdir()), test
 
 
-def test_a_predictor_answers_as_the_checkpoint_does(trained):
+def test_a_predictor_predicts_as_the_checkpoint_does(trained):
     folder, run, test = trained
     predictor = fastconv.load(run, accelerator="cpu")
     expected = by_hand(run, test.images)

@@ -1,1 +1,1 @@
-"""Attribution maps of trained networks by Captum, what they are worth, and how they are shown."""
+"""Attribution maps of trained networks by Captum: computation, measures and reports."""

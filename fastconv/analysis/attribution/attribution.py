@@ -15,11 +15,12 @@ from captum.attr._core.guided_grad_cam import GuidedGradCam
 from captum.attr._utils.attribution import Attribution
 from torch import Tensor, nn
 
-from fastconv.analysis.attribution.network import PixelNetwork, Pixels, batches
+from fastconv.analysis.attribution.network import PixelNetwork, Pixels
+from fastconv.analysis.scoring import batches
 from fastconv.config.commands import Method
 from fastconv.system.errors import InputError, nearest
 
-# Layers through which a contribution passes in proportion, so that DeepLIFT needs no rule for them.
+# Linear layers, for which DeepLIFT needs no rule.
 LINEAR = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 # Arguments of Captum's methods that say how many copies of an image are computed at once.
 COPIES = ("n_steps", "n_samples")
@@ -30,13 +31,13 @@ class Attributor:
 
     Args:
         method: the method.
-        network: what to explain.
-        pixels: what an absent pixel looks like.
+        network: the network to explain.
+        pixels: baselines for absent pixels.
         shape: height, width and channels of an image.
         batch_size: images, counting the copies that the method makes, to compute at once.
-        seed: of whatever the method draws.
+        seed: of the random draws of the method.
 
-    Raises InputError for a method that Captum has not, or one that would be wrong on this network without saying so.
+    Raises InputError for a method that Captum does not have, or one that would be silently wrong on this network.
     """
 
     def __init__(
@@ -49,32 +50,36 @@ class Attributor:
         seed: int = 0,
     ) -> None:
         self.method, self._network, self._pixels, self._shape, self._seed = method, network, pixels, shape, seed
-        known = [name for name in captum.attr.__all__ if _is_method(getattr(captum.attr, name))]
-        if method.captum not in known:
+        available = [name for name in captum.attr.__all__ if _is_method(getattr(captum.attr, name))]
+        if method.captum not in available:
             raise InputError(
-                f"unknown method {method.captum}{nearest(method.captum, known)} Choose from: {', '.join(known)}"
+                f"unknown method {method.captum}{nearest(method.captum, available)} Choose from: {', '.join(available)}"
             )
         self.title = method.title or method.captum
         kind = getattr(captum.attr, method.captum)
         layered = "layer" in inspect.signature(kind).parameters
         if layered != (method.layer is not None):
-            rule = "needs a layer: set layer=last" if layered else "looks at pixels: set layer=null"
+            rule = "needs a layer: set layer=last" if layered else "attributes to pixels: set layer=null"
             raise InputError(f"method {self.title}: {method.captum} {rule}")
-        self._require_sense(kind)
-        layer, self.grid = network.layer(method.layer, shape) if layered else (None, shape[:2])
+        self._require_supported(kind)
+        layer: nn.Module | None = None
+        self.grid: tuple[int, int] = shape[:2]
+        if method.layer is not None:
+            layer, self.grid = network.layer(method.layer, shape)
         if method.window:
-            self.grid = tuple(-(-(size - self._window()) // self._stride()) + 1 for size in shape[:2])
+            rows, columns = (-(-(size - self._window()) // self._stride()) + 1 for size in shape[:2])
+            self.grid = rows, columns
         self._plain = kind(*(each for each in (network, layer) if each is not None))
         self._ask = NoiseTunnel(self._plain).attribute if method.noise_samples else self._plain.attribute
         self.images_at_once = max(1, batch_size // self._copies())
         self.is_layered = layered and not isinstance(self._plain, GuidedGradCam)
-        if layered and not self.is_layered:  # it multiplies the layer's map with one of pixels
+        if layered and not self.is_layered:  # it multiplies the layer's map by one of pixels
             self.grid = shape[:2]
-        # Of a method that gives the effect of a small change, rather than of the pixel's absence.
+        # A local method attributes a small change of a pixel, rather than its absence.
         self.is_local = not layered and not getattr(self._plain, "multiplies_by_inputs", False)
 
-    def _require_sense(self, kind: type) -> None:
-        """Refuse what Captum would compute without a word although it means nothing on this network."""
+    def _require_supported(self, kind: type) -> None:
+        """Refuse methods that Captum would compute although their result has no meaning on this network."""
         modules = [module for module in self._network.model.modules() if not list(module.children())]
         if issubclass(kind, ModifiedReluGradientAttribution | GuidedGradCam) and not any(
             isinstance(module, nn.ReLU) for module in modules
@@ -83,30 +88,31 @@ class Attributor:
                 f"method {self.title}: the network has no ReLU modules to guide, so that it would be the plain gradient"
                 " under another name: leave it out"
             )
-        if "DeepLift" in kind.__name__:  # and those of a layer
-            known = (*SUPPORTED_NON_LINEAR, *LINEAR)
-            if unknown := sorted({type(module).__name__ for module in modules if not isinstance(module, known)}):
+        if "DeepLift" in kind.__name__:  # of pixels or of a layer
+            supported = (*SUPPORTED_NON_LINEAR, *LINEAR)
+            if unknown := sorted({type(module).__name__ for module in modules if not isinstance(module, supported)}):
                 raise InputError(
-                    f"method {self.title}: Captum has no rule for {', '.join(unknown)} and would be wrong without"
-                    " saying so: use method=gradient_shap"
+                    f"method {self.title}: Captum has no rule for {', '.join(unknown)} and would be"
+                    " silently wrong: use method=gradient_shap"
                 )
 
     def _copies(self) -> int:
-        """Copies of an image that are computed at once."""
+        """Return how many copies of an image are computed at once."""
         defaults = inspect.signature(self._plain.attribute).parameters
         steps = [self.method.arguments.get(name, defaults[name].default) for name in COPIES if name in defaults]
         return max(1, self.method.noise_samples) * max([1, *(each for each in steps if isinstance(each, int))])
 
     def _window(self) -> int:
-        return max(1, round(self.method.window * min(self._shape[:2])))
+        """Return the side of the occluded square in pixels."""
+        return max(1, round((self.method.window or 0.0) * min(self._shape[:2])))
 
     def _stride(self) -> int:
         return max(1, self._window() // 2)
 
     def __call__(self, inputs: Tensor, target: Tensor) -> Tensor:
-        """Attributions float [B, C, H, W] (one channel for a layer's method) of pixels float [B, C, H, W].
+        """Return attributions float [B, C, H, W] (one channel for a layer's method) of pixels float [B, C, H, W].
 
-        `target` int64 [B] are the classes asked about. The same batch gives the same attributions.
+        `target` int64 [B] are the classes explained. The same batch gives the same attributions.
         """
         with seeded(self._seed), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="captum")  # that it sets hooks and gradients, as it must
@@ -122,13 +128,16 @@ class Attributor:
         found = found.detach()
         if not self.is_layered:
             return found
-        return LayerAttribution.interpolate(found.sum(1, keepdim=True), inputs.shape[2:], "bilinear")
+        size = (inputs.shape[2], inputs.shape[3])
+        interpolated: Tensor = LayerAttribution.interpolate(found.sum(1, keepdim=True), size, "bilinear")
+        return interpolated
 
-    def _arguments(self, inputs: Tensor) -> dict:
+    def _arguments(self, inputs: Tensor) -> dict[str, object]:
+        """Return the keyword arguments of Captum's `attribute`."""
         method = self.method
-        arguments = dict(method.arguments)
-        wanted = inspect.signature(self._plain.attribute).parameters
-        if "baselines" in wanted and "baselines" not in arguments:
+        arguments: dict[str, object] = dict(method.arguments)
+        parameters = inspect.signature(self._plain.attribute).parameters
+        if "baselines" in parameters and "baselines" not in arguments:
             baseline = self._pixels.absent(method.baseline)
             arguments["baselines"] = baseline if method.baseline == "images" else baseline.expand_as(inputs)[:1]
             if isinstance(self._plain, Occlusion):
@@ -142,9 +151,10 @@ class Attributor:
         return arguments
 
     def gap(self, inputs: Tensor, target: Tensor, attributions: Tensor) -> Tensor | None:
-        """How far the sum of the attributions is from the difference of the logits to the baseline's, as a share of it.
+        """Return the relative error of completeness, float [B]: the attributions should sum to the change of the logit.
 
-        Float [B]; None for a method that does not promise that they are equal (Sundararajan et al. 2017, section 3).
+        The change is that from the baseline to the image. None for a method without completeness (Sundararajan et al.
+        2017, section 3).
         """
         complete = isinstance(self._plain, IntegratedGradients | DeepLift) and not self.is_layered
         if not complete or self.method.noise_samples or "baselines" in self.method.arguments:
@@ -152,13 +162,14 @@ class Attributor:
         rows = torch.arange(len(inputs), device=inputs.device)
         with torch.no_grad():
             baseline = self._pixels.absent(self.method.baseline).expand_as(inputs)
-            wanted = self._network(inputs)[rows, target] - self._network(baseline)[rows, target]
-        return (attributions.sum(dim=(1, 2, 3)) - wanted).abs() / wanted.abs().clamp_min(1e-6)
+            difference: Tensor = self._network(inputs)[rows, target] - self._network(baseline)[rows, target]
+        error: Tensor = (attributions.sum(dim=(1, 2, 3)) - difference).abs() / difference.abs().clamp_min(1e-6)
+        return error
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draws of torch and of numpy, which Captum's methods take their noise from, begin with a seed inside."""
+    """Seed torch and numpy, from which Captum's methods draw their noise, and restore both afterwards."""
     state = np.random.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -170,7 +181,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _is_method(kind: object) -> bool:
-    """Whether something of `captum.attr` explains images, alone or by a layer."""
+    """Say whether a member of `captum.attr` is a method that explains images, alone or by a layer."""
     if not inspect.isclass(kind) or not issubclass(kind, Attribution) or not callable(getattr(kind, "attribute", None)):
         return False
     required = [
@@ -184,7 +195,7 @@ def _is_method(kind: object) -> bool:
 def attribute(
     attributor: Attributor, inputs: Tensor, target: Tensor, on_images: Callable[[int], None] = lambda count: None
 ) -> tuple[Tensor, Tensor | None]:
-    """Attributions float [N, C or 1, H, W] on the CPU and, where the method promises completeness, its gaps float [N].
+    """Return attributions float [N, C or 1, H, W] on the CPU and, of a method with completeness, its errors float [N].
 
     Raises InputError for attributions that are not finite.
     """

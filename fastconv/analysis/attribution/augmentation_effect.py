@@ -1,4 +1,4 @@
-"""What augmentation changes: the runs of a sweep with and without it, in one report for each data set."""
+"""The effect of augmentation: a report for each data set that compares a sweep's runs with and without it."""
 
 import json
 from pathlib import Path
@@ -37,13 +37,13 @@ def explain_sweep(
         raise InputError(
             f"{sweep} has no finished runs that differ in their augmentation alone: sweep over augment=none,standard"
         )
-    paired = [run.folder for sides in groups.values() for side in sides for run in side]
+    paired = [run.folder for pairing in groups.values() for group in pairing for run in group]
     for folder in folders:
         if folder not in paired:
             console.print(f"left out of the report: {folder}, which is not finished or has no partner of the same seed")
     for name, (plain, augmented) in groups.items():
         config = typed("explain", compose("explain", ["run=-", *settings]), [])
-        config.run, config.against = ([str(run.folder) for run in side] for side in (plain, augmented))
+        config.run, config.against = ([str(run.folder) for run in group] for group in (plain, augmented))
         config.data = data
         for line in write_report(explain_runs(config, console), config, sweep / f"explain-{name}"):
             console.print(line)
@@ -51,26 +51,24 @@ def explain_sweep(
 
 
 def pairs(runs: list[TrainedRun]) -> dict[str, tuple[list[TrainedRun], list[TrainedRun]]]:
-    """Runs without and with augmentation, pair by pair, by the name of what else they have in common.
+    """Pair runs without augmentation with runs with it, by the name of their data set.
 
     A run that has no partner with the same seed is left out.
     """
     plain: dict[str, dict[int, TrainedRun]] = {}
-    augmented: dict[tuple[str, str], dict[int, TrainedRun]] = {}
+    augmented: dict[tuple[str, str], dict[int, TrainedRun]] = {}  # by the other settings and those of augmentation
     for run in runs:
         values = hparams(run.config)
-        common = {
-            key: value for key, value in values.items() if key.partition(".")[0] != "augment" and not is_seed(key)
-        }
         policy = {key: value for key, value in values.items() if key.partition(".")[0] == "augment"}
-        texts = json.dumps(common, sort_keys=True), json.dumps(policy, sort_keys=True)
+        others = {key: value for key, value in values.items() if key not in policy and not is_seed(key)}
+        texts = json.dumps(others, sort_keys=True), json.dumps(policy, sort_keys=True)
         group = augmented.setdefault(texts, {}) if is_augmented(values) else plain.setdefault(texts[0], {})
         group.setdefault(run.config.seed, run)
-    found = {}
+    found: dict[str, tuple[list[TrainedRun], list[TrainedRun]]] = {}
     for (common, _), group in augmented.items():
         seeds = [seed for seed in group if seed in plain.get(common, {})]
         if seeds:
-            sides = [plain[common][seed] for seed in seeds], [group[seed] for seed in seeds]
-            name = sides[0][0].config.dataset.name
-            found[name if name not in found else f"{name}-{len(found) + 1}"] = sides
+            name = plain[common][seeds[0]].config.dataset.name
+            key = name if name not in found else f"{name}-{len(found) + 1}"
+            found[key] = [plain[common][seed] for seed in seeds], [group[seed] for seed in seeds]
     return found

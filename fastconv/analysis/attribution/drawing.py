@@ -1,4 +1,4 @@
-"""Heatmaps as pictures: one colour map and one scale for all that are compared."""
+"""Heatmaps as pictures, all with the same colour map and scale."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,64 +9,83 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fastconv.analysis.attribution.samples import UNKNOWN, Samples
+from fastconv.analysis.comparison.statistics import Summary
 from fastconv.analysis.figures import ColorScale, Tile, draw_tiles, save
 from fastconv.analysis.html import data_url
 
-COLOURS = "inferno"
-# Where a heatmap's colour is full: at so many times the evidence that an even map would have there.
+COLOR_MAP = "inferno"
+# A heatmap's colour is full at this multiple of the evidence that an even map would have there.
 FULL = 4.0
 SCALE = ColorScale(
-    COLOURS,
+    COLOR_MAP,
     {(level / FULL) ** 0.5: f"{level:g}x" for level in (0, 0.5, 1, 2, 4)},
     "evidence for the class, times an even spread",
 )
-# Pixels of the side of a picture in the gallery, and the quality of WebP there: a page of 100 images and two sides
-# takes 1 to 2 MB.
+# Pixels of the side of a picture in the gallery, and the quality of WebP there: a page of 100 images of two groups of
+# runs takes 1 to 2 MB.
 TILE, QUALITY = 48, 40
 
 
 @dataclass(frozen=True)
 class Column:
-    """Heatmaps of one kind: what they are called, and of each image the map, the answer and how sure it is.
+    """Heatmaps of one kind, with the predictions of the network.
 
-    `maps` float32 [N, H, W], `said` int64 [N], `sure` float [N] in [0, 1].
+    `maps` float32 [N, H, W], `predictions` int64 [N], `confidence` float [N] in [0, 1].
     """
 
     title: str
     maps: np.ndarray
-    said: np.ndarray
-    sure: np.ndarray
+    predictions: np.ndarray
+    confidence: np.ndarray
+
+
+@dataclass(frozen=True)
+class Series:
+    """The dots of a panel for a group of runs: a summary for each method, or of the random heatmaps as a control."""
+
+    group: str
+    summaries: list[Summary]
+    is_control: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of the figure of measures."""
+
+    title: str
+    series: list[Series]
 
 
 def strength(attribution: np.ndarray) -> np.ndarray:
-    """A map's evidence for the class, float [H, W]: 1 where it has as much as an even map would have.
+    """Return a map's evidence for the class, float [H, W]: 1 where it has as much as an even map would have.
 
     Negative attributions, evidence against the class, are left out. Zeros for a map that has no evidence.
     """
-    positive = np.clip(attribution, 0, None)
+    positive: np.ndarray = np.clip(attribution, 0, None)
     mean = positive.mean()
     return positive / mean if mean > 0 else positive
 
 
 def overlay(image: np.ndarray, attribution: np.ndarray) -> np.ndarray:
-    """A heatmap over the greys of its image uint8 [H, W, C]; uint8 [H, W, 3]."""
+    """Lay a heatmap over the grey values of its image uint8 [H, W, C]; returns uint8 [H, W, 3]."""
     heat = np.clip(strength(attribution) / FULL, 0, 1) ** 0.5
     grey = np.repeat(image.mean(axis=2, keepdims=True) / 255, 3, axis=2) * 0.75
-    colour = mpl.colormaps[COLOURS](heat)[..., :3]
+    colour = mpl.colormaps[COLOR_MAP](heat)[..., :3]
     cover = 0.9 * heat[..., None]
-    return np.round(255 * (grey * (1 - cover) + colour * cover)).astype(np.uint8)
+    blended: np.ndarray = np.round(255 * (grey * (1 - cover) + colour * cover)).astype(np.uint8)
+    return blended
 
 
-def answer(classes: tuple[str, ...], said: int, sure: float, label: int) -> str:
-    """A network's answer in words, with a cross where it is wrong."""
-    wrong = " ✗" if label not in (said, UNKNOWN) else ""
-    return f"{classes[said]} {100 * sure:.0f} %{wrong}"
+def prediction_text(classes: tuple[str, ...], predicted: int, confidence: float, label: int) -> str:
+    """Format a prediction and its confidence, with a cross where it is wrong."""
+    wrong = " ✗" if label not in (predicted, UNKNOWN) else ""
+    return f"{classes[predicted]} {100 * confidence:.0f} %{wrong}"
 
 
 def draw_effect(
     samples: Samples, rows: np.ndarray, classes: tuple[str, ...], columns: list[Column], title: str, path: Path
 ) -> None:
-    """Images beside their heatmaps, one row for each image in two halves: the article's figure."""
+    """Draw images beside their heatmaps, one row for each image, in two halves: the article's figure."""
     halves = 2 if len(rows) > 4 else 1
     lines = -(-len(rows) // halves)
     tiles: list[list[Tile | None]] = [[] for _ in range(lines)]
@@ -75,7 +94,7 @@ def draw_effect(
         name = classes[label] if label != UNKNOWN else samples.names[row]
         tiles[place % lines].append(Tile(samples.images[row], name))
         for column in columns:
-            text = answer(classes, column.said[row], column.sure[row], label)
+            text = prediction_text(classes, column.predictions[row], column.confidence[row], label)
             tiles[place % lines].append(heat_tile(samples.images[row], column.maps[row], f"{column.title}\n{text}"))
     draw_tiles(tiles, title, path, inches=1.7, scale=SCALE)
 
@@ -83,49 +102,46 @@ def draw_effect(
 def draw_methods(
     samples: Samples, rows: np.ndarray, classes: tuple[str, ...], columns: list[Column], title: str, path: Path
 ) -> None:
-    """A few images under every method; the network's answer stands above the image."""
-    tiles = []
+    """Draw a few images under every method, with the prediction above each image."""
+    tiles: list[list[Tile]] = []
     for line, row in enumerate(rows):
         label = int(samples.labels[row])
         name = classes[label] if label != UNKNOWN else samples.names[row]
-        said = answer(classes, columns[0].said[row], columns[0].sure[row], label)
+        text = prediction_text(classes, columns[0].predictions[row], columns[0].confidence[row], label)
         heats = [heat_tile(samples.images[row], column.maps[row], "" if line else column.title) for column in columns]
-        tiles.append([Tile(samples.images[row], f"{name}\n{said}"), *heats])
+        tiles.append([Tile(samples.images[row], f"{name}\n{text}"), *heats])
     draw_tiles(tiles, title, path, scale=SCALE)
 
 
 def heat_tile(image: np.ndarray, attribution: np.ndarray, text: str) -> Tile:
-    """A heatmap over its image; one without evidence for the class says so, so that nobody takes it for a map."""
+    """Return a heatmap over its image, marked where it has no evidence for the class and its colours mean nothing."""
     return Tile(overlay(image, attribution), text, "" if (attribution > 0).any() else "no evidence")
 
 
-def draw_measures(panels: list[tuple[str, list]], methods: list[str], path: Path) -> None:
-    """A panel for each measure: a dot with its 95 % interval for each method.
-
-    `panels` hold (title, [(side, a summary of mean and half interval for each method, whether it is a control)]).
-    """
+def draw_measures(panels: list[Panel], methods: list[str], path: Path) -> None:
+    """Draw a panel for each measure: a dot with its 95 % interval for each method."""
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(2.9 * columns + 1.5, (0.28 * len(methods) + 1.1) * lines + 0.4), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
-    sides = list(dict.fromkeys(side for _, parts in panels for side, _, _ in parts))
+    groups = list(dict.fromkeys(series.group for panel in panels for series in panel.series))
     places = np.arange(len(methods))[::-1]
-    for axes, (title, parts) in zip(grid.flat, panels, strict=False):
-        for side, summaries, is_control in parts:
-            number = sides.index(side)
-            shift = 0.12 * (len(sides) - 1) * (1 - 2 * number)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        for series in panel.series:
+            number = groups.index(series.group)
+            shift = 0.12 * (len(groups) - 1) * (1 - 2 * number)
             axes.errorbar(
-                [each.mean for each in summaries],
+                [each.mean for each in series.summaries],
                 places + shift,
-                xerr=[np.nan_to_num(each.half) for each in summaries],
-                fmt="x" if is_control else "os"[number % 2],
-                color="0.55" if is_control else f"C{number}",
+                xerr=[np.nan_to_num(each.half) for each in series.summaries],
+                fmt="x" if series.is_control else "os"[number % 2],
+                color="0.55" if series.is_control else f"C{number}",
                 markersize=4,
-                label=f"random heatmaps, {side}" if is_control else side,
+                label=f"random heatmaps, {series.group}" if series.is_control else series.group,
             )
-        axes.set_title(title, fontsize=9)
+        axes.set_title(panel.title, fontsize=9)
         axes.set_yticks(places, methods, fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
         axes.set_ylim(-0.6, len(methods) - 0.4)
@@ -136,7 +152,7 @@ def draw_measures(panels: list[tuple[str, list]], methods: list[str], path: Path
 
 
 def strip(image: np.ndarray, maps: list[np.ndarray]) -> str:
-    """An image and its heatmaps side by side, as the address of a WebP picture that a page can hold."""
+    """Put an image and its heatmaps side by side, as a data URL for a page."""
     colour = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     tiles = [colour, *(overlay(image, each) for each in maps)]
     scaled = [Image.fromarray(each).resize((TILE, TILE), Image.Resampling.LANCZOS) for each in tiles]

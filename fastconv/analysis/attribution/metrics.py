@@ -1,4 +1,4 @@
-"""What an attribution map is worth, image by image.
+"""Measures of attribution maps, image by image.
 
 Maps are float [N, H, W]: the signed attribution of each pixel, summed over its channels.
 """
@@ -13,7 +13,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from fastconv.analysis.attribution.attribution import Attributor
-from fastconv.analysis.attribution.network import PixelNetwork, batches
+from fastconv.analysis.attribution.network import PixelNetwork
+from fastconv.analysis.scoring import batches
 
 
 def deletion_and_insertion(
@@ -25,10 +26,10 @@ def deletion_and_insertion(
     steps: int = 20,
     batch_size: int = 500,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Areas under the target's probability while the pixels that matter most go, or come, float64 [N] each in [0, 1].
+    """Return areas under the target's probability while the strongest pixels go, or come: float64 [N] each in [0, 1].
 
     In `steps` equal parts, pixels are replaced by `absent` (float [1, C, 1, 1]) in the map's order, or put back into an
-    image of it. A map that knows what matters has a small area for deletion and a large one for insertion (Petsiuk et
+    image of it. A faithful map has a small area for deletion and a large one for insertion (Petsiuk et
     al. 2018, arXiv 1806.07421, section 3.3).
     """
     count, channels, height, width = inputs.shape
@@ -37,8 +38,8 @@ def deletion_and_insertion(
     areas = []
     for part in batches(count, max(1, batch_size // (2 * (steps + 1)))):
         first = (place[part, None] < bounds[:, None]).view(-1, steps + 1, 1, height, width)
-        images, gone = inputs[part, None], absent[None]
-        copies = torch.stack([torch.where(first, gone, images), torch.where(first, images, gone)], dim=1)
+        images, baseline = inputs[part, None], absent[None]
+        copies = torch.stack([torch.where(first, baseline, images), torch.where(first, images, baseline)], dim=1)
         with torch.no_grad():
             chances = network(copies.view(-1, channels, height, width)).softmax(1)
         chances = chances.view(-1, 2 * (steps + 1), chances.shape[1])
@@ -60,12 +61,12 @@ def relative_infidelity(
     seed: int = 0,
     batch_size: int = 500,
 ) -> np.ndarray:
-    """Share of the logit's changes that a map does not predict when squares are removed, float64 [N].
+    """Return the share of the logit's changes that a map does not predict when squares are removed, float64 [N].
 
     Captum's infidelity (Yeh et al. 2019, arXiv 1901.09392) with the best factor for each image, over that of a map of
-    zeros: 0 for a map that is proportional to every change, whatever its sign, 1 for one that says nothing, NaN where
-    no square changes anything. So networks with logits of different size can be compared. The squares have a quarter
-    of the image's side.
+    zeros: 0 for a map that is proportional to every change, whatever its sign, 1 for one that predicts nothing, NaN
+    where no square changes anything. So networks with logits of different size can be compared. The squares have a
+    quarter of the image's side.
     """
     count, channels, height, width = inputs.shape
     side = max(1, min(height, width) // 4)
@@ -77,7 +78,7 @@ def relative_infidelity(
         columns = torch.arange(width, device=some.device).view(1, 1, 1, -1)
         square = (rows >= tops) & (rows < tops + side) & (columns >= lefts) & (columns < lefts + side)
         removed = torch.where(square, absent, some)
-        # A map of small changes speaks of the change, another of the pixel's absence.
+        # A local method attributes the change of a pixel, another its absence.
         return (some - removed if attributor.is_local else square.to(some).expand_as(some)), removed
 
     spread = attributions if attributions.shape[1] == channels else attributions.expand_as(inputs) / channels
@@ -107,7 +108,7 @@ def relative_infidelity(
 def max_sensitivity(
     attributor: Attributor, inputs: Tensor, target: Tensor, radius: float = 0.02, samples: int = 3, seed: int = 0
 ) -> np.ndarray:
-    """Largest change of a map, as a share of it, when no pixel changes by more than `radius`, float64 [N].
+    """Return the largest relative change of a map when no pixel changes by more than `radius`, float64 [N].
 
     Captum's sensitivity_max (Yeh et al. 2019), over `samples` changed copies of each image.
     """
@@ -129,9 +130,9 @@ def max_sensitivity(
 
 
 def share_on(maps: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Share of each map's evidence for the class, its positive part, that lies in an area, bool [N, H, W]; float64 [N].
+    """Return the share of each map's positive part, the evidence for the class, in an area bool [N, H, W]; float64 [N].
 
-    NaN for a map that has none.
+    NaN for a map without evidence.
     """
     positive = np.clip(maps, 0, None).astype(np.float64)
     total = positive.sum(axis=(1, 2))
@@ -140,7 +141,9 @@ def share_on(maps: np.ndarray, area: np.ndarray) -> np.ndarray:
 
 
 def half_area(maps: np.ndarray) -> np.ndarray:
-    """Share of the pixels, the strongest first, that hold half of each map's absolute sum, float64 [N].
+    """Return the area that holds half of the attribution: share of the pixels, strongest first, float64 [N].
+
+    The attribution is the absolute sum of a map.
 
     Small for a concentrated map, 0.5 for an even one; NaN for a map of zeros.
     """
@@ -153,7 +156,7 @@ def half_area(maps: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray, area: np.ndarray | None = None) -> np.ndarray:
-    """Spearman's correlation of the signed values of two maps of each image, float64 [N].
+    """Return Spearman's correlation of the signed values of two maps of each image, float64 [N].
 
     Only pixels in `area`, bool [N, H, W], count, and of those the ones where not both maps are zero. NaN where a map is
     constant or fewer than three pixels are left.
@@ -175,14 +178,14 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, area: np.ndarray | N
 
 
 def random_maps(count: int, size: tuple[int, int], grid: tuple[int, int], seed: int) -> Tensor:
-    """Heatmaps that know nothing, float [N, H, W], as coarse as those of a method with `grid` places."""
+    """Draw random heatmaps, float [N, H, W], as coarse as those of a method with `grid` positions."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(count, 1, *grid, generator=generator)
     return F.interpolate(noise, size, mode="bilinear")[:, 0]
 
 
 def randomised(network: PixelNetwork, build: Callable[[], torch.nn.Module], images: Tensor, seed: int) -> PixelNetwork:
-    """The same network with new first weights (Adebayo et al. 2018, arXiv 1810.03292, all layers at once).
+    """Return the network with new initial weights (Adebayo et al. 2018, arXiv 1810.03292, all layers at once).
 
     Args:
         network: the trained one, for its normalisation.
@@ -196,8 +199,9 @@ def randomised(network: PixelNetwork, build: Callable[[], torch.nn.Module], imag
         model = build().to(images)
     for layer in model.modules():
         if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
-            layer.momentum = None  # the mean of what it sees
-    fresh = PixelNetwork(model, tuple(network.mean.flatten().tolist()), tuple(network.std.flatten().tolist()))
+            layer.momentum = None  # a cumulative mean
+    mean, std = (tuple(values.flatten().tolist()) for values in (network.mean, network.std))
+    fresh = PixelNetwork(model, mean, std)
     fresh = fresh.to(images.device)
     with torch.no_grad():
         fresh.train()(images)

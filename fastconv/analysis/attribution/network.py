@@ -1,13 +1,14 @@
-"""The network that is explained, asked in pixels, and what it means that a pixel is absent."""
+"""The network that is explained, as a function of pixels in [0, 1], and the baselines that stand for absent pixels."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastconv.analysis.scoring import BATCH_SIZE, class_probabilities
 from fastconv.system.errors import InputError, nearest
 
 # Training images that `baseline=images` stands for.
@@ -19,14 +20,18 @@ BACKGROUND_SHARE = 1 / 3
 class PixelNetwork(nn.Module):
     """A copy of a trained network that takes pixels in [0, 1], float [B, C, H, W], and cannot be changed.
 
-    So noise and baselines are in the units of pixels, and a gradient says what a change of a pixel does.
+    So noise and baselines are in the units of pixels, and a gradient is that with respect to a pixel. Its normalisation
+    is the textbook one: `fastconv.models.classifier` folds the range of bytes into it, which rounds otherwise.
 
     Args:
         model: takes normalised images. Its `blocks` name the modules among which `last` and `fine` are.
         mean, std: per channel, of pixel values in [0, 1].
 
-    Raises InputError for a compiled network, whose layers cannot be looked into.
+    Raises InputError for a compiled network, which hides its layers.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -34,19 +39,20 @@ class PixelNetwork(nn.Module):
             raise InputError("a compiled network cannot be explained, since it hides its layers: give the plain one")
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         for module in self.model.modules():
-            if hasattr(module, "inplace"):  # would overwrite what hooks and gradients need
-                module.inplace = False
+            if hasattr(module, "inplace"):  # would overwrite values that hooks and gradients need
+                setattr(module, "inplace", False)  # noqa: B010 - of any activation: no type has it
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits float [B, classes]."""
-        return self.model((pixels - self.mean) / self.std)
+        """Return logits float [B, classes]."""
+        logits: Tensor = self.model((pixels - self.mean) / self.std)
+        return logits
 
     def layer(self, name: str, shape: tuple[int, int, int]) -> tuple[nn.Module, tuple[int, int]]:
-        """The module that `last`, `fine` or its own name stands for, and the size of its map of an image of a shape.
+        """Return a module by `last`, `fine` or its own name, and rows and columns of its map of an image of a shape.
 
-        Raises InputError for one that is not there or keeps no places apart.
+        Raises InputError for one that is not there or whose output has a single position.
         """
         modules = {key: module for key, module in self.model.named_modules() if key}
         sizes = self._map_sizes(modules, shape)
@@ -57,18 +63,18 @@ class PixelNetwork(nn.Module):
             raise InputError(f"unknown layer {name}{nearest(name, names)} Choose from: {', '.join(names)}")
         if chosen not in sizes:
             raise InputError(
-                f"layer {name} keeps no places of the image apart: choose an earlier one, such as layer=last"
+                f"layer {name} has no map of positions in the image: choose an earlier one, such as layer=last"
             )
         return modules[chosen], sizes[chosen]
 
     def _map_sizes(self, modules: dict[str, nn.Module], shape: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
-        """Rows and columns of the output of every module whose output tells places apart."""
+        """Return rows and columns of the output of every module whose output is a map of more than one position."""
         sizes: dict[str, tuple[int, int]] = {}
 
-        def note(key: str) -> Callable:
+        def note(key: str) -> Callable[[nn.Module, object, object], None]:
             def hook(module: nn.Module, inputs: object, output: object) -> None:
                 if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-                    sizes[key] = tuple(output.shape[2:])
+                    sizes[key] = (output.shape[2], output.shape[3])
 
             return hook
 
@@ -83,7 +89,7 @@ class PixelNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Pixels:
-    """What an absent pixel looks like: `mean` float [1, C, 1, 1], and some training images, float [N, C, H, W]."""
+    """Baselines for absent pixels: the mean pixel float [1, C, 1, 1], and some training images, float [N, C, H, W]."""
 
     has_background: bool
     mean: Tensor
@@ -91,38 +97,34 @@ class Pixels:
 
     @classmethod
     def of(cls, images: np.ndarray, count: int = 500) -> "Pixels":
-        """From training images uint8 [N, H, W, C], of which evenly spread ones are kept."""
+        """Compute them from training images uint8 [N, H, W, C], of which `count` evenly spread ones are kept."""
         some = images[np.linspace(0, len(images), min(len(images), 2000), endpoint=False).astype(np.int64)]
         has_background = bool((some == 0).all(axis=3).mean() >= BACKGROUND_SHARE)
         kept = as_pixels(some[:: max(1, len(some) // count)][:count])
         return cls(has_background, as_pixels(some).mean(dim=(0, 2, 3), keepdim=True), kept)
 
     def absent(self, name: str = "auto") -> Tensor:
-        """The baseline of a name in `fastconv.analysis.attribution.method.BASELINES`."""
+        """Return the baseline of a name in `fastconv.config.commands.BASELINES`."""
         if name == "images":
             return self.images[:BASELINE_IMAGES]
         return torch.zeros_like(self.mean) if name == "black" or (name == "auto" and self.has_background) else self.mean
 
     def to(self, device: torch.device) -> "Pixels":
-        """The same on a device."""
+        """Copy to a device."""
         return Pixels(self.has_background, self.mean.to(device), self.images.to(device))
 
 
-def as_pixels(images: np.ndarray) -> Tensor:
-    """Images uint8 [N, H, W, C] as float [N, C, H, W] in [0, 1]."""
-    return torch.tensor(np.asarray(images)).permute(0, 3, 1, 2) / 255
+def as_pixels(images: np.ndarray | Tensor) -> Tensor:
+    """Convert images uint8 [N, H, W, C] to float [N, C, H, W] in [0, 1]."""
+    tensor = images if isinstance(images, Tensor) else torch.tensor(np.asarray(images))
+    return tensor.permute(0, 3, 1, 2) / 255
 
 
-def batches(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `count` rows."""
-    return (slice(start, min(count, start + size)) for start in range(0, count, size))
+def predict(network: PixelNetwork, inputs: np.ndarray | Tensor, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    """Return class probabilities float32 [N, classes] of pixels float [N, C, H, W] or images uint8 [N, H, W, C]."""
 
+    def logits(batch: Tensor) -> Tensor:
+        found: Tensor = network(batch if batch.is_floating_point() else as_pixels(batch))
+        return found
 
-def predict(network: PixelNetwork, inputs: Tensor, batch_size: int = 500) -> np.ndarray:
-    """Class probabilities float32 [N, classes] of pixels float [N, C, H, W] or images uint8 [N, H, W, C]."""
-    found = []
-    with torch.no_grad():
-        for part in batches(len(inputs), batch_size):
-            some = inputs[part] if isinstance(inputs, Tensor) else as_pixels(inputs[part])
-            found.append(network(some.to(network.mean.device)).softmax(1).cpu())
-    return torch.cat(found).numpy()
+    return class_probabilities(logits, inputs, network.mean.device, batch_size)

@@ -1,4 +1,4 @@
-"""The two sides of a comparison: runs of a kind against runs of another, pair by pair."""
+"""Pairs of runs to compare: runs that differ in their seeds alone against such runs of other settings."""
 
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.config.resume import hparams
@@ -7,13 +7,13 @@ from fastconv.system.errors import InputError
 
 
 def require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
-    """Raise InputError unless runs see the same data, and those of a side differ in their seeds alone, pair by pair."""
+    """Raise InputError unless all runs have the same data, those of a group differ only in seeds, and seeds match."""
     one = first[0]
     for other in (*first, *second):
         if other.classes != one.classes:
             missing = sorted(set(one.classes) ^ set(other.classes)) or ["their order"]
             raise InputError(
-                f"{one.folder} and {other.folder} tell other classes apart ({', '.join(missing[:5])}): give runs of the"
+                f"{one.folder} and {other.folder} have other classes ({', '.join(missing[:5])}): give runs of the"
                 " same data set"
             )
         if (other.config.dataset.name, other.shape) != (one.config.dataset.name, one.shape):
@@ -21,22 +21,22 @@ def require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
                 f"{one.folder} is of {one.config.dataset.name} and {other.folder} of {other.config.dataset.name}:"
                 " give runs of the same data set"
             )
-    for key, side in (("run", first), ("against", second)):
-        found = [hparams(run.config) for run in side]
-        for run, values in zip(side[1:], found[1:], strict=True):
-            differing = [name for name in values if values[name] != found[0].get(name)]
-            if other := [name for name in differing if not is_seed(name)]:
+    for key, group in (("run", first), ("against", second)):
+        found = [hparams(run.config) for run in group]
+        for run, values in zip(group[1:], found[1:], strict=True):
+            differing = [name for name in values if values[name] != found[0].get(name) and not is_seed(name)]
+            if differing:
                 raise InputError(
-                    f"{key}: {side[0].folder} and {run.folder} differ in {other[0]}, and not in their seeds alone"
+                    f"{key}: {group[0].folder} and {run.folder} differ in {differing[0]}, and not in their seeds alone"
                 )
-        if len({run.config.seed for run in side}) < len(side):
+        if len({run.config.seed for run in group}) < len(group):
             raise InputError(f"{key} names runs of the same seed: give one for each seed")
     if len(first) > 1 and second and [run.config.seed for run in first] != [run.config.seed for run in second]:
         raise InputError("run and against have other seeds: give them in the same order, so that they make pairs")
 
 
 def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
-    """What to call runs: what differs between their configurations, else their folders."""
+    """Name two groups of runs by what differs between their configurations, else by their folders."""
     if second is None:
         return [first.name]
     ours, theirs = (hparams(run.config) for run in (first, second))

@@ -1,4 +1,4 @@
-"""The files of an explanation: figures, tables, maps, TensorBoard events and the page that shows them."""
+"""The files of an explanation: figures, tables, maps, TensorBoard events and the page."""
 
 import dataclasses
 import os
@@ -11,25 +11,27 @@ from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from fastconv.analysis.attribution import drawing
-from fastconv.analysis.attribution.drawing import Column
+from fastconv.analysis.attribution.drawing import Column, Panel, Series
 from fastconv.analysis.attribution.experiment import Explanation
 from fastconv.analysis.attribution.findings import MEASURES, beats_random, summarise_runs
-from fastconv.analysis.attribution.page import answers, page
+from fastconv.analysis.attribution.page import findings, write_attribution_page
 from fastconv.analysis.attribution.samples import UNKNOWN
-from fastconv.analysis.comparison.statistics import Summary, summarise
+from fastconv.analysis.comparison.statistics import summarise
 from fastconv.analysis.figures import read_png
 from fastconv.analysis.html import Figure, write_csv
 from fastconv.config.commands import Explain
 from fastconv.system.files import unwritable
 
-# Rows of a figure: one image for each class, or the first of them.
+# Images of a figure: one of each of the first classes.
 FIGURE_ROWS = 10
+# Measures that have a panel in the figure of measures.
+PANELS = ("deletion", "insertion", "infidelity", "sensitivity", "on_object", "half_area", "repeated", "randomised")
 
 
 def write_report(explanation: Explanation, config: Explain, folder: Path) -> list[str]:
     """Write a report's files; the folder appears, in the place of an older one, when it is whole.
 
-    Returns lines for the reader: the answer, and where the page is. Raises InputError if it cannot be written.
+    Returns lines to print: the findings, and the path of the page. Raises InputError if it cannot be written.
     """
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
@@ -39,7 +41,7 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
             write_csv(aside / name, list(rows))
         write_maps(explanation, aside / "maps.npz")
         (aside / "explain.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
-        (aside / "explain.html").write_text(page(explanation, config, figures), encoding="utf-8")
+        write_attribution_page(aside / "explain.html", explanation, config, figures)
         with SummaryWriter(str(aside)) as events:
             for figure in figures:
                 events.add_image(f"explain/{figure.path.stem}", read_png(figure.path), dataformats="HWC")
@@ -52,28 +54,28 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
         raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return [*answers(explanation), f"{os.path.relpath(folder)}/explain.html"]
+    return [*findings(explanation), f"{os.path.relpath(folder)}/explain.html"]
 
 
 # -- figures
 
 
 def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
-    """Draw the figures of a report, most telling first."""
+    """Draw the figures of a report, the most important first."""
     samples, classes, titles = explanation.samples, explanation.classes, explanation.titles
     dataset = explanation.first[0].run.config.dataset.name
     rows = one_of_each_class(explanation)
     figures = []
-    asked = "the class that the network names, with its" if target == "answer" else "the label, with the answer and its"
+    explained = "the predicted class, with its" if target == "prediction" else "the label, with the prediction and its"
 
-    def columns(side: int, only: str | None = None) -> list[Column]:
-        runs = explanation.sides[side][1]
-        chances = runs[0].chances
+    def columns(group: int, only: str | None = None) -> list[Column]:
+        name_of_group, runs = explanation.groups[group]
+        probabilities = runs[0].probabilities
         found = []
         for name in titles if only is None else [only]:
-            title = titles[name] if only is None else explanation.names[side]
+            title = titles[name] if only is None else name_of_group
             doubt = "\nnot better than random" if beats_random(runs, name) is False else ""
-            found.append(Column(title + doubt, runs[0].evidence[name], chances.argmax(1), chances.max(1)))
+            found.append(Column(title + doubt, runs[0].evidence[name], probabilities.argmax(1), probabilities.max(1)))
         return found
 
     if explanation.second:
@@ -84,17 +86,17 @@ def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
         alt = f"Images of {dataset} beside the heatmaps of {title}, {explanation.names[0]} and {explanation.names[1]}"
         seeds = f" The first of {len(explanation.first)} pairs of runs is shown." if len(explanation.first) > 1 else ""
         caption = (
-            f"One image of each class, drawn by seed; heatmaps of {title} for {asked}"
-            f" confidence; a cross marks a wrong answer.{seeds} All heatmaps have the same scale."
+            f"One image of each class, drawn by seed; heatmaps of {title} for {explained}"
+            f" confidence; a cross marks a wrong prediction.{seeds} All heatmaps have the same scale."
         )
-        figures.append(Figure(path, alt, caption, "answer"))
-    for side, (name, _) in enumerate(explanation.sides):
-        path = folder / f"methods-{side + 1}.png"
+        figures.append(Figure(path, alt, caption))
+    for group, (name, _) in enumerate(explanation.groups):
+        path = folder / f"methods-{group + 1}.png"
         heading = f"{dataset}: all methods" + (f", {name}" if explanation.second else "")
-        drawing.draw_methods(samples, rows, classes, columns(side), heading, path)
+        drawing.draw_methods(samples, rows, classes, columns(group), heading, path)
         alt = f"Images of {dataset} under each attribution method, {name}"
-        caption = f"All methods, {name}: heatmaps for {asked} confidence."
-        figures.append(Figure(path, alt, caption, "images" if explanation.second else "answer"))
+        caption = f"All methods, {name}: heatmaps for {explained} confidence."
+        figures.append(Figure(path, alt, caption, "images" if explanation.second else "findings"))
     if explanation.first[0].measures and any("deletion" in each for each in explanation.first[0].measures.values()):
         path = folder / "measures.png"
         drawing.draw_measures(measure_panels(explanation), list(titles.values()), path)
@@ -105,7 +107,7 @@ def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
 
 
 def one_of_each_class(explanation: Explanation) -> np.ndarray:
-    """Rows of the samples for a figure: the first image of each class, or the first files."""
+    """Choose rows of the samples for a figure: the first image of each class, or the first files."""
     samples = explanation.samples
     measured = samples.measured
     _, first = np.unique(samples.labels[measured], return_index=True)
@@ -113,49 +115,40 @@ def one_of_each_class(explanation: Explanation) -> np.ndarray:
     return rows[:FIGURE_ROWS]
 
 
-def measure_panels(explanation: Explanation) -> list[tuple[str, list[tuple[str, list[Summary], bool]]]]:
-    """(title, [(side, a summary for each method, whether it is a control)]) of each panel of the measures' figure."""
+def measure_panels(explanation: Explanation) -> list[Panel]:
+    """Return the panels of the figure of measures, each with the measure and its random control of every group."""
     panels = []
-    for key in (
-        "deletion",
-        "insertion",
-        "infidelity",
-        "sensitivity",
-        "on_object",
-        "half_area",
-        "repeated",
-        "randomised",
-    ):
-        lines = []
-        for side, runs in explanation.sides:
+    for key in PANELS:
+        series = []
+        for group, runs in explanation.groups:
             for measure, is_control in ((key, False), (f"{key}_random", True)):
                 summaries = [summarise_runs(runs, name, measure) for name in explanation.titles]
                 if any(each.n for each in summaries):
-                    lines.append((side, summaries, is_control))
-        if lines:
-            panels.append((MEASURES[key].title, lines))
+                    series.append(Series(group, summaries, is_control))
+        if series:
+            panels.append(Panel(MEASURES[key].title, series))
     return panels
 
 
 # -- tables
 
 
-def images_table(explanation: Explanation) -> Iterator[dict]:
-    """One row for each image and run: what it is, and what the network says."""
+def images_table(explanation: Explanation) -> Iterator[dict[str, object]]:
+    """Yield a row for each image and run: the image, its label and the prediction."""
     samples, classes = explanation.samples, explanation.classes
-    for side, runs in explanation.sides:
+    for group, runs in explanation.groups:
         for run in runs:
             for row in range(len(samples)):
-                label, said = int(samples.labels[row]), int(run.chances[row].argmax())
+                label, predicted = int(samples.labels[row]), int(run.probabilities[row].argmax())
                 yield {
                     "image": samples.names[row],
                     "kind": samples.kinds[row],
                     "label": "" if label == UNKNOWN else classes[label],
-                    "side": side,
+                    "group": group,
                     "run": run.run.name,
                     "seed": run.run.config.seed,
-                    "answer": classes[said],
-                    "confidence": round(float(run.chances[row, said]), 5),
+                    "prediction": classes[predicted],
+                    "confidence": round(float(run.probabilities[row, predicted]), 5),
                     "explained": classes[run.target[row]],
                     "without_evidence": " ".join(
                         name for name, maps in run.evidence.items() if not (maps[row] > 0).any()
@@ -163,15 +156,15 @@ def images_table(explanation: Explanation) -> Iterator[dict]:
                 }
 
 
-def measures_table(explanation: Explanation) -> Iterator[dict]:
-    """One row for each run, method and measure: mean, standard deviation and number over images."""
-    for side, runs in explanation.sides:
+def measures_table(explanation: Explanation) -> Iterator[dict[str, object]]:
+    """Yield a row for each run, method and measure: mean, standard deviation and number over images."""
+    for group, runs in explanation.groups:
         for run in runs:
             for method, found in run.measures.items():
                 for measure in (name for name in MEASURES if name in found):
                     summary = summarise(found[measure])
                     yield {
-                        "side": side,
+                        "group": group,
                         "run": run.run.name,
                         "seed": run.run.config.seed,
                         "method": method,
@@ -184,11 +177,11 @@ def measures_table(explanation: Explanation) -> Iterator[dict]:
 
 
 def write_maps(explanation: Explanation, path: Path) -> None:
-    """The images, and of every run `<side>/<index>/<method>`: signed attributions float32 [N, H, W]."""
-    arrays = {"images": explanation.samples.images, "labels": explanation.samples.labels}
-    for side, runs in enumerate((explanation.first, explanation.second)):
+    """Write the images, and of every run `run|against/<index>/<method>`: signed attributions float32 [N, H, W]."""
+    arrays: dict[str, np.ndarray] = {"images": explanation.samples.images, "labels": explanation.samples.labels}
+    for key, runs in (("run", explanation.first), ("against", explanation.second)):
         for index, run in enumerate(runs):
             for method, maps in run.maps.items():
-                arrays[f"{('run', 'against')[side]}/{index}/{method}"] = maps.astype(np.float32)
-            arrays[f"{('run', 'against')[side]}/{index}/target"] = run.target
-    np.savez_compressed(path, **arrays)
+                arrays[f"{key}/{index}/{method}"] = maps.astype(np.float32)
+            arrays[f"{key}/{index}/target"] = run.target
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # numpy takes them for its allow_pickle

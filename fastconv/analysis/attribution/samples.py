@@ -1,4 +1,4 @@
-"""The images that are explained: some of each class, the network's surest mistakes and least sure hits, or files."""
+"""The images that are explained: random ones of each class, errors and correct predictions of note, or files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from fastconv.data.sources.decode import to_array
 from fastconv.system.errors import InputError
 
 UNKNOWN = -1
-# Kinds of samples, and what a page calls them.
+# Kinds of samples, and their headings on a page.
 KINDS = {
-    "class": "Some of each class",
-    "mistake": "The surest mistakes",
-    "hit": "The least sure hits",
+    "class": "Random images of each class",
+    "error": "Most confident errors",
+    "correct": "Least confident correct predictions",
     "file": "Your images",
 }
 
@@ -35,7 +35,7 @@ class Samples:
 
     @property
     def measured(self) -> np.ndarray:
-        """Rows, int64, of a fair sample: the network's answers had no say in which images these are."""
+        """Rows, int64, of an unbiased sample: images that were not chosen by the network's predictions."""
         return np.array([row for row, kind in enumerate(self.kinds) if kind in ("class", "file")], np.int64)
 
 
@@ -43,8 +43,8 @@ def choose(
     test: ImageData,
     predict: Callable[[np.ndarray], np.ndarray],
     per_class: int,
-    mistakes: int,
-    hits: int,
+    errors: int,
+    correct: int,
     candidates: int,
     seed: int,
 ) -> Samples:
@@ -54,21 +54,24 @@ def choose(
         test: the test split.
         predict: class probabilities float [N, classes] of images uint8 [N, H, W, C].
         per_class: images drawn of each class, or as many as there are.
-        mistakes, hits: how many images of each kind, among `candidates` drawn ones.
-        candidates: test images among which mistakes and hits are looked for.
+        errors, correct: numbers of the most confident errors and the least confident correct predictions.
+        candidates: drawn test images among which those are chosen.
         seed: of the draws.
     """
     order = np.random.default_rng(seed).permutation(len(test))
     labels = np.asarray(test.labels)
     rows = np.concatenate([order[labels[order] == label][:per_class] for label in range(len(test.classes))])
     kinds = ["class"] * len(rows)
-    if mistakes or hits:
-        looked_at = np.sort(order[:candidates])
-        chances = predict(test.images[looked_at])
-        sure, said = chances.max(axis=1), chances.argmax(axis=1)
-        right = said == labels[looked_at]
-        for kind, wanted, among, how_sure in (("mistake", mistakes, ~right, -sure), ("hit", hits, right, sure)):
-            found = looked_at[among][np.argsort(how_sure[among], kind="stable")][:wanted]
+    if errors or correct:
+        drawn = np.sort(order[:candidates])
+        probabilities = predict(test.images[drawn])
+        confidence, predictions = probabilities.max(axis=1), probabilities.argmax(axis=1)
+        is_correct = predictions == labels[drawn]
+        for kind, count, among, key in (
+            ("error", errors, ~is_correct, -confidence),
+            ("correct", correct, is_correct, confidence),
+        ):
+            found = drawn[among][np.argsort(key[among], kind="stable")][:count]
             rows = np.concatenate([rows, found])
             kinds += [kind] * len(found)
     names = tuple(f"test image {row}" for row in rows)

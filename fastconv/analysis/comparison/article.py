@@ -1,4 +1,4 @@
-"""The article's page: what its recipe reaches on each data set of a sweep, and what augmentation changes there."""
+"""The article's page: results of its recipe on each data set of a sweep, with and without augmentation."""
 
 import shlex
 from pathlib import Path
@@ -8,16 +8,15 @@ from rich.console import Console
 from fastconv.analysis.attribution.augmentation_effect import explain_sweep
 from fastconv.analysis.comparison.figures import draw_learning
 from fastconv.analysis.comparison.tables import heading, shown
-from fastconv.analysis.html import Figure, figure_of, lead, table, write_page
-from fastconv.analysis.html import escape as _
+from fastconv.analysis.html import Figure, Table, write_page
 from fastconv.config.sweeps import described
 from fastconv.runs.collection import Entry, find_runs
 from fastconv.runs.hparams import is_augmented
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 
-# Of the heatmaps shown here; the whole report is made by fastconv.explain.
-HEATMAPS = ("method=[grad_cam]", "per_class=1", "mistakes=0", "hits=0", "measures=false")
+# Settings of the heatmaps shown here; fastconv.explain makes the whole report.
+HEATMAPS = ("method=[grad_cam]", "per_class=1", "errors=0", "correct=0", "measures=false")
 COLUMNS = ("accuracy", "loss", "epochs", "seconds_counted", "images_per_second", "parameters")
 
 
@@ -28,74 +27,74 @@ def write_article(sweep: Path, data: str) -> Path:
         sweep: the sweep's folder, with one folder for each run.
         data: folder of the data sets.
 
-    Raises InputError for a sweep of which no run is finished, or a page that cannot be written.
+    Raises InputError for a sweep without a finished run, or a page that cannot be written.
     """
     entries = find_runs([sweep])
     datasets: dict[str, list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: not is_augmented(entry.hparams)):
         datasets.setdefault(str(entry.setting("dataset")), []).append(entry)
-    finished = [entry for entry in entries if entry.problem is None]
+    finished = [entry.results for entry in entries if entry.problem is None and entry.results is not None]
     if not finished:
         raise InputError(f"{sweep} has no finished run: there is nothing to write about")
+    heatmaps: dict[str, Path] = {}
     try:
         heatmaps = explain_sweep(sweep, data, HEATMAPS, Console(quiet=True))
     except InputError as error:  # no pair of runs
-        heatmaps, missing = {}, str(error)
+        reason = str(error)
     else:
-        missing = "one of the two runs is not finished"
-    title = f"What {budget_of(finished[0].results)} give: {', '.join(datasets)}"
-    parts = [
-        f"<h1>{_(title)}</h1>",
-        lead(sentence(name, runs) for name, runs in datasets.items()),
-        "<h2>Results</h2>",
-        f"<p class=faint>{_(machine(finished[0].results))}</p>",
-        results_table(entries, datasets),
-    ]
-    for name, runs in datasets.items():
-        parts += [f"<h2>{_(name)}</h2>", *map(figure_of, figures_of(name, runs, heatmaps.get(name)))]
-        if name not in heatmaps:
-            parts.append(f"<p class=no>No heatmaps: {_(missing)}.</p>")
-    if asked := described(sweep):
-        command = shlex.join(["python", "-m", "fastconv.train", "-m", *asked["overrides"]])
-        parts += ["<h2>How to make this page</h2>", f"<pre>{_(command)}</pre>"]
+        reason = "one of the two runs is not finished"
     path = sweep / "article.html"
-    write_page(path, title, parts)
+    sweep_command = described(sweep)
+    write_page(
+        path,
+        "article.html",
+        title=f"Results of {budget_of(finished[0])}: {', '.join(datasets)}",
+        findings=[sentence(name, runs) for name, runs in datasets.items()],
+        machine=machine(finished[0]),
+        results=results_table(entries, datasets),
+        datasets={name: figures_of(name, runs, heatmaps.get(name)) for name, runs in datasets.items()},
+        missing={name: reason for name in datasets if name not in heatmaps},
+        command=shlex.join(["python", "-m", "fastconv.train", "-m", *sweep_command["overrides"]])
+        if sweep_command
+        else "",
+    )
     return path
 
 
 def budget_of(results: Results) -> str:
-    """The time limit in words."""
-    return "as many seconds as it takes" if results.budget_seconds is None else f"{results.budget_seconds:g} seconds"
+    """Describe the time limit."""
+    return "training without a time limit" if results.budget_seconds is None else f"{results.budget_seconds:g} seconds"
 
 
-def side_of(entry: Entry) -> str:
-    """What a run is called beside its counterpart."""
+def variant(entry: Entry) -> str:
+    """Name a run beside its counterpart."""
     return "with augmentation" if is_augmented(entry.hparams) else "without augmentation"
 
 
 def sentence(dataset: str, runs: list[Entry]) -> str:
-    """What was reached on a data set."""
-    said = []
+    """Say what each run reached on a data set, or why it has no result."""
+    parts = []
     for run in runs:
-        if run.problem is not None:
-            said.append(f"{side_of(run)}: {run.problem}")
+        results = run.results
+        if run.problem is not None or results is None or results.accuracy is None or results.epochs is None:
+            parts.append(f"{variant(run)}: {run.problem}")
             continue
-        bound = run.hparams.get("schedule.max_epochs")
-        epochs = f"{run.results.epochs:.2f}" + (f" of {bound:g}" if bound else "")
-        said.append(f"{100 * run.results.accuracy:.2f} % {side_of(run)} after {epochs} epochs")
-    return f"{dataset}: {'; '.join(said)}."
+        max_epochs = run.hparams.get("schedule.max_epochs")
+        epochs = f"{results.epochs:.2f}" + (f" of {max_epochs:g}" if max_epochs else "")
+        parts.append(f"{100 * results.accuracy:.2f} % {variant(run)} after {epochs} epochs")
+    return f"{dataset}: {'; '.join(parts)}."
 
 
 def machine(results: Results) -> str:
-    """What the runs were made on and with."""
+    """Describe the device, the precision, the parts that the budget counts, and the versions."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     counted = " + ".join(results.budget_counts)
     commit = f"; commit {results.git_commit[:10]}" if results.git_commit else ""
     return f"{results.device}, {results.precision}; the budget counts {counted}; {versions}{commit}."
 
 
-def results_table(entries: list[Entry], datasets: dict[str, list[Entry]]) -> str:
-    """A row for each run, with the seconds of every segment."""
+def results_table(entries: list[Entry], datasets: dict[str, list[Entry]]) -> Table:
+    """Return a row for each run, with the seconds of every segment."""
     segments = list(dict.fromkeys(name for entry in entries if entry.results for name in entry.results.seconds))
     header = ["data set", "", "seed", *map(heading, COLUMNS), *(f"{name} s" for name in segments)]
     rows = []
@@ -104,26 +103,26 @@ def results_table(entries: list[Entry], datasets: dict[str, list[Entry]]) -> str
             results = run.results
             cells = [shown(key, getattr(results, key)) if results else "" for key in COLUMNS]
             cells += [f"{results.seconds.get(segment, 0):.1f}" if results else "" for segment in segments]
-            rows.append([_(name), _(side_of(run)), str(run.hparams.get("seed", "")), *map(_, cells)])
-    return table(header, rows, sortable=True)
+            rows.append([name, variant(run), str(run.hparams.get("seed", "")), *cells])
+    return Table(header, rows, sortable=True)
 
 
 def figures_of(dataset: str, runs: list[Entry], heatmaps: Path | None) -> list[Figure]:
-    """The figures of a data set: how its runs learned, what the network was shown, and where it looks."""
+    """Return the figures of a data set: learning curves, augmented training images, and heatmaps."""
     figures = []
-    sides = {side_of(run): run.folder for run in reversed(runs)}
+    folders = {variant(run): run.folder for run in reversed(runs)}
     path = runs[0].folder.parent / f"learning-{dataset}.png"
-    if draw_learning(sides, dataset, path):
+    if draw_learning(folders, dataset, path):
         text = "Loss and accuracy over the epochs (lines: training images as augmented; dots: test images, for looking"
-        figures.append(Figure(path, f"{dataset}: curves", f"{text} only), and the learning rate as it was.", "answer"))
-    shown_images = next((run.folder / "augmented.png" for run in runs if is_augmented(run.hparams)), None)
-    if shown_images and shown_images.exists():
-        caption = "The first images of the training stream: padded and cropped, mirrored, cut out."
-        figures.append(Figure(shown_images, f"Augmented images of {dataset}", caption, "answer"))
+        figures.append(Figure(path, f"{dataset}: curves", f"{text} only), and the learning rate as it was."))
+    augmented = next((run.folder / "augmented.png" for run in runs if is_augmented(run.hparams)), None)
+    if augmented and augmented.exists():
+        caption = "The first images of the training stream: padded and cropped, flipped, cut out."
+        figures.append(Figure(augmented, f"Augmented images of {dataset}", caption))
     if heatmaps:
         caption = (
             "One test image of each class under Grad-CAM of the network trained without and with augmentation: evidence"
-            " for the class that it names. A cross marks a wrong answer."
+            " for the predicted class. A cross marks a wrong prediction."
         )
-        figures.append(Figure(heatmaps / "effect.png", f"Heatmaps of {dataset}", caption, "answer"))
+        figures.append(Figure(heatmaps / "effect.png", f"Heatmaps of {dataset}", caption))
     return figures

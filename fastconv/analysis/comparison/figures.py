@@ -1,4 +1,4 @@
-"""Figures of many runs: accuracy against time, curves over time, and what each setting changes."""
+"""Figures of many runs: accuracy against time, curves over time, and the effect of each setting."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from fastconv.analysis.figures import save
 from fastconv.analysis.run_figures import column, read_metrics
 from fastconv.runs.collection import as_text
 
-# Groups that get a colour and a name; the others are grey.
+# The first groups get a colour and a name; the others are grey.
 COLOURED = 10
-WORDS = {
+LABELS = {
     "accuracy": "accuracy in %",
     "accuracy_tta": "accuracy with TTA in %",
     "accuracy_holdout": "held-out accuracy in %",
@@ -22,22 +22,22 @@ WORDS = {
 
 
 def colour(place: int) -> str:
-    """The colour of the group at a place of the table."""
+    """Return the colour of the group at a position of the table."""
     return f"C{place}" if place < COLOURED else "0.7"
 
 
 def shortened(name: str, most: int = 44) -> str:
-    """A name that fits into a legend."""
+    """Shorten a name to fit into a legend."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
-    """Accuracy against the seconds that the budget counted: runs, means of groups, and the front that none beats.
+    """Plot accuracy against the seconds that the budget counted: runs, means of groups, and the Pareto front.
 
     Returns whether there was anything to draw.
     """
     drawing = Drawing(figsize=(9, 4.6), layout="constrained")
-    axes = drawing.add_subplot(xlabel="seconds counted", ylabel=WORDS[measure])
+    axes = drawing.add_subplot(xlabel="seconds counted", ylabel=LABELS[measure])
     points, names = [], names_of(groups)
     for place, group in enumerate(groups):
         found = [(run.seconds_counted, 100 * getattr(run, measure)) for run in group.finished
@@ -45,10 +45,12 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
         if not found:
             continue
         axes.plot(*zip(*found, strict=True), ".", color=colour(place), markersize=4, alpha=0.6)
-        mean = tuple(np.mean(found, axis=0))
-        points.append(mean)
+        seconds_mean, score_mean = np.mean(found, axis=0).tolist()
+        points.append((seconds_mean, score_mean))
         label = shortened(names[place]) if place < COLOURED else None
-        axes.plot(*mean, "o", color=colour(place), markersize=8, markeredgecolor="black", label=label)
+        axes.plot(
+            seconds_mean, score_mean, "o", color=colour(place), markersize=8, markeredgecolor="black", label=label
+        )
     if not points:
         return False
     # Runs of one budget end within fractions of a second of each other, which make none of them faster.
@@ -67,7 +69,7 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
 
 
 def draw_curves(groups: list[Group], path: Path) -> bool:
-    """Validation accuracy of every run over the counted seconds; whether there was any."""
+    """Plot validation accuracy of every run over the counted seconds; returns whether there was any to draw."""
     drawing = Drawing(figsize=(9, 4.6), layout="constrained")
     axes = drawing.add_subplot(xlabel="seconds counted", ylabel="validation accuracy in %")
     drawn, names = False, names_of(groups)
@@ -88,7 +90,7 @@ def draw_curves(groups: list[Group], path: Path) -> bool:
 
 
 def validation_curve(run: Path) -> np.ndarray:
-    """(seconds counted, accuracy in %) of each validation of a run, float64 [N, 2]; empty without a readable table."""
+    """Return (seconds counted, accuracy in %) of each validation of a run, float64 [N, 2]; empty if unreadable."""
     try:
         metrics = read_metrics(run / "metrics.csv")
     except (OSError, ValueError):
@@ -102,7 +104,7 @@ def validation_curve(run: Path) -> np.ndarray:
 
 
 def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
-    """A panel for each setting: every run at each of its values, and their mean."""
+    """Draw a panel for each setting: every run at each of its values, and their mean."""
     columns = min(3, len(effects))
     lines = -(-len(effects) // columns)
     drawing = Drawing(figsize=(3.4 * columns + 1, 2.9 * lines + 0.3), layout="constrained")
@@ -121,12 +123,12 @@ def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
         axes.grid(alpha=0.3, axis="y")
         axes.margins(x=0.15)
     for axes in grid[:, 0]:
-        axes.set_ylabel(WORDS[measure], fontsize=9)
+        axes.set_ylabel(LABELS[measure], fontsize=9)
     save(drawing, path)
 
 
 def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
-    """Loss, accuracy and learning rate of some runs over their epochs, by name; whether there was anything to draw."""
+    """Plot loss, accuracy and learning rate of some runs, by name; returns whether there was any data."""
     drawing = Drawing(figsize=(12, 3.8), layout="constrained")
     drawing.suptitle(title)
     panels = drawing.subplots(1, 3)

@@ -1,4 +1,4 @@
-"""Runs side by side: which settings they differ in, what each reached over its seeds, and what that tells."""
+"""Groups of runs that differ only in their seeds: the settings that distinguish them, their statistics and verdicts."""
 
 import json
 from dataclasses import dataclass, replace
@@ -6,26 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.analysis.comparison.statistics import Summary, differ, summarise
+from fastconv.analysis.comparison.statistics import Summary, summarise, welch_p_value
 from fastconv.runs.collection import Entry, as_text
 from fastconv.runs.hparams import is_location, is_seed, without_seeds
 from fastconv.runs.results import Results
 
-# What is looked at first when something short has to tell groups apart.
+# Settings that are preferred when a short label has to distinguish groups.
 FIRST = ("dataset.name", "model.name", "experiment")
 # Verdicts on a group.
-BEST, LIKE_BEST, UNTESTED = "best", "like the best", "untested"
-# Chance of calling two groups different that are not.
-LEVEL = 0.05
+BEST, NOT_DIFFERENT, UNTESTED = "best", "not significantly different from the best", "untested"
+# Significance level of the test: the chance of calling two groups different that are not.
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in their seeds alone, trained on the same kind of device.
 
-    `values` are the settings that tell it from the other groups. `verdict` is `best` for the best group of a data set,
-    `like the best` where Welch's t-test (5 %) does not tell it from that one, `untested` where one of them has a single
-    run, and else empty.
+    `values` are the settings that distinguish it from the other groups. `verdict` is `best` for the best group of a
+    data set, `not significantly different from the best` where Welch's t-test says so at 5 %, `untested` where one of
+    the two has a single run, and else empty.
     """
 
     values: dict[str, Any]
@@ -34,7 +34,7 @@ class Group:
 
     @property
     def dataset(self) -> str:
-        """The data set of its runs."""
+        """Name of the data set of its runs."""
         return as_text(self.setting("dataset"))
 
     @property
@@ -65,13 +65,13 @@ def as_number(value: Any) -> float:
 
 
 def names_of(groups: list[Group]) -> list[str]:
-    """What to call each of some groups: the settings in which these differ."""
+    """Name each group by the settings in which they differ."""
     keys = [key for key in groups[0].values if len({as_text(group.values[key]) for group in groups}) > 1]
     return [", ".join(f"{key}={as_text(group.values[key])}" for key in keys) or "all runs" for group in groups]
 
 
 def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
-    """Groups of each data set, for only those can be compared."""
+    """Sort groups by data set: only groups of the same one can be compared."""
     found: dict[str, list[Group]] = {}
     for group in groups:
         found.setdefault(group.dataset, []).append(group)
@@ -79,23 +79,24 @@ def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
 
 
 def group_runs(entries: list[Entry], measure: str = "accuracy") -> list[Group]:
-    """Put runs together that differ in their seeds alone, the best first; `measure` is one of `results.MEASURES`."""
+    """Group runs that differ in their seeds alone, the best group first; `measure` is one of `results.MEASURES`."""
     members = [Group({}, runs) for runs in _of_a_kind(entries)]
-    keys = telling_keys([group.entries for group in members])
+    keys = distinguishing_keys([group.entries for group in members])
     groups = [replace(group, values={key: _shared(group.entries, key) for key in keys}) for group in members]
     groups.sort(key=lambda group: -np.nan_to_num(group.summary(measure).mean, nan=-1))
     return _judged(groups, measure)
 
 
 def choose_measure(entries: list[Entry]) -> str:
-    """What to judge runs by: held-out images if all that finished scored those, for then they were meant to."""
+    """Choose the result to compare runs by: held-out accuracy if every finished run has one, else test accuracy."""
     finished = [entry.results for entry in entries if entry.problem is None and entry.results is not None]
     held_out = finished and all(run.accuracy_holdout is not None for run in finished)
     return "accuracy_holdout" if held_out else "accuracy"
 
 
 def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:
-    """Runs of the same recipe but for seeds, on the same device; one that failed before it had a device joins them."""
+    """Group runs of equal hyperparameters but for seeds, on the same device; a run that failed before it had a device
+    joins the first group of its hyperparameters."""
     members: dict[tuple[str, Any], list[Entry]] = {}
     first: dict[str, tuple[str, Any]] = {}
     for entry in sorted(entries, key=lambda entry: _device(entry) is None):
@@ -116,8 +117,8 @@ def _shared(entries: list[Entry], key: str) -> Any:
     return next((value for value in (entry.value(key) for entry in entries) if value is not None), None)
 
 
-def telling_keys(groups: list[list[Entry]]) -> list[str]:
-    """The settings that tell groups apart: all that were set and differ, and as few others as are needed then."""
+def distinguishing_keys(groups: list[list[Entry]]) -> list[str]:
+    """Return the settings that distinguish groups: all that were set and differ, and the fewest others needed."""
     written = dict.fromkeys(key for group in groups for entry in group for key in entry.written if not is_location(key))
     composed = dict.fromkeys(key for group in groups for entry in group for key in entry.hparams)
     chosen: list[str] = []
@@ -151,17 +152,17 @@ def _judged(groups: list[Group], measure: str) -> list[Group]:
 
 
 def _against(one: Group, best: Group, measure: str) -> str:
-    """The verdict of Welch's t-test on two groups."""
+    """Compare a group with the best one by Welch's t-test."""
     ours, theirs = one.summary(measure), best.summary(measure)
     if min(ours.n, theirs.n) < 2:
         return UNTESTED
     if ours.sd == theirs.sd == 0:  # no spread to test by
-        return LIKE_BEST if ours.mean == theirs.mean else ""
-    return LIKE_BEST if differ(ours, theirs) > LEVEL else ""
+        return NOT_DIFFERENT if ours.mean == theirs.mean else ""
+    return NOT_DIFFERENT if welch_p_value(ours, theirs) > SIGNIFICANCE else ""
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[int]:
-    """Which of some (seconds, accuracy) no other beats in both, by rising seconds."""
+    """Return the indices of the (seconds, accuracy) points that no other beats in both, by rising seconds."""
     front, highest = [], float("-inf")
     for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
         if points[index][1] > highest:
@@ -172,7 +173,7 @@ def pareto_front(points: list[tuple[float, float]]) -> list[int]:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a setting changes: for each of its values, the results of all runs that have it."""
+    """The effect of a setting: for each of its values, the results of all runs that have it."""
 
     key: str
     values: list[Any]
@@ -185,7 +186,7 @@ class Effect:
 
 
 def effects(groups: list[Group], measure: str) -> list[Effect]:
-    """The effect of each setting that tells groups apart, numbers by size and words as they come."""
+    """Return the effect of each setting that distinguishes groups; numeric values in rising order."""
     found = []
     for key in groups[0].values if groups else ():
         by_value: dict[str, tuple[Any, list[float]]] = {}

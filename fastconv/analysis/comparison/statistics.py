@@ -1,4 +1,4 @@
-"""Mean, spread and interval of a few numbers, and whether two of them differ.
+"""Mean, standard deviation and confidence interval of a few values, and Welch's t-test.
 
 By scipy.special: scipy.stats has the same, but takes a second to import.
 """
@@ -20,26 +20,27 @@ class Summary:
 
     @property
     def half(self) -> float:
+        """Half the width of the 95 % interval; NaN for fewer than two values."""
         if self.n < 2:
             return float("nan")
-        return float(stdtrit(self.n - 1, 0.975)) * self.sd / self.n**0.5
+        return float(stdtrit(self.n - 1, 0.975) * self.sd / self.n**0.5)
 
     @property
-    def is_sure(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.n > 1 and abs(self.mean) > self.half
+    def is_significant(self) -> bool:
+        """Whether the interval excludes zero."""
+        return bool(self.n > 1 and abs(self.mean) > self.half)
 
 
 def summarise(values: Iterable[float]) -> Summary:
-    """The summary of the values that are not NaN."""
+    """Summarise the values that are not NaN."""
     there = np.array([value for value in values if not np.isnan(value)], np.float64)
     if not len(there):
         return Summary(float("nan"), float("nan"), 0)
     return Summary(float(there.mean()), float(there.std(ddof=1)) if len(there) > 1 else float("nan"), len(there))
 
 
-def differ(one: Summary, other: Summary) -> float:
-    """The p value of Welch's t-test, two-sided: how likely so different means are if there is no difference.
+def welch_p_value(one: Summary, other: Summary) -> float:
+    """Return the two-sided p value of Welch's t-test: how likely means this different are if there is no difference.
 
     NaN where one of them has a single value, or both no spread.
     """

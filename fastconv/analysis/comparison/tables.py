@@ -1,8 +1,10 @@
-"""Tables of runs and of groups of runs: rows of plain values, which every format shows in its own way."""
+"""Tables of runs and of groups of runs: rows of plain values, and their formats (terminal, CSV, Markdown)."""
 
 import csv
+import functools
 import io
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastconv.analysis.comparison.groups import BEST, Group
@@ -10,18 +12,18 @@ from fastconv.runs.collection import Entry, as_text
 from fastconv.runs.results import MEASURES
 from fastconv.system.errors import InputError, nearest
 
-# Columns of a table that goes to a file or another program.
+# Characters of a line of a table that goes to a file or another program.
 FILE_WIDTH = 200
-# Results of which a row for a group has the mean.
+# Results whose mean a row for a group shows.
 MEANS = ("epochs", "seconds_counted", "images_per_second")
-# How a person reads numbers that are no accuracies.
+# Formats of numbers other than accuracies.
 PATTERNS = {"epochs": ".2f", "seconds_counted": ".1f", "images_per_second": ",.0f", "loss": ".4f", "parameters": ",d"}
-# Columns in which more is better, and a table therefore begins with the most.
+# Columns in which more is better: sorting by them begins with the largest value.
 DESCENDING = (*MEASURES, "low", "high", "images_per_second", "epochs", "n")
 
 
 def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
-    """A row for each group; `measure` with its standard deviation and the bounds of its 95 % interval."""
+    """Return a row for each group: `measure` with its standard deviation and the bounds of its 95 % interval."""
     rows = []
     for group in groups:
         summary = group.summary(measure)
@@ -52,14 +54,13 @@ def _shown(measure: str) -> list[str]:
 
 
 def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[str, Any]]:
-    """A row for each run; `keys` are settings to show. Runs judged by held-out images do not show their test score."""
+    """Return a row for each run; `keys` are settings to show.
+
+    Runs that are compared by held-out images do not show their test score.
+    """
     rows = []
     for entry in entries:
-        results = entry.results
-
-        def of(key: str, results=results) -> Any:
-            return getattr(results, key) if results else None
-
+        of = functools.partial(_result, entry)
         rows.append(
             {
                 "run": str(entry.folder),
@@ -79,18 +80,23 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
     return rows
 
 
+def _result(entry: Entry, key: str) -> Any:
+    return getattr(entry.results, key) if entry.results else None
+
+
 def _known(number: float) -> float | None:
+    """Return None for NaN."""
     return None if number != number else number
 
 
-def columns(rows: list[dict[str, Any]]) -> list[str]:
-    """The columns in which any row has a value."""
-    names = rows[0] if rows else ()
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns in which any row has a value."""
+    names = list(rows[0]) if rows else []
     return [name for name in names if any(row[name] not in (None, "") for row in rows)]
 
 
 def sort_rows(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """Rows by a column, the better end first, or the other with a - before it; what has no value comes last.
+    """Sort rows by a column: best first, or worst first with a - before it; rows without a value come last.
 
     Raises InputError for a column that is not there.
     """
@@ -108,7 +114,7 @@ def sort_rows(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
 
 
 def shown(name: str, value: Any) -> str:
-    """A cell as a person reads it: accuracies in percent, seconds with a tenth."""
+    """Format a cell for a reader: accuracies in percent, seconds with one decimal."""
     if value is None or value == "":
         return ""
     if name in ("low", "high", "sd") or name.startswith("accuracy"):
@@ -118,7 +124,7 @@ def shown(name: str, value: Any) -> str:
 
 
 def heading(name: str) -> str:
-    """A column's name as a person reads it."""
+    """Name a column for a reader."""
     if name.startswith("accuracy"):
         return {
             "accuracy": "accuracy %",
@@ -132,12 +138,12 @@ def heading(name: str) -> str:
         "high": "to",
         "seconds_counted": "seconds",
         "images_per_second": "images/s",
-        "stop_reason": "stopped by",
+        "stop_reason": "stop reason",
     }.get(name, name)
 
 
 def as_csv(rows: list[dict[str, Any]], header: list[str]) -> str:
-    """Rows as CSV, with accuracies as shares and every digit."""
+    """Format rows as CSV, with accuracies in [0, 1] and every digit."""
     text = io.StringIO()
     writer = csv.DictWriter(text, header, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -146,14 +152,14 @@ def as_csv(rows: list[dict[str, Any]], header: list[str]) -> str:
 
 
 def as_markdown(rows: list[dict[str, Any]], header: list[str]) -> str:
-    """Rows as a Markdown table, as a person reads them."""
+    """Format rows as a Markdown table for a reader."""
     lines = [[heading(name) for name in header], ["---"] * len(header)]
     lines += [[shown(name, row[name]).replace("|", "\\|") for name in header] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def print_table(rows: list[dict[str, Any]], header: list[str], problems: list[Entry]) -> None:
-    """Rows for the terminal, as wide as it is, and below them the reason of each run that is not finished."""
+    """Print rows to the terminal, as wide as it is, and below them why each unfinished run has no results."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,1 +1,1 @@
-"""The score of a trained network: metrics with their intervals, and the page of a run."""
+"""Evaluation of a trained network: metrics with their intervals, and the page of a run."""

@@ -1,4 +1,4 @@
-"""How good answers are: shares with their intervals, class by class, and whether they are as sure as they are right."""
+"""Metrics of predictions: accuracy with its interval, per-class metrics, and calibration."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,47 +8,50 @@ from scipy.special import ndtri
 
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, by_class, macro_f1
 
-# Classes of which the likeliest are looked at for `top`.
+# k of the top-k accuracy.
 TOP = 5
+# Bins of confidence of the calibration error, as in Guo et al. 2017.
 BINS = 15
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Answers to images: probabilities float [N, classes], labels int64 [N], and names of the classes."""
+    """Predictions of images: probabilities float [N, classes], labels int64 [N], and names of the classes."""
 
     probabilities: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
 
     @cached_property
-    def said(self) -> np.ndarray:
-        """The likeliest class of each image, int64 [N]."""
-        return self.probabilities.argmax(1)
+    def predictions(self) -> np.ndarray:
+        """The most probable class of each image, int64 [N]."""
+        found: np.ndarray = self.probabilities.argmax(1)
+        return found
 
     @cached_property
     def confusion(self) -> np.ndarray:
-        """Images by label and answer, int64 [classes, classes]."""
+        """Images by label and prediction, int64 [classes, classes]."""
         count = len(self.classes)
-        return np.bincount(self.labels * count + self.said, minlength=count * count).reshape(count, count)
+        return np.bincount(self.labels * count + self.predictions, minlength=count * count).reshape(count, count)
 
     @property
     def accuracy(self) -> float:
-        return float((self.said == self.labels).mean())
+        """Share of correct predictions."""
+        return float((self.predictions == self.labels).mean())
 
     @property
     def interval(self) -> tuple[float, float]:
         """The accuracy's 95 % interval (Wilson 1927)."""
-        return wilson(int((self.said == self.labels).sum()), len(self.labels))
+        return wilson(int((self.predictions == self.labels).sum()), len(self.labels))
 
-    def top(self, count: int = TOP) -> float:
-        """Share of images whose label is among the likeliest classes."""
-        best = np.argpartition(-self.probabilities, min(count, len(self.classes)) - 1, axis=1)[:, :count]
+    def top_k_accuracy(self, k: int = TOP) -> float:
+        """Share of images whose label is among the k most probable classes."""
+        best = np.argpartition(-self.probabilities, min(k, len(self.classes)) - 1, axis=1)[:, :k]
         return float((best == self.labels[:, None]).any(1).mean())
 
     @cached_property
     def per_class(self) -> list[dict[str, float]]:
-        """Of each class: images, precision, recall and F1; what has no image, or was never said, is nan."""
+        """Images, precision, recall and F1 of each class; NaN where a class has no images or no predictions."""
         return by_class(self.confusion)
 
     @property
@@ -63,48 +66,55 @@ class Evaluation:
 
     @cached_property
     def reliability(self) -> list[dict[str, float]]:
-        """Images by how sure the network is of its answer, in equal bins of the probability: `images`, their mean
-        probability `sure`, and the share of right answers `right`; empty bins are left out."""
-        sure = self.probabilities.max(1)
-        right = self.said == self.labels
-        places = np.minimum((sure * BINS).astype(int), BINS - 1)
+        """The reliability diagram: of each equal bin of confidence, its `images`, mean `confidence` and `accuracy`.
+
+        The confidence of a prediction is its probability. Empty bins are left out.
+        """
+        confidence = self.probabilities.max(1)
+        correct = self.predictions == self.labels
+        bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
         return [
-            {"images": int(here.sum()), "sure": float(sure[here].mean()), "right": float(right[here].mean())}
-            for here in (places == at for at in range(BINS))
-            if here.any()
+            {
+                "images": int(inside.sum()),
+                "confidence": float(confidence[inside].mean()),
+                "accuracy": float(correct[inside].mean()),
+            }
+            for inside in (bins == number for number in range(BINS))
+            if inside.any()
         ]
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: the mean distance of sure and right (Guo et al. 2017, arXiv 1706.04599)."""
-        return sum(each["images"] * abs(each["sure"] - each["right"]) for each in self.reliability) / len(self.labels)
+        """Expected calibration error: mean distance of confidence and accuracy (Guo et al. 2017, arXiv 1706.04599)."""
+        gaps = (each["images"] * abs(each["confidence"] - each["accuracy"]) for each in self.reliability)
+        return sum(gaps) / len(self.labels)
 
-    def mistakes(self, count: int) -> np.ndarray:
-        """The wrong answers that the network is surest of: their rows, int64 [<= count]."""
-        wrong = np.flatnonzero(self.said != self.labels)
+    def most_confident_errors(self, count: int) -> np.ndarray:
+        """Return the rows of the wrong predictions with the highest confidence, highest first: int64 [<= count]."""
+        wrong = np.flatnonzero(self.predictions != self.labels)
         return wrong[np.argsort(-self.probabilities[wrong].max(1), kind="stable")][:count]
 
     def summary(self) -> dict[str, object]:
-        """All of it, for a file."""
+        """Return all metrics, for a JSON file."""
         low, high = self.interval
         return {
             "images": len(self.labels),
             "accuracy": self.accuracy,
             "accuracy_interval": [low, high],
-            f"top_{TOP}": self.top() if len(self.classes) > TOP else None,
+            f"top_{TOP}_accuracy": self.top_k_accuracy() if len(self.classes) > TOP else None,
             "balanced_accuracy": self.balanced_accuracy,
             "macro_f1": self.macro_f1,
-            "calibration_error": self.calibration_error,
+            "expected_calibration_error": self.calibration_error,
             "reliability": self.reliability,
             "classes": [{"class": name, **row} for name, row in zip(self.classes, self.per_class, strict=True)],
             "confusion": self.confusion.tolist(),
         }
 
 
-def wilson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval of a share of which `hits` of `count` were seen (Wilson 1927)."""
+def wilson(correct: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of a proportion of which `correct` of `count` were seen (Wilson 1927)."""
     z = ndtri((1 + level) / 2)
-    share, spread = hits / count, z**2 / count
+    share, spread = correct / count, z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = z * np.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
     return float(middle - half), float(middle + half)

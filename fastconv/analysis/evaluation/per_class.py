@@ -1,37 +1,37 @@
-"""Classes one by one, from images counted by label and answer: what a few large classes cannot hide."""
+"""Per-class precision, recall and F1 from a confusion matrix, and their means over classes."""
 
 import numpy as np
 
-# The largest class has so many times as many images as the smallest, or more: accuracy says little of the small ones.
-UNEVEN = 1.5
+# From this ratio of the largest to the smallest class on, accuracy says little of the small classes.
+IMBALANCE = 1.5
 
 
 def by_class(confusion: np.ndarray) -> list[dict[str, float]]:
-    """Of each class: images, precision, recall and F1; what has no image, or was never said, is nan.
+    """Return images, precision, recall and F1 of each class; NaN where a class has no images or no predictions.
 
     Args:
-        confusion: images by label and answer, int64 [classes, classes].
+        confusion: images by label and prediction, int64 [classes, classes].
     """
-    hits, labelled, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    correct, labelled, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     rows = []
-    for hit, images, times in zip(hits.tolist(), labelled.tolist(), said.tolist(), strict=True):
-        precision, recall = (hit / times if times else float("nan")), (hit / images if images else float("nan"))
+    for true, images, times in zip(correct.tolist(), labelled.tolist(), predicted.tolist(), strict=True):
+        precision, recall = (true / times if times else float("nan")), (true / images if images else float("nan"))
         both = images + times
         rows.append({"images": images, "precision": precision, "recall": recall,
-                     "f1": 2 * hit / both if both else float("nan")})  # fmt: skip
+                     "f1": 2 * true / both if both else float("nan")})  # fmt: skip
     return rows
 
 
 def balanced_accuracy(confusion: np.ndarray) -> float:
-    """The mean recall of the classes that have images."""
+    """Return the mean recall of the classes that have images."""
     return float(np.nanmean([row["recall"] for row in by_class(confusion)]))
 
 
 def macro_f1(confusion: np.ndarray) -> float:
-    """The mean F1 of the classes."""
+    """Return the mean F1 of the classes."""
     return float(np.nanmean([row["f1"] for row in by_class(confusion)]))
 
 
-def is_uneven(counts: np.ndarray) -> bool:
-    """Whether some of the classes, of so many images each, int64 [classes], are much larger than others."""
-    return bool(counts.max() >= UNEVEN * max(1, counts.min()))
+def is_imbalanced(counts: np.ndarray) -> bool:
+    """Say whether some classes have many more images than others; `counts` int64 [classes]."""
+    return bool(counts.max() >= IMBALANCE * max(1, counts.min()))

@@ -1,4 +1,4 @@
-"""The page of one run, and its numbers as a file."""
+"""The page of one run, and its metrics as a file."""
 
 import json
 import tempfile
@@ -11,18 +11,16 @@ from PIL import Image
 from fastconv.analysis import figures, run_figures
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.evaluation.metrics import TOP, Evaluation
-from fastconv.analysis.evaluation.per_class import is_uneven
-from fastconv.analysis.html import Figure, data_url, figure_of, lead, table, write_page
-from fastconv.analysis.html import escape as _
+from fastconv.analysis.evaluation.per_class import is_imbalanced
+from fastconv.analysis.html import Figure, Table, data_url, write_page
 from fastconv.analysis.predictor import Predictor
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.builtin import load
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 
-MISTAKES = 24
-# Side of a picture on the page, in pixels.
-SHOWN = 96
+# Most confident errors shown on the page, and the side of a picture there, in pixels.
+SHOWN_ERRORS, PICTURE_SIDE = 24, 96
 
 
 def write_report(folder: Path, data: Path, tta: bool, accelerator: str) -> list[str]:
@@ -34,27 +32,28 @@ def write_report(folder: Path, data: Path, tta: bool, accelerator: str) -> list[
     _train, test = load(run.config.dataset, data)
     if test.classes != run.classes or test.images.shape[1:] != run.shape:
         raise InputError(f"{folder} has other classes or images than {test.name}: its data set has changed")
-    chances = Predictor(run, accelerator).predict(test.images, tta).probabilities
-    found = Evaluation(chances, np.asarray(test.labels), test.classes)
-    write_atomically(folder / "evaluation.json", json.dumps(found.summary(), indent=1).encode())
-    write_page(
-        folder / "report.html", title := f"{run.config.dataset.name}: {run.name}", parts(run, found, test, title)
+    probabilities = Predictor(run, accelerator).predict(test.images, tta).probabilities
+    evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes)
+    write_atomically(folder / "evaluation.json", json.dumps(evaluation.summary(), indent=1).encode())
+    write_run_page(folder / "report.html", run, evaluation, test)
+    return [*findings(run, evaluation, test), f"{folder / 'report.html'}"]
+
+
+def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[str]:
+    """Say in sentences how accurate and how well calibrated the network is, and how long its training took."""
+    low, high = (f"{bound:.2%}" for bound in evaluation.interval)
+    lines = [f"Accuracy {evaluation.accuracy:.2%} on {len(test):,} test images (95 % interval {low} to {high})."]
+    if len(evaluation.classes) > TOP:
+        lines[0] += f" Top-{TOP} accuracy {evaluation.top_k_accuracy():.2%}."
+    counts = evaluation.confusion.sum(1)
+    if is_imbalanced(counts):
+        scores = f"balanced accuracy {evaluation.balanced_accuracy:.2%}, macro F1 {evaluation.macro_f1:.3f}"
+        lines.append(f"The classes have {counts.min():,} to {counts.max():,} images: {scores}.")
+    confidence = float(evaluation.probabilities.max(1).mean())
+    lines.append(
+        f"Its mean confidence is {confidence:.1%} at {evaluation.accuracy:.1%} accuracy:"
+        f" expected calibration error {evaluation.calibration_error:.3f}."
     )
-    return [*sentences(run, found, test), f"{folder / 'report.html'}"]
-
-
-def sentences(run: TrainedRun, found: Evaluation, test: ImageData) -> list[str]:
-    """The answer, in words."""
-    low, high = (f"{bound:.2%}" for bound in found.interval)
-    lines = [f"Right for {found.accuracy:.2%} of {len(test):,} test images (95 % interval {low} to {high})."]
-    if len(found.classes) > TOP:
-        lines[0] += f" The label is among the {TOP} likeliest classes for {found.top():.2%}."
-    counts = found.confusion.sum(1)
-    if is_uneven(counts):
-        even = f"balanced accuracy {found.balanced_accuracy:.2%}, macro F1 {found.macro_f1:.3f}"
-        lines.append(f"The classes have {counts.min():,} to {counts.max():,} images: {even}.")
-    sure, error = float(found.probabilities.max(1).mean()), found.calibration_error
-    lines.append(f"It is {sure:.1%} sure on average and {found.accuracy:.1%} right: calibration error {error:.3f}.")
     if run.results and run.results.seconds_counted is not None:
         limit = f" of {run.results.budget_seconds:g} s" if run.results.budget_seconds else ""
         lines.append(f"It took {run.results.seconds_counted:.1f} s{limit} on {run.results.device}.")
@@ -63,83 +62,74 @@ def sentences(run: TrainedRun, found: Evaluation, test: ImageData) -> list[str]:
     return lines
 
 
-def parts(run: TrainedRun, found: Evaluation, test: ImageData, title: str) -> list[str]:
-    """The page."""
-    pieces = [f"<h1>{_(title)}</h1>", lead(sentences(run, found, test))]
-    if (run.folder / "curves.png").exists():
-        curves = Figure(
-            run.folder / "curves.png", "Loss and accuracy by epoch", "Loss and accuracy during training.", ""
-        )
-        pieces.append(figure_of(curves))
+def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: ImageData) -> None:
+    """Write the page of a run. Raises InputError if it cannot be written."""
+    curves = run.folder / "curves.png"
     with tempfile.TemporaryDirectory() as aside:
         confusion, reliability = Path(aside, "confusion.png"), Path(aside, "reliability.png")
-        run_figures.draw_confusion(found.confusion, found.classes, "Test images by class and answer", confusion)
-        draw_reliability(found, reliability)
-        pieces += [
-            "<h2>Class by class</h2>",
-            classes(found),
-            figure_of(Figure(confusion, "Confusion matrix", "Test images by their class and by the answer.", "")),
-            "<h2>How sure, how right</h2>",
-            figure_of(
-                Figure(
-                    reliability,
-                    "Share of right answers by how sure the network is",
-                    "A network that is as sure as it is right lies on the diagonal. Below it, it is too sure; above it,"
-                    " it knows more than it says. The bars are the images.",
-                    "",
-                )
-            ),
-        ]
-    pieces += ["<h2>The surest mistakes</h2>", mistakes(found, test), "<h2>Use</h2>", use(run), "<h2>Settings</h2>"]
-    overrides = " ".join(run.results.overrides) if run.results else ""
-    pieces.append(f"<p><code>python -m fastconv.train {_(overrides)}</code></p>")
-    return pieces
-
-
-def classes(found: Evaluation) -> str:
-    """A table of the classes."""
-    rows = []
-    for name, row in zip(found.classes, found.per_class, strict=True):
-        shares = ["-" if np.isnan(row[key]) else f"{100 * row[key]:.1f}" for key in ("recall", "precision", "f1")]
-        rows.append([_(name), f"{row['images']:,}", *shares])
-    return table(["class", "images", "found %", "right when said %", "F1 %"], rows, sortable=True)
-
-
-def mistakes(found: Evaluation, test: ImageData) -> str:
-    """Pictures of the wrong answers that the network is surest of."""
-    rows = found.mistakes(MISTAKES)
-    if not len(rows):
-        return "<p>There are none.</p>"
-    cells = []
-    for row in rows:
-        image = Image.fromarray(np.squeeze(test.images[row])).resize((SHOWN, SHOWN), Image.Resampling.NEAREST)
-        said, label = found.classes[found.said[row]], found.classes[found.labels[row]]
-        text = f"{said}, {found.probabilities[row].max():.0%} sure; labelled {label}"
-        cells.append(
-            f'<figure style="display:inline-block;width:{SHOWN + 40}px;margin:4px;vertical-align:top">'
-            f'<img src="{data_url(image)}" width="{SHOWN}" height="{SHOWN}" alt="test image {row}">'
-            f"<figcaption>{_(text)}</figcaption></figure>"
+        run_figures.draw_confusion(
+            evaluation.confusion, evaluation.classes, "Test images by label and prediction", confusion
         )
-    return "<div>" + "".join(cells) + "</div>"
+        draw_reliability(evaluation, reliability)
+        write_page(
+            path,
+            "run_report.html",
+            title=f"{run.config.dataset.name}: {run.name}",
+            findings=findings(run, evaluation, test),
+            curves=Figure(curves, "Loss and accuracy by epoch", "Loss and accuracy during training.")
+            if curves.exists()
+            else None,
+            classes=class_table(evaluation),
+            confusion=Figure(confusion, "Confusion matrix", "Test images by label and prediction."),
+            reliability=Figure(
+                reliability,
+                "Reliability diagram: accuracy by confidence",
+                "Accuracy of the predictions by their confidence. A calibrated network lies on the diagonal: below it,"
+                " it is overconfident; above it, underconfident. The bars are the share of the images.",
+            ),
+            errors=error_pictures(evaluation, test),
+            folder=run.folder,
+            overrides=" ".join(run.results.overrides) if run.results else "",
+        )
 
 
-def use(run: TrainedRun) -> str:
-    """How to put the network to work."""
-    folder = _(run.folder)
-    python = f'import fastconv\n\npredictor = fastconv.load("{folder}")\npredictor.predict(["image.png"]).top(3)'
-    shell = f"python -m fastconv.predict run={folder} images=photos out=predictions.csv"
-    return f"<pre><code>{shell}</code></pre><pre><code>{python}</code></pre>"
+def class_table(evaluation: Evaluation) -> Table:
+    """Return a row for each class: number of images, recall, precision and F1."""
+    rows = []
+    for name, row in zip(evaluation.classes, evaluation.per_class, strict=True):
+        scores = ["-" if np.isnan(row[key]) else f"{100 * row[key]:.1f}" for key in ("recall", "precision", "f1")]
+        rows.append([name, f"{row['images']:,}", *scores])
+    return Table(["class", "images", "recall %", "precision %", "F1 %"], rows, sortable=True)
 
 
-def draw_reliability(found: Evaluation, path: Path) -> None:
-    """Share of right answers by how sure the network is, and how many images there are."""
+def error_pictures(evaluation: Evaluation, test: ImageData) -> list[dict[str, object]]:
+    """Return the most confident errors as the page shows them: picture, description, caption and side in pixels."""
+    pictures = []
+    for row in evaluation.most_confident_errors(SHOWN_ERRORS):
+        size = (PICTURE_SIDE, PICTURE_SIDE)
+        image = Image.fromarray(np.squeeze(test.images[row])).resize(size, Image.Resampling.NEAREST)
+        predicted = evaluation.classes[evaluation.predictions[row]]
+        label = evaluation.classes[evaluation.labels[row]]
+        pictures.append(
+            {
+                "source": data_url(image),
+                "alt": f"test image {row}",
+                "caption": f"{predicted}, confidence {evaluation.probabilities[row].max():.0%}; label {label}",
+                "side": PICTURE_SIDE,
+            }
+        )
+    return pictures
+
+
+def draw_reliability(evaluation: Evaluation, path: Path) -> None:
+    """Draw the reliability diagram: accuracy by confidence, and the share of the images in each bin."""
     drawing = Drawing(figsize=(5, 4), layout="constrained")
     axes = drawing.subplots()
-    sure, right = ([each[key] for each in found.reliability] for key in ("sure", "right"))
-    count = np.array([each["images"] for each in found.reliability])
-    axes.bar(sure, count / count.sum(), width=0.05, color="0.85", label="share of images")
+    confidence, accuracy = ([each[key] for each in evaluation.reliability] for key in ("confidence", "accuracy"))
+    count = np.array([each["images"] for each in evaluation.reliability])
+    axes.bar(confidence, count / count.sum(), width=0.05, color="0.85", label="share of images")
     axes.plot([0, 1], [0, 1], color="0.5", linewidth=1)
-    axes.plot(sure, right, marker="o", label="right")
-    axes.set(xlabel="probability of the answer", ylabel="share", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.plot(confidence, accuracy, marker="o", label="accuracy")
+    axes.set(xlabel="confidence", ylabel="accuracy, share of images", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(loc="upper left")
     figures.save(drawing, path)

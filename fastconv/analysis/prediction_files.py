@@ -1,0 +1,159 @@
+"""Predictions of any number of images, streamed from files, folders and tars to a CSV or JSON lines file."""
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy as np
+
+from fastconv.analysis.predictor import Predictor
+from fastconv.analysis.scoring import BATCH_SIZE
+from fastconv.data.sources.decode import open_image, reason_of, to_array
+from fastconv.data.sources.folders import image_files
+from fastconv.data.sources.webdataset import tar_images
+
+# Images that a thread decodes at once.
+SLICE = 50
+TARS = (".tar", ".tar.gz", ".tgz")
+
+T = TypeVar("T")
+Ranking = list[tuple[str, float]]
+"""The most probable classes of an image with their probabilities."""
+Writer = Callable[[str, Ranking, str | None], None]
+"""Writes a row: the image's name, its classes, and why it could not be read or None."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Names of some images, those that could be decoded uint8 [N, H, W, C], and for each name its error or None."""
+
+    names: list[str]
+    images: np.ndarray | None
+    errors: list[str | None]
+
+
+def write_predictions(
+    predictor: Predictor, images: Sequence[str], out: str, top: int = 1, tta: bool = False
+) -> tuple[int, int]:
+    """Predict images and write a row for each as they come, so that memory does not grow with their number.
+
+    Args:
+        predictor: the trained network.
+        images: paths of files, folders or tars.
+        out: a file that ends in .csv or .jsonl, or - for standard output, as JSON lines.
+        top: most probable classes to write for each image.
+        tta: score each image in the views that the run was tested with.
+
+    Returns the number of images, and of those that could not be read. Raises InputError for a tar that is not one.
+    """
+    total = failed = 0
+    with _open(out) as file:
+        write = _csv_writer(file, top) if out.endswith(".csv") else _json_writer(file)
+        for batch in decoded_batches(predictor, images):
+            rankings = iter(predictor.predict(batch.images, tta).top(top) if batch.images is not None else ())
+            for name, error in zip(batch.names, batch.errors, strict=True):
+                write(name, next(rankings) if error is None else [], error)
+                failed += error is not None
+            total += len(batch.names)
+    return total, failed
+
+
+def decoded_batches(predictor: Predictor, images: Sequence[str]) -> Iterator[Batch]:
+    """Yield the images in batches, decoded by threads in the colours and the size that the network takes."""
+
+    def decode(content: bytes | Path) -> np.ndarray | str:
+        try:
+            data = content.read_bytes() if isinstance(content, Path) else content
+            return to_array(open_image(data), predictor.shape[0], grey=predictor.shape[2] == 1)
+        except Exception as error:  # Pillow has many, and a file may be anything
+            return reason_of(error)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, ThreadPoolExecutor(1) as ahead:
+
+        def work(chunk: Sequence[tuple[str, bytes | Path]]) -> Batch:
+            # In slices: handing a thread one small image at a time would take as long as decoding it.
+            slices = _batched((content for _, content in chunk), SLICE)
+            decoded = [each for part in pool.map(lambda part: [decode(content) for content in part], slices)
+                       for each in part]  # fmt: skip
+            arrays = [each for each in decoded if not isinstance(each, str)]
+            errors = [each if isinstance(each, str) else None for each in decoded]
+            return Batch([name for name, _ in chunk], np.stack(arrays) if arrays else None, errors)
+
+        chunks = _batched(_files(images), BATCH_SIZE)
+        if predictor.on_cpu:  # a network whose threads wait for one that decodes loses more than all of them decoding
+            yield from map(work, chunks)
+            return
+        # While the network computes one batch, the next is decoded.
+        waiting: Future[Batch] | None = None
+        for chunk in chunks:
+            coming = ahead.submit(work, chunk)
+            if waiting:
+                yield waiting.result()
+            waiting = coming
+        if waiting:
+            yield waiting.result()
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """Yield tuples of `size` items, the last one of what is left."""
+    iterator = iter(items)
+    while batch := tuple(islice(iterator, size)):
+        yield batch
+
+
+def _files(images: Sequence[str]) -> Iterator[tuple[str, bytes | Path]]:
+    """Yield (name, file) of each image, or (name, content) of those in tars."""
+    for text in images:
+        path = Path(text)
+        if text.lower().endswith(TARS):
+            yield from tar_images(text)
+        elif path.is_dir():
+            yield from ((str(file), file) for file in image_files(path))
+        else:
+            yield text, path
+
+
+@contextlib.contextmanager
+def _open(out: str) -> Iterator[IO[str]]:
+    """Open the file to write, which gets its name only when it is whole."""
+    if out == "-":
+        yield sys.stdout
+        return
+    path = Path(out)
+    partial = path.with_name(f".{path.name}.part")
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _csv_writer(file: IO[str], top: int) -> Writer:
+    writer = csv.writer(file, lineterminator="\n")
+    ends = [""] if top == 1 else [f"_{at + 1}" for at in range(top)]
+    writer.writerow(["image", *(f"{key}{end}" for end in ends for key in ("class", "probability")), "error"])
+
+    def write(name: str, ranking: Ranking, error: str | None) -> None:
+        cells = [cell for label, probability in ranking for cell in (label, f"{probability:.6f}")]
+        writer.writerow([name, *cells, *[""] * (2 * top - len(cells)), error or ""])
+
+    return write
+
+
+def _json_writer(file: IO[str]) -> Writer:
+    def write(name: str, ranking: Ranking, error: str | None) -> None:
+        classes = [{"class": label, "probability": round(probability, 6)} for label, probability in ranking]
+        row: dict[str, object] = {"image": name, "classes": classes}
+        file.write(json.dumps(row | ({"error": error} if error else {}), ensure_ascii=False) + "\n")
+
+    return write

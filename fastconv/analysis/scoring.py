@@ -1,0 +1,38 @@
+"""Class probabilities of a network, batch by batch."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Images to compute at once.
+BATCH_SIZE = 500
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of at most `size` that cover `count` rows."""
+    return (slice(start, min(count, start + size)) for start in range(0, count, size))
+
+
+@torch.inference_mode()
+def class_probabilities(
+    logits: Callable[[Tensor], Tensor],
+    images: np.ndarray | Tensor,
+    device: torch.device | str,
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray:
+    """Return class probabilities float32 [N, classes] of at least one image.
+
+    Args:
+        logits: gives logits float [B, classes] of a batch of images on the device.
+        images: [N, ...], of whatever shape and dtype `logits` takes.
+        device: where `logits` computes.
+        batch_size: images to compute at once.
+    """
+    found = []
+    for part in batches(len(images), batch_size):
+        # Copied, since an array may be a read-only map of a file.
+        batch = images[part] if isinstance(images, Tensor) else torch.from_numpy(np.array(images[part]))
+        found.append(logits(batch.to(device)).float().softmax(1).cpu())
+    return torch.cat(found).numpy()

@@ -1,0 +1,50 @@
+"""Pages: untrusted text is escaped, and a page needs no other file."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastconv.analysis.html import Cell, Figure, Table, write_page
+from fastconv.system.errors import InputError
+
+SCRIPT = "<script>alert('a & b')</script>"
+ESCAPED = "&lt;script&gt;alert(&#39;a &amp; b&#39;)&lt;/script&gt;"
+
+
+def test_text_from_elsewhere_is_escaped_everywhere(tmp_path):
+    """Class names, file names and errors may hold markup: in cells, attributes, captions, headings and the title."""
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "figure.png")
+    figure = Figure(tmp_path / "figure.png", alt=f'"{SCRIPT}', caption=SCRIPT)
+    write_page(
+        tmp_path / "page.html",
+        "article.html",
+        title=SCRIPT,
+        findings=[SCRIPT],
+        machine=SCRIPT,
+        results=Table([SCRIPT], [[SCRIPT], [Cell(SCRIPT, "bad")]], sortable=True),
+        datasets={SCRIPT: [figure]},
+        missing={SCRIPT: SCRIPT},
+        command=SCRIPT,
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert SCRIPT not in page
+    assert page.count(ESCAPED) == 12
+    assert f'alt="&#34;{ESCAPED}"' in page
+    assert page.count("<script>") == page.count("</script>") == 1, "that of the page itself"
+    assert f'<span class="bad">{ESCAPED}</span>' in page
+
+
+def test_a_page_needs_nothing_else(tmp_path):
+    write_page(tmp_path / "page.html", "base.html", title="title", findings=[])
+    page = (tmp_path / "page.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "addEventListener" in page
+    assert "prefers-color-scheme" in page
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        write_page(tmp_path / "file" / "page.html", "base.html", title="title", findings=[])
