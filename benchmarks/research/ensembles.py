@@ -22,7 +22,7 @@ from equal_work import NETWORKS, Batches, Trial, images_of
 from measurements import RESULTS, append, describe_device, describe_versions, read
 from torch import Tensor
 
-from fastconv.budget.autotune.candidates import SURE
+from fastconv.budget.autotune.settings import AUTOTUNE
 from fastconv.models import build_model
 from fastconv.models.tta import Views
 from fastconv.optim import Muon
@@ -31,7 +31,7 @@ ROWS, TABLE = RESULTS / "ensembles.csv", RESULTS / "ensembles.md"
 KEPT = Path("outputs", "ensembles")
 BATCH, PART, SMOOTHING = 1000, 500, 0.2
 # The threshold of experiment=best.
-THRESHOLD = SURE * (1 - SMOOTHING + SMOOTHING / 10)
+THRESHOLD = AUTOTUNE.confidence_threshold * (1 - SMOOTHING + SMOOTHING / 10)
 
 
 def logits_of(dataset: str, network: str, epochs: float, seed: int) -> Path:

@@ -282,7 +282,7 @@ def measure(trial: Trial) -> dict[str, object]:
     views, plain, augmented = Views(bool(trial.flip) and trial.flip_until == 1, 1, neighbors=True), 0, 0
     with torch.no_grad(), torch.autocast(device, torch.bfloat16):
         for x, labels in zip(held.split(2000), held_labels.split(2000), strict=True):
-            alone, together = views.answers(model, x.to(memory_format=torch.channels_last))
+            alone, together = views.logits(model, x.to(memory_format=torch.channels_last))
             plain += int((alone.argmax(1) == labels).sum())
             augmented += int((together.argmax(1) == labels).sum())
     return {

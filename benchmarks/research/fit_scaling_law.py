@@ -129,7 +129,7 @@ def fit(measured: list[Point]) -> Law:
     theta = minimize(lambda theta: law(theta)[1], start, method="BFGS").x
     theta[: len(NETWORKS)] -= theta[NETWORKS.index("64")]
     found, squares = law(theta)
-    print(f"LEARNING = {math.exp(theta[-1]):.4f}")
+    print(f"EXPONENT = {math.exp(theta[-1]):.4f}")
     for at, network in enumerate(NETWORKS):
         print(f"{network}: irreducible {theta[at]:.3f}, half_images {math.exp(theta[len(NETWORKS) + at]):,.0f}")
     print(f"residual over what is expected of chance: {math.sqrt(squares / len(measured)):.2f}")

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from fastconv.analysis.comparison.statistics import summarise
-from fastconv.budget.autotune import choose as best
+from fastconv.budget.autotune.choose import autotune
 from fastconv.budget.autotune.scaling_law import MODEL_SIZES
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
@@ -69,7 +69,7 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
         given, clock = [*settings, f"stream.root={folder}/streams"], Clock()
         config = OmegaConf.to_object(compose("train", given))
         data = check_data(config, config.autotune)
-        choice = best.choose(config, data, given, clock)
+        choice = autotune(config, data, given, clock)
         planned = run.plan_run(choice.config, data, clock, choice.speed)
         with run.stream_in_use(planned):
             run.precompute(planned, Console(quiet=True))

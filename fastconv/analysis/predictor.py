@@ -109,7 +109,7 @@ class Predictor:
 
         def logits(batch: torch.Tensor) -> torch.Tensor:
             with self._device.autocast():
-                return views.answers(self._network.model, self._network.normalise(batch))[1]
+                return views.logits(self._network.model, self._network.normalise(batch))[1]
 
         return class_probabilities(logits, images, self._device.kind) if len(images) else self._none()
 

@@ -1,1 +1,1 @@
-"""The time budget: its clock, the pace inside it, the speed of a machine, and what that affords."""
+"""The time budget: clock, pacing, benchmarks, and the choice of what fits into it."""

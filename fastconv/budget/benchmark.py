@@ -1,4 +1,4 @@
-"""A short measurement of how fast this machine trains a network."""
+"""Benchmarks of networks: short measurements of how fast this machine trains them."""
 
 import contextlib
 import dataclasses
@@ -8,12 +8,15 @@ import platform
 import re
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from fastconv.budget.hardware import Device
 from fastconv.models import build_model
@@ -21,21 +24,31 @@ from fastconv.optim import OPTIMIZERS
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 
-# Microbatches timed, and seconds after which it stops at three.
-MICROBATCHES = 5
+# Micro batches that are timed; after this many seconds, three of them are enough for a median.
+MICROBATCHES, MIN_MICROBATCHES = 5, 3
 ENOUGH_SECONDS = 2.0
-# Images with which a network's needs are counted: batch norm has no statistics of one.
+# Images with which memory and operations are counted: batch norm has no statistics of a single one.
 PAIR = 2
-# Weights in bytes beyond which even two images take long.
+# Bytes of weights beyond which even two images take long; needs are then counted on tensors without memory.
 LARGE_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class BenchmarkKey:
-    """What a speed profile depends on."""
+    """Everything about a run that its speed profile depends on.
+
+    Args:
+        model, settings: name and settings of the network.
+        shape: height, width and channels of an image.
+        classes: number of classes.
+        batch_size: images per optimizer step on one device.
+        micro_batch_size: images computed at once.
+        channels_last: the memory format.
+        optimizer: name of the optimizer, with its default settings.
+    """
 
     model: str
-    settings: dict
+    settings: dict[str, Any]
     shape: tuple[int, int, int]
     classes: int
     batch_size: int
@@ -46,9 +59,17 @@ class BenchmarkKey:
 
 @dataclass(frozen=True)
 class SpeedProfile:
-    """Seconds per optimizer step (forward, backward, update), seconds per image scored, the peak memory in MB, the
-    seconds of a step that are the update's, those that it takes to measure all this on a device that is warm, and how
-    many more it took the first time (on a GPU 0: what starts there says nothing of the network)."""
+    """How fast a machine trains and scores a network.
+
+    Args:
+        step_seconds: seconds per optimizer step: forward, backward, update.
+        score_seconds: seconds per scored image.
+        memory_mb: peak memory in MB.
+        update_seconds: seconds of the update in a step.
+        benchmark_seconds: seconds that the benchmark takes on a device that is warm.
+        first_seconds: seconds that the first benchmark took beyond that; 0 on a GPU, whose start does not depend on
+            the network.
+    """
 
     step_seconds: float
     score_seconds: float
@@ -58,115 +79,8 @@ class SpeedProfile:
     first_seconds: float = 0.0
 
 
-def benchmark(
-    key: BenchmarkKey, device: Device, cache: Path, limit: float | None = None, repeats: int = 1
-) -> SpeedProfile:
-    """Measure, or read what was measured on this machine for this key before.
-
-    The benchmark makes a network of its own and leaves the random state as it is: it never changes a run.
-
-    Args:
-        limit: seconds in which a step must fit; None for any.
-        repeats: how often to have measured, the calls before included; the fastest counts, as whatever else the machine
-            does makes it slower only.
-
-    Raises InputError, before anything is measured, for a network that needs more memory than there is (the system would
-    end the process, and say nothing) or far more time than the limit.
-    """
-    about = {"key": asdict(key), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
-    path = cache / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}.json"
-    known, done = None, 0
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(path.read_text())
-        known, done = SpeedProfile(**kept["benchmark"]), kept.get("repeats", 1)
-    if known and done >= repeats:
-        return known
-    if not known:
-        began = time.perf_counter()
-        _require_room_and_time(key, device, limit)
-        known, done = _measure(key, device), 1
-        if device.kind == "cpu":
-            more = time.perf_counter() - began - known.benchmark_seconds
-            known = dataclasses.replace(known, first_seconds=max(0.0, more))
-    found = [known, *(_measure(key, device) for _ in range(repeats - done))]
-    fastest = min(found, key=lambda each: each.step_seconds)
-    fastest = dataclasses.replace(fastest, first_seconds=known.first_seconds)
-    write_atomically(path, json.dumps({"benchmark": asdict(fastest), "repeats": repeats, **about}, indent=1).encode())
-    return fastest
-
-
-def _require_room_and_time(key: BenchmarkKey, device: Device, limit: float | None) -> None:
-    needed, operations = least_needs(key, device)
-    free = device.free_memory()
-    if free is not None and needed > free:
-        raise InputError(
-            f"model {key.model} with micro_batch_size={key.micro_batch_size} needs {needed / 1e9:.1f} GB of memory at"
-            f" least, {free / 1e9:.1f} GB are free. Give a smaller micro_batch_size or a narrower network"
-        )
-    if limit is not None and device.kind == "cpu":  # on a GPU the benchmark itself is as quick
-        require_seconds(limit, operations / _operations_per_second(device))
-
-
-def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
-    """Raise InputError for a budget, in seconds, in which not even one step fits beside what is needed anyway."""
-    if step + besides > limit:
-        raise InputError(
-            f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
-            f" (and {besides:.2g} s are needed besides). Give more seconds, a smaller batch_size or a narrower network"
-        )
-
-
-def least_needs(key: BenchmarkKey, device: Device) -> tuple[int, int]:
-    """Bytes of memory and floating-point operations that an optimizer step surely needs.
-
-    The memory is that of weights, of gradients and momentum of those that learn, and of what a microbatch keeps for its
-    gradients; the operations are those of the forward pass, a third of the whole, as some convolutions take fewer.
-    """
-    height, width, channels = key.shape
-
-    def build(where: str) -> torch.nn.Module:
-        with torch.random.fork_rng(), torch.device(where):
-            return build_model(key.model, channels, key.classes, **key.settings)
-
-    tensors = list(build("meta").parameters())
-    weights = sum(weight.numel() * weight.itemsize for weight in tensors)
-    learned = sum(weight.numel() * weight.itemsize for weight in tensors if weight.requires_grad)
-    # Tensors without memory take no time, but for the second in which torch imports what they need.
-    where = device.kind if weights < LARGE_BYTES else "meta"
-    model = build(where).to(where)
-    images = torch.zeros(PAIR, channels, height, width, device=where)
-    operations, kept = 0, {}
-
-    def count(layer: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        nonlocal operations
-        if layer.weight.ndim > 1:  # convolutions and linear layers: the whole weight for each pixel
-            operations += 2 * layer.weight.numel() * output.numel() // output.shape[1]
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor  # by storage, as layers keep each other's results
-        return tensor
-
-    for layer in model.modules():
-        if isinstance(getattr(layer, "weight", None), torch.Tensor):
-            layer.register_forward_hook(count)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(images)
-    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    activations = sum(
-        tensor.numel() * (device.dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
-        for storage, tensor in kept.items()
-        if storage not in own
-    )
-    return weights + 2 * learned + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
-
-
-def _operations_per_second(device: Device, size: int = 1024) -> float:
-    """What the device does in a matrix product, which no network reaches."""
-    factor = torch.ones(size, size, dtype=device.dtype, device=device.kind)
-    return 2 * size**3 / min(_seconds(lambda: factor @ factor, device, count=3) for _ in range(2))
-
-
-def _measure(key: BenchmarkKey, device: Device) -> SpeedProfile:
+def measure_speed(key: BenchmarkKey, device: Device) -> SpeedProfile:
+    """Measure the speed of a network now, on random images."""
     with torch.random.fork_rng():
         height, width, channels = key.shape
         with torch.device(device.kind):  # a GPU draws the weights of a large network sooner than a CPU
@@ -207,10 +121,10 @@ def _measure(key: BenchmarkKey, device: Device) -> SpeedProfile:
     return SpeedProfile(step_seconds, score_seconds, peak_memory_mb(device.kind), update_seconds, benchmark_seconds)
 
 
-def _seconds(work, device: Device, count: int = MICROBATCHES) -> float:
-    """Median time of a call."""
+def _seconds(work: Callable[[], object], device: Device, count: int = MICROBATCHES) -> float:
+    """Median seconds of a call."""
     times: list[float] = []
-    while len(times) < count and (len(times) < 3 or sum(times) < ENOUGH_SECONDS):
+    while len(times) < count and (len(times) < MIN_MICROBATCHES or sum(times) < ENOUGH_SECONDS):
         started = time.perf_counter()
         work()
         if device.kind == "cuda":
@@ -219,8 +133,139 @@ def _seconds(work, device: Device, count: int = MICROBATCHES) -> float:
     return median(times)
 
 
+def benchmark(
+    key: BenchmarkKey,
+    device: Device,
+    cache: Path,
+    limit: float | None = None,
+    repeats: int = 1,
+    measure: Callable[[BenchmarkKey, Device], SpeedProfile] = measure_speed,
+) -> SpeedProfile:
+    """Measure a network on this machine, or read an earlier measurement with the same key from the cache.
+
+    The benchmark builds a network of its own and leaves the random state as it is: it never changes a run.
+
+    Args:
+        cache: folder in which measurements are kept.
+        limit: seconds in which a step must fit; None for no limit.
+        repeats: number of benchmarks, earlier calls included. The fastest one counts, as other work on the machine only
+            makes it slower.
+        measure: measures once.
+
+    Raises InputError, before anything is measured, for a network that needs more memory than is free (the system would
+    end the process without a message) or far more time than the limit.
+    """
+    described = {"key": asdict(key), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
+    path = cache / f"{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    profile, done = _read(path)
+    if profile and done >= repeats:
+        return profile
+    if not profile:
+        began = time.perf_counter()
+        _require_room_and_time(key, device, limit)
+        profile, done = measure(key, device), 1
+        if device.kind == "cpu":
+            beyond = time.perf_counter() - began - profile.benchmark_seconds
+            profile = dataclasses.replace(profile, first_seconds=max(0.0, beyond))
+    measured = [profile, *(measure(key, device) for _ in range(repeats - done))]
+    fastest = min(measured, key=lambda each: each.step_seconds)
+    fastest = dataclasses.replace(fastest, first_seconds=profile.first_seconds)
+    content = {"speed_profile": asdict(fastest), "repeats": repeats, **described}
+    write_atomically(path, json.dumps(content, indent=1).encode())
+    return fastest
+
+
+def _read(path: Path) -> tuple[SpeedProfile | None, int]:
+    """A speed profile from the cache and of how many benchmarks it is; (None, 0) if it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(path.read_text())
+        return SpeedProfile(**content["speed_profile"]), content["repeats"]
+    return None, 0
+
+
+def _require_room_and_time(key: BenchmarkKey, device: Device, limit: float | None) -> None:
+    needed, operations = least_needs(key, device)
+    free = device.free_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            f"model {key.model} with micro_batch_size={key.micro_batch_size} needs {needed / 1e9:.1f} GB of memory at"
+            f" least, {free / 1e9:.1f} GB are free. Give a smaller micro_batch_size or a narrower network"
+        )
+    if limit is not None and device.kind == "cpu":  # on a GPU the benchmark itself is as quick
+        require_seconds(limit, operations / _operations_per_second(device))
+
+
+def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
+    """Raise InputError for a budget in which not even one step fits.
+
+    Args:
+        limit: the budget in seconds.
+        step: seconds of a step.
+        besides: seconds of the budget that are needed for other things.
+    """
+    if step + besides > limit:
+        raise InputError(
+            f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
+            f" (and {besides:.2g} s are needed besides). Give more seconds, a smaller batch_size or a narrower network"
+        )
+
+
+def least_needs(key: BenchmarkKey, device: Device, large_bytes: int = LARGE_BYTES) -> tuple[int, int]:
+    """Lower bounds of an optimizer step's memory, in bytes, and of its floating-point operations.
+
+    The memory is that of weights, of gradients and momentum of trainable weights, and of what a micro batch keeps for
+    its gradients. The operations are those of the forward pass, a third of the whole, as some convolution algorithms
+    take fewer.
+
+    Args:
+        large_bytes: bytes of weights from which on the needs are counted on tensors without memory.
+    """
+    height, width, channels = key.shape
+
+    def build(where: str) -> torch.nn.Module:
+        with torch.random.fork_rng(), torch.device(where):
+            return build_model(key.model, channels, key.classes, **key.settings)
+
+    parameters = list(build("meta").parameters())
+    weights = sum(weight.numel() * weight.itemsize for weight in parameters)
+    trainable = sum(weight.numel() * weight.itemsize for weight in parameters if weight.requires_grad)
+    # Tensors without memory take no time, but torch imports what they need in a second.
+    where = device.kind if weights < large_bytes else "meta"
+    model = build(where).to(where)
+    images = torch.zeros(PAIR, channels, height, width, device=where)
+    operations, kept = 0, {}
+
+    def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal operations
+        if isinstance(layer.weight, Tensor) and layer.weight.ndim > 1:  # convolutions and linear layers
+            operations += 2 * layer.weight.numel() * output.numel() // output.shape[1]  # all weights for each pixel
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # by storage, as layers keep each other's results
+        return tensor
+
+    for layer in model.modules():
+        if isinstance(getattr(layer, "weight", None), Tensor):
+            layer.register_forward_hook(count)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    activations = sum(
+        tensor.numel() * (device.dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+        for storage, tensor in kept.items()
+        if storage not in own
+    )
+    return weights + 2 * trainable + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
+
+
+def _operations_per_second(device: Device, size: int = 1024) -> float:
+    """Floating-point operations per second of a matrix product, which no network reaches."""
+    factor = torch.ones(size, size, dtype=device.dtype, device=device.kind)
+    return 2 * size**3 / min(_seconds(lambda: factor @ factor, device, count=3) for _ in range(2))
+
+
 def forget_peak_memory() -> None:
-    """Let the peak start anew: a run's is not that of the run before it in the same process."""
+    """Reset the peak: a run's must not be that of the run before it in the same process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # another system than Linux
@@ -228,11 +273,10 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory_mb(kind: str) -> float:
-    """The largest memory in MB that this process has had, on a GPU if `kind` is `cuda`."""
+    """The peak memory of this process in MB, on a GPU if `kind` is `cuda`."""
     if kind == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6
-    except (OSError, TypeError):  # elsewhere, in bytes, and never less than before
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    with contextlib.suppress(OSError):
+        if peak := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(peak[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # elsewhere in bytes, and never reset

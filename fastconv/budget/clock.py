@@ -11,7 +11,7 @@ class Clock:
     """Counts seconds into the segment that is open; a segment opened inside another pauses the outer one.
 
     Args:
-        now: a monotonic time in seconds; another one in tests.
+        now: a monotonic time in seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

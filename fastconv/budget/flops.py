@@ -1,4 +1,4 @@
-"""The arithmetic of training, counted rather than timed."""
+"""Floating-point operations of training, counted rather than timed."""
 
 import functools
 import json
@@ -8,7 +8,7 @@ import torch
 
 from fastconv.models import build_model
 
-# Batch norm has no statistics of one image.
+# Images that are counted: batch norm has no statistics of a single one.
 PAIR = 2
 
 
@@ -27,7 +27,7 @@ def training_flops(model: str, settings: dict[str, Any], shape: tuple[int, int, 
     return _count(model, json.dumps(settings, sort_keys=True), tuple(shape), classes)
 
 
-@functools.cache  # a sweep's runs ask the same again and again
+@functools.cache  # the runs of a sweep ask for the same
 def _count(model: str, settings: str, shape: tuple[int, int, int], classes: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,4 +37,4 @@ def _count(model: str, settings: str, shape: tuple[int, int, int], classes: int)
         images = torch.zeros(PAIR, channels, height, width)
     with FlopCounterMode(display=False) as counter:
         network(images).sum().backward()
-    return counter.get_total_flops() // PAIR
+    return int(counter.get_total_flops()) // PAIR

@@ -1,33 +1,33 @@
-"""The plan of a run: what will fit into the budget, and what it needs. Printed before anything long starts."""
+"""The forecast of a run: the steps that fit into the budget, and the time and disk space that it needs."""
 
 import dataclasses
 import math
 from dataclasses import dataclass
 
 from fastconv.budget.benchmark import SpeedProfile, require_seconds
-from fastconv.budget.pacing import Reserve
+from fastconv.budget.pacing import PACING, Pacing, ScoringReserve
 from fastconv.config.schema import Config
 from fastconv.data.stream.spec import StreamSpec
-from fastconv.models.tta import UNCERTAIN, Views
-
-# Epochs precomputed beyond those expected: a machine may turn out faster than its speed.
-STREAM_MARGIN = 1.15
+from fastconv.models.tta import Views
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run is expected to do.
+    """The expected course of a run.
 
-    `max_steps`: optimizer steps that `schedule.max_epochs` allows, or None. `steps`, `epochs`: expected. `seconds`:
-    expected for training and validation. `reserve`: for what the budget counts after training. `stream_epochs`: epochs
-    to precompute (0 if online).
+    Args:
+        max_steps: optimizer steps that `schedule.max_epochs` allows; None without a bound.
+        steps, epochs: expected steps and epochs.
+        seconds: expected seconds of training and validation.
+        reserve: time to keep for the end of the run.
+        stream_epochs: epochs to precompute; 0 if the stream is computed while training.
     """
 
     max_steps: int | None
     steps: int
     epochs: float
     seconds: float
-    reserve: Reserve
+    reserve: ScoringReserve
     stream_epochs: int
 
 
@@ -41,42 +41,44 @@ def forecast(
     views: Views,
     begin_seconds: float,
     already_counted: float,
+    pacing: Pacing = PACING,
 ) -> Forecast:
-    """Plan a run from the speed.
+    """Forecast a run from the measured speed.
 
     Args:
         validate_images: images of one validation during training (0 for none).
         final_images: held-out images scored after training (0 for none).
         test_images: images of the test split.
-        views: in which an image is scored after training.
-        begin_seconds: before the first of them is scored.
+        views: views in which an image is scored after training.
+        begin_seconds: seconds before the first of them is scored.
         already_counted: seconds of the budget that are spent.
 
     Raises InputError for a budget that is too short for one step.
     """
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * speed.score_seconds
-    reserve = Reserve(
+    reserve = ScoringReserve(
         images=final_images * ("validate" in counts) + test_images * ("test" in counts),
         image_seconds=speed.score_seconds,
         views=views.count,
         begin_seconds=begin_seconds,
         saves=int(config.checkpoint.save and "checkpoint" in counts),
+        pacing=pacing,
     )
     bound_epochs = config.schedule.max_epochs
     max_steps = None if bound_epochs is None else max(1, round(bound_epochs * spec.samples / config.batch_size))
     step_epochs = config.batch_size / spec.samples
-    # A validation every so many epochs slows each step down by its share.
+    # Each step takes its share of the validations, one in every `validate.every` epochs.
     share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
     steps = math.inf if max_steps is None else max_steps
     if seconds is not None:
         require_seconds(seconds, speed.step_seconds, reserve.seconds + already_counted)
         # By the end it will be known how many images need all views.
-        expected = dataclasses.replace(reserve, views=views.scored(UNCERTAIN))
+        expected = dataclasses.replace(reserve, views=views.scored(pacing.uncertain))
         available = seconds - expected.seconds - already_counted
         steps = min(steps, max(1, int(available / (speed.step_seconds + share))))
     epochs = steps * step_epochs
-    wanted = epochs if seconds is None else STREAM_MARGIN * epochs
+    wanted = epochs if seconds is None else pacing.stream_margin * epochs
     if max_steps is not None:
         wanted = min(wanted, max_steps * step_epochs)
     # What a fast machine needs beyond the disk's share is augmented while training: the same bytes.

@@ -1,5 +1,6 @@
 """The hardware that trains: device, precision, and an allocator that suits training on a CPU."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -20,13 +21,22 @@ from fastconv.system.errors import InputError
 
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-# To see which type is faster: products of square matrices, of which the first are slower.
+# To find the faster type, square matrices are multiplied: few and small ones, but several, as the first are slower.
 PRODUCT_SIDE, PRODUCTS = 512, 8
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a run computes on, and how: `kind` is `cpu` or `cuda`, `precision` is `bf16` or `fp32`."""
+    """The device of a run, and how it computes.
+
+    Args:
+        kind: `cpu` or `cuda`.
+        name: model name of the processor or GPU.
+        precision: `bf16` or `fp32`.
+        threads: CPU threads that compute.
+        keep_memory: whether the C library keeps freed memory.
+        compile: whether the training step is compiled.
+    """
 
     kind: str
     name: str
@@ -45,13 +55,13 @@ class Device:
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == "bf16")
 
     def free_memory(self) -> int | None:
-        """Bytes that can still be had, on a GPU if it is one; None if the system does not say."""
+        """Bytes of memory that are free, on a GPU if it is one; None if the system does not say."""
         if self.kind == "cuda":
             return torch.cuda.mem_get_info()[0]
-        try:
-            return 1024 * int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])
-        except (OSError, TypeError):  # elsewhere than Linux
-            return None
+        with contextlib.suppress(OSError):  # elsewhere than Linux
+            if available := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text()):
+                return 1024 * int(available[1])
+        return None
 
 
 def prepare(trainer: Trainer) -> Device:
@@ -106,8 +116,8 @@ def _compiles(kind: str, wanted: bool | None) -> bool:
 def cpu_prefers_bf16() -> bool:
     """Whether the CPU multiplies bf16 faster than fp32.
 
-    Without instructions for it bf16 is many times slower. AMX makes it faster. What AVX-512's are worth is measured, in
-    some 20 ms: a step was more than twice as fast with them on an AMD EPYC, half as fast on an Intel Xeon without AMX.
+    Without instructions for it bf16 is many times slower. AMX makes it faster. Whether AVX-512's do is measured in
+    20 ms: a step was more than twice as fast with them on an AMD EPYC, half as fast on an Intel Xeon without AMX.
     """
     if torch.cpu._is_amx_tile_supported():
         return True
@@ -136,7 +146,7 @@ def cpu_name() -> str:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep large freed blocks instead of returning them to the system; whether there is a glibc to tell.
+    """Tell glibc to keep large freed blocks instead of returning them to the system; return whether this is glibc.
 
     A training step frees and takes back its activations; with the defaults each page is faulted in again every step,
     which costs a DavidNet step a quarter of its time.

@@ -1,37 +1,87 @@
-"""How far a run is and whether its next step is the last one: plain arithmetic on measured times."""
+"""Pacing: how far a run is, whether its next step is the last one, and the time it keeps for scoring.
+
+Plain arithmetic on measured times.
+"""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median_low
+from types import MappingProxyType
+from typing import Any
 
-# Steps whose times predict the next one's, and those among which the slowest is looked for.
-RECENT_STEPS = 8
-SLOW_STEPS = 32
-# One outlier must not cost a run its last seconds: the slowest step counts as at most this many median steps.
-MAX_SLOW_FACTOR = 2.0
-# A first step that takes this many times what was expected warms something up, and says nothing of the next one.
-WARM_UP_FACTOR = 5.0
-# Without variation seen yet, a step may take this much longer than predicted.
-MIN_SLOW_FACTOR = 1.1
-# Kept free at the end for a stall of the machine, which may outlast many short steps: a share of the limit, at most so
-# many seconds.
-STALL_SHARE, STALL_SECONDS = 0.01, 0.25
-# What was measured once may take this much longer the next time.
-RESERVE_FACTOR = 1.2
-# Seconds before the first image is scored, by device: on a GPU what scores has to be loaded to it.
-SCORING_BEGINS = {"cpu": 0.05, "cuda": 0.6}
+
+@dataclass(frozen=True)
+class Pacing:
+    """Constants of pacing, each with the measurement or the reason behind its value."""
+
+    # Predicting a step.
+    recent_steps: int = 8
+    """Steps whose median time predicts the next one's: few, to follow a machine whose speed changes."""
+    slow_steps: int = 32
+    """Steps among which the slowest is taken as what the next step may take."""
+    max_slow_factor: float = 2.0
+    """The slowest step counts as at most this many median steps: one outlier must not cost a run its last seconds."""
+    min_slow_factor: float = 1.1
+    """A step may take this many times what is predicted, even if none has yet."""
+    warm_up_factor: float = 5.0
+    """A first step that takes this many times the estimate warms something up, and says nothing of the next one."""
+    max_steps_ahead: int = 8
+    """Steps that the host may be ahead of a GPU: enough to keep it busy, few enough for the clock to be true."""
+
+    # Ending in time.
+    stall_share: float = 0.01
+    """Share of the limit that is kept for a stall of the machine, which may outlast many short steps."""
+    stall_seconds: float = 0.25
+    """Seconds kept for a stall at most."""
+    reserve_factor: float = 1.2
+    """What was measured once may take this many times as long the next time."""
+    slow_validation_factor: float = 1.5
+    """A validation during training starts only if there is time for one that takes this many times the usual."""
+    begin_scoring_seconds: Mapping[str, float] = field(
+        default_factory=lambda: MappingProxyType({"cpu": 0.05, "cuda": 0.6})
+    )
+    """Seconds before the first image is scored: on a GPU the scoring kernels have to be loaded."""
+
+    # Measuring the time for scoring during training, on a CPU.
+    score_at: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
+    """Progress at which a batch is scored, as the benchmark may be out of date. Often, as a shared machine may be
+    three times slower at the end than a minute before."""
+    doubtful_factor: float = 1.5
+    """A time this many times the median of those before is measured again before it counts."""
+    uncertain: float = 0.5
+    """Share of the images taken to be uncertain, so that they get all views, before any was measured."""
+    unseen_factor: float = 1.25
+    """Of unseen images, this many times the share of the training images is uncertain: a network may have memorised
+    those."""
+    min_uncertain: float = 0.25
+    """Share of the images taken to be uncertain at least, for the same reason."""
+
+    # The stream.
+    stream_margin: float = 1.15
+    """Epochs to precompute for each one expected: a machine may turn out faster than its benchmark."""
+
+
+PACING = Pacing()
 
 
 @dataclass
 class StepTimes:
-    """Predicts the duration of steps in seconds, from an estimate first and then from the latest steps."""
+    """Predicts the duration of steps in seconds, from an estimate first and then from the latest steps.
+
+    Args:
+        estimate: seconds of a step, before one was measured.
+    """
 
     estimate: float
-    _times: deque[float] = field(default_factory=lambda: deque(maxlen=SLOW_STEPS))
+    pacing: Pacing = PACING
+    _times: deque[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._times = deque(maxlen=self.pacing.slow_steps)
 
     def add(self, seconds: float) -> None:
-        """Note how long a step took."""
+        """Record the duration of a step."""
         self._times.append(seconds)
 
     def latest(self) -> list[float]:
@@ -40,31 +90,41 @@ class StepTimes:
 
     @property
     def expected(self) -> float:
-        """What the next step will take."""
-        recent = list(self._times)[-RECENT_STEPS:]
-        if not recent or (len(recent) == 1 and recent[0] > WARM_UP_FACTOR * self.estimate):
+        """Expected duration of the next step."""
+        recent = list(self._times)[-self.pacing.recent_steps :]
+        if not recent or (len(recent) == 1 and recent[0] > self.pacing.warm_up_factor * self.estimate):
             return self.estimate
         return median_low(recent)
 
     @property
     def slow(self) -> float:
-        """What the next step may take."""
+        """Duration of the next step if it is a slow one."""
         slowest = max(self._times, default=self.estimate)
-        return min(max(slowest, MIN_SLOW_FACTOR * self.expected), MAX_SLOW_FACTOR * self.expected)
+        pacing = self.pacing
+        return min(max(slowest, pacing.min_slow_factor * self.expected), pacing.max_slow_factor * self.expected)
 
     @property
     def worst(self) -> float:
-        """What the next step must have time for: as long as few are known, the longest of them."""
+        """Duration for which the next step must have time: while only few are known, the longest of them."""
         return self.slow if len(self._times) > 2 else max(self.slow, *self._times, 0.0)
 
 
 @dataclass
-class Reserve:
-    """Counted time that is needed after training, by what was measured last.
+class ScoringReserve:
+    """Counted time that is kept for the end of a run: for scoring images and for writing checkpoints.
 
-    `images` are to be scored, `views` times each on average, at `image_seconds`, after `begin_seconds`, and `saves`
-    checkpoints written at `save_seconds` each; what the budget does not count is 0. Where other views than the image
-    itself can be left out, `view_seconds` is what one takes as a rule, and no more is kept for it.
+    Until scoring starts, `seconds` says how much to keep, by what was measured last (`update`). After `start_scoring`,
+    while images are scored one batch after the other, `allows` says whether there is time for more views of them. What
+    the budget does not count is 0.
+
+    Args:
+        images: images to score.
+        image_seconds: seconds per image.
+        view_seconds: seconds per further view of an image as a rule, where views can be left out; else None.
+        views: views per image on average.
+        begin_seconds: seconds before the first image is scored.
+        saves: checkpoints to write.
+        save_seconds: seconds per checkpoint.
     """
 
     images: int = 0
@@ -74,40 +134,58 @@ class Reserve:
     begin_seconds: float = 0.0
     saves: int = 0
     save_seconds: float = 0.0
+    pacing: Pacing = PACING
+    skipped: int = field(default=0, init=False)
+    """Images for whose further views there was no time."""
+    _seconds_left: Callable[[], float] | None = field(default=None, init=False, repr=False)
 
     @property
     def seconds(self) -> float:
-        """What to keep free."""
+        """Seconds to keep. Views that can be left out get no margin."""
+        factor = self.pacing.reserve_factor
         scoring = self.begin_seconds + self.images * self.image_seconds if self.images else 0.0
-        each = RESERVE_FACTOR * self.image_seconds if self.view_seconds is None else self.view_seconds
-        others = self.images * (self.views - 1) * each
-        return RESERVE_FACTOR * (scoring + self.saves * self.save_seconds) + others
+        each = factor * self.image_seconds if self.view_seconds is None else self.view_seconds
+        further = self.images * (self.views - 1) * each
+        return factor * (scoring + self.saves * self.save_seconds) + further
 
+    def update(
+        self,
+        *,
+        image_seconds: float | None = None,
+        view_seconds: float | None = None,
+        views: float | None = None,
+        save_seconds: float | None = None,
+    ) -> None:
+        """Take over what was measured anew; None leaves a value as it is."""
+        self.image_seconds = self.image_seconds if image_seconds is None else image_seconds
+        self.view_seconds = self.view_seconds if view_seconds is None else view_seconds
+        self.views = self.views if views is None else views
+        self.save_seconds = self.save_seconds if save_seconds is None else save_seconds
 
-@dataclass
-class SpareTime:
-    """For whom there is time to score more views, while images are scored one batch after the other.
+    def state(self) -> dict[str, Any]:
+        """What was measured, for a checkpoint; `update(**state)` takes it over."""
+        names = ("image_seconds", "view_seconds", "views", "save_seconds")
+        return {name: getattr(self, name) for name in names}
 
-    `left` says how many seconds there are; `images` are still to be scored, themselves at least. A batch of views is
-    allowed if there is time for all of that, should it take as long for each image as the batch itself did.
-    """
+    def start_scoring(self, images: int, seconds_left: Callable[[], float]) -> None:
+        """Begin to score `images` images; `seconds_left` says at any time how many seconds of the budget are left."""
+        self.images, self.skipped, self._seconds_left = images, 0, seconds_left
 
-    left: Callable[[], float]
-    images: int
-    left_out: int = 0
-    """Images for whose views there was no time."""
-    _image_seconds: float = 0.0
-
-    def note(self, images: int, seconds: float) -> None:
-        """So many images of the next batch were scored, themselves, in so many seconds."""
+    def scored(self, images: int, seconds: float) -> None:
+        """Record that the next batch was scored, in one view of each image, and how many seconds that took."""
         self.images = max(0, self.images - images)
-        self._image_seconds = seconds / images
+        self.image_seconds = seconds / images
 
     def allows(self, images: int, views: int) -> bool:
-        """Whether there is time for so many more views of so many images."""
-        ok = self.left() >= RESERVE_FACTOR * self._image_seconds * (self.images + images * views)
-        self.left_out += 0 if ok else images
-        return ok
+        """Whether there is time for `views` further views of `images` images of the batch scored last.
+
+        There is if all images that are left can still be scored in one view, should each take as long as in that batch.
+        Counts the images as skipped if there is not.
+        """
+        needed = self.pacing.reserve_factor * self.image_seconds * (self.images + images * views)
+        is_allowed = self._seconds_left is None or self._seconds_left() >= needed
+        self.skipped += 0 if is_allowed else images
+        return is_allowed
 
 
 @dataclass(frozen=True)
@@ -119,29 +197,30 @@ class Step:
 
 
 def next_step(
-    done: int, bound: int | None, elapsed: float, limit: float | None, times: StepTimes, reached: float
+    done: int, max_steps: int | None, elapsed: float, limit: float | None, times: StepTimes, reached: float
 ) -> Step | None:
     """Decide the coming step, or None if the time for it has run out.
 
-    A run is as far as the larger of its share of steps and its share of time. The step after which no other would
+    The progress of a run is the larger of its share of steps and its share of time. The step after which no other would
     surely fit is the last one; its progress is 1, so the schedule always ends.
 
     Args:
-        done, bound: steps done, and steps after which the run ends (None: only time ends it).
+        done, max_steps: steps done, and steps after which the run ends (None: only time ends it).
         elapsed, limit: seconds counted, and seconds there are for steps (None: only steps end it).
         times: predicted step times.
         reached: progress of the step before; progress never falls.
     """
     progress, last = reached, False
-    if bound is not None:
-        if done >= bound:
+    if max_steps is not None:
+        if done >= max_steps:
             return None
-        progress, last = max(progress, (done + 1) / bound), done + 1 >= bound
+        progress, last = max(progress, (done + 1) / max_steps), done + 1 >= max_steps
     if limit is not None:
         if elapsed + times.worst > limit and done:
             return None
         # If one step turns out slow, there must still be time for a slow last one.
-        goal = limit - max(2 * (times.slow - times.expected), min(STALL_SHARE * limit, STALL_SECONDS))
+        stall = min(times.pacing.stall_share * limit, times.pacing.stall_seconds)
+        goal = limit - max(2 * (times.slow - times.expected), stall)
         end = elapsed + times.expected
         progress = max(progress, end / goal if goal > 0 else 1.0)
         last = last or end + times.expected > goal

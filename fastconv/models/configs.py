@@ -1,7 +1,14 @@
 """Settings of the networks, and of test-time augmentation."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+
+class NetworkSettings(Protocol):
+    """The settings that every network has; its class is a dataclass, whose other fields are the network's own."""
+
+    name: str
+    micro_batch_size: int
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a network's answer as the mean of its answers to several views of an image."""
+"""Test-time augmentation: logits as the weighted mean of a network's logits for several views of an image."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,28 +10,28 @@ from torch import Tensor
 
 from fastconv.models.configs import TTA
 
-# Share of the images that are taken to be uncertain as long as nothing is known of them.
-UNCERTAIN = 0.5
-
 
 class ScoringTime(Protocol):
-    """Says whether there is time to score more views, while images are scored one batch after the other."""
+    """Says whether there is time for further views, while images are scored one batch after the other."""
 
-    def note(self, images: int, seconds: float) -> None:
-        """Take in how many seconds the images of a batch themselves took."""
+    def scored(self, images: int, seconds: float) -> None:
+        """Record that a batch was scored, in one view of each image, and how many seconds that took."""
 
     def allows(self, images: int, views: int) -> bool:
-        """Whether there is time for `views` more views of `images` images."""
+        """Whether there is time for `views` further views of `images` images of that batch."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """The views of an image that are scored, beside the image itself (as in Jordan 2024, arXiv 2404.00498).
+    """The views of an image that are scored, with the image itself as the first (Jordan 2024, arXiv 2404.00498).
 
-    `flip`: each view left to right too, in equal parts. `shift`: two views moved along the diagonal by so many
-    pixels, the border reflected, weigh as much as the centre together. `neighbors`: all eight neighbours at that distance
-    instead, each as much as the centre. `confidence_threshold`: an image whose highest probability is not below this gets none of it,
-    and its answer stays.
+    Args:
+        flip: score each view flipped left to right too; both weigh the same.
+        shift: pixels by which views are shifted along the diagonal, the border reflected; 0 for none. The two shifted
+            views together weigh as much as the centre.
+        neighbors: score all eight neighbors at that distance instead, each with the weight of the centre.
+        confidence_threshold: an image whose highest probability is not below this gets no further views; its own
+            logits stay. 1 for views of all images.
     """
 
     flip: bool = False
@@ -41,20 +41,20 @@ class Views:
 
     @property
     def count(self) -> int:
-        """How many times an image is scored that gets all views."""
-        return (1 + self.flip) * (1 + len(self._moves))
+        """Views of an image that gets all of them, the image itself included."""
+        return (1 + self.flip) * (1 + len(self._shifts))
 
     def scored(self, uncertain: float) -> float:
-        """How many times an image is scored on average, if this share of them is uncertain enough to get the views."""
+        """Views per image on average, if this share of the images, in [0, 1], is uncertain enough to get all views."""
         return 1 + (self.count - 1) * (uncertain if self.confidence_threshold < 1 else 1.0)
 
     def uncertain(self, logits: Tensor) -> Tensor:
-        """Which images get the views, bool [B], by their own logits [B, classes]."""
+        """Which images are uncertain enough to get all views, bool [B], by their own logits [B, classes]."""
         return logits.float().softmax(1).amax(1) < self.confidence_threshold
 
     @property
-    def _moves(self) -> list[tuple[int, int]]:
-        """Rows and columns by which views are moved."""
+    def _shifts(self) -> list[tuple[int, int]]:
+        """Pixels down and to the right by which views are shifted."""
         if not self.shift:
             return []
         if not self.neighbors:
@@ -63,37 +63,44 @@ class Views:
         return [(down, right) for down in steps for right in steps if down or right]
 
     def of(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """(weight, view) of images float [B, C, H, W]; the weights sum to 1, and the first view is the image."""
+        """(weight, view) of images float [B, C, H, W]; the weights sum to 1, and the first view is the image itself."""
         height, width = images.shape[2:]
-        moves, each = self._moves, 1 / 9 if self.neighbors else 1 / 4
-        moved = [(1 - each * len(moves), images)]
-        if moves:
+        shifts, each = self._shifts, 1 / 9 if self.neighbors else 1 / 4
+        views = [(1 - each * len(shifts), images)]
+        if shifts:
             padded = F.pad(images, (self.shift,) * 4, mode="reflect")
-            for down, right in moves:
+            for down, right in shifts:
                 top, left = self.shift + down, self.shift + right
-                moved.append((each, padded[:, :, top : top + height, left : left + width]))
-        for weight, view in moved:
+                views.append((each, padded[:, :, top : top + height, left : left + width]))
+        for weight, view in views:
             yield weight / (1 + self.flip), view
-        for weight, view in moved if self.flip else ():
+        for weight, view in views if self.flip else ():
             yield weight / 2, view.flip(3)
 
-    def answers(
-        self, model: Callable[[Tensor], Tensor], images: Tensor, spare: ScoringTime | None = None
+    def logits(
+        self, model: Callable[[Tensor], Tensor], images: Tensor, scoring_time: ScoringTime | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits float [B, classes] of images float [B, C, H, W]: of the images alone, and of all views.
+        """Logits of the images alone and of all their views, each float [B, classes].
 
-        Where `spare` says that there is no time for other views, the answers to the images alone stay.
+        Args:
+            model: logits [B, classes] of images [B, C, H, W].
+            images: float [B, C, H, W].
+            scoring_time: where it says that there is no time for further views, the logits of the images alone stay;
+                None if time does not matter.
         """
         started = time.perf_counter()
         plain = model(images)
-        if spare:
-            spare.note(len(images), time.perf_counter() - started)
+        if scoring_time:
+            scoring_time.scored(len(images), time.perf_counter() - started)
         augmented = plain.float()
         if self.count == 1:
             return plain, augmented
-        chosen = slice(None) if self.confidence_threshold == 1 else self.uncertain(plain)
-        wanted = len(images) if self.confidence_threshold == 1 else int(chosen.sum())
-        if not wanted or (spare and not spare.allows(wanted, self.count - 1)):
+        chosen: slice | Tensor = slice(None)
+        wanted = len(images)
+        if self.confidence_threshold < 1:
+            chosen = self.uncertain(plain)
+            wanted = int(chosen.sum())
+        if not wanted or (scoring_time and not scoring_time.allows(wanted, self.count - 1)):
             return plain, augmented
         (weight, _), *others = self.of(images[chosen])
         total = weight * augmented[chosen]
@@ -105,6 +112,6 @@ class Views:
 
 
 def views_of(tta: TTA, flip: float) -> Views:
-    """The views of test-time augmentation of a network to which so large a share of the images was mirrored."""
-    mirror = flip > 0 if tta.flip is None else tta.flip
-    return Views(mirror, tta.shift, tta.neighbors, tta.confidence_threshold)
+    """The views that the settings ask for, of a network whose training images were flipped with probability `flip`."""
+    flips = flip > 0 if tta.flip is None else tta.flip
+    return Views(flips, tta.shift, tta.neighbors, tta.confidence_threshold)

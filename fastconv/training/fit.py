@@ -14,7 +14,7 @@ from fastconv.analysis import run_figures
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.flops import training_flops
-from fastconv.budget.pacing import SpareTime
+from fastconv.budget.pacing import ScoringReserve
 from fastconv.config.resume import RunFolder, hparams
 from fastconv.data.stream.spec import Stream
 from fastconv.models.tta import views_of
@@ -216,30 +216,31 @@ class Training:
         if is_first_rank():
             self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
 
-    def _spare(self, images: int, ranks: int) -> SpareTime | None:
-        """The time in which other views than the images' own may be scored, if the budget counts that."""
-        budget = self._run.config.budget
+    def _scoring_time(self, images: int, ranks: int) -> ScoringReserve | None:
+        """The time in which further views of this rank's images may be scored; None if the budget does not count it."""
+        seconds, budget = self._run.config.budget.seconds, self._budget
         # A GPU is still at work when the host has ended, so that its time is not measured batch by batch.
-        if budget.seconds is None or "test" not in budget.counts or self._run.device.kind != "cpu":
+        if seconds is None or "test" not in budget.counts or self._run.device.kind != "cpu":
             return None
-        return SpareTime(lambda: budget.seconds - self._budget.elapsed(), -(-images // ranks))
+        budget.reserve.start_scoring(-(-images // ranks), lambda: seconds - budget.elapsed())
+        return budget.reserve
 
     def _score(self, trainer: L.Trainer, module: L.LightningModule, datamodule: ShardDataModule) -> dict[str, float]:
         scores, ranks = {}, trainer.world_size
         if self._run.config.validate.on == "holdout":
             if "validate" in self._run.config.budget.counts:
-                module.spare = self._spare(len(self._run.holdout) + len(self._run.test), ranks)
+                module.scoring_time = self._scoring_time(len(self._run.holdout) + len(self._run.test), ranks)
             datamodule.validate_all()
             trainer.limit_val_batches = 1.0
             trainer.validate(module, datamodule=datamodule, verbose=False)
             scores["accuracy_holdout"] = float(trainer.callback_metrics["validate/accuracy"])
             scores["accuracy_holdout_tta"] = float(trainer.callback_metrics["validate/accuracy_tta"])
-        module.spare = self._spare(len(self._run.test), ranks)
+        module.scoring_time = reserve = self._scoring_time(len(self._run.test), ranks)
         trainer.test(module, datamodule=datamodule, verbose=False)
         found = trainer.callback_metrics
-        if module.spare:
-            left_out = torch.tensor(float(module.spare.left_out))
-            scores["tta_skipped"] = int(trainer.strategy.reduce(left_out, reduce_op="sum"))
+        if reserve:
+            skipped = torch.tensor(float(reserve.skipped))
+            scores["tta_skipped"] = int(trainer.strategy.reduce(skipped, reduce_op="sum"))
         return {**scores, **{key: float(found[f"test/{key}"]) for key in ("accuracy", "accuracy_tta", "loss")}}
 
     def _petaflop(self) -> float:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from fastconv.budget.pacing import SpareTime
 from fastconv.models import build_model
 from fastconv.models.classifier import Normalise
-from fastconv.models.tta import Views
+from fastconv.models.tta import ScoringTime, Views
 from fastconv.system.distributed import is_first_rank
 
 
@@ -73,7 +72,7 @@ class ImageClassifier(L.LightningModule):
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
         self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
         self.confusion: Tensor | None = None
-        self.spare: SpareTime | None = None  # for the views of a budget that counts them
+        self.scoring_time: ScoringTime | None = None  # for the views of a budget that counts them
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
@@ -153,7 +152,7 @@ class ImageClassifier(L.LightningModule):
         images, labels = batch
         is_final = self.trainer.state.fn != TrainerFn.FITTING
         views = self._views if is_final else Views()
-        logits, augmented = views.answers(self.model, self.normalise(images), self.spare if is_final else None)
+        logits, augmented = views.logits(self.model, self.normalise(images), self.scoring_time if is_final else None)
         found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
         if is_final:
             found["accuracy_tta"] = (augmented, labels)

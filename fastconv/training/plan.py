@@ -17,7 +17,7 @@ from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, for
 from fastconv.budget.clock import Clock
 from fastconv.budget.forecast import Forecast, forecast
 from fastconv.budget.hardware import Device, prepare
-from fastconv.budget.pacing import SCORING_BEGINS
+from fastconv.budget.pacing import PACING
 from fastconv.config.prerequisites import require_room
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
@@ -104,7 +104,7 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
         final_images=len(holdout) if config.validate.on == "holdout" else 0,
         test_images=len(test),
         views=views_of(config.tta, config.dataset.flip),
-        begin_seconds=SCORING_BEGINS[device.kind],
+        begin_seconds=PACING.begin_scoring_seconds[device.kind],
         already_counted=clock.counted(tuple(config.budget.counts)),
     )
     if plan.stream_epochs:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastconv.budget.autotune.choose import Choice, choose
+from fastconv.budget.autotune.choose import Choice, autotune
 from fastconv.budget.clock import Clock
 from fastconv.config.resume import RunFolder, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
@@ -57,7 +57,7 @@ def train(
 
 def settle(config: Config, data: Splits, overrides: list[str], clock: Clock) -> Choice:
     """Choose what `config.autotune` names by what the budget affords on this machine; without it nothing is open."""
-    return choose(config, data, overrides, clock) if config.autotune else Choice(config, None, {})
+    return autotune(config, data, overrides, clock) if config.autotune else Choice(config, None, {})
 
 
 def carry_out(

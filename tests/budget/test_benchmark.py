@@ -1,4 +1,4 @@
-"""What a network needs at least, told before it is measured."""
+"""Benchmarks of networks, and what a network needs at least, known before it is measured."""
 
 import itertools
 import json
@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastconv.budget import benchmark as module
-from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, least_needs
+from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, least_needs
 from fastconv.budget.hardware import Device, cpu_prefers_bf16, prepare
 from fastconv.config.schema import Trainer
 from fastconv.models import build_model, count_parameters
@@ -24,17 +23,15 @@ def key(micro_batch_size: int, batch_size: int = 96) -> BenchmarkKey:
 
 
 @pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])
-def test_operations_are_those_of_a_forward_pass(monkeypatch, large):
-    monkeypatch.setattr(module, "LARGE_BYTES", large)
+def test_operations_are_those_of_a_forward_pass(large):
     counter = FlopCounterMode(display=False)
     with counter:
         build_model("davidnet", 3, 10, width=8)(torch.randn(96, 3, 16, 16))
-    assert least_needs(key(48), device("fp32"))[1] == counter.get_total_flops()
+    assert least_needs(key(48), device("fp32"), large)[1] == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])
-def test_memory_is_between_that_of_the_convolutions_and_of_all_layers(monkeypatch, large):
-    monkeypatch.setattr(module, "LARGE_BYTES", large)
+def test_memory_is_between_that_of_the_convolutions_and_of_all_layers(large):
     model = build_model("davidnet", 3, 10, width=8)
     sizes = {"convolutions": 0, "all": 0}
 
@@ -47,42 +44,51 @@ def test_memory_is_between_that_of_the_convolutions_and_of_all_layers(monkeypatc
             layer.register_forward_hook(note)
     model(torch.randn(48, 3, 16, 16))
     weights = 12 * count_parameters(model)  # the weights, their gradients and momenta, four bytes each
-    whole, half = (least_needs(key(48), device(precision))[0] - weights for precision in ("fp32", "bf16"))
+    whole, half = (least_needs(key(48), device(precision), large)[0] - weights for precision in ("fp32", "bf16"))
     assert 4 * sizes["convolutions"] < whole < 4 * sizes["all"]
     assert 0.5 * whole <= half < 0.8 * whole
-    assert least_needs(key(96), device("fp32"))[0] - weights == pytest.approx(2 * whole, rel=0.01)
+    assert least_needs(key(96), device("fp32"), large)[0] - weights == pytest.approx(2 * whole, rel=0.01)
 
 
-def test_of_several_looks_the_fastest_counts(monkeypatch, tmp_path):
+def test_the_fastest_of_several_benchmarks_counts(tmp_path):
     seconds = iter([3.0, 1.0, 2.0, 5.0])
-    monkeypatch.setattr(module, "_measure", lambda *given: SpeedProfile(next(seconds), 0.1, 100.0))
 
-    def look(repeats: int) -> float:
-        return module.benchmark(key(48), device("fp32"), tmp_path, repeats=repeats).step_seconds
+    def measure(key: BenchmarkKey, device: Device) -> SpeedProfile:
+        return SpeedProfile(next(seconds), 0.1, 100.0)
 
-    assert [look(1), look(1), look(2), look(2), look(1)] == [3, 3, 1, 1, 1]
-    assert look(4) == 1, "two more"
+    def measured(repeats: int) -> float:
+        return benchmark(key(48), device("fp32"), tmp_path, repeats=repeats, measure=measure).step_seconds
+
+    assert [measured(1), measured(1), measured(2), measured(2), measured(1)] == [3, 3, 1, 1, 1]
+    assert measured(4) == 1, "two more"
     assert not list(seconds)
 
 
-def test_what_the_first_look_takes_more_is_kept(monkeypatch, tmp_path):
-    """Half a second to count its needs and 2 s to look, on a clock of the test's own."""
+def test_what_the_first_benchmark_takes_beyond_the_others_is_kept(monkeypatch, tmp_path):
+    """It takes 2 s, on a simulated clock, of which 1.2 s would be taken by any."""
     now, steps = 0.0, iter([3.0, 1.0])
 
-    def require(*given) -> None:
-        nonlocal now
-        now += 0.5
-
-    def measure(*given) -> SpeedProfile:
+    def measure(key: BenchmarkKey, device: Device) -> SpeedProfile:
         nonlocal now
         now += 2
         return SpeedProfile(next(steps), 0.1, 100.0, benchmark_seconds=1.2)
 
-    monkeypatch.setattr(module, "_require_room_and_time", require)
-    monkeypatch.setattr(module, "_measure", measure)
     monkeypatch.setattr("fastconv.budget.benchmark.time.perf_counter", lambda: now)
-    assert module.benchmark(key(48), device("fp32"), tmp_path).first_seconds == pytest.approx(1.3)
-    assert module.benchmark(key(48), device("fp32"), tmp_path, repeats=2).first_seconds == pytest.approx(1.3)
+    for repeats in (1, 2):
+        profile = benchmark(key(48), device("fp32"), tmp_path, repeats=repeats, measure=measure)
+        assert profile.first_seconds == pytest.approx(0.8)
+    assert profile.step_seconds == 1
+
+
+def test_a_damaged_measurement_is_made_anew(tmp_path):
+    def measured(seconds: float) -> float:
+        profile = benchmark(key(48), device("fp32"), tmp_path, measure=lambda *_: SpeedProfile(seconds, 0.1, 100.0))
+        return profile.step_seconds
+
+    assert [measured(3.0), measured(2.0)] == [3, 3]
+    (kept,) = tmp_path.iterdir()
+    kept.write_text('{"speed_profile": {"step')
+    assert measured(2.0) == 2
 
 
 def test_the_random_state_stays():
@@ -93,7 +99,7 @@ def test_the_random_state_stays():
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Say what the processor has, and the seconds of its products in bf16 and fp32, by turns; None: none is made."""
+    """Sets what the processor has, and the seconds of its products in bf16 and fp32, by turns; None if none is made."""
 
     def has(amx: bool, avx512: bool, seconds: list[float] | None) -> None:
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)

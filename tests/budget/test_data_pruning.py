@@ -1,4 +1,4 @@
-"""Images that rest, on the digits."""
+"""Data pruning by a proxy network, on the digits."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from harness import SMALL, noise, only_run, spec_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from fastconv.budget.autotune import data_pruning as rest
+from fastconv.budget.autotune.data_pruning import proxy_confidence, skip_schedule, skips
 from fastconv.budget.hardware import Device
 from fastconv.data.augment.plan import Flip, Policy, SkipSchedule, plan_epoch
 from fastconv.data.sources.builtin import load
@@ -21,35 +21,35 @@ from fastconv.data.stream.writer import write_stream
 CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)
 
 
-def test_those_known_best_rest_in_turn():
-    sure = np.array([0.9, 0.1, 0.8, 0.3, 0.7, 0.6, 0.2, 0.5, 0.4, 0.95])
-    skips = rest.skips(sure, 0.2)
-    assert {row: int(turn) for row, turn in enumerate(skips) if turn} == {9: 1, 0: 2, 2: 1, 4: 2}
-    assert not rest.skips(sure, 0.01).any()
+def test_the_most_confident_images_skip_by_turns():
+    confidence = np.array([0.9, 0.1, 0.8, 0.3, 0.7, 0.6, 0.2, 0.5, 0.4, 0.95])
+    schedule = skips(confidence, 0.2)
+    assert {row: int(turn) for row, turn in enumerate(schedule) if turn} == {9: 1, 0: 2, 2: 1, 4: 2}
+    assert not skips(confidence, 0.01).any()
 
 
-def test_an_epoch_has_all_images_that_do_not_rest_once():
-    skips = rest.skips(np.random.default_rng(0).random(1000), 0.3)
-    plans = [plan_epoch(0, epoch, 1000, 8, 8, Policy(flip=Flip(0.5)), SkipSchedule(skips)) for epoch in range(4)]
+def test_an_epoch_has_all_images_that_do_not_skip_it_once():
+    schedule = skips(np.random.default_rng(0).random(1000), 0.3)
+    plans = [plan_epoch(0, epoch, 1000, 8, 8, Policy(flip=Flip(0.5)), SkipSchedule(schedule)) for epoch in range(4)]
     everything = [plan_epoch(0, epoch, 1000, 8, 8, Policy(flip=Flip(0.5))) for epoch in range(4)]
     for epoch, (plan, whole) in enumerate(zip(plans, everything, strict=True)):
-        assert sorted(plan.order) == [row for row in range(1000) if skips[row] != 1 + epoch % 2]
+        assert sorted(plan.order) == [row for row in range(1000) if schedule[row] != 1 + epoch % 2]
         assert len(plan.order) == 700
         kept = np.isin(whole.order, plan.order)
         np.testing.assert_array_equal(plan.order, whole.order[kept])
         np.testing.assert_array_equal(plan.flip, whole.flip[kept])
     seen = Counter(row for plan in plans for row in plan.order)
-    assert {seen[row] for row in np.flatnonzero(skips)} == {2}
-    assert {seen[row] for row in np.flatnonzero(skips == 0)} == {4}
+    assert {seen[row] for row in np.flatnonzero(schedule)} == {2}
+    assert {seen[row] for row in np.flatnonzero(schedule == 0)} == {4}
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_stream_of_fewer_images_is_the_same_from_disk(tmp_path):
     data = noise(57, 3)
     whole = spec_of(data)
-    skip_schedule = SkipSchedule(rest.skips(np.arange(57.0), 0.2))
-    data = dataclasses.replace(data, skip_schedule=skip_schedule)
-    spec = dataclasses.replace(whole, samples=int(skip_schedule.kept(0).sum()), skip_schedule=skip_schedule.digest)
+    schedule = SkipSchedule(skips(np.arange(57.0), 0.2))
+    data = dataclasses.replace(data, skip_schedule=schedule)
+    spec = dataclasses.replace(whole, samples=int(schedule.kept(0).sum()), skip_schedule=schedule.digest)
     assert spec.samples == 57 - 11
     assert spec.fingerprint != whole.fingerprint
     write_stream(spec, data, tmp_path, 2)
@@ -62,37 +62,33 @@ def test_a_stream_of_fewer_images_is_the_same_from_disk(tmp_path):
             np.testing.assert_array_equal(online, stored)
 
 
-def test_what_a_small_network_knows_another_classifier_knows_too(digits_root):
+def test_another_classifier_is_confident_on_the_same_images(digits_root):
     train, _ = load("digits", digits_root)
-    sure = rest.known(spec_of(train), train, CPU)
-    assert sure.shape == (len(train),)
-    assert (sure > 0).all()
-    assert (sure < 1).all()
+    confidence = proxy_confidence(spec_of(train), train, CPU)
+    assert confidence.shape == (len(train),)
+    assert ((confidence > 0) & (confidence < 1)).all()
     pixels, everyone = train.images.reshape(len(train), -1) / 255, np.arange(len(train))
-    found = cross_val_predict(LogisticRegression(C=0.1), pixels, train.labels, method="predict_proba", cv=3)
-    others = found[everyone, train.labels]
-    order = np.argsort(-sure)
+    predicted = cross_val_predict(LogisticRegression(C=0.1), pixels, train.labels, method="predict_proba", cv=3)
+    others = predicted[everyone, train.labels]
+    order = np.argsort(-confidence)
     assert others[order[:400]].mean() > others[order[-400:]].mean() + 0.08
-    assert np.corrcoef(others, sure)[0, 1] > 0.2
+    assert np.corrcoef(others, confidence)[0, 1] > 0.2
 
 
-def test_marks_are_made_once(digits_root, tmp_path, monkeypatch):
+def test_images_are_selected_once(digits_root, tmp_path):
     train, _ = load("digits", digits_root)
     spec = spec_of(train)
-    first = rest.rest(spec, train, CPU, 0.3, tmp_path)
+    first = skip_schedule(spec, train, CPU, 0.3, tmp_path)
     assert Counter(first.skips) == {0: len(train) - 2 * 431, 1: 431, 2: 431}
-    with monkeypatch.context() as patched:
-        patched.setattr(rest, "known", lambda *given: pytest.fail("it is known"))
-        again = rest.rest(spec, train, CPU, 0.3, tmp_path)
-    assert again.digest == first.digest
     (kept,) = tmp_path.glob("skip_schedule-*.npy")
+    np.save(kept, other := first.skips[::-1].copy())
+    assert (skip_schedule(spec, train, CPU, 0.3, tmp_path).skips == other).all(), "the kept one is read"
     kept.write_bytes(b"half of it")
-    assert rest.rest(spec, train, CPU, 0.3, tmp_path).digest == first.digest
-    other = rest.rest(spec, train, CPU, 0.1, tmp_path)
-    assert (other.skips > 0).sum() == 2 * 144
+    assert skip_schedule(spec, train, CPU, 0.3, tmp_path).digest == first.digest
+    assert (skip_schedule(spec, train, CPU, 0.1, tmp_path).skips > 0).sum() == 2 * 144
 
 
-def test_a_run_whose_images_rest_learns_and_goes_on_with_the_same_stream(command, tmp_path):
+def test_a_run_with_data_pruning_learns_and_goes_on_with_the_same_stream(command, tmp_path):
     given = (
         *SMALL,
         "dataset=digits",
@@ -117,7 +113,7 @@ def test_a_run_whose_images_rest_learns_and_goes_on_with_the_same_stream(command
     assert json.loads((run / "results.json").read_text())["accuracy"] == results["accuracy"]
 
 
-def test_a_share_that_cannot_rest(command):
+def test_a_share_that_cannot_be_pruned(command):
     ended = command("train", "dataset=digits", "data_pruning=0.5")
     assert ended.code == 1
     assert "data_pruning=0.5 is not possible: give a share in [0, 0.5)" in ended.err

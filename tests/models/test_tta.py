@@ -8,13 +8,13 @@ import torch
 from harness import only_run
 from torch import nn
 
-from fastconv.budget.pacing import SpareTime
+from fastconv.budget.pacing import Pacing, ScoringReserve
 from fastconv.models.tta import Views
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    """It tells left from right and up from down."""
+    """A network that tells left from right and up from down."""
     torch.manual_seed(0)
     layers = (nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 7 * 10, 4))
     return nn.Sequential(*layers).double().eval()
@@ -25,63 +25,63 @@ def images() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(size=(9, 2, 7, 10)))
 
 
-def by_loop(network, image: torch.Tensor, mirror: bool, shift: int, around: bool = False) -> torch.Tensor:
-    """Half of the centre and a quarter each of two diagonal neighbours, or the mean of all neighbours and the centre,
-    each a mean over both sides."""
+def by_loop(network, image: torch.Tensor, flip: bool, shift: int, neighbors: bool = False) -> torch.Tensor:
+    """Logits: half of the centre's and a quarter each of two diagonal neighbors', or the mean over the centre and all
+    neighbors; each is a mean over the view and the flipped view."""
 
-    def answer(pixels: np.ndarray) -> torch.Tensor:
-        sides = (pixels, pixels[:, :, ::-1])[: 1 + mirror]
+    def logits(pixels: np.ndarray) -> torch.Tensor:
+        sides = (pixels, pixels[:, :, ::-1])[: 1 + flip]
         return sum(network(torch.from_numpy(side.copy())[None])[0] for side in sides) / len(sides)
 
     pixels = image.numpy()
     if not shift:
-        return answer(pixels)
+        return logits(pixels)
     height, width = pixels.shape[1:]
     padded = np.pad(pixels, ((0, 0), (shift, shift), (shift, shift)), mode="reflect")
-    if around:
+    if neighbors:
         windows = [padded[:, down : down + height, right : right + width]
                    for down in range(0, 2 * shift + 1, shift) for right in range(0, 2 * shift + 1, shift)]  # fmt: skip
-        return sum(answer(window) for window in windows) / 9
+        return sum(logits(window) for window in windows) / 9
     first, last = padded[:, :height, :width], padded[:, -height:, -width:]
-    return 0.5 * answer(pixels) + 0.25 * answer(first) + 0.25 * answer(last)
+    return 0.5 * logits(pixels) + 0.25 * logits(first) + 0.25 * logits(last)
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("neighbors", [False, True])
 @pytest.mark.parametrize("shift", [0, 1, 2])
-def test_answers_are_those_of_a_loop(network, images, mirror, shift, around):
-    views = Views(mirror, shift, around)
+def test_logits_are_those_of_a_loop(network, images, flip, shift, neighbors):
+    views = Views(flip, shift, neighbors)
     with torch.no_grad():
-        plain, augmented = views.answers(network, images)
-        expected = torch.stack([by_loop(network, image, mirror, shift, around) for image in images])
+        plain, augmented = views.logits(network, images)
+        expected = torch.stack([by_loop(network, image, flip, shift, neighbors) for image in images])
     torch.testing.assert_close(plain, network(images))
     torch.testing.assert_close(augmented.double(), expected, rtol=1e-5, atol=1e-5)
     assert (views.count == 1) == torch.allclose(plain, augmented.double(), atol=1e-6)
 
 
-def test_an_image_is_scored_as_often_as_planned(network, images):
+def test_an_image_is_scored_once_per_view(network, images):
     few = (Views(), Views(flip=True), Views(shift=1), Views(flip=True, shift=3))
     for views in (*few, Views(shift=1, neighbors=True), Views(flip=True, shift=2, neighbors=True)):
         calls = []
-        views.answers(lambda some, calls=calls: calls.append(len(some)) or network(some), images)
+        views.logits(lambda some, calls=calls: calls.append(len(some)) or network(some), images)
         assert calls == [len(images)] * views.count
         assert sum(weight for weight, _ in views.of(images)) == pytest.approx(1)
 
 
 def test_only_uncertain_images_get_views(network, images):
     with torch.no_grad():
-        plain, all_views = Views(True, 1).answers(network, images)
+        plain, all_views = Views(True, 1).logits(network, images)
         sure = plain.softmax(1).amax(1)
         below = sure.sort().values[4].item()  # so that four images are below
-        _, augmented = Views(True, 1, confidence_threshold=below).answers(network, images)
-        _, none = Views(True, 1, confidence_threshold=1e-9).answers(network, images)
+        _, augmented = Views(True, 1, confidence_threshold=below).logits(network, images)
+        _, none = Views(True, 1, confidence_threshold=1e-9).logits(network, images)
     uncertain = sure < below
     assert uncertain.sum() == 4
     torch.testing.assert_close(augmented[uncertain], all_views[uncertain])
     torch.testing.assert_close(augmented[~uncertain], plain[~uncertain].float())
     torch.testing.assert_close(none, plain.float())
     calls: list[int] = []
-    Views(True, 1, confidence_threshold=below).answers(lambda some: calls.append(len(some)) or network(some), images)
+    Views(True, 1, confidence_threshold=below).logits(lambda some: calls.append(len(some)) or network(some), images)
     assert sum(calls) / len(images) == pytest.approx(Views(True, 1, confidence_threshold=below).scored(4 / 9))
 
 
@@ -89,7 +89,7 @@ def test_only_uncertain_images_get_views(network, images):
 def test_views_end_with_the_time_and_every_image_is_scored(network, images, monkeypatch, limit, allowed):
     """Three batches of nine images; an image takes 0.1 s, itself or another view of it, by a simulated clock.
 
-    Of six views, five are other ones: a batch takes 5.4 s, or 0.9 s without them. There must be time for 1.2 times what
+    An image has five further views: a batch takes 5.4 s, or 0.9 s without them. There must be time for 1.2 times what
     is left to do.
     """
     now = 0.0
@@ -100,14 +100,15 @@ def test_views_end_with_the_time_and_every_image_is_scored(network, images, monk
         return network(some)
 
     monkeypatch.setattr("fastconv.models.tta.time.perf_counter", lambda: now)
-    spare = SpareTime(lambda: limit - now, 3 * len(images))
+    reserve = ScoringReserve(pacing=Pacing(reserve_factor=1.2))
+    reserve.start_scoring(3 * len(images), lambda: limit - now)
     views = Views(True, 1)
     with torch.no_grad():
-        plain, expected = views.answers(network, images)
-        found = [views.answers(score, images, spare)[1] for _ in range(3)]
-    for at, answers in enumerate(found):
-        torch.testing.assert_close(answers, expected if at < allowed else plain.float())
-    assert spare.left_out == (3 - allowed) * len(images)
+        plain, expected = views.logits(network, images)
+        found = [views.logits(score, images, reserve)[1] for _ in range(3)]
+    for at, logits in enumerate(found):
+        torch.testing.assert_close(logits, expected if at < allowed else plain.float())
+    assert reserve.skipped == (3 - allowed) * len(images)
     assert now == pytest.approx(0.9 * 3 + 4.5 * allowed)
     assert now <= limit
 
@@ -122,18 +123,18 @@ def test_a_run_reports_both_accuracies(command, tmp_path):
     results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
     for plain, augmented in (("accuracy", "accuracy_tta"), ("accuracy_holdout", "accuracy_holdout_tta")):
         assert 0 < results[augmented] < 1
-        assert results[augmented] != results[plain], "mirrored digits are other digits"
+        assert results[augmented] != results[plain], "flipped digits are other digits"
 
 
 def test_without_views_both_are_the_same(command, tmp_path):
     assert command("train", *SHORT, "tta.shift=0", "validate.on=none").code == 0
     results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
-    assert results["accuracy_tta"] == results["accuracy"], "the digits are not mirrored by themselves"
+    assert results["accuracy_tta"] == results["accuracy"], "the digits are not flipped by default"
     assert results["accuracy_holdout_tta"] is None
 
 
 def test_a_run_without_time_for_views_says_so(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(SpareTime, "allows", lambda self, images, views: setattr(self, "left_out", 360) or False)
+    monkeypatch.setattr(ScoringReserve, "allows", lambda self, images, views: setattr(self, "skipped", 360) or False)
     counts = "budget.counts=[train,validate,test]"
     given = [each for each in SHORT if not each.startswith("budget")]
     ended = command("train", *given, "budget.seconds=60", counts, "tta.flip=true")

@@ -1,1 +1,1 @@
-"""Chooses network, batch size, augmentation and scoring for a budget on this machine (`experiment=best`)."""
+"""Autotune: chooses network, batch size, augmentation and scoring for a budget on this machine (`experiment=best`)."""

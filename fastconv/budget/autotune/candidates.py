@@ -1,62 +1,47 @@
-"""What each network could do in a budget, and which of them is expected to err least.
+"""Candidate networks for a budget, and which of them is expected to have the least error.
 
-How many images a network would see is measured, by a short benchmark at it on this machine (or, where that would take too
-much of the budget, at a smaller one); what it would learn from them is the law of
+How many images a network would see is measured by a short benchmark on this machine, or estimated from a smaller
+network's where that would take too much of the budget. The error after that many images is predicted by
 `fastconv.budget.autotune.scaling_law`.
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from fastconv.budget.autotune.data_pruning import PROXY, proxy_steps
-from fastconv.budget.autotune.scaling_law import MODEL_SIZES, PRUNED, PRUNED_EPOCHS, PRUNED_GAIN, ModelSize
-from fastconv.budget.autotune.speed import BATCH, DISTURBED, GROWTH, SpeedProfiles, faster, network_name, slower
+from fastconv.budget.autotune.data_pruning import proxy_steps
+from fastconv.budget.autotune.scaling_law import MODEL_SIZES, PRUNING_PROXY, ModelSize, model_size
+from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
+from fastconv.budget.autotune.speed import SpeedProfiles, faster, image_seconds, network_name, scaled
 from fastconv.budget.benchmark import SpeedProfile
+from fastconv.budget.pacing import PACING
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
-from fastconv.models.configs import TTA
-from fastconv.models.tta import UNCERTAIN, views_of
-
-# Shares of the budget, at most: for scoring the image and its mirror image, which are worth most, views along the
-# diagonal, in all directions.
-MIRRORED, DIAGONAL, AROUND = 0.2, 0.1, 0.05
-# More views change nothing for images whose answer is so sure, compared with how sure it can be.
-SURE = 0.85
-
-# And for finding the images that rest.
-MARK = 0.06
-
-# Sizes of a batch, and optimizer steps that a run should have of them; else the next smaller one is taken. The
-# 1000 steps are a guess: of 400 and fewer, smaller batches are better.
-STEPS = {2000: 1000, 1000: 180, 500: 180, 250: 180, 125: 0}
-# Epochs after which more bring nothing, with as many images as CIFAR-10 has; with fewer, more.
-MOST_EPOCHS, AT_IMAGES = 100, 45_000
-# Images that benchmark unlike their mirror images, but are of the same class: a run must be so long to learn both, and gains
-# this in log error after twice as many epochs or more (measured on Fashion-MNIST after 17; between the two it is a
-# guess).
-UNLIKE_EPOCHS, UNLIKE_GAIN = 8, 0.08
+from fastconv.models.configs import TTA, NetworkSettings
+from fastconv.models.tta import views_of
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a network could do in the budget: see so many images in batches of a size, and be scored in some views.
+    """A network, and how it would be trained and scored in the budget.
 
-    `flip`: the share of images that are mirrored.
+    Args:
+        network: its settings.
+        speed: its measured or estimated speed profile.
+        image_seconds: seconds of forward and backward pass per image.
+        images: images that it would see, each epoch anew.
+        batch_size: images per optimizer step.
+        tta: views in which the images are scored.
+        flip: share of the training images that are flipped, in [0, 1].
     """
 
-    network: Any
+    network: NetworkSettings
     speed: SpeedProfile
+    image_seconds: float
     images: float
     batch_size: int
     tta: TTA
     flip: float
-
-    @property
-    def image_seconds(self) -> float:
-        """Seconds of forward and backward for an image."""
-        return (self.speed.step_seconds - self.speed.update_seconds) / BATCH
 
     @property
     def step_seconds(self) -> float:
@@ -64,151 +49,186 @@ class Candidate:
         return self.image_seconds * self.batch_size + self.speed.update_seconds
 
 
-def moved_by(images: ImageData, part: int) -> int:
-    """Pixels by which images are moved to learn from: such a part of their side."""
-    return max(1, round(min(images.images.shape[1:3]) / part))
-
-
 class Candidates:
-    """What networks candidate, as far as `chosen` leaves it open, and `reason`, why the best of them is.
+    """Scores candidate networks for a budget; `reason` explains the pick.
 
     Args:
-        chosen: what is to be chosen, of the keys of `fastconv.budget.autotune.choose.SETTLED_BY`.
-        train: the images to learn from.
-        scored: number of images that are scored in the end.
-        benchmark_seconds: for repeats at networks, but for the first one.
-        seconds: for learning and scoring.
-        flip: the share of images that are mirrored, where there is time for it.
-        unlike: whether mirrored images are of the same class, but benchmark different.
+        config: settings that are not open, and the budget in seconds.
+        open_choices: what autotune chooses, of the keys of `fastconv.budget.autotune.choose.CHOICES`.
+        train: the training images.
+        scored: number of images that are scored after training.
+        profiles: measures networks.
+        benchmark_seconds: for all benchmarks, the first of the smallest network aside.
+        seconds: for training and scoring.
+        flip: share of the training images that are flipped, where there is time for it.
+        other_look: whether flipped images are of the same class, but look different.
     """
 
     def __init__(
         self,
         config: Config,
-        chosen: list[str],
+        open_choices: list[str],
         train: ImageData,
         scored: int,
-        repeats: SpeedProfiles,
+        profiles: SpeedProfiles,
         *,
+        budget_seconds: float,
         benchmark_seconds: float,
         seconds: float,
         flip: float,
-        unlike: bool,
+        other_look: bool,
+        settings: Autotune = AUTOTUNE,
     ) -> None:
-        self._config, self._chosen, self._train, self._scored, self._profiles = config, chosen, train, scored, repeats
-        self._benchmark_seconds, self._seconds, self._flip, self._unlike = benchmark_seconds, seconds, flip, unlike
-        self._benchmarked: dict[str, int] = {}
-        self._spent = 0.0
+        self._config, self._open, self._train, self._scored, self._profiles = (
+            config,
+            open_choices,
+            train,
+            scored,
+            profiles,
+        )
+        self._budget_seconds, self._benchmark_seconds, self._seconds = budget_seconds, benchmark_seconds, seconds
+        self._flip, self._other_look, self._settings = flip, other_look, settings
+        self._repeats_done: dict[str, int] = {}
+        self._benchmarks_took = 0.0
         self.reason: str | None = None
 
     def best(self, repeats: int) -> Candidate:
-        """That of the network of which the law expects most, after at most so many repeats at each."""
-        if "model" not in self._chosen:
-            return self._candidate(self._config.model, self._profiles.at(self._config.model, repeats))
-        found: list[tuple[ModelSize, Candidate]] = []
-        for below, size in zip((None, *MODEL_SIZES), MODEL_SIZES, strict=False):
-            guess = most = None
-            if below:
-                last, more = found[-1][1], size.operations / below.operations
-                guess, most = slower(last.speed, more**GROWTH), slower(last.speed, more * DISTURBED)
-            measured = self._benchmark(size.network, guess, repeats) or guess
-            found.append((size, self._candidate(size.network, faster(measured, most) if most else measured)))
-            if len(found) > 1 and self._log_error(*found[-1]) > self._log_error(*found[-2]):
-                break  # those above it would see even fewer images
-        at = min(range(len(found)), key=lambda at: self._log_error(*found[at]))
-        best, least = found[at][1], self._log_error(*found[at])
-        words = [f"{network_name(best.network)}, {self.epochs(best):.1f} epochs"]
-        for size, other in found[max(0, at - 1) : at] + found[at + 1 : at + 2]:
+        """The candidate with the least expected error, after at most `repeats` benchmarks of each network.
+
+        Sizes are tried from the smallest on, until the next one would have a larger error: those above it would see
+        even fewer images.
+        """
+        if "model" not in self._open:
+            return self._candidate(self._config.model, self._profiles.profile(self._config.model, repeats))
+        tried: list[tuple[ModelSize, Candidate]] = []
+        for size in MODEL_SIZES:
+            tried.append((size, self._candidate(size.network, self._speed(size, tried, repeats))))
+            if len(tried) > 1 and self._log_error(*tried[-1]) > self._log_error(*tried[-2]):
+                break
+        index = min(range(len(tried)), key=lambda index: self._log_error(*tried[index]))
+        best, least = tried[index][1], self._log_error(*tried[index])
+        reasons = [f"{network_name(best.network)}, {self.epochs(best):.1f} epochs"]
+        for size, other in tried[max(0, index - 1) : index] + tried[index + 1 : index + 2]:
             more = math.exp(self._log_error(size, other) - least) - 1
-            words.append(
-                f"{network_name(other.network)} would see {self.epochs(other):.1f} and err {more:.0%} more often"
-            )
-        self.reason = "; ".join(words)
+            name, epochs = network_name(other.network), self.epochs(other)
+            reasons.append(f"{name} would see {epochs:.1f} epochs and make {more:.0%} more errors")
+        self.reason = "; ".join(reasons)
         return best
 
     def epochs(self, candidate: Candidate) -> float:
+        """Epochs that a candidate would be trained for."""
         return candidate.images / len(self._train)
 
     @property
-    def most_images(self) -> float:
-        """Images to see at most, as more bring nothing or are not asked for."""
-        if "epochs" not in self._chosen:
+    def max_images(self) -> float:
+        """Images after which training ends, as more bring nothing or the config says so."""
+        if "epochs" not in self._open:
             epochs = self._config.schedule.max_epochs
             return math.inf if epochs is None else epochs * len(self._train)
-        return MOST_EPOCHS * math.sqrt(max(AT_IMAGES, len(self._train)) * len(self._train))
+        count = len(self._train)
+        return self._settings.max_epochs * math.sqrt(max(self._settings.max_epochs_images, count) * count)
 
     def pruning_seconds(self, candidate: Candidate) -> float | None:
-        """Seconds to find the images that rest; None if none is to, as it does not pay or is not measured to."""
-        least, most = PRUNED_EPOCHS
-        pays = candidate.network in PRUNED and candidate.flip > 0 and least <= self.epochs(candidate) <= most
-        if "data_pruning" not in self._chosen or not pays:
+        """Seconds of data pruning before training; None if a gain was not measured or it takes too long."""
+        settings, size = self._settings, model_size(candidate.network)
+        fewest, most = settings.pruning_epochs
+        pays = size is not None and size.pruning_pays and candidate.flip > 0
+        if "data_pruning" not in self._open or not pays or not fewest <= self.epochs(candidate) <= most:
             return None
-        measured = self._profiles.at(PROXY)
-        steps, size = proxy_steps(len(self._train))
-        small = Candidate(PROXY, measured, steps * size, size, candidate.tta, flip=0.0)
-        seconds = steps * small.step_seconds + len(self._train) * measured.score_seconds
-        return seconds if seconds <= MARK * self._config.budget.seconds else None
+        profile = self._profiles.profile(PRUNING_PROXY)
+        steps, batch_size = proxy_steps(len(self._train), settings)
+        step_seconds = image_seconds(profile, settings) * batch_size + profile.update_seconds
+        seconds = steps * step_seconds + len(self._train) * profile.score_seconds
+        return seconds if seconds <= settings.pruning_share * self._budget_seconds else None
 
-    def _benchmark(self, network: Any, guess: SpeedProfile | None, repeats: int) -> SpeedProfile | None:
-        """The fastest of as many repeats as wanted and affordable; None if none is.
+    def _speed(self, size: ModelSize, tried: list[tuple[ModelSize, Candidate]], repeats: int) -> SpeedProfile:
+        """The network's speed profile: measured, or estimated from the next smaller network's.
+
+        A measured one is bounded by what the arithmetic lets it take, as other work may have disturbed the benchmark.
+        """
+        if not tried:
+            measured = self._measure(size.network, None, repeats)
+            assert measured is not None  # the first one is always affordable
+            return measured
+        smaller, candidate = tried[-1]
+        growth = size.flops / smaller.flops
+        estimate = scaled(candidate.speed, growth**self._settings.time_exponent)
+        bound = scaled(candidate.speed, growth * self._settings.max_time_growth)
+        return faster(self._measure(size.network, estimate, repeats) or estimate, bound)
+
+    def _measure(self, network: NetworkSettings, estimate: SpeedProfile | None, repeats: int) -> SpeedProfile | None:
+        """The fastest of up to `repeats` benchmarks, fewer where the time is too short; None where there is none.
 
         Args:
-            guess: what is expected of the first one; without it there is time for that.
+            estimate: the expected speed profile; None for a network that is measured in any case.
         """
         name = network_name(network)
-        done = self._benchmarked.get(name, 0)
-        known = self._profiles.at(network, done) if done else guess
-        new = repeats - done
-        while known and new > 0 and new * known.benchmark_seconds > self._benchmark_seconds - self._spent:
+        done = self._repeats_done.get(name, 0)
+        expected = self._profiles.profile(network, done) if done else estimate
+        new, left = repeats - done, self._benchmark_seconds - self._benchmarks_took
+        while expected and new > 0 and new * expected.benchmark_seconds > left:
             new -= 1
-        self._benchmarked[name] = done + new
-        if not self._benchmarked[name]:
+        self._repeats_done[name] = done + new
+        if not self._repeats_done[name]:
             return None
-        measured = self._profiles.at(network, done + new)
-        self._spent += new * measured.benchmark_seconds + (0.0 if done else measured.first_seconds)
+        measured = self._profiles.profile(network, done + new)
+        self._benchmarks_took += new * measured.benchmark_seconds + (0.0 if done else measured.first_seconds)
         return measured
 
     def _log_error(self, size: ModelSize, candidate: Candidate) -> float:
-        """By the law, and by what images bring that rest, or are mirrored and make a network learn more."""
-        doublings = math.log2(self.epochs(candidate) / UNLIKE_EPOCHS) if self._unlike and candidate.flip > 0 else 0.0
-        skip_schedule = PRUNED_GAIN if self.pruning_seconds(candidate) is not None else 0.0
-        return size.log_error(candidate.images) - UNLIKE_GAIN * min(1.0, doublings) - skip_schedule
+        """Expected log error: the scaling law's, less what data pruning and flips of another look gain."""
+        settings, gain = self._settings, 0.0
+        if self._other_look and candidate.flip > 0:
+            doublings = math.log2(self.epochs(candidate) / settings.other_look_min_epochs)
+            gain = settings.other_look_gain * min(1.0, doublings)
+        pruning_gain = settings.pruning_gain if self.pruning_seconds(candidate) is not None else 0.0
+        return size.log_error(candidate.images) - gain - pruning_gain
 
-    def _candidate(self, network: Any, measured: SpeedProfile) -> Candidate:
-        candidate = self._in_time(network, measured, self._flip)
-        if self._unlike and self.epochs(candidate) < UNLIKE_EPOCHS:
-            return self._in_time(network, measured, 0.0)
+    def _candidate(self, network: NetworkSettings, speed: SpeedProfile) -> Candidate:
+        """The network in the budget; without flips where a run is too short to learn those of another look."""
+        candidate = self._within_budget(network, speed, self._flip)
+        if self._other_look and self.epochs(candidate) < self._settings.other_look_min_epochs:
+            return self._within_budget(network, speed, 0.0)
         return candidate
 
-    def _in_time(self, network: Any, measured: SpeedProfile, flip: float) -> Candidate:
-        config, most = self._config, self.most_images
-        tta = self._views(measured, flip) if "tta" in self._chosen else config.tta
-        left = self._seconds - self._evaluations(tta, flip) * measured.score_seconds
-        candidate = Candidate(network, measured, 0.0, config.batch_size, tta, flip)
-        if "batch_size" in self._chosen:
-            images = min(most, left / candidate.image_seconds)
-            fit = (size for size, steps in STEPS.items() if size * steps <= images and size <= len(self._train))
-            candidate = dataclasses.replace(candidate, batch_size=next(fit, len(self._train)))
-        return dataclasses.replace(
-            candidate, images=min(most, max(1.0, left / candidate.step_seconds * candidate.batch_size))
-        )
+    def _within_budget(self, network: NetworkSettings, speed: SpeedProfile, flip: float) -> Candidate:
+        tta = self._tta(speed, flip) if "tta" in self._open else self._config.tta
+        seconds = self._seconds - self._scored_views(tta, flip) * speed.score_seconds
+        per_image, batch_size = image_seconds(speed, self._settings), self._config.batch_size
+        if "batch_size" in self._open:
+            batch_size = self._batch_size(min(self.max_images, seconds / per_image))
+        candidate = Candidate(network, speed, per_image, 0.0, batch_size, tta, flip)
+        affordable = max(1.0, seconds / candidate.step_seconds * batch_size)
+        return dataclasses.replace(candidate, images=min(self.max_images, affordable))
 
-    def _evaluations(self, tta: TTA, flip: float) -> float:
-        """Images scored in the end, in all their views."""
-        return self._scored * views_of(tta, flip).scored(UNCERTAIN)
+    def _batch_size(self, images: float) -> int:
+        """The largest batch size that leaves enough optimizer steps in a run over this many images."""
+        sizes = self._settings.steps_for_batch_size
+        fitting = (size for size, steps in sizes.items() if size * steps <= images and size <= len(self._train))
+        return next(fitting, len(self._train))
 
-    def _views(self, measured: SpeedProfile, flip: float) -> TTA:
+    def _scored_views(self, tta: TTA, flip: float) -> float:
+        """Views that are scored after training, of all images."""
+        return self._scored * views_of(tta, flip).scored(PACING.uncertain)
+
+    def _tta(self, speed: SpeedProfile, flip: float) -> TTA:
         """The most views that can be scored in their share of the budget."""
-        smoothing, mirror = self._config.label_smoothing, flip > 0
-        # As sure as smoothed labels let an answer be, times a factor.
-        below = SURE * (1 - smoothing + smoothing / len(self._train.classes))
-        # Most of the views around an image are moved: not as far as training images, or the image itself does better.
-        options = [(1, True, AROUND)] * (moved_by(self._train, 16) > 1)
-        options += [(1, False, DIAGONAL), *[(0, False, MIRRORED)] * mirror]
-        for shift, around, share in options:
+        settings, smoothing, flips = self._settings, self._config.label_smoothing, flip > 0
+        # Smoothed labels allow no higher probability than the term in brackets.
+        threshold = settings.confidence_threshold * (1 - smoothing + smoothing / len(self._train.classes))
+        # A view shifted by a pixel, out of eight around an image, must not be as far off as training images are:
+        # where those are shifted by a pixel only, the image itself does better.
+        options = [(1, True, settings.neighbor_views_share)] * (shift_pixels(self._train, settings.shift_part) > 1)
+        options += [(1, False, settings.diagonal_views_share), *[(0, False, settings.flip_view_share)] * flips]
+        for shift, neighbors, share in options:
             tta = dataclasses.replace(
-                self._config.tta, flip=mirror, shift=shift, neighbors=around, confidence_threshold=below
+                self._config.tta, flip=flips, shift=shift, neighbors=neighbors, confidence_threshold=threshold
             )
-            if self._evaluations(tta, flip) * measured.score_seconds <= share * self._config.budget.seconds:
+            if self._scored_views(tta, flip) * speed.score_seconds <= share * self._budget_seconds:
                 return tta
         return dataclasses.replace(self._config.tta, flip=False, shift=0)
+
+
+def shift_pixels(images: ImageData, part: int) -> int:
+    """Pixels by which training images are shifted at most: one `part`-th of their shorter side, and at least one."""
+    return max(1, round(int(min(images.images.shape[1:3])) / part))

@@ -1,8 +1,8 @@
-"""Images that rest: a small network marks those that it knows, which are then left out of every other epoch.
+"""Data pruning by a proxy network: images on which it is most confident are left out of every other epoch.
 
-What is known already teaches little: the time goes to the others. That a small network can say it beforehand is of
-Coleman et al. 2020 (Selection via proxy, arXiv 1906.11829), who leave such images out altogether; so the stream of the
-run can still be computed ahead.
+Images that a network classifies with confidence teach little, so that the time goes to the others. That a small network
+can select them beforehand is of Coleman et al. 2020 (Selection via proxy, arXiv 1906.11829), who leave such images out
+altogether. As the selection is made before training, the stream of the run can still be computed ahead.
 """
 
 import contextlib
@@ -16,76 +16,88 @@ import numpy as np
 import torch
 
 from fastconv.budget.autotune.proxy import train_proxy
-from fastconv.budget.autotune.scaling_law import MODEL_SIZES
+from fastconv.budget.autotune.scaling_law import PRUNING_PROXY
+from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.hardware import Device
 from fastconv.data.augment.plan import SkipSchedule
 from fastconv.data.batches import StreamBatches
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.spec import OnlineStream, StreamSpec
 from fastconv.system.distributed import from_first_rank
+from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 
-# The network that marks, and how it learns: in one epoch, or more if that has fewer steps.
-PROXY, STEPS, LEAST_BATCH, MOST_BATCH, SMOOTHING = MODEL_SIZES[1].network, 100, 125, 500, 0.2
-SCORED_AT_ONCE = 500
 
-
-def proxy_steps(count: int) -> tuple[int, int]:
-    """Steps, and images of each, in which the network learns from so many images."""
-    size = min(count, max(LEAST_BATCH, min(MOST_BATCH, count // STEPS)))
-    return max(STEPS, count // size), size
+def proxy_steps(count: int, settings: Autotune = AUTOTUNE) -> tuple[int, int]:
+    """Optimizer steps and batch size with which the proxy network learns from `count` images."""
+    smallest, largest = settings.proxy_min_batch_size, settings.proxy_max_batch_size
+    batch_size = min(count, max(smallest, min(largest, count // settings.proxy_steps)))
+    return max(settings.proxy_steps, count // batch_size), batch_size
 
 
 def skip_schedule(spec: StreamSpec, data: ImageData, device: Device, share: float, cache: Path) -> SkipSchedule:
-    """Which of the images rest in which epoch, so that each epoch leaves out such a share of them.
+    """Select the images that skip each epoch.
 
-    Marked once for a stream, share and kind of device, and kept in `cache`; of several ranks the first one does it.
+    Selected once for a stream, share and kind of device, and kept in `cache`; of several ranks the first one selects.
 
     Args:
-        spec: the stream of all images, of which the small network learns in one epoch.
-        share: in (0, 0.5); twice as many images rest, half of them at a time.
-    """
-    about = {"stream": spec.fingerprint, "share": share, "network": asdict(PROXY)}
-    about |= {"device": device.kind, "precision": device.precision, "torch": torch.__version__}
-    path = cache / f"skip_schedule-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}.npy"
+        spec: the stream of all images, from which the proxy network learns.
+        share: share of the images that skip an epoch, in (0, 0.5); twice as many are selected, and skip by turns.
 
-    def mark() -> str:
+    Raises InputError where a rank cannot read the cache of the first one.
+    """
+    key = {"stream": spec.fingerprint, "share": share, "network": asdict(PRUNING_PROXY)}
+    key |= {"device": device.kind, "precision": device.precision, "torch": torch.__version__}
+    path = cache / f"skip_schedule-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.npy"
+
+    def select() -> str:
         if _read(path, len(data)) is None:
             content = io.BytesIO()
             np.save(content, skips(proxy_confidence(spec, data, device), share))
             write_atomically(path, content.getvalue())
         return str(path)
 
-    from_first_rank("skip_schedule", mark)
-    return SkipSchedule(_read(path, len(data)))
+    from_first_rank("skip_schedule", select)
+    selected = _read(path, len(data))
+    if selected is None:
+        raise InputError(f"{path} cannot be read by all ranks of the run: give them the same data folder")
+    return SkipSchedule(selected)
 
 
 def _read(path: Path, count: int) -> np.ndarray | None:
-    """The skips that are kept; None if they are not there or of something else."""
+    """A schedule from the cache, int8 [N]; None if it is missing, damaged or of another number of images."""
     with contextlib.suppress(OSError, ValueError, EOFError):
-        found = np.load(path)
+        found: np.ndarray = np.load(path)
         return found if found.shape == (count,) and found.dtype == np.int8 else None
     return None
 
 
-def skips(sure: np.ndarray, share: float) -> np.ndarray:
-    """When each image rests, int8 [N] as `SkipSchedule` has them, by how surely it is known, float [N]: of those known best
-    the first rests in even epochs, the second in odd ones, and so on."""
-    each = round(share * len(sure))
-    best = np.argsort(-sure, kind="stable")[: 2 * each]
-    found = np.zeros(len(sure), np.int8)
-    found[best[::2]], found[best[1::2]] = 1, 2
-    return found
+def skips(confidence: np.ndarray, share: float) -> np.ndarray:
+    """Which epochs each image skips, int8 [N] as `SkipSchedule` has them.
+
+    Of the images with the highest confidence, twice `share` of all, the first skips even epochs, the second odd ones,
+    and so on.
+
+    Args:
+        confidence: the proxy network's, float [N].
+        share: share of the images that skip an epoch, in [0, 0.5].
+    """
+    count = round(share * len(confidence))
+    selected = np.argsort(-confidence, kind="stable")[: 2 * count]
+    schedule = np.zeros(len(confidence), np.int8)
+    schedule[selected[::2]], schedule[selected[1::2]] = 1, 2
+    return schedule
 
 
-def proxy_confidence(spec: StreamSpec, data: ImageData, device: Device) -> np.ndarray:
-    """How probable the small network takes each image's label, float32 [N]."""
-    steps, size = proxy_steps(len(data))
-    batches = StreamBatches(OnlineStream(spec, data), size, size)
-    module = train_proxy(data, PROXY, device, batches, steps, SMOOTHING)
-    found = []
+def proxy_confidence(spec: StreamSpec, data: ImageData, device: Device, settings: Autotune = AUTOTUNE) -> np.ndarray:
+    """Probability that a proxy network, trained on the stream, gives to the label of each image, float32 [N]."""
+    steps, batch_size = proxy_steps(len(data), settings)
+    batches = StreamBatches(OnlineStream(spec, data), batch_size, batch_size)
+    module = train_proxy(data, PRUNING_PROXY, device, batches, steps, settings.proxy_label_smoothing)
+    probabilities = []
     with torch.no_grad(), device.autocast():
-        for at in range(0, len(data), SCORED_AT_ONCE):
-            images = torch.tensor(data.images[at : at + SCORED_AT_ONCE], device=device.kind)
-            found.append(module(images).float().softmax(1).cpu().numpy())
-    return np.concatenate(found)[np.arange(len(data)), data.labels]
+        for start in range(0, len(data), settings.scoring_batch_size):
+            images = torch.tensor(data.images[start : start + settings.scoring_batch_size], device=device.kind)
+            probabilities.append(module(images).float().softmax(1).cpu().numpy())
+    confidence: np.ndarray = np.concatenate(probabilities)[np.arange(len(data)), data.labels]
+    return confidence

@@ -1,43 +1,110 @@
-"""Whether a mirrored image is an image of the same class: asked of a small network that has seen none."""
+"""Flip-invariance test: whether an image flipped left to right is still an image of its class.
 
+A proxy network learns from images as they are, and classifies held-out images as they are and flipped. It has seen no
+flipped image, so that its accuracy on them shows how much a flip changes.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from fastconv.budget.autotune.proxy import train_proxy
+from fastconv.budget.autotune.scaling_law import FLIP_PROXY
+from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
+from fastconv.budget.autotune.speed import SpeedProfiles, image_seconds
 from fastconv.budget.hardware import Device
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import stratified_split
 from fastconv.models.configs import Airbench
-
-BATCH_SIZE, HELD, SCORED_AT_ONCE = 125, 1000, 500
-WHITENING_IMAGES = 1000
-LEAST_STEPS = 10
+from fastconv.system.distributed import from_first_rank
+from fastconv.system.files import write_atomically
 
 
-def flip_accuracy(data: ImageData, network: Airbench, device: Device, images: int) -> tuple[float, float]:
-    """Accuracy on held-out training images as they are, and on the same images mirrored left to right.
+@dataclass(frozen=True)
+class FlipAccuracy:
+    """Accuracy, in [0, 1], of a proxy network on held-out images as they are, and flipped."""
 
-    The network learns from `images` others, as they are; its learning rate falls to zero in a line. Leaves the random
-    state as it is.
+    plain: float
+    flipped: float
+
+    def same_class(self, settings: Autotune = AUTOTUNE) -> bool:
+        """Whether flipped images are of the same class."""
+        return self.flipped >= settings.same_class_other_look * self.plain
+
+    def other_look(self, settings: Autotune = AUTOTUNE) -> bool:
+        """Whether flipped images are of the same class but look different, so that a network has to learn both."""
+        return self.same_class(settings) and self.flipped < settings.same_class * self.plain
+
+
+def flip_test(
+    train: ImageData,
+    profiles: SpeedProfiles,
+    device: Device,
+    cache: Path,
+    seconds: float,
+    settings: Autotune = AUTOTUNE,
+) -> FlipAccuracy | None:
+    """The result of the flip-invariance test; None if it is not in the cache and `seconds` are too short for it.
+
+    Of several ranks the first one tests.
+
+    Args:
+        seconds: time for the test; it trains on as many images as that affords.
+        cache: folder in which the result is kept, by the digest of the images.
     """
-    kept, held = stratified_split(data, min(0.5, HELD / len(data)), seed=0)
+    path = cache / f"flip_test-{hashlib.sha256(train.digest.encode()).hexdigest()[:16]}.json"
+
+    def test() -> dict[str, float] | None:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return dataclasses.asdict(FlipAccuracy(**json.loads(path.read_text())))
+        if seconds < settings.flip_test_min_seconds:
+            return None
+        profile, batch_size = profiles.profile(FLIP_PROXY), settings.flip_test_batch_size
+        step_seconds = image_seconds(profile, settings) * batch_size + profile.update_seconds
+        scoring = 2 * settings.flip_test_held_out * profile.score_seconds
+        affordable = max(0.0, seconds - scoring) / step_seconds * batch_size
+        images = int(min(settings.flip_test_images, affordable))
+        result = dataclasses.asdict(flip_accuracy(train, FLIP_PROXY, device, images, settings))
+        write_atomically(path, json.dumps(result).encode())
+        return result
+
+    found: dict[str, Any] | None = from_first_rank("flip test", test)
+    return None if found is None else FlipAccuracy(**found)
+
+
+def flip_accuracy(
+    data: ImageData, network: Airbench, device: Device, images: int, settings: Autotune = AUTOTUNE
+) -> FlipAccuracy:
+    """Train a network on `images` of the images as they are, and score it on others, as they are and flipped.
+
+    Leaves the random state as it is.
+    """
+    kept, held_out = stratified_split(data, min(0.5, settings.flip_test_held_out / len(data)), seed=0)
     generator = torch.Generator().manual_seed(0)
+    batch_size, score_size = settings.flip_test_batch_size, settings.scoring_batch_size
 
     def batch(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(data.images[rows]), torch.from_numpy(data.labels[rows])
 
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
-            yield batch(kept[torch.randint(len(kept), (BATCH_SIZE,), generator=generator).numpy()])
+            yield batch(kept[torch.randint(len(kept), (batch_size,), generator=generator).numpy()])
 
-    some = data.take(kept[:WHITENING_IMAGES])
-    module = train_proxy(some, network, device, batches(), max(LEAST_STEPS, images // BATCH_SIZE))
-    plain = mirrored = 0
+    whitened = data.take(kept[: settings.flip_test_whitening_images])
+    steps = max(settings.flip_test_min_steps, images // batch_size)
+    module = train_proxy(whitened, network, device, batches(), steps)
+    plain = flipped = 0
     with torch.no_grad(), device.autocast():
-        for at in range(0, len(held), SCORED_AT_ONCE):
-            inputs, labels = (part.to(device.kind) for part in batch(held[at : at + SCORED_AT_ONCE]))
+        for start in range(0, len(held_out), score_size):
+            inputs, labels = (part.to(device.kind) for part in batch(held_out[start : start + score_size]))
             plain += int((module(inputs).argmax(1) == labels).sum())
-            mirrored += int((module(inputs.flip(2)).argmax(1) == labels).sum())
-    return plain / len(held), mirrored / len(held)
+            flipped += int((module(inputs.flip(2)).argmax(1) == labels).sum())
+    return FlipAccuracy(plain / len(held_out), flipped / len(held_out))

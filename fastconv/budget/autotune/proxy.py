@@ -1,4 +1,4 @@
-"""A small network, trained for a moment, to find out something about the images."""
+"""Trains a proxy network: a small one, for a moment, which tells something about the images."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -23,13 +23,14 @@ def train_proxy(
     steps: int,
     label_smoothing: float = 0.0,
 ) -> Classifier:
-    """The network after so many steps, whose learning rate falls to zero in a line, ready to answer.
+    """Train a network with Muon, the learning rate falling linearly to zero; return it in evaluation mode.
 
     Leaves the random state as it is.
 
     Args:
-        data: the images to whiten by.
-        batches: images uint8 [B, H, W, C] and labels int64 [B], of one size.
+        data: images from which the whitening layer, the mean and the standard deviation of pixels are computed.
+        batches: images uint8 [B, H, W, C] and labels int64 [B], with the same B in each batch.
+        steps: optimizer steps, one for each batch.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)

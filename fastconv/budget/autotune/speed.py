@@ -1,64 +1,95 @@
-"""How fast networks are on this machine: short repeats at them, and guesses where there is no time for one."""
+"""Speed profiles of networks on this machine, measured by short benchmarks, and estimates of those not measured."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
 from fastconv.budget.hardware import Device
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
-from fastconv.models.configs import model_settings
+from fastconv.models.configs import NetworkSettings, model_settings
 from fastconv.system.distributed import from_first_rank
-
-# Images of a part, on a GPU as many as fill it, and of the batch whose update is looked at.
-PART, BATCH = {"cpu": 64, "cuda": 1024}, 2048
-# From one network to the next, time grows with this power of the arithmetic, about: 0.5 (the smallest) to 0.95 on two
-# CPUs. If a look says that it has grown more than so many times as much as the arithmetic, it was disturbed.
-GROWTH, DISTURBED = 0.7, 1.2
 
 
 class SpeedProfiles:
-    """Looks at networks as a config would train them, whose answers are kept in `cache`."""
+    """Speed profiles of networks, trained as a config says.
 
-    def __init__(self, config: Config, device: Device, train: ImageData, cache: Path) -> None:
+    Args:
+        train: the training images, whose shape and classes the networks get.
+        cache: folder in which measurements are kept.
+        benchmark: measures a network, as `fastconv.budget.benchmark.benchmark` does: given the key, the device, the
+            cache and the number of repeats.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: Device,
+        train: ImageData,
+        cache: Path,
+        benchmark: Callable[..., SpeedProfile] = benchmark,
+        settings: Autotune = AUTOTUNE,
+    ) -> None:
         self._config, self._device, self._train, self._cache = config, device, train, cache
+        self._benchmark, self._settings = benchmark, settings
 
-    def at(self, network: Any, repeats: int = 1) -> SpeedProfile:
-        """The fastest of so many repeats, or of more that there were before, for batches of BATCH images."""
-        config = self._config
+    def profile(self, network: NetworkSettings, repeats: int = 1) -> SpeedProfile:
+        """The fastest of `repeats` benchmarks, those made before included, of steps over `benchmark_batch_size` images.
+
+        Of several ranks the first one measures; the devices of a run share the images of a step.
+        """
+        config, settings = self._config, self._settings
+        height, width, channels = self._train.images.shape[1:]
         key = BenchmarkKey(
             network.name,
             model_settings(network),
-            self._train.images.shape[1:],
+            (height, width, channels),
             len(self._train.classes),
-            BATCH,
-            PART[self._device.kind],
+            settings.benchmark_batch_size,
+            settings.benchmark_micro_batch_size[self._device.kind],
             config.trainer.channels_last,
             config.optimizer.name,
         )
-        found = from_first_rank(
-            f"{repeats} repeats at {network_name(network)}",
-            lambda: dataclasses.asdict(benchmark(key, self._device, self._cache, repeats=repeats)),
+        measured = from_first_rank(
+            f"benchmark {repeats} of {network_name(network)}",
+            lambda: dataclasses.asdict(self._benchmark(key, self._device, self._cache, repeats=repeats)),
         )
-        measured, devices = SpeedProfile(**found), config.trainer.devices
-        learn = (measured.step_seconds - measured.update_seconds) / devices
-        score = measured.score_seconds / devices
-        return dataclasses.replace(measured, step_seconds=learn + measured.update_seconds, score_seconds=score)
+        profile, devices = SpeedProfile(**measured), config.trainer.devices
+        return dataclasses.replace(
+            profile,
+            step_seconds=(profile.step_seconds - profile.update_seconds) / devices + profile.update_seconds,
+            score_seconds=profile.score_seconds / devices,
+        )
 
 
-def slower(measured: SpeedProfile, factor: float) -> SpeedProfile:
-    """A network that takes so many times as long."""
-    times = ("step_seconds", "score_seconds", "update_seconds", "benchmark_seconds")
-    return dataclasses.replace(measured, **{name: factor * getattr(measured, name) for name in times})
+def image_seconds(profile: SpeedProfile, settings: Autotune = AUTOTUNE) -> float:
+    """Seconds of forward and backward pass per image."""
+    return (profile.step_seconds - profile.update_seconds) / settings.benchmark_batch_size
+
+
+def scaled(profile: SpeedProfile, factor: float) -> SpeedProfile:
+    """The profile of a network that takes `factor` times as long."""
+    return dataclasses.replace(
+        profile,
+        step_seconds=factor * profile.step_seconds,
+        score_seconds=factor * profile.score_seconds,
+        update_seconds=factor * profile.update_seconds,
+        benchmark_seconds=factor * profile.benchmark_seconds,
+    )
 
 
 def faster(one: SpeedProfile, other: SpeedProfile) -> SpeedProfile:
-    """The shorter of either's times."""
-    times = ("step_seconds", "score_seconds", "update_seconds")
-    return dataclasses.replace(one, **{name: min(getattr(one, name), getattr(other, name)) for name in times})
+    """The first profile, with the shorter of both times for a step, an update and a scored image."""
+    return dataclasses.replace(
+        one,
+        step_seconds=min(one.step_seconds, other.step_seconds),
+        score_seconds=min(one.score_seconds, other.score_seconds),
+        update_seconds=min(one.update_seconds, other.update_seconds),
+    )
 
 
-def network_name(network: Any) -> str:
-    """What a network is called, with its widths if it has some."""
+def network_name(network: NetworkSettings) -> str:
+    """Name of a network with its widths, if it has several: `airbench-64-256-256`."""
     return "-".join([network.name, *map(str, getattr(network, "widths", ()))])

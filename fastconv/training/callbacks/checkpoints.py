@@ -110,7 +110,7 @@ class Checkpoints(L.Callback):
                 raise diverged("a weight", self._budget.steps, trainer)
             self._write(trainer.save_checkpoint, trainer.is_global_zero)
         self._saved_at = time.monotonic()
-        self._budget.reserve.save_seconds = self._saved_at - started
+        self._budget.reserve.update(save_seconds=self._saved_at - started)
 
     def replace(self, checkpoint: dict[str, Any]) -> None:
         """Write a checkpoint that was read and changed, on one rank."""

@@ -8,8 +8,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from fastconv.budget.pacing import PACING
 from fastconv.system.errors import InputError
-from fastconv.training.callbacks.time_budget import MAX_STEPS_AHEAD, TimeBudget
+from fastconv.training.callbacks.time_budget import TimeBudget
 
 
 class FiniteLoss(L.Callback):
@@ -47,7 +48,7 @@ class FiniteLoss(L.Callback):
         event = torch.cuda.Event()
         event.record()
         self._pending.append((event, copy))
-        if len(self._pending) > MAX_STEPS_AHEAD:
+        if len(self._pending) > PACING.max_steps_ahead:
             event, copy = self._pending.popleft()
             event.synchronize()
             self._finite &= math.isfinite(copy)

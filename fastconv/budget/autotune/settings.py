@@ -1,0 +1,116 @@
+"""Constants of autotune, each with the measurement or the reason behind its value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+def _by_device(cpu: int, cuda: int) -> Mapping[str, int]:
+    return MappingProxyType({"cpu": cpu, "cuda": cuda})
+
+
+@dataclass(frozen=True)
+class Autotune:
+    """Constants of autotune. Shares are of `budget.seconds`, and upper bounds; docs/best.md has the measurements."""
+
+    # Benchmarks of networks.
+    benchmark_share: float = 0.02
+    """For benchmarks of networks: a guess, which leaves 96 % of the budget for training and scoring."""
+    repeats: Mapping[str, int] = field(default_factory=lambda: _by_device(cpu=2, cuda=1))
+    """Benchmarks of each network, of which the fastest counts. Other work on a machine makes a benchmark slower, never
+    faster; a GPU is a run's own."""
+    benchmark_batch_size: int = 2048
+    """Images per optimizer step in a benchmark; the step of another batch size is computed from it."""
+    benchmark_micro_batch_size: Mapping[str, int] = field(default_factory=lambda: _by_device(cpu=64, cuda=1024))
+    """Images that a benchmark computes at once: few for a short benchmark; a GPU needs as many as fill it."""
+    time_exponent: float = 0.7
+    """From one model size to the next, time grows with this power of the arithmetic. Measured on two CPU cores: 0.5
+    between the smallest sizes, 0.95 between the largest."""
+    max_time_growth: float = 1.2
+    """Time cannot grow more than this many times as much as the arithmetic: a benchmark that says so was disturbed."""
+
+    # The flip-invariance test.
+    flip_test_share: float = 0.02
+    """For the flip-invariance test: a guess, as `benchmark_share`."""
+    flip_test_min_seconds: float = 1.5
+    """In less time the proxy network learns too little for a verdict."""
+    flip_test_images: int = 20_000
+    """Images to train on, at most: after 5,000 the verdicts on the digits, MNIST, Fashion-MNIST and CIFAR-10 are
+    right."""
+    flip_test_batch_size: int = 125
+    flip_test_min_steps: int = 10
+    flip_test_held_out: int = 1000
+    """Held-out images that are classified, as they are and flipped: a standard error of at most 1.6 points."""
+    flip_test_whitening_images: int = 1000
+    """Images of which the proxy network's whitening layer is computed."""
+    same_class: float = 0.85
+    """From this ratio of the accuracy on flipped images to that on images as they are, flipping keeps the class and
+    the look of an image. Measured ratios: CIFAR-10 1.02, Fashion-MNIST 0.75, MNIST 0.59, digits 0.46."""
+    same_class_other_look: float = 2 / 3
+    """Between this ratio and `same_class`, flipped images are of the same class but look different (Fashion-MNIST,
+    whose shoes all point the same way): a network has to learn both. Below it, they are of another class."""
+    other_look_min_epochs: float = 8
+    """A run must have this many epochs to learn flipped images that look different: a guess between 4 epochs of
+    Fashion-MNIST, where flips cost 0.3 points, and 17, where they gain 0.4."""
+    other_look_gain: float = 0.08
+    """What such flips gain in log error from twice `other_look_min_epochs` on: measured on Fashion-MNIST after 17
+    epochs. In between the gain is taken to grow with the logarithm of the epochs, from 0."""
+
+    # Data pruning by a proxy network.
+    pruning_share: float = 0.06
+    """For training the proxy network and scoring all images with it. On Fashion-MNIST, 1000 s and two cores, it took
+    4.6 %, and pruning gained all the same."""
+    pruned_images: float = 0.3
+    """Share of the images that an epoch skips. On Fashion-MNIST 0.2 and 0.4 gained no more, 0.5 cost accuracy."""
+    pruning_epochs: tuple[float, float] = (5, 40)
+    """Fewest and most epochs of a run with pruning: a gain was measured from 6 to 20 epochs, which is less with more
+    of them (benchmarks/shortcuts.py)."""
+    pruning_gain: float = 0.03
+    """What pruning gains in log error: the mean of 0.005 to 0.06 on CIFAR-10 and Fashion-MNIST."""
+    proxy_steps: int = 100
+    """Steps of the proxy network at least; it learns from all images once where that is more. A second epoch was no
+    better on Fashion-MNIST (95.24 % instead of 95.30 %)."""
+    proxy_min_batch_size: int = 125
+    proxy_max_batch_size: int = 500
+    proxy_label_smoothing: float = 0.2
+    """As `experiment=best` trains the network itself."""
+    scoring_batch_size: int = 500
+    """Images that a proxy network scores at once: their activations stay small."""
+
+    # The settings of the run.
+    steps_for_batch_size: Mapping[int, int] = field(
+        default_factory=lambda: MappingProxyType({2000: 1000, 1000: 180, 500: 180, 250: 180, 125: 0})
+    )
+    """Batch sizes, the largest first, and the optimizer steps that a run must have to take each. The 1000 steps are a
+    guess; with 400 steps or fewer, smaller batches than 2000 were better."""
+    cpu_micro_batch_size: int = 500
+    """Images over which batch norm takes its statistics on a CPU: their activations stay near its caches."""
+    max_epochs: float = 100
+    """Epochs after which more bring nothing, for `max_epochs_images` images or more. For n images there are
+    sqrt(max_epochs_images / n) times as many."""
+    max_epochs_images: int = 45_000
+    """Training images of CIFAR-10 less a held-out tenth."""
+    strong_augmentation_epochs: float = 16
+    """From this many epochs on, large networks begin to memorise images, and get stronger augmentation."""
+    shift_part: int = 16
+    """Images are shifted by up to one 16th of their side: airbench94's 2 pixels for CIFAR-10."""
+    strong_shift_part: int = 8
+    """The same with stronger augmentation: airbench96's 4 pixels."""
+    strong_cutout: float = 3 / 8
+    """Share of an image's side that stronger augmentation cuts out: airbench96's 12 pixels."""
+    compile_min_seconds: float = 60
+    """In a shorter budget, compiling the step for a GPU takes longer than it saves."""
+
+    # Test-time augmentation.
+    flip_view_share: float = 0.2
+    """For scoring each image and its flipped view, which gain most."""
+    diagonal_views_share: float = 0.1
+    """For views shifted along the diagonal, which gain less."""
+    neighbor_views_share: float = 0.05
+    """For views shifted in all eight directions, which gain 0.05 points more on average."""
+    confidence_threshold: float = 0.85
+    """Share of the highest probability that smoothed labels allow, above which an image gets no further views: with
+    them, the accuracy changes by at most 0.01 points."""
+
+
+AUTOTUNE = Autotune()
