@@ -52,7 +52,7 @@ def fit(
 
     folder = train(config, data, given, clock)
     assert folder is not None  # as it is not a dry run
-    return load(folder, config.trainer.accelerator)
+    return load(folder, config.trainer.accelerator, trust=True)
 
 
 def _settings(dataset: str | Path | tuple[np.ndarray, Sequence[object]]) -> list[str]:

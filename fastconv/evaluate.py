@@ -32,7 +32,7 @@ def main(config: Evaluate) -> None:
     check(config)
     from fastconv.analysis.evaluation.report import write_report
 
-    for line in write_report(Path(config.run), Path(config.data), config.tta, config.accelerator):
+    for line in write_report(Path(config.run), Path(config.data), config.tta, config.accelerator, config.trust):
         print(line)
 
 

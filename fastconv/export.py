@@ -34,7 +34,7 @@ def main(config: Export) -> None:
     check(config)
     from fastconv.analysis.export import export
 
-    for line in export(Path(config.run), as_list(config.format), Path(config.data), config.samples):
+    for line in export(Path(config.run), as_list(config.format), Path(config.data), config.samples, config.trust):
         print(line)
 
 

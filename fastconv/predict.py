@@ -47,7 +47,8 @@ def main(config: Predict) -> None:
     from fastconv.analysis.predictor import load
 
     images = [str(path) for path in as_list(config.images)]
-    total, failed = write_predictions(load(config.run, config.accelerator), images, config.out, config.top, config.tta)
+    predictor = load(config.run, config.accelerator, config.trust)
+    total, failed = write_predictions(predictor, images, config.out, config.top, config.tta)
     if not total:
         raise InputError(f"images={config.images} has no images")
     where = "" if config.out == "-" else f" in {config.out}"

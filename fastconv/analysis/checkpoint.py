@@ -1,6 +1,6 @@
 """A trained run, read back from its folder: its network, its configuration and its results."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import nn
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.models import build_model
+from fastconv.models.whitening import Whitening
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
+from fastconv.system.targets import require_trust
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,30 @@ class TrainedRun:
         What whitens its images stays: it was computed from them, and not learned.
         """
         model = build_model(self.config.model.name, self.shape[2], len(self.classes), **self.settings)
-        if hasattr(model, "whitening"):
-            model.whitening.weight.data.copy_(self.model.whitening.weight)
+        whitening, learned = getattr(model, "whitening", None), getattr(self.model, "whitening", None)
+        if isinstance(whitening, Whitening) and isinstance(learned, Whitening):
+            whitening.weight.data.copy_(learned.weight)
         return model
 
 
-def load_run(folder: Path) -> TrainedRun:
+def load_run(folder: Path, trust: bool = False) -> TrainedRun:
     """Read a run's folder.
 
-    Raises InputError if it is none, has no checkpoint, or one that is damaged or of another network.
+    Args:
+        folder: of a run, which somebody else may have written.
+        trust: follow each `_target_` in its files, which runs code.
+
+    Raises InputError if it is none, has no checkpoint, or one that is damaged or of another network, or if
+    it names code and is not trusted.
     """
     try:
-        config = OmegaConf.to_object(stored(folder))
+        config: Any = OmegaConf.to_object(stored(folder))
     except Exception as error:  # whatever is wrong with the file, it is not a run's
         raise InputError(
             f"{folder} is not the folder of a run: it has no readable config.yaml. Give one such as"
             " outputs/digits/2026-11-25_09-00-00-a1b2c3"
         ) from error
+    require_trust(asdict(config), folder / "config.yaml", trust)
     path = folder / "last.ckpt"
     if not path.exists():
         raise InputError(

@@ -33,16 +33,17 @@ class Probabilities(nn.Module):
         return logits.softmax(1)
 
 
-def export(folder: Path, formats: Sequence[str], data: Path, samples: int) -> list[str]:
+def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust: bool = False) -> list[str]:
     """Write a run's network into its folder in the given formats, beside a list of its classes.
 
     Args:
         samples: test images on which each file is compared with the checkpoint.
+        trust: run the code that the run's files name.
 
     Returns lines to print. Raises InputError for a run that cannot be read, for a format whose packages are missing,
     and for a file whose predictions differ from the checkpoint's, which is removed.
     """
-    run = load_run(folder)
+    run = load_run(folder, trust)
     _, test = load(run.config.dataset, data)
     if test.images.shape[1:] != run.shape:
         raise InputError(f"{folder} has other images than {test.name}: its data set has changed")

@@ -123,6 +123,14 @@ class Predictor:
         return f"Predictor({self.run.folder}: {len(self.classes)} classes, {width}x{height}x{channels}{accuracy})"
 
 
-def load(folder: str | Path, accelerator: str = "auto") -> Predictor:
-    """Load a trained run's network, ready to predict. Raises InputError if the folder has none."""
-    return Predictor(load_run(Path(folder)), accelerator)
+def load(folder: str | Path, accelerator: str = "auto", trust: bool = False) -> Predictor:
+    """Load a trained run's network, ready to predict.
+
+    Args:
+        folder: of the run.
+        accelerator: `auto`, `cpu` or `gpu`.
+        trust: run the code that the run's files name, if it was trained with components of somebody's own.
+
+    Raises InputError if the folder has no network, or names code without `trust`.
+    """
+    return Predictor(load_run(Path(folder), trust), accelerator)

@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastconv.budget.hardware import Device
-from fastconv.models import build_model
-from fastconv.optim import OPTIMIZERS
+from fastconv.models import blueprint, build_model
+from fastconv.optim import optimizer_of
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
+from fastconv.system.targets import source_digest, targets_in
 
 # Micro batches that are timed; after this many seconds, three of them are enough for a median.
 MICROBATCHES, MIN_MICROBATCHES = 5, 3
@@ -54,7 +55,13 @@ class BenchmarkKey:
     batch_size: int
     micro_batch_size: int
     channels_last: bool
-    optimizer: str
+    optimizer: str | dict[str, Any]
+    """A name, or the settings of a user's own (`fastconv.optim.optimizer_key`)."""
+
+    def sources(self) -> dict[str, str]:
+        """Digests of the source of a user's own components: other code is another speed."""
+        targets = targets_in([self.settings, self.optimizer]).values()
+        return {target: source_digest(target) for target in targets}
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def measure_speed(key: BenchmarkKey, device: Device) -> SpeedProfile:
         model.to(memory_format=torch.channels_last)
     else:
         images = images.contiguous()
-    optimizer = OPTIMIZERS[key.optimizer]().build(model, key.batch_size, device.precision)
+    optimizer = optimizer_of(key.optimizer).build(model, key.batch_size, device.precision)
     forward = torch.compile(model, dynamic=False) if device.compile else model
 
     def learn() -> None:
@@ -156,6 +163,8 @@ def benchmark(
     end the process without a message) or far more time than the limit.
     """
     described = {"key": asdict(key), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
+    if sources := key.sources():
+        described["sources"] = sources
     path = cache / f"{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}.json"
     profile, done = _read(path)
     if profile and done >= repeats:
@@ -222,16 +231,15 @@ def least_needs(key: BenchmarkKey, device: Device, large_bytes: int = LARGE_BYTE
     """
     height, width, channels = key.shape
 
-    def build(where: str) -> torch.nn.Module:
-        with torch.random.fork_rng(), torch.device(where):
-            return build_model(key.model, channels, key.classes, **key.settings)
-
-    parameters = list(build("meta").parameters())
+    model = blueprint(key.model, channels, key.classes, **key.settings)
+    parameters = list(model.parameters())
     weights = sum(weight.numel() * weight.itemsize for weight in parameters)
     trainable = sum(weight.numel() * weight.itemsize for weight in parameters if weight.requires_grad)
     # Tensors without memory take no time, but torch imports what they need in a second.
     where = device.kind if weights < large_bytes else "meta"
-    model = build(where).to(where)
+    if where != "meta":
+        with torch.random.fork_rng(), torch.device(where):
+            model = build_model(key.model, channels, key.classes, **key.settings).to(where)
     images = torch.zeros(PAIR, channels, height, width, device=where)
     operations, kept = 0, {}
 

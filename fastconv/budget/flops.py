@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastconv.models import build_model
+from fastconv.models import blueprint, build_model
 
 # Images that are counted: batch norm has no statistics of a single one.
 PAIR = 2
@@ -29,12 +29,17 @@ def training_flops(model: str, settings: dict[str, Any], shape: tuple[int, int, 
 
 @functools.cache  # the runs of a sweep ask for the same
 def _count(model: str, settings: str, shape: tuple[int, int, int], classes: int) -> int:
+    try:
+        return _count_in(blueprint(model, shape[2], classes, **json.loads(settings)), shape, "meta")
+    except (NotImplementedError, RuntimeError):  # a user's own network may ask what is in a tensor
+        with torch.random.fork_rng(devices=[]):
+            return _count_in(build_model(model, shape[2], classes, **json.loads(settings)), shape, "cpu")
+
+
+def _count_in(network: torch.nn.Module, shape: tuple[int, int, int], where: str) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     height, width, channels = shape
-    with torch.random.fork_rng(), torch.device("meta"):
-        network = build_model(model, channels, classes, **json.loads(settings))
-        images = torch.zeros(PAIR, channels, height, width)
     with FlopCounterMode(display=False) as counter:
-        network(images).sum().backward()
+        network(torch.zeros(PAIR, channels, height, width, device=where)).sum().backward()
     return int(counter.get_total_flops()) // PAIR

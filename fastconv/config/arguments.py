@@ -94,7 +94,7 @@ def check_arguments(config_name: str, arguments: list[str], check: Check, check_
         overrides = list({override.key_or_group: override for override in both}.values())  # the last of a key counts
     for override in overrides:
         _require_values(override, sweep)
-    if asked.config_dir or asked.config_path or asked.config_name:
+    if asked.config_path or asked.config_name:
         return None  # somebody else's configs, which Hydra alone knows
     if not sweep or settings is None or asked.cfg or asked.info:
         check_options(config_name, overrides)

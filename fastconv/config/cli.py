@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fastconv.config.arguments import check_arguments, read_arguments
+from fastconv.config.custom import config_folder, with_custom_groups
 from fastconv.config.help import help_text
 from fastconv.config.overrides import COMPOSING_ERRORS, explain, task_overrides, typed
 from fastconv.config.store import CONF, register
@@ -63,14 +64,17 @@ def command(
             job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
             given, well = sys.argv, True
+            folders = contextlib.ExitStack()
             try:
+                folders.enter_context(config_folder(read_arguments(given[1:]).config_dir))
                 if {"--help", "-h"} & set(given[1:]):
                     print(help_text(config_name, doc, given[1:]))
                     return
-                planned = check_arguments(config_name, given[1:], check, check_search)
+                arguments = with_custom_groups(given[1:])
+                planned = check_arguments(config_name, arguments, check, check_search)
                 with listening():
                     sweep = begin(planned) if planned else None
-                    sys.argv = [*given, override_of(sweep.folder)] if sweep else given
+                    sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
                     sweep = sweep or job.sweep
                     if sweep:
@@ -99,6 +103,7 @@ def command(
                 fail(f"cannot write {error.filename}: {error.strerror}. Choose another folder")
             finally:
                 sys.argv = given
+                folders.close()
             if job.failed or not well:
                 raise SystemExit(1)
 

@@ -127,6 +127,8 @@ class Explain:
     """Seed of the choice of images, of the methods' noise and of the controls."""
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
+    trust: bool = False
+    """Follow each `_target_` in the files of a run: somebody else may have written them."""
     data: str = "data"
     """Folder of the data sets (FASTCONV_DATA)."""
 
@@ -152,6 +154,8 @@ class Predict:
     """Score each image in the views that the run was tested with (its `tta`), which takes as many times as long."""
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
+    trust: bool = False
+    """Follow each `_target_` in the files of a run: somebody else may have written them."""
 
 
 @dataclass
@@ -164,6 +168,8 @@ class Evaluate:
     """Score each image in the views that the run was tested with (its `tta`)."""
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
+    trust: bool = False
+    """Follow each `_target_` in the files of a run: somebody else may have written them."""
     data: str = "data"
     """Folder of the data sets (FASTCONV_DATA)."""
 
@@ -178,5 +184,7 @@ class Export:
     """Formats to write: onnx (model.onnx), torch (model.pt2, of torch.export), or both."""
     samples: int = 500
     """Test images on which each file is compared with the checkpoint."""
+    trust: bool = False
+    """Follow each `_target_` in the files of a run: somebody else may have written them."""
     data: str = "data"
     """Folder of the data sets (FASTCONV_DATA)."""

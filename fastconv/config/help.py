@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from fastconv.config.arguments import check_arguments
+from fastconv.config.arguments import check_arguments, read_arguments
 from fastconv.config.overrides import compose, group_options, groups, leaves
+from fastconv.config.store import complete
 
 
 def help_text(config_name: str, doc: str | None, arguments: list[str]) -> str:
@@ -19,9 +20,9 @@ def help_text(config_name: str, doc: str | None, arguments: list[str]) -> str:
 
     The values are those that the overrides among the `arguments` give. Raises InputError for overrides that are wrong.
     """
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    overrides = read_arguments(arguments).overrides
     check_arguments(config_name, overrides, lambda config: None, lambda config: None)
-    config = compose(config_name, overrides)
+    config = complete(compose(config_name, overrides))
     lines = [inspect.cleandoc(doc or config_name), ""]
     if found := groups(config_name):
         lines += ["Groups (group=option):"]

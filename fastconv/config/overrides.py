@@ -14,7 +14,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fastconv.config.store import CONF, SCHEMAS, options_with, register
+from fastconv.config.custom import own_options, with_config_folders, with_custom_groups
+from fastconv.config.store import CONF, SCHEMAS, complete, options_with, register, registered_options
 from fastconv.system.errors import InputError, nearest
 
 # What Hydra, its grammar and OmegaConf raise for input that they cannot use.
@@ -35,6 +36,7 @@ GROUPS = {"method": "explain"}
 def compose(config_name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The config of a command for some overrides, as Hydra composes it; `with_hydra` also its own settings."""
     register()
+    overrides = with_config_folders(with_custom_groups(overrides))
     running = GlobalHydra.instance().hydra  # Hydra composes for one command at a time: set that of a running one aside
     GlobalHydra.instance().clear()
     try:
@@ -55,7 +57,8 @@ def groups(config_name: str = "train") -> list[str]:
 
 def group_options(group: str) -> list[str]:
     """The options of a config group, such as the data sets."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    shipped = (path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted({*shipped, *registered_options(group), *own_options(group)})
 
 
 def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, str]]:
@@ -119,6 +122,7 @@ def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
     if OmegaConf.get_type(config) is not schema:
         raise InputError(f"this is not a config of this command: its defaults must begin with that of {config_name}")
     try:
+        config = complete(config)
         for key, section, name in leaves(config):
             kind = OmegaConf.get_type(section)
             if kind is not dict and name not in _field_types(kind):

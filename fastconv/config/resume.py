@@ -13,6 +13,7 @@ from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
+from fastconv.system.targets import require_trust, targets_in
 
 
 @dataclasses.dataclass
@@ -50,6 +51,8 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml")
     if is_finished(folder):
         raise InputError(f"resume={folder} is finished: there is nothing to go on with")
+    named = targets_in(dataclasses.asdict(config)).values()
+    require_trust(OmegaConf.to_container(stored), folder / "config.yaml", config.trust, set(named))
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if not is_location(key):

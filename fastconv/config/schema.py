@@ -5,7 +5,7 @@ fields are the keys of the command line, their field docs are its help.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
@@ -13,6 +13,12 @@ from fastconv.data.augment.plan import Policy
 from fastconv.data.configs import Dataset, Stream
 from fastconv.models.configs import TTA
 from fastconv.optim.configs import Average
+
+if TYPE_CHECKING:
+    from fastconv.models import Network
+    from fastconv.optim import Optimizer, Schedule
+else:  # OmegaConf knows no protocols
+    Network = Optimizer = Schedule = Any
 
 # Segments of a run's clock, in their order.
 SEGMENTS = ("setup", "benchmark", "precompute", "compile", "train", "validate", "checkpoint", "test")
@@ -92,10 +98,10 @@ class Config:
     """A run."""
 
     dataset: Dataset = field(default_factory=Dataset)
-    model: Any = MISSING
+    model: Network = MISSING
     augment: Policy = field(default_factory=Policy)
-    optimizer: Any = MISSING
-    schedule: Any = MISSING
+    optimizer: Optimizer = MISSING
+    schedule: Schedule = MISSING
     average: Average = field(default_factory=Average)
     stream: Stream = field(default_factory=Stream)
     trainer: Trainer = field(default_factory=Trainer)
@@ -132,6 +138,8 @@ class Config:
     there is none)."""
     dry_run: bool = False
     """Print the plan and stop."""
+    trust: bool = False
+    """Follow each `_target_` in the files of the run that `resume` goes on with: somebody else may have written them."""
     verify: bool = False
     """precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False

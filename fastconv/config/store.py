@@ -2,6 +2,7 @@
 
 import functools
 import secrets
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.config.commands import Compare, Evaluate, Explain, Export, LrFind, Method, Predict
+from fastconv.config.custom import COMPONENTS
 from fastconv.config.schema import Config, Trainer
 from fastconv.data.augment.plan import Policy
 from fastconv.data.configs import Dataset, Stream
-from fastconv.models.configs import Airbench, DavidNet, ResNet18
-from fastconv.optim import OPTIMIZERS
+from fastconv.models import network_names, settings_of
+from fastconv.models.configs import SHIPPED
+from fastconv.optim import OPTIMIZERS, SCHEDULES
 from fastconv.optim.configs import Average
-from fastconv.optim.schedules import Constant, Cosine, Linear, OneCycle, Step
 from fastconv.runs.legacy import current_settings
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.targets import KEY
 
 # In a wheel the configs lie inside the package, in a checkout beside it.
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -43,7 +46,10 @@ SCHEMAS = {
 def register() -> None:
     """Put the schema where the files in `conf/` find it: under `_schema`, or `_NAME` where a group's options differ."""
     store = ConfigStore.instance()
-    store.store(name="_schema", node=_settable(Config))
+    run = _settable(Config)
+    for group in COMPONENTS:  # `complete` says which keys a component has
+        run[group] = DictConfig({}, flags={"struct": False})
+    store.store(name="_schema", node=run)
     store.store(name="_compare", node=_settable(Compare))
     store.store(name="_explain", node=_settable(Explain))
     store.store(name="_evaluate", node=_settable(Evaluate))
@@ -55,19 +61,68 @@ def register() -> None:
     store.store(group="average", name="_schema", node=_settable(Average))
     store.store(group="stream", name="_schema", node=_settable(Stream))
     store.store(group="trainer", name="_schema", node=_settable(Trainer))
-    for model in (DavidNet, Airbench, ResNet18):
-        store.store(group="model", name=f"_{model().name}", node=_settable(model))
-    for name, optimizer in OPTIMIZERS.items():
-        store.store(group="optimizer", name=f"_{name}", node=_settable(optimizer))
-    for schedule in (OneCycle, Constant, Cosine, Linear, Step):
-        store.store(group="schedule", name=f"_{schedule().name}", node=_settable(schedule))
+    schemas: dict[str, dict[str, DictConfig]] = {
+        # The file of a network that declares its settings itself imports torch: `complete` reads it when it is chosen.
+        "model": {name: DictConfig({"name": name}) for name in network_names()}
+        | {settings().name: _settable(settings) for settings in SHIPPED},
+        "optimizer": {name: _settable(settings) for name, settings in OPTIMIZERS.items()},
+        "schedule": {name: _settable(settings) for name, settings in SCHEDULES.items()},
+    }
+    for group, nodes in schemas.items():
+        for name, node in nodes.items():
+            store.store(group=group, name=f"_{name}", node=node)
+            if not (CONF / group / f"{name}.yaml").exists():
+                store.store(group=group, name=name, node=node)
+
+
+def registered_options(group: str) -> list[str]:
+    """The options of a group that are chosen by what is registered, without a file in `conf/`."""
+    register()
+    names = ConfigStore.instance().repo.get(group, {})
+    return [name.removesuffix(".yaml") for name in names if not name.startswith("_")]
+
+
+def complete(config: DictConfig) -> DictConfig:
+    """A composed config in which the model, the optimizer and the schedule have the types of their settings.
+
+    A user's own component has the keys that it is given, `_target_` among them. Raises InputError for a component
+    without `_target_` or a known name, and what OmegaConf does for values that do not fit.
+    """
+    for group, custom in COMPONENTS.items():
+        node = OmegaConf.select(config, group) if group in config else None
+        if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is not dict:
+            continue
+        if KEY in node.keys():  # noqa: SIM118 - `in` does not see one that is missing
+            schema: DictConfig = OmegaConf.structured(custom.taking(str(key) for key in node))
+        else:
+            schema = _settable(_registered(group, node.get("name")))
+        OmegaConf.set_struct(schema, True)
+        config[group] = OmegaConf.merge({group: schema}, {group: node})[group]
+    return config
+
+
+def _registered(group: str, name: str | None) -> type:
+    """The settings of a registered component. Raises InputError for an unknown one."""
+    known: dict[str, Callable[[str], type]] = {
+        "model": settings_of,
+        "optimizer": OPTIMIZERS.__getitem__,
+        "schedule": SCHEDULES.__getitem__,
+    }
+    try:
+        return known[group](str(name))
+    except KeyError:
+        raise InputError(
+            f"{group} has no {KEY} and the unknown name {name}: begin its file with defaults: [_NAME, _self_], or give"
+            f" {group}.{KEY}"
+        ) from None
 
 
 def options_with(group: str, key: str) -> list[str]:
     """The options of a group, whose options differ, that have a key: `schedule` and `pct_start` give `one_cycle`."""
     register()
     schemas = ConfigStore.instance().repo.get(group, {})
-    own = {name.removesuffix(".yaml")[1:]: schema.node for name, schema in schemas.items() if name != "_schema.yaml"}
+    own = {name.removesuffix(".yaml")[1:]: schema.node for name, schema in schemas.items() if name[0] == "_"}
+    own.pop("schema", None)
     return [name for name, node in own.items() if OmegaConf.is_config(node) and key in node]
 
 
@@ -78,10 +133,7 @@ def stored(folder: Path) -> DictConfig:
     """
     values = OmegaConf.create(current_settings(yaml.safe_load((folder / "config.yaml").read_text())))
     register()
-    schema, store = _settable(Config), ConfigStore.instance()
-    for group in ("model", "optimizer", "schedule"):
-        schema[group] = store.load(f"{group}/_{values[group].name}.yaml").node
-    merged = OmegaConf.merge(schema, values)
+    merged = OmegaConf.merge(_settable(Config), complete(values))
     assert isinstance(merged, DictConfig)
     return merged
 

@@ -11,6 +11,7 @@ from fastconv.data.augment.transforms import PAD_MODES
 from fastconv.optim import SGD
 from fastconv.optim.schedules import OneCycle
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.targets import Component
 
 # What keys with a word for a value may say.
 OPTIONS = {
@@ -50,7 +51,10 @@ def check(config: Config) -> None:
         if key != "model.activation" or hasattr(config.model, "activation"):
             one_of(key, options)
     for group in ("model", "optimizer", "schedule"):
-        one_of(f"{group}.name", [type(getattr(config, group)).name])
+        if isinstance(component := getattr(config, group), Component):
+            component.check()
+        else:
+            one_of(f"{group}.name", [type(component).name])
     for key, hint in {"data": "; FASTCONV_DATA is empty", "outputs": "", "stream.root": "", "stream.cache": ""}.items():
         require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
     check_ranges(config)

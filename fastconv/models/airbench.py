@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastconv.models import configs
 from fastconv.models.activation import ACTIVATIONS
 from fastconv.models.layers import Convolution
+from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
 
 # Standard deviation with which the weights of the logits, times their scale, begin: airbench94_muon's.
@@ -67,6 +69,7 @@ class Group(nn.Module):
         return self.activation(further + x if self.residual else further)
 
 
+@register_network(configs.Airbench)
 class Airbench(nn.Module):
     """Whitening - three groups of convolutions - global max-pool - linear. Images of 8x8 and more.
 

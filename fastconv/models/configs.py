@@ -1,11 +1,13 @@
-"""Settings of the networks, and of test-time augmentation."""
+"""Settings of the networks, and of test-time augmentation, without torch."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+
+from fastconv.system.targets import Component
 
 
-class NetworkSettings(Protocol):
-    """The settings that every network has; its class is a dataclass, whose other fields are the network's own."""
+class Network(Protocol):
+    """Settings of a network, as a config has them under `model`: these two, and the arguments of its class."""
 
     name: str
     micro_batch_size: int
@@ -69,6 +71,20 @@ class ResNet18:
     """Images over which batch norm takes its statistics, unless `micro_batch_size` is set or a batch is smaller."""
 
 
+SHIPPED = (DavidNet, Airbench, ResNet18)
+
+
+@dataclass
+class CustomNetwork(Component):
+    """A network of the user's own: `target(channels=, classes=, **arguments)` makes an nn.Module, which takes
+    normalised images float [B, C, H, W] and returns logits [B, classes]."""
+
+    group: ClassVar[str] = "model"
+
+    micro_batch_size: int = 256
+    """Images over which batch norm takes its statistics, unless `micro_batch_size` is set or a batch is smaller."""
+
+
 @dataclass
 class TTA:
     """Test-time augmentation: what `accuracy_tta` is scored with, beside `accuracy` without."""
@@ -83,6 +99,8 @@ class TTA:
     """Only images whose highest probability is below this; 1 for all."""
 
 
-def model_settings(model: Any) -> dict:
-    """What of a model's config is for the network itself."""
+def model_settings(model: Any) -> dict[str, Any]:
+    """What of a model's config is for the network itself: the arguments of `build_model`."""
+    if isinstance(model, Component):
+        return model.settings
     return {key: value for key, value in asdict(model).items() if key not in ("name", "micro_batch_size")}

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastconv.models import configs
 from fastconv.models.activation import ACTIVATIONS
 from fastconv.models.layers import Convolution
+from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
 
 
@@ -55,6 +57,7 @@ class Residual(nn.Module):
         return x + self.block2(self.block1(x))
 
 
+@register_network(configs.DavidNet)
 class DavidNet(nn.Module):
     """prep - layer1 (pool, residual) - layer2 (pool) - layer3 (pool, residual) - global max-pool - linear.
 

@@ -1,14 +1,39 @@
-"""Optimizers by name.
+"""Optimizers and schedules by name, without torch before one is built.
 
-Each is a value that builds a torch optimizer. Every parameter group owns its peak learning rate (`max_lr`), which the
-schedule scales; the first group's is the `max_lr` of the settings. A group with `schedule_fraction` below 1 runs through the whole
-schedule in that share of the run and stands still after it.
+An optimizer's settings are a value that builds a torch optimizer. Every parameter group owns its peak learning rate
+(`max_lr`), which the schedule scales; the first group's is the `max_lr` of the settings. A group with
+`schedule_fraction` below 1 runs through the whole schedule in that share of the run and stands still after it.
 """
 
-from fastconv.optim.adamw import AdamW
-from fastconv.optim.muon import Muon
-from fastconv.optim.sgd import SGD
+from fastconv.optim.registry import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Optimizer,
+    Schedule,
+    import_registered,
+    register_optimizer,
+    register_schedule,
+)
 
-__all__ = ["OPTIMIZERS", "SGD", "AdamW", "Muon"]
+import_registered()
 
-OPTIMIZERS = {each().name: each for each in (SGD, AdamW, Muon)}
+from fastconv.optim.adamw import AdamW  # noqa: E402 - after what it registers with
+from fastconv.optim.custom import CustomOptimizer, CustomSchedule, optimizer_key, optimizer_of  # noqa: E402
+from fastconv.optim.muon import Muon  # noqa: E402
+from fastconv.optim.sgd import SGD  # noqa: E402
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "SGD",
+    "AdamW",
+    "CustomOptimizer",
+    "CustomSchedule",
+    "Muon",
+    "Optimizer",
+    "Schedule",
+    "optimizer_key",
+    "optimizer_of",
+    "register_optimizer",
+    "register_schedule",
+]

@@ -1,9 +1,10 @@
 """Muon for the filters of convolutions, with SGD for everything else."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastconv.optim.param_groups import parts
+from fastconv.optim.registry import register_optimizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 SCALE = 1 / 256
 
 
+@register_optimizer
 @dataclass(frozen=True)
 class Muon:
     """Muon: each filter bank moves by the orthogonal matrix nearest to its momentum; SGD for the rest.
@@ -58,7 +60,7 @@ class Muon:
         # would move the logits by s**2.
         head_lr = self.head_lr * (SCALE / getattr(model, "logits_scale", 1.0)) ** 2
 
-        def by_sgd(params: list["nn.Parameter"], lr: float, **more: float) -> dict:
+        def by_sgd(params: list["nn.Parameter"], lr: float, **more: float) -> dict[str, Any]:
             # The gradient of a mean is that of the sum divided by the batch: the learning rate makes up for it. What
             # decays is then lr * weight_decay = self.weight_decay * batch_size of the weights, whatever lr is.
             peak = lr * batch_size

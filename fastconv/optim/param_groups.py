@@ -1,7 +1,7 @@
 """What of a network learns in which way: its parameters, parted by their role."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,13 +41,13 @@ def decay_groups(
     weight_decay: float,
     bias_lr_scale: float = 1.0,
     whiten_bias_fraction: float = 1.0,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Parameter groups at their peak: weights decay; biases do not, and have a learning rate of their own."""
     found = parts(model)
     chosen = {id(parameter) for parameter in (*found.filters, *found.heads)}
     weights = [parameter for parameter in model.parameters() if id(parameter) in chosen]  # in the network's order
     bias_lr = max_lr * bias_lr_scale
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": weight_decay, "lr": max_lr, "max_lr": max_lr},
         {"params": found.biases, "weight_decay": 0.0, "lr": bias_lr, "max_lr": bias_lr},
         {

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastconv.optim.registry import register_schedule
+
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import OneCycleLR
 
@@ -26,8 +28,8 @@ class Factors(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Schedule(ABC):
-    """What all schedules share."""
+class Curve(ABC):
+    """A schedule of this package: its name, and where the run ends."""
 
     name: str = "schedule"
     max_epochs: float | None = 25
@@ -38,8 +40,9 @@ class Schedule(ABC):
         """The factors at a progress in [0, 1]."""
 
 
+@register_schedule
 @dataclass(frozen=True)
-class OneCycle(Schedule):
+class OneCycle(Curve):
     """Up to the peak and down to almost zero (Smith & Topin 2017, arXiv 1708.07120), as `torch` has it."""
 
     name: str = "one_cycle"
@@ -71,7 +74,7 @@ class OneCycle(Schedule):
             max_lr=1.0,
             total_steps=NOMINAL_STEPS,
             pct_start=self.pct_start,
-            anneal_strategy=self.anneal_strategy,
+            anneal_strategy="cos" if self.anneal_strategy == "cos" else "linear",
             cycle_momentum=self.cycle_momentum,
             base_momentum=self.base_momentum,
             max_momentum=self.max_momentum,
@@ -82,7 +85,7 @@ class OneCycle(Schedule):
 
     def factors(self, progress: float) -> Factors:
         curve = self._curve
-        curve.last_epoch = progress * (NOMINAL_STEPS - 1)
+        curve.last_epoch = progress * (NOMINAL_STEPS - 1)  # type: ignore[assignment]  # a fractional step
         with warnings.catch_warnings():  # it wants to be asked by its own step()
             warnings.simplefilter("ignore")
             (lr,) = curve.get_lr()
@@ -91,8 +94,9 @@ class OneCycle(Schedule):
         return Factors(float(lr), momentum)
 
 
+@register_schedule
 @dataclass(frozen=True)
-class Constant(Schedule):
+class Constant(Curve):
     """The peak from start to end."""
 
     name: str = "constant"
@@ -102,7 +106,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class WarmUp(Schedule):
+class WarmUp(Curve):
     """A linear warm-up, then a descent that subclasses shape."""
 
     warmup: float = 0.0
@@ -121,6 +125,7 @@ class WarmUp(Schedule):
         """What is left of the way down, from 1 at position 0 to 0 at position 1."""
 
 
+@register_schedule
 @dataclass(frozen=True)
 class Cosine(WarmUp):
     """Half a cosine from the peak down (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts)."""
@@ -131,6 +136,7 @@ class Cosine(WarmUp):
         return (1 + math.cos(math.pi * position)) / 2
 
 
+@register_schedule
 @dataclass(frozen=True)
 class Linear(WarmUp):
     """A straight line from the peak down (budgeted training, arXiv 1905.04753)."""
@@ -141,8 +147,9 @@ class Linear(WarmUp):
         return 1 - position
 
 
+@register_schedule
 @dataclass(frozen=True)
-class Step(Schedule):
+class Step(Curve):
     """Multiply the learning rate by `gamma` at each milestone."""
 
     name: str = "step"

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastconv.optim.param_groups import decay_groups
+from fastconv.optim.registry import register_optimizer
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
+@register_optimizer
 @dataclass(frozen=True)
 class SGD:
     """Stochastic gradient descent with momentum (`torch.optim.SGD`)."""

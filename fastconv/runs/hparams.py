@@ -3,7 +3,7 @@
 from typing import Any
 
 # What says where things lie or what to do, and not what a run computes.
-LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "verify", "prune", "checkpoint", "sweep", "stream.root",
+LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune", "checkpoint", "sweep", "stream.root",
           "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
 
 

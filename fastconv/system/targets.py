@@ -1,14 +1,168 @@
-"""Python objects that a config names by their path, such as `mypkg.Net`."""
+"""Components of a user's own: named by the dotted path of their class, imported, and followed only where trusted."""
 
+import dataclasses
+import hashlib
 import importlib
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, nearest, reason
+
+KEY = "_target_"
 
 
-def import_target(path: str) -> object:
-    """The object at a dotted path. Raises InputError if it cannot be imported."""
-    module, _, name = path.rpartition(".")
+@dataclass
+class Component:
+    """Settings of a user's own component: the dotted path of its class, and the arguments that the class takes.
+
+    `taking` makes the class of settings for some arguments, so that each is a field like those of shipped components.
+    """
+
+    group: ClassVar[str] = ""
+    """The config group, such as `model`, for messages."""
+    free: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that are arguments."""
+
+    name: str = ""
+    """Its name in results and tables; the class's own name if empty."""
+    _target_: str = "???"
+    """A class or function of your own, as package.module.Name. All further keys are its arguments."""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self._target_.rpartition(".")[2]
+
+    @classmethod
+    def taking(cls, names: Iterable[str]) -> type[Self]:
+        """The settings of a component that takes these arguments. Raises InputError for a name that cannot be one."""
+        own = {each.name for each in fields(cls)}
+        free = tuple(name for name in names if name not in own)
+        for name in free:
+            if not name.isidentifier() or hasattr(cls, name):
+                raise InputError(f"{cls.group}.{name} cannot be an argument of a component: choose another name")
+        arguments = [(name, Any, field(default=None)) for name in free]
+        namespace = {"free": free, "__module__": cls.__module__}
+        try:
+            return dataclasses.make_dataclass(cls.__name__, arguments, bases=(cls,), namespace=namespace)
+        except TypeError as error:  # a keyword
+            raise InputError(f"{cls.group}: {error}") from error
+
+    @property
+    def target(self) -> str:
+        """The dotted path of the class."""
+        return self._target_
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the class is called with, by name."""
+        return {name: getattr(self, name) for name in self.free}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The dotted path and the arguments, in plain values, as records and checkpoints keep them."""
+        return {KEY: self._target_, **self.arguments}
+
+    def load(self) -> Callable[..., Any]:
+        """Import the class. Raises InputError."""
+        return import_target(self._target_, f"{self.group}.{KEY}")
+
+    def check(self) -> None:
+        """Raise InputError for a component that cannot be used, before a run begins."""
+        self.load()
+
+
+def import_target(target: str, key: str = KEY) -> Callable[..., Any]:
+    """Import a class or function by its dotted path; the working directory is importable, as with `python -m`.
+
+    Args:
+        target: package.module.Name.
+        key: the setting that names it, for messages.
+
+    Raises InputError, in one line, if it is not there or if importing it fails.
+    """
+    module_name, _, name = str(target).rpartition(".")
+    if not module_name or not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise InputError(f"{key}={target} is not possible: give a class or function as package.module.Name")
+    _find_modules_of_working_directory()
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"_target_={path} cannot be imported: {error}") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the user's code may raise anything
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            message = f"there is no module {error.name}, neither in {Path.cwd()} nor installed"
+        else:
+            message = f"importing {module_name} failed: {reason(error)}"
+        raise InputError(f"{key}={target}: {message}") from error
+    if not hasattr(module, name):
+        raise InputError(f"{key}={target}: {module_name} has no {name}{nearest(name, vars(module))}")
+    found = getattr(module, name)
+    if not callable(found):
+        raise InputError(f"{key}={target} is neither a class nor a function")
+    return found  # type: ignore[no-any-return]
+
+
+def call_target(found: Callable[..., Any], key: str, *args: Any, **arguments: Any) -> Any:
+    """Call a class or function. Raises InputError for arguments that it does not take; its own errors pass."""
+    with_signature = True
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # some that are written in C tell none
+        with_signature = False
+    if with_signature:
+        try:
+            signature.bind(*args, **arguments)
+        except TypeError as error:
+            names = ", ".join(signature.parameters)
+            raise InputError(f"{key}: {found.__qualname__} {error}; it takes {names}") from error
+    return found(*args, **arguments)
+
+
+def source_digest(target: str) -> str:
+    """16 hex digits of the sha256 of the source file that defines a target, or of its name where it has no source."""
+    try:
+        content = Path(inspect.getsourcefile(import_target(target)) or "").read_bytes()
+    except (TypeError, OSError):
+        content = target.encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def targets_in(settings: object, prefix: str = "") -> dict[str, str]:
+    """Every `_target_` in nested settings, by its dotted key, such as `model._target_`."""
+    return dict(_targets(settings, prefix))
+
+
+def require_trust(settings: object, file: Path, trust: bool, named: Collection[str] = ()) -> None:
+    """Raise InputError for settings, read from a file, that name code which the user has not vouched for.
+
+    Args:
+        file: where the settings were read; somebody else may have written it.
+        trust: the user's word that the file is trusted.
+        named: targets that the user has named in the command itself.
+    """
+    for key, target in targets_in(settings).items():
+        if not trust and target not in named:
+            raise InputError(
+                f"{file} names code to run, {key}={target}, and may be somebody else's: add trust=true if you trust it"
+            )
+
+
+def _targets(settings: object, prefix: str) -> Iterator[tuple[str, str]]:
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key == KEY and value:
+                yield f"{prefix}{key}", str(value)
+            else:
+                yield from _targets(value, f"{prefix}{key}.")
+    elif isinstance(settings, list | tuple):
+        for at, value in enumerate(settings):
+            yield from _targets(value, f"{prefix}{at}.")
+
+
+def _find_modules_of_working_directory() -> None:
+    """Put the working directory on the path, for good: what is imported here may import more of it later."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,9 +26,9 @@ from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec, stream_spec
 from fastconv.data.stream.writer import write_stream
-from fastconv.models import build_model, count_parameters
-from fastconv.models.configs import model_settings
+from fastconv.models import CustomNetwork, blueprint, check_network, count_parameters, model_settings
 from fastconv.models.tta import views_of
+from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
 from fastconv.system.errors import InputError
 
@@ -78,8 +77,12 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
         spec = stream_spec(train, config.augment, config.stream.seed)
     settings = model_settings(config.model)
     channels, classes = spec.shape[2], len(spec.classes)
-    with torch.device("meta"):
-        parameters = count_parameters(build_model(config.model.name, channels, classes, **settings))
+    network = blueprint(config.model.name, channels, classes, **settings)
+    parameters = count_parameters(network)
+    if isinstance(config.model, CustomNetwork):
+        check_network(config.model.target, spec.shape, classes, settings)
+    if isinstance(config.optimizer, CustomOptimizer):  # what it takes is known when it is built
+        config.optimizer.build(network, config.batch_size, device.precision)
     key = BenchmarkKey(
         config.model.name,
         settings,
@@ -88,7 +91,7 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
         config.batch_size // config.trainer.devices,
         config.micro_batch_size,
         config.trainer.channels_last,
-        config.optimizer.name,
+        optimizer_key(config.optimizer),
     )
     if speed is None:
         with clock.segment("benchmark"):

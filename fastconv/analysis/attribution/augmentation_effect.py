@@ -31,7 +31,7 @@ def explain_sweep(
     folders = sorted(
         (path.parent for path in sweep.glob("*/config.yaml")), key=lambda path: (len(path.name), path.name)
     )
-    finished = [load_run(folder) for folder in folders if is_finished(folder)]
+    finished = [load_run(folder, trust=True) for folder in folders if is_finished(folder)]
     groups = pairs(finished)
     if not groups:
         raise InputError(
@@ -42,7 +42,7 @@ def explain_sweep(
         if folder not in paired:
             console.print(f"left out of the report: {folder}, which is not finished or has no partner of the same seed")
     for name, (plain, augmented) in groups.items():
-        config = typed("explain", compose("explain", ["run=-", *settings]), [])
+        config = typed("explain", compose("explain", ["run=-", "trust=true", *settings]), [])
         config.run, config.against = ([str(run.folder) for run in group] for group in (plain, augmented))
         config.data = data
         for line in write_report(explain_runs(config, console), config, sweep / f"explain-{name}"):

@@ -57,7 +57,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     started = time.perf_counter()
     first, second = config.folders()
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
-    runs = [load_run(folder) for folder in (*first, *second)]
+    runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
     train, test = load(runs[0].config.dataset, Path(config.data))
     if test.classes != runs[0].classes or test.images.shape[1:] != runs[0].shape:

@@ -24,7 +24,8 @@ class PixelNetwork(nn.Module):
     is the textbook one: `fastconv.models.classifier` folds the range of bytes into it, which rounds otherwise.
 
     Args:
-        model: takes normalised images. Its `blocks` name the modules among which `last` and `fine` are.
+        model: takes normalised images. Its `blocks` name the modules among which `last` and `fine` are; without
+            them those are the last modules whose maps have the smallest size, and the size before.
         mean, std: per channel, of pixel values in [0, 1].
 
     Raises InputError for a compiled network, which hides its layers.
@@ -56,7 +57,7 @@ class PixelNetwork(nn.Module):
         """
         modules = {key: module for key, module in self.model.named_modules() if key}
         sizes = self._map_sizes(modules, shape)
-        blocks = [key for key in getattr(self.model, "blocks", ()) if key in sizes]
+        blocks = [key for key in getattr(self.model, "blocks", ()) if key in sizes] or _last_of_each_size(sizes)
         chosen = {"last": blocks[-1], "fine": blocks[-2:][0]}.get(name, name) if blocks else name
         if chosen not in modules:
             names = [*(("last", "fine") if blocks else ()), *modules]
@@ -85,6 +86,12 @@ class PixelNetwork(nn.Module):
         for handle in handles:
             handle.remove()
         return sizes
+
+
+def _last_of_each_size(sizes: dict[str, tuple[int, int]]) -> list[str]:
+    """Of the modules in the order in which they compute, the last one with each size of its map, the largest first."""
+    last = {size: key for key, size in sizes.items()}
+    return [last[size] for size in sorted(last, reverse=True)]
 
 
 @dataclass(frozen=True)

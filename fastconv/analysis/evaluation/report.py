@@ -23,12 +23,12 @@ from fastconv.system.files import write_atomically
 SHOWN_ERRORS, PICTURE_SIDE = 24, 96
 
 
-def write_report(folder: Path, data: Path, tta: bool, accelerator: str) -> list[str]:
+def write_report(folder: Path, data: Path, tta: bool, accelerator: str, trust: bool = False) -> list[str]:
     """Score a run's network and write `evaluation.json` and `report.html` into its folder; returns lines to print.
 
     Raises InputError for a run that cannot be read, or a data set that is not the one it was trained on.
     """
-    run = load_run(folder)
+    run = load_run(folder, trust)
     _train, test = load(run.config.dataset, data)
     if test.classes != run.classes or test.images.shape[1:] != run.shape:
         raise InputError(f"{folder} has other classes or images than {test.name}: its data set has changed")

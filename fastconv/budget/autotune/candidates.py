@@ -17,7 +17,7 @@ from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.pacing import PACING
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
-from fastconv.models.configs import TTA, NetworkSettings
+from fastconv.models.configs import TTA, Network
 from fastconv.models.tta import views_of
 
 
@@ -35,7 +35,7 @@ class Candidate:
         flip: share of the training images that are flipped, in [0, 1].
     """
 
-    network: NetworkSettings
+    network: Network
     speed: SpeedProfile
     image_seconds: float
     images: float
@@ -156,7 +156,7 @@ class Candidates:
         bound = scaled(candidate.speed, growth * self._settings.max_time_growth)
         return faster(self._measure(size.network, estimate, repeats) or estimate, bound)
 
-    def _measure(self, network: NetworkSettings, estimate: SpeedProfile | None, repeats: int) -> SpeedProfile | None:
+    def _measure(self, network: Network, estimate: SpeedProfile | None, repeats: int) -> SpeedProfile | None:
         """The fastest of up to `repeats` benchmarks, fewer where the time is too short; None where there is none.
 
         Args:
@@ -184,14 +184,14 @@ class Candidates:
         pruning_gain = settings.pruning_gain if self.pruning_seconds(candidate) is not None else 0.0
         return size.log_error(candidate.images) - gain - pruning_gain
 
-    def _candidate(self, network: NetworkSettings, speed: SpeedProfile) -> Candidate:
+    def _candidate(self, network: Network, speed: SpeedProfile) -> Candidate:
         """The network in the budget; without flips where a run is too short to learn those of another look."""
         candidate = self._within_budget(network, speed, self._flip)
         if self._other_look and self.epochs(candidate) < self._settings.other_look_min_epochs:
             return self._within_budget(network, speed, 0.0)
         return candidate
 
-    def _within_budget(self, network: NetworkSettings, speed: SpeedProfile, flip: float) -> Candidate:
+    def _within_budget(self, network: Network, speed: SpeedProfile, flip: float) -> Candidate:
         tta = self._tta(speed, flip) if "tta" in self._open else self._config.tta
         seconds = self._seconds - self._scored_views(tta, flip) * speed.score_seconds
         per_image, batch_size = image_seconds(speed, self._settings), self._config.batch_size

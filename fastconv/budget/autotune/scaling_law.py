@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from fastconv.models.configs import Airbench, NetworkSettings
+from fastconv.models.configs import Airbench, Network
 
 # The exponent, and `irreducible` and `half_images` of each model size, are fitted to the error on held-out images of
 # CIFAR-10, Fashion-MNIST and MNIST (benchmarks/fit_ladder.py).
@@ -65,6 +65,6 @@ MODEL_SIZES = (
 FLIP_PROXY, PRUNING_PROXY = MODEL_SIZES[0].network, MODEL_SIZES[1].network
 
 
-def model_size(network: NetworkSettings) -> ModelSize | None:
+def model_size(network: Network) -> ModelSize | None:
     """The model size with these settings; None for a network that the law does not have."""
     return next((size for size in MODEL_SIZES if size.network == network), None)

@@ -9,7 +9,8 @@ from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
 from fastconv.budget.hardware import Device
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
-from fastconv.models.configs import NetworkSettings, model_settings
+from fastconv.models.configs import Network, model_settings
+from fastconv.optim import optimizer_key
 from fastconv.system.distributed import from_first_rank
 
 
@@ -35,7 +36,7 @@ class SpeedProfiles:
         self._config, self._device, self._train, self._cache = config, device, train, cache
         self._benchmark, self._settings = benchmark, settings
 
-    def profile(self, network: NetworkSettings, repeats: int = 1) -> SpeedProfile:
+    def profile(self, network: Network, repeats: int = 1) -> SpeedProfile:
         """The fastest of `repeats` benchmarks, those made before included, of steps over `benchmark_batch_size` images.
 
         Of several ranks the first one measures; the devices of a run share the images of a step.
@@ -50,7 +51,7 @@ class SpeedProfiles:
             settings.benchmark_batch_size,
             settings.benchmark_micro_batch_size[self._device.kind],
             config.trainer.channels_last,
-            config.optimizer.name,
+            optimizer_key(config.optimizer),
         )
         measured = from_first_rank(
             f"benchmark {repeats} of {network_name(network)}",
@@ -90,6 +91,6 @@ def faster(one: SpeedProfile, other: SpeedProfile) -> SpeedProfile:
     )
 
 
-def network_name(network: NetworkSettings) -> str:
+def network_name(network: Network) -> str:
     """Name of a network with its widths, if it has several: `airbench-64-256-256`."""
     return "-".join([network.name, *map(str, getattr(network, "widths", ()))])

@@ -4,8 +4,9 @@ from typing import Any
 
 import lightning as L
 
+from fastconv.optim import Schedule
 from fastconv.optim.momentum import set_momentum
-from fastconv.optim.schedules import OneCycle, Schedule
+from fastconv.optim.schedules import OneCycle
 from fastconv.training.callbacks.time_budget import TimeBudget
 
 

@@ -2,6 +2,9 @@
 
 from torch import Tensor, nn
 
+from fastconv.models import configs
+from fastconv.models.registry import register_network
+
 
 class EverySo(nn.Module):
     """Every so many rows and columns."""
@@ -38,6 +41,7 @@ class BasicBlock(nn.Module):
         return self.activation2(out + self.shortcut(x))
 
 
+@register_network(configs.ResNet18)
 class ResNet18(nn.Module):
     """A 3x3 stem without pool - four stages of two blocks - global mean - linear.
 

@@ -1,0 +1,61 @@
+"""What a user adds on the command line: components by the dotted path of their class, and folders of configs."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastconv.models.configs import CustomNetwork
+from fastconv.optim import CustomOptimizer, CustomSchedule
+from fastconv.system.errors import InputError
+from fastconv.system.targets import KEY, Component
+
+# Groups whose options differ in their keys, with the settings of a user's own component.
+COMPONENTS: dict[str, type[Component]] = {
+    "model": CustomNetwork,
+    "optimizer": CustomOptimizer,
+    "schedule": CustomSchedule,
+}
+
+# Folders of configs, beside fastconv's own, that the running command was given. Hydra composes for one command at a time.
+_folders: list[Path] = []
+
+
+@contextmanager
+def config_folder(folder: str | None) -> Iterator[None]:
+    """Have configs of a folder found too, as `--config-dir` asks for. Raises InputError for one that is not there."""
+    if folder is not None and not Path(folder).is_dir():
+        raise InputError(f"--config-dir {folder} is not a folder: give one with configs, as {folder}/model/mine.yaml")
+    before = list(_folders)
+    _folders[:] = [Path(folder).absolute()] if folder is not None else []
+    try:
+        yield
+    finally:
+        _folders[:] = before
+
+
+def with_config_folders(overrides: Sequence[str]) -> list[str]:
+    """Overrides with which Hydra finds the configs of those folders; `hydra.searchpath` in them is added to."""
+    if not _folders:
+        return list(overrides)
+    key = "hydra.searchpath="
+    own = [each.removeprefix(key).strip("[]") for each in overrides if each.startswith(key)]
+    quoted = ["'file://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'" for folder in _folders]
+    others = [each for each in overrides if not each.startswith(key)]
+    return [*others, f"{key}[{','.join([*own, *quoted])}]"]
+
+
+def own_options(group: str) -> list[str]:
+    """The options of a config group that lie in those folders."""
+    return [path.stem for folder in _folders for path in (folder / group).glob("*.yaml")]
+
+
+def with_custom_groups(arguments: Sequence[str]) -> list[str]:
+    """A command line in which `model._target_=...` chooses `model=custom`, unless it chooses a model itself."""
+    added = []
+    for group in COMPONENTS:
+        names_target = any(re.match(rf"\+{{0,2}}{group}\.{KEY}=", text) for text in arguments)
+        chooses = any(re.match(rf"\+{{0,2}}{group}(@\w+)?=", text) for text in arguments)
+        if names_target and not chooses:
+            added.append(f"{group}=custom")
+    return [*arguments, *added]

@@ -1,0 +1,133 @@
+"""Networks by name, found without importing torch: those of this package, and a user's own by their dotted path."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from fastconv.models.configs import SHIPPED
+from fastconv.system.errors import InputError, reason
+from fastconv.system.targets import KEY, call_target, import_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MARK = "@register_network"
+MODEL_KEY = f"model.{KEY}"
+
+NetworkType = TypeVar("NetworkType", bound="type[nn.Module]")
+_classes: dict[str, "type[nn.Module]"] = {}
+_settings: dict[str, type] = {settings().name: settings for settings in SHIPPED}
+
+
+def register_network(settings: type) -> Callable[[NetworkType], NetworkType]:
+    """Make a class a network that `model=NAME` chooses: `@register_network(Settings)`, in `fastconv/models/NAME.py`.
+
+    Args:
+        settings: a dataclass whose `name` is NAME, with `micro_batch_size` and the other arguments of the class.
+    """
+
+    def decorate(network: NetworkType) -> NetworkType:
+        name = str(settings.name)  # type: ignore[attr-defined]
+        _classes[name], _settings[name] = network, settings
+        return network
+
+    return decorate
+
+
+@functools.cache
+def network_names() -> list[str]:
+    """The networks of this package: files that register one, which are not imported before one is asked for."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(file.stem for file in files if f"\n{MARK}(" in file.read_text(encoding="utf-8"))
+
+
+def settings_of(name: str) -> type:
+    """The dataclass of a network's settings; imports the file of one whose settings are declared there.
+
+    Raises KeyError for an unknown name.
+    """
+    if name not in _settings:
+        network_class(name)
+    return _settings[name]
+
+
+def network_class(name: str) -> "type[nn.Module]":
+    """The class of a network. Raises KeyError for an unknown name."""
+    if name not in network_names():
+        raise KeyError(name)
+    importlib.import_module(f"fastconv.models.{name}")
+    return _classes[name]
+
+
+def build_model(name: str, channels: int, classes: int, **settings: object) -> "nn.Module":
+    """Make a network.
+
+    Args:
+        name: of a network of this package; with `_target_` among the settings only what it is called.
+        channels, classes: of the images, and of the logits.
+        settings: the network's arguments, such as `width`, and `_target_` for a user's own: the dotted path of what
+            makes an nn.Module of `channels`, `classes` and those arguments.
+
+    Raises KeyError for an unknown name, InputError for a `_target_` that cannot be imported or does not take them.
+    """
+    from torch import nn
+
+    if KEY not in settings:
+        return network_class(name)(channels=channels, classes=classes, **settings)
+    target = str(settings.pop(KEY))
+    found = import_target(target, MODEL_KEY)
+    network = call_target(found, f"{MODEL_KEY}={target}", channels=channels, classes=classes, **settings)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{MODEL_KEY}={target} makes a {type(network).__name__}: it must make a torch.nn.Module")
+    return network
+
+
+def blueprint(name: str, channels: int, classes: int, **settings: object) -> "nn.Module":
+    """The same network without memory for its weights, on torch's meta device. The random state stays as it is."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return build_model(name, channels, classes, **settings)
+        except InputError:
+            raise
+        except Exception:  # some networks compute with numbers while they are made
+            if KEY not in settings:
+                raise
+            return build_model(name, channels, classes, **settings).to("meta")
+
+
+def check_network(target: str, shape: tuple[int, int, int], classes: int, settings: dict[str, object]) -> None:
+    """Raise InputError if a user's own network does not make logits [B, classes] of images float [B, C, H, W].
+
+    It is asked once, for two black images, in evaluation mode. The random state stays as it is.
+
+    Args:
+        target: its dotted path.
+        shape: height, width and channels of an image.
+        settings: its arguments, `_target_` among them.
+    """
+    import torch
+
+    height, width, channels = shape
+    images = torch.zeros(2, channels, height, width)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = build_model(target, channels, classes, **settings).eval()
+        try:
+            logits = network(images)
+        except Exception as error:  # the user's code may raise anything
+            message = f"{MODEL_KEY}={target} fails on images float {list(images.shape)}: {reason(error)}"
+            raise InputError(message) from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
+        made = f"a tensor {list(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise InputError(
+            f"{MODEL_KEY}={target} makes {made} of images {list(images.shape)}: it must make logits [2, {classes}]"
+        )
+
+
+def count_parameters(model: "nn.Module") -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,67 @@
+"""Optimizers and schedules by name: a file in this folder that registers one is all it takes."""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fastconv.optim.schedules import Factors
+
+
+class Optimizer(Protocol):
+    """Settings that build a torch optimizer, whose parameter groups have their peak learning rate as `max_lr`."""
+
+    @property
+    def name(self) -> str:
+        """What `optimizer=NAME` says."""
+
+    def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "torch.optim.Optimizer":
+        """The optimizer for a network's trainable parameters, at its peak learning rate."""
+
+
+class Schedule(Protocol):
+    """Settings of a curve: a pure function of a run's progress in [0, 1]."""
+
+    @property
+    def name(self) -> str:
+        """What `schedule=NAME` says."""
+
+    @property
+    def max_epochs(self) -> float | None:
+        """Passes over the training images after which the run ends; None for no bound."""
+
+    def factors(self, progress: float) -> "Factors":
+        """The factors of learning rate and momentum at a progress in [0, 1]."""
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {}
+SCHEDULES: dict[str, type[Schedule]] = {}
+
+OptimizerType = TypeVar("OptimizerType", bound=type)
+ScheduleType = TypeVar("ScheduleType", bound=type)
+
+
+def register_optimizer(settings: OptimizerType) -> OptimizerType:
+    """Make a dataclass with a `name` and `build` (see `Optimizer`) what `optimizer=NAME` chooses.
+
+    The file must not import torch at its top: command lines are read without it.
+    """
+    OPTIMIZERS[settings().name] = settings
+    return settings
+
+
+def register_schedule(settings: ScheduleType) -> ScheduleType:
+    """Make a dataclass that extends `schedules.Curve` what `schedule=NAME` chooses. No torch at the top of its file."""
+    SCHEDULES[settings().name] = settings
+    return settings
+
+
+def import_registered() -> None:
+    """Import the files of this folder that register something; the others are not needed before a run begins."""
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if "\n@register_optimizer\n" in text or "\n@register_schedule\n" in text:
+            importlib.import_module(f"fastconv.optim.{file.stem}")
