@@ -17,7 +17,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "schedule": CustomSchedule,
 }
 
-# Folders of configs, beside fastconv's own, that the running command was given. Hydra composes for one command at a time.
+# Folders of configs, beside fastconv's own, that the running command was given; Hydra composes for one at a time.
 _folders: list[Path] = []
 
 

@@ -101,6 +101,9 @@ RANGES = {
 def check_ranges(config: Any, prefix: str = "") -> None:
     """Raise InputError, naming the key after `prefix`, for the first number of a config that is out of its range."""
     for key, rule in RANGES.items():
+        group, _, name = key.partition(".")
+        if name in getattr(getattr(config, group, None), "free", ()):  # an argument of a user's own component
+            continue
         try:
             value = attrgetter(key)(config)
         except AttributeError:  # a key of another schedule

@@ -139,7 +139,7 @@ class Config:
     dry_run: bool = False
     """Print the plan and stop."""
     trust: bool = False
-    """Follow each `_target_` in the files of the run that `resume` goes on with: somebody else may have written them."""
+    """Follow each `_target_` in the files of the run to resume, which somebody else may have written."""
     verify: bool = False
     """precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False

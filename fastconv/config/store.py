@@ -97,7 +97,8 @@ def complete(config: DictConfig) -> DictConfig:
         else:
             schema = _settable(_registered(group, node.get("name")))
         OmegaConf.set_struct(schema, True)
-        config[group] = OmegaConf.merge({group: schema}, {group: node})[group]
+        merged: Any = OmegaConf.merge({group: schema}, {group: node})  # so that errors name the whole key
+        config[group] = merged[group]
     return config
 
 

@@ -8,6 +8,7 @@ from fastconv.config.schema import SEGMENTS, Config
 from fastconv.data.augment.auto_augment import POLICIES
 from fastconv.data.augment.plan import FLIP_MODES
 from fastconv.data.augment.transforms import PAD_MODES
+from fastconv.models.configs import Airbench
 from fastconv.optim import SGD
 from fastconv.optim.schedules import OneCycle
 from fastconv.system.errors import InputError, nearest
@@ -59,7 +60,7 @@ def check(config: Config) -> None:
         require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
     check_ranges(config)
 
-    if hasattr(config.model, "widths"):
+    if isinstance(config.model, Airbench):
         require(len(config.model.widths) > 0, "model.widths", "give the filters of one group at least")
         require(
             not config.model.residual or config.model.convs > 1, "model.residual", "set model.convs to 2 or more too"

@@ -3,8 +3,8 @@
 from typing import Any
 
 # What says where things lie or what to do, and not what a run computes.
-LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune", "checkpoint", "sweep", "stream.root",
-          "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
+LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune", "checkpoint", "sweep",
+          "stream.root", "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
 
 
 def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
