@@ -119,12 +119,17 @@ def call_target(found: Callable[..., Any], key: str, *args: Any, **arguments: An
     return found(*args, **arguments)
 
 
-def source_digest(target: str) -> str:
-    """16 hex digits of the sha256 of the source file that defines a target, or of its name where it has no source."""
+def source_digest(target: str | Callable[..., Any]) -> str:
+    """16 hex digits of the sha256 of the source file that defines a target, or of its name where it has no source.
+
+    So what is kept of it, such as a measured speed, is not taken for that of other code. Raises InputError for a path
+    that cannot be imported.
+    """
+    found = import_target(target) if isinstance(target, str) else target
     try:
-        content = Path(inspect.getsourcefile(import_target(target)) or "").read_bytes()
+        content = Path(inspect.getsourcefile(found) or "").read_bytes()
     except (TypeError, OSError):
-        content = target.encode()
+        content = f"{found.__module__}.{found.__qualname__}".encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
