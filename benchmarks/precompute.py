@@ -15,7 +15,10 @@ from measurements import Table
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
-from fastconv.data.augment.plan import Crop, Cutout, Flip, Policy
+from fastconv.data.augment.policy import Policy
+from fastconv.data.augment.transforms.crop import Crop
+from fastconv.data.augment.transforms.cutout import Cutout
+from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.dataset import mean_and_std
 from fastconv.data.sources.builtin import load
 from fastconv.data.stream.spec import StreamSpec

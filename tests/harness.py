@@ -16,7 +16,10 @@ from unittest import mock
 import numpy as np
 import torch
 
-from fastconv.data.augment.plan import Crop, Cutout, Flip, Policy
+from fastconv.data.augment.policy import Policy
+from fastconv.data.augment.transforms.crop import Crop
+from fastconv.data.augment.transforms.cutout import Cutout
+from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.models import build_model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from fastconv.data.augment.plan import Policy
+from fastconv.data.augment.policy import Policy
 from fastconv.data.configs import Dataset, Stream
 from fastconv.models.configs import TTA
 from fastconv.optim.configs import Average

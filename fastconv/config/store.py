@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fastconv.config.commands import Compare, Evaluate, Explain, Export, LrFind, Method, Predict
 from fastconv.config.custom import COMPONENTS
 from fastconv.config.schema import Config, Trainer
-from fastconv.data.augment.plan import Policy
+from fastconv.data.augment.policy import Policy
 from fastconv.data.configs import Dataset, Stream
 from fastconv.models import network_names, settings_of
 from fastconv.models.configs import SHIPPED

@@ -5,9 +5,9 @@ from operator import attrgetter
 
 from fastconv.config.ranges import check_ranges
 from fastconv.config.schema import SEGMENTS, Config
-from fastconv.data.augment.auto_augment import POLICIES
-from fastconv.data.augment.plan import FLIP_MODES
-from fastconv.data.augment.transforms import PAD_MODES
+from fastconv.data.augment.transforms.auto_augment import POLICIES
+from fastconv.data.augment.transforms.crop import PAD_MODES
+from fastconv.data.augment.transforms.flip import FLIP_MODES
 from fastconv.models.configs import Airbench
 from fastconv.optim import SGD
 from fastconv.optim.schedules import OneCycle

@@ -1,14 +1,15 @@
-"""A recipe: all settings that decide what a run computes, flat, by key, such as `optimizer.max_lr`."""
+"""Hyperparameters: all settings that decide what a run computes, flat, by key, such as `optimizer.max_lr`."""
 
+import re
 from typing import Any
 
-# What says where things lie or what to do, and not what a run computes.
+# Settings of where things lie or what to do, which change nothing that a run computes.
 LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune", "checkpoint", "sweep",
           "stream.root", "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
 
 
 def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The recipe in a run's settings, which are nested."""
+    """The hyperparameters in a run's settings, which are nested."""
     found = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -19,12 +20,12 @@ def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_location(key: str) -> bool:
-    """Whether a setting is no part of the recipe."""
+    """Whether a setting is no hyperparameter."""
     return any(key == place or key.startswith(f"{place}.") for place in LOCATIONS)
 
 
 def is_seed(key: str) -> bool:
-    """Whether a setting is a seed of a run: what runs of one kind differ in."""
+    """Whether a setting is a seed of a run, which repetitions of a run differ in."""
     return key.rpartition(".")[2] == "seed"
 
 
@@ -34,6 +35,10 @@ def without_seeds(hparams: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_augmented(hparams: dict[str, Any]) -> bool:
-    """Whether the training images are changed at all."""
-    amounts = ("crop.padding", "flip.probability", "cutout.size", "color_jitter.brightness", "color_jitter.contrast")
-    return any(hparams.get(f"augment.{key}") for key in amounts) or hparams.get("augment.auto", "none") != "none"
+    """Whether the training images are changed at all, by our augmentations or by a user's own."""
+    amounts = ("crop.padding", "cutout.size", "color_jitter.brightness", "color_jitter.contrast", "extra")
+    return (
+        any(hparams.get(f"augment.{key}") for key in amounts)
+        or any(value for key, value in hparams.items() if re.fullmatch(r"augment\.\w+\.probability", key))
+        or hparams.get("augment.auto", "none") != "none"
+    )

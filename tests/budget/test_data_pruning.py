@@ -12,7 +12,9 @@ from sklearn.model_selection import cross_val_predict
 
 from fastconv.budget.autotune.data_pruning import proxy_confidence, skip_schedule, skips
 from fastconv.budget.hardware import Device
-from fastconv.data.augment.plan import Flip, Policy, SkipSchedule, plan_epoch
+from fastconv.data.augment.plan import SkipSchedule, plan_epoch
+from fastconv.data.augment.policy import Policy
+from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.sources.builtin import load
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.spec import OnlineStream
@@ -37,7 +39,7 @@ def test_an_epoch_has_all_images_that_do_not_skip_it_once():
         assert len(plan.order) == 700
         kept = np.isin(whole.order, plan.order)
         np.testing.assert_array_equal(plan.order, whole.order[kept])
-        np.testing.assert_array_equal(plan.flip, whole.flip[kept])
+        np.testing.assert_array_equal(plan.drawn("flip"), whole.drawn("flip")[kept])
     seen = Counter(row for plan in plans for row in plan.order)
     assert {seen[row] for row in np.flatnonzero(schedule)} == {2}
     assert {seen[row] for row in np.flatnonzero(schedule == 0)} == {4}

@@ -12,13 +12,20 @@ import pytest
 import torch
 import webdataset
 from harness import STANDARD, noise, sha256s, spec_of
+from omegaconf import OmegaConf
 
-from fastconv.data.augment.plan import ColorJitter, Crop, Cutout, Flip, Policy, plan_epoch
+from fastconv.config.cli import compose
+from fastconv.data.augment.plan import plan_epoch
+from fastconv.data.augment.policy import Policy
+from fastconv.data.augment.transforms.color_jitter import ColorJitter
+from fastconv.data.augment.transforms.crop import Crop
+from fastconv.data.augment.transforms.cutout import Cutout
+from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.batches import SplitBatches, StreamBatches
 from fastconv.data.sources.builtin import load
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.reader import PrecomputedStream
-from fastconv.data.stream.spec import Manifest, OnlineStream
+from fastconv.data.stream.spec import Manifest, OnlineStream, stream_spec
 from fastconv.data.stream.writer import write_stream
 from fastconv.training.datamodule import ShardDataModule
 
@@ -55,7 +62,7 @@ def test_online_and_precomputed_batches_are_the_same(images, tmp_path):
     "policy",
     [
         Policy(Crop(2, "reflect"), Flip(0.5, "alternating"), Cutout(3), ColorJitter(0.14, 0.13)),
-        *(Policy(Crop(1), policy=name) for name in ("rand_augment", "trivial_augment", "augmix")),
+        *(Policy(Crop(1), auto=name) for name in ("rand_augment", "trivial_augment", "augmix")),
     ],
     ids=str,
 )
@@ -147,12 +154,12 @@ def test_fingerprint_follows_everything_that_decides_a_byte():
         spec_of(data, dataclasses.replace(spec.policy, **changed))
         for changed in (
             {"flip": Flip(0.5, "alternating")},
-            {"colour": ColorJitter(brightness=0.1)},
-            {"colour": ColorJitter(contrast=0.1)},
-            {"policy": "augmix"},
-            {"policy": "rand_augment"},
-            {"policy": "rand_augment", "num_ops": 3},
-            {"policy": "rand_augment", "magnitude": 3},
+            {"color_jitter": ColorJitter(brightness=0.1)},
+            {"color_jitter": ColorJitter(contrast=0.1)},
+            {"auto": "augmix"},
+            {"auto": "rand_augment"},
+            {"auto": "rand_augment", "num_ops": 3},
+            {"auto": "rand_augment", "magnitude": 3},
         )
     ]
     assert len({each.fingerprint for each in [spec, *others]}) == 13
@@ -171,8 +178,25 @@ def test_streams_written_before_there_were_colours_and_policies_stay_valid(polic
     assert spec_of(noise(57, 3), policy).fingerprint == fingerprint
 
 
+@pytest.mark.parametrize(
+    ("overrides", "folder"),
+    [
+        (["augment=translate", "augment.color_jitter.brightness=0.1", "augment.color_jitter.contrast=0.2"],
+         "digits-73a48a4f38d64fc2"),
+        (["augment=standard", "augment.auto=rand_augment"], "digits-ed45453e7f444e89"),
+        (["augment=none", "augment.auto=augmix"], "digits-838030e32c258a8d"),
+    ],
+)  # fmt: skip
+def test_streams_of_earlier_versions_are_found_again(digits_root, monkeypatch, overrides, folder):
+    """With the pinned torchvision and Pillow, whose versions are a part of the last two."""
+    monkeypatch.setattr(stream, "BLOCK_SAMPLES", 1000)
+    config = OmegaConf.to_object(compose("config", ["dataset=digits", *overrides]))
+    train, _ = load("digits", digits_root)
+    assert stream_spec(train, config.augment, config.stream.seed).folder == folder
+
+
 def test_another_torchvision_is_another_stream_for_its_policies_alone(monkeypatch):
-    specs = [spec_of(noise(57, 3), Policy(policy=name)) for name in ("none", "augmix")]
+    specs = [spec_of(noise(57, 3), Policy(auto=name)) for name in ("none", "augmix")]
     before = [spec.fingerprint for spec in specs]
     monkeypatch.setattr(stream, "library_versions", lambda: {"torchvision": "0.1", "pillow": "1"})
     assert [spec.fingerprint == old for spec, old in zip(specs, before, strict=True)] == [True, False]

@@ -17,7 +17,10 @@ from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Config
-from fastconv.data.augment.plan import Crop, Cutout, Flip, Policy
+from fastconv.data.augment.policy import Policy
+from fastconv.data.augment.transforms.crop import Crop
+from fastconv.data.augment.transforms.cutout import Cutout
+from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
 

@@ -8,26 +8,26 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from fastconv.data.augment.auto_augment import library_versions
-from fastconv.data.augment.plan import Policy, plan_epoch
-from fastconv.data.augment.transforms import augment
+from fastconv.data.augment.plan import augment, plan_epoch
+from fastconv.data.augment.policy import Policy
+from fastconv.data.augment.transforms.auto_augment import library_versions
 from fastconv.data.dataset import ImageData, mean_and_std
 from fastconv.data.stream.shards import ShardEntry
 from fastconv.system.errors import StreamError
 from fastconv.system.files import write_atomically
 
 FORMAT = 1
-# A block is the unit of augmenting and reading: so large that Python's cost per block vanishes, so small that it stays
+# A block is the unit of augmenting and reading: large enough that Python's cost per block vanishes, small enough to stay
 # in the caches.
 BLOCK_BYTES = 4 * 2**20
 BLOCK_SAMPLES = 1000
 BLOCKS_PER_SHARD = 10
-# Under which names the fingerprint knows what has another one now.
+# The names in fingerprints of what has been renamed since.
 FIRST_NAMES = {"color_jitter": "colour", "auto": "policy", "skip_schedule": "resting"}
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -51,24 +51,17 @@ class StreamSpec:
     policy: Policy
     seed: int
     skip_schedule: str = ""
-    """sha256 of which images rest in which epochs; empty if none does."""
+    """sha256 of which images are skipped in which epochs; empty if none is."""
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits that differ whenever a byte of the stream could."""
-        described = {"format": FORMAT, "block": self.block, **asdict(self), **self.libraries}
-        # Settings that younger versions have brought are left out where they do nothing, and what was renamed has its
-        # first name: older streams stay valid.
-        policy, plain = described["policy"], asdict(Policy())
-        if not self.skip_schedule:
-            del described["skip_schedule"]
-        if policy["flip"]["mode"] == plain["flip"]["mode"]:
-            del policy["flip"]["mode"]
-        for key in ("color_jitter", "auto", "num_ops", "magnitude"):
-            if policy[key] == plain[key]:
-                del policy[key]
-        described = {FIRST_NAMES.get(key, key): value for key, value in described.items()}
-        described["policy"] = {FIRST_NAMES.get(key, key): value for key, value in policy.items()}
+        # Settings at their default are left out, unless the first format had them, and what was renamed has its first
+        # name: older streams stay valid whatever is added.
+        settings = {key: value for key, value in asdict(self).items() if value != SETTINGS_LEFT_OUT.get(key, MISSING)}
+        policy = {FIRST_NAMES.get(key, key): value for key, value in self.policy.described().items()}
+        described = {FIRST_NAMES.get(key, key): value for key, value in settings.items()}
+        described |= {"format": FORMAT, "block": self.block, "policy": policy, **self.libraries}
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -76,6 +69,11 @@ class StreamSpec:
     def libraries(self) -> dict[str, dict[str, str]]:
         """Under one key, the versions of the libraries that have a part in the bytes; empty without such."""
         return {} if self.policy.auto == "none" else {"libraries": library_versions()}
+
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        """Under one key, the sha256 of the source file of each transform of the user's own; empty without such."""
+        return {"sources": self.policy.sources()} if self.policy.extra else {}
 
     @property
     def folder(self) -> str:
@@ -114,6 +112,10 @@ class StreamSpec:
         return augment(data.images, plan, start, stop, self.fill), data.labels[plan.order[start:stop]]
 
 
+# Fields that are no part of the fingerprint where they have these values.
+SETTINGS_LEFT_OUT = {each.name: each.default for each in fields(StreamSpec) if each.default is not MISSING}
+
+
 def shard_name(epoch: int, shard: int) -> str:
     """Path of a shard inside its stream."""
     return f"epoch-{epoch:04d}/shard-{shard:04d}.tar"
@@ -138,8 +140,14 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Store the manifest in the stream's folder, atomically."""
         shards = {name: asdict(self.shards[name]) for name in sorted(self.shards)}
-        described = {"format": FORMAT, "fingerprint": self.spec.fingerprint, **asdict(self.spec), **self.spec.libraries}
-        content = {**described, "shards": shards}
+        content = {
+            "format": FORMAT,
+            "fingerprint": self.spec.fingerprint,
+            **asdict(self.spec),
+            **self.spec.libraries,
+            **self.spec.sources,
+            "shards": shards,
+        }
         write_atomically(folder / "manifest.json", json.dumps(content, indent=1).encode())
 
     @classmethod
@@ -177,7 +185,7 @@ class Stream(ABC):
         self.spec = spec
         # A block is read in several parts, one after the other.
         self._at: tuple[int, int] | None = None
-        self._current: Batch | None = None
+        self._current: Batch = (np.empty(0, np.uint8), np.empty(0, np.int64))
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples [start, stop) of the endless sequence: images uint8 [n, H, W, C], labels int64 [n]."""
@@ -205,7 +213,7 @@ class Stream(ABC):
 
     def close(self) -> None:
         """Let go of files."""
-        self._at = self._current = None
+        self._at, self._current = None, (np.empty(0, np.uint8), np.empty(0, np.int64))
 
 
 class OnlineStream(Stream):

@@ -1,0 +1,130 @@
+"""The augmentation of a stream: the settings of all transforms, and the order in which they come."""
+
+import importlib
+import pkgutil
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from fastconv.data.augment import transforms as package
+from fastconv.data.augment.transform import REGISTERED, Transform
+from fastconv.data.augment.transforms.auto_augment import AutoAugment
+from fastconv.data.augment.transforms.color_jitter import ColorJitter
+from fastconv.data.augment.transforms.crop import Crop
+from fastconv.data.augment.transforms.cutout import Cutout
+from fastconv.data.augment.transforms.flip import Flip
+from fastconv.system.errors import InputError
+from fastconv.system.targets import import_target, source_digest
+
+P = TypeVar("P")
+
+# The first format described a stream by all of these, and a later one colour jitter by both of its settings: they stay
+# in fingerprints at their default too, so that streams of that time are found again.
+ALWAYS_DESCRIBED = {"crop": {"padding", "mode"}, "flip": {"probability"}, "cutout": {"size"}}
+DESCRIBED_TOGETHER = {"color_jitter": {"brightness", "contrast"}}
+
+
+def _with_registered(policy: type[P]) -> type[P]:
+    """Add, to a class that becomes a dataclass, the settings of every registered transform that it does not name."""
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for name, kind in REGISTERED.items():
+        if name not in policy.__annotations__:
+            policy.__annotations__[name] = kind
+            setattr(policy, name, field(default_factory=kind))
+    return policy
+
+
+@dataclass(frozen=True)
+@_with_registered
+class Policy:
+    """The augmentation of a stream.
+
+    Images are cropped, flipped, jittered in colour, then go through one of torchvision's policies, the transforms that
+    were registered beside these (by name), cutout, and what `extra` names.
+    """
+
+    crop: Crop = field(default_factory=Crop)
+    flip: Flip = field(default_factory=Flip)
+    cutout: Cutout = field(default_factory=Cutout)
+    color_jitter: ColorJitter = field(default_factory=ColorJitter)
+    auto: str = "none"
+    """A policy of torchvision's: `rand_augment`, `trivial_augment`, `augmix`, or `none`. They take an image at a time,
+    some thousand a second (augmix: some hundred), however many cores there are."""
+    num_ops: int = 2
+    """Operations that rand_augment applies to an image, one after the other."""
+    magnitude: int = 9
+    """Strength of the operations of rand_augment, in [0, 30]."""
+    extra: list[dict[str, Any]] = field(default_factory=list, hash=False)
+    """Transforms of your own, applied in this order after all others: `augment.extra=[{_target_: mypkg.Invert,
+    probability: 0.5}]` makes `mypkg.Invert(probability=0.5)`, a class with the methods `draw` and `apply` of
+    fastconv.data.augment.transform.Transform. Their settings and source file are a part of the stream's identity."""
+
+    def transforms(self) -> dict[str, Transform]:
+        """The transforms by the name of their draws, in their order.
+
+        Raises InputError for one of `extra` that cannot be made or is no transform.
+        """
+        first: dict[str, Transform] = {
+            "crop": self.crop,
+            "flip": self.flip,
+            "color_jitter": self.color_jitter,
+            "auto": AutoAugment(self.auto, self.num_ops, self.magnitude),
+        }
+        others = {name: getattr(self, name) for name in sorted(REGISTERED) if name not in {*first, "cutout"}}
+        return {**first, **others, "cutout": self.cutout, **self._extra()}
+
+    def described(self) -> dict[str, object]:
+        """What identifies a stream: the settings that differ from their defaults, and those of the first format."""
+        found: dict[str, object] = {}
+        for each in fields(self):
+            value, plain = getattr(self, each.name), getattr(PLAIN, each.name)
+            if is_dataclass(value) and not isinstance(value, type):
+                always = ALWAYS_DESCRIBED.get(each.name, set())
+                together = DESCRIBED_TOGETHER.get(each.name, set()) if value != plain else set()
+                settings = {
+                    key: setting
+                    for key, setting in asdict(value).items()
+                    if key in always | together or setting != getattr(plain, key)
+                }
+                if settings:
+                    found[each.name] = settings
+            elif each.name == "extra" and value:
+                found["extra"] = [
+                    {**entry, "source": digest} for entry, digest in zip(value, self.sources(), strict=True)
+                ]
+            elif value != plain:
+                found[each.name] = value
+        return found
+
+    def sources(self) -> list[str]:
+        """sha256 of the source file of each transform of `extra`. Raises InputError for one that is not there."""
+        return [source_digest(import_target(_target(entry))) for entry in self.extra]
+
+    def _extra(self) -> dict[str, Transform]:
+        found: dict[str, Transform] = {}
+        for entry in self.extra:
+            target = _target(entry)
+            kind = import_target(target)
+            settings = {key: value for key, value in entry.items() if key != "_target_"}
+            try:
+                made = kind(**settings) if callable(kind) else kind
+            except (TypeError, ValueError) as error:
+                raise InputError(f"augment.extra: {target} cannot be made of {settings}: {error}") from error
+            if not isinstance(made, Transform):
+                raise InputError(
+                    f"augment.extra: {target} is no augmentation: it needs methods draw(draws) and"
+                    " apply(images, drawn, fill)"
+                )
+            count = sum(name.partition("#")[0] == target for name in found)
+            found[f"{target}#{count + 1}" if count else target] = made  # two of one kind have draws of their own
+        return found
+
+
+def _target(entry: dict[str, Any]) -> str:
+    target = entry.get("_target_") if isinstance(entry, dict) else None
+    if not isinstance(target, str):
+        raise InputError(f"augment.extra: {entry} names no class: give {{_target_: package.Class, its settings}}")
+    return target
+
+
+PLAIN = Policy()

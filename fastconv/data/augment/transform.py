@@ -1,0 +1,132 @@
+"""The interface of an augmentation, the random draws that it decides by, and the register of those that there are."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+# An integer or a yes and no, or a row of them, for each image.
+Drawn = NDArray[np.int64] | NDArray[np.bool_]
+Images = NDArray[np.uint8]
+
+# Purposes of the draws. Each has its own part of the counter space, so that adding one leaves the others as they are.
+# These numbers are in the bytes of existing streams; the purposes of all other draws are derived from their names.
+PURPOSES = {
+    "order": 0,
+    "crop.y": 1,
+    "crop.x": 2,
+    "flip": 3,
+    "cutout.y": 4,
+    "cutout.x": 5,
+    "color_jitter.brightness": 6,
+    "color_jitter.contrast": 7,
+    "auto": 8,
+}
+
+
+def purpose_of(name: str) -> int:
+    """The counter-space purpose of a draw: a fixed number, or the upper half of 64 bits by a hash of its name."""
+    if name in PURPOSES:
+        return PURPOSES[name]
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") | 1 << 63
+
+
+def draw_words(seed: int, epoch: int, purpose: int, n: int) -> NDArray[np.uint64]:
+    """Return `n` independent 64-bit words, uint64 [n], the same on every machine and numpy version.
+
+    They are raw words of Philox: numpy promises those across versions, but not what `Generator` methods make of them,
+    and a stream must have the same bytes for everyone.
+    """
+    counter = np.array([0, 0, 0, purpose], dtype=np.uint64)
+    words: NDArray[np.uint64] = np.random.Philox(
+        key=np.array([seed, epoch], dtype=np.uint64), counter=counter
+    ).random_raw(n)
+    return words
+
+
+def below(words: NDArray[np.uint64], bound: int) -> NDArray[np.int64]:
+    """Map words to integers in [0, bound), int64: the high half times the bound (bias below bound / 2**32)."""
+    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random draws of one transform for one epoch: pure functions of seed, epoch and the names of the draws.
+
+    Element j of a draw belongs to image j of the training images, whatever its place in the epoch's order.
+    """
+
+    seed: int
+    epoch: int
+    samples: int
+    """Number of training images, the length of every draw."""
+    height: int
+    width: int
+    """Of an image, in pixels."""
+    name: str
+    """Of the transform."""
+
+    def integers(self, bound: int, part: str = "") -> NDArray[np.int64]:
+        """Integers drawn evenly from [0, bound), int64 [samples]; bound is at most 2**32.
+
+        Args:
+            part: tells several draws of one transform apart.
+        """
+        return below(self._words(part), bound)
+
+    def around_zero(self, limit: int, part: str = "") -> NDArray[np.int64]:
+        """Integers drawn evenly from [-limit, limit], int64 [samples]."""
+        return self.integers(2 * limit + 1, part) - limit
+
+    def chances(self, probability: float, part: str = "") -> NDArray[np.bool_]:
+        """True with a probability in [0, 1], exactly at its ends; bool [samples]."""
+        return (self._words(part) >> np.uint64(32)) < np.uint64(round(probability * 2**32))
+
+    def at_epoch(self, epoch: int) -> "Draws":
+        """The draws that another epoch has."""
+        return replace(self, epoch=epoch)
+
+    def _words(self, part: str) -> NDArray[np.uint64]:
+        purpose = purpose_of(f"{self.name}.{part}" if part else self.name)
+        return draw_words(self.seed, self.epoch, purpose, self.samples)
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """An augmentation: it decides for each image of an epoch what happens to it, then does that to pixels.
+
+    `draw` is called once for an epoch, `apply` for parts of it, several of them at once in threads. `apply` uses no
+    other randomness than what was drawn.
+    """
+
+    def draw(self, draws: Draws) -> Drawn | None:
+        """A row for each of `draws.samples` training images, [samples] or [samples, K]; None to change nothing."""
+        ...
+
+    def apply(self, images: Images, drawn: Drawn, fill: Images) -> Images | None:
+        """Change images uint8 [B, H, W, C] in place and return None, or return new ones of the same shape.
+
+        Args:
+            images: a part of an epoch, writable.
+            drawn: the rows of these images, [B] or [B, K].
+            fill: mean colour of the training images, uint8 [C].
+        """
+        ...
+
+
+T = TypeVar("T", bound=type[Transform])
+# Transforms by the name of their settings, `augment.NAME`.
+REGISTERED: dict[str, type[Transform]] = {}
+
+
+def transform(name: str) -> Callable[[T], T]:
+    """Register a frozen dataclass, whose fields all have defaults with which it changes nothing, as `augment.NAME`."""
+
+    def register(kind: T) -> T:
+        REGISTERED[name] = kind
+        return kind
+
+    return register

@@ -1,0 +1,61 @@
+"""Random crops of the padded image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from fastconv.data.augment.transform import Drawn, Draws, Images, transform
+
+PAD_MODES = ("constant", "reflect")
+
+
+@transform("crop")
+@dataclass(frozen=True)
+class Crop:
+    """Pad every side, then cut a window of the image's own size at a random place."""
+
+    padding: int = 0
+    """Pixels added on each side before the random crop; 0 switches it off."""
+    mode: str = "constant"
+    """Content of the padding: `constant` (the training set's mean colour) or `reflect` (the image reflected at its
+    border)."""
+
+    def draw(self, draws: Draws) -> Drawn | None:
+        """The window's corner (y, x) in the padded image, int64 [samples, 2]."""
+        if not self.padding:
+            return None
+        places = 2 * self.padding + 1
+        return np.stack([draws.integers(places, side) for side in ("y", "x")], axis=1)
+
+    def apply(self, images: Images, drawn: Drawn, fill: Images) -> Images:
+        """Pad images [B, H, W, C] and cut each one's own [H, W] window at its corner, int64 [B, 2]."""
+        n, height, width, channels = images.shape
+        padded = self._padded(images, fill)
+        # Every window of every image as one strided view whose rows are runs of width * channels bytes: picking one
+        # window per image is then a single gather of long runs, an order of magnitude faster than moving pixels.
+        image_step, row_step, pixel_step, byte_step = padded.strides
+        places = 2 * self.padding + 1
+        windows = as_strided(
+            padded,
+            shape=(n, places, places, height, width * channels),
+            strides=(image_step, row_step, pixel_step, row_step, byte_step),
+            writeable=False,
+        )
+        cropped: Images = windows[np.arange(n), drawn[:, 0], drawn[:, 1]].reshape(n, height, width, channels)
+        return cropped
+
+    def _padded(self, images: Images, fill: Images) -> Images:
+        n, height, width, channels = images.shape
+        padding = self.padding
+        if self.mode == "reflect":
+            sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+            return np.pad(images, sides, mode="reflect")
+        # Filled as rows of bytes: assigning a colour to [.., C] slices walks pixel by pixel, five times as slowly.
+        side = padding * channels
+        border = np.tile(fill, width + 2 * padding)
+        lines = np.empty((n, height + 2 * padding, len(border)), np.uint8)
+        lines[:, :padding] = lines[:, -padding:] = border
+        lines[:, padding:-padding, :side] = lines[:, padding:-padding, -side:] = border[:side]
+        lines[:, padding:-padding, side:-side] = images.reshape(n, height, width * channels)
+        return lines.reshape(n, height + 2 * padding, width + 2 * padding, channels)

@@ -1,0 +1,43 @@
+"""Horizontal flips."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastconv.data.augment.transform import Drawn, Draws, Images, transform
+
+FLIP_MODES = ("random", "alternating")
+
+
+@transform("flip")
+@dataclass(frozen=True)
+class Flip:
+    """Flip the image left to right."""
+
+    probability: float = 0.0
+    """Probability, in [0, 1], that an image is flipped; 0 switches it off."""
+    mode: str = "random"
+    """`random`: a coin per image and epoch; `alternating`: a coin per image in the first epoch, then in each epoch the
+    opposite of the one before (Jordan 2024, arXiv 2404.00498, section 3.6). Its probability is 0.5, or 0 for no
+    flips."""
+
+    def draw(self, draws: Draws) -> Drawn | None:
+        """Whether each image is flipped, bool [samples]."""
+        if not self.probability:  # a flipped image is another thing, so it is flipped in no epoch
+            return None
+        if self.mode == "random":
+            return draws.chances(self.probability)
+        # By the absolute epoch, and never by which epochs were planned before.
+        first = draws.at_epoch(0).chances(self.probability)
+        return ~first if draws.epoch % 2 else first
+
+    def apply(self, images: Images, drawn: Drawn, fill: Images) -> None:
+        """Flip, in place, the images for which `drawn`, bool [B], is true."""
+        rows = np.flatnonzero(drawn)
+        if not len(rows):
+            return
+        chosen = images[rows]
+        flipped = np.empty_like(chosen)
+        for channel in range(chosen.shape[3]):  # reversing whole pixels at once is four times slower
+            flipped[..., channel] = chosen[:, :, ::-1, channel]
+        images[rows] = flipped
