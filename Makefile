@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-PYTEST := --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST := --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test coverage test-slow lint bench article docs dashboard clean
@@ -27,7 +27,7 @@ test: $(READY) ## run the tests
 	$(PY) -m pytest $(PYTEST)
 
 coverage: $(READY) ## run the tests and measure their coverage, which takes twice as long
-	$(PY) -m pytest $(PYTEST) --cov --cov-report=term --cov-fail-under=90
+	$(PY) -m pytest $(PYTEST) --cov --cov-report=term --cov-fail-under=92
 
 test-slow: $(READY) ## run the tests that take longer, about an hour on two cores
 	$(PY) -m pytest --quiet -m slow

@@ -1,12 +1,15 @@
-"""What several test modules need: the commands in this process, small streams, and the official data sets if here."""
+"""What several test modules need: the commands in this process, trained networks, small streams, official data."""
 
 import functools
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from harness import OFFICIAL_DATA, OFFICIAL_FOLDERS, Ended, noise, run_command, spec_of
+from filelock import FileLock
+from harness import OFFICIAL_DATA, OFFICIAL_FOLDERS, SMALL, Ended, SimulatedTime, noise, only_run, run_command, spec_of
 
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.builtin import load
@@ -14,11 +17,14 @@ from fastconv.data.stream import spec as stream
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.stream.writer import write_stream
 
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tiny networks gain nothing from a second thread, and lose much when two of them share a busy machine."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
 
 
 @pytest.fixture
@@ -27,12 +33,72 @@ def command(tmp_path: Path, digits_root: Path) -> Callable[..., Ended]:
     return functools.partial(run_command, tmp_path, digits_root)
 
 
+@pytest.fixture
+def simulated_time(monkeypatch: pytest.MonkeyPatch) -> SimulatedTime:
+    """The clocks of commands in this process read a simulated time: budgets end alike on any machine, however busy."""
+    time = SimulatedTime()
+    monkeypatch.setattr("fastconv.budget.clock.now", time)
+    return time
+
+
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder in which the digits are decoded."""
     root = tmp_path_factory.mktemp("data")
     load("digits", root)
     return root
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Fills a folder once for all processes of a test session, in the first that asks for its name."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, whole = base / "made" / name, base / "made" / f"{name}.whole"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(base / "made" / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def davidnet_run(made_once: MadeOnce, digits_root: Path) -> Path:
+    """The folder of a run that its budget ends, in simulated time, after about 200 steps; with figures.
+
+    What it printed is in out.txt. Copy the folder before you change it.
+    """
+    overrides = ("dataset=digits", *SMALL, "budget.seconds=5", "schedule.max_epochs=null", "validate.every=4",
+                 "figures=true")  # fmt: skip
+
+    def train(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fastconv.budget.clock.now", SimulatedTime())
+            ended = run_command(folder, digits_root, "train", *overrides)
+        assert ended.code == 0, ended.err
+        (only_run(folder) / "out.txt").write_text(ended.out)
+
+    return only_run(made_once("davidnet", train))
+
+
+@pytest.fixture(scope="session")
+def airbench_run(made_once: MadeOnce, digits_root: Path) -> Path:
+    """The folder of a run of another network, optimizer and schedule. Copy it before you change it."""
+    overrides = ("dataset=digits", "model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64",
+                 "micro_batch_size=64", "budget.seconds=null", "schedule.max_epochs=8", "augment=none")  # fmt: skip
+
+    def train(folder: Path) -> None:
+        ended = run_command(folder, digits_root, "train", *overrides)
+        assert ended.code == 0, ended.err
+
+    return only_run(made_once("airbench", train))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ def commands() -> list[tuple[str, str]]:
         text = page.read_text()
         found += [(page.name, line) for line in re.findall(r"^\$ (python -m fastconv\..+)$", text, re.M)]
         found += [(page.name, " ".join(each.split())) for each in re.findall(r"`(python -m fastconv\.[^`]+)`", text)]
-    return sorted(set(found))
+    # Of those on several pages only the first.
+    return sorted((page, line) for line, page in {line: page for page, line in reversed(found)}.items())
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value[:70])

@@ -7,18 +7,23 @@ from contextlib import contextmanager
 from fastconv.config.schema import SEGMENTS
 
 
+def now() -> float:
+    """Monotonic time in seconds, which new clocks read; replace it to simulate the time of whole commands."""
+    return time.monotonic()
+
+
 class Clock:
     """Counts seconds into the segment that is open; a segment opened inside another pauses the outer one.
 
     Args:
-        now: a monotonic time in seconds.
+        read: a monotonic time in seconds; `now` if None.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
+    def __init__(self, read: Callable[[], float] | None = None) -> None:
+        self._now = read or now
         self._spent = dict.fromkeys(SEGMENTS, 0.0)
         self._open = ["setup"]
-        self._since = now()
+        self._since = self._now()
 
     def enter(self, segment: str) -> None:
         """Open a segment and pause the one that is open."""

@@ -12,7 +12,7 @@ SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=fals
 
 
 @pytest.fixture
-def here(tmp_path, digits_root, monkeypatch):
+def here(tmp_path, digits_root, monkeypatch, simulated_time):
     monkeypatch.setenv("FASTCONV_DATA", str(digits_root))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -36,13 +36,13 @@ def test_a_folder_with_an_odd_name_is_learned(here):
         folder = here / "my photos, 50% {new}" / f"a={digits.target[at] % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((digits.images[at] * 15).astype(np.uint8)).save(folder / f"{at}.png")
-    predictor = fastconv.fit(here / "my photos, 50% {new}", 60, *SMALL, "dataset.name=photos")
+    predictor = fastconv.fit(here / "my photos, 50% {new}", 60, *SMALL, "dataset.name=photos", "schedule.max_epochs=2")
     assert predictor.classes == ("a=0", "a=1")
     assert predictor.shape == (24, 24, 1)
 
 
 def test_a_named_set_is_learned_and_found_again(here):
-    predictor = fastconv.fit("digits", 60, *SMALL)
+    predictor = fastconv.fit("digits", 60, *SMALL, "schedule.max_epochs=2")
     again = fastconv.load(predictor.run.folder)
     images = (load_digits().images[:50] * (255 / 16)).round().astype(np.uint8)
     first, second = (each.predict(list(images)).probabilities for each in (predictor, again))

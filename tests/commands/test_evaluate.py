@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -59,12 +60,8 @@ def test_errors_are_the_most_confident_ones(evaluation):
     assert confidence[rows].min() >= np.sort(confidence[wrong])[-10]
 
 
-def test_a_run_gets_its_page(tmp_path, digits_root):
-    given = ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64",
-             "micro_batch_size=64", "budget.seconds=null", "schedule.max_epochs=12", "augment=none",
-             "outputs=runs", "figures=true")  # fmt: skip
-    assert run_command(tmp_path, digits_root, "train", *given).code == 0
-    run = next((tmp_path / "runs" / "digits").iterdir())
+def test_a_run_gets_its_page(tmp_path, digits_root, davidnet_run):
+    run = shutil.copytree(davidnet_run, tmp_path / "run")
     ended = run_command(tmp_path, digits_root, "evaluate", f"run={run}")
     assert ended.code == 0, ended.err
     found = json.loads((run / "evaluation.json").read_text())

@@ -1,27 +1,27 @@
 """Exported files predict as the checkpoint does, from raw images, without fastconv."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
-from harness import by_hand, run_command
+from harness import by_hand, only_run, run_command
 
 from fastconv.analysis import export as exporting
 from fastconv.data.sources.builtin import load
 
-NETWORKS = {
-    "airbench": ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon"),
-    "davidnet": ("model=davidnet", "model.width=4"),
-    "resnet18": ("model=resnet18", "model.width=4"),
-}
+RESNET = ("dataset=digits", "model=resnet18", "model.width=4", "batch_size=64", "micro_batch_size=64",
+          "budget.seconds=null", "schedule.max_epochs=0.5", "stream=online", "validate.on=none")  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=["airbench", "davidnet", "resnet18"])
 def exported(request, tmp_path_factory, digits_root):
     folder = tmp_path_factory.mktemp(request.param)
-    given = (*NETWORKS[request.param], "batch_size=64", "micro_batch_size=64", "budget.seconds=null",
-             "schedule.max_epochs=3", "outputs=runs")  # fmt: skip
-    assert run_command(folder, digits_root, "train", *given).code == 0
-    run = next((folder / "runs" / "digits").iterdir())
+    if request.param == "resnet18":
+        assert run_command(folder, digits_root, "train", *RESNET).code == 0
+        run = only_run(folder)
+    else:
+        run = shutil.copytree(request.getfixturevalue(f"{request.param}_run"), folder / "run")
     formats = "onnx,torch" if pytest.importorskip("onnxruntime") else "torch"
     ended = run_command(folder, digits_root, "export", f"run={run}", f"format=[{formats}]")
     assert ended.code == 0, ended.err

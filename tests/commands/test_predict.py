@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -16,13 +17,9 @@ from fastconv.data.sources.builtin import load
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, digits_root):
-    """A network of a few seconds' training, its folder, and test images as files."""
+def trained(tmp_path_factory, digits_root, airbench_run):
+    """A folder with test images as files, the folder of a run, and the test images."""
     folder = tmp_path_factory.mktemp("predict")
-    given = ("model=airbench", "model.widths=[8,16,16]", "optimizer=muon", "batch_size=64", "micro_batch_size=64",
-             "budget.seconds=null", "schedule.max_epochs=20", "augment=none", "outputs=runs")  # fmt: skip
-    ended = run_command(folder, digits_root, "train", *given)
-    assert ended.code == 0, ended.err
     _, test = load("digits", digits_root)
     for at in range(30):
         (folder / "images").mkdir(exist_ok=True)
@@ -30,7 +27,7 @@ def trained(tmp_path_factory, digits_root):
     with tarfile.open(folder / "images.tar", "w") as tar:
         for at in range(30):
             tar.add(folder / "images" / f"{at:03}.png", f"{at:03}.png")
-    return folder, next((folder / "runs" / "digits").iterdir()), test
+    return folder, airbench_run, test
 
 
 def test_a_predictor_predicts_as_the_checkpoint_does(trained):
@@ -42,7 +39,7 @@ def test_a_predictor_predicts_as_the_checkpoint_does(trained):
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5 if exact else 2e-2)
     accuracy = (found.labels == test.labels).mean()
     assert accuracy == pytest.approx(json.loads((run / "results.json").read_text())["accuracy"], abs=2e-3)
-    assert accuracy > 0.8
+    assert accuracy > 0.5, "it has learned"
     files = sorted((folder / "images").iterdir())
     for given in (files, [str(file) for file in files], [Image.open(file) for file in files], list(test.images[:30])):
         np.testing.assert_allclose(predictor.predict(given).probabilities, found.probabilities[:30], atol=1e-5)
@@ -110,8 +107,6 @@ def test_bad_input_is_one_line(trained, digits_root, overrides, line):
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(trained, digits_root, tmp_path):
-    import shutil
-
     folder, run, _ = trained
 
     class Harm:

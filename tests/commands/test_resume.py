@@ -89,7 +89,7 @@ def test_a_run_that_was_stopped_twice(command, tmp_path, monkeypatch, undisturbe
     assert Results.read(only_run(tmp_path)).resumed == 2
 
 
-def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch):
+def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch, simulated_time):
     run = (*RUN, "budget.seconds=4", "schedule.max_epochs=null")
     for call in (20, 30):
         with monkeypatch.context() as patch:
@@ -99,12 +99,12 @@ def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch):
     assert 0 < before < 4
     assert command("train", *run, "resume=auto").code == 0
     found = Results.read(only_run(tmp_path))
-    assert found.seconds_counted <= 4.2  # test_pace.py holds it to its word; here a busy machine may stall
+    assert before < found.seconds_counted <= 4
     assert (found.stop_reason, found.resumed) == ("budget", 2)
     assert found.final_lr <= 0.01
 
 
-def test_time_that_ran_out_before_the_kill_leaves_only_the_test(command, tmp_path, monkeypatch):
+def test_time_that_ran_out_before_the_kill_leaves_only_the_test(command, tmp_path, monkeypatch, simulated_time):
     run = (*RUN, "budget.seconds=500", "schedule.max_epochs=null")
     with monkeypatch.context() as patch:
         stop_at(patch, "training_step", 10)

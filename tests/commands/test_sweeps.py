@@ -126,7 +126,6 @@ def test_two_sweeps_of_one_second_do_not_touch_each_other(tmp_path, digits_root)
     assert [each.wait() for each in both] == [0, 0]
     found = sweeps(tmp_path)
     assert len(found) == 2
-    assert found[0].name[:16] == found[1].name[:16], "begun within the same minute"
     for sweep in found:
         assert [each.stop_reason for each in results_of(sweep).values()] == ["epochs"] * 2
 

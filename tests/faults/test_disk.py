@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_all_of_a_sudden(tmp_path, digits_root, small_disk, 
     overrides = (*OVERRIDES, f"stream.epochs={EPOCHS}", f"stream.root={folder}")
     with monkeypatch.context() as patch:
         patch.setattr(writer, "require_space", lambda *_: None)
-        patch.setattr(writer, "MANIFEST_SECONDS", 0.1)
+        patch.setattr(writer, "MANIFEST_SECONDS", 0)
         ended = run_command(tmp_path, digits_root, "precompute", *overrides)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert f"cannot write {folder}" in ended.err

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -44,13 +45,10 @@ def in_manifest(root):
 
 
 def test_a_killed_precompute_goes_on_where_it_was(tmp_path, digits_root):
-    """SIGKILL at moments between the first shard and, about, the last one."""
+    """SIGKILL after a random number of shards."""
     overrides = (*SMALL, "budget.seconds=9", f"stream.epochs={EPOCHS}")
-    assert run_command(tmp_path, digits_root, "precompute", *overrides, "stream.epochs=1").code == 0  # probes
-    started = time.monotonic()
+    assert run_command(tmp_path, digits_root, "precompute", *overrides, "stream.epochs=1").code == 0  # benchmarks
     assert run_command(tmp_path, digits_root, "precompute", *overrides, "stream.root=right").code == 0
-    seconds = time.monotonic() - started
-    assert seconds > 1, "else there is no time to kill it in"
     right = sha256s(tmp_path / "right")
     chance = random.Random(0)
     kept_counts = []
@@ -58,13 +56,13 @@ def test_a_killed_precompute_goes_on_where_it_was(tmp_path, digits_root):
         root = tmp_path / "killed"
         shutil.rmtree(root, ignore_errors=True)
         process = start("precompute", tmp_path, digits_root, *overrides, f"stream.root={root}")
-        while not list(root.glob("*/epoch-*")):
-            assert process.poll() is None, process.stderr.read()
+        wanted = chance.randrange(1, 2 * EPOCHS // 3)
+        while len(list(root.glob("*/epoch-*"))) < wanted and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.7 * seconds))
         process.kill()
-        if process.wait() == 0:  # it was done already
+        if (code := process.wait()) == 0:  # it was done already
             continue
+        assert code == -signal.SIGKILL, process.stderr.read()
         kept = {path: path.stat().st_mtime_ns for path in in_manifest(root)}
         for path in kept:
             assert hashlib.sha256(path.read_bytes()).hexdigest() == right[str(path.relative_to(root))]
@@ -74,8 +72,8 @@ def test_a_killed_precompute_goes_on_where_it_was(tmp_path, digits_root):
         assert sha256s(root) == right
         assert not list(root.rglob("*.part"))
         kept_counts.append(len(kept))
-    print(f"{seconds:.1f} s of writing; shards kept of {EPOCHS}: {sorted(kept_counts)}")
-    assert sum(0 < count < EPOCHS for count in kept_counts) >= KILLS // 4, "some were killed half-way"
+    print(f"shards kept of {EPOCHS}: {sorted(kept_counts)}")
+    assert min(kept_counts) < EPOCHS, "some were killed half-way"
 
 
 def test_four_runs_at_once_write_a_stream_once(tmp_path, digits_root):
