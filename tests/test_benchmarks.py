@@ -1,5 +1,6 @@
-"""The benchmarks' machinery, on small networks: what is measured is what a run does, and tables say what rows hold."""
+"""The benchmarks' machinery, on small networks: they measure a run's own path, and tables follow from their rows."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,31 @@ def test_flop_of_airbench():
     # Nor has the whitening's output but for the bias, which is summed and not counted.
     assert training_flops("airbench", {}, (32, 32, 3), 10) == 3 * forward + whitening
     assert 3 * forward == pytest.approx(0.71e9, rel=0.01)
+
+
+RESEARCH = REPOSITORY / "benchmarks" / "research"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RESEARCH.glob("*.py")))
+def test_a_study_can_be_imported(monkeypatch, name):
+    monkeypatch.syspath_prepend(RESEARCH)
+    assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize("name", ["best", "records", "equal_work", "ensembles", "model_sizes"])
+def test_a_committed_table_is_that_of_its_rows(monkeypatch, name):
+    monkeypatch.syspath_prepend(RESEARCH)
+    committed = REPOSITORY / "benchmarks" / "results" / f"{name}.md"
+    assert importlib.import_module(name).table() == committed.read_text()
+
+
+def test_the_scaling_law_is_fitted_to_committed_runs(monkeypatch):
+    monkeypatch.syspath_prepend(RESEARCH)
+    points = importlib.import_module("fit_scaling_law").points()
+    assert {point.dataset for point in points} == {"cifar10", "fashion_mnist", "mnist"}
+    committed = (REPOSITORY / "benchmarks" / "results" / "scaling_law.md").read_text()
+    for point in points:
+        assert f"| {point.epochs:g} | {100 * (1 - point.error):.2f} |" in committed
 
 
 @pytest.mark.slow

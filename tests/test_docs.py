@@ -11,6 +11,8 @@ from harness import PAGES, REPOSITORY
 from fastconv.config.arguments import check_arguments
 from fastconv.config.store import SCHEMAS
 
+OTHER_PAGES = [REPOSITORY / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/research/README.md")]
+
 
 def commands() -> list[tuple[str, str]]:
     """(page, command) of each line that begins with a prompt and calls fastconv, and of each in a sentence."""
@@ -35,7 +37,7 @@ def test_there_are_commands():
     assert len(commands()) > 30
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
