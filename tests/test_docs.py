@@ -11,6 +11,7 @@ from harness import PAGES, REPOSITORY
 from fastconv.config.arguments import check_arguments
 from fastconv.config.store import SCHEMAS
 
+REFERENCE = REPOSITORY / "docs" / "reference.md"
 OTHER_PAGES = [REPOSITORY / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/research/README.md")]
 
 
@@ -50,5 +51,9 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert "WARNING" not in ended.stderr
     page = (tmp_path / "site" / "reference" / "index.html").read_text()
-    assert "fastconv.api.fit" in page
+    for name, members in re.findall(
+        r"^::: (\S+)(?:\n    options: \{members: \[(.*)\]\})?$", REFERENCE.read_text(), re.M
+    ):
+        for anchor in [name, *(f"{name}.{member}" for member in members.split(", ") if member)]:
+            assert f'id="{anchor}"' in page, f"{anchor} has no docstring, or another name"
     assert (tmp_path / "site" / "results" / "scaling_law.png").exists()
