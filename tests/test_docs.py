@@ -4,9 +4,11 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from harness import PAGES, REPOSITORY
+from markdown.extensions.toc import slugify
 
 from fastconv.config.arguments import check_arguments
 from fastconv.config.store import SCHEMAS
@@ -40,9 +42,28 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_link_leads_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            path = page.parent / target if target else page
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Those that the site makes of a page's headings."""
+    return {slugify(heading, "-") for heading in re.findall(r"^#+ (.+)$", page.read_text(), re.M)}
+
+
+def test_the_readme_is_short():
+    assert len((REPOSITORY / "README.md").read_text().split()) <= 900
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_use_the_words_of_the_field(page):
+    found = re.findall(
+        r"\b(norm_batch|plan_only|probes?|rungs?|offers?|ladder|surest|so many \w+)\b", page.read_text(), re.I
+    )
+    assert not found
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):
