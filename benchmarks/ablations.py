@@ -77,7 +77,9 @@ def tables(found: dict[str, list[Group]]) -> list[str]:
         lines += [f"## {title[0].upper()}{title[1:]}", "", f"| {' | '.join(HEADER)} |", "|" + " --- |" * len(HEADER)]
         for group in groups:
             accuracy, better = group.summary("accuracy"), gain(group, reference)
-            difference = f"{100 * better.mean:+.2f} ± {100 * better.half:.2f}" + " (significant)" * better.is_significant
+            difference = (
+                f"{100 * better.mean:+.2f} ± {100 * better.half:.2f}" + " (significant)" * better.is_significant
+            )
             cells = [
                 name(group),
                 f"{100 * accuracy.mean:.2f} ± {100 * accuracy.sd:.2f}",

@@ -1,7 +1,7 @@
-"""Is the budget a contract? python benchmarks/budget.py
+"""Tests the budget as a contract: python benchmarks/budget.py
 
 Trains with as many epochs as fit, for short and long budgets, and once with a hog that takes one of the cores from the
-half on; tells how much of each budget was counted, and what the plan had expected. Appends a row to
+half on; records how much of each budget was counted, and what the plan had expected. Appends a row to
 benchmarks/results/budget.csv for each finished run and skips the rows that this machine has. About half an hour.
 """
 
@@ -28,14 +28,14 @@ CASES = (
 
 
 def hog() -> None:
-    """Keep one core busy for ever."""
+    """Keep one core busy until killed."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     while True:
         pass
 
 
 def train(dataset: str, seconds: float, disturbed: bool, *overrides: str) -> dict:
-    """The results of a run; disturbed from the half on if wanted."""
+    """Return the results of a run, disturbed from half of its budget on if asked for."""
     with tempfile.TemporaryDirectory() as outputs:
         settings = [f"dataset={dataset}", f"budget.seconds={seconds}", "schedule.max_epochs=null", f"outputs={outputs}"]
         process = subprocess.Popen([sys.executable, "-m", "fastconv.train", *settings, *overrides])
@@ -53,7 +53,7 @@ def train(dataset: str, seconds: float, disturbed: bool, *overrides: str) -> dic
 
 
 def counted(outputs: Path) -> float:
-    """How much of the budget a run has used so far."""
+    """Return the counted seconds of a run so far."""
     return max((json.loads(path.read_text())["seconds_counted"] for path in outputs.rglob("results.json")), default=0.0)
 
 

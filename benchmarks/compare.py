@@ -1,6 +1,6 @@
-"""How long a table of 2,000 runs takes, start-up included: python benchmarks/compare.py
+"""Times a table of 2,000 runs, start-up included: python benchmarks/compare.py
 
-About a minute. The runs are made up: 100 settings of 20 seeds, with the results and the curve of a run.
+About a minute. The runs are synthetic: 100 settings of 20 seeds, with the results and the curve of a run.
 """
 
 import dataclasses

@@ -44,9 +44,9 @@ def record(name: str, seeds: range, *settings: str) -> None:
     """Add rows to the records, from runs in this process."""
     about = RECORDS[name]
     for seed in seeds:
-        known = {"dataset": about.dataset, "experiment": about.experiment, "seed": str(seed)}
-        known |= {"settings": " ".join((*about.settings, *settings)), "device": describe_device()}
-        if any(known.items() <= each.items() for each in read(ROWS)):
+        row_key = {"dataset": about.dataset, "experiment": about.experiment, "seed": str(seed)}
+        row_key |= {"settings": " ".join((*about.settings, *settings)), "device": describe_device()}
+        if any(row_key.items() <= each.items() for each in read(ROWS)):
             continue
         torch._dynamo.reset()
         chosen = [f"dataset={about.dataset}", f"experiment={about.experiment}", f"seed={seed}", *about.settings]

@@ -61,7 +61,7 @@ class Table:
     Args:
         unit: of the values.
         ours: the contender that the others are compared with; None for a table that compares nothing.
-        less_is_better: turns the ratio round, so that above 1 is always in our favour.
+        less_is_better: inverts the ratio, so that above 1 always means that ours is better.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Table:
         return found
 
     def lacks(self, number: int, *contenders: str) -> bool:
-        """Whether a round still lacks one of the contenders, and so is to be measured."""
+        """Return whether a round still lacks one of the contenders, and so is to be measured."""
         return not set(contenders) <= set(self.rounds().get(number, {}))
 
     def add(self, number: int, contender: str, value: float) -> None:
@@ -91,7 +91,7 @@ class Table:
         append(self.folder / f"{self.name}.csv", {**row, **about, "git_commit": git_commit()})
 
     def ratio(self, contender: str, ours: str | None = None) -> float:
-        """By how much we are better, as the median over the rounds that have both."""
+        """Return the factor by which `ours` is better, the median over the rounds that have both."""
         ours = ours or self.ours
         values = [of for of in self.rounds().values() if {ours, contender} <= set(of)]
         return median(of[contender] / of[ours] if self.less_is_better else of[ours] / of[contender] for of in values)

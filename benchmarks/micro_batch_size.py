@@ -1,4 +1,4 @@
-"""How the speed of a step depends on `micro_batch_size`, the part of a batch that is computed at once.
+"""Measures the speed of a step by `micro_batch_size`, the part of a batch that is computed at once.
 
 python benchmarks/micro_batch_size.py      about 3 minutes on two cores; reads data sets in FASTCONV_DATA
 

@@ -1,4 +1,4 @@
-"""How fast augmented epochs are written: fastconv against torchvision's transforms, and whether it stays linear.
+"""Measures how fast augmented epochs are written, against torchvision's transforms, and whether it stays linear.
 
 python benchmarks/precompute.py          about 3 minutes; the data sets are looked for in FASTCONV_DATA
 """

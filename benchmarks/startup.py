@@ -1,4 +1,4 @@
-"""How long until something happens: --help against a minimal Hydra program, and the first training step.
+"""Times start-up: --help against a minimal Hydra program, and the first training step.
 
 python benchmarks/startup.py          about 2 minutes; the data sets are looked for in FASTCONV_DATA
 """

@@ -1,4 +1,4 @@
-"""How fast a training step is: fastconv's own path against a bare loop, plain Lightning and the matrix product.
+"""Measures the training step: fastconv's own path against a bare loop, plain Lightning and the matrix product.
 
 python benchmarks/step.py          about 12 minutes on two cores; the data sets are looked for in FASTCONV_DATA
 """

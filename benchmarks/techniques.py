@@ -89,12 +89,12 @@ def fit(kind: str) -> tuple[dict[str, Gain], Gain]:
     variants = sorted({row["variant"] for row in rows} - {base})
     is_variant = [[row["variant"] == variant for row in rows] for variant in variants]
     doublings = [math.log2(float(row["epochs"])) for row in rows]
-    known = np.column_stack([np.ones(len(rows)), doublings, *is_variant]).astype(float)
+    design = np.column_stack([np.ones(len(rows)), doublings, *is_variant]).astype(float)
     accuracy = np.array([100 * float(row[PLAIN]) for row in rows])
-    freedom = len(rows) - known.shape[1]
-    found = np.linalg.lstsq(known, accuracy)[0]
-    variance = np.sum((accuracy - known @ found) ** 2) / freedom
-    halves = stdtrit(freedom, 0.975) * np.sqrt(variance * np.diag(np.linalg.inv(known.T @ known)))
+    freedom = len(rows) - design.shape[1]
+    found = np.linalg.lstsq(design, accuracy)[0]
+    variance = np.sum((accuracy - design @ found) ** 2) / freedom
+    halves = stdtrit(freedom, 0.975) * np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
     each = {named[name]: Gain(sign * found[at], halves[at]) for at, name in enumerate(variants, start=2)}
     return each, Gain(found[1], halves[1])
 
