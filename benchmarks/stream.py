@@ -1,4 +1,4 @@
-"""Measures how fast training images come from disk: fastconv's shards against WebDataset with one png and one cls a sample.
+"""Measures how fast training images come from disk: shards against WebDataset with one png and one cls a sample.
 
 python benchmarks/stream.py          about a minute; the data sets are looked for in FASTCONV_DATA
 """
