@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from fastconv.budget.clock import Clock
 from fastconv.config.cli import command
 from fastconv.config.overrides import task_overrides
-from fastconv.config.prerequisites import check_data, require_writable
+from fastconv.config.prerequisites import check_data, require_loggers, require_writable
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
@@ -36,6 +36,7 @@ def check_run(config: Config) -> Splits:
     check(config)
     if config.sweep.report != "none" and not config.checkpoint.save:
         raise InputError(f"sweep.report={config.sweep.report} needs the networks: leave out checkpoint.save=false")
+    require_loggers(config)
     require_writable(Path(config.outputs))
     return check_data(config, chosen=config.autotune)
 

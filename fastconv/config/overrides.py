@@ -31,6 +31,8 @@ COMPOSING_ERRORS = (
 
 # Config groups that are not of a run, with the command they belong to.
 GROUPS = {"method": "explain"}
+# Those of which several options can be chosen at once.
+SEVERAL = ("logger", "method")
 
 
 def compose(config_name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
@@ -106,7 +108,7 @@ def check_options(config_name: str, overrides: list[Override]) -> None:
         group, option = override.key_or_group, override.value()
         if group not in groups(config_name) or isinstance(option, dict):
             continue
-        if group in GROUPS and isinstance(option, list):
+        if group in SEVERAL and isinstance(option, list):
             words = [str(each) for each in option]
         else:
             words = [override.get_value_element_as_str() or "''"]

@@ -1,5 +1,6 @@
 """What a run needs of its data and its folders, looked at before torch is imported, which alone takes seconds."""
 
+import importlib.util
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,21 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
         )  # without a time limit all are needed
         require_room(config, round(max(epochs, config.stream.epochs or 1) * len(train) * height * width * channels))
     return splits
+
+
+# What loggers import, and of which extra it is.
+PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
+
+
+def require_loggers(config: Config) -> None:
+    """Raise InputError for a logger that nobody knows, or whose package is not installed."""
+    for name, settings in config.logger.items():
+        own = isinstance(settings, dict) and "_target_" in settings
+        if not own and name not in ("csv", "tensorboard", *PACKAGES):
+            raise InputError(f"logger.{name} is unknown{nearest(name, ('csv', 'tensorboard', *PACKAGES))}")
+        missing = [] if own else [each for each in PACKAGES.get(name, ()) if importlib.util.find_spec(each) is None]
+        if missing:
+            raise InputError(f"logger={name} needs {' and '.join(missing)}: pip install 'fastconv[loggers]'")
 
 
 def require_known(config: Config) -> None:

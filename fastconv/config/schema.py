@@ -110,6 +110,12 @@ class Config:
     tta: TTA = field(default_factory=TTA)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sweep: Sweep = field(default_factory=Sweep)
+    logger: dict[str, Any] = field(default_factory=dict)
+    """Where curves, settings and results are logged, by name: logger=[csv,tensorboard] and the like. Those of your own:
+    +logger.NAME={_target_: package.module.Logger, argument: value}, a logger of Lightning's kind."""
+    callbacks: list[Any] = field(default_factory=list)
+    """Callbacks of your own: [{_target_: package.module.Callback, argument: value}, ...]. Their state is in the
+    checkpoint."""
     experiment: str | None = None
     """Name of the experiment, written by its config."""
     seed: int = 0

@@ -30,6 +30,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
 
 
+# The loggers of runs of version 0.1, which had no others.
+LOGGER = {"csv": True, "tensorboard": True}
 # The commands' configs, by the name of their file in `conf/`.
 SCHEMAS = {
     "train": Config,
@@ -132,7 +134,8 @@ def stored(folder: Path) -> DictConfig:
 
     Raises whatever yaml and OmegaConf do for a file that is none or has values that do not fit.
     """
-    values = OmegaConf.create(current_settings(yaml.safe_load((folder / "config.yaml").read_text())))
+    settings = current_settings(yaml.safe_load((folder / "config.yaml").read_text()))
+    values = OmegaConf.create({"logger": LOGGER, **settings})
     register()
     merged = OmegaConf.merge(_settable(Config), complete(values))
     assert isinstance(merged, DictConfig)

@@ -60,6 +60,10 @@ def check(config: Config) -> None:
         require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
     check_ranges(config)
 
+    for at, callback in enumerate(config.callbacks):
+        if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
+            raise InputError(f"callbacks.{at}={callback} is not possible: give {{_target_: package.module.Callback}}")
+
     if isinstance(config.model, Airbench):
         require(len(config.model.widths) > 0, "model.widths", "give the filters of one group at least")
         require(

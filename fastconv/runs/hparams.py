@@ -5,7 +5,9 @@ from typing import Any
 
 # Settings of where things lie or what to do, which change nothing that a run computes.
 LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune", "checkpoint", "sweep",
-          "stream.root", "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
+             "logger", "stream.root", "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
+# Lists of what a user adds. Empty ones are left out, so that runs of versions without them are of the same kind.
+ADDED = ("callbacks", "extra")
 
 
 def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -14,7 +16,7 @@ def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         if isinstance(value, dict):
             found.update(hparams_of(value, f"{prefix}{name}."))
-        elif not is_location(f"{prefix}{name}"):
+        elif not is_location(f"{prefix}{name}") and not (name in ADDED and not value):
             found[f"{prefix}{name}"] = value
     return found
 

@@ -1,4 +1,4 @@
-"""A planned run, carried out: train, score, record."""
+"""Carry out a planned run: train, score, record."""
 
 import dataclasses
 from contextlib import closing
@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from fastconv.analysis import run_figures
@@ -34,10 +33,12 @@ from fastconv.training.callbacks import (
     ScheduleLR,
     TimeBudget,
 )
+from fastconv.training.callbacks.custom import restore_states
 from fastconv.training.datamodule import ShardDataModule
+from fastconv.training.loggers import Loggers
 from fastconv.training.module import ImageClassifier
+from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
-from fastconv.training.tensorboard import Dashboard
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
 # Rows of metrics.csv that a run of the expected length writes.
@@ -147,7 +148,8 @@ class Training:
             self._recorder,
             BudgetProgressBar(self._recorder, console),
             FiniteLoss(self._budget),
-            self._checkpoints,
+            *run.callbacks,
+            self._checkpoints,  # last, so that what it saves knows of the whole step
         ]
         if run.device.compile:
             self._callbacks.append(CompileStep(run.clock, (config.micro_batch_size, *run.spec.shape)))
@@ -168,13 +170,15 @@ class Training:
                 stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
             )
             checkpoint = self._load_checkpoint()
-            dashboard, table = loggers = self._loggers(stream)
+            loggers = Loggers(config, self._folder.path)
             try:
-                trainer = make_trainer(run, list(loggers), self._callbacks)
+                self._begin(loggers, stream)
+                trainer = make_trainer(run, loggers.all, self._callbacks)
                 if checkpoint and from_first_rank("trained", self._budget.is_over):
                     module.load_state_dict(checkpoint["state_dict"])
                     self._finish_average(module, checkpoint)
                     datamodule.load_state_dict(checkpoint["ShardDataModule"])
+                    restore_states(run.callbacks, checkpoint["callbacks"])
                     self._budget.stop_reason = self._budget.stop_reason or "budget"
                 else:
                     path = self._folder.path / "last.ckpt" if checkpoint else None
@@ -197,13 +201,11 @@ class Training:
                     final_lr=config.schedule.factors(self._budget.progress).lr,
                 )
                 if is_first_rank():  # when all is measured
-                    dashboard.show_results(results)
+                    loggers.log_results(results)
                     if config.figures:
-                        dashboard.show_network(results, run, module)
+                        show_network(module, results, run, self._folder.path, loggers.dashboard)
             finally:
-                table.finalize("success")
-                dashboard.close()
-                (self._folder.path / "hparams.yaml").unlink(missing_ok=True)  # the table's own, and empty
+                loggers.close()
         return results
 
     def _finish_average(self, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:
@@ -262,19 +264,13 @@ class Training:
             raise InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew") from error
         return checkpoint
 
-    def _loggers(self, stream: Stream) -> tuple[Dashboard, Logger]:
-        """TensorBoard's and a table's, which begin with what an earlier process logged."""
-        folder = self._folder.path
+    def _begin(self, loggers: Loggers, stream: Stream) -> None:
+        """Log what an earlier process logged, the settings, and the first images."""
+        self._recorder.log_again(loggers.all)
         if is_first_rank():
-            for old in (*folder.glob("events.out.tfevents.*"), *folder.glob("metrics.csv")):
-                old.unlink()
-        loggers = Dashboard(folder), CSVLogger(folder, name="", version="")
-        self._recorder.log_again(loggers)
-        if is_first_rank():
-            loggers[0].show_settings(self._run.config)
+            loggers.log_settings()
             if self._run.config.figures:
-                loggers[0].show_augmented(*stream.rows(0, run_figures.GRID_IMAGES), self._run)
-        return loggers
+                show_augmented(stream, self._run, self._folder.path, loggers.dashboard)
 
     def _so_far(self, **more: Any) -> Results:
         return dataclasses.replace(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -31,6 +32,7 @@ from fastconv.models.tta import views_of
 from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
 from fastconv.system.errors import InputError
+from fastconv.training.callbacks.custom import make_callbacks
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Run:
     speed: SpeedProfile
     plan: Forecast
     parameters: int
+    callbacks: tuple[L.Callback, ...] = ()
+    """Of the user's own."""
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -66,6 +70,7 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
     Raises InputError for hardware that is not there, a budget that is too short, or a stream without room.
     """
     check_world(config.trainer.devices)
+    callbacks = tuple(make_callbacks(config.callbacks))
     device = prepare(config.trainer)
     forget_peak_memory()
     train, holdout, test = data.train, data.holdout, data.test
@@ -112,7 +117,7 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
-    return Run(config, clock, device, train, holdout, test, spec, speed, plan, parameters)
+    return Run(config, clock, device, train, holdout, test, spec, speed, plan, parameters, callbacks)
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:

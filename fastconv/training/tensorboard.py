@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run besides its curves: the configuration, the results, the network and its mistakes."""
+"""TensorBoard's logger of a run: curves, the configuration, the results, pictures and the network's graph."""
 
 import copy
 import time
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -17,12 +16,10 @@ from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from torch import nn
 
-from fastconv.analysis import figures, run_figures
+from fastconv.analysis import figures
 from fastconv.config.resume import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
-from fastconv.training.module import ImageClassifier
-from fastconv.training.plan import Run
 
 # Charts by category. Tags are patterns, so that the layout is the same whether or not a run validates or has a time
 # limit: TensorBoard merges the layouts of runs, and would show charts that differ side by side.
@@ -53,7 +50,6 @@ DEFAULTS = (
     "dataset.batch_size",
     "model.micro_batch_size",
 )
-HEATMAPS = 10
 
 
 class Dashboard(TensorBoardLogger):
@@ -80,7 +76,7 @@ class Dashboard(TensorBoardLogger):
 
     def show_settings(self, config: Config) -> None:
         """Before training: the configuration, for the HParams page and as text, and the layout of custom scalars."""
-        with _optional("configuration"):
+        with optional("configuration"):
             self.experiment.add_custom_scalars(LAYOUT)
             self.experiment.add_text("config", f"```yaml\n{as_yaml(config)}```")
             start = SessionStartInfo(start_time_secs=time.time())
@@ -89,42 +85,29 @@ class Dashboard(TensorBoardLogger):
                 setattr(start.hparams[key], kind, value)
             self._add_session(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
 
-    def show_augmented(self, images: np.ndarray, labels: np.ndarray, run: Run) -> None:
-        """Draw `augmented.png` of images uint8 [B, H, W, C] and labels int64 [B] of the training stream."""
-        with _optional("augmented"):
-            path = self._folder / "augmented.png"
-            run_figures.draw_augmented(images, labels, run.spec, path)
-            self._add_picture(path, step=0)
-
     def show_results(self, results: Results) -> None:
         """After scoring: the results, for the HParams page too."""
-        with _optional("results"):
+        with optional("results"):
             for key in METRICS:
                 if (value := getattr(results, key)) is not None:
                     self.experiment.add_scalar(f"results/{key}", value, results.steps)
             end = SessionEndInfo(status=Status.STATUS_SUCCESS, end_time_secs=time.time())
             self._add_session(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 
-    def show_network(self, results: Results, run: Run, module: ImageClassifier) -> None:
-        """After scoring: `confusion.png`, `heatmaps.png` and the network's graph."""
-        confusion, heatmaps = self._folder / "confusion.png", self._folder / "heatmaps.png"
-        with _optional("confusion"):
-            title = f"{results.dataset}, {results.model}: {results.accuracy:.2%} of the test images are right"
-            run_figures.draw_confusion(module.confusion.numpy(), run.spec.classes, title, confusion)
-            self._add_picture(confusion, results.steps)
-        with _optional("heatmaps"):
-            draw_heatmaps(module.model, run, heatmaps)
-            self._add_picture(heatmaps, results.steps)
-        with _optional("graph"), warnings.catch_warnings():
+    def show_picture(self, path: Path, step: int) -> None:
+        """Show a PNG file under its name."""
+        with optional(path.stem):
+            self.experiment.add_image(path.stem, figures.read_png(path), step, dataformats="HWC")
+
+    def show_graph(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
+        """Show the graph of a network for images of a height, a width and some channels."""
+        height, width, channels = shape
+        with optional("graph"), warnings.catch_warnings():
             # torch would rather have its compiler used than its tracer, which is what TensorBoard's writer takes.
             warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
             # And that a network that looks at the size of its maps is traced for one size, which is what is wanted.
-            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-            height, width, channels = run.spec.shape
-            self.experiment.add_graph(copy.deepcopy(module.model).cpu(), torch.zeros(1, channels, height, width))
-
-    def _add_picture(self, path: Path, step: int) -> None:
-        self.experiment.add_image(path.stem, figures.read_png(path), step, dataformats="HWC")
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            self.experiment.add_graph(copy.deepcopy(network).cpu(), torch.zeros(1, channels, height, width))
 
     def _add_session(self, tag: str, content: HParamsPluginData) -> None:
         """Not by the writer's `add_hparams`, which makes a further run in a folder of its own.
@@ -148,37 +131,11 @@ def hyperparameters(config: Config) -> dict[str, str | bool | float]:
     }
 
 
-def draw_heatmaps(network: nn.Module, run: Run, path: Path) -> None:
-    """Grad-CAM of a test image of each class, of the first classes if there are many, beside the image.
-
-    Raises InputError for a network of which no layer tells places apart.
-    """
-    # Captum is loaded here, after training, so that no run starts later for it.
-    from fastconv.analysis.attribution.attribution import Attributor, attribute
-    from fastconv.analysis.attribution.drawing import Column, draw_effect
-    from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels, predict
-    from fastconv.analysis.attribution.samples import choose
-    from fastconv.config.commands import Method
-
-    pixels = PixelNetwork(network, run.spec.mean, run.spec.std).cpu()
-    method = Method("LayerGradCam", "Grad-CAM", layer="last")
-    attributor = Attributor(method, pixels, Pixels.of(run.train.images), run.spec.shape)
-    samples = choose(run.test, lambda images: predict(pixels, images), 1, errors=0, correct=0, candidates=0, seed=0)
-    rows = np.arange(min(HEATMAPS, len(samples)))
-    inputs = as_pixels(samples.images[rows])
-    chances = predict(pixels, inputs)
-    said = chances.argmax(axis=1)
-    maps = attribute(attributor, inputs, torch.from_numpy(said))[0].sum(1).numpy()
-    column = Column(method.title, maps, said, chances.max(axis=1))
-    title = f"{run.spec.dataset}: where the network looks"
-    draw_effect(samples, rows, run.spec.classes, [column], title, path)
-
-
 @contextmanager
-def _optional(part: str) -> Iterator[None]:
-    """Leave out a part that fails, whatever TensorBoard, Matplotlib, torch's tracer or Captum raise."""
+def optional(part: str) -> Iterator[None]:
+    """Leave out a part that fails with a warning, whatever TensorBoard, Matplotlib, torch's tracer or Captum raise."""
     try:
         yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        warnings.warn(f"left out of TensorBoard: {part} ({reason}). The run itself is whole", stacklevel=3)
+        warnings.warn(f"left out: {part} ({reason}). The run itself is whole", stacklevel=3)

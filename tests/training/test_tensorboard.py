@@ -31,7 +31,7 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.data.sources.builtin import load
 from fastconv.runs.folder import is_finished
 from fastconv.runs.results import MEASURES, Results
-from fastconv.training import tensorboard as dashboard
+from fastconv.training import pictures
 
 EVERYTHING = ("dataset=digits", *SMALL, "budget.seconds=500", "schedule.max_epochs=1", "validate.every=0.5",
               "dataset.holdout=0.1", "validate.on=holdout", "stream=online", "figures=true")  # fmt: skip
@@ -189,7 +189,7 @@ def test_a_run_that_goes_on_shows_each_thing_once(command, tmp_path, monkeypatch
     """Stopped when it is scored and half shown: it is not finished, and all is written anew."""
     settings = ("dataset=digits", *SHORT, "stream=online", "validate.on=none", "figures=true")
     with monkeypatch.context() as patch:
-        patch.setattr(dashboard, "draw_heatmaps", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(pictures, "draw_heatmaps", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         assert command("train", *settings).code == 143
     run = only_run(tmp_path)
     assert not is_finished(run)
@@ -213,8 +213,8 @@ def test_what_cannot_be_shown_is_left_out(command, tmp_path, monkeypatch, part):
     def fail(*_):
         raise ValueError("no ink")
 
-    monkeypatch.setattr(dashboard if part == "heatmaps" else run_figures, f"draw_{part}", fail)
-    with pytest.warns(UserWarning, match=f"left out of TensorBoard: {part} .no ink."):
+    monkeypatch.setattr(pictures if part == "heatmaps" else run_figures, f"draw_{part}", fail)
+    with pytest.warns(UserWarning, match=f"left out: {part} .no ink."):
         assert command("train", "dataset=digits", *SHORT, "stream=online", "validate.on=none", "figures=true").code == 0
     run = only_run(tmp_path)
     assert is_finished(run)

@@ -1,0 +1,45 @@
+"""Callbacks of a user's own, which a config names by the dotted path of their class."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import lightning as L
+
+from fastconv.system.errors import InputError, reason
+from fastconv.system.targets import import_target
+
+
+def make_callbacks(settings: Iterable[Mapping[str, Any]]) -> list[L.Callback]:
+    """Make the callbacks of `config.callbacks`.
+
+    Args:
+        settings: of each, `_target_`, the dotted path of its class, and the arguments that this takes.
+
+    Raises InputError for a class that cannot be imported or called, that is no Lightning callback, or of which there
+    are two whose states a checkpoint could not tell apart.
+    """
+    made = [_make(f"callbacks.{at}", each) for at, each in enumerate(settings)]
+    for key, count in Counter(callback.state_key for callback in made).items():
+        if count > 1:
+            raise InputError(f"callbacks: {count} of them are saved as {key}: give each a state_key of its own")
+    return made
+
+
+def restore_states(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -> None:
+    """Give callbacks their states in a checkpoint, by `state_key`."""
+    for callback in callbacks:
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+
+
+def _make(key: str, settings: Mapping[str, Any]) -> L.Callback:
+    target = settings["_target_"]
+    make = import_target(target, f"{key}._target_")
+    try:
+        made = make(**{name: value for name, value in settings.items() if name != "_target_"})
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(f"{key}._target_={target}: {reason(error)}") from error
+    if not isinstance(made, L.Callback):
+        raise InputError(f"{key}._target_={target} is not a Lightning callback: derive it from lightning.Callback")
+    return made

@@ -1,0 +1,78 @@
+"""Callbacks of a user's own: made of the config, kept in the checkpoint, recorded with the run."""
+
+import json
+import sys
+
+import pytest
+import yaml
+from harness import RUN, STEPS, only_run, stop_at
+
+COUNT = '''
+import lightning as L
+
+
+class Count(L.Callback):
+    """Counts the optimizer steps of a run over all its processes, and leaves the number in a file."""
+
+    def __init__(self, file, start=0):
+        self.file, self.steps = file, start
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.steps += 1
+
+    def on_test_end(self, trainer, pl_module):
+        with open(self.file, "w") as file:
+            file.write(str(self.steps))
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+class Nothing:
+    pass
+'''
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path, monkeypatch):
+    """A module `mypkg` of a user's own, importable from the working directory."""
+    (tmp_path / "mypkg.py").write_text(COUNT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mypkg", raising=False)
+
+
+def test_a_callback_goes_on_with_its_state_after_a_kill(command, tmp_path, monkeypatch):
+    given = (*RUN, "validate.on=none", "callbacks=[{_target_: mypkg.Count, file: steps.txt, start: 100}]")
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 20)
+        assert command("train", *given).code != 0
+    assert not (tmp_path / "steps.txt").exists()
+    run = only_run(tmp_path)
+    ended = command("train", f"resume={run}")
+    assert ended.code == 0, ended.err
+    assert int((tmp_path / "steps.txt").read_text()) == 100 + STEPS
+    wanted = [{"_target_": "mypkg.Count", "file": "steps.txt", "start": 100}]
+    assert yaml.safe_load((run / "config.yaml").read_text())["callbacks"] == wanted
+    assert json.loads((run / "results.json").read_text())["hparams"]["callbacks"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "line"),
+    [
+        ("[{_target_: mypkg.Nothing}]", "callbacks.0._target_=mypkg.Nothing is not a Lightning callback"),
+        ("[{_target_: mypkg.Count}]", "callbacks.0._target_=mypkg.Count"),
+        ("[{_target_: mypkg.Other}]", "callbacks.0._target_=mypkg.Other"),
+        ("[{target: mypkg.Count}]", "callbacks.0="),
+        ("[3]", "callbacks.0=3 is not possible"),
+        ("[{_target_: mypkg.Count, file: a}, {_target_: mypkg.Count, file: b}]", "give each a state_key of its own"),
+    ],
+)
+def test_what_is_no_callback_gets_one_line(command, tmp_path, callbacks, line):
+    ended = command("train", *RUN, f"callbacks={callbacks}")
+    assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
+    assert line in ended.err
+    assert not (tmp_path / "outputs").exists()

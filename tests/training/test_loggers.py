@@ -1,0 +1,104 @@
+"""Loggers by name: a table always, TensorBoard by default, MLflow and Weights & Biases on request, and one's own."""
+
+import csv
+import importlib.util
+import json
+
+import pytest
+from harness import SHORT, only_run
+
+from fastconv.runs.results import Results
+from fastconv.training.tensorboard import METRICS
+
+TINY = ("dataset=digits", *SHORT, "stream=online", "checkpoint.save=false")
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module `mypkg` of a user's own, importable from the working directory."""
+    (tmp_path / "mypkg.py").write_text(
+        "from lightning.pytorch.loggers import CSVLogger\n\n"
+        "class Mine(CSVLogger):\n"
+        "    def __init__(self, folder, name):\n"
+        "        super().__init__(folder, name=name, version='')\n\n"
+        "class Nothing:\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "mypkg", raising=False)
+
+
+def curve(path):
+    """Training losses by step."""
+    with path.open(newline="") as file:
+        return {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
+
+
+def test_the_default_is_a_table_and_tensorboard(command, tmp_path):
+    assert command("train", *TINY).code == 0
+    run = only_run(tmp_path)
+    assert list(run.glob("events.out.tfevents.*"))
+    assert curve(run / "metrics.csv")
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+def test_mlflow_keeps_curves_settings_and_results_in_a_file(command, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    ended = command("train", *TINY, "logger=[csv,mlflow]", "seed=3")
+    assert ended.code == 0, ended.err
+    run = only_run(tmp_path)
+    assert not list(run.glob("events.out.tfevents.*"))
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    (found,) = store.search_runs([store.get_experiment_by_name("fastconv").experiment_id])
+    assert found.info.run_name == run.name
+    assert found.data.params["seed"] == "3"
+    results = Results.read(run)
+    for key in METRICS:
+        if getattr(results, key) is not None:
+            assert found.data.metrics[f"results/{key}"] == pytest.approx(getattr(results, key))
+    logged = {each.step: each.value for each in store.get_metric_history(found.info.run_id, "train/loss")}
+    assert logged == pytest.approx(curve(run / "metrics.csv"))
+    hparams = json.loads((run / "results.json").read_text())["hparams"]
+    assert not [key for key in hparams if key.startswith("logger")], "a logger does not change what a run computes"
+
+
+def test_wandb_writes_to_the_folder_without_a_network(command, tmp_path):
+    pytest.importorskip("wandb")
+    ended = command("train", *TINY, "logger=wandb")
+    assert ended.code == 0, ended.err
+    run = only_run(tmp_path)
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert curve(run / "metrics.csv"), "the table is always written"
+    assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_missing_package_is_named_before_anything_starts(command, tmp_path, monkeypatch, name):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda each, *more: None if each == name else find(each, *more))
+    ended = command("train", *TINY, f"logger={name}")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert f"logger={name} needs {name}: pip install 'fastconv[loggers]'" in ended.err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_logger_of_ones_own_gets_curves_and_results(command, tmp_path, module):
+    ended = command("train", *TINY, "+logger.mine={_target_: mypkg.Mine, folder: logs, name: mine}")
+    assert ended.code == 0, ended.err
+    assert curve(tmp_path / "logs" / "mine" / "metrics.csv") == curve(only_run(tmp_path / "outputs") / "metrics.csv")
+    assert "results/accuracy" in (tmp_path / "logs" / "mine" / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("logger=mflow", "did you mean mlflow"),
+        ("+logger.mine=true", "logger.mine is unknown"),
+        ("+logger.mine={_target_: mypkg.Nothing}", "is no logger of Lightning's kind"),
+        ("+logger.mine={_target_: mypkg.Mine}", "logger.mine cannot be made"),
+        ("+logger.mine={_target_: mypkg.Other}", "logger.mine._target_=mypkg.Other"),
+    ],
+)
+def test_what_is_no_logger_gets_one_line(command, module, override, line):
+    ended = command("train", *TINY, override)
+    assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
+    assert line in ended.err
