@@ -9,7 +9,6 @@ shown with their reason.
   python -m fastconv.compare by=runs format=csv
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -52,15 +51,7 @@ def main(config: Compare) -> None:
     """Run the command; see the top of this file."""
     check(config)
     from fastconv.analysis.comparison.groups import choose_measure, group_runs
-    from fastconv.analysis.comparison.tables import (
-        as_csv,
-        as_markdown,
-        columns,
-        group_rows,
-        print_table,
-        run_rows,
-        sort_rows,
-    )
+    from fastconv.analysis.comparison.tables import group_rows, run_rows, sort_rows, write_rows
     from fastconv.runs.collection import find_runs, select
 
     folders = [Path(str(folder)) for folder in as_list(config.runs)]
@@ -76,15 +67,7 @@ def main(config: Compare) -> None:
         group_rows(groups, measure) if config.by == "settings" else run_rows(entries, list(groups[0].values), measure)
     )
     rows = rows if config.sort is None else sort_rows(rows, config.sort)
-    header = columns(rows)
-    if config.format == "csv":
-        sys.stdout.write(as_csv(rows, header))
-    elif config.format == "json":
-        print(json.dumps([{name: row[name] for name in header} for row in rows], indent=1))
-    elif config.format == "markdown":
-        print(as_markdown(rows, header))
-    else:
-        print_table(rows, header, [entry for group in groups for entry in group.problems])
+    write_rows(rows, config.format, [entry for group in groups for entry in group.problems])
     if config.page is not None:
         from fastconv.analysis.comparison.report import write_comparison
 

@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -172,3 +173,16 @@ def print_table(rows: list[dict[str, Any]], header: list[str], problems: list[En
     console.print(table)
     for entry in () if "problem" in header else problems:
         console.print(f"{entry.folder}: {entry.problem}", style="red")
+
+
+def write_rows(rows: list[dict[str, Any]], style: str, problems: list[Entry]) -> None:
+    """Print rows as a `table` with the problems of runs below it, or as `csv`, `json` or `markdown`."""
+    header = columns(rows)
+    if style == "csv":
+        sys.stdout.write(as_csv(rows, header))
+    elif style == "json":
+        print(json.dumps([{name: row[name] for name in header} for row in rows], indent=1))
+    elif style == "markdown":
+        print(as_markdown(rows, header))
+    else:
+        print_table(rows, header, problems)
