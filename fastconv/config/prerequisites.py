@@ -24,7 +24,7 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
         chosen: what is still to be chosen (`config.autotune`), and is not looked at.
     """
     require_known(config)
-    name, batch_size, share = config.dataset.name, config.batch_size, config.dataset.holdout
+    name, share = config.dataset.name, config.dataset.holdout
     splits = open_splits(config.dataset, Path(config.data))
     train = splits.train
     for images, part in ((train, "for training"), (splits.holdout, "to hold out")):
@@ -32,10 +32,8 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
             raise InputError(
                 f"dataset.holdout={share:g} leaves no image {part} of some class of {name}: choose another share"
             )
-    if batch_size > len(train) and "batch_size" not in chosen:
-        raise InputError(
-            f"batch_size={batch_size} is not possible: {name} has {len(train)} images for training. Give fewer"
-        )
+    if "batch_size" not in chosen:
+        require_batch(config, len(train))
     height, width, channels = train.images.shape[1:]
     side, padding, size = min(height, width), config.augment.crop.padding, config.augment.cutout.size
     if size >= side:
@@ -67,6 +65,15 @@ def require_loggers(config: Config) -> None:
         missing = [] if own else [each for each in PACKAGES.get(name, ()) if importlib.util.find_spec(each) is None]
         if missing:
             raise InputError(f"logger={name} needs {' and '.join(missing)}: pip install 'fastconv[loggers]'")
+
+
+def require_batch(config: Config, images: int) -> None:
+    """Raise InputError for a batch of more images than there are to train on."""
+    if config.batch_size > images:
+        raise InputError(
+            f"batch_size={config.batch_size} is not possible: {config.dataset.name} has {images} images for training."
+            " Give fewer"
+        )
 
 
 def require_known(config: Config) -> None:

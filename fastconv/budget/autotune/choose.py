@@ -16,6 +16,7 @@ from fastconv.budget.autotune.speed import SpeedProfiles, network_name
 from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
+from fastconv.config.prerequisites import require_batch
 from fastconv.config.schema import Config
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.crop import Crop
@@ -61,9 +62,11 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
         overrides: the command line's, which settle what they set.
         clock: its segment `benchmark` counts the time that this takes.
 
-    Raises InputError for hardware that is not there.
+    Raises InputError for hardware that is not there, and for a batch size that is set and exceeds the images.
     """
     open_choices = left_open(config, overrides)
+    if "batch_size" not in open_choices:
+        require_batch(config, len(data.train))
     if not open_choices:
         return Choice(config, None, {})
     device, budget = prepare(config.trainer), budget_seconds(config)
