@@ -213,7 +213,7 @@ def test_the_same_measurements_give_the_same_choice(digits_root, tmp_path):
     """Measured on this machine, and then read from the cache, whose files stay as they are."""
     load("digits", tmp_path)
     given = ["experiment=best", "dataset=digits", f"data={tmp_path}", "trainer=cpu", "budget.seconds=20"]
-    settings = Autotune(flip_test_min_seconds=0.0)
+    settings = Autotune(flip_test_min_seconds=0.0, repeats={"cpu": 1})
     config = config_of(*given)
     data = check_data(config, config.autotune)
     first = autotune(config, data, given, Clock(), settings)
@@ -333,8 +333,7 @@ def test_a_batch_larger_than_the_data_set_is_no_obstacle(command):
 
 
 def test_a_run_says_what_was_chosen_and_goes_on_with_it(command, tmp_path):
-    given = ("experiment=best", "dataset=digits", "budget.seconds=60", "schedule.max_epochs=1", "resume=auto",
-             "outputs=runs")  # fmt: skip
+    given = ("experiment=best", "dataset=digits", "budget.seconds=8", "resume=auto", "outputs=runs")
     ended = command("train", *given)
     assert ended.code == 0, ended.err
     assert "chosen: model" in ended.out

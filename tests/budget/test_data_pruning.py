@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
 from fastconv.budget.autotune.data_pruning import proxy_confidence, skip_schedule, skips
+from fastconv.budget.autotune.settings import Autotune
 from fastconv.budget.hardware import Device
 from fastconv.data.augment.plan import SkipSchedule, plan_epoch
 from fastconv.data.augment.policy import Policy
@@ -80,14 +81,18 @@ def test_another_classifier_is_confident_on_the_same_images(digits_root):
 def test_images_are_selected_once(digits_root, tmp_path):
     train, _ = load("digits", digits_root)
     spec = spec_of(train)
-    first = skip_schedule(spec, train, CPU, 0.3, tmp_path)
-    assert Counter(first.skips) == {0: len(train) - 2 * 431, 1: 431, 2: 431}
+
+    def schedule(share: float) -> np.ndarray:
+        return skip_schedule(spec, train, CPU, share, tmp_path, Autotune(proxy_steps=5)).skips
+
+    first = schedule(0.3)
+    assert Counter(first) == {0: len(train) - 2 * 431, 1: 431, 2: 431}
     (kept,) = tmp_path.glob("skip_schedule-*.npy")
-    np.save(kept, other := first.skips[::-1].copy())
-    assert (skip_schedule(spec, train, CPU, 0.3, tmp_path).skips == other).all(), "the kept one is read"
+    np.save(kept, other := first[::-1].copy())
+    assert (schedule(0.3) == other).all(), "the kept one is read"
     kept.write_bytes(b"half of it")
-    assert skip_schedule(spec, train, CPU, 0.3, tmp_path).digest == first.digest
-    assert (skip_schedule(spec, train, CPU, 0.1, tmp_path).skips > 0).sum() == 2 * 144
+    assert (schedule(0.3) == first).all()
+    assert (schedule(0.1) > 0).sum() == 2 * 144
 
 
 def test_a_run_with_data_pruning_learns_and_goes_on_with_the_same_stream(command, tmp_path):

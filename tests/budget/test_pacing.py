@@ -79,7 +79,7 @@ def test_a_first_step_that_warms_up_is_not_taken_as_typical(first):
 
 
 def test_a_first_step_that_is_just_slow_is_believed():
-    """The probe was wrong by far, and a second step would not fit."""
+    """The benchmark was wrong by far, and a second step would not fit."""
     elapsed, _ = simulate(itertools.repeat(1.0), limit=1.5, estimate=0.1)
     assert elapsed == 1.0
 

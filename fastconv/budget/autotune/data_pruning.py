@@ -35,7 +35,14 @@ def proxy_steps(count: int, settings: Autotune = AUTOTUNE) -> tuple[int, int]:
     return max(settings.proxy_steps, count // batch_size), batch_size
 
 
-def skip_schedule(spec: StreamSpec, data: ImageData, device: Device, share: float, cache: Path) -> SkipSchedule:
+def skip_schedule(
+    spec: StreamSpec,
+    data: ImageData,
+    device: Device,
+    share: float,
+    cache: Path,
+    settings: Autotune = AUTOTUNE,
+) -> SkipSchedule:
     """Select the images that skip each epoch.
 
     Selected once for a stream, share and kind of device, and kept in `cache`; of several ranks the first one selects.
@@ -47,13 +54,14 @@ def skip_schedule(spec: StreamSpec, data: ImageData, device: Device, share: floa
     Raises InputError where a rank cannot read the cache of the first one.
     """
     key = {"stream": spec.fingerprint, "share": share, "network": asdict(PRUNING_PROXY)}
+    key |= {"steps": proxy_steps(len(data), settings), "label_smoothing": settings.proxy_label_smoothing}
     key |= {"device": device.kind, "precision": device.precision, "torch": torch.__version__}
     path = cache / f"skip_schedule-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.npy"
 
     def select() -> str:
         if _read(path, len(data)) is None:
             content = io.BytesIO()
-            np.save(content, skips(proxy_confidence(spec, data, device), share))
+            np.save(content, skips(proxy_confidence(spec, data, device, settings), share))
             write_atomically(path, content.getvalue())
         return str(path)
 
