@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,3 +182,15 @@ def by_hand(run, images):
 
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def write_snippets(folder: Path) -> list[Path]:
+    """Write the files that docs/extending.md shows, each named by its first line, below a folder."""
+    text = (REPOSITORY / "docs" / "extending.md").read_text()
+    written = []
+    for name, content in re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", text, re.M | re.S):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        written.append(path)
+    return written

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import PAGES, REPOSITORY
+from harness import PAGES, REPOSITORY, write_snippets
 from markdown.extensions.toc import slugify
 
 from fastconv.config.arguments import check_arguments
@@ -29,7 +29,9 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value[:70])
-def test_every_command_can_be_typed(page, line):
+def test_every_command_can_be_typed(tmp_path, monkeypatch, page, line):
+    write_snippets(tmp_path)
+    monkeypatch.chdir(tmp_path)
     name, *arguments = shlex.split(line, comments=True)[2:]
     name = name.removeprefix("fastconv.")
     assert (REPOSITORY / "fastconv" / f"{name}.py").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from harness import PAGES, QUICK, SHORT, run_command
+from harness import PAGES, QUICK, SHORT, run_command, write_snippets
 from PIL import Image
 from webdataset import TarWriter
 
@@ -42,6 +42,7 @@ def folder(tmp_path_factory, digits_root) -> Path:
     train, _ = load("digits", Path(digits_root))
     images, labels = np.array(train.images[:240]).repeat(3, 3), train.labels[:240]
     (folder / "photos").mkdir()
+    write_snippets(folder)
     tars = {
         name: TarWriter(str(folder / f"{name}.tar")) for name in ("a", "b", "test", "more", "train-000", "train-001")
     }

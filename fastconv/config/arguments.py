@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from fastconv.config.custom import config_folder
 from fastconv.config.overrides import (
     COMPOSING_ERRORS,
     check_options,
@@ -82,6 +83,11 @@ def check_arguments(config_name: str, arguments: list[str], check: Check, check_
     Returns the sweep that the arguments ask for; None for a single job, or one with configs of somebody else.
     """
     asked = read_arguments(arguments)
+    with config_folder(asked.config_dir):
+        return _check(config_name, asked, check, check_search)
+
+
+def _check(config_name: str, asked: Arguments, check: Check, check_search: Check) -> Sweep | None:
     overrides = [parse_override(text) for text in asked.overrides]
     sweep = asked.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
     # An experiment may be a sweep by itself, with values and a sweeper of its own.

@@ -23,11 +23,15 @@ _folders: list[Path] = []
 
 @contextmanager
 def config_folder(folder: str | None) -> Iterator[None]:
-    """Have configs of a folder found too, as `--config-dir` asks for. Raises InputError for one that is not there."""
+    """Have configs of a folder found too, as `--config-dir` asks for; None for the folders that there are.
+
+    Raises InputError for one that is not there.
+    """
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"--config-dir {folder} is not a folder: give one with configs, as {folder}/model/mine.yaml")
     before = list(_folders)
-    _folders[:] = [Path(folder).absolute()] if folder is not None else []
+    if folder is not None:
+        _folders[:] = [Path(folder).absolute()]
     try:
         yield
     finally:

@@ -54,12 +54,15 @@ class SignSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
                     mean = self.state[param].setdefault("mean", torch.zeros_like(param))
                     mean.mul_(group["momentum"]).add_(param.grad)
                     param.sub_(mean.sign(), alpha=group["lr"])
+        return loss
 
 class Builder:
     def __init__(self, lr: float) -> None:
