@@ -1,4 +1,4 @@
-"""The callbacks under their public name; see `fastconv.training.callbacks`."""
+"""The public place of the callbacks, which `fastconv.training.callbacks` defines."""
 
 from fastconv.training.callbacks import (
     AverageWeights,

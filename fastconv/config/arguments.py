@@ -24,7 +24,7 @@ from fastconv.config.overrides import (
 from fastconv.config.sweeps import Sweep
 from fastconv.system.errors import InputError
 
-Check = Callable[[Any], None]
+Check = Callable[[Any], object]
 
 
 @dataclass

@@ -39,7 +39,7 @@ def no_search(config: Any) -> None:
 def command(
     config_name: str,
     doc: str | None,
-    check: Callable[[Any], None] = lambda config: None,
+    check: Callable[[Any], object] = lambda config: None,
     check_search: Callable[[Any], None] = no_search,
     after_sweep: Callable[[Any, Path], bool] = lambda config, folder: True,
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:

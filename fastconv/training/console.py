@@ -56,13 +56,15 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
 
 
 def results_table(results: Results, folder: Path) -> Table:
-    """The results of a run, and its folder."""
+    """The results of a finished run, and its folder."""
+    assert results.accuracy is not None
+    assert results.balanced_accuracy is not None
     speed = f"{results.images_per_second:,.0f} images/s"
     rows = {
         "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f});"
         f" {results.accuracy_tta:.2%} with test-time augmentation",
         "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps at {speed}",
-        "ended by": results.stop_reason,
+        "ended by": str(results.stop_reason),
         "budget": f"{results.seconds_counted:.1f} s counted"
         + (f" of {results.budget_seconds:g} s" if results.budget_seconds else ""),
         "seconds": "  ".join(f"{name} {spent:.1f}" for name, spent in results.seconds.items() if spent >= 0.05),

@@ -13,13 +13,13 @@ class ShardDataModule(L.LightningDataModule):
     """Feeds a Trainer from a stream of training images and from the splits to score.
 
     Its state in a checkpoint is the number of batches trained, which is where a run goes on: the Trainer reads one
-    batch ahead, so that the number of batches read says nothing.
+    batch ahead, so that the number of batches read does not say that.
 
     Args:
         stream: precomputed shards, or the same stream augmented online.
         batch_size: images per optimizer step over all ranks.
         micro_batch_size: images per microbatch; `batch_size` is a multiple of it times the ranks.
-        validate: images for the curves during training, or None.
+        validate: images for the curves during training; None for no curves.
         validate_samples: how many of them to score; None for all.
         test: the test split.
     """
@@ -47,17 +47,20 @@ class ShardDataModule(L.LightningDataModule):
         return self._waited_before + (self._train_batches.wait_seconds if self._train_batches is not None else 0.0)
 
     def state_dict(self) -> dict[str, float]:
-        return {"batches": self.trainer.global_step, "wait_seconds": self.wait_seconds}
+        return {
+            "batches": self.trainer.global_step if self.trainer else self._first_batch,
+            "wait_seconds": self.wait_seconds,
+        }
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self._first_batch, self._waited_before = state["batches"], state["wait_seconds"]
+        self._first_batch, self._waited_before = int(state["batches"]), state["wait_seconds"]
 
     def train_dataloader(self) -> StreamBatches | Prefetch:
         rank, ranks = self._place()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cuda":
-            whole = self._batch_size // ranks
-            batches = StreamBatches(self._stream, self._batch_size, whole, rank, ranks, self._first_batch)
+            share = self._batch_size // ranks
+            batches = StreamBatches(self._stream, self._batch_size, share, rank, ranks, self._first_batch)
             self._train_batches = Prefetch(batches, device, self._micro_batch_size)
         else:  # a thread would take from the training step what it saves here
             self._train_batches = StreamBatches(
@@ -65,7 +68,7 @@ class ShardDataModule(L.LightningDataModule):
             )
         return self._train_batches
 
-    def val_dataloader(self) -> SplitBatches | list:
+    def val_dataloader(self) -> SplitBatches | list[object]:
         if self._validate is None:
             return []
         return SplitBatches(self._validate, self._validate_samples, *self._place())

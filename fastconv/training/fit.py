@@ -98,7 +98,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
 
 
 def _go_on(described: Results, folder: Path, run: Run) -> Results:
-    """Take over what the process before knew: its plan, its clock, what it was told."""
+    """Take over the plan, the clock and the overrides of the process before."""
     for leftover in folder.glob("*.part") if is_first_rank() else ():
         leftover.unlink()
     try:
@@ -116,7 +116,7 @@ def _go_on(described: Results, folder: Path, run: Run) -> Results:
 
 
 class Training:
-    """A run with what carries it out: the network, the data, and the callbacks that know how far it is."""
+    """The training and scoring of a planned run, with the callbacks that know how far it is."""
 
     def __init__(self, run: Run, console: Console, folder: RunFolder, described: Results) -> None:
         config, plan = run.config, run.plan
@@ -156,12 +156,12 @@ class Training:
         self._validated = validated
 
     def note(self, **more: Any) -> None:
-        """Write down how far the run is, and what else there is to say."""
+        """Write to `results.json` how far the run is, and other results."""
         if is_first_rank():
             self._so_far(**more).write(self._folder.path)
 
     def carry_out(self) -> Results:
-        """Train what there is left to train, then score."""
+        """Train what is left to train, then score."""
         run, config = self._run, self._run.config
         silence_lightning()
         module = make_module(run)
@@ -227,8 +227,9 @@ class Training:
         budget.reserve.start_scoring(-(-images // ranks), lambda: seconds - budget.elapsed())
         return budget.reserve
 
-    def _score(self, trainer: L.Trainer, module: L.LightningModule, datamodule: ShardDataModule) -> dict[str, float]:
-        scores, ranks = {}, trainer.world_size
+    def _score(self, trainer: L.Trainer, module: ImageClassifier, datamodule: ShardDataModule) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        ranks = trainer.world_size
         if self._run.config.validate.on == "holdout":
             if "validate" in self._run.config.budget.counts:
                 module.scoring_time = self._scoring_time(len(self._run.holdout) + len(self._run.test), ranks)
@@ -256,7 +257,7 @@ class Training:
         if not self._folder.resumed or not path.exists():
             return None
         try:
-            checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
             states = checkpoint["callbacks"]
             self._budget.load_state_dict(states[self._budget.state_key])
             self._recorder.load_state_dict(states[self._recorder.state_key])

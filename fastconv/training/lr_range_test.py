@@ -1,4 +1,4 @@
-"""The learning-rate range test: what a growing learning rate does to the loss (Smith 2017, arXiv 1506.01186, 3.3).
+"""The learning-rate range test: the loss under a growing learning rate (Smith 2017, arXiv 1506.01186, 3.3).
 
 Lightning's Trainer runs it, and a callback sets the learning rate. Lightning's own `Tuner.lr_find` (2.6) is not used:
 it takes the loss of a batch's last part, divided by the number of parts, for that of the batch; its smoothing halves
@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -29,17 +29,18 @@ from fastconv.optim.momentum import set_momentum
 from fastconv.system import signals as interrupts
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
+from fastconv.training.callbacks.recorder import ScoresTraining
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
-# Steps over whose mean loss a test is ended: a single batch may be unlucky.
+# Steps whose mean loss may end a test: a single batch may be unlucky.
 RECENT = 5
-# Losses with which there is something to see.
+# Losses that a suggestion takes, at least.
 FEWEST = 10
 # Standard deviation of the smoothing, as a share of the planned steps: a tenth of a decade by default.
 SMOOTHING = 0.02
-# Losses beyond so many times the first one are lost alike; unbounded they would smear over their neighbours.
+# Losses are bounded at this multiple of the first one: unbounded they would smear over their neighbours.
 WORST = 2.0
 # What counts as learning, as a share of the first loss, and as a rise, as a share of what the loss falls in all.
 FALL, RISE = 0.05, 0.1
@@ -100,7 +101,7 @@ class LRRangeTest(L.Callback):
 
     @property
     def curve(self) -> LossCurve:
-        """What there is so far."""
+        """The losses so far."""
         count = len(self._losses)
         exploded_at = float(self._planned[count - 1]) if self._exploded else None
         finite = np.isfinite(self._losses)  # all but perhaps the last
@@ -128,7 +129,7 @@ class LRRangeTest(L.Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        self._losses.append(pl_module.take_train_scores()[0])
+        self._losses.append(cast(ScoresTraining, pl_module).take_train_scores()[0])
         recent = sum(self._losses[-RECENT:]) / len(self._losses[-RECENT:])
         self._lowest = min(self._lowest, recent)
         too_high = self._threshold is not None and recent > self._threshold * self._lowest
@@ -140,7 +141,7 @@ class LRRangeTest(L.Callback):
 def run_range_test(run: Run, test: RangeTest, console: Console) -> LossCurve:
     """Train the network of a run for as long as the test goes, at the momentum that its schedule has at the peak.
 
-    Neither validates nor looks at the test split, and keeps nothing of the network. Does not compile: a hundred steps
+    Neither validates nor scores the test split, and keeps nothing of the network. Does not compile: a hundred steps
     would not pay for it. Raises Interrupted for a signal.
     """
     config = run.config
@@ -162,7 +163,7 @@ def run_range_test(run: Run, test: RangeTest, console: Console) -> LossCurve:
 
 
 def conclusions(curve: LossCurve, test: RangeTest) -> list[str]:
-    """What a curve says, in lines. Raises InputError for one that suggests nothing."""
+    """Describe a curve in lines for the terminal. Raises InputError for one that suggests nothing."""
     if len(curve.losses) < FEWEST:
         raise InputError(
             f"the loss exploded at learning rate {curve.exploded_at:.2g} already: {len(curve.losses)} losses are too"

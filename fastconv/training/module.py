@@ -18,7 +18,7 @@ from fastconv.system.distributed import is_first_rank
 
 
 class ImageClassifier(L.LightningModule):
-    """Trains a registered network on batches of raw images.
+    """Trains a network on batches of raw images, and scores it.
 
     Args:
         model: name of the network in `fastconv.models.MODELS`.
@@ -26,13 +26,16 @@ class ImageClassifier(L.LightningModule):
         shape: height, width and channels of an image.
         classes: class names.
         mean, std: per channel, of pixel values scaled to [0, 1].
-        optimizer: makes the network's optimizer; None for a module that is only asked.
+        optimizer: makes the network's optimizer; None for a module that does not learn.
         label_smoothing: share of each label that is spread over all classes.
         views: of test-time augmentation; None for the images alone.
         channels_last: keep the channels of a pixel together in memory.
 
     What describes the network are plain values and stored in the checkpoint, so that it can be rebuilt from that alone.
     """
+
+    model: nn.Module
+    train_sums: Tensor
 
     def __init__(
         self,
@@ -66,17 +69,17 @@ class ImageClassifier(L.LightningModule):
         # Sums over steps stay on the device; whoever logs reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
         self._learn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._score_training
-        scores = {"num_classes": len(classes), "average": "micro", "validate_args": False}
-        self.validate_accuracy, self.test_accuracy = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
-        self.validate_accuracy_tta, self.test_accuracy_tta = MulticlassAccuracy(**scores), MulticlassAccuracy(**scores)
+        for name in ("validate_accuracy", "test_accuracy", "validate_accuracy_tta", "test_accuracy_tta"):
+            setattr(self, name, MulticlassAccuracy(len(classes), average="micro", validate_args=False))
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
         self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
-        self.confusion: Tensor | None = None
+        self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
         self.scoring_time: ScoringTime | None = None  # for the views of a budget that counts them
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
-        return self.model(self.normalise(images))
+        logits: Tensor = self.model(self.normalise(images))
+        return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss, sums = self._learn(*batch)
@@ -114,7 +117,8 @@ class ImageClassifier(L.LightningModule):
     def _all_sums(self) -> Tensor:
         if not torch.distributed.is_initialized():
             return self.train_sums
-        return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
+        sums: Tensor = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
+        return sums
 
     def on_train_start(self) -> None:
         """Each of W ranks sees one in W of the microbatches: its statistics must forget as much with each as with W."""
@@ -143,7 +147,7 @@ class ImageClassifier(L.LightningModule):
         self._test_confusion.update(self._score("test", batch), batch[1])
 
     def on_test_epoch_end(self) -> None:
-        """Keep `confusion`, int64 [classes, classes] on the CPU: test images of all ranks by label and answer."""
+        """Keep `confusion`, int64 [classes, classes] on the CPU: test images of all ranks by label and prediction."""
         self.confusion = self._test_confusion.compute().cpu()
         self._test_confusion.reset()
 
@@ -163,6 +167,8 @@ class ImageClassifier(L.LightningModule):
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self._make_optimizer is None:
+            raise ValueError("this module was made without an optimizer: it answers, and does not learn")
         return self._make_optimizer(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -71,6 +71,6 @@ def draw_heatmaps(network: nn.Module, run: Run, path: Path) -> None:
     probabilities = predict(pixels, inputs)
     predicted = probabilities.argmax(axis=1)
     maps = attribute(attributor, inputs, torch.from_numpy(predicted))[0].sum(1).numpy()
-    column = Column(method.title, maps, predicted, probabilities.max(axis=1))
+    column = Column("Grad-CAM", maps, predicted, probabilities.max(axis=1))
     title = f"{run.spec.dataset}: where the network looks"
     draw_effect(samples, rows, run.spec.classes, [column], title, path)

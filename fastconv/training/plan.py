@@ -174,7 +174,7 @@ def open_stream(run: Run) -> Stream:
     stream = run.config.stream
     if stream.mode == "online":
         return OnlineStream(run.spec, run.train)
-    # A machine that turns out faster than its benchmark may need more than planned: as much as its steps and max_gb allow.
+    # A machine that turns out faster than its benchmark may need more than planned: as much as steps and max_gb allow.
     most = stream.max_gb * 1e9 / run.spec.epoch_bytes
     if run.plan.max_steps is not None:
         most = min(most, math.ceil(run.plan.max_steps * run.config.batch_size / run.spec.samples))

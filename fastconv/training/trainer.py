@@ -58,7 +58,7 @@ def make_trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -
         accelerator={"cpu": "cpu", "cuda": "gpu"}[run.device.kind],
         devices=config.trainer.devices,
         strategy=config.trainer.strategy,
-        precision={"bf16": "bf16-mixed", "fp32": "32-true"}[run.device.precision],
+        precision="bf16-mixed" if run.device.precision == "bf16" else "32-true",
         max_epochs=1,
         accumulate_grad_batches=microbatches,
         val_check_interval=steps_between * microbatches,

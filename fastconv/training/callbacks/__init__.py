@@ -1,4 +1,4 @@
-"""What acts on a training run from beside it: budget, schedule, records, guards, checkpoints, progress bar."""
+"""Callbacks that act on a training run: budget, schedule, records, guards, checkpoints, progress bar."""
 
 from fastconv.training.callbacks.average_weights import AverageWeights
 from fastconv.training.callbacks.checkpoints import Checkpoints

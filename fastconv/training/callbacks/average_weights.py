@@ -26,7 +26,7 @@ class AverageWeights(L.Callback):
         self._learning: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.average.start(weights_of(pl_module.model))
+        self.average.start(weights_of(pl_module.get_submodule("model")))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -36,14 +36,14 @@ class AverageWeights(L.Callback):
         steps, last = self._budget.steps, trainer.should_stop
         if not last and not self.average.is_due(steps):
             return
-        weights = weights_of(pl_module.model)
+        weights = weights_of(pl_module.get_submodule("model"))
         self.average.update(weights, steps, self._budget.progress)
         if last:
             self.average.finish(weights)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and self.average.validated and self.average.slow:
-            weights = weights_of(pl_module.model)
+            weights = weights_of(pl_module.get_submodule("model"))
             self._learning = clone_weights(weights)
             copy_weights(weights, self.average.slow)
 
@@ -54,7 +54,7 @@ class AverageWeights(L.Callback):
         # In place, as the checkpoint's states refer to the tensors. Only a run that is ended saves in a validation.
         self._take_back(pl_module)
         if trainer.world_size > 1:  # parameters are equal on all ranks, statistics are not
-            for name, _ in pl_module.model.named_buffers():
+            for name, _ in pl_module.get_submodule("model").named_buffers():
                 if name in self.average.slow:
                     buffer = self.average.slow[name]
                     buffer.copy_(trainer.strategy.reduce(buffer, reduce_op="mean"))
@@ -67,5 +67,5 @@ class AverageWeights(L.Callback):
 
     def _take_back(self, pl_module: L.LightningModule) -> None:
         """Have the network learn on with the weights that it had before a validation."""
-        copy_weights(weights_of(pl_module.model), self._learning)
+        copy_weights(weights_of(pl_module.get_submodule("model")), self._learning)
         self._learning = {}

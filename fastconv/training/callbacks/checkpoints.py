@@ -1,4 +1,4 @@
-"""Keeps what a run needs to go on after it was stopped, whatever stopped it."""
+"""Writes the checkpoints from which a run goes on after it was stopped, whatever stopped it."""
 
 import functools
 import os
@@ -24,7 +24,7 @@ JOURNAL_SECONDS = 1.0
 
 
 class Checkpoints(L.Callback):
-    """Writes the checkpoint after the first step, every so many seconds, and when a signal ends the run.
+    """Writes the checkpoint after the first step, every `every` seconds, and when a signal ends the run.
 
     A signal is obeyed at the end of the running step, or within a validation, by raising `Interrupted`. A checkpoint
     that cannot be written is a warning: the one before it stays.
@@ -58,7 +58,7 @@ class Checkpoints(L.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         # A validation that follows is part of the step: a run that went on from here would leave it out.
-        validates = trainer.limit_val_batches != 0 and (batch_idx + 1) % trainer.val_check_batch == 0
+        validates = trainer.limit_val_batches != 0 and (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
         self._end_step(trainer, save=not validates and not trainer.should_stop)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -108,27 +108,28 @@ class Checkpoints(L.Callback):
         with self._budget.clock.segment("checkpoint"):
             if not has_finite_weights(module):
                 raise diverged("a weight", self._budget.steps, trainer)
-            self._write(trainer.save_checkpoint, trainer.is_global_zero)
+            self._write(self._path, trainer.save_checkpoint, trainer.is_global_zero)
         self._saved_at = time.monotonic()
         self._budget.reserve.update(save_seconds=self._saved_at - started)
 
     def replace(self, checkpoint: dict[str, Any]) -> None:
         """Write a checkpoint that was read and changed, on one rank."""
         if self._path is not None:
-            self._write(functools.partial(torch.save, checkpoint), first=True)
+            self._write(self._path, functools.partial(torch.save, checkpoint), first=True)
 
-    def _write(self, write: Callable[[Path], None], first: bool) -> None:
-        partial = self._path.with_name(f"{self._path.name}.part")
+    @staticmethod
+    def _write(path: Path, write: Callable[[Path], None], first: bool) -> None:
+        partial = path.with_name(f"{path.name}.part")
         try:
             write(partial)
             if first:
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())
-                partial.replace(self._path)
+                partial.replace(path)
         except (OSError, RuntimeError) as error:
             if lost_rank(error):
                 raise
-            warnings.warn(f"cannot write {self._path}: {error}. The run goes on", stacklevel=3)
+            warnings.warn(f"cannot write {path}: {error}. The run goes on", stacklevel=3)
         finally:
             if first:
                 partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Ends a run whose loss is no number any more, before anything that it spoilt is kept."""
+"""Ends a run whose loss is not finite any more, before its weights are saved."""
 
 import math
 from collections import deque
@@ -16,7 +16,7 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 class FiniteLoss(L.Callback):
     """Raises InputError with the step, the learning rate and advice when a loss is infinite or not a number.
 
-    Losses on a GPU are looked at some steps later, so that the host need not wait for them.
+    Losses on a GPU are checked some steps later, so that the host need not wait for them.
 
     Args:
         budget: the run's budget, which counts its steps.
@@ -30,7 +30,7 @@ class FiniteLoss(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._look(outputs["loss"])
+        self._check(outputs["loss"])
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         finite = self._finite
@@ -39,7 +39,7 @@ class FiniteLoss(L.Callback):
         if not finite:
             raise diverged("the loss", self._budget.steps, trainer)
 
-    def _look(self, loss: Tensor) -> None:
+    def _check(self, loss: Tensor) -> None:
         if loss.device.type != "cuda":
             self._finite &= math.isfinite(loss)
             return

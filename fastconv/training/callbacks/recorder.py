@@ -1,12 +1,20 @@
 """Writes the curves of a run: loss, accuracy, schedule, speed and budget, to every logger of the Trainer."""
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
 from fastconv.optim.momentum import momentum_of
 from fastconv.training.callbacks.time_budget import TimeBudget
+
+
+class ScoresTraining(Protocol):
+    """A module that knows how well it learns, such as `ImageClassifier`."""
+
+    def take_train_scores(self) -> tuple[float, float]:
+        """Mean loss and accuracy of the training images since the last call."""
+        ...
 
 
 class Recorder(L.Callback):
@@ -51,7 +59,7 @@ class Recorder(L.Callback):
         since_steps, since_trained, since_waited = self._since
         seconds = max(trained - since_trained, 1e-9)
         self._since = (steps, trained, waited)
-        loss, accuracy = pl_module.take_train_scores()
+        loss, accuracy = cast(ScoresTraining, pl_module).take_train_scores()
         group = trainer.optimizers[0].param_groups[0]
         self.latest = {
             "train/loss": loss,
@@ -79,7 +87,7 @@ class Recorder(L.Callback):
         self._rows = [(step, metrics) for step, metrics in state["rows"]]
 
     def log_again(self, loggers: list[Logger]) -> None:
-        """Log what an earlier process did."""
+        """Log again what an earlier process logged."""
         for step, metrics in self._rows:
             for logger in loggers:
                 logger.log_metrics(metrics, step=step)
@@ -91,4 +99,4 @@ class Recorder(L.Callback):
 
     @staticmethod
     def _waited(trainer: L.Trainer) -> float:
-        return getattr(trainer.datamodule, "wait_seconds", 0.0)
+        return float(getattr(getattr(trainer, "datamodule", None), "wait_seconds", 0.0))

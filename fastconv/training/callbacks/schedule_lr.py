@@ -13,7 +13,8 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 class ScheduleLR(L.Callback):
     """Scales each parameter group's `max_lr` by a schedule's factor at the run's progress.
 
-    A group with `schedule_fraction` below 1 runs through the schedule in that share of the run, and stands still after it.
+    A group with `schedule_fraction` below 1 runs through the schedule in that share of the run, and stands still
+    after it.
 
     Needs a `TimeBudget` among the Trainer's callbacks, which knows the progress.
 
@@ -28,7 +29,7 @@ class ScheduleLR(L.Callback):
         self.momentum: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        budgets = [callback for callback in trainer.callbacks if isinstance(callback, TimeBudget)]
+        budgets = [callback for callback in getattr(trainer, "callbacks", ()) if isinstance(callback, TimeBudget)]
         if not budgets:
             raise ValueError("the schedule follows the run's progress: add a TimeBudget to the Trainer's callbacks")
         self._budget = budgets[0]
