@@ -15,22 +15,13 @@ from pathlib import Path
 from fastconv.config.cli import command
 from fastconv.config.commands import Compare, as_list
 from fastconv.config.prerequisites import require_writable
-from fastconv.runs.results import MEASURES
-from fastconv.system.errors import InputError, nearest
-
-OPTIONS = {
-    "format": ("table", "csv", "markdown", "json"),
-    "by": ("settings", "runs"),
-    "measure": MEASURES,
-}
+from fastconv.system.errors import InputError
+from fastconv.system.settings import check_settings
 
 
 def check(config: Compare) -> None:
     """Raise InputError for settings that cannot work."""
-    for key, options in OPTIONS.items():
-        value = getattr(config, key)
-        if value is not None and value not in options:
-            raise InputError(f"{key}={value} is unknown{nearest(value, options)} Choose from: {', '.join(options)}")
+    check_settings(config)
     for key in ("runs", "where"):
         values = as_list(getattr(config, key))
         if any(isinstance(each, dict | list) or each is None or not str(each).strip() for each in values):

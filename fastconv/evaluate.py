@@ -13,16 +13,12 @@ from pathlib import Path
 from fastconv.config.cli import command
 from fastconv.config.commands import Evaluate
 from fastconv.config.prerequisites import require_writable
-from fastconv.config.validation import OPTIONS
-from fastconv.system.errors import InputError, nearest
+from fastconv.system.settings import check_settings
 
 
 def check(config: Evaluate) -> None:
     """Raise InputError for settings that cannot work, as far as can be told without reading the run."""
-    options = OPTIONS["trainer.accelerator"]
-    if config.accelerator not in options:
-        wrong = f"accelerator={config.accelerator} is unknown{nearest(config.accelerator, options)}"
-        raise InputError(f"{wrong} Choose from: {', '.join(options)}")
+    check_settings(config)
     require_writable(Path(config.run))
 
 

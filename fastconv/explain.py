@@ -12,12 +12,11 @@ against=[d,e,f].
 from pathlib import Path
 
 from fastconv.config.cli import command
-from fastconv.config.commands import BASELINES, Explain, as_list
+from fastconv.config.commands import Explain, as_list
 from fastconv.config.prerequisites import require_writable
-from fastconv.config.ranges import check_ranges
 from fastconv.config.store import methods
-from fastconv.config.validation import OPTIONS
-from fastconv.system.errors import InputError, nearest
+from fastconv.system.errors import InputError
+from fastconv.system.settings import check_settings
 
 
 def report_folder(config: Explain) -> Path:
@@ -41,9 +40,7 @@ def check(config: Explain) -> None:
         raise InputError(
             f"run names {len(runs)} folders and against {len(against)}: give as many, so that they make pairs"
         )
-    for key, options in {"target": ("prediction", "label"), "accelerator": OPTIONS["trainer.accelerator"]}.items():
-        if (value := getattr(config, key)) not in options:
-            raise InputError(f"{key}={value} is unknown{nearest(value, options)} Choose from: {', '.join(options)}")
+    check_settings(config)
     if config.names is not None and len(config.names) != (2 if against else 1):
         raise InputError(
             f"names={config.names} is not possible: give one name for run, and one for against if it is set"
@@ -51,13 +48,7 @@ def check(config: Explain) -> None:
     if not config.methods:
         raise InputError("there is no method: choose with method=[grad_cam,occlusion] or the like")
     for name, method in methods(config).items():
-        check_ranges(method, prefix=f"methods.{name}.")
-        if method.baseline not in BASELINES:
-            raise InputError(
-                f"methods.{name}.baseline={method.baseline} is unknown{nearest(method.baseline, BASELINES)}"
-                f" Choose from: {', '.join(BASELINES)}"
-            )
-    check_ranges(config)
+        check_settings(method, prefix=f"methods.{name}.")
     if config.images is not None and (not isinstance(config.images, list | str) or not config.images):
         raise InputError(f"images={config.images} is not possible: give files, as [a.png,b.jpg]")
     folder = report_folder(config)

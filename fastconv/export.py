@@ -13,18 +13,15 @@ from pathlib import Path
 from fastconv.config.cli import command
 from fastconv.config.commands import Export, as_list
 from fastconv.config.prerequisites import require_writable
-from fastconv.config.ranges import check_ranges
-from fastconv.system.errors import InputError, nearest
-
-FORMATS = ("onnx", "torch")
+from fastconv.system.errors import InputError
+from fastconv.system.settings import check_settings
 
 
 def check(config: Export) -> None:
     """Raise InputError for settings that cannot work, as far as can be told without reading the run."""
-    for each in as_list(config.format) or [""]:
-        if each not in FORMATS:
-            raise InputError(f"format={each} is unknown{nearest(str(each), FORMATS)} Choose from: {', '.join(FORMATS)}")
-    check_ranges(config)
+    if not as_list(config.format):
+        raise InputError("format has no value: give onnx, torch, or both as [onnx,torch]")
+    check_settings(config)
     require_writable(Path(config.run))
 
 

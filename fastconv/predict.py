@@ -14,22 +14,15 @@ from pathlib import Path
 from fastconv.config.cli import command
 from fastconv.config.commands import Predict, as_list
 from fastconv.config.prerequisites import require_writable
-from fastconv.config.ranges import check_ranges
-from fastconv.config.validation import OPTIONS
-from fastconv.system.errors import InputError, nearest
+from fastconv.system.errors import InputError
+from fastconv.system.settings import check_settings
 
 
 def check(config: Predict) -> None:
     """Raise InputError for settings that cannot work, as far as can be told without reading the run."""
     if not as_list(config.images):
         raise InputError("images has no value: give files, folders or tars, as images=[a.png,photos,more.tar]")
-    if config.accelerator not in OPTIONS["trainer.accelerator"]:
-        options = OPTIONS["trainer.accelerator"]
-        raise InputError(
-            f"accelerator={config.accelerator} is unknown{nearest(config.accelerator, options)} Choose from:"
-            f" {', '.join(options)}"
-        )
-    check_ranges(config)
+    check_settings(config)
     for path in as_list(config.images):
         if "://" not in str(path) and not Path(str(path)).exists():
             raise InputError(f"images={path} is not there: give files, folders or tars")

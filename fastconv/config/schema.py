@@ -13,6 +13,7 @@ from fastconv.data.augment.policy import Policy
 from fastconv.data.configs import Dataset, Stream
 from fastconv.models.configs import TTA
 from fastconv.optim.configs import Average
+from fastconv.system.settings import BATCH, SHARE, Range, setting
 
 if TYPE_CHECKING:
     from fastconv.models import Network
@@ -22,25 +23,28 @@ else:  # OmegaConf knows no protocols
 
 # Segments of a run's clock, in their order.
 SEGMENTS = ("setup", "benchmark", "precompute", "compile", "train", "validate", "checkpoint", "test")
+ACCELERATORS = ("auto", "cpu", "gpu")
+# What `autotune` can choose.
+CHOICES = ("model", "epochs", "batch_size", "flip", "augment", "data_pruning", "tta")
 
 
 @dataclass
 class Trainer:
     """The hardware that trains."""
 
-    accelerator: str = "auto"
+    accelerator: str = setting("auto", options=ACCELERATORS)
     """`auto`, `cpu` or `gpu`."""
-    devices: int = 1
+    devices: int = setting(1, Range("a number of devices", 1, 1024))
     """Number of GPUs, or of processes on a CPU."""
-    strategy: str = "auto"
+    strategy: str = setting("auto", options=("auto", "ddp"))
     """Lightning's strategy: `auto` or `ddp`."""
-    precision: str = "auto"
+    precision: str = setting("auto", options=("auto", "bf16", "fp32"))
     """`bf16`, `fp32`, or `auto`: bf16 where the hardware is faster with it, else fp32."""
     channels_last: bool = True
     """Keep the channels of a pixel together in memory, which convolutions prefer."""
     keep_memory: bool = True
     """On a CPU under Linux, have the C library keep freed memory instead of giving it back in every step."""
-    num_threads: int | None = None
+    num_threads: int | None = setting(None, Range("a number of threads", 1, 1024, note=", or null for torch's choice"))
     """CPU threads that compute; null for torch's choice."""
     compile: bool | None = None
     """Compile the training step (`torch.compile`); null for on GPUs only, where it pays."""
@@ -50,9 +54,11 @@ class Trainer:
 class Budget:
     """How long a run may take."""
 
-    seconds: float | None = 1000.0
+    seconds: float | None = setting(
+        1000.0, Range("a number of seconds", 0, 1e9, closed="right", note=", or null for no limit")
+    )
     """Seconds for what `counts` names; null for no limit (the run is then deterministic)."""
-    counts: list[str] = field(default_factory=lambda: ["train", "validate"])
+    counts: list[str] = setting(["train", "validate"], options=SEGMENTS)
     """Segments of the run's clock that the budget limits: setup, benchmark, precompute, compile, train, validate,
     checkpoint, test."""
 
@@ -61,11 +67,11 @@ class Budget:
 class Validate:
     """Scores during training, for the curves. The result is the test split's, scored once at the end."""
 
-    on: str = "test"
+    on: str = setting("test", options=("test", "holdout", "none"))
     """`test`: curves on test images, for looking only; `holdout`: on `dataset.holdout`, for tuning; `none`."""
-    every: float = 1.0
+    every: float = setting(1.0, Range("a number of epochs", 0, 1e6, closed="right"))
     """Epochs between two scores."""
-    samples: int | None = 2000
+    samples: int | None = setting(2000, Range("a number of images", 1, 1e9, note=", or null for all"))
     """How many images to score, evenly spread over the split; null for all. The held-out part is scored whole at
     the end of training all the same."""
 
@@ -76,7 +82,9 @@ class Checkpoint:
 
     save: bool = True
     """Write `last.ckpt`: as training goes on, when a signal ends the run, and at the end of training."""
-    every: float | None = 60.0
+    every: float | None = setting(
+        60.0, Range("a number of seconds", 0, 1e9, closed="right", note=", or null for none but the first and the last")
+    )
     """Seconds between two checkpoints during training; null for none but those of a signal and of the end."""
 
 
@@ -87,7 +95,7 @@ class Sweep:
     resume: str | None = None
     """Go on with a sweep, by the same command: its folder, or `auto` for the newest that is not whole (a new one if
     there is none). Finished runs are kept, unfinished ones go on, failed ones are tried again."""
-    report: str = "none"
+    report: str = setting("none", options=("none", "augmentation_effect", "article"))
     """What to write at the end besides `compare.html`: `augmentation_effect`, a report of where the networks look with
     and without augmentation (see fastconv.explain); `article`, a page of the runs on each data set, with and without
     augmentation; or `none`."""
@@ -118,16 +126,16 @@ class Config:
     checkpoint."""
     experiment: str | None = None
     """Name of the experiment, written by its config."""
-    seed: int = 0
+    seed: int = setting(0, Range("a whole number", 0, 2**32, closed="left"))
     """Seed of the network's first weights, and of the stream unless stream.seed is set."""
-    batch_size: int = MISSING
+    batch_size: int = setting(MISSING, BATCH)
     """Images per optimizer step, over all devices."""
-    micro_batch_size: int = MISSING
+    micro_batch_size: int = setting(MISSING, BATCH)
     """Images over which batch norm takes its statistics: the part of a batch that is computed at once."""
-    data_pruning: float = 0.0
+    data_pruning: float = setting(0.0, Range("a share", 0, 0.5, closed="left"))
     """Share of the training images, in [0, 0.5), that rest in each epoch: those that a small network knows best after
     an epoch of its own, each in every other epoch."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = setting(0.0, SHARE)
     """Share of each label, in [0, 1), that is spread over all classes."""
     data: str = "data"
     """Folder of the data sets (FASTCONV_DATA)."""
@@ -136,7 +144,7 @@ class Config:
     figures: bool = True
     """Draw the run's figures and, for TensorBoard, the network's graph: some seconds before and after training, which
     the budget does not count."""
-    autotune: list[str] = field(default_factory=list)
+    autotune: list[str] = setting([], options=CHOICES)
     """What to choose by what the budget affords on this machine (`experiment=best`), unless it is set on the command
     line: model, epochs, batch_size, flip, augment, data_pruning, tta."""
     resume: str | None = None

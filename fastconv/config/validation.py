@@ -1,36 +1,14 @@
 """Which values of a run's config make sense, by themselves and together."""
 
-from collections.abc import Iterable
 from operator import attrgetter
 
-from fastconv.config.ranges import check_ranges
-from fastconv.config.schema import SEGMENTS, Config
-from fastconv.data.augment.transforms.auto_augment import POLICIES
-from fastconv.data.augment.transforms.crop import PAD_MODES
-from fastconv.data.augment.transforms.flip import FLIP_MODES
+from fastconv.config.schema import Config
 from fastconv.models.configs import Airbench
 from fastconv.optim import SGD
 from fastconv.optim.schedules import OneCycle
-from fastconv.system.errors import InputError, nearest
+from fastconv.system.errors import InputError
+from fastconv.system.settings import check_option, check_settings
 from fastconv.system.targets import Component
-
-# What keys with a word for a value may say.
-OPTIONS = {
-    "dataset.source": ("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"),
-    "budget.counts": SEGMENTS,
-    "average.kind": ("none", "ema", "lookahead"),
-    "autotune": ("model", "epochs", "batch_size", "flip", "augment", "data_pruning", "tta"),
-    "stream.mode": ("precomputed", "online"),
-    "sweep.report": ("none", "augmentation_effect", "article"),
-    "validate.on": ("test", "holdout", "none"),
-    "trainer.accelerator": ("auto", "cpu", "gpu"),
-    "trainer.strategy": ("auto", "ddp"),
-    "trainer.precision": ("auto", "bf16", "fp32"),
-    "augment.crop.mode": PAD_MODES,
-    "model.activation": ("relu", "celu", "gelu", "silu"),  # of some models; fastconv.models would import torch
-    "augment.flip.mode": FLIP_MODES,
-    "augment.auto": POLICIES,
-}
 
 
 def check(config: Config) -> None:
@@ -40,25 +18,14 @@ def check(config: Config) -> None:
         if not ok:
             raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
 
-    def one_of(key: str, options: Iterable[str]) -> None:
-        chosen = attrgetter(key)(config)
-        for value in chosen if isinstance(chosen, list) else [chosen]:
-            if value not in options:
-                raise InputError(
-                    f"{key}={value} is unknown{nearest(str(value), options)} Choose from: {', '.join(options)}"
-                )
-
-    for key, options in OPTIONS.items():
-        if key != "model.activation" or hasattr(config.model, "activation"):
-            one_of(key, options)
+    check_settings(config)
     for group in ("model", "optimizer", "schedule"):
         if isinstance(component := getattr(config, group), Component):
             component.check()
         else:
-            one_of(f"{group}.name", [type(component).name])
+            check_option(f"{group}.name", component.name, [type(component).name])
     for key, hint in {"data": "; FASTCONV_DATA is empty", "outputs": "", "stream.root": "", "stream.cache": ""}.items():
         require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
-    check_ranges(config)
 
     for at, callback in enumerate(config.callbacks):
         if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
@@ -104,7 +71,6 @@ def check(config: Config) -> None:
         "alternating flips mirror each image in every other epoch; give 0.5, or 0 for no flips",
     )
     if isinstance(schedule, OneCycle):
-        one_of("schedule.anneal_strategy", ("linear", "cos"))
         require(
             not schedule.three_phase or schedule.pct_start < 0.5, "schedule.pct_start", "three phases need it below 0.5"
         )

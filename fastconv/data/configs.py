@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from fastconv.system.settings import BATCH, CHANCE, PIXELS, SEED, SHARE, Range, setting
+
 
 @dataclass
 class Dataset:
@@ -13,7 +15,7 @@ class Dataset:
 
     name: str = MISSING
     """digits, mnist, fashion_mnist or cifar10; a class of torchvision's data sets; or what you call your own."""
-    source: str = "builtin"
+    source: str = setting("builtin", options=("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"))
     """Where own images come from: image_folder, csv, webdataset, torchvision or arrays; `builtin` for none of them."""
     root: str | None = None
     """image_folder: the folder that has a folder for each class, or folders train and test (or val) that have; csv: the
@@ -22,25 +24,27 @@ class Dataset:
     """webdataset: tars to train on, paths or URLs, one or a list, with {000..010} or * for ranges; csv: the table."""
     test: Any = None
     """The same, to test with; null for a part of those to train on."""
-    image_size: int | None = None
+    image_size: int | None = setting(
+        None, Range("a number of pixels", 8, 1024, note=", or null for that of the images")
+    )
     """Side in pixels that own images are scaled to; null for that of the middle one of them, from 24 to 128."""
-    test_share: float = 0.2
+    test_share: float = setting(0.2, Range("a share", 0, 1, closed="neither"))
     """Share of own images, the same of every class, to test with, if they come without a test split."""
-    split_seed: int = 0
+    split_seed: int = setting(0, SEED)
     """Seed of the choice of these images."""
     strict: bool = False
     """Stop if some images cannot be read, instead of going on without them."""
-    holdout: float = 0.0
+    holdout: float = setting(0.0, SHARE)
     """Share of the training images, in [0, 1), held out (the same of every class) for tuning."""
-    holdout_seed: int = 0
+    holdout_seed: int = setting(0, SEED)
     """Seed of the choice of held-out images."""
-    flip: float = 0.5
+    flip: float = setting(0.5, CHANCE)
     """Chance of a mirrored image in `augment=flip`, `standard` and `airbench`; 0 where mirroring changes the class."""
-    crop_padding: int = 4
+    crop_padding: int = setting(4, PIXELS)
     """Pixels of padding on each side in `augment=crop` and `standard`."""
-    cutout_size: int = 8
+    cutout_size: int = setting(8, PIXELS)
     """Side in pixels of the covered square in `augment=cutout` and `standard`."""
-    batch_size: int = 512
+    batch_size: int = setting(512, BATCH)
     """Images per optimizer step that suit the size of the data set."""
 
 
@@ -48,17 +52,19 @@ class Dataset:
 class Stream:
     """Where the augmented training images come from."""
 
-    mode: str = "precomputed"
+    mode: str = setting("precomputed", options=("precomputed", "online"))
     """`precomputed`: from tar shards on disk; `online`: computed while training. The same bytes either way."""
     root: str = MISSING
     """Folder of the precomputed streams, or a URL (http, s3 or another protocol of fsspec) to read them from."""
     cache: str = MISSING
     """Folder in which the shards from a URL are kept, for later runs too."""
-    seed: int = MISSING
+    seed: int = setting(MISSING, SEED)
     """Seed of the order and the augmentation of the images."""
-    epochs: int | None = None
+    epochs: int | None = setting(
+        None, Range("a number of epochs", 1, 1e6, note=", or null for as many as the run needs")
+    )
     """Epochs to precompute; null for as many as the plan expects to need. Without a time limit at least those."""
-    max_gb: float = 50.0
+    max_gb: float = setting(50.0, Range("a number of gigabytes", 0, 1e9))
     """Gigabytes that all streams together may take; the least recently used go first."""
     verify: bool = True
     """Check each shard against its sha256 when it is first read. Its size, and shards of a URL, are always checked."""

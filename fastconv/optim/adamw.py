@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fastconv.optim.param_groups import decay_groups
 from fastconv.optim.registry import register_optimizer
+from fastconv.system.settings import MOMENTUM, POSITIVE, Range, setting
 
 if TYPE_CHECKING:
     import torch
@@ -17,19 +18,19 @@ class AdamW:
     """Adam with decoupled weight decay (`torch.optim.AdamW`; Loshchilov & Hutter 2019, arXiv 1711.05101)."""
 
     name: str = "adamw"
-    max_lr: float = 3e-3
+    max_lr: float = setting(3e-3, POSITIVE)
     """Peak learning rate; the schedule scales it."""
-    momentum: float = 0.9
+    momentum: float = setting(0.9, MOMENTUM)
     """Decay of the mean of gradients (Adam's first beta), where the schedule does not set it."""
-    beta2: float = 0.99
+    beta2: float = setting(0.99, MOMENTUM)
     """Decay of the mean of their squares."""
-    eps: float = 1e-8
+    eps: float = setting(1e-8, Range("a number", 0, 1, closed="right"))
     """What is added to the root of that mean."""
-    weight_decay: float = 0.05
+    weight_decay: float = setting(0.05, Range("a number", 0, 1000))
     """Share of the weights of convolutions and linear layers, times the learning rate, that a step takes away."""
-    bias_lr_scale: float = 1.0
+    bias_lr_scale: float = setting(1.0, Range("a factor", 0, 1e6, closed="right"))
     """Peak learning rate of norms and biases, as a multiple of `max_lr`."""
-    whiten_bias_fraction: float = 1.0
+    whiten_bias_fraction: float = setting(1.0, Range("a share", 0, 1, closed="right"))
     """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
 
     def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "torch.optim.Optimizer":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv.optim.param_groups import parts
 from fastconv.optim.registry import register_optimizer
+from fastconv.system.settings import MOMENTUM, POSITIVE, Range, setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,22 +26,22 @@ class Muon:
     """
 
     name: str = "muon"
-    max_lr: float = 0.24
+    max_lr: float = setting(0.24, POSITIVE)
     """Peak learning rate of the filters, whose norm is held at the root of their number; the schedule scales it."""
-    momentum: float = 0.6
+    momentum: float = setting(0.6, MOMENTUM)
     """Momentum of the filters, where the schedule does not set it."""
-    newton_schulz_steps: int = 3
+    newton_schulz_steps: int = setting(3, Range("a number of steps", 1, 100))
     """Steps of the iteration towards the orthogonal matrix."""
-    bias_lr: float = 0.053
+    bias_lr: float = setting(0.053, POSITIVE)
     """Peak learning rate of norms and biases, by SGD, for the summed loss of a batch."""
-    head_lr: float = 0.67
+    head_lr: float = setting(0.67, POSITIVE)
     """Peak learning rate of linear layers, by SGD, for the summed loss of a batch and logits scaled by 1/256; for
     another scale it is adapted."""
-    sgd_momentum: float = 0.85
+    sgd_momentum: float = setting(0.85, MOMENTUM)
     """Momentum of the SGD part, where the schedule does not set it."""
-    weight_decay: float = 2e-6
+    weight_decay: float = setting(2e-6, Range("a number", 0, 1000))
     """What an image of a batch takes away of norms, biases and linear layers at the peak, as a share of them."""
-    whiten_bias_fraction: float = 0.375
+    whiten_bias_fraction: float = setting(0.375, Range("a share", 0, 1, closed="right"))
     """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
 
     def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "MuonSGD":

@@ -6,11 +6,12 @@ Progress is in [0, 1], whatever drives it (steps or time), so each schedule ends
 import math
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastconv.optim.registry import register_schedule
+from fastconv.system.settings import MOMENTUM, SHARE, Range, setting
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import OneCycleLR
@@ -32,7 +33,9 @@ class Curve(ABC):
     """A schedule of this package: its name, and where the run ends."""
 
     name: str = "schedule"
-    max_epochs: float | None = 25
+    max_epochs: float | None = setting(
+        25, Range("a number of epochs", 0, 1e6, closed="right", note=", or null for no bound")
+    )
     """Passes over the training images after which the run ends, if the budget allows; null for no bound."""
 
     @abstractmethod
@@ -46,19 +49,19 @@ class OneCycle(Curve):
     """Up to the peak and down to almost zero (Smith & Topin 2017, arXiv 1708.07120), as `torch` has it."""
 
     name: str = "one_cycle"
-    pct_start: float = 0.2
+    pct_start: float = setting(0.2, Range("a share", 0.001, 0.999))
     """Share of the run, in (0, 1), at which the peak is reached."""
-    anneal_strategy: str = "linear"
+    anneal_strategy: str = setting("linear", options=("linear", "cos"))
     """Shape of the phases: `linear` or `cos`."""
     cycle_momentum: bool = False
     """Move momentum against the learning rate, between max_momentum and base_momentum."""
-    base_momentum: float = 0.85
+    base_momentum: float = setting(0.85, MOMENTUM)
     """Momentum at the peak."""
-    max_momentum: float = 0.95
+    max_momentum: float = setting(0.95, MOMENTUM)
     """Momentum at both ends."""
-    div_factor: float = 25.0
+    div_factor: float = setting(25.0, Range("a factor", 1, 1e9, note=": the peak is the highest learning rate"))
     """The first learning rate is the peak divided by this."""
-    final_div_factor: float = 1e4
+    final_div_factor: float = setting(1e4, Range("a factor", 0, 1e9, closed="right"))
     """The last learning rate is the first divided by this."""
     three_phase: bool = False
     """Come down in two phases: as steeply as it went up, then to the last learning rate."""
@@ -109,9 +112,9 @@ class Constant(Curve):
 class WarmUp(Curve):
     """A linear warm-up, then a descent that subclasses shape."""
 
-    warmup: float = 0.0
+    warmup: float = setting(0.0, SHARE)
     """Share of the run, in [0, 1), over which the learning rate rises linearly from zero to the peak."""
-    min_lr_ratio: float = 0.0
+    min_lr_ratio: float = setting(0.0, Range("a share", 0, 1))
     """Learning rate at the end, as a share of the peak."""
 
     def factors(self, progress: float) -> Factors:
@@ -153,10 +156,11 @@ class Step(Curve):
     """Multiply the learning rate by `gamma` at each milestone."""
 
     name: str = "step"
-    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    milestones: list[float] = setting([0.5, 0.75], Range("shares", 0, 1, closed="neither"))
     """Progress, in (0, 1), at each of which the learning rate falls."""
-    gamma: float = 0.1
+    gamma: float = setting(0.1, Range("a factor", 0, 1, closed="right"))
     """What the learning rate is multiplied with."""
 
     def factors(self, progress: float) -> Factors:
-        return Factors(self.gamma ** sum(progress >= milestone for milestone in self.milestones))
+        passed = sum(progress >= milestone for milestone in self.milestones)
+        return Factors(self.gamma**passed)

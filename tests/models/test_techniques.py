@@ -17,10 +17,9 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.config.commands import Method
 from fastconv.config.overrides import compose
 from fastconv.config.store import methods
-from fastconv.config.validation import OPTIONS
 from fastconv.data.dataset import mean_and_std
 from fastconv.data.sources.builtin import load
-from fastconv.models import build_model, count_parameters
+from fastconv.models import build_model, configs, count_parameters
 from fastconv.models.activation import ACTIVATIONS
 from fastconv.models.classifier import whiten
 from fastconv.models.configs import model_settings
@@ -148,7 +147,7 @@ def test_davidnets_options_are_off_unless_set():
     keys = set(build_model("davidnet", 3, 10, width=4).state_dict())
     assert "whitening.weight" in build_model("davidnet", 3, 10, width=4, whitening=True).state_dict()
     assert set(build_model("davidnet", 3, 10, width=4, dirac=True, freeze_norm_scale=True).state_dict()) == keys
-    assert set(OPTIONS["model.activation"]) == set(ACTIVATIONS)
+    assert set(configs.ACTIVATIONS) == set(ACTIVATIONS)
     kinds = {
         name: {type(layer) for layer in build_model("davidnet", 3, 10, width=4, activation=name).modules()}
         for name in ACTIVATIONS

@@ -111,7 +111,7 @@ class Pixels:
         return cls(has_background, as_pixels(some).mean(dim=(0, 2, 3), keepdim=True), kept)
 
     def absent(self, name: str = "auto") -> Tensor:
-        """Return the baseline of a name in `fastconv.config.commands.BASELINES`."""
+        """Return the baseline of a name in `fastconv.config.commands.Method.baseline`."""
         if name == "images":
             return self.images[:BASELINE_IMAGES]
         return torch.zeros_like(self.mean) if name == "black" or (name == "auto" and self.has_background) else self.mean

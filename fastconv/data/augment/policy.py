@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 from fastconv.data.augment import transforms as package
 from fastconv.data.augment.transform import REGISTERED, Transform
-from fastconv.data.augment.transforms.auto_augment import AutoAugment
+from fastconv.data.augment.transforms.auto_augment import POLICIES, AutoAugment
 from fastconv.data.augment.transforms.color_jitter import ColorJitter
 from fastconv.data.augment.transforms.crop import Crop
 from fastconv.data.augment.transforms.cutout import Cutout
 from fastconv.data.augment.transforms.flip import Flip
 from fastconv.system.errors import InputError
+from fastconv.system.settings import Range, setting
 from fastconv.system.targets import import_target, source_digest
 
 P = TypeVar("P")
@@ -47,12 +48,12 @@ class Policy:
     flip: Flip = field(default_factory=Flip)
     cutout: Cutout = field(default_factory=Cutout)
     color_jitter: ColorJitter = field(default_factory=ColorJitter)
-    auto: str = "none"
+    auto: str = setting("none", options=POLICIES)
     """A policy of torchvision's: `rand_augment`, `trivial_augment`, `augmix`, or `none`. They take an image at a time,
     some thousand a second (augmix: some hundred), however many cores there are."""
-    num_ops: int = 2
+    num_ops: int = setting(2, Range("a number of operations", 1, 16))
     """Operations that rand_augment applies to an image, one after the other."""
-    magnitude: int = 9
+    magnitude: int = setting(9, Range("a strength", 0, 30))
     """Strength of the operations of rand_augment, in [0, 30]."""
     extra: list[dict[str, Any]] = field(default_factory=list, hash=False)
     """Transforms of your own, applied in this order after all others: `augment.extra=[{_target_: mypkg.Invert,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastconv.data.augment.transform import Drawn, Draws, Images, transform
+from fastconv.system.settings import Range, setting
 
 # Colours are changed in fixed point: the bits that are kept of a level of brightness, and of the factor of contrast.
 BRIGHTNESS_BITS, CONTRAST_BITS = 8, 16
@@ -23,9 +24,9 @@ class ColorJitter:
     times 0.25 it is the 0.035 to give here.
     """
 
-    brightness: float = 0.0
+    brightness: float = setting(0.0, Range("a share", 0, 1))
     """Most that is added to or taken from the pixels of an image, in [0, 1] of their range; 0 switches it off."""
-    contrast: float = 0.0
+    contrast: float = setting(0.0, Range("a share", 0, 1))
     """Most by which an image's differences from its mean grow or shrink, as a share of them; 0 switches it off."""
 
     def draw(self, draws: Draws) -> Drawn | None:

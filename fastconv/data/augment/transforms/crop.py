@@ -6,6 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from fastconv.data.augment.transform import Drawn, Draws, Images, transform
+from fastconv.system.settings import PIXELS, setting
 
 PAD_MODES = ("constant", "reflect")
 
@@ -15,9 +16,9 @@ PAD_MODES = ("constant", "reflect")
 class Crop:
     """Pad every side, then cut a window of the image's own size at a random place."""
 
-    padding: int = 0
+    padding: int = setting(0, PIXELS)
     """Pixels added on each side before the random crop; 0 switches it off."""
-    mode: str = "constant"
+    mode: str = setting("constant", options=PAD_MODES)
     """Content of the padding: `constant` (the training set's mean colour) or `reflect` (the image reflected at its
     border)."""
 

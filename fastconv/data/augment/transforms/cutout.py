@@ -6,6 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from fastconv.data.augment.transform import Drawn, Draws, Images, transform
+from fastconv.system.settings import PIXELS, setting
 
 
 @transform("cutout")
@@ -13,7 +14,7 @@ from fastconv.data.augment.transform import Drawn, Draws, Images, transform
 class Cutout:
     """Cover one square, wholly inside the image, with the mean colour (DeVries & Taylor 2017, arXiv 1708.04552)."""
 
-    size: int = 0
+    size: int = setting(0, PIXELS)
     """Side of the covered square in pixels; 0 switches it off."""
 
     def draw(self, draws: Draws) -> Drawn | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastconv.data.augment.transform import Drawn, Draws, Images, transform
+from fastconv.system.settings import CHANCE, setting
 
 FLIP_MODES = ("random", "alternating")
 
@@ -14,9 +15,9 @@ FLIP_MODES = ("random", "alternating")
 class Flip:
     """Flip the image left to right."""
 
-    probability: float = 0.0
+    probability: float = setting(0.0, CHANCE)
     """Probability, in [0, 1], that an image is flipped; 0 switches it off."""
-    mode: str = "random"
+    mode: str = setting("random", options=FLIP_MODES)
     """`random`: a coin per image and epoch; `alternating`: a coin per image in the first epoch, then in each epoch the
     opposite of the one before (Jordan 2024, arXiv 2404.00498, section 3.6). Its probability is 0.5, or 0 for no
     flips."""

@@ -1,0 +1,120 @@
+"""The settings of a dataclass: the default, the range and the allowed words of each, declared in one place.
+
+A field's doc is its help. Nothing here imports torch, so that a command line is refused in a moment.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from fastconv.system.errors import InputError, nearest
+
+T = TypeVar("T")
+
+_RANGE, _OPTIONS = "range", "options"
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval of numbers, and how it reads: `Range("a share", 0, 1, closed="left")` is "a share in [0, 1)".
+
+    Every number that can be set has one, so that what is not finite, or so large that nothing could come of it, ends
+    with a line and not with a crash or a network of nan.
+    """
+
+    noun: str
+    low: float
+    high: float
+    closed: Literal["both", "left", "right", "neither"] = "both"
+    note: str = ""
+    """What follows the interval, such as ", or null for no limit"."""
+
+    def __contains__(self, number: float) -> bool:
+        above = self.low <= number if self.closed in ("both", "left") else self.low < number
+        return above and (number <= self.high if self.closed in ("both", "right") else number < self.high)
+
+    def __str__(self) -> str:
+        opening = "[" if self.closed in ("both", "left") else "("
+        closing = "]" if self.closed in ("both", "right") else ")"
+        return f"{self.noun} in {opening}{_written(self.low)}, {_written(self.high)}{closing}{self.note}"
+
+
+SHARE = Range("a share", 0, 1, closed="left")
+CHANCE = Range("a chance", 0, 1)
+POSITIVE = Range("a number", 0, 1000, closed="right")
+MOMENTUM = Range("a number", 0, 1, closed="left")
+SEED = Range("a whole number", 0, 2**63, closed="left")
+BATCH = Range("a whole number of images", 2, 2**20, note=": one image has no statistics")
+PIXELS = Range("a number of pixels", 0, 10_000)
+
+
+def setting(default: T, within: Range | None = None, options: Sequence[str] | None = None) -> T:
+    """A field of a dataclass with a default, and what it may be.
+
+    Args:
+        default: the value; a list is copied for each instance.
+        within: the range of a number, or of each number of a list.
+        options: the words that a text, or each text of a list, may be.
+    """
+    metadata = {_RANGE: within, _OPTIONS: options}
+    if isinstance(default, list):
+        made: T = dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+        return made
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def range_of(field: "dataclasses.Field[Any]") -> Range | None:
+    """The range of a field's numbers; None if it has none."""
+    found: Range | None = field.metadata.get(_RANGE)
+    return found
+
+
+def options_of(field: "dataclasses.Field[Any]") -> Sequence[str]:
+    """The words that a field may be; none if it takes any."""
+    return field.metadata.get(_OPTIONS) or ()
+
+
+def check_settings(instance: Any, prefix: str = "") -> None:
+    """Check every setting of a dataclass, and of those in it, against its own range or words.
+
+    Args:
+        instance: of the dataclass.
+        prefix: what its keys begin with in a message, such as `methods.grad_cam.`.
+
+    Raises InputError, naming the key, for the first that does not fit.
+    """
+    for field in dataclasses.fields(instance):
+        key, value = f"{prefix}{field.name}", getattr(instance, field.name)
+        if dataclasses.is_dataclass(value):
+            check_settings(value, f"{key}.")
+        for each in value if isinstance(value, list) else [value]:
+            _check_value(key, value, each, field)
+
+
+def check_option(key: str, value: object, options: Sequence[str]) -> None:
+    """Raise InputError, with the nearest right one, for a word that is not among the options of a key."""
+    if value not in options:
+        raise InputError(f"{key}={value} is unknown{nearest(str(value), options)} Choose from: {', '.join(options)}")
+
+
+def _check_value(key: str, value: object, each: object, field: "dataclasses.Field[Any]") -> None:
+    """Check one of a field's values, or the one that it has; null is for whoever declares the type to allow."""
+    if each is None:
+        return
+    within, options = range_of(field), options_of(field)
+    if within is not None and not (isinstance(each, int | float) and each in within):
+        raise InputError(f"{key}={value} is not possible: give {within}")
+    if options:
+        check_option(key, each, options)
+
+
+def _written(number: float) -> str:
+    """A bound as a person writes it: 2**32 and 1e6, but 10000."""
+    if number >= 2**20 and number == int(number) and int(number).bit_count() == 1:
+        return f"2**{int(number).bit_length() - 1}"
+    return (
+        f"{number:.15g}"
+        if 0.001 <= number < 1e6 or not number
+        else f"{number:.0e}".replace("e+0", "e").replace("e-0", "e-")
+    )
