@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
+from fastconv.system.settings import BATCH, Range, setting
 from fastconv.system.targets import Component
 
 
@@ -12,8 +13,6 @@ class Network(Protocol):
     name: str
     micro_batch_size: int
 
-
-from fastconv.system.settings import BATCH, Range, setting
 
 # The keys of fastconv.models.activation.ACTIVATIONS, which imports torch.
 ACTIVATIONS = ("relu", "celu", "gelu", "silu")
