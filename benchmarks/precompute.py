@@ -20,7 +20,7 @@ from fastconv.data.augment.transforms.crop import Crop
 from fastconv.data.augment.transforms.cutout import Cutout
 from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.dataset import mean_and_std
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.stream.writer import write_stream
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 import fastconv
 from fastconv.analysis.predictor import BATCH_SIZE
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 
 ROUNDS = 2
 SHORT = ("schedule.max_epochs=0.1", "budget.seconds=null", "validate.on=none", "figures=false")

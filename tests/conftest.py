@@ -12,7 +12,7 @@ from filelock import FileLock
 from harness import OFFICIAL_DATA, OFFICIAL_FOLDERS, SMALL, Ended, SimulatedTime, noise, only_run, run_command, spec_of
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.stream.writer import write_stream

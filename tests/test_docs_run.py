@@ -15,7 +15,7 @@ from harness import PAGES, QUICK, SHORT, run_command, write_snippets
 from PIL import Image
 from webdataset import TarWriter
 
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 
 RUN = "2026-11-25_09-00-00-a1b2c3"  # that of the pages
 # What needs a cluster is only composed, by test_docs; runs of several processes have tests of their own.

@@ -25,7 +25,7 @@ from measurements import RESULTS, append, describe_device, describe_versions, re
 from torch import Tensor
 
 from fastconv.data.dataset import mean_and_std
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.models import build_model
 from fastconv.models.tta import Views
 from fastconv.optim import Muon

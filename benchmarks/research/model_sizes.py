@@ -29,8 +29,8 @@ from fastconv.config.prerequisites import check_data
 from fastconv.config.resume import RunFolder
 from fastconv.config.schema import Trainer
 from fastconv.data.dataset import ImageData
+from fastconv.data.loading import load
 from fastconv.data.sources import builtin
-from fastconv.data.sources.builtin import load
 from fastconv.runs.results import git_commit
 from fastconv.training import fit as training
 from fastconv.training import plan as run

@@ -11,8 +11,9 @@ import numpy as np
 
 from fastconv.analysis import figures, run_figures
 from fastconv.config.schema import Config
-from fastconv.data.sources.builtin import load
-from fastconv.data.sources.custom import OWN, Opened, read
+from fastconv.data.loading import load, open_source
+from fastconv.data.sources.base import Source
+from fastconv.data.sources.custom import Opened, read
 from fastconv.data.sources.decode import Decoded
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.runs.folder import new_run_folder
@@ -97,7 +98,9 @@ class Audit:
 def audit(config: Config) -> Audit:
     """Read a data set and search it for problems. Raises InputError as loading it does."""
     dataset, root = config.dataset, Path(config.data)
-    if dataset.source == "builtin":
+    builtin = dataset._target_ is None and dataset.source == "builtin"
+    source = None if builtin else open_source(dataset, root)
+    if not isinstance(source, Source):
         splits = load(dataset, root)
         train, test = (
             Decoded(split.images, split.labels, [f"{part} image {at}" for at in range(len(split))], [])
@@ -105,7 +108,7 @@ def audit(config: Config) -> Audit:
         )
         opened = Opened(splits[0].classes, train, test, [], [])
     else:
-        opened = read(dataset, OWN[dataset.source](dataset, root))
+        opened = read(dataset, source)
     seen: dict[bytes, list[tuple[str, int, str]]] = defaultdict(list)
     for part, split in (("train", opened.train), ("test", opened.test)):
         for image, label, name in zip(split.images, split.labels, split.names, strict=True):

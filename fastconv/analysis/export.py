@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.analysis.checkpoint import load_run
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.config.schema import Config
-from fastconv.data.sources.builtin import SOURCES, open_splits
+from fastconv.data.loading import open_splits
+from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import stored_streams
 from fastconv.system.errors import InputError, nearest
@@ -78,9 +79,9 @@ def require_batch(config: Config, images: int) -> None:
 
 def require_known(config: Config) -> None:
     """Raise InputError for a data set that nobody knows."""
-    name = config.dataset.name
-    if config.dataset.source == "builtin" and name not in SOURCES:
-        raise InputError(f"dataset.name={name} is unknown{nearest(name, SOURCES)} Choose from: {', '.join(SOURCES)}")
+    name, names = config.dataset.name, builtin_sets()
+    if config.dataset._target_ is None and config.dataset.source == "builtin" and name not in names:
+        raise InputError(f"dataset.name={name} is unknown{nearest(name, names)} Choose from: {', '.join(names)}")
 
 
 def require_room(config: Config, needed_bytes: int) -> None:

@@ -1,8 +1,9 @@
 """Which run to go on with: by its folder, the newest of a configuration, or the job of a sweep."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,8 +25,8 @@ class RunFolder:
     config: Config
     resumed: bool
     """Whether an earlier process has begun the run."""
-    held: IO[Any] | None = None
-    """The open `config.yaml`, locked; the system lets go of it when the process ends, however it ends."""
+    held: contextlib.ExitStack | None = None
+    """Holds the folder until it is closed, or until the process ends, however it ends."""
 
     def close(self) -> None:
         """Leave the folder to other processes."""

@@ -1,6 +1,6 @@
 """Settings of data: which images, and where the training stream comes from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ class Dataset:
     """digits, mnist, fashion_mnist or cifar10; a class of torchvision's data sets; or what you call your own."""
     source: str = setting("builtin", options=("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"))
     """Where own images come from: image_folder, csv, webdataset, torchvision or arrays; `builtin` for none of them."""
+    _target_: str | None = None
+    """A function of your own instead, such as mypkg.photos. It returns (train images uint8 [N, H, W, C], train labels,
+    test images, test labels, class names), or a Source (fastconv.data.sources.base)."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Arguments of that function: dataset.arguments.count=100."""
     root: str | None = None
     """image_folder: the folder that has a folder for each class, or folders train and test (or val) that have; csv: the
     folder of the files (null for the table's own); arrays: the .npz."""

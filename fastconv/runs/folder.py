@@ -1,15 +1,13 @@
 """The folder of a run on disk: made once, held by one process at a time, finished or not."""
 
-import fcntl
-import os
 import secrets
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
-from fastconv.system.files import unwritable
+from fastconv.system.files import try_lock, unwritable, write_atomically
 
 
 def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> Path:
@@ -26,50 +24,37 @@ def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> P
     return folder
 
 
-def write_config(folder: Path, text: str) -> IO[str]:
-    """Write a new run's `config.yaml`, locked before it has its name, which it gets only if no other file has it.
+def write_config(folder: Path, text: str) -> ExitStack:
+    """Write a new run's `config.yaml` and hold its folder from before the file is there.
 
-    Returns the open file, which holds the folder until it is closed; the system closes it when the process ends,
-    however it ends. Raises InputError if another process has the folder, or for a folder that cannot be written.
+    Raises InputError if the folder has a config or a process that holds it, or cannot be written.
     """
-    partial = folder / f"config.yaml.{os.getpid()}.part"
-    file = None
+    held = hold(folder)
+    if held is None:
+        raise running(folder)
+    if (folder / "config.yaml").exists():
+        held.close()
+        raise running(folder)
     try:
-        file = partial.open("w+")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(text)
-        file.flush()
-        _name(partial, folder / "config.yaml")
-    except FileExistsError:
-        if file is not None:
-            file.close()
-        raise running(folder) from None
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return file
+        write_atomically(folder / "config.yaml", text.encode())
+    except BaseException:
+        held.close()
+        raise
+    return held
 
 
-def _name(partial: Path, path: Path) -> None:
-    """Give a file its name. Raises FileExistsError if another has it."""
-    try:
-        os.link(partial, path)
-    except PermissionError:  # a file system without hard links
-        if path.exists():
-            raise FileExistsError(path) from None
-        partial.replace(path)
+def hold(folder: Path) -> ExitStack | None:
+    """Hold a run's folder until what is returned is closed; None if another process has it.
 
-
-def hold(folder: Path) -> IO[str] | None:
-    """Lock a run's folder until the returned file is closed; None if another process has it."""
-    file = (folder / "config.yaml").open()
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+    The lock is a file of its own, `.lock`; the system lets go of it when the process ends, however it ends. Raises
+    InputError for a folder that cannot be written.
+    """
+    lock = try_lock(folder / ".lock")
+    if lock is None:
         return None
-    return file
+    held = ExitStack()
+    held.callback(lock.release)
+    return held
 
 
 def running(folder: Path) -> InputError:

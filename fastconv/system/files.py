@@ -1,13 +1,16 @@
 """Files that survive a kill: written atomically, locked between processes, on a disk that has room."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastconv.system.errors import InputError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 # The folder of the package.
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -33,24 +36,36 @@ def unwritable(path: Path, error: OSError) -> InputError:
 
 
 @contextmanager
-def locked(root: Path, name: str, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock `name` of the folder `root`; yields False if `wait` is off and another process holds it.
+def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock `name` of the folder `root`; yields False if `wait` is off and somebody else holds it.
 
-    The operating system lets go of the lock when its holder dies, however it dies, so no lock is ever stale.
+    The operating system lets go of the lock when its holder dies, however it dies, so no lock is ever stale. Threads of
+    one process exclude each other as processes do. Raises InputError if the folder can't be written.
     """
-    path = root / ".locks" / name
+    lock = try_lock(root / ".locks" / name, wait=wait)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def try_lock(path: Path, *, wait: bool = False) -> "BaseFileLock | None":
+    """Lock a file that is nothing but a lock; None if `wait` is off and somebody else holds it.
+
+    Raises InputError if it can't be made.
+    """
+    from filelock import FileLock, Timeout
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        lock = FileLock(path, thread_local=False)
+        lock.acquire(blocking=wait)
+    except Timeout:
+        return None
     except OSError as error:
         raise unwritable(path, error) from error
-    with file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    return lock
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:

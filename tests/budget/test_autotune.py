@@ -25,7 +25,7 @@ from fastconv.config.overrides import compose
 from fastconv.config.prerequisites import check_data
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.models.configs import model_settings
 
 CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)

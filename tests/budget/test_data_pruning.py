@@ -16,7 +16,7 @@ from fastconv.budget.hardware import Device
 from fastconv.data.augment.plan import SkipSchedule, plan_epoch
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.flip import Flip
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.writer import write_stream

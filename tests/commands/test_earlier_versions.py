@@ -10,7 +10,7 @@ from harness import QUICK, REPOSITORY, by_hand
 from PIL import Image
 
 from fastconv.analysis.checkpoint import load_run
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.runs.results import Results
 
 EARLIER = REPOSITORY / "tests" / "earlier_versions"

@@ -12,7 +12,7 @@ from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fastconv.analysis.evaluation.metrics import Evaluation, wilson
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 
 
 @pytest.fixture

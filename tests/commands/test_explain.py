@@ -19,7 +19,7 @@ from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixel
 from fastconv.analysis.checkpoint import load_run
 from fastconv.config.commands import Method
 from fastconv.config.overrides import compose
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.runs.results import Results
 
 SWEEP = ("experiment=augmentation_effect", "model.width=4", "seed=0,1", "budget.seconds=null", "schedule.max_epochs=2")

@@ -8,7 +8,7 @@ import torch
 from harness import by_hand, only_run, run_command
 
 from fastconv.analysis import export as exporting
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 
 RESNET = ("dataset=digits", "model=resnet18", "model.width=4", "batch_size=64", "micro_batch_size=64",
           "budget.seconds=null", "schedule.max_epochs=0.5", "stream=online", "validate.on=none")  # fmt: skip

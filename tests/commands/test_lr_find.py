@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from fastconv.analysis import run_figures
 from fastconv.config.commands import RangeTest
 from fastconv.config.overrides import compose
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
 from fastconv.system.errors import InputError

@@ -13,7 +13,7 @@ from harness import by_hand, run_command
 from PIL import Image
 
 import fastconv
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 
 
 @pytest.fixture(scope="module")

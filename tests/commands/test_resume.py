@@ -1,6 +1,5 @@
 """Runs that are stopped and go on: as if nothing had happened, or with one clear line where they cannot."""
 
-import fcntl
 import os
 import signal
 
@@ -10,6 +9,7 @@ from harness import RUN, STEPS, only_run, run_command, same_weights, stop_at
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fastconv.runs.folder import hold
 from fastconv.runs.results import Results
 from fastconv.system import signals as interrupts
 from fastconv.training.module import ImageClassifier
@@ -167,8 +167,7 @@ def test_another_configuration_is_another_run(command, tmp_path, stopped):
 
 
 def test_a_run_that_another_process_has_is_left_alone(command, tmp_path, stopped):
-    with (stopped / "config.yaml").open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with hold(stopped):
         ended = command("train", f"resume={stopped}")
         assert (ended.code, ended.err.count("\n")) == (1, 1)
         assert "is running in another process" in ended.err

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastconv.config.overrides import compose
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
 from fastconv.runs import results

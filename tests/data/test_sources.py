@@ -15,8 +15,9 @@ from harness import noise
 from sklearn.datasets import load_digits
 
 from fastconv.data.dataset import mean_and_std
+from fastconv.data.loading import load
 from fastconv.data.sources import builtin as sources
-from fastconv.data.sources.builtin import load
+from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import stratified_split
 from fastconv.system.errors import InputError
 
@@ -144,7 +145,7 @@ def test_decoded_once_then_mapped(small_mnist, monkeypatch):
     train, test = load("mnist", small_mnist)
     assert train.images.shape == (40, 28, 28, 1)
     assert test.labels.tolist() == list(range(10)) * 2
-    monkeypatch.setitem(sources.SOURCES, "mnist", None)  # a second decode would call it
+    monkeypatch.setitem(builtin_sets(), "mnist", None)  # a second decode would call it
     again, _ = load("mnist", small_mnist)
     np.testing.assert_array_equal(again.images, train.images)
     assert again.digest == train.digest

@@ -14,7 +14,7 @@ import webdataset
 from harness import STANDARD, noise, sha256s, spec_of
 from omegaconf import OmegaConf
 
-from fastconv.config.cli import compose
+from fastconv.config.overrides import compose
 from fastconv.data.augment.plan import plan_epoch
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.color_jitter import ColorJitter
@@ -22,7 +22,7 @@ from fastconv.data.augment.transforms.crop import Crop
 from fastconv.data.augment.transforms.cutout import Cutout
 from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.batches import SplitBatches, StreamBatches
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.spec import Manifest, OnlineStream, stream_spec

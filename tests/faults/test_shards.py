@@ -8,7 +8,7 @@ from harness import sha256s, spec_of
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.crop import Crop
 from fastconv.data.augment.transforms.cutout import Cutout
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.writer import verify_stream, write_stream
 from fastconv.system.errors import StreamError

@@ -18,7 +18,7 @@ from fastconv.config.commands import Method
 from fastconv.config.overrides import compose
 from fastconv.config.store import methods
 from fastconv.data.dataset import mean_and_std
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.models import build_model, configs, count_parameters
 from fastconv.models.activation import ACTIVATIONS
 from fastconv.models.classifier import whiten

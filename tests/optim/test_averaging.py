@@ -8,7 +8,7 @@ import torch
 from harness import RUN, STEPS, only_run, run_command, same_weights, stop_at
 
 from fastconv.analysis.checkpoint import load_run
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.optim.averaging import Lookahead, MovingAverage
 from fastconv.runs.results import Results
 from fastconv.training.module import ImageClassifier

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.models import build_model
 from fastconv.optim import OPTIMIZERS, SGD, AdamW, Muon
 from fastconv.optim.momentum import momentum_of, set_momentum

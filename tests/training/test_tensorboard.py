@@ -28,7 +28,7 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from fastconv.analysis import figures, run_figures
 from fastconv.analysis.checkpoint import load_run
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.runs.folder import is_finished
 from fastconv.runs.results import MEASURES, Results
 from fastconv.training import pictures

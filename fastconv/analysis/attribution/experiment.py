@@ -20,7 +20,7 @@ from fastconv.budget.hardware import prepare
 from fastconv.config.commands import Explain
 from fastconv.config.schema import Trainer
 from fastconv.config.store import methods
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.system.errors import InputError
 
 

@@ -15,7 +15,7 @@ from fastconv.analysis.evaluation.per_class import is_imbalanced
 from fastconv.analysis.html import Figure, Table, data_url, write_page
 from fastconv.analysis.predictor import Predictor
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.builtin import load
+from fastconv.data.loading import load
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 

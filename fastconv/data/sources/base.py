@@ -1,40 +1,105 @@
-"""What a source of own images is, and what the sources have in common."""
+"""The interface of a source of images, and the register of those that there are."""
 
+import importlib
 import os
+import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastconv.data.sources.decode import Sample
+
+if TYPE_CHECKING:
+    from fastconv.data.configs import Dataset
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 
+# Train images uint8 [N, H, W, C], train labels [N], test images, test labels, class names.
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Found:
-    """What a source has. Without test samples, the training ones are to be split."""
+    """The samples of a source. Without test samples, the training ones are to be split."""
 
     classes: tuple[str, ...]
     train: list[Sample]
     test: list[Sample] | None
 
+    @classmethod
+    def of(cls, classes: Sequence[str], splits: Sequence[list[Sample]]) -> "Found":
+        """From a training split, and a test split if there is one."""
+        return cls(tuple(classes), splits[0], splits[1] if len(splits) > 1 else None)
+
 
 @dataclass(frozen=True)
 class Source:
-    """Images somewhere. `stamp` changes with them, and costs little; `find` finds them."""
+    """Images somewhere. `stamp`, which JSON can hold, changes with them and costs little; `find` finds them."""
 
-    stamp: list
+    stamp: list[Any]
     find: Callable[[], Found]
 
 
-def natural(name: str) -> tuple:
-    """Numbers in the order of numbers, before words."""
+Opener = Callable[["Dataset", Path], Source]
+Reader = Callable[[Path], Arrays]
+_SOURCES: dict[str, Opener] = {}
+_BUILTIN: dict[str, Reader] = {}
+
+
+def source(name: str) -> Callable[[Opener], Opener]:
+    """Register a function of (dataset's config, data folder) as `dataset.source=NAME`."""
+
+    def register(function: Opener) -> Opener:
+        _SOURCES[name] = function
+        return function
+
+    return register
+
+
+def builtin(name: str) -> Callable[[Reader], Reader]:
+    """Register a function that reads a data set from the data folder, or downloads it to there, as `dataset=NAME`."""
+
+    def register(function: Reader) -> Reader:
+        _BUILTIN[name] = function
+        return function
+
+    return register
+
+
+def sources() -> dict[str, Opener]:
+    """The sources of own images by name."""
+    _import_all()
+    return _SOURCES
+
+
+def builtin_sets() -> dict[str, Reader]:
+    """The built-in data sets by name."""
+    _import_all()
+    return _BUILTIN
+
+
+@cache
+def _import_all() -> None:
+    """Import every file of this package, so that what it registers is there."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+def natural(name: str) -> tuple[int, int, str]:
+    """Sort key: numbers in the order of numbers, before words."""
     return (0, int(name), "") if re.fullmatch(r"[0-9]{1,18}", name) else (1, 0, name)
 
 
-def stamp(path: Path, root: Path) -> list:
-    """What changes with a file, but for its content: its place below `root`, size and time."""
+def stamp(path: Path, root: Path) -> list[str | int]:
+    """Place below `root`, size and time of a file, which change when it does."""
     try:
         about = path.stat()
     except OSError:  # a link to nowhere: it is among the unreadable

@@ -1,14 +1,13 @@
-"""Where images come from: scikit-learn's digits, torchvision's MNIST, Fashion-MNIST and CIFAR-10, and a user's own.
+"""The built-in data sets: scikit-learn's digits, torchvision's MNIST, Fashion-MNIST and CIFAR-10.
 
-Every source is decoded once to plain arrays beside the original files and memory-mapped from then on.
+Each function returns the arrays of the official splits, and reads no file that is not the official one.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,62 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.splits import Splits, stratified_split
+from fastconv.data.sources.base import Arrays, builtin
+from fastconv.data.splits import stratified_split
 from fastconv.system.errors import InputError
-from fastconv.system.files import unwritable
 
 if TYPE_CHECKING:
-    from fastconv.data.configs import Dataset
+    from torchvision.datasets import CIFAR10, MNIST
 
-ARRAYS_FORMAT = 1
 DOWNLOAD_TIMEOUT_SECONDS = 30
 
 
-def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
-    """The train and test split of a data set: the official ones of those in `SOURCES`.
-
-    Args:
-        dataset: its config, or one of `SOURCES`.
-        root: the folder that holds, or will hold, the data sets' files.
-
-    Raises InputError if files are missing and can't be downloaded, are damaged, or can't be decoded to `root`; and for
-    an own data set that is not what its config says.
-    """
-    name = dataset if isinstance(dataset, str) else dataset.name
-    if isinstance(dataset, str) or dataset.source == "builtin":
-        folder = root / "arrays" / name
-        return _read_arrays(name, folder) or _stored(name, folder, *SOURCES[name](root))
-    from fastconv.data.sources.custom import OWN, read
-
-    source = OWN[dataset.source](dataset, root)
-    about = [dataset.source, source.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
-    folder = root / "arrays" / f"{name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
-    if there := _read_arrays(name, folder):
-        return there
-    found = read(dataset, source)
-    splits = (found.train.images, found.train.labels, found.test.images, found.test.labels)
-    return _stored(name, folder, *splits, found.classes, found.note)
-
-
-def open_splits(dataset: "Dataset", root: Path) -> Splits:
-    """Load a data set and hold out a part of its training images. Raises InputError as `load` does."""
-    everything, test = load(dataset, root)
-    kept, held = stratified_split(everything, dataset.holdout, dataset.holdout_seed)
-    if not len(held):
-        return Splits(everything, everything.take(held), test)
-    return Splits(everything.take(kept), everything.take(held), test)
-
-
-def _stored(name: str, folder: Path, *arrays: np.ndarray | tuple[str, ...] | str) -> tuple[ImageData, ImageData]:
-    _write_arrays(folder, *arrays)
-    return _read_arrays(name, folder)
-
-
-# -- the sources: each returns (train images, train labels, test images, test labels, class names)
-
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
-
-
+@builtin("digits")
 def digits(root: Path) -> Arrays:
     """scikit-learn's 1,797 bundled 8x8 digits; a fixed, stratified fifth of them is the test split."""
     from sklearn.datasets import load_digits
@@ -84,6 +38,7 @@ def digits(root: Path) -> Arrays:
     return images[train], labels[train], images[test], labels[test], classes
 
 
+@builtin("mnist")
 def mnist(root: Path) -> Arrays:
     """MNIST (LeCun, Cortes & Burges 1998)."""
     from torchvision.datasets import MNIST
@@ -91,6 +46,7 @@ def mnist(root: Path) -> Arrays:
     return _idx(root, MNIST)
 
 
+@builtin("fashion_mnist")
 def fashion_mnist(root: Path) -> Arrays:
     """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747)."""
     from torchvision.datasets import FashionMNIST
@@ -98,6 +54,7 @@ def fashion_mnist(root: Path) -> Arrays:
     return _idx(root, FashionMNIST)
 
 
+@builtin("cifar10")
 def cifar10(root: Path) -> Arrays:
     """CIFAR-10 (Krizhevsky 2009)."""
     from torchvision.datasets import CIFAR10
@@ -129,7 +86,7 @@ IDX_SHA256 = {
 }
 
 
-def _idx(root: Path, dataset: type) -> Arrays:
+def _idx(root: Path, dataset: "type[MNIST]") -> Arrays:
     """Read a data set in MNIST's file format, checked against the official files."""
     folder = Path(dataset.__name__, "raw")
     expected = {Path(name): digest for name, digest in IDX_SHA256.items() if Path(name).parent == folder}
@@ -143,28 +100,20 @@ def _idx(root: Path, dataset: type) -> Arrays:
     return *arrays, tuple(name.split(" - ")[0] for name in train.classes)
 
 
-SOURCES: dict[str, Callable[[Path], Arrays]] = {
-    "digits": digits,
-    "mnist": mnist,
-    "fashion_mnist": fashion_mnist,
-    "cifar10": cifar10,
-}
-
-
 def damaged(path: Path) -> InputError:
     """The one line for a source file that is not the official one."""
     return InputError(f"{path} is damaged: its checksum is not the official file's. Delete it to download it again")
 
 
 @contextmanager
-def _reading(path: Path):
+def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions") from error
 
 
-def _fetch_missing(root: Path, dataset: type, files: list[Path]) -> None:
+def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Path]) -> None:
     """Download a torchvision data set to a folder aside and move it in place when it is whole."""
     missing = [file for file in files if not (root / file).exists()]
     if not missing:
@@ -185,58 +134,4 @@ def _fetch_missing(root: Path, dataset: type, files: list[Path]) -> None:
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-# -- decoded arrays on disk
-
-
-def _read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
-    """Memory-map the decoded arrays; None if they are absent, of another format or cut off."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        if meta["format"] != ARRAYS_FORMAT:
-            return None
-        arrays = {
-            split: [np.load(folder / f"{split}-{part}.npy", mmap_mode="r") for part in ("images", "labels")]
-            for split in ("train", "test")
-        }
-        classes = tuple(meta["classes"])
-        return tuple(
-            ImageData(name, *arrays[split], classes, meta["digest"][split], meta.get("note", ""))
-            for split in ("train", "test")
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_arrays(
-    folder: Path,
-    train_images: np.ndarray,
-    train_labels: np.ndarray,
-    test_images: np.ndarray,
-    test_labels: np.ndarray,
-    classes: tuple[str, ...],
-    note: str = "",
-) -> None:
-    """Store decoded arrays in a folder that appears only when it is whole."""
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    digests = {}
-    try:
-        aside.mkdir(parents=True)
-        for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
-            images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
-            digests[split] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-            np.save(aside / f"{split}-images.npy", images)
-            np.save(aside / f"{split}-labels.npy", labels)
-        meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests, "note": note}
-        (aside / "meta.json").write_text(json.dumps(meta, indent=1))
-        if _read_arrays("", folder) is None:  # another process may have put the same arrays there meanwhile
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
-    except OSError as error:
-        # Another process may have put the same arrays there first.
-        if not os.path.exists(folder / "meta.json"):
-            raise unwritable(folder, error) from error
-    finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,78 +1,16 @@
-"""A user's own images: where they may come from, and how they are read."""
+"""A user's own images: decoded from where a source finds them, and split."""
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.base import Found, Source, natural
-from fastconv.data.sources.decode import Decoded, Sample, choose_size, decode, look
-from fastconv.data.sources.folders import image_folder, table
-from fastconv.data.sources.torchvision import torchvision
-from fastconv.data.sources.webdataset import webdataset
+from fastconv.data.sources.base import Source
+from fastconv.data.sources.decode import Decoded, choose_size, decode, look
 from fastconv.data.splits import stratified_split
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
-
-
-def arrays(dataset: "Dataset", data: Path) -> Source:
-    """A .npz of `images`, uint8 [N, H, W] or [N, H, W, C], and `labels` [N], numbers or names; `test_images` too."""
-    path = Path(dataset.root or "")
-    if not dataset.root or not path.is_file():
-        raise InputError(f"dataset.root={dataset.root} is no file: give a .npz that has arrays images and labels")
-    try:
-        with np.load(path, allow_pickle=False) as file:  # a pickle could run anything
-            stored = {key: file[key] for key in file.files}
-    except Exception as error:  # numpy and zipfile each have their own
-        raise InputError(f"cannot read {path}: give a .npz that has arrays images and labels") from error
-    splits = []
-    for before in ("", "test_") if "test_images" in stored else ("",):
-        images, labels = (stored.get(f"{before}{key}") for key in ("images", "labels"))
-        if images is None or labels is None or labels.ndim != 1 or len(images) != len(labels):
-            raise InputError(f"{path} needs as many {before}labels as {before}images")
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,), (4,)):
-            shape = "x".join(map(str, images.shape))
-            raise InputError(
-                f"{path} has {before}images of {images.dtype}, {shape}: give uint8, N x H x W (x 1, 3 or 4)"
-            )
-        splits.append((images, [str(label) for label in labels.tolist()]))
-    classes = sorted({label for _, labels in splits for label in labels}, key=natural)
-    if len(classes) < 2:
-        raise InputError(f"{path} has labels of {len(classes)} classes: a classifier needs two or more")
-
-    def find() -> Found:
-        train, *test = [
-            [
-                Sample(f"{before}image {at}", classes.index(label), partial(_as_image, image))
-                for at, (image, label) in enumerate(zip(images, labels, strict=True))
-            ]
-            for before, (images, labels) in zip(("", "test "), splits, strict=False)
-        ]
-        return Found(tuple(classes), train, *(test or [None]))
-
-    return Source([classes, hashlib.sha256(path.read_bytes()).hexdigest()], find)
-
-
-def _as_image(array: np.ndarray) -> Image.Image:
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
-
-
-# The sources, by dataset.source.
-OWN: dict[str, Callable[["Dataset", Path], Source]] = {
-    "image_folder": image_folder,
-    "csv": table,
-    "webdataset": webdataset,
-    "torchvision": torchvision,
-    "arrays": arrays,
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +28,7 @@ class Opened:
 
     @property
     def note(self) -> str:
-        """What there is to say of images that could not be read."""
+        """A sentence on the images that could not be read; empty if all could."""
         if not self.unreadable:
             return ""
         (name, why), count = self.unreadable[0], len(self.sizes) + len(self.unreadable)
@@ -98,7 +36,7 @@ class Opened:
 
 
 def read(dataset: "Dataset", source: Source) -> Opened:
-    """Decode what a source has, with a progress bar, and split it if it comes in one piece.
+    """Decode the images of a source, with a progress bar, and split them if they come in one piece.
 
     Raises InputError for unreadable images if `dataset.strict`, and for a class that has no image to train on.
     """
@@ -123,7 +61,8 @@ def read(dataset: "Dataset", source: Source) -> Opened:
     if found.test is None:
         whole = ImageData(dataset.name, splits[0].images, splits[0].labels, found.classes, "")
         splits = [splits[0].take(rows) for rows in stratified_split(whole, dataset.test_share, dataset.split_seed)]
-    opened = Opened(found.classes, *splits, sizes, unreadable)
+    train, test = splits
+    opened = Opened(found.classes, train, test, sizes, unreadable)
     if dataset.strict and unreadable:
         raise InputError(f"{opened.note}. Mend or remove them, or set dataset.strict=false to go on without them")
     for labels, part in ((opened.train.labels, "train on"), (opened.test.labels, "test with")):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, stamp
+from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
 from fastconv.system.errors import InputError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 
 
+@source("image_folder")
 def image_folder(dataset: "Dataset", data: Path) -> Source:
     """A folder for each class, below `dataset.root` or below its folders `train` and `test` (or `val`)."""
     root = _root(dataset)
@@ -35,14 +36,15 @@ def image_folder(dataset: "Dataset", data: Path) -> Source:
         raise InputError(f"dataset.root={root} has no images ({', '.join(ENDINGS)})")
 
     def find() -> Found:
-        train, *test = [
+        samples = [
             [Sample(str(path.relative_to(root)), label, path.read_bytes) for label, path in split] for split in found
         ]
-        return Found(tuple(classes), train, *(test or [None]))
+        return Found.of(classes, samples)
 
     return Source([classes, [[stamp(path, root) for _, path in split] for split in found]], find)
 
 
+@source("csv")
 def table(dataset: "Dataset", data: Path) -> Source:
     """A csv with a column of paths, below `dataset.root` or the table's own folder, and one of labels."""
     paths = [_existing(dataset.train, "dataset.train")]
@@ -62,11 +64,11 @@ def table(dataset: "Dataset", data: Path) -> Source:
             )
 
     def find() -> Found:
-        train, *test = [
+        samples = [
             [Sample(name, classes.index(label), (root / name).read_bytes) for name, label, _ in split]
             for root, split in zip(roots, splits, strict=True)
         ]
-        return Found(tuple(classes), train, *(test or [None]))
+        return Found.of(classes, samples)
 
     stamps = [
         [[label, *stamp(root / name, root)] for name, label, _ in split]

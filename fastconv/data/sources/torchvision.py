@@ -3,33 +3,44 @@
 import inspect
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fastconv.data.sources.base import Found, Source
+from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import Sample
 from fastconv.system.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from fastconv.data.configs import Dataset
 
 
+@source("torchvision")
 def torchvision(dataset: "Dataset", data: Path) -> Source:
     """A classification data set of torchvision by its class's name, in its own layout below the data folder."""
 
     def find() -> Found:
         opened = _open_torchvision(dataset.name, data)
-        train, *test = [_indexed(each, dataset.name) for each in opened]
-        count = 1 + max(sample.label for samples in (train, *test) for sample in samples)
+        splits = [_indexed(each, dataset.name) for each in opened]
+        count = 1 + max(sample.label for samples in splits for sample in samples)
         classes = getattr(opened[0], "classes", None) or range(count)
         names = tuple(", ".join(map(str, name)) if isinstance(name, tuple | list) else str(name) for name in classes)
-        return Found(names, train, *(test or [None]))
+        return Found.of(names, splits)
 
     return Source([dataset.name], find)
 
 
-def _open_torchvision(name: str, data: Path) -> list:
+class Indexed(Protocol):
+    """A data set of torchvision: (image, label) by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: int, /) -> "tuple[Image, Any]": ...
+
+
+def _open_torchvision(name: str, data: Path) -> list[Indexed]:
     """Its training and test split, or all of one that has no splits."""
     from torchvision import datasets
 
@@ -37,15 +48,15 @@ def _open_torchvision(name: str, data: Path) -> list:
     if name not in known:
         raise InputError(f"dataset.name={name} is no data set of torchvision{nearest(name, known)}")
     kind = getattr(datasets, name)
-    takes, source = inspect.signature(kind).parameters, inspect.getsource(kind)
-    splits: list[dict] = [{}]
+    takes, code = inspect.signature(kind).parameters, inspect.getsource(kind)
+    splits: list[dict[str, Any]] = [{}]
     if "train" in takes:
         splits = [{"train": True}, {"train": False}]
     elif "split" in takes:
-        names = [next((each for each in options if f'"{each}"' in source), None)
+        names = [next((each for each in options if f'"{each}"' in code), None)
                  for options in (("trainval", "train"), ("test", "val", "valid"))]  # fmt: skip
         splits = [{"split": each} for each in names if each]
-    more = {"download": True} if "download" in takes else {}
+    more: dict[str, Any] = {"download": True} if "download" in takes else {}
     if name == "EMNIST":
         more["split"] = "balanced"
     try:
@@ -55,7 +66,7 @@ def _open_torchvision(name: str, data: Path) -> list:
         raise InputError(f"torchvision cannot open {name} in {data}: {line}. Put its files there") from error
 
 
-def _indexed(split: object, name: str) -> list[Sample]:
+def _indexed(split: Indexed, name: str) -> list[Sample]:
     """Samples of an indexed data set, whose labels are read without its images where it has them."""
     labels = next((getattr(split, key) for key in ("targets", "labels", "_labels", "y") if hasattr(split, key)), None)
     if labels is None or len(labels) != len(split):
@@ -66,5 +77,5 @@ def _indexed(split: object, name: str) -> list[Sample]:
     return [Sample(f"{name} {at}", label, partial(_image, split, at)) for at, label in enumerate(labels)]
 
 
-def _image(split: object, at: int) -> object:
+def _image(split: Indexed, at: int) -> "Image":
     return split[at][0]

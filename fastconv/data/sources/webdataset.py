@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, stamp
+from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
 from fastconv.system.errors import InputError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MOST_CLASSES = 99_999
 
 
+@source("webdataset")
 def webdataset(dataset: "Dataset", data: Path) -> Source:
     """Tar shards of images (jpg, png, webp, ...), each with a label as .cls or in a .json, here or behind URLs."""
     if not dataset.train:
@@ -30,17 +31,18 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
         labels = {label for split in read for _, label, _ in split}
         if len(labels) < 2:
             raise InputError(f"{splits[0][0]} has images of {len(labels)} classes: a classifier needs two or more")
-        if all(isinstance(label, int) for label in labels):
-            if wrong := [label for label in labels if not 0 <= label <= MOST_CLASSES]:
+        numbers = [label for label in labels if isinstance(label, int)]
+        if len(numbers) == len(labels):
+            if wrong := [label for label in numbers if not 0 <= label <= MOST_CLASSES]:
                 raise InputError(f"{splits[0][0]} has the label {wrong[0]}: number the classes from 0 on")
-            names = [str(label) for label in range(max(labels) + 1)]
+            names = [str(label) for label in range(max(numbers) + 1)]
         else:
             names = sorted({str(label) for label in labels}, key=natural)
         at = {name: label for label, name in enumerate(names)}
-        train, *test = [
+        samples = [
             [Sample(name, at[str(label)], partial(bytes, content)) for name, label, content in split] for split in read
         ]
-        return Found(tuple(names), train, *(test or [None]))
+        return Found.of(names, samples)
 
     return Source(
         [[[url, *([] if "://" in url else stamp(Path(url), Path())[1:])] for url in urls] for urls in splits], find
@@ -68,7 +70,7 @@ def _tars(given: object, key: str) -> Iterator[str]:
                 raise InputError(f"{key}: there is no file {name}")
 
 
-def _members(url: str) -> Iterator[tuple[str, object, bytes]]:
+def _members(url: str) -> Iterator[tuple[str, int | str, bytes]]:
     """(name, label, file) of each image of a tar, nothing of which is written anywhere."""
     for sample in _grouped(url):
         if (image := _image_of(sample)) is not None:
@@ -76,11 +78,11 @@ def _members(url: str) -> Iterator[tuple[str, object, bytes]]:
             yield name, _label(sample, name), image
 
 
-def _image_of(sample: dict) -> bytes | None:
+def _image_of(sample: dict[str, bytes]) -> bytes | None:
     return next((sample[end[1:]] for end in ENDINGS if end[1:] in sample), None)
 
 
-def _grouped(url: str) -> Iterator[dict]:
+def _grouped(url: str) -> Iterator[dict[str, Any]]:
     """The samples of a tar: what belongs to one key, by its ending."""
     import fsspec
     from webdataset.tariterators import group_by_keys, tar_file_iterator
@@ -103,7 +105,7 @@ def _inside(url: str, name: str) -> bool:
     return True
 
 
-def _label(sample: dict, name: str) -> int | str:
+def _label(sample: dict[str, bytes], name: str) -> int | str:
     try:
         if "cls" in sample:
             text = sample["cls"].decode().strip()

@@ -1,10 +1,12 @@
 """Streams on disk: kept while they are in use, the least recently used ones removed when room is short."""
 
+import glob
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +17,27 @@ STREAM_FOLDER = re.compile(r".+-[0-9a-f]{16}")
 
 @contextmanager
 def in_use(root: Path, name: str) -> Iterator[None]:
-    """Keep the stream `name`, be it there already or not, from being removed by `prune`, and mark it as used now."""
-    with locked(root, f"{name}.use", shared=True):
+    """Keep the stream `name`, be it there already or not, from being removed by `prune`, and mark it as used now.
+
+    Every user has a lock of its own, so that there may be several; they take it one at a time, under the lock that
+    `prune` holds while it removes a stream.
+    """
+    with ExitStack() as stack:
+        with locked(root, f"{name}.use"):
+            stack.enter_context(locked(root, f"{name}.use-{os.getpid()}-{secrets.token_hex(4)}"))
         with suppress(FileNotFoundError):
             os.utime(root / name)
         yield
+
+
+def _has_users(root: Path, name: str) -> bool:
+    """Whether somebody uses a stream. The caller holds its `use` lock; what killed users left of theirs is removed."""
+    for path in (root / ".locks").glob(f"{glob.escape(name)}.use-*"):
+        with locked(root, path.name, wait=False) as free:
+            if not free:
+                return True
+        path.unlink(missing_ok=True)
+    return False
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -57,7 +75,7 @@ def _holds_only_a_stream(folder: Path) -> bool:
 
 
 def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredStream]:
-    """Remove the least recently used streams until the rest fits in `max_bytes`; return what was removed.
+    """Remove the least recently used streams until the others fit in `max_bytes`; return what was removed.
 
     A stream that some process reads or writes is left alone. The one named `keep` is too, and does not count.
     """
@@ -69,10 +87,10 @@ def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredS
             break
         name = stream.folder.name
         with (
-            locked(root, f"{name}.use", wait=False) as unread,
-            locked(root, f"{name}.write", wait=False) as unwritten,
+            locked(root, f"{name}.use", wait=False) as nobody_begins,
+            locked(root, f"{name}.write", wait=False) as nobody_writes,
         ):
-            if not (unread and unwritten):
+            if not (nobody_begins and nobody_writes) or _has_users(root, name):
                 continue
             # The manifest goes first: a removal that is cut off leaves no stream that looks whole.
             (stream.folder / "manifest.json").unlink(missing_ok=True)
