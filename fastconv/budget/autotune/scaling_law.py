@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fastconv.models.configs import Airbench, Network
 
 # The exponent, and `irreducible` and `half_images` of each model size, are fitted to the error on held-out images of
-# CIFAR-10, Fashion-MNIST and MNIST (benchmarks/fit_ladder.py).
+# CIFAR-10, Fashion-MNIST and MNIST (benchmarks/research/fit_scaling_law.py).
 EXPONENT = 0.8280
 
 
@@ -21,7 +21,7 @@ class ModelSize:
         flops: floating-point operations per image, airbench94's being 1.
         irreducible: log error that the network tends to, airbench94's being 0.
         half_images: images after which the error is about twice what it tends to.
-        pruning_pays: whether a gain by data pruning was measured with this network (benchmarks/shortcuts.py).
+        pruning_pays: whether a gain by data pruning was measured with this network (benchmarks/research/equal_work.py).
         is_large: whether the network begins to memorise images that it sees often.
     """
 

@@ -64,7 +64,7 @@ class Autotune:
     """Share of the images that an epoch skips. On Fashion-MNIST 0.2 and 0.4 gained no more, 0.5 cost accuracy."""
     pruning_epochs: tuple[float, float] = (5, 40)
     """Fewest and most epochs of a run with pruning: a gain was measured from 6 to 20 epochs, which is less with more
-    of them (benchmarks/shortcuts.py)."""
+    of them (benchmarks/research/equal_work.py)."""
     pruning_gain: float = 0.03
     """What pruning gains in log error: the mean of 0.005 to 0.06 on CIFAR-10 and Fashion-MNIST."""
     proxy_steps: int = 100
