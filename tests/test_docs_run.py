@@ -20,7 +20,7 @@ from fastconv.data.loading import load
 RUN = "2026-11-25_09-00-00-a1b2c3"  # that of the pages
 # What needs a cluster is only composed, by test_docs; runs of several processes have tests of their own.
 ELSEWHERE = ("hydra/launcher=slurm", "hydra/launcher=joblib", "trainer=ddp")
-SECONDS = 3
+SECONDS = 3  # simulated
 
 
 def commands() -> list[tuple[str, ...]]:
@@ -132,7 +132,7 @@ def shortened(name: str, arguments: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("line", commands(), ids=range(len(commands())))
-def test_a_command_runs(reader, server, digits_root, line):
+def test_a_command_runs(reader, server, digits_root, simulated_time, line):
     name, *arguments = (word.replace("https://example.org", server) for word in line)
     if any(each.startswith("resume=outputs") for each in arguments):
         for ended in ("results.json", "last.ckpt"):
