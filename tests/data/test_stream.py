@@ -190,7 +190,7 @@ def test_streams_written_before_there_were_colours_and_policies_stay_valid(polic
 def test_streams_of_earlier_versions_are_found_again(digits_root, monkeypatch, overrides, folder):
     """With the pinned torchvision and Pillow, whose versions are a part of the last two."""
     monkeypatch.setattr(stream, "BLOCK_SAMPLES", 1000)
-    config = OmegaConf.to_object(compose("config", ["dataset=digits", *overrides]))
+    config = OmegaConf.to_object(compose("train", ["dataset=digits", *overrides]))
     train, _ = load("digits", digits_root)
     assert stream_spec(train, config.augment, config.stream.seed).folder == folder
 
