@@ -177,7 +177,8 @@ def choose(
         if best.images >= candidates.max_images:
             max_epochs = epochs / (1 - tuned.data_pruning)  # epochs of the images that do not skip
             reasons["epochs"] = f"{max_epochs:.0f}, as more epochs of {len(train):,} images would gain nothing"
-        tuned = dataclasses.replace(tuned, schedule=dataclasses.replace(config.schedule, max_epochs=max_epochs))
+        schedule = dataclasses.replace(config.schedule, max_epochs=max_epochs)  # type: ignore[type-var]
+        tuned = dataclasses.replace(tuned, schedule=schedule)
     return Choice(tuned, dataclasses.replace(best.speed, step_seconds=best.step_seconds), reasons)
 
 
