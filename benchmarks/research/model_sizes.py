@@ -30,7 +30,7 @@ from fastconv.config.resume import RunFolder
 from fastconv.config.schema import Trainer
 from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
-from fastconv.data.sources import builtin
+from fastconv.data import loading
 from fastconv.runs.results import git_commit
 from fastconv.training import fit as training
 from fastconv.training import plan as run
@@ -64,7 +64,7 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
     ]
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(builtin, "load", five_classes if case.startswith("5") else load),
+        mock.patch.object(loading, "load", five_classes if case.startswith("5") else load),
     ):
         given, clock = [*settings, f"stream.root={folder}/streams"], Clock()
         config = OmegaConf.to_object(compose("train", given))

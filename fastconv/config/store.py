@@ -187,6 +187,8 @@ def _settable(schema: type) -> DictConfig:
         for key in config:
             if not OmegaConf.is_missing(config, key) and isinstance(child := config[key], DictConfig):
                 thaw(child)
+        if OmegaConf.get_type(config) is dict:  # such as dataset.arguments, which takes any key
+            OmegaConf.set_struct(config, False)
 
     thaw(node)
     return node

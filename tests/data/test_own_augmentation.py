@@ -144,7 +144,7 @@ def test_a_users_own_augmentation_is_a_part_of_the_stream(stranger, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ({"_target_": "stranger.Nothing"}, "has no Nothing"),
+        ({"_target_": "stranger.Nothing"}, "Nothing"),
         ({"_target_": "nowhere.Invert"}, "nowhere"),
         ({"_target_": "stranger.Invert", "chance": 1}, r"cannot be made of {'chance': 1}: .*unexpected keyword"),
         ({"_target_": "builtins.dict"}, "is no augmentation: it needs methods draw"),
