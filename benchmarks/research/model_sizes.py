@@ -28,9 +28,9 @@ from fastconv.config.overrides import compose
 from fastconv.config.prerequisites import check_data
 from fastconv.config.resume import RunFolder
 from fastconv.config.schema import Trainer
+from fastconv.data import loading
 from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
-from fastconv.data import loading
 from fastconv.runs.results import git_commit
 from fastconv.training import fit as training
 from fastconv.training import plan as run

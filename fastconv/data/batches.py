@@ -17,8 +17,8 @@ class StreamBatches:
     No sample is dropped and every batch has the same size; epochs follow each other within a batch. Each of `ranks`
     takes its own slice of every batch, so the batches are the same for every number of ranks.
 
-    Begins with batch `first`. Yields images uint8 [micro_batch_size, H, W, C] and labels int64 [micro_batch_size]. Adds the time it
-    takes, which training spends waiting, to `wait_seconds`.
+    Begins with batch `first`. Yields images uint8 [micro_batch_size, H, W, C] and labels int64 [micro_batch_size]. Adds
+    the time it takes, which training spends waiting, to `wait_seconds`.
     """
 
     def __init__(

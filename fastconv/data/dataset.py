@@ -12,7 +12,7 @@ from fastconv.data.augment.plan import SkipSchedule
 class ImageData:
     """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
 
-    `note` is what there is to say about images that were left out, `skip_schedule` which of them rest in every other epoch.
+    `note` is a sentence on images that were left out; `skip_schedule` says which images every other epoch skips.
     """
 
     name: str

@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Prefetch:
         self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        ready: queue.Queue = queue.Queue(self.DEPTH)
+        ready: queue.Queue[Any] = queue.Queue(self.DEPTH)
         ended = threading.Event()
         thread = threading.Thread(target=self._work, args=(ready, ended), daemon=True, name="prefetch")
         thread.start()
@@ -51,7 +52,7 @@ class Prefetch:
             ended.set()
             thread.join()
 
-    def _work(self, ready: queue.Queue, ended: threading.Event) -> None:
+    def _work(self, ready: queue.Queue[Any], ended: threading.Event) -> None:
         def put(item: object) -> None:
             while not ended.is_set():
                 try:
@@ -73,8 +74,8 @@ class Prefetch:
         if self._side is None:
             return batch, None
         with torch.cuda.stream(self._side):
-            sent = tuple(part.pin_memory().to(self._device, non_blocking=True) for part in batch)
-            return sent, self._side.record_event()
+            images, labels = (part.pin_memory().to(self._device, non_blocking=True) for part in batch)
+            return (images, labels), self._side.record_event()
 
     def _take(self, batch: Batch, event: "torch.cuda.Event | None") -> Batch:
         """Have the computing stream, not the host, wait for the copy."""

@@ -19,10 +19,10 @@ class Splits:
 def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class."""
     generator = np.random.Philox(key=np.array([seed, 0], np.uint64))
-    held = []
+    parts = []
     for label in range(len(data.classes)):
         rows = np.flatnonzero(data.labels == label)
         shuffled = rows[np.argsort(generator.random_raw(len(rows)), kind="stable")]
-        held.append(shuffled[: round(fraction * len(rows))])
-    held = np.sort(np.concatenate(held))
+        parts.append(shuffled[: round(fraction * len(rows))])
+    held = np.sort(np.concatenate(parts))
     return np.setdiff1d(np.arange(len(data)), held), held

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models import configs
-from fastconv.models.activation import ACTIVATIONS
-from fastconv.models.layers import Convolution
+from fastconv.models.layers import ACTIVATIONS, Convolution
 from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
 
@@ -46,7 +45,7 @@ class Group(nn.Module):
 
     Args:
         convs: convolutions in all.
-        residual: add what goes into the further ones to what comes out of them, before the last activation.
+        residual: add the input of the further ones to their output, before the last activation.
     """
 
     def __init__(
@@ -66,7 +65,8 @@ class Group(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         further = self.further(x)
-        return self.activation(further + x if self.residual else further)
+        out: Tensor = self.activation(further + x if self.residual else further)
+        return out
 
 
 @register_network(configs.Airbench)
@@ -111,7 +111,7 @@ class Airbench(nn.Module):
             groups.append(Group(inputs, width, convs, residual, activation, norm_momentum))
             inputs = width
         self.groups = nn.ModuleList(groups)
-        # From the first to the last: whoever asks where the network looks asks one of these.
+        # Names of the layers, from the first to the last, that attribution methods may be asked about.
         self.blocks = ("whitening", *(f"groups.{at}" for at in range(len(groups))))
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.linear = nn.Linear(inputs, classes, bias=False)
@@ -123,4 +123,5 @@ class Airbench(nn.Module):
         x = self.activation(self.whitening(x))
         for group in self.groups:
             x = group(x)
-        return self.linear(self.pool(x).flatten(1)) * self.logits_scale
+        logits: Tensor = self.linear(self.pool(x).flatten(1)) * self.logits_scale
+        return logits

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# As many as airbench takes: the covariance of patches needs no more.
+from fastconv.models.whitening import Whitening
+
+# Images that the whitening is computed from, as many as airbench takes: the covariance of patches needs no more.
 WHITENING_IMAGES = 5000
 
 
@@ -40,12 +42,13 @@ class Classifier(nn.Module):
         self.model, self.normalise = model, Normalise(mean, std)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.normalise(images))
+        logits: Tensor = self.model(self.normalise(images))
+        return logits
 
 
 @torch.no_grad()
 def whiten(model: nn.Module, normalise: Normalise, images: np.ndarray) -> None:
-    """Compute the first layer of a network that has one to compute, from training images uint8 [N, H, W, C]."""
-    if hasattr(model, "whitening"):
-        some = torch.from_numpy(np.array(images[:WHITENING_IMAGES]))
-        model.whitening.whiten(normalise(some))
+    """Compute the layer `whitening` of a network that has one, from training images uint8 [N, H, W, C]."""
+    layer = getattr(model, "whitening", None)
+    if isinstance(layer, Whitening):
+        layer.whiten(normalise(torch.from_numpy(np.array(images[:WHITENING_IMAGES]))))

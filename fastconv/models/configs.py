@@ -14,7 +14,7 @@ class Network(Protocol):
     micro_batch_size: int
 
 
-# The keys of fastconv.models.activation.ACTIVATIONS, which imports torch.
+# The keys of fastconv.models.layers.ACTIVATIONS, which imports torch.
 ACTIVATIONS = ("relu", "celu", "gelu", "silu")
 
 

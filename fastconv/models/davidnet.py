@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models import configs
-from fastconv.models.activation import ACTIVATIONS
-from fastconv.models.layers import Convolution
+from fastconv.models.layers import ACTIVATIONS, Convolution
 from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
 
@@ -46,7 +45,7 @@ class ConvNorm(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """The input plus what two ConvNorm blocks of the same width make of it."""
+    """The input plus the output of two ConvNorm blocks of the same width."""
 
     def __init__(self, width: int, style: Style) -> None:
         super().__init__()
@@ -54,7 +53,8 @@ class Residual(nn.Module):
         self.block2 = ConvNorm(width, width, style)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.block2(self.block1(x))
+        added: Tensor = x + self.block2(self.block1(x))
+        return added
 
 
 @register_network(configs.DavidNet)
@@ -76,7 +76,7 @@ class DavidNet(nn.Module):
         freeze_norm_scale: batch norms learn a bias only.
     """
 
-    # From the first to the last: whoever asks where the network looks asks one of these.
+    # Names of the layers, from the first to the last, that attribution methods may be asked about.
     blocks = ("prep", "layer1", "layer2", "layer3")
 
     def __init__(
@@ -111,4 +111,5 @@ class DavidNet(nn.Module):
         if hasattr(self, "whitening"):
             x = self.whitening(x)
         x = self.layer3(self.layer2(self.layer1(self.prep(x))))
-        return self.linear(self.pool(x).flatten(1)) * self.logits_scale
+        logits: Tensor = self.linear(self.pool(x).flatten(1)) * self.logits_scale
+        return logits

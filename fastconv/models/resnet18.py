@@ -6,8 +6,8 @@ from fastconv.models import configs
 from fastconv.models.registry import register_network
 
 
-class EverySo(nn.Module):
-    """Every so many rows and columns."""
+class Subsample(nn.Module):
+    """Keeps every `stride`-th row and column."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -33,12 +33,13 @@ class BasicBlock(nn.Module):
             # The pixels that a stride would take, and no stride: with strided 1x1 convolutions, a network of width 4
             # ended in a corrupted heap in its backward pass (torch 2.14, on a processor with AVX2).
             self.shortcut = nn.Sequential(
-                EverySo(stride), nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
+                Subsample(stride), nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.norm2(self.conv2(self.activation1(self.norm1(self.conv1(x)))))
-        return self.activation2(out + self.shortcut(x))
+        out: Tensor = self.norm2(self.conv2(self.activation1(self.norm1(self.conv1(x)))))
+        added: Tensor = self.activation2(out + self.shortcut(x))
+        return added
 
 
 @register_network(configs.ResNet18)
@@ -53,7 +54,7 @@ class ResNet18(nn.Module):
         width: filters of the first stage; the next have two, four and eight times as many.
     """
 
-    # From the first to the last: whoever asks where the network looks asks one of these.
+    # Names of the layers, from the first to the last, that attribution methods may be asked about.
     blocks = ("stem", "stage1", "stage2", "stage3", "stage4")
 
     def __init__(self, channels: int, classes: int, width: int = 64) -> None:
@@ -77,4 +78,5 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(x)))))
-        return self.linear(self.pool(x).flatten(1))
+        logits: Tensor = self.linear(self.pool(x).flatten(1))
+        return logits

@@ -33,7 +33,10 @@ class Whitening(nn.Conv2d):
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
         """Take the weight from the patches of normalised images, float [N, C, H, W], of at least the kernel's size."""
-        count, total, products = 0, 0.0, 0.0
+        directions_count = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
+        count = 0
+        total = torch.zeros(directions_count, dtype=torch.float64, device=images.device)
+        products = total.new_zeros(directions_count, directions_count)
         for part in images.split(CHUNK):
             patches = F.unfold(part.double(), self.kernel_size)  # [N, C x k x k, places]
             count += len(patches) * patches.shape[2]

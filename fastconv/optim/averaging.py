@@ -33,7 +33,7 @@ class Average(ABC):
         self.slow = {name: torch.empty_like(weights[name]).copy_(slow) for name, slow in self.slow.items()}
 
     def is_due(self, steps: int) -> bool:
-        """Whether the weights are taken in after so many steps."""
+        """Whether the weights are taken in after this step number."""
         return steps % self.update_interval == 0
 
     @abstractmethod

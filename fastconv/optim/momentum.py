@@ -5,7 +5,7 @@ from typing import Any
 
 def momentum_of(group: dict[str, Any]) -> float:
     """Its momentum, or Adam's first beta; 0 for an optimizer without any."""
-    return group["betas"][0] if "betas" in group else float(group.get("momentum", 0.0))
+    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
 
 
 def set_momentum(group: dict[str, Any], momentum: float) -> None:

@@ -40,7 +40,7 @@ class Muon:
     sgd_momentum: float = setting(0.85, MOMENTUM)
     """Momentum of the SGD part, where the schedule does not set it."""
     weight_decay: float = setting(2e-6, Range("a number", 0, 1000))
-    """What an image of a batch takes away of norms, biases and linear layers at the peak, as a share of them."""
+    """Share of norms, biases and linear layers that each image of a batch takes away at the peak learning rate."""
     whiten_bias_fraction: float = setting(0.375, Range("a share", 0, 1, closed="right"))
     """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
 
@@ -69,8 +69,14 @@ class Muon:
             return {"params": params, "lr": peak, "max_lr": peak, "weight_decay": decay, "muon": False,
                     "momentum": self.sgd_momentum, **more}  # fmt: skip
 
-        filters = {"params": found.filters, "lr": self.max_lr, "max_lr": self.max_lr, "weight_decay": 0.0,
-                   "muon": True, "momentum": self.momentum}  # fmt: skip
+        filters: dict[str, Any] = {
+            "params": found.filters,
+            "lr": self.max_lr,
+            "max_lr": self.max_lr,
+            "weight_decay": 0.0,
+            "muon": True,
+            "momentum": self.momentum,
+        }
         groups = [
             filters,
             by_sgd(found.biases, self.bias_lr),

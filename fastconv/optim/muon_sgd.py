@@ -1,7 +1,8 @@
 """The optimizer behind `Muon`."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +22,19 @@ class MuonSGD(torch.optim.Optimizer):
         dtype: what the iteration computes in.
     """
 
-    def __init__(self, groups: list[dict], newton_schulz_steps: int, dtype: torch.dtype) -> None:
+    def __init__(self, groups: list[dict[str, Any]], newton_schulz_steps: int, dtype: torch.dtype) -> None:
         super().__init__(groups, {})
         self.newton_schulz_steps, self.dtype = newton_schulz_steps, dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [param for param in group["params"] if param.grad is not None]
+            params: list[Tensor] = [param for param in group["params"] if param.grad is not None]
             if not params:
                 continue
             if group["muon"]:
@@ -42,18 +43,18 @@ class MuonSGD(torch.optim.Optimizer):
                 self._step_sgd(params, group)
         return loss
 
-    def _nesterov(self, params: list[Tensor], grads: list[Tensor], momentum: float) -> list[Tensor]:
+    def _nesterov(self, params: list[Tensor], grads: Sequence[Tensor], momentum: float) -> tuple[Tensor, ...]:
         """Take gradients into the momentum; returns gradients plus momentum times it."""
         for param in params:
             if "momentum_buffer" not in self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
         buffers = [self.state[param]["momentum_buffer"] for param in params]
         torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, grads)
-        return torch._foreach_add(grads, buffers, alpha=momentum)
+        torch._foreach_add_(buffers, list(grads))
+        return torch._foreach_add(list(grads), buffers, alpha=momentum)
 
-    def _step_muon(self, params: list[Tensor], group: dict) -> None:
-        wanted = self._nesterov(params, [param.grad for param in params], group["momentum"])
+    def _step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        wanted = self._nesterov(params, _grads(params), group["momentum"])
         # The learning rate is an angle only if the length of the filters stays.
         norms = torch._foreach_norm(params)
         scales = [len(param) ** 0.5 / norm for param, norm in zip(params, norms, strict=True)]
@@ -67,9 +68,13 @@ class MuonSGD(torch.optim.Optimizer):
             for (param, _), update in zip(pairs, updates, strict=True):
                 param.add_(update.view(shape).to(param.dtype), alpha=-group["lr"])
 
-    def _step_sgd(self, params: list[Tensor], group: dict) -> None:
-        grads = torch._foreach_add([param.grad for param in params], params, alpha=group["weight_decay"])
+    def _step_sgd(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        grads = torch._foreach_add(_grads(params), params, alpha=group["weight_decay"])
         torch._foreach_add_(params, self._nesterov(params, grads, group["momentum"]), alpha=-group["lr"])
+
+
+def _grads(params: list[Tensor]) -> list[Tensor]:
+    return [param.grad for param in params if param.grad is not None]
 
 
 def orthogonalise(matrices: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -83,7 +88,7 @@ def orthogonalise(matrices: Tensor, steps: int, dtype: torch.dtype = torch.float
     Returns matrices of the same shape, in `dtype`. A matrix of zeros stays one.
     """
     a, b, c = QUINTIC
-    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + EPS)  # no singular value is above 1 now
+    x: Tensor = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + EPS)  # no singular value is above 1 now
     x = x.to(dtype)
     upright = x.shape[-2] > x.shape[-1]
     if upright:  # the smaller of the two products

@@ -1,4 +1,4 @@
-"""What of a network learns in which way: its parameters, parted by their role."""
+"""Parameter groups: a network's trainable parameters by their role."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ class Parts:
 
 
 def parts(model: "nn.Module") -> Parts:
-    """Part the trainable parameters of a network whose layer `whitening`, if it has one, whitens patches."""
+    """Split the trainable parameters of a network whose layer `whitening`, if it has one, whitens patches."""
     first = getattr(model, "whitening", None)
     own = {id(parameter) for parameter in first.parameters()} if first is not None else set()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

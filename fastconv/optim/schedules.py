@@ -16,8 +16,8 @@ from fastconv.system.settings import MOMENTUM, SHARE, Range, setting
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import OneCycleLR
 
-# OneCycleLR counts whole steps; its closed form is driven at fractional positions of this many, where its off-by-one
-# at the ends of the phases (the peak lies at step pct_start * total - 1) is below what training can feel.
+# OneCycleLR counts whole steps; its closed form is evaluated at fractional positions of this many, where its off-by-one
+# at the ends of the phases (the peak lies at step pct_start * total - 1) has no measurable effect.
 NOMINAL_STEPS = 100_000
 
 
@@ -125,7 +125,7 @@ class WarmUp(Curve):
 
     @abstractmethod
     def descent(self, position: float) -> float:
-        """What is left of the way down, from 1 at position 0 to 0 at position 1."""
+        """Share of the descent that remains, from 1 at position 0 to 0 at position 1."""
 
 
 @register_schedule
@@ -159,7 +159,7 @@ class Step(Curve):
     milestones: list[float] = setting([0.5, 0.75], Range("shares", 0, 1, closed="neither"))
     """Progress, in (0, 1), at each of which the learning rate falls."""
     gamma: float = setting(0.1, Range("a factor", 0, 1, closed="right"))
-    """What the learning rate is multiplied with."""
+    """Factor on the learning rate at each milestone."""
 
     def factors(self, progress: float) -> Factors:
         passed = sum(progress >= milestone for milestone in self.milestones)

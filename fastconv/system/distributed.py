@@ -79,7 +79,8 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
 
 def _store() -> Any:
     """The key-value store by which torchrun's processes find each other."""
-    from torch.distributed import PrefixStore, rendezvous
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://"))
     return PrefixStore("fastconv", store)
@@ -90,7 +91,8 @@ def _wait_for(name: str) -> bytes:
     store = _store()
     while not store.check([name]):
         time.sleep(ASK_AGAIN_SECONDS)
-    return store.get(name)
+    value: bytes = store.get(name)
+    return value
 
 
 def lost_rank(error: BaseException) -> bool:

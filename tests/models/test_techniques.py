@@ -20,9 +20,9 @@ from fastconv.config.store import methods
 from fastconv.data.dataset import mean_and_std
 from fastconv.data.loading import load
 from fastconv.models import build_model, configs, count_parameters
-from fastconv.models.activation import ACTIVATIONS
 from fastconv.models.classifier import whiten
 from fastconv.models.configs import model_settings
+from fastconv.models.layers import ACTIVATIONS
 from fastconv.models.whitening import Whitening
 from fastconv.optim import OPTIMIZERS
 from fastconv.system.errors import InputError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastconv.system.errors import InputError
 
@@ -128,7 +128,7 @@ def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:
 def reason_of(error: Exception) -> str:
     """Why an image cannot be read, in a few words."""
     text = " ".join(str(error).split())
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return TOO_LARGE

@@ -119,6 +119,8 @@ class PrecomputedStream(ShardStream):
             self._extension.start()
 
     def _try_to_extend(self, epochs: int) -> None:
+        if self._extend is None:
+            return
         try:
             self._extend(epochs, on_shard=self._stop_if_closed)
         except _ClosedError:

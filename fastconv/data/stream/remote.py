@@ -48,7 +48,7 @@ class RemoteFolder:
         url = f"{self.url}/{name}"
         for pause in (*PAUSES, None):
             try:
-                content = self._system.cat_file(f"{self._path}/{name}")
+                content: bytes = self._system.cat_file(f"{self._path}/{name}")
                 check(content)
                 return content
             except FileNotFoundError:
@@ -97,7 +97,7 @@ class RemoteStream(ShardStream):
     def __init__(self, spec: StreamSpec, root: str, cache: Path, data: ImageData, max_epochs: int) -> None:
         self._remote = RemoteFolder(root)
         self._cache, self._max_epochs = cache, max_epochs
-        self._arrivals: dict[str, Future] = {}
+        self._arrivals: dict[str, Future[tuple[Path, ShardEntry]]] = {}
         super().__init__(spec, data, read_manifest(self._remote, spec))
 
     def _has(self, epoch: int, shard: int) -> bool:
@@ -110,7 +110,7 @@ class RemoteStream(ShardStream):
             self._arrival(*following)
         return Shard(path, entry, verify=False)  # that was done before it came here
 
-    def _arrival(self, epoch: int, shard: int) -> Future:
+    def _arrival(self, epoch: int, shard: int) -> Future[tuple[Path, ShardEntry]]:
         """A shard on its way: (path, entry) once it is on the disk."""
         name = shard_name(epoch, shard)
         if name not in self._arrivals:

@@ -22,8 +22,8 @@ from fastconv.system.errors import StreamError
 from fastconv.system.files import write_atomically
 
 FORMAT = 1
-# A block is the unit of augmenting and reading: large enough that Python's cost per block vanishes, small enough to stay
-# in the caches.
+# A block is the unit of augmenting and reading: large enough that Python's cost per block vanishes, small enough to
+# stay in the caches.
 BLOCK_BYTES = 4 * 2**20
 BLOCK_SAMPLES = 1000
 BLOCKS_PER_SHARD = 10

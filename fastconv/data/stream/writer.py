@@ -28,7 +28,7 @@ def write_stream(
     """Make sure that the first `epochs` epochs of a stream are on disk; return the stream's folder.
 
     Shards are written by one thread per core (numpy, hashing and writing leave the interpreter free). Processes that
-    want the same stream take skips, and find the work done. What an earlier, killed writer finished is kept.
+    want the same stream take turns, and find the work done. What an earlier, killed writer finished is kept.
 
     Args:
         on_shard: called with (shards done, shards to do) after each shard. If it raises, the shards in work are

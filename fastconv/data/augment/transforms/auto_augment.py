@@ -63,8 +63,10 @@ class AutoAugment:
         from torchvision.transforms import v2
 
         if self.name == "rand_augment":
-            return v2.RandAugment(self.num_ops, self.magnitude, fill=fill)
-        return {"trivial_augment": v2.TrivialAugmentWide, "augmix": v2.AugMix}[self.name](fill=fill)
+            made: Callable[[Image], Image] = v2.RandAugment(self.num_ops, self.magnitude, fill=fill)
+        else:
+            made = {"trivial_augment": v2.TrivialAugmentWide, "augmix": v2.AugMix}[self.name](fill=fill)
+        return made
 
 
 @cache
