@@ -146,11 +146,11 @@ def require_trust(settings: object, file: Path, trust: bool, named: Collection[s
         trust: the user's word that the file is trusted.
         named: targets that the user has named in the command itself.
     """
-    for key, target in targets_in(settings).items():
-        if not trust and target not in named:
-            raise InputError(
-                f"{file} names code to run, {key}={target}, and may be somebody else's: add trust=true if you trust it"
-            )
+    found = [f"{key}={target}" for key, target in targets_in(settings).items() if target not in named]
+    if found and not trust:
+        raise InputError(
+            f"{file} names code to run, {', '.join(found)}, and may be somebody else's: add trust=true if you trust it"
+        )
 
 
 def _targets(settings: object, prefix: str) -> Iterator[tuple[str, str]]:

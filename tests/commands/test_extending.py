@@ -82,13 +82,57 @@ class Triangle:
         return progress / self.peak if progress < self.peak else (1 - progress) / (1 - self.peak)
 """,
 }
+PACKAGE["augmentations.py"] = """
+from dataclasses import dataclass
+
+import numpy as np
+
+@dataclass(frozen=True)
+class Invert:
+    probability: float = 0.5
+
+    def draw(self, draws):
+        return draws.chances(self.probability)
+
+    def apply(self, images, drawn, fill):
+        images[drawn] = 255 - images[drawn]
+"""
+PACKAGE["callbacks.py"] = '''
+from pathlib import Path
+
+import lightning as L
+
+class Count(L.Callback):
+    """Counts microbatches, over all processes of a run."""
+
+    def __init__(self, file: str = "count.txt") -> None:
+        self.file, self.count = Path(file), 0
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        self.count += 1
+
+    def on_train_end(self, trainer, *_) -> None:
+        self.file.write_text(str(self.count))
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state) -> None:
+        self.count = state["count"]
+'''
+INVERT = "{_target_: stranger.augmentations.Invert, probability: 0.25}"
+COUNT = "{_target_: stranger.callbacks.Count}"
 TARGETS = {
     "model._target_": "stranger.networks.Net",
+    "augment.extra.0._target_": "stranger.augmentations.Invert",
     "optimizer._target_": "stranger.optimizers.SignSGD",
     "schedule._target_": "stranger.schedules.Triangle",
+    "callbacks.0._target_": "stranger.callbacks.Count",
 }
 COMPONENTS = (
-    *(f"{key}={target}" for key, target in TARGETS.items()),
+    *(f"{key}={target}" for key, target in TARGETS.items() if ".0." not in key),
+    f"augment.extra=[{INVERT}]",
+    f"callbacks=[{COUNT}]",
     "model.width=6",
     "model.micro_batch_size=32",
     "optimizer.max_lr=0.003",
@@ -100,7 +144,9 @@ CONFIGS = {
     "optimizer/theirs.yaml": "{_target_: stranger.optimizers.SignSGD, max_lr: 0.003}",
     "schedule/theirs.yaml": "{_target_: stranger.schedules.Triangle, peak: 0.3, max_epochs: 0.5}",
     "dataset/theirs.yaml": "{defaults: [_schema, _self_], name: digits, flip: 0.0, crop_padding: 1, cutout_size: 2}",
-    "augment/theirs.yaml": "{defaults: [_schema, _self_], crop: {padding: 1}, cutout: {size: 2}}",
+    "augment/theirs.yaml": "{defaults: [_schema, _self_], crop: {padding: 1}, cutout: {size: 2}, extra: ["
+    + INVERT
+    + "]}",
     "trainer/theirs.yaml": "{defaults: [_schema, _self_], accelerator: cpu, precision: fp32}",
 }
 EXPERIMENT = """# @package _global_
@@ -112,7 +158,9 @@ defaults:
   - override /schedule: theirs
   - override /trainer: theirs
 experiment: theirs
+callbacks: [{_target_: stranger.callbacks.Count}]
 """
+STEPS = round(0.5 * 1438 / 64)
 TINY = ("batch_size=64", "micro_batch_size=32", "budget.seconds=null", "stream=online", "figures=false")
 RUN = ("dataset=digits", "trainer=cpu", "trainer.precision=fp32", *TINY)
 
@@ -140,6 +188,7 @@ def trained(folder, digits_root) -> Path:
     """The folder of a run with everything of the stranger's."""
     ended = run_command(folder, digits_root, "train", *RUN, *COMPONENTS, "outputs=straight")
     assert ended.code == 0, ended.err
+    assert (folder / "count.txt").read_text() == str(2 * STEPS)
     return only_run(folder / "straight")
 
 
@@ -154,7 +203,7 @@ def test_they_are_recorded(trained):
     assert targets_in(config) == TARGETS
     assert config["model"] == {"name": "Net", "_target_": TARGETS["model._target_"], "micro_batch_size": 32, "width": 6}
     results = Results.read(trained)
-    assert (results.model, results.stop_reason, results.steps) == ("Net", "epochs", round(0.5 * 1438 / 64))
+    assert (results.model, results.stop_reason, results.steps) == ("Net", "epochs", STEPS)
     assert results.hparams.items() >= {**TARGETS, "model.width": 6, "schedule.peak": 0.3}.items()
     assert results.petaflop > 0
     assert results.final_lr < 0.2
@@ -178,12 +227,14 @@ def test_a_run_is_stopped_and_goes_on(theirs, folder, trained, monkeypatch):
     run = only_run(folder / "stopped")
     ended = theirs("train", f"resume={run}", "figures=false")
     assert ended.code == 1
-    assert ended.err.startswith(f"fastconv: {run}/config.yaml names code to run, model._target_=stranger.networks.Net")
+    assert ended.err.startswith(f"fastconv: {run}/config.yaml names code to run, ")
+    assert all(f"{key}={target}" in ended.err for key, target in TARGETS.items())
     assert ended.err.count("\n") == 1
     ended = theirs("train", *RUN, *COMPONENTS, "outputs=stopped", "resume=auto")
     assert ended.code == 0, ended.err
     assert only_run(folder / "stopped") == run
     assert same_weights(run, trained)
+    assert (folder / "count.txt").read_text() == str(2 * STEPS)
 
 
 def test_a_folder_of_somebody_else_goes_on_when_it_is_trusted(theirs, folder, trained, monkeypatch):
@@ -209,7 +260,8 @@ def test_a_trained_network_is_used_if_it_is_trusted(theirs, folder, trained, nam
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(folder / "photo.png")
     ended = theirs(name, f"run={trained}", *arguments)
     assert ended.code == 1
-    assert "model._target_=stranger.networks.Net, and may be somebody else's: add trust=true" in ended.err
+    assert "model._target_=stranger.networks.Net, " in ended.err
+    assert "may be somebody else's: add trust=true if you trust it" in ended.err
     assert ended.err.count("\n") == 1
     ended = theirs(name, f"run={trained}", *arguments, "trust=true")
     assert ended.code == 0, ended.err
