@@ -57,7 +57,7 @@ def own_options(group: str) -> list[str]:
 def with_custom_groups(arguments: Sequence[str]) -> list[str]:
     """A command line in which `model._target_=...` chooses `model=custom`, unless it chooses a model itself."""
     added = []
-    for group in COMPONENTS:
+    for group in (*COMPONENTS, "dataset"):
         names_target = any(re.match(rf"\+{{0,2}}{group}\.{KEY}=", text) for text in arguments)
         chooses = any(re.match(rf"\+{{0,2}}{group}(@\w+)?=", text) for text in arguments)
         if names_target and not chooses:

@@ -120,9 +120,20 @@ class Count(L.Callback):
     def load_state_dict(self, state) -> None:
         self.count = state["count"]
 '''
+PACKAGE["data.py"] = """
+import numpy as np
+from sklearn.datasets import load_digits
+
+def photos(count: int):
+    digits = load_digits()
+    images = np.minimum(digits.images[..., None] * 16, 255).astype(np.uint8)
+    train, test = slice(0, count), slice(count, count + 100)
+    return images[train], digits.target[train], images[test], digits.target[test], [f"digit {n}" for n in range(10)]
+"""
 INVERT = "{_target_: stranger.augmentations.Invert, probability: 0.25}"
 COUNT = "{_target_: stranger.callbacks.Count}"
 TARGETS = {
+    "dataset._target_": "stranger.data.photos",
     "model._target_": "stranger.networks.Net",
     "augment.extra.0._target_": "stranger.augmentations.Invert",
     "optimizer._target_": "stranger.optimizers.SignSGD",
@@ -133,6 +144,10 @@ COMPONENTS = (
     *(f"{key}={target}" for key, target in TARGETS.items() if ".0." not in key),
     f"augment.extra=[{INVERT}]",
     f"callbacks=[{COUNT}]",
+    "dataset.arguments.count=640",
+    "dataset.flip=0",
+    "dataset.crop_padding=1",
+    "dataset.cutout_size=2",
     "model.width=6",
     "model.micro_batch_size=32",
     "optimizer.max_lr=0.003",
@@ -143,7 +158,8 @@ CONFIGS = {
     "model/theirs.yaml": "{_target_: stranger.networks.Net, width: 4, micro_batch_size: 32}",
     "optimizer/theirs.yaml": "{_target_: stranger.optimizers.SignSGD, max_lr: 0.003}",
     "schedule/theirs.yaml": "{_target_: stranger.schedules.Triangle, peak: 0.3, max_epochs: 0.5}",
-    "dataset/theirs.yaml": "{defaults: [_schema, _self_], name: digits, flip: 0.0, crop_padding: 1, cutout_size: 2}",
+    "dataset/theirs.yaml": "{defaults: [_schema, _self_], name: custom, _target_: stranger.data.photos,"
+    " arguments: {count: 640}, flip: 0.0, crop_padding: 1, cutout_size: 2}",
     "augment/theirs.yaml": "{defaults: [_schema, _self_], crop: {padding: 1}, cutout: {size: 2}, extra: ["
     + INVERT
     + "]}",
@@ -160,9 +176,9 @@ defaults:
 experiment: theirs
 callbacks: [{_target_: stranger.callbacks.Count}]
 """
-STEPS = round(0.5 * 1438 / 64)
+STEPS = round(0.5 * 640 / 64)
 TINY = ("batch_size=64", "micro_batch_size=32", "budget.seconds=null", "stream=online", "figures=false")
-RUN = ("dataset=digits", "trainer=cpu", "trainer.precision=fp32", *TINY)
+RUN = ("trainer=cpu", "trainer.precision=fp32", *TINY)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +238,7 @@ def test_a_folder_of_configs_gives_the_same_run(theirs, folder, trained):
 
 def test_a_run_is_stopped_and_goes_on(theirs, folder, trained, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 9)
+        stop_at(patch, "training_step", 5)
         assert theirs("train", *RUN, *COMPONENTS, "outputs=stopped").code == 143
     run = only_run(folder / "stopped")
     ended = theirs("train", f"resume={run}", "figures=false")
@@ -239,7 +255,7 @@ def test_a_run_is_stopped_and_goes_on(theirs, folder, trained, monkeypatch):
 
 def test_a_folder_of_somebody_else_goes_on_when_it_is_trusted(theirs, folder, trained, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 9)
+        stop_at(patch, "training_step", 5)
         assert theirs("train", *RUN, *COMPONENTS, "outputs=foreign").code == 143
     run = only_run(folder / "foreign")
     ended = theirs("train", f"resume={run}", "trust=true")
