@@ -65,4 +65,6 @@ def current_results(results: dict[str, Any]) -> dict[str, Any]:
 
 def _current_words(key: str, value: Any) -> Any:
     words = WORDS.get(key, {})
-    return [words.get(word, word) if isinstance(word, str) else word for word in value] if words and value else value
+    if not words or not isinstance(value, list):  # a value of another type is for the reader of the results to refuse
+        return value
+    return [words.get(word, word) if isinstance(word, str) else word for word in value]
