@@ -46,9 +46,8 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
             f"augment.crop.padding={padding} is too much for the {width}x{height} images: give fewer pixels"
         )
     if config.stream.mode == "precomputed":
-        epochs = (
-            config.schedule.max_epochs if config.budget.seconds is None else 0
-        )  # without a time limit all are needed
+        # Without a time limit all epochs are needed at once.
+        epochs = (config.schedule.max_epochs or 0.0) if config.budget.seconds is None else 0.0
         require_room(config, round(max(epochs, config.stream.epochs or 1) * len(train) * height * width * channels))
     return splits
 

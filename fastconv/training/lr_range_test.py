@@ -196,7 +196,9 @@ def write_range_test(curve: LossCurve, config: LrFind, folder: Path) -> None:
             rows.writerow(["learning_rate", "loss", "smoothed_loss"])
             rows.writerows(zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True))
         (folder / "lr_find.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
-        marks = {"suggestion": curve.suggestion, "optimizer.max_lr now": config.optimizer.max_lr}
+        marks = {"suggestion": curve.suggestion}
+        if (now := getattr(config.optimizer, "max_lr", None)) is not None:  # a user's own may have none
+            marks["optimizer.max_lr now"] = now
         run_figures.draw_range_test(
             curve.learning_rates, curve.losses, curve.smoothed, marks, config.dataset.name, folder / "lr_find.png"
         )
