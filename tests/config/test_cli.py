@@ -89,9 +89,9 @@ def test_the_default_of_every_setting_is_possible():
     compose("train", [])
     for schema in (each for each in schemas() if not issubclass(each, Component)):
         required = [field for field in dataclasses.fields(schema) if field.default is dataclasses.MISSING]
-        if all(field.default_factory is not dataclasses.MISSING for field in required):
-            if not any(field.default == MISSING for field in dataclasses.fields(schema)):
-                check_settings(schema())
+        unset = [field for field in dataclasses.fields(schema) if field.default == MISSING]
+        if not unset and all(field.default_factory is not dataclasses.MISSING for field in required):
+            check_settings(schema())
 
 
 def test_the_original_recipe():
