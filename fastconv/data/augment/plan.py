@@ -24,7 +24,8 @@ class SkipSchedule:
 
     def kept(self, epoch: int) -> NDArray[np.bool_]:
         """Which images an epoch has, bool [N]."""
-        return self.skips != 1 + epoch % 2
+        kept: NDArray[np.bool_] = self.skips != 1 + epoch % 2
+        return kept
 
     @property
     def digest(self) -> str:
