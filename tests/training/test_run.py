@@ -8,7 +8,7 @@ from harness import SHORT
 
 from fastconv.config.prerequisites import check_data
 from fastconv.config.validation import check
-from fastconv.data.sources.builtin import load, open_splits
+from fastconv.data.loading import load, open_splits
 
 ONCE = {function.__code__: function.__name__ for function in (check, check_data, load, open_splits)}
 
