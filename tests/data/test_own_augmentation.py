@@ -72,7 +72,8 @@ from fastconv.data.stream.spec import stream_spec
 
 images = (np.arange(6 * 8 * 8 * 3) % 251).astype(np.uint8).reshape(6, 8, 8, 3)
 data = ImageData("noise", images, np.arange(6) % 2, ("a", "b"), "d" * 64)
-policies = [Policy(), Policy(Crop(2), Flip(0.5), Cutout(3), ColorJitter(0.1)), Policy(auto="augmix"), Policy(magnitude=4)]
+policies = [Policy(), Policy(Crop(2), Flip(0.5), Cutout(3), ColorJitter(0.1))]
+policies += [Policy(auto="augmix"), Policy(magnitude=4)]
 if sys.argv[1:]:
     from solarize import Solarize
     policies.append(Policy(solarize=Solarize(1.0)))

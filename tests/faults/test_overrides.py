@@ -53,7 +53,8 @@ SHARES = {
     "dataset.holdout", "dataset.flip", "label_smoothing", "augment.flip.probability", "optimizer.momentum",
     "augment.color_jitter.brightness", "augment.color_jitter.contrast", "schedule.pct_start", "schedule.base_momentum",
     "schedule.max_momentum", "schedule.warmup", "schedule.min_lr_ratio", "schedule.gamma", "model.norm_momentum",
-    "optimizer.beta2", "optimizer.sgd_momentum", "optimizer.whiten_bias_fraction", "average.decay", "tta.confidence_threshold",
+    "optimizer.beta2", "optimizer.sgd_momentum", "optimizer.whiten_bias_fraction", "average.decay",
+    "tta.confidence_threshold",
 }  # fmt: skip
 
 SCALARS_NEVER = ("[1]", "{a:1}")

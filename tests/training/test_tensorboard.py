@@ -229,7 +229,8 @@ def test_the_confusion_matrix_of_two_ranks(tmp_path, digits_root, monkeypatch):
     script = tmp_path / "train.py"
     script.write_text(
         "import numpy as np\nfrom fastconv import train\nfrom fastconv.analysis import run_figures\n"
-        f"run_figures.draw_confusion = lambda counts, *_: np.save({str(tmp_path / 'counts.npy')!r}, counts)\ntrain.main()\n"
+        f"run_figures.draw_confusion = lambda counts, *_: np.save({str(tmp_path / 'counts.npy')!r}, counts)\n"
+        "train.main()\n"
     )
     for name, value in (("FASTCONV_DATA", digits_root), ("OMP_NUM_THREADS", 1), ("PYTHONPATH", REPOSITORY)):
         monkeypatch.setenv(name, str(value))
