@@ -220,7 +220,11 @@ def test_they_are_recorded(trained):
     assert config["model"] == {"name": "Net", "_target_": TARGETS["model._target_"], "micro_batch_size": 32, "width": 6}
     results = Results.read(trained)
     assert (results.model, results.stop_reason, results.steps) == ("Net", "epochs", STEPS)
-    assert results.hparams.items() >= {**TARGETS, "model.width": 6, "schedule.peak": 0.3}.items()
+    expected = {key: target for key, target in TARGETS.items() if ".0." not in key}
+    expected |= {"model.width": 6, "schedule.peak": 0.3, "dataset.arguments.count": 640}
+    assert {key: results.hparams[key] for key in expected} == expected
+    assert results.hparams["augment.extra"] == [{"_target_": "stranger.augmentations.Invert", "probability": 0.25}]
+    assert results.hparams["callbacks"] == [{"_target_": "stranger.callbacks.Count"}]
     assert results.petaflop > 0
     assert results.final_lr < 0.2
     network = torch.load(trained / "last.ckpt", weights_only=True)["network"]
