@@ -97,9 +97,9 @@ class TTA:
     flip: bool | None = None
     """Score each image and its mirror image; null for if the training images are mirrored (`dataset.flip` above 0)."""
     shift: int = setting(1, Range("a number of pixels", 0, 1000))
-    """Score each image moved along the diagonal by so many pixels, both ways, too; 0 for not."""
+    """Pixels by which each image is also scored shifted along the diagonal, both ways; 0 for not."""
     neighbors: bool = False
-    """Score it moved by so many pixels in all eight directions instead."""
+    """Score it shifted by those pixels in all eight directions instead."""
     confidence_threshold: float = setting(1.0, Range("a probability", 0, 1, closed="right"))
     """Only images whose highest probability is below this; 1 for all."""
 
