@@ -65,7 +65,7 @@ def schemas():
     store = [
         node for group in ConfigStore.instance().repo.values() if isinstance(group, dict) for node in group.values()
     ]
-    found = {OmegaConf.get_type(each.node) for each in store if OmegaConf.is_dict(each.node)}
+    found = {OmegaConf.get_type(each.node) for each in store if hasattr(each, "node") and OmegaConf.is_dict(each.node)}
     pending, seen = [Method, *SCHEMAS.values(), *found], []
     while pending:
         each = pending.pop()
@@ -205,7 +205,7 @@ BAD = {
     # What is no override, or does something else than was meant.
     "~seed": "~seed is not possible: a run needs every key",
     "++budget.second=5": "unknown key budget.second; did you mean budget.seconds?",
-    "dataset=_schema": "unknown dataset _schema. Choose from: arrays, cifar10, csv, digits, fashion_mnist, ",
+    "dataset=_schema": "unknown dataset _schema. Choose from: arrays, cifar10, csv, custom, digits, fashion_mnist, ",
     "dataset=[digits,mnist]": "unknown dataset [digits,mnist]; did you mean digits?",
     "schedule.name=linear": "schedule.name=linear is unknown. Choose from: one_cycle",
     "seed=0,1": "seed=0,1 has several values: add -m",
