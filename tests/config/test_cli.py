@@ -69,7 +69,7 @@ def schemas():
     pending, seen = [Method, *SCHEMAS.values(), *found], []
     while pending:
         each = pending.pop()
-        if dataclasses.is_dataclass(each) and each not in seen:
+        if dataclasses.is_dataclass(each) and each not in seen and each.__module__.startswith("fastconv."):
             seen.append(each)
             pending += [field.type for field in dataclasses.fields(each)]
     return seen
