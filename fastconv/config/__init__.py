@@ -1,1 +1,1 @@
-"""The configuration: its schema, how command lines are composed to it, validated, and swept over."""
+"""The configuration: its schema, and how a command line is composed into it, validated and swept."""

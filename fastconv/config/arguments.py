@@ -1,4 +1,4 @@
-"""The arguments of a command: Hydra's flags, the overrides, and the jobs of a sweep that they ask for."""
+"""Reads the arguments of a command: Hydra's flags, the overrides, and the jobs of the sweep that they ask for."""
 
 import argparse
 import importlib.metadata
@@ -29,7 +29,7 @@ Check = Callable[[Any], object]
 
 @dataclass
 class Arguments:
-    """What was asked for on a command line: the overrides as written, and Hydra's flags that change what they mean."""
+    """A parsed command line: the overrides as written, and the Hydra flags that change their meaning."""
 
     overrides: list[str]
     multirun: bool
@@ -75,12 +75,12 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
 
 
 def check_arguments(config_name: str, arguments: list[str], check: Check, check_search: Check) -> Sweep | None:
-    """Raise InputError for what Hydra could not read, or would read as something else than was meant.
+    """Raise InputError for arguments that Hydra cannot read or would misunderstand.
 
-    All jobs of a sweep are composed and given to `check` before the first one starts: the last may be hours away. Those
-    of a sweeper that searches for the best are not known; `check` and `check_search` get what is common to them.
+    All jobs of a sweep are composed and passed to `check` before the first one starts, since the last may start hours
+    later. The jobs of a search are not known in advance: `check` and `check_search` get the config that they share.
 
-    Returns the sweep that the arguments ask for; None for a single job, or one with configs of somebody else.
+    Returns the sweep that the arguments ask for; None for a single job, or if the configs are not fastconv's own.
     """
     asked = read_arguments(arguments)
     with config_folder(asked.config_dir):
@@ -97,15 +97,15 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
     if settings is not None and sweep:
         of_experiment = (settings.sweeper.get("params") or {}).items()
         both = [*(parse_override(f"{key}={values}") for key, values in of_experiment), *overrides]
-        overrides = list({override.key_or_group: override for override in both}.values())  # the last of a key counts
+        overrides = list({override.key_or_group: override for override in both}.values())  # the last one for a key wins
     for override in overrides:
         _require_values(override, sweep)
     if asked.config_path or asked.config_name:
-        return None  # somebody else's configs, which Hydra alone knows
+        return None  # configs from another folder, which only Hydra can read
     if not sweep or settings is None or asked.cfg or asked.info:
         check_options(config_name, overrides)
         return None
-    searches = not settings.sweeper._target_.endswith(".BasicSweeper")  # which goes over values known in advance
+    searches = not settings.sweeper._target_.endswith(".BasicSweeper")  # that one runs values known in advance
     if searches:
         trials = settings.sweeper.n_trials
         configs = [_checked_search(config_name, overrides, trials, check)]
@@ -120,9 +120,9 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
 
 
 def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:
-    """The overrides of each job of a sweep, in the order of Hydra's basic sweeper: the last key's values change first.
+    """Yield the overrides of each job of a sweep, in the order of Hydra's basic sweeper: the last key varies fastest.
 
-    Raises InputError for an interval, from which only a search can draw.
+    Raises InputError for an interval, because only a search can draw from it.
     """
     values: dict[str, list[str]] = {}
     for override in overrides:
@@ -137,7 +137,7 @@ def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:
 
 
 def _require_values(override: Override, in_sweep: bool) -> None:
-    """Raise InputError for several values where one is meant, and for values that are not named."""
+    """Raise InputError for several values outside a sweep, and for values that are not listed by name."""
     if not in_sweep and override.is_sweep_override():
         raise InputError(
             f"{override.input_line} has several values: add -m to run one after the other, or write a list as [a,b]"
@@ -151,7 +151,7 @@ def _names_experiment(overrides: list[Override]) -> bool:
 
 
 def _hydra_settings(config_name: str, overrides: list[Override]) -> DictConfig | None:
-    """Hydra's own settings for some overrides; None where they do not compose, which is explained elsewhere."""
+    """Hydra's own settings for some overrides; None if they do not compose, which the caller's check then explains."""
     single = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
     try:
         settings: DictConfig = compose(config_name, single, with_hydra=True).hydra
@@ -161,7 +161,7 @@ def _hydra_settings(config_name: str, overrides: list[Override]) -> DictConfig |
 
 
 def _checked(config_name: str, job: list[str], name: str, check: Check) -> Any:
-    """The config of a job of a sweep. Raises InputError, naming the job, for one that cannot work."""
+    """Compose and check one job of a sweep. Raises InputError, naming the job, if it cannot work."""
     try:
         check_options(config_name, [parse_override(text) for text in job])
         settings = [text for text in job if not text.startswith("hydra")]
@@ -175,9 +175,9 @@ def _checked(config_name: str, job: list[str], name: str, check: Check) -> Any:
 
 
 def _checked_search(config_name: str, overrides: list[Override], trials: int, check: Check) -> Any:
-    """What is common to the trials of a search. Raises InputError if that, or one of the values by itself, cannot work.
+    """Compose the config that all trials of a search share. Raises InputError if it, or any single value, cannot work.
 
-    Of an interval the two ends are tried.
+    For an interval, both ends are tried.
     """
     if trials < 1:
         raise InputError(f"hydra.sweeper.n_trials={trials} is not possible: give 1 or more")

@@ -1,4 +1,4 @@
-"""The command line: Hydra's overrides in, one clear line out when something is wrong with them."""
+"""Turns a function of a config into a command: it takes Hydra's overrides and reports bad ones in one clear line."""
 
 import contextlib
 import functools
@@ -25,14 +25,14 @@ from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, StreamError
 from fastconv.system.signals import Interrupted, listening
 
-# What a job that failed in a process of its own leaves in the sweep's folder until all have ended.
+# A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
 FAILED = ".failed-"
-# Characters of a message beyond which nobody reads: a value may be as long as a command line can be.
+# Messages are cut after this many characters: a value can be as long as the command line itself.
 LINE = 2000
 
 
 def no_search(config: Any) -> None:
-    """Refuse a sweep that looks for what a command returns the most of, where that is nothing."""
+    """Refuse a search over a command that returns no result to maximise."""
     raise InputError("this command has no result to search by: a search is of fastconv.train")
 
 
@@ -49,12 +49,13 @@ def command(
 
     Args:
         config_name: the file in `conf/`.
-        doc: what `--help` says of the command.
-        check: raises InputError for a config that cannot work. The body calls it first; here it is called for all jobs
-            of a sweep, before the first one starts.
-        check_search: the same, for a sweep in which a sweeper looks for what the body returns the most of.
+        doc: the text that `--help` shows for the command.
+        check: raises InputError for a config that cannot work. The body calls it first; for a sweep it is called here
+        for
+            all jobs, before the first one starts.
+        check_search: the same for a search, in which a sweeper maximises the value that the body returns.
         after_sweep: called with the config of a sweep's first job and the sweep's folder when all jobs have ended;
-            returns whether each of them did what it should.
+            returns whether all of them succeeded.
     """
 
     def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
@@ -96,7 +97,7 @@ def command(
                     raise
                 if not job.failed:
                     fail(explain(error, config_name, read_arguments(given[1:]).overrides))
-                fail(str(error))  # of a search in which every trial failed
+                fail(str(error))  # a search in which every trial failed
             except OSError as error:
                 if job.full_error or job.composed:
                     raise
@@ -113,7 +114,7 @@ def command(
 
 
 class Job:
-    """What Hydra calls with each composed config, in this process or, by way of a launcher, in another one."""
+    """The function that Hydra calls with each composed config, in this process or, through a launcher, in another."""
 
     def __init__(self, config_name: str, body: Callable[[Any], Any], full_error: bool) -> None:
         self._config_name, self._body, self._process = config_name, body, os.getpid()
@@ -122,7 +123,7 @@ class Job:
         self.sweep: Sweep | None = None
 
     def __call__(self, values: DictConfig) -> Any:
-        """Run the body; of a job of a sweep that fails, say why and let Hydra go on with the others."""
+        """Run the body. If a job of a sweep fails, print the reason and let Hydra go on with the other jobs."""
         self.composed = True
         if not self.full_error:
             os.environ.pop("HYDRA_FULL_ERROR", None)  # the processes that a run starts must set their own
@@ -144,7 +145,7 @@ class Job:
                 traceback.print_exc()
             print(f"fastconv: job {hydra_config.job.num}: {' '.join(line.split())}", file=sys.stderr, flush=True)
             self.failed = True
-            if os.getpid() != self._process:  # where the process that waits for it looks
+            if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
             return None
         finally:
@@ -159,7 +160,7 @@ def fail(line: str) -> None:
 
 
 def one_line(error: InputError) -> str:
-    """The message of an error, with the command that mends a damaged stream."""
+    """The message of an error, with the command that repairs a damaged stream if that is the cause."""
     message = " ".join(str(error).split())
     if isinstance(error, StreamError):
         settings = [override for override in task_overrides() if not override.startswith("verify=")]

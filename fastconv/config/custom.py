@@ -1,4 +1,4 @@
-"""What a user adds on the command line: components by the dotted path of their class, and folders of configs."""
+"""Lets a user add components by the dotted path of their class, and folders of configs, on the command line."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,22 +10,22 @@ from fastconv.optim import CustomOptimizer, CustomSchedule
 from fastconv.system.errors import InputError
 from fastconv.system.targets import KEY, Component
 
-# Groups whose options differ in their keys, with the settings of a user's own component.
+# The groups whose options have different keys, with the class that holds the settings of a user's own component.
 COMPONENTS: dict[str, type[Component]] = {
     "model": CustomNetwork,
     "optimizer": CustomOptimizer,
     "schedule": CustomSchedule,
 }
 
-# Folders of configs, beside fastconv's own, that the running command was given; Hydra composes for one at a time.
+# Config folders, beside fastconv's own, that the running command was given. Hydra composes for one command at a time.
 _folders: list[Path] = []
 
 
 @contextmanager
 def config_folder(folder: str | None) -> Iterator[None]:
-    """Have configs of a folder found too, as `--config-dir` asks for; None for the folders that there are.
+    """Search a folder for configs too, as `--config-dir` does; None changes nothing.
 
-    Raises InputError for one that is not there.
+    Raises InputError for a folder that does not exist.
     """
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"--config-dir {folder} is not a folder: give one with configs, as {folder}/model/mine.yaml")
@@ -39,7 +39,7 @@ def config_folder(folder: str | None) -> Iterator[None]:
 
 
 def with_config_folders(overrides: Sequence[str]) -> list[str]:
-    """Overrides with which Hydra finds the configs of those folders; `hydra.searchpath` in them is added to."""
+    """Add to some overrides the `hydra.searchpath` that makes Hydra find the configs of those folders."""
     if not _folders:
         return list(overrides)
     key = "hydra.searchpath="
@@ -50,12 +50,12 @@ def with_config_folders(overrides: Sequence[str]) -> list[str]:
 
 
 def own_options(group: str) -> list[str]:
-    """The options of a config group that lie in those folders."""
+    """The options of a config group that those folders contain."""
     return [path.stem for folder in _folders for path in (folder / group).glob("*.yaml")]
 
 
 def with_custom_groups(arguments: Sequence[str]) -> list[str]:
-    """A command line in which `model._target_=...` chooses `model=custom`, unless it chooses a model itself."""
+    """Add `model=custom` to a command line with `model._target_=...`, unless it already chooses a model."""
     added = []
     for group in (*COMPONENTS, "dataset"):
         names_target = any(re.match(rf"\+{{0,2}}{group}\.{KEY}=", text) for text in arguments)

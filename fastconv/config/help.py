@@ -1,4 +1,4 @@
-"""The help of a command, from its doc and the docs of the fields of its schema."""
+"""Writes the help of a command from its docstring and the field docs of its schema."""
 
 import ast
 import dataclasses
@@ -16,9 +16,9 @@ from fastconv.config.store import complete
 
 
 def help_text(config_name: str, doc: str | None, arguments: list[str]) -> str:
-    """The help of a command: what it does, its groups with their options, and every key with its value and meaning.
+    """The help of a command: its purpose, its groups with their options, and every key with its value and meaning.
 
-    The values are those that the overrides among the `arguments` give. Raises InputError for overrides that are wrong.
+    The values are those that the overrides among the `arguments` give. Raises InputError for wrong overrides.
     """
     overrides = read_arguments(arguments).overrides
     check_arguments(config_name, overrides, lambda config: None, lambda config: None)
@@ -41,7 +41,7 @@ def help_text(config_name: str, doc: str | None, arguments: list[str]) -> str:
 
 
 def described_keys(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """(key, value, meaning) of every leaf of a composed config."""
+    """Yield (key, value, meaning) of every leaf of a composed config."""
     for key, section, name in leaves(config):
         value = None if OmegaConf.is_missing(section, name) else section[name]
         schema = OmegaConf.get_type(section)
@@ -50,7 +50,7 @@ def described_keys(config: DictConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def field_docs(schema: type) -> dict[str, str]:
-    """The string under each field of a dataclass and of those it extends."""
+    """The docstring under each field of a dataclass and of its base classes."""
     docs: dict[str, str] = {}
     for parent in reversed(schema.__mro__):
         if dataclasses.is_dataclass(parent):

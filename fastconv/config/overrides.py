@@ -1,4 +1,4 @@
-"""Hydra's overrides: read, composed to the dataclasses of the schema, and explained in a line where they are wrong."""
+"""Reads Hydra's overrides, composes them into the dataclasses of the schema, and explains wrong ones in one line."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ from fastconv.config.custom import own_options, with_config_folders, with_custom
 from fastconv.config.store import CONF, SCHEMAS, complete, options_with, register, registered_options
 from fastconv.system.errors import InputError, nearest
 
-# What Hydra, its grammar and OmegaConf raise for input that they cannot use.
+# The exceptions that Hydra, its grammar and OmegaConf raise for input that they cannot use.
 COMPOSING_ERRORS = (
     HydraException,
     OmegaConfBaseException,
@@ -29,17 +29,17 @@ COMPOSING_ERRORS = (
     RecursionError,
 )
 
-# Config groups that are not of a run, with the command they belong to.
+# Config groups that do not belong to a run, with the command they belong to.
 GROUPS = {"method": "explain"}
-# Those of which several options can be chosen at once.
+# Groups in which several options can be chosen at once.
 SEVERAL = ("logger", "method")
 
 
 def compose(config_name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
-    """The config of a command for some overrides, as Hydra composes it; `with_hydra` also its own settings."""
+    """Compose the config of a command for some overrides, as Hydra does; `with_hydra` includes Hydra's own settings."""
     register()
     overrides = with_config_folders(with_custom_groups(overrides))
-    running = GlobalHydra.instance().hydra  # Hydra composes for one command at a time: set that of a running one aside
+    running = GlobalHydra.instance().hydra  # Hydra composes for one command at a time: set the running one aside
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -49,9 +49,9 @@ def compose(config_name: str, overrides: list[str], with_hydra: bool = False) ->
 
 
 def groups(config_name: str = "train") -> list[str]:
-    """The config groups of a command, such as `dataset`: those of a run, or what another command has of its own.
+    """The config groups of a command, such as `dataset`: those of a run, or another command's own groups.
 
-    A command whose schema extends another's has the groups of that.
+    A command whose schema extends another one also has that one's groups.
     """
     every = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
     return [group for group in every if issubclass(SCHEMAS[config_name], SCHEMAS[GROUPS.get(group, "train")])]
@@ -64,7 +64,7 @@ def group_options(group: str) -> list[str]:
 
 
 def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, str]]:
-    """(key, the section that holds it, its name there) of every value of a composed config."""
+    """Yield (key, the section that holds it, its name there) for every value of a composed config."""
     for name in map(str, config):
         section = _section(config, name)
         if section:
@@ -74,7 +74,7 @@ def leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConf
 
 
 def _section(config: DictConfig, name: str) -> DictConfig | None:
-    """The section of a name; None for a single value, and for one that is missing or says ${...}."""
+    """The section with this name; None for a single value, and for one that is missing or an interpolation ${...}."""
     if OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name):
         return None
     value = config[name]
@@ -82,12 +82,12 @@ def _section(config: DictConfig, name: str) -> DictConfig | None:
 
 
 def keys(config_name: str) -> list[str]:
-    """Every key and group that can be set."""
+    """All keys and groups that can be set."""
     return groups(config_name) + [key for key, *_ in leaves(compose(config_name, []))]
 
 
 def parse_override(text: str) -> Override:
-    """The override that a text is. Raises InputError for one that cannot be read, or that takes a key away."""
+    """Parse an override. Raises InputError for one that cannot be read or that deletes a key."""
     try:
         override = OverridesParser.create().parse_override(text)
         if not override.key_or_group:
@@ -102,7 +102,7 @@ def parse_override(text: str) -> Override:
 def check_options(config_name: str, overrides: list[Override]) -> None:
     """Raise InputError for an unknown option of a group.
 
-    Hydra would also take a schema of ours, a list of options, or a file of another group.
+    Hydra itself would also accept one of our schemas, a list of options, or a file of another group.
     """
     for override in overrides:
         group, option = override.key_or_group, override.value()
@@ -119,7 +119,7 @@ def check_options(config_name: str, overrides: list[Override]) -> None:
 
 
 def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
-    """The dataclasses of a composed config. Raises InputError for keys, values or types that the schema has not."""
+    """Convert a composed config to its dataclasses. Raises InputError for keys, values or types outside the schema."""
     schema = SCHEMAS[config_name]
     if OmegaConf.get_type(config) is not schema:
         raise InputError(f"this is not a config of this command: its defaults must begin with that of {config_name}")
@@ -135,7 +135,7 @@ def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
                 raise InputError(f"{key} cannot be set as a whole: set its keys")
         for text in overrides:
             key, _, value = text.lstrip("+").partition("=")
-            # OmegaConf takes any whole number for a yes.
+            # OmegaConf accepts any whole number as a bool.
             if re.fullmatch(r"[+-]?\d+", value) and value not in "01" and OmegaConf.select(config, key) is True:
                 raise InputError(f"{key}: Value '{value}' is not a valid bool")
         return OmegaConf.to_object(config)
@@ -144,26 +144,26 @@ def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
 
 
 def _field_types(schema: type | None) -> dict[str, Any]:
-    """The types of the fields of a dataclass, by name; none for anything else."""
+    """The types of the fields of a dataclass, by name; empty for anything else."""
     if schema is None or not dataclasses.is_dataclass(schema):
         return {}
     return {field.name: field.type for field in dataclasses.fields(schema)}
 
 
 def _must_be_section(section: DictConfig, name: str) -> bool:
-    """Whether a name of a section stands for a section of its own."""
+    """Whether this name in a section must be a section itself."""
     kind = _field_types(OmegaConf.get_type(section)).get(name)
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def task_overrides() -> list[str]:
-    """The overrides of the running command as they were written: Hydra's config would resolve a `${key}` in them."""
+    """The overrides of the running command as written. Hydra's config would resolve a `${key}` in them."""
     written = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return [str(text) for text in written] if isinstance(written, list) else []
 
 
 def unknown_key(key: str, config_name: str) -> str:
-    """One line for a key that the schema has not, with the nearest that it has."""
+    """One line about a key that the schema lacks, with the nearest key that it has."""
     group, _, name = key.partition(".")
     owners = [f"{group}={option}" for option in options_with(group, name)]
     if owners:
@@ -172,9 +172,9 @@ def unknown_key(key: str, config_name: str) -> str:
 
 
 def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
-    """One line for an error of Hydra's or OmegaConf's, with the nearest right name.
+    """Explain an error of Hydra or OmegaConf in one line, with the nearest valid name.
 
-    The overrides are compared with the schema, so that the line does not depend on how Hydra words what it raises.
+    The overrides are compared with the schema, so the line does not depend on the wording of Hydra's errors.
     """
     if line := _wrong_override(config_name, overrides):
         return line
@@ -192,7 +192,7 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
 
 
 def _wrong_override(config_name: str, overrides: list[str]) -> str | None:
-    """One line for the first override that does not fit the schema; None if each of them does by itself."""
+    """One line about the first override that does not fit the schema; None if each one fits by itself."""
     parsed = [parse_override(text) for text in overrides if not text.startswith("-")]
     chosen = [each for each in parsed if each.key_or_group in groups(config_name) and not each.is_sweep_override()]
     for override in chosen:
@@ -211,7 +211,7 @@ def _wrong_override(config_name: str, overrides: list[str]) -> str | None:
 
 
 def _misfit(config_name: str, config: DictConfig, override: Override) -> str | None:
-    """One line for an override that does not fit a composed config, to which it is applied; None for one that does."""
+    """One line about an override that does not fit a composed config; None if it fits, and then it is applied."""
     key, value = override.key_or_group, override.value()
     if override.package is not None:
         return unknown_key(f"{key}@{override.package}", config_name)
@@ -238,7 +238,8 @@ def _misfit(config_name: str, config: DictConfig, override: Override) -> str | N
 
 
 def _holder(config: DictConfig, key: str) -> tuple[DictConfig | None, str]:
-    """The section of a composed config that holds a key, and the key's name there; no section for an unknown key."""
+    """The section of a composed config that holds a key, and the key's name in it; None as section for an unknown
+    key."""
     *parents, name = key.split(".")
     section: DictConfig | None = config
     for parent in parents:
@@ -250,6 +251,6 @@ def _holder(config: DictConfig, key: str) -> tuple[DictConfig | None, str]:
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     text = (getattr(error, "msg", None) or str(error)).strip()
     return text.splitlines()[0] if text else type(error).__name__

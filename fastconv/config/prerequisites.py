@@ -1,4 +1,4 @@
-"""What a run needs of its data and its folders, looked at before torch is imported, which alone takes seconds."""
+"""Checks a run's data and folders before torch is imported, since the import alone takes seconds."""
 
 import importlib.util
 import tempfile
@@ -19,10 +19,10 @@ from fastconv.system.files import require_space, unwritable
 def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
     """Open the images of a run, once, and check the config against them.
 
-    Raises InputError for a split, a batch, an augmentation or a stream that cannot be had of the images.
+    Raises InputError for a split, a batch, an augmentation or a stream that these images do not allow.
 
     Args:
-        chosen: what is still to be chosen (`config.autotune`), and is not looked at.
+        chosen: settings that autotune has yet to choose (`config.autotune`); they are not checked.
     """
     require_known(config)
     name, share = config.dataset.name, config.dataset.holdout
@@ -52,12 +52,12 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
     return splits
 
 
-# What loggers import, and of which extra it is.
+# The packages that the loggers of the extra `loggers` import.
 PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
 
 
 def require_loggers(config: Config) -> None:
-    """Raise InputError for a logger that nobody knows, or whose package is not installed."""
+    """Raise InputError for an unknown logger, or for one whose package is not installed."""
     for name, settings in config.logger.items():
         own = isinstance(settings, dict) and "_target_" in settings
         if not own and name not in ("csv", "tensorboard", *PACKAGES):
@@ -68,7 +68,7 @@ def require_loggers(config: Config) -> None:
 
 
 def require_batch(config: Config, images: int) -> None:
-    """Raise InputError for a batch of more images than there are to train on."""
+    """Raise InputError for a batch that is larger than the training set."""
     if config.batch_size > images:
         raise InputError(
             f"batch_size={config.batch_size} is not possible: {config.dataset.name} has {images} images for training."
@@ -77,14 +77,14 @@ def require_batch(config: Config, images: int) -> None:
 
 
 def require_known(config: Config) -> None:
-    """Raise InputError for a data set that nobody knows."""
+    """Raise InputError for an unknown data set."""
     name, names = config.dataset.name, builtin_sets()
     if config.dataset._target_ is None and config.dataset.source == "builtin" and name not in names:
         raise InputError(f"dataset.name={name} is unknown{nearest(name, names)} Choose from: {', '.join(names)}")
 
 
 def require_room(config: Config, needed_bytes: int) -> None:
-    """Raise InputError for a stream that stream.max_gb or the disk, even without other streams, has no room for."""
+    """Raise InputError for a stream larger than stream.max_gb, or than the disk has room for without other streams."""
     root, most = config.stream.folder, config.stream.max_gb
     if needed_bytes > most * 1e9:
         raise InputError(
@@ -98,14 +98,14 @@ def require_room(config: Config, needed_bytes: int) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise InputError, before anything long starts, if nothing can be written to a folder. Does not make it."""
+    """Raise InputError, before anything long starts, if a folder cannot be written to. Does not create the folder."""
     for nearest_there in (folder, *folder.absolute().parents):
         try:
             nearest_there.stat()
             with tempfile.TemporaryFile(dir=nearest_there):
                 return
         except FileNotFoundError as error:
-            if nearest_there.exists():  # some folders, such as /proc, take no files
+            if nearest_there.exists():  # some folders, such as /proc, accept no files
                 raise unwritable(folder, error) from error
         except OSError as error:
             raise unwritable(folder, error) from error

@@ -1,4 +1,4 @@
-"""Which run to go on with: by its folder, the newest of a configuration, or the job of a sweep."""
+"""Finds the run to resume: by its folder, as the newest with a configuration, or as the job of a sweep."""
 
 import contextlib
 import dataclasses
@@ -19,28 +19,28 @@ from fastconv.system.targets import require_trust, targets_in
 
 @dataclasses.dataclass
 class RunFolder:
-    """A run's folder, which no other process gets until it is closed."""
+    """A run's folder, held by this process until it is closed."""
 
     path: Path
     config: Config
     resumed: bool
-    """Whether an earlier process has begun the run."""
+    """Whether an earlier process began the run."""
     held: contextlib.ExitStack | None = None
-    """Holds the folder until it is closed, or until the process ends, however it ends."""
+    """The lock on the folder. It ends when it is closed or when the process ends, even by a kill."""
 
     def close(self) -> None:
-        """Leave the folder to other processes."""
+        """Release the folder for other processes."""
         if self.held is not None:
             self.held.close()
 
 
 def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
-    """The run that `config.resume` asks to go on with; None for a new one.
+    """The run that `config.resume` asks to resume; None for a new one.
 
     Args:
-        overrides: those of the command line, which must not contradict the run's own configuration.
+        overrides: the overrides of the command line, which must not contradict the run's own configuration.
 
-    Raises InputError for a folder that holds no unfinished run, or one that another process has.
+    Raises InputError for a folder without an unfinished run, or one that another process holds.
     """
     if config.resume is None or (config.resume == "auto" and not is_first_rank()):
         return None
@@ -68,9 +68,9 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
 
 
 def job_of_sweep(config: Config, folder: Path) -> RunFolder:
-    """The run of a job of a sweep: the one that an earlier process began in its folder, or a new one.
+    """The run of a sweep's job: the one that an earlier process began in its folder, or a new one.
 
-    Raises InputError if it is another run, or if another process has it.
+    Raises InputError if the folder holds another run, or if another process holds the folder.
     """
     require_job(config, folder)
     if _read(folder) is None:
@@ -82,7 +82,7 @@ def job_of_sweep(config: Config, folder: Path) -> RunFolder:
 
 
 def require_job(config: Config, folder: Path) -> None:
-    """Raise InputError if there is another run than that of the config in the folder of a sweep's job."""
+    """Raise InputError if the folder of a sweep's job holds a run with another config."""
     stored = _read(folder)
     if stored is None:
         if (folder / "results.json").exists():
@@ -98,9 +98,9 @@ def require_job(config: Config, folder: Path) -> None:
 
 
 def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
-    """The folder of the run on every rank: the one found, else one that the first rank makes.
+    """The folder of the run, on every rank: the one found, else a new one that the first rank creates.
 
-    Raises InputError if it can't be made.
+    Raises InputError if it cannot be created.
     """
     run = found
 
@@ -114,7 +114,7 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
 
 
 def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
-    """Have a run that failed before it began to train say why in its folder; later it says so itself."""
+    """Write into a run's folder why the run failed before training began. A run that fails later writes this itself."""
     config = folder.config
     if (folder.path / "results.json").exists():
         return
@@ -136,13 +136,13 @@ def _new(config: Config, folder: Path) -> RunFolder:
 
 
 def _hold(run: RunFolder) -> bool:
-    """Lock a run's folder; False if another process has it."""
+    """Lock a run's folder; False if another process holds it."""
     run.held = hold(run.path)
     return run.held is not None
 
 
 def _newest(config: Config) -> RunFolder | None:
-    """The newest unfinished run of the same configuration that no process has."""
+    """The newest unfinished run with the same configuration that no process holds."""
     wanted = hparams(config)
     configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
     for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -158,20 +158,20 @@ def _newest(config: Config) -> RunFolder | None:
 
 
 def _read(folder: Path) -> Any:
-    """A run's own config with its types, or None if it cannot be one."""
+    """A run's own config with its types; None if the file is not a valid config."""
     try:
         return stored(folder)
-    except Exception:  # whatever is wrong with the file, it is not a run's
+    except Exception:  # any error means that this is not the config of a run
         return None
 
 
 def as_yaml(config: Config) -> str:
-    """A run's whole configuration, as its folder keeps it."""
+    """A run's whole configuration as YAML, as its folder stores it."""
     return OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
 
 
 def hparams(config: Any) -> dict[str, Any]:
-    """All that decides what a run computes, by key, such as `optimizer.max_lr`."""
+    """All settings that decide what a run computes, by key, such as `optimizer.max_lr`."""
     nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
     return hparams_of(nested)
 

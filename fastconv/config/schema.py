@@ -1,7 +1,7 @@
-"""The typed configuration of a run: what can be set, and what it means.
+"""The typed configuration of a run: its settings and what each one means.
 
-The dataclasses here and the values they hold (`Policy`, `OneCycle`, `SGD`, ...) are the schema behind `conf/`: their
-fields are the keys of the command line, their field docs are its help.
+The dataclasses here and the values they hold (`Policy`, `OneCycle`, `SGD`, ...) are the schema behind `conf/`. Their
+fields are the keys of the command line, and their field docs are its help.
 """
 
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ from fastconv.system.settings import BATCH, SHARE, Range, setting
 if TYPE_CHECKING:
     from fastconv.models import Network
     from fastconv.optim import Optimizer, Schedule
-else:  # OmegaConf knows no protocols
+else:  # OmegaConf does not support protocols
     Network = Optimizer = Schedule = Any
 
-# Segments of a run's clock, in their order.
+# Segments of a run's clock, in order.
 SEGMENTS = ("setup", "benchmark", "precompute", "compile", "train", "validate", "checkpoint", "test")
 ACCELERATORS = ("auto", "cpu", "gpu")
-# What `autotune` can choose.
+# The settings that `autotune` can choose.
 CHOICES = ("model", "epochs", "batch_size", "flip", "augment", "data_pruning", "tta")
 
 
@@ -33,71 +33,78 @@ class Trainer:
     """The hardware that trains."""
 
     accelerator: str = setting("auto", options=ACCELERATORS)
-    """`auto`, `cpu` or `gpu`."""
+    """Hardware to train on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     devices: int = setting(1, Range("a number of devices", 1, 1024))
-    """Number of GPUs, or of processes on a CPU."""
+    """Number of GPUs, or of processes if a CPU trains."""
     strategy: str = setting("auto", options=("auto", "ddp"))
-    """Lightning's strategy: `auto` or `ddp`."""
+    """Lightning's strategy for several devices: `auto` or `ddp`."""
     precision: str = setting("auto", options=("auto", "bf16", "fp32"))
-    """`bf16`, `fp32`, or `auto`: bf16 where the hardware is faster with it, else fp32."""
+    """Number format of the computation: `bf16`, `fp32`, or `auto` for bf16 if it is faster on this hardware, else
+    fp32."""
     channels_last: bool = True
-    """Keep the channels of a pixel together in memory, which convolutions prefer."""
+    """Store the channels of a pixel next to each other in memory, which makes convolutions faster."""
     keep_memory: bool = True
-    """On a CPU under Linux, have the C library keep freed memory instead of giving it back in every step."""
+    """Make the C library keep freed memory instead of returning it to the system in every step. Only for CPUs under
+    Linux."""
     num_threads: int | None = setting(None, Range("a number of threads", 1, 1024, note=", or null for torch's choice"))
-    """CPU threads that compute; null for torch's choice."""
+    """Number of CPU threads that compute; null for torch's choice."""
     compile: bool | None = None
-    """Compile the training step (`torch.compile`); null for on GPUs only, where it pays."""
+    """Compile the training step with `torch.compile`; null to compile on GPUs only, where it pays off."""
 
 
 @dataclass
 class Budget:
-    """How long a run may take."""
+    """The time limit of a run."""
 
     seconds: float | None = setting(
         1000.0, Range("a number of seconds", 0, 1e9, closed="right", note=", or null for no limit")
     )
-    """Seconds for what `counts` names; null for no limit (the run is then deterministic)."""
+    """Seconds that the segments in `counts` may take together; null for no limit, which makes the run deterministic."""
     counts: list[str] = setting(["train", "validate"], options=SEGMENTS)
-    """Segments of the run's clock that the budget limits: setup, benchmark, precompute, compile, train, validate,
+    """Segments of the run's clock that count towards the budget: setup, benchmark, precompute, compile, train,
+    validate,
     checkpoint, test."""
 
 
 @dataclass
 class Validate:
-    """Scores during training, for the curves. The result is the test split's, scored once at the end."""
+    """Validation during training, for the curves. The final result is scored once, on the test split, at the end."""
 
     on: str = setting("test", options=("test", "holdout", "none"))
-    """`test`: curves on test images, for looking only; `holdout`: on `dataset.holdout`, for tuning; `none`."""
+    """Images for the curves: `test` for test images (never tune by these), `holdout` for the images that
+    `dataset.holdout` holds out (for tuning), or `none`."""
     every: float = setting(1.0, Range("a number of epochs", 0, 1e6, closed="right"))
-    """Epochs between two scores."""
+    """Epochs between two validations."""
     samples: int | None = setting(2000, Range("a number of images", 1, 1e9, note=", or null for all"))
-    """How many images to score, evenly spread over the split; null for all. The held-out part is scored whole at
-    the end of training all the same."""
+    """Number of images to score in a validation, evenly spread over the split; null for all. The held-out images are
+    always scored in full at the end of training."""
 
 
 @dataclass
 class Checkpoint:
-    """What is kept of the trained network."""
+    """When to save the network."""
 
     save: bool = True
-    """Write `last.ckpt`: as training goes on, when a signal ends the run, and at the end of training."""
+    """Write `last.ckpt` during training, when a signal ends the run, and at the end of training."""
     every: float | None = setting(
         60.0, Range("a number of seconds", 0, 1e9, closed="right", note=", or null for none but the first and the last")
     )
-    """Seconds between two checkpoints during training; null for none but those of a signal and of the end."""
+    """Seconds between two checkpoints during training; null for none besides the first, one at a signal, and the
+    last."""
 
 
 @dataclass
 class Sweep:
-    """What holds for the runs of a sweep together."""
+    """Settings of a sweep as a whole."""
 
     resume: str | None = None
-    """Go on with a sweep, by the same command: its folder, or `auto` for the newest that is not whole (a new one if
-    there is none). Finished runs are kept, unfinished ones go on, failed ones are tried again."""
+    """Resume a sweep with the command that started it: give its folder, or `auto` for the newest incomplete one (or a
+    new
+    one if there is none). Finished runs are kept, unfinished ones go on, and failed ones are tried again. Null starts
+    a new sweep."""
     report: str = setting("none", options=("none", "augmentation_effect", "article"))
-    """What to write at the end besides `compare.html`: `augmentation_effect`, a report of where the networks look with
-    and without augmentation (see fastconv.explain); `article`, a page of the runs on each data set, with and without
+    """Report to write at the end besides `compare.html`: `augmentation_effect` shows where the networks look with and
+    without augmentation (see fastconv.explain), `article` is a page of the runs on each data set with and without
     augmentation; or `none`."""
 
 
@@ -119,42 +126,47 @@ class Config:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sweep: Sweep = field(default_factory=Sweep)
     logger: dict[str, Any] = field(default_factory=dict)
-    """Where curves, settings and results are logged, by name: logger=[csv,tensorboard] and the like. Those of your own:
-    +logger.NAME={_target_: package.module.Logger, argument: value}, a logger of Lightning's kind."""
+    """Loggers of curves, settings and results, by name, such as logger=[csv,tensorboard]. Add a Lightning logger of
+    your
+    own with +logger.NAME={_target_: package.module.Logger, argument: value}."""
     callbacks: list[Any] = field(default_factory=list)
-    """Callbacks of your own: [{_target_: package.module.Callback, argument: value}, ...]. Their state is in the
-    checkpoint."""
+    """Lightning callbacks of your own: [{_target_: package.module.Callback, argument: value}, ...]. The checkpoint
+    stores
+    their state."""
     experiment: str | None = None
-    """Name of the experiment, written by its config."""
+    """Name of the experiment; its config file sets it. Null for none."""
     seed: int = setting(0, Range("a whole number", 0, 2**32, closed="left"))
-    """Seed of the network's first weights, and of the stream unless stream.seed is set."""
+    """Seed of the network's initial weights, and of the stream unless stream.seed is set."""
     batch_size: int = setting(MISSING, BATCH)
     """Images per optimizer step, over all devices."""
     micro_batch_size: int = setting(MISSING, BATCH)
-    """Images over which batch norm takes its statistics: the part of a batch that is computed at once."""
+    """Images of a batch that are computed at once. Batch norm takes its statistics over them (ghost batch norm)."""
     data_pruning: float = setting(0.0, Range("a share", 0, 0.5, closed="left"))
-    """Share of the training images, in [0, 0.5), that rest in each epoch: those that a small network knows best after
-    an epoch of its own, each in every other epoch."""
+    """Share of the training images, in [0, 0.5), that each epoch skips: the images that a small proxy network
+    classifies
+    most confidently after one epoch of training. Each of them is skipped in every other epoch."""
     label_smoothing: float = setting(0.0, SHARE)
-    """Share of each label, in [0, 1), that is spread over all classes."""
+    """Label smoothing: the share of each label, in [0, 1), that is spread over all classes."""
     data: str = "data"
-    """Folder of the data sets (FASTCONV_DATA)."""
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
     outputs: str = "outputs"
-    """Folder in which each run makes its own."""
+    """Folder in which each run creates its own folder."""
     figures: bool = True
-    """Draw the run's figures and, for TensorBoard, the network's graph: some seconds before and after training, which
-    the budget does not count."""
+    """Draw the run's figures and, for TensorBoard, the network's graph. This takes some seconds before and after
+    training, which the budget does not count."""
     autotune: list[str] = setting([], options=CHOICES)
-    """What to choose by what the budget affords on this machine (`experiment=best`), unless it is set on the command
-    line: model, epochs, batch_size, flip, augment, data_pruning, tta."""
+    """Settings to choose automatically, from what the budget allows on this machine (`experiment=best`): model, epochs,
+    batch_size, flip, augment, data_pruning, tta. Settings given on the command line stay."""
     resume: str | None = None
-    """Go on with an unfinished run: the folder of one, or `auto` for the newest with this configuration (a new run if
-    there is none)."""
+    """Resume an unfinished run: give its folder, or `auto` for the newest with this configuration (or a new run if
+    there
+    is none). Null starts a new run."""
     dry_run: bool = False
-    """Print the plan and stop."""
+    """Print the plan and stop before training."""
     trust: bool = False
-    """Follow each `_target_` in the files of the run to resume, which somebody else may have written."""
+    """Run the code that `_target_` entries in the files of the resumed run name. Set it only for files that you
+    trust."""
     verify: bool = False
-    """precompute: check every shard against its sha256 and write damaged ones again."""
+    """For precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False
-    """precompute: remove the least recently used streams until the rest fits in stream.max_gb."""
+    """For precompute: remove the least recently used streams until the rest fits in stream.max_gb."""

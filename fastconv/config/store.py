@@ -1,4 +1,4 @@
-"""Where Hydra finds the schemas, and values get their types back."""
+"""Registers the schemas with Hydra, and gives the values of composed and stored configs their types."""
 
 import functools
 import secrets
@@ -25,12 +25,12 @@ from fastconv.runs.legacy import current_settings
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.targets import KEY
 
-# In a wheel the configs lie inside the package, in a checkout beside it.
+# A wheel has the configs inside the package, a checkout has them beside it.
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
 
 
-# The loggers of runs of version 0.1, which had no others.
+# The loggers of every run of version 0.1, which could not choose.
 LOGGER = {"csv": True, "tensorboard": True}
 # The commands' configs, by the name of their file in `conf/`.
 SCHEMAS = {
@@ -44,12 +44,12 @@ SCHEMAS = {
 }
 
 
-@functools.cache  # composing asks for it each time
+@functools.cache  # each composition calls it
 def register() -> None:
-    """Put the schema where the files in `conf/` find it: under `_schema`, or `_NAME` where a group's options differ."""
+    """Store the schemas for the files in `conf/`: as `_schema`, or as `_NAME` in groups whose options differ."""
     store = ConfigStore.instance()
     run = _settable(Config)
-    for group in COMPONENTS:  # `complete` says which keys a component has
+    for group in COMPONENTS:  # `complete` decides which keys a component has
         run[group] = DictConfig({}, flags={"struct": False})
     store.store(name="_schema", node=run)
     store.store(name="_compare", node=_settable(Compare))
@@ -64,7 +64,7 @@ def register() -> None:
     store.store(group="stream", name="_schema", node=_settable(Stream))
     store.store(group="trainer", name="_schema", node=_settable(Trainer))
     schemas: dict[str, dict[str, DictConfig]] = {
-        # The file of a network that declares its settings itself imports torch: `complete` reads it when it is chosen.
+        # A network's file that declares its own settings imports torch: `complete` reads it only if it is chosen.
         "model": {name: DictConfig({"name": name}) for name in network_names()}
         | {settings().name: _settable(settings) for settings in SHIPPED},
         "optimizer": {name: _settable(settings) for name, settings in OPTIMIZERS.items()},
@@ -78,23 +78,23 @@ def register() -> None:
 
 
 def registered_options(group: str) -> list[str]:
-    """The options of a group that are chosen by what is registered, without a file in `conf/`."""
+    """The options of a group that are registered in code and have no file in `conf/`."""
     register()
     names = ConfigStore.instance().repo.get(group, {})
     return [name.removesuffix(".yaml") for name in names if not name.startswith("_")]
 
 
 def complete(config: DictConfig) -> DictConfig:
-    """A composed config in which the model, the optimizer and the schedule have the types of their settings.
+    """Give the model, the optimizer and the schedule of a composed config the types of their settings.
 
-    A user's own component has the keys that it is given, `_target_` among them. Raises InputError for a component
-    without `_target_` or a known name, and what OmegaConf does for values that do not fit.
+    A user's own component has the keys that it is given, including `_target_`. Raises InputError for a component
+    that has neither `_target_` nor a known name, and OmegaConf's errors for values that do not fit.
     """
     for group, custom in COMPONENTS.items():
         node = OmegaConf.select(config, group) if group in config else None
         if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is not dict:
             continue
-        if KEY in node.keys():  # noqa: SIM118 - `in` does not see one that is missing
+        if KEY in node.keys():  # noqa: SIM118 - `in` does not find a key whose value is missing
             schema: DictConfig = OmegaConf.structured(custom.taking(str(key) for key in node))
         else:
             schema = _settable(_registered(group, node.get("name")))
@@ -105,7 +105,7 @@ def complete(config: DictConfig) -> DictConfig:
 
 
 def _registered(group: str, name: str | None) -> type:
-    """The settings of a registered component. Raises InputError for an unknown one."""
+    """The settings class of a registered component. Raises InputError for an unknown one."""
     known: dict[str, Callable[[str], type]] = {
         "model": settings_of,
         "optimizer": OPTIMIZERS.__getitem__,
@@ -121,7 +121,7 @@ def _registered(group: str, name: str | None) -> type:
 
 
 def options_with(group: str, key: str) -> list[str]:
-    """The options of a group, whose options differ, that have a key: `schedule` and `pct_start` give `one_cycle`."""
+    """The options of a group that have a given key: `schedule` and `pct_start` give `one_cycle`."""
     register()
     schemas = ConfigStore.instance().repo.get(group, {})
     own = {name.removesuffix(".yaml")[1:]: schema.node for name, schema in schemas.items() if name[0] == "_"}
@@ -130,9 +130,9 @@ def options_with(group: str, key: str) -> list[str]:
 
 
 def stored(folder: Path) -> DictConfig:
-    """A run's config as its folder keeps it, with the schema's types again.
+    """Read a run's config from its folder, with the types of the schema.
 
-    Raises whatever yaml and OmegaConf do for a file that is none or has values that do not fit.
+    Raises the errors of yaml and OmegaConf for a file that is not a config or has values that do not fit.
     """
     settings = current_settings(yaml.safe_load((folder / "config.yaml").read_text()))
     values = OmegaConf.create({"logger": LOGGER, **settings})
@@ -143,7 +143,8 @@ def stored(folder: Path) -> DictConfig:
 
 
 def methods(config: Explain) -> dict[str, Method]:
-    """The attribution methods of a config, by name. Raises InputError for keys or values that `Method` has not."""
+    """The attribution methods of a config, by name. Raises InputError for keys or values that `Method` does not
+    allow."""
     found: dict[str, Method] = {}
     known = [each.name for each in fields(Method)]
     for name, values in config.methods.items():
@@ -166,12 +167,12 @@ def methods(config: Explain) -> dict[str, Method]:
 
 
 def _part(batch_size: int, devices: int, micro_batch_size: int) -> int:
-    """The model's `micro_batch_size`, or a device's whole share of a batch that is smaller; two images at least."""
+    """The model's `micro_batch_size`, or a device's share of the batch if that is smaller; at least two images."""
     return min(micro_batch_size, max(2, batch_size // max(1, devices)))
 
 
 def _beyond_a_run(schema: type[Config]) -> DictConfig:
-    """A config node that adds to a run's config what `schema` has beyond it, and changes nothing else."""
+    """A config node with the fields that `schema` adds to a run's config, and nothing else."""
     node = _settable(schema)
     for key in fields(Config):
         node[key.name] = MISSING
@@ -179,7 +180,7 @@ def _beyond_a_run(schema: type[Config]) -> DictConfig:
 
 
 def _settable(schema: type) -> DictConfig:
-    """A config node of a dataclass whose values can be overridden even if the dataclass is frozen."""
+    """A config node of a dataclass. Its values can be overridden even if the dataclass is frozen."""
     node: DictConfig = OmegaConf.structured(schema)
 
     def thaw(config: DictConfig) -> None:
@@ -194,6 +195,6 @@ def _settable(schema: type) -> DictConfig:
     return node
 
 
-# At import, so that a process that a sweep's launcher starts knows them too.
+# Registered at import, so that processes that a sweep's launcher starts have them too.
 OmegaConf.register_new_resolver("part", _part, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)

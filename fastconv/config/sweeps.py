@@ -1,4 +1,4 @@
-"""Sweeps: the folder that holds a sweep's runs, and which of them to go on with."""
+"""Sweeps: the folder that holds a sweep's runs, and which sweep to resume."""
 
 import contextlib
 import dataclasses
@@ -15,18 +15,18 @@ from fastconv.runs.hparams import is_location
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
 
-# What a sweep was asked for. Hydra's own multirun.yaml is written by its basic sweeper alone.
+# The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
 DESCRIPTION = "sweep.yaml"
 OWN_FILES = (DESCRIPTION, "multirun.yaml")
-# How the jobs are started, and not what they are.
+# Overrides that decide how jobs are launched, but not which jobs there are.
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: the command, its overrides as written, the config of each job, and the folder.
+    """A sweep: its command, the overrides as written, the config of each job, and its folder.
 
-    The jobs of a search are not known in advance: their configs hold what is common to all.
+    The jobs of a search are not known in advance: `configs` then holds what all of them share.
     """
 
     command: str
@@ -42,9 +42,10 @@ class Sweep:
 
 
 def begin(sweep: Sweep) -> Sweep:
-    """The sweep in the folder that it goes on in, with its description there.
+    """Choose the folder of a sweep, a resumed one if it asks for that, and write its description there.
 
-    Raises InputError for jobs that cannot be of a sweep, or for a folder that cannot be written or is another sweep's.
+    Raises InputError for jobs that cannot run in a sweep, and for a folder that cannot be written or holds another
+    sweep.
     """
     for config in sweep.configs if hasattr(sweep.first, "sweep") else ():
         if config.resume is not None:
@@ -67,18 +68,19 @@ def begin(sweep: Sweep) -> Sweep:
 
 
 def described(folder: Path) -> dict[str, Any] | None:
-    """What the sweep in a folder was asked for: its command, overrides, and number of jobs; None if nothing says so."""
+    """Read the description of the sweep in a folder: its command, overrides and number of jobs; None if there is
+    none."""
     try:
         found = yaml.safe_load((folder / DESCRIPTION).read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return None
     if not isinstance(found, dict):
         return None
-    return found | {"command": "train"} if found.get("command") == "config" else found  # what version 0.1 called it
+    return found | {"command": "train"} if found.get("command") == "config" else found  # its name in version 0.1
 
 
 def _require_same(sweep: Sweep) -> None:
-    """Raise InputError if what lies in the folder of a sweep is something else."""
+    """Raise InputError if the folder of a sweep holds something else."""
     folder = sweep.folder
     there = folder.is_dir() and list(folder.iterdir())
     if there and not any((folder / name).exists() for name in OWN_FILES):
@@ -91,8 +93,8 @@ def _require_same(sweep: Sweep) -> None:
 
 
 def override_of(folder: Path) -> str:
-    """The override that has Hydra put a sweep's runs into a folder."""
-    # Hydra takes a backslash as it is, but for those before a quote.
+    """The override that makes Hydra put a sweep's runs into a folder."""
+    # Hydra takes backslashes literally, except before a quote.
     quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(folder))
     return f"hydra.sweep.dir='{quoted}'"
 
@@ -104,7 +106,7 @@ def _of_interest(overrides: tuple[str, ...]) -> list[str]:
 
 
 def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:
-    """The newest sweep that was asked for the same and has jobs to do; None if there is none."""
+    """The newest sweep with the same description that has jobs left; None if there is none."""
     for path in sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True):
         if described(path.parent) == asked and not is_whole(path.parent, asked["jobs"]):
             return path.parent
@@ -112,17 +114,17 @@ def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:
 
 
 def is_whole(folder: Path, jobs: int) -> bool:
-    """Whether all jobs of a sweep are trained and scored."""
+    """Whether all jobs of a sweep have been trained and scored."""
     return all(is_finished(folder / str(number)) for number in range(jobs))
 
 
 def remove_empty(folder: Path) -> bool:
-    """Remove the folders that Hydra made for jobs which left nothing in them, and the sweep's if all did.
+    """Remove the empty folders that Hydra made for jobs, and the sweep's folder if all of them were empty.
 
-    Returns whether nothing is left.
+    Returns whether the sweep's folder is gone.
     """
     for job in folder.iterdir() if folder.is_dir() else ():
-        with contextlib.suppress(OSError):  # a file, or there is something in it
+        with contextlib.suppress(OSError):  # a file, or a folder that is not empty
             job.rmdir()
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= set(OWN_FILES):
         for name in OWN_FILES:

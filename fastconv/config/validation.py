@@ -1,4 +1,4 @@
-"""Which values of a run's config make sense, by themselves and together."""
+"""Checks the values of a run's config, each by itself and in combination."""
 
 from operator import attrgetter
 
@@ -12,7 +12,7 @@ from fastconv.system.targets import Component
 
 
 def check(config: Config) -> None:
-    """Raise InputError, naming the key, for a value out of range or values that cannot go together."""
+    """Raise InputError, naming the key, for a value out of range or values that contradict each other."""
 
     def require(ok: bool, key: str, rule: str) -> None:
         if not ok:

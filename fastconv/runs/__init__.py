@@ -1,1 +1,1 @@
-"""Run folders: what a run leaves on disk, read again as plain files, so that old runs outlive the schema."""
+"""Run folders: the files that a run leaves on disk. They are read as plain files, so that old runs stay readable."""

@@ -1,4 +1,4 @@
-"""Runs as they lie on the disk: every one below some folders, with its settings, its results, or why it has none."""
+"""Finds the runs below some folders, with their settings and their results or the reason why there are none."""
 
 import os
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from fastconv.system.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class Entry:
-    """A run's folder with what is known of it.
+    """A run that was found on disk.
 
-    `hparams` holds all that decided what it computed, by key, such as `optimizer.max_lr`; `written` the overrides that
-    it was started with, such as `schedule`; `problem` why it has no results, or None.
+    `hparams` holds all settings that decided what it computed, by key, such as `optimizer.max_lr`; `written` the
+    overrides that it was started with, such as `schedule`; `problem` the reason why it has no results, or None.
     """
 
     folder: Path
@@ -29,29 +29,30 @@ class Entry:
     problem: str | None
 
     def setting(self, key: str) -> Any:
-        """A setting as it was composed, a group such as `schedule` by its name or as it was written; else None."""
+        """A setting as it was composed. For a group such as `schedule`, its option or the override as written; else
+        None."""
         for known in (key, f"{key}.name"):
             if known in self.hparams:
                 return self.hparams[known]
         return self.written.get(key)
 
     def has(self, key: str) -> bool:
-        """Whether there is such a setting or result, if only null."""
+        """Whether there is such a setting or result, even if it is null."""
         return any(key in values for values in (self.hparams, self.written)) or (
             f"{key}.name" in self.hparams or hasattr(self.results, key)
         )
 
     def value(self, key: str) -> Any:
-        """A setting or a result, such as `accuracy`; None if there is no such value."""
+        """A setting or a result, such as `accuracy`; None if there is none."""
         found = self.setting(key)
         return getattr(self.results, key, None) if found is None else found
 
 
 def find_runs(folders: list[Path]) -> list[Entry]:
-    """The runs below the folders, oldest first. Raises InputError for a folder that is not there."""
+    """The runs below the folders, oldest first. Raises InputError for a folder that does not exist."""
     found: dict[Path, float] = {}
     for folder in folders:
-        if not os.path.isdir(folder):  # pathlib raises for a name that is too long
+        if not os.path.isdir(folder):  # pathlib would raise for a name that is too long
             raise InputError(
                 f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs"
             )
@@ -61,7 +62,7 @@ def find_runs(folders: list[Path]) -> list[Entry]:
 
 
 def _run_folders(folder: Path) -> Iterator[tuple[Path, float]]:
-    """(folder, time of its config) of every run below a folder."""
+    """Yield (folder, time of its config) of every run below a folder."""
     for parent, below, files in os.walk(folder):
         if "config.yaml" in files and "experiment" not in below:  # else it is fastconv's own conf
             yield Path(parent), os.stat(os.path.join(parent, "config.yaml")).st_mtime
@@ -83,7 +84,7 @@ def _read(folder: Path) -> Entry:
 
 
 def _stored_hparams(folder: Path) -> dict[str, Any]:
-    """The settings of a run that wrote none into its results."""
+    """The settings of a run whose results do not include them."""
     try:
         values = yaml.load((folder / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
@@ -92,7 +93,7 @@ def _stored_hparams(folder: Path) -> dict[str, Any]:
 
 
 def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:
-    """The runs for which each condition, such as `dataset:mnist`, is true; of several for a key one must be.
+    """The runs that meet the conditions, such as `dataset:mnist`; of several conditions for one key, any will do.
 
     Raises InputError for a key that no run has, or conditions that no run meets.
     """

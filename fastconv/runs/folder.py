@@ -1,4 +1,4 @@
-"""The folder of a run on disk: made once, held by one process at a time, finished or not."""
+"""The folder of a run on disk: created once, and held by one process at a time."""
 
 import secrets
 import time
@@ -11,23 +11,23 @@ from fastconv.system.files import try_lock, unwritable, write_atomically
 
 
 def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> Path:
-    """Make a folder that no other run has: `parent`/`prefix`<time>-<short id>, or that of a `job` of a sweep.
+    """Create a folder that no other run has: `parent`/`prefix`<time>-<short id>, or the folder of a sweep's `job`.
 
-    Raises InputError if it can't be made.
+    Raises InputError if it cannot be created.
     """
     folder = job or parent / f"{prefix}{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=job is not None)  # Hydra has made the folders of a sweep's jobs
+        folder.mkdir(exist_ok=job is not None)  # Hydra creates the folders of a sweep's jobs
     except OSError as error:
         raise unwritable(folder, error) from error
     return folder
 
 
 def write_config(folder: Path, text: str) -> ExitStack:
-    """Write a new run's `config.yaml` and hold its folder from before the file is there.
+    """Lock the folder of a new run, then write its `config.yaml`. The lock lasts until the returned stack is closed.
 
-    Raises InputError if the folder has a config or a process that holds it, or cannot be written.
+    Raises InputError if the folder already has a config, is held by another process, or cannot be written.
     """
     held = hold(folder)
     if held is None:
@@ -44,9 +44,9 @@ def write_config(folder: Path, text: str) -> ExitStack:
 
 
 def hold(folder: Path) -> ExitStack | None:
-    """Hold a run's folder until what is returned is closed; None if another process has it.
+    """Hold a run's folder until the returned stack is closed; None if another process holds it.
 
-    The lock is a file of its own, `.lock`; the system lets go of it when the process ends, however it ends. Raises
+    The lock is a file of its own, `.lock`. The system releases it when the process ends, even by a kill. Raises
     InputError for a folder that cannot be written.
     """
     lock = try_lock(folder / ".lock")
@@ -58,7 +58,7 @@ def hold(folder: Path) -> ExitStack | None:
 
 
 def running(folder: Path) -> InputError:
-    """The one line for a folder that another process has."""
+    """The error for a folder that another process holds."""
     return InputError(f"{folder} is running in another process: wait for it, or end it first")
 
 

@@ -1,8 +1,9 @@
-"""Names that settings and results had in earlier versions, so that their run folders stay readable."""
+"""Maps the names that settings and results had in earlier versions to today's, so that old run folders stay
+readable."""
 
 from typing import Any
 
-# Settings by key; those of a group keep their group.
+# Old keys of settings and their new keys; settings of a group stay in their group.
 SETTINGS = {
     "norm_batch": "micro_batch_size",
     "model.norm_batch": "model.micro_batch_size",
@@ -29,9 +30,9 @@ RESULTS = {
     "stopped_by": "stop_reason",
     "recipe": "hparams",
 }
-# Settings that are gone: the command line says how a sweep ends, not the folder of a run.
+# Settings that no longer exist.
 GONE = ("sweep.explain", "sweep.article")
-# Words in lists, by the key of the list.
+# Old and new words in lists, by the key of the list.
 WORDS = {
     "budget.counts": {"probe": "benchmark"},
     "budget_counts": {"probe": "benchmark"},
@@ -40,7 +41,7 @@ WORDS = {
 
 
 def current_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings, nested or by dotted key, under the names that they have now."""
+    """Settings, nested or by dotted key, under their current names."""
     found = {}
     for name, value in settings.items():
         key = SETTINGS.get(f"{prefix}{name}", f"{prefix}{name}")
@@ -53,7 +54,7 @@ def current_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, An
 
 
 def current_results(results: dict[str, Any]) -> dict[str, Any]:
-    """The content of a `results.json` under the names that it has now."""
+    """The content of a `results.json` under its current names."""
     found = {RESULTS.get(key, key): value for key, value in results.items()}
     found = {key: _current_words(key, value) for key, value in found.items()}
     if isinstance(seconds := found.get("seconds"), dict) and "probe" in seconds:
@@ -65,6 +66,6 @@ def current_results(results: dict[str, Any]) -> dict[str, Any]:
 
 def _current_words(key: str, value: Any) -> Any:
     words = WORDS.get(key, {})
-    if not words or not isinstance(value, list):  # a value of another type is for the reader of the results to refuse
+    if not words or not isinstance(value, list):  # the reader of the results refuses values of other types
         return value
     return [words.get(word, word) if isinstance(word, str) else word for word in value]

@@ -1,4 +1,4 @@
-"""What a run measured: one `results.json` per run, from which every table and plot is made."""
+"""The results of a run: one `results.json` per run, from which every table and plot is made."""
 
 import functools
 import importlib.metadata
@@ -13,17 +13,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 from fastconv.runs.legacy import current_results
 from fastconv.system.files import write_atomically
 
-# What runs may be judged by: results of which more is better.
+# Results by which runs can be ranked: higher is better.
 MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 
 
 @dataclass(frozen=True)
 class Results:
-    """The keys of `results.json`. Keys are added, never renamed; what a run did not get to is null.
+    """The keys of `results.json`. Values that a run did not reach are null.
 
-    Accuracies are shares in [0, 1]; `stop_reason` is `epochs`, `budget`, `error` or `interrupt`, and null while a run
-    goes on (or if it was killed): every second it writes down how far it is.
+    Accuracies are shares in [0, 1]. `stop_reason` is `epochs`, `budget`, `error` or `interrupt`; it is null while the
+    run goes on, or if it was killed. A running run updates the file every second.
     """
 
     dataset: str
@@ -32,21 +32,21 @@ class Results:
     seed: int
     stream_seed: int
     accuracy: float | None = None
-    """Of the test split, by the weights of the last step."""
+    """Accuracy on the test split, with the weights of the last step."""
     accuracy_tta: float | None = None
-    """The same with test-time augmentation (`tta`)."""
+    """Accuracy on the test split with test-time augmentation (`tta`)."""
     tta_skipped: int = 0
-    """Test images that had no test-time augmentation, as the budget had no time left for it."""
+    """Number of test images scored without test-time augmentation because the budget had no time left for it."""
     accuracy_holdout: float | None = None
-    """Of the held-out training images, by the weights of the last step."""
+    """Accuracy on the held-out training images, with the weights of the last step."""
     accuracy_holdout_tta: float | None = None
-    """The same with test-time augmentation."""
+    """Accuracy on the held-out training images with test-time augmentation."""
     loss: float | None = None
-    """Cross-entropy of the test split."""
+    """Cross-entropy on the test split."""
     balanced_accuracy: float | None = None
-    """Mean over the classes of the share of test images of that class that are right."""
+    """Mean of the classes' recalls on the test split."""
     macro_f1: float | None = None
-    """Mean over the classes of F1, of the test split."""
+    """Mean of the classes' F1 scores on the test split."""
     epochs: float | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -55,24 +55,24 @@ class Results:
     budget_counts: list[str] = field(default_factory=list)
     seconds_counted: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of every segment of the clock."""
+    """Seconds of each segment of the clock."""
     petaflop: float | None = None
-    """10**15 floating-point operations that training took, forward and backward (see fastconv.budget.flops)."""
+    """Floating-point operations of training, forward and backward, in units of 10**15 (see fastconv.budget.flops)."""
     images_per_second: float | None = None
-    """Trained images over training seconds."""
+    """Training images per second of training."""
     dataloader_wait_fraction: float | None = None
     """Share of the training seconds spent waiting for data."""
     parameters: int | None = None
     peak_memory_mb: float | None = None
-    """Of the process on a CPU, of the device on a GPU."""
+    """Peak memory in MB: of the process on a CPU, of the device on a GPU."""
     stop_reason: str | None = None
     error: str | None = None
     """Why the run failed."""
     expected_epochs: float | None = None
     expected_seconds: float | None = None
-    """Of training and validation; like the epochs, what the first plan expected."""
+    """Seconds of training and validation that the first plan expected."""
     resumed: int = 0
-    """How often the run went on after it was stopped."""
+    """How often the run was resumed."""
     final_lr: float | None = None
     """Learning rate of the last step, as a share of the peak."""
     device: str | None = None
@@ -84,14 +84,14 @@ class Results:
     """All settings that decided what the run computed, by key."""
 
     def write(self, run: Path) -> None:
-        """Store as `results.json` in a run's folder, atomically."""
+        """Write `results.json` to a run's folder, atomically."""
         write_atomically(run / "results.json", json.dumps(asdict(self), indent=1).encode())
 
     @classmethod
     def read(cls, run: Path) -> "Results":
         """Read a run's `results.json`; keys of later versions are ignored.
 
-        Raises ValueError or KeyError for a file that is not one, OSError if there is none.
+        Raises ValueError or KeyError for a file with other content, OSError if there is none.
         """
         content: Any = json.loads((run / "results.json").read_text())
         if not isinstance(content, dict):
@@ -109,7 +109,7 @@ class Results:
 
 @functools.cache
 def _types() -> dict[str, tuple[type, ...]]:
-    """The types that each key may have: finding them out takes longer than reading a file."""
+    """The types that each key may have. They are cached: resolving them takes longer than reading a file."""
     found = {}
     for key, hint in get_type_hints(Results).items():
         options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
@@ -131,7 +131,7 @@ def git_commit() -> str | None:
         return subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        ask("ls-files", "--error-unmatch", "__init__.py")  # an installed package may lie in somebody else's repository
+        ask("ls-files", "--error-unmatch", "__init__.py")  # an installed package may be inside another repository
         changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", "../conf")
         return ask("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):

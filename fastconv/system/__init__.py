@@ -1,1 +1,1 @@
-"""What every package stands on: errors that a user can mend, files, signals, and the processes of one run."""
+"""The base of every package: user errors, settings, files, signals, and the processes of a run."""

@@ -1,7 +1,7 @@
-"""The processes of one run: which is the first, and how the others learn what it found out.
+"""The processes (ranks) of one run: which one is the first, and how it shares values with the others.
 
-Lightning starts the further ranks by running the command again once the first one is ready to train; torchrun starts
-all of them at once.
+Lightning starts the other ranks by running the command again once the first one is ready to train; torchrun starts all
+ranks at once.
 """
 
 import json
@@ -14,18 +14,18 @@ from typing import Any
 
 from fastconv.system.errors import InputError
 
-# Told in the environment of the processes that the first rank starts.
+# Environment variable by which the first rank passes values to the processes that it starts.
 VARIABLE = "FASTCONV_FIRST_RANK"
 ASK_AGAIN_SECONDS = 1.0
 
 
 def rank() -> int:
-    """This process's place among those of its run."""
+    """This process's rank in its run."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that plans, writes and speaks."""
+    """Whether this process is the one that plans, writes files and prints."""
     return rank() == 0
 
 
@@ -35,7 +35,7 @@ def started_by_torchrun() -> bool:
 
 
 def end_with_first_rank() -> None:
-    """Have a process that the first rank started end soon after that one is gone, wherever it waits for it."""
+    """End this process soon after the first rank has ended, if the first rank started it, even while it waits."""
     if started_by_torchrun():
         return
     first = from_first_rank("process", os.getpid)
@@ -52,18 +52,18 @@ def end_with_first_rank() -> None:
 
 
 def check_world(devices: int) -> None:
-    """Raise InputError if torchrun started another number of processes than the config asks for."""
+    """Raise InputError if the number of processes that torchrun started differs from `trainer.devices`."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     if started_by_torchrun() and world != devices:
         raise InputError(f"torchrun started {world} processes, but trainer.devices={devices}: make them the same")
 
 
 def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
-    """What `make` returns on the first rank, on every rank.
+    """Call `make` on the first rank and return its value on every rank.
 
     Args:
-        name: the same on every rank, and another for each value.
-        make: called on the first rank only; returns what JSON can hold.
+        name: identifies the value; the same on every rank, and different for each value.
+        make: called on the first rank only; returns a value that JSON can hold.
     """
     first = is_first_rank()
     if started_by_torchrun():
@@ -78,7 +78,7 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
 
 
 def _store() -> Any:
-    """The key-value store by which torchrun's processes find each other."""
+    """The key-value store through which torchrun's processes find each other."""
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
@@ -87,7 +87,7 @@ def _store() -> Any:
 
 
 def _wait_for(name: str) -> bytes:
-    """A value from the first rank, however long it takes to find; a signal can end the waiting."""
+    """Wait, without a time limit, for a value from the first rank. A signal can end the wait."""
     store = _store()
     while not store.check([name]):
         time.sleep(ASK_AGAIN_SECONDS)

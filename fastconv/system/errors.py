@@ -1,4 +1,4 @@
-"""The error that a user can mend: one line that says what is wrong, where, and what to do."""
+"""Errors that a user can fix: one line that says what is wrong, where, and what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,16 +9,17 @@ class InputError(Exception):
 
 
 class StreamError(InputError):
-    """A stream's file is missing, damaged or foreign. Commands add the command that repairs it."""
+    """A file of a stream is missing, damaged or belongs to another stream. The message gets the command that repairs
+    it."""
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean X?` for the closest of `words`, or the end of the sentence."""
+    """`; did you mean X?` for the closest of `words`, or a full stop if none is close."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else "."
 
 
 def reason(error: BaseException) -> str:
-    """Why something ended, in one line: an InputError says it in words, of others the type tells as much."""
+    """Describe an error in one line. The type is included unless it is an InputError, whose message is enough."""
     message = " ".join(str(error).split())
     return message if isinstance(error, InputError) else f"{type(error).__name__}: {message}"

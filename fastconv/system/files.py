@@ -1,4 +1,4 @@
-"""Files that survive a kill: written atomically, locked between processes, on a disk that has room."""
+"""Files that survive a kill: atomic writes, locks between processes, and checks for free disk space."""
 
 import os
 import shutil
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 # The folder of the package.
 PACKAGE = Path(__file__).resolve().parents[1]
-# Left free beside what a file needs, for the checkpoints and tables of the run that reads it.
+# Bytes to leave free on the disk, for the checkpoints and tables of the run that reads the file.
 SPARE_BYTES = 64 * 2**20
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is either whole or absent. Raises InputError if the folder can't be written."""
+    """Write a file so that it is either complete or absent. Raises InputError if the folder cannot be written."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,16 +31,17 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
-    """The one line for a file that could not be written."""
+    """The error for a file that could not be written."""
     return InputError(f"cannot write {path}: {error.strerror}. Free some space or choose another folder")
 
 
 @contextmanager
 def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock `name` of the folder `root`; yields False if `wait` is off and somebody else holds it.
+    """Hold the lock `name` of the folder `root`; yields False if `wait` is off and another process or thread holds it.
 
-    The operating system lets go of the lock when its holder dies, however it dies, so no lock is ever stale. Threads of
-    one process exclude each other as processes do. Raises InputError if the folder can't be written.
+    The operating system releases the lock when its holder dies, even by a kill, so no lock is ever stale. Threads of
+    one
+    process exclude each other as processes do. Raises InputError if the folder cannot be written.
     """
     lock = try_lock(root / ".locks" / name, wait=wait)
     try:
@@ -51,9 +52,9 @@ def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
 
 
 def try_lock(path: Path, *, wait: bool = False) -> "BaseFileLock | None":
-    """Lock a file that is nothing but a lock; None if `wait` is off and somebody else holds it.
+    """Lock a lock file; None if `wait` is off and another process or thread holds it.
 
-    Raises InputError if it can't be made.
+    Raises InputError if the file cannot be created.
     """
     from filelock import FileLock, Timeout
 
@@ -69,7 +70,7 @@ def try_lock(path: Path, *, wait: bool = False) -> "BaseFileLock | None":
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raise InputError unless the disk of `folder` has room for `needed_bytes` and a little more."""
+    """Raise InputError unless the disk of `folder` has room for `needed_bytes` and `SPARE_BYTES` more."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed_bytes + SPARE_BYTES > free:

@@ -1,6 +1,6 @@
-"""The settings of a dataclass: the default, the range and the allowed words of each, declared in one place.
+"""Settings as dataclass fields: each declares its default, its range and its options in one place.
 
-A field's doc is its help. Nothing here imports torch, so that a command line is refused in a moment.
+A field's doc is its help. Nothing here imports torch, so a wrong command line is refused at once.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ _RANGE, _OPTIONS = "range", "options"
 
 @dataclass(frozen=True)
 class Range:
-    """An interval of numbers, and how it reads: `Range("a share", 0, 1, closed="left")` is "a share in [0, 1)".
+    """An interval of numbers that can describe itself: `Range("a share", 0, 1, closed="left")` is "a share in [0, 1)".
 
-    Every number that can be set has one, so that what is not finite, or so large that nothing could come of it, ends
-    with a line and not with a crash or a network of nan.
+    Every numeric setting has one. A value that is not finite, or uselessly large, is refused in one line, and does not
+    cause a crash or a network of nan.
     """
 
     noun: str
@@ -28,7 +28,7 @@ class Range:
     high: float
     closed: Literal["both", "left", "right", "neither"] = "both"
     note: str = ""
-    """What follows the interval, such as ", or null for no limit"."""
+    """Text after the interval, such as ", or null for no limit"."""
 
     def __contains__(self, number: float) -> bool:
         above = self.low <= number if self.closed in ("both", "left") else self.low < number
@@ -50,12 +50,12 @@ PIXELS = Range("a number of pixels", 0, 10_000)
 
 
 def setting(default: T, within: Range | None = None, options: Sequence[str] | None = None) -> T:
-    """A field of a dataclass with a default, and what it may be.
+    """A dataclass field with a default and the values that it allows.
 
     Args:
-        default: the value; a list is copied for each instance.
-        within: the range of a number, or of each number of a list.
-        options: the words that a text, or each text of a list, may be.
+        default: the default value; a list is copied for each instance.
+        within: the range of a number, or of each number in a list.
+        options: the words that a string, or each string in a list, may be.
     """
     metadata = {_RANGE: within, _OPTIONS: options}
     if isinstance(default, list):
@@ -71,18 +71,18 @@ def range_of(field: "dataclasses.Field[Any]") -> Range | None:
 
 
 def options_of(field: "dataclasses.Field[Any]") -> Sequence[str]:
-    """The words that a field may be; none if it takes any."""
+    """The words that a field allows; empty if it allows any."""
     return field.metadata.get(_OPTIONS) or ()
 
 
 def check_settings(instance: Any, prefix: str = "") -> None:
-    """Check every setting of a dataclass, and of those in it, against its own range or words.
+    """Check every setting of a dataclass, and of the dataclasses in it, against its range or options.
 
     Args:
-        instance: of the dataclass.
-        prefix: what its keys begin with in a message, such as `methods.grad_cam.`.
+        instance: the dataclass instance to check.
+        prefix: prefix of its keys in messages, such as `methods.grad_cam.`.
 
-    Raises InputError, naming the key, for the first that does not fit.
+    Raises InputError, naming the key, for the first value that is not allowed.
     """
     for field in dataclasses.fields(instance):
         key, value = f"{prefix}{field.name}", getattr(instance, field.name)
@@ -93,13 +93,13 @@ def check_settings(instance: Any, prefix: str = "") -> None:
 
 
 def check_option(key: str, value: object, options: Sequence[str]) -> None:
-    """Raise InputError, with the nearest right one, for a word that is not among the options of a key."""
+    """Raise InputError, with the nearest option, for a word that is not among the options of a key."""
     if value not in options:
         raise InputError(f"{key}={value} is unknown{nearest(str(value), options)} Choose from: {', '.join(options)}")
 
 
 def _check_value(key: str, value: object, each: object, field: "dataclasses.Field[Any]") -> None:
-    """Check one of a field's values, or the one that it has; null is for whoever declares the type to allow."""
+    """Check the value of a field, or one value of its list. The type of the field decides whether null is allowed."""
     if each is None:
         return
     within, options = range_of(field), options_of(field)

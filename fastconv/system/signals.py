@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: obeyed at once where nothing can be lost, and after the running step in training."""
+"""Signals that ask a run to end. Outside training they take effect at once, in training after the current step."""
 
 import os
 import signal
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C, a scheduler's request to end, and the early warning that SLURM sends with `--signal=USR1@60`.
+# Ctrl-C, a scheduler's request to stop, and the early warning that SLURM sends with `--signal=USR1@60`.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to end. No `Exception`, so that nothing goes on as if it were an ordinary error."""
+    """A signal asked the process to end. Not an `Exception`, so that no handler of ordinary errors catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -20,17 +20,17 @@ class Interrupted(BaseException):
         self.advice: str | None = None
 
 
-# Signals are the process's, so what was received is too.
+# Signals belong to the process, so the received one is kept in a module variable.
 _received: int | None = None
 _deferred = False
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Turn the signals into `Interrupted` within the block. A second Ctrl-C ends the process at once."""
+    """Within the block, raise `Interrupted` when a signal arrives. A second Ctrl-C ends the process at once."""
     global _received, _deferred
     _received, _deferred = None, False
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -43,25 +43,25 @@ def listening() -> Iterator[None]:
 
 
 def listen() -> None:
-    """Take the signals (back) from whoever has them, such as Lightning's Trainer, which takes them when it starts."""
+    """Install the handlers, also again after others replaced them: Lightning's Trainer does when it starts."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _receive)
 
 
 def defer(on: bool) -> None:
-    """Whether a signal waits for somebody to ask for it with `received`, instead of raising where it arrives."""
+    """Set whether a signal is only recorded, for `received` to report, instead of raising where it arrives."""
     global _deferred
     _deferred = on
 
 
 def received() -> int | None:
-    """The signal that arrived first, if one did."""
+    """The first signal that arrived; None if there was none."""
     return _received
 
 
 def obey() -> None:
-    """Raise `Interrupted` if a signal arrived."""
+    """Raise `Interrupted` if a signal has arrived."""
     if _received is not None:
         raise Interrupted(_received)
 

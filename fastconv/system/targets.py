@@ -1,4 +1,4 @@
-"""Components of a user's own: named by the dotted path of their class, imported, and followed only where trusted."""
+"""A user's own components: named by the dotted path of their class, and imported only where they are trusted."""
 
 import dataclasses
 import hashlib
@@ -17,9 +17,9 @@ KEY = "_target_"
 
 @dataclass
 class Component:
-    """Settings of a user's own component: the dotted path of its class, and the arguments that the class takes.
+    """Settings of a user's own component: the dotted path of its class, and the arguments to call the class with.
 
-    `taking` makes the class of settings for some arguments, so that each is a field like those of shipped components.
+    `taking` makes a settings class for some arguments: each becomes a field, as in the settings of shipped components.
     """
 
     group: ClassVar[str] = ""
@@ -28,16 +28,16 @@ class Component:
     """Names of the fields that are arguments."""
 
     name: str = ""
-    """Its name in results and tables; the class's own name if empty."""
+    """Its name in results and tables; empty for the name of the class."""
     _target_: str = "???"
-    """A class or function of your own, as package.module.Name. All further keys are its arguments."""
+    """A class or function of your own, as package.module.Name. All other keys are its arguments."""
 
     def __post_init__(self) -> None:
         self.name = self.name or self._target_.rpartition(".")[2]
 
     @classmethod
     def taking(cls, names: Iterable[str]) -> type[Self]:
-        """The settings of a component that takes these arguments. Raises InputError for a name that cannot be one."""
+        """The settings class of a component with these arguments. Raises InputError for a name that is not allowed."""
         own = {each.name for each in fields(cls)}
         free = tuple(name for name in names if name not in own)
         for name in free:
@@ -47,7 +47,7 @@ class Component:
         namespace = {"free": free, "__module__": cls.__module__}
         try:
             return dataclasses.make_dataclass(cls.__name__, arguments, bases=(cls,), namespace=namespace)
-        except TypeError as error:  # a keyword
+        except TypeError as error:  # the name is a Python keyword
             raise InputError(f"{cls.group}: {error}") from error
 
     @property
@@ -57,31 +57,31 @@ class Component:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the class is called with, by name."""
+        """The arguments to call the class with, by name."""
         return {name: getattr(self, name) for name in self.free}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The dotted path and the arguments, in plain values, as records and checkpoints keep them."""
+        """The dotted path and the arguments as plain values, for records and checkpoints."""
         return {KEY: self._target_, **self.arguments}
 
     def load(self) -> Callable[..., Any]:
-        """Import the class. Raises InputError."""
+        """Import the class. Raises InputError if that fails."""
         return import_target(self._target_, f"{self.group}.{KEY}")
 
     def check(self) -> None:
-        """Raise InputError for a component that cannot be used, before a run begins."""
+        """Raise InputError, before a run begins, if the component cannot be used."""
         self.load()
 
 
 def import_target(target: str, key: str = KEY) -> Callable[..., Any]:
-    """Import a class or function by its dotted path; the working directory is importable, as with `python -m`.
+    """Import a class or function by its dotted path. The working directory is on the path, as with `python -m`.
 
     Args:
         target: package.module.Name.
         key: the setting that names it, for messages.
 
-    Raises InputError, in one line, if it is not there or if importing it fails.
+    Raises InputError if it does not exist or importing it fails.
     """
     module_name, _, name = str(target).rpartition(".")
     if not module_name or not all(part.isidentifier() for part in (*module_name.split("."), name)):
@@ -104,11 +104,12 @@ def import_target(target: str, key: str = KEY) -> Callable[..., Any]:
 
 
 def call_target(found: Callable[..., Any], key: str, *args: Any, **arguments: Any) -> Any:
-    """Call a class or function. Raises InputError for arguments that it does not take; its own errors pass."""
+    """Call a class or function. Raises InputError for arguments that it does not accept; its own errors pass
+    through."""
     with_signature = True
     try:
         signature = inspect.signature(found)
-    except (TypeError, ValueError):  # some that are written in C tell none
+    except (TypeError, ValueError):  # some callables written in C have no signature
         with_signature = False
     if with_signature:
         try:
@@ -120,10 +121,10 @@ def call_target(found: Callable[..., Any], key: str, *args: Any, **arguments: An
 
 
 def source_digest(target: str | Callable[..., Any]) -> str:
-    """16 hex digits of the sha256 of the source file that defines a target, or of its name where it has no source.
+    """16 hex digits of the sha256 of the source file that defines a target, or of its name if it has no source.
 
-    So what is kept of it, such as a measured speed, is not taken for that of other code. Raises InputError for a path
-    that cannot be imported.
+    With it, a stored result, such as a measured speed, is not used for other code. Raises InputError for a path that
+    cannot be imported.
     """
     found = import_target(target) if isinstance(target, str) else target
     try:
@@ -139,12 +140,12 @@ def targets_in(settings: object, prefix: str = "") -> dict[str, str]:
 
 
 def require_trust(settings: object, file: Path, trust: bool, named: Collection[str] = ()) -> None:
-    """Raise InputError for settings, read from a file, that name code which the user has not vouched for.
+    """Raise InputError for settings, read from a file, that name code which the user has not trusted.
 
     Args:
         file: where the settings were read; somebody else may have written it.
-        trust: the user's word that the file is trusted.
-        named: targets that the user has named in the command itself.
+        trust: whether the user trusts the file.
+        named: targets that the user named in the command itself.
     """
     found = [f"{key}={target}" for key, target in targets_in(settings).items() if target not in named]
     if found and not trust:
@@ -166,7 +167,7 @@ def _targets(settings: object, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _find_modules_of_working_directory() -> None:
-    """Put the working directory on the path, for good: what is imported here may import more of it later."""
+    """Put the working directory on the path for good: a module imported from it may import others later."""
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
