@@ -95,8 +95,7 @@ class Explain:
     """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed."""
     against: Any = None
     """Folder of the run to compare `run` with, or a list of as many folders as `run` has, in the same order; null for
-    no
-    comparison."""
+    no comparison."""
     names: list[str] | None = None
     """Names of `run` and `against` in figures; null to name them by the settings that differ."""
     folder: str | None = None

@@ -238,8 +238,7 @@ def _misfit(config_name: str, config: DictConfig, override: Override) -> str | N
 
 
 def _holder(config: DictConfig, key: str) -> tuple[DictConfig | None, str]:
-    """The section of a composed config that holds a key, and the key's name in it; None as section for an unknown
-    key."""
+    """The section of a composed config that holds a key (None for an unknown key), and the key's name in it."""
     *parents, name = key.split(".")
     section: DictConfig | None = config
     for parent in parents:

@@ -39,13 +39,11 @@ class Trainer:
     strategy: str = setting("auto", options=("auto", "ddp"))
     """Lightning's strategy for several devices: `auto` or `ddp`."""
     precision: str = setting("auto", options=("auto", "bf16", "fp32"))
-    """Number format of the computation: `bf16`, `fp32`, or `auto` for bf16 if it is faster on this hardware, else
-    fp32."""
+    """Number format of the computation: `bf16`, `fp32`, or `auto` for bf16 where the hardware is faster with it."""
     channels_last: bool = True
     """Store the channels of a pixel next to each other in memory, which makes convolutions faster."""
     keep_memory: bool = True
-    """Make the C library keep freed memory instead of returning it to the system in every step. Only for CPUs under
-    Linux."""
+    """On a CPU under Linux: make the C library keep freed memory instead of returning it in every step."""
     num_threads: int | None = setting(None, Range("a number of threads", 1, 1024, note=", or null for torch's choice"))
     """Number of CPU threads that compute; null for torch's choice."""
     compile: bool | None = None
@@ -62,8 +60,7 @@ class Budget:
     """Seconds that the segments in `counts` may take together; null for no limit, which makes the run deterministic."""
     counts: list[str] = setting(["train", "validate"], options=SEGMENTS)
     """Segments of the run's clock that count towards the budget: setup, benchmark, precompute, compile, train,
-    validate,
-    checkpoint, test."""
+    validate, checkpoint, test."""
 
 
 @dataclass
@@ -89,8 +86,7 @@ class Checkpoint:
     every: float | None = setting(
         60.0, Range("a number of seconds", 0, 1e9, closed="right", note=", or null for none but the first and the last")
     )
-    """Seconds between two checkpoints during training; null for none besides the first, one at a signal, and the
-    last."""
+    """Seconds between two checkpoints during training; null for only the first, the last, and one at a signal."""
 
 
 @dataclass
@@ -99,9 +95,8 @@ class Sweep:
 
     resume: str | None = None
     """Resume a sweep with the command that started it: give its folder, or `auto` for the newest incomplete one (or a
-    new
-    one if there is none). Finished runs are kept, unfinished ones go on, and failed ones are tried again. Null starts
-    a new sweep."""
+    new one if there is none). Finished runs are kept, unfinished ones go on, and failed ones are tried again. Null
+    starts a new sweep."""
     report: str = setting("none", options=("none", "augmentation_effect", "article"))
     """Report to write at the end besides `compare.html`: `augmentation_effect` shows where the networks look with and
     without augmentation (see fastconv.explain), `article` is a page of the runs on each data set with and without
@@ -127,12 +122,10 @@ class Config:
     sweep: Sweep = field(default_factory=Sweep)
     logger: dict[str, Any] = field(default_factory=dict)
     """Loggers of curves, settings and results, by name, such as logger=[csv,tensorboard]. Add a Lightning logger of
-    your
-    own with +logger.NAME={_target_: package.module.Logger, argument: value}."""
+    your own with +logger.NAME={_target_: package.module.Logger, argument: value}."""
     callbacks: list[Any] = field(default_factory=list)
     """Lightning callbacks of your own: [{_target_: package.module.Callback, argument: value}, ...]. The checkpoint
-    stores
-    their state."""
+    stores their state."""
     experiment: str | None = None
     """Name of the experiment; its config file sets it. Null for none."""
     seed: int = setting(0, Range("a whole number", 0, 2**32, closed="left"))
@@ -143,8 +136,7 @@ class Config:
     """Images of a batch that are computed at once. Batch norm takes its statistics over them (ghost batch norm)."""
     data_pruning: float = setting(0.0, Range("a share", 0, 0.5, closed="left"))
     """Share of the training images, in [0, 0.5), that each epoch skips: the images that a small proxy network
-    classifies
-    most confidently after one epoch of training. Each of them is skipped in every other epoch."""
+    classifies most confidently after one epoch of training. Each of them is skipped in every other epoch."""
     label_smoothing: float = setting(0.0, SHARE)
     """Label smoothing: the share of each label, in [0, 1), that is spread over all classes."""
     data: str = "data"
@@ -159,13 +151,11 @@ class Config:
     batch_size, flip, augment, data_pruning, tta. Settings given on the command line stay."""
     resume: str | None = None
     """Resume an unfinished run: give its folder, or `auto` for the newest with this configuration (or a new run if
-    there
-    is none). Null starts a new run."""
+    there is none). Null starts a new run."""
     dry_run: bool = False
     """Print the plan and stop before training."""
     trust: bool = False
-    """Run the code that `_target_` entries in the files of the resumed run name. Set it only for files that you
-    trust."""
+    """Run the code that `_target_` entries in the resumed run's files name. Set it only for files that you trust."""
     verify: bool = False
     """For precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False

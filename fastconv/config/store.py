@@ -87,8 +87,8 @@ def registered_options(group: str) -> list[str]:
 def complete(config: DictConfig) -> DictConfig:
     """Give the model, the optimizer and the schedule of a composed config the types of their settings.
 
-    A user's own component has the keys that it is given, including `_target_`. Raises InputError for a component
-    that has neither `_target_` nor a known name, and OmegaConf's errors for values that do not fit.
+    A user's own component has the keys that it is given, including `_target_`. Raises InputError for a component that
+    has neither `_target_` nor a known name, and OmegaConf's errors for values that do not fit.
     """
     for group, custom in COMPONENTS.items():
         node = OmegaConf.select(config, group) if group in config else None
@@ -143,8 +143,7 @@ def stored(folder: Path) -> DictConfig:
 
 
 def methods(config: Explain) -> dict[str, Method]:
-    """The attribution methods of a config, by name. Raises InputError for keys or values that `Method` does not
-    allow."""
+    """The attribution methods of a config, by name. Raises InputError for keys or values that `Method` refuses."""
     found: dict[str, Method] = {}
     known = [each.name for each in fields(Method)]
     for name, values in config.methods.items():

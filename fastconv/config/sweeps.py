@@ -68,8 +68,7 @@ def begin(sweep: Sweep) -> Sweep:
 
 
 def described(folder: Path) -> dict[str, Any] | None:
-    """Read the description of the sweep in a folder: its command, overrides and number of jobs; None if there is
-    none."""
+    """Read a sweep's description from its folder: command, overrides and number of jobs; None if there is none."""
     try:
         found = yaml.safe_load((folder / DESCRIPTION).read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError):

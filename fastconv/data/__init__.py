@@ -1,1 +1,1 @@
-"""From source images to a stream of augmented batches. Needs numpy only, and torchvision where a source does."""
+"""Turns source images into a stream of augmented batches. Needs only numpy, and torchvision for some sources."""

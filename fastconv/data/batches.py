@@ -1,4 +1,4 @@
-"""Batches: microbatches of a stream for training, whole splits for scoring."""
+"""Batches: microbatches of a stream for training, and whole splits for scoring."""
 
 import time
 from collections.abc import Iterator
@@ -12,13 +12,14 @@ from fastconv.data.stream.spec import Stream
 
 
 class StreamBatches:
-    """Endless microbatches of one rank: batch k of the stream is its rows [k * batch_size, (k + 1) * batch_size).
+    """Yields the microbatches of one rank without end. Batch k has the stream's rows [k * batch_size, (k + 1) *
+    batch_size).
 
-    No sample is dropped and every batch has the same size; epochs follow each other within a batch. Each of `ranks`
-    takes its own slice of every batch, so the batches are the same for every number of ranks.
+    No sample is dropped and every batch has the same size, so a batch may span two epochs. Each of `ranks` takes its
+    own slice of every batch, so the batches are the same for every number of ranks.
 
-    Begins with batch `first`. Yields images uint8 [micro_batch_size, H, W, C] and labels int64 [micro_batch_size]. Adds
-    the time it takes, which training spends waiting, to `wait_seconds`.
+    Starts with batch `first`. Yields images uint8 [micro_batch_size, H, W, C] and labels int64 [micro_batch_size]. Adds
+    the seconds that training waits for batches to `wait_seconds`.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class StreamBatches:
 class SplitBatches:
     """A split, or an even sample of it, in batches of images uint8 [B, H, W, C] and labels int64 [B].
 
-    Each of `ranks` has every `ranks`-th image, in as many batches as the others.
+    Each of `ranks` gets every `ranks`-th image, and all get the same number of batches.
     """
 
     BATCH_SIZE = 500

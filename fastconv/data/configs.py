@@ -1,4 +1,4 @@
-"""Settings of data: which images, and where the training stream comes from."""
+"""Settings of the data: the images, and the source of the training stream."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,68 +11,73 @@ from fastconv.system.settings import BATCH, CHANCE, PIXELS, SEED, SHARE, Range, 
 
 @dataclass
 class Dataset:
-    """Which images, and what is true of them whatever the recipe."""
+    """The data set, and properties of its images that hold for every run."""
 
     name: str = MISSING
-    """digits, mnist, fashion_mnist or cifar10; a class of torchvision's data sets; or what you call your own."""
+    """Name of the data set: digits, mnist, fashion_mnist or cifar10; the class of one of torchvision's data sets; or
+    any name for your own images."""
     source: str = setting("builtin", options=("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"))
-    """Where own images come from: image_folder, csv, webdataset, torchvision or arrays; `builtin` for none of them."""
+    """Kind of source: image_folder, csv, webdataset, torchvision or arrays for your own images; `builtin` for the data
+    sets that fastconv knows by name."""
     _target_: str | None = None
-    """A function of your own instead, such as mypkg.photos. It returns (train images uint8 [N, H, W, C], train labels,
-    test images, test labels, class names), or a Source (fastconv.data.sources.base)."""
+    """A function of your own to use instead of `source`, such as mypkg.photos. It returns (train images uint8 [N, H, W,
+    C], train labels, test images, test labels, class names), or a Source (fastconv.data.sources.base)."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Arguments of that function: dataset.arguments.count=100."""
+    """Arguments of that function, such as dataset.arguments.count=100."""
     root: str | None = None
-    """image_folder: the folder that has a folder for each class, or folders train and test (or val) that have; csv: the
-    folder of the files (null for the table's own); arrays: the .npz."""
+    """For image_folder: a folder that contains one folder for each class, or folders train and test (or val) that do.
+    For csv: the folder of the image files; null for the folder of the table. For arrays: the .npz file."""
     train: Any = None
-    """webdataset: tars to train on, paths or URLs, one or a list, with {000..010} or * for ranges; csv: the table."""
+    """For webdataset: the tars to train on, one path or URL or a list, with {000..010} or * for ranges. For csv: the
+    table of training images."""
     test: Any = None
-    """The same, to test with; null for a part of those to train on."""
+    """The same for the test images; null to hold out a part of the training images (`test_share`)."""
     image_size: int | None = setting(
         None, Range("a number of pixels", 8, 1024, note=", or null for that of the images")
     )
-    """Side in pixels that own images are scaled to; null for that of the middle one of them, from 24 to 128."""
+    """Side in pixels to scale your own images to; null for the median of their shorter sides, from 24 to 128."""
     test_share: float = setting(0.2, Range("a share", 0, 1, closed="neither"))
-    """Share of own images, the same of every class, to test with, if they come without a test split."""
+    """Share of your own images, the same for every class, to test with if they come without a test split."""
     split_seed: int = setting(0, SEED)
-    """Seed of the choice of these images."""
+    """Seed for the choice of these images."""
     strict: bool = False
-    """Stop if some images cannot be read, instead of going on without them."""
+    """Stop if any image cannot be read, instead of going on without it."""
     holdout: float = setting(0.0, SHARE)
-    """Share of the training images, in [0, 1), held out (the same of every class) for tuning."""
+    """Share of the training images, in [0, 1), to hold out for tuning, the same for every class."""
     holdout_seed: int = setting(0, SEED)
-    """Seed of the choice of held-out images."""
+    """Seed for the choice of held-out images."""
     flip: float = setting(0.5, CHANCE)
-    """Chance of a mirrored image in `augment=flip`, `standard` and `airbench`; 0 where mirroring changes the class."""
+    """Probability of a horizontal flip in `augment=flip`, `standard` and `airbench`; 0 if a flip changes the class."""
     crop_padding: int = setting(4, PIXELS)
     """Pixels of padding on each side in `augment=crop` and `standard`."""
     cutout_size: int = setting(8, PIXELS)
     """Side in pixels of the covered square in `augment=cutout` and `standard`."""
     batch_size: int = setting(512, BATCH)
-    """Images per optimizer step that suit the size of the data set."""
+    """Default batch size for this data set, in images per optimizer step."""
 
 
 @dataclass
 class Stream:
-    """Where the augmented training images come from."""
+    """The source of the augmented training images."""
 
     mode: str = setting("precomputed", options=("precomputed", "online"))
-    """`precomputed`: from tar shards on disk; `online`: computed while training. The same bytes either way."""
+    """`precomputed` reads the images from tar shards on disk; `online` computes them during training. Both give the
+    same bytes."""
     root: str = MISSING
-    """Folder of the precomputed streams, or a URL (http, s3 or another protocol of fsspec) to read them from."""
+    """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec)."""
     cache: str = MISSING
-    """Folder in which the shards from a URL are kept, for later runs too."""
+    """Folder that keeps the shards downloaded from a URL, also for later runs."""
     seed: int = setting(MISSING, SEED)
-    """Seed of the order and the augmentation of the images."""
+    """Seed for the order and the augmentation of the images."""
     epochs: int | None = setting(
         None, Range("a number of epochs", 1, 1e6, note=", or null for as many as the run needs")
     )
-    """Epochs to precompute; null for as many as the plan expects to need. Without a time limit at least those."""
+    """Epochs to precompute; null for as many as the plan expects to need. A run without a time limit precomputes at
+    least that many."""
     max_gb: float = setting(50.0, Range("a number of gigabytes", 0, 1e9))
-    """Gigabytes that all streams together may take; the least recently used go first."""
+    """Gigabytes that all streams together may take on disk; the least recently used ones are removed first."""
     verify: bool = True
-    """Check each shard against its sha256 when it is first read. Its size, and shards of a URL, are always checked."""
+    """Check each shard against its sha256 when it is first read. Sizes, and shards from a URL, are always checked."""
 
     @property
     def is_remote(self) -> bool:
@@ -81,5 +86,5 @@ class Stream:
 
     @property
     def folder(self) -> Path:
-        """Where the shards lie on this machine."""
+        """The folder of the shards on this machine."""
         return Path(self.cache if self.is_remote else self.root)

@@ -1,4 +1,4 @@
-"""Decoded images, how they are split, and what their pixels are like."""
+"""Decoded images with their labels, and the statistics of their pixels."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from fastconv.data.augment.plan import SkipSchedule
 class ImageData:
     """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
 
-    `note` is a sentence on images that were left out; `skip_schedule` says which images every other epoch skips.
+    `note` is a sentence about images that were left out; `skip_schedule` says which images every other epoch skips.
     """
 
     name: str

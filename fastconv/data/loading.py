@@ -1,4 +1,4 @@
-"""Opening data sets: every source is decoded once to plain arrays on disk, and memory-mapped from then on."""
+"""Opens data sets: every source is decoded once to plain arrays on disk, and memory-mapped from then on."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ ARRAYS_FORMAT = 1
 
 
 def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
-    """The train and test split of a data set: the official ones of the built-in sets.
+    """Load the training and test split of a data set; built-in sets have their official splits.
 
     Args:
-        dataset: its config, or the name of a built-in set.
+        dataset: the config of a data set, or the name of a built-in one.
         root: the folder that holds, or will hold, the data sets' files.
 
-    Raises InputError if files are missing and can't be downloaded, are damaged, or can't be decoded to `root`; and for
-    an own data set that is not what its config says.
+    Raises InputError if files are missing and cannot be downloaded, are damaged, or cannot be decoded to `root`; and
+    for a user's data set that is not what its config says.
     """
     if isinstance(dataset, str) or (dataset._target_ is None and dataset.source == "builtin"):
         name = dataset if isinstance(dataset, str) else dataset.name
@@ -54,9 +54,9 @@ def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
 
 
 def open_source(dataset: "Dataset", root: Path) -> Source | Arrays:
-    """Where the images of an own data set are, or, if a function of the user's own has them ready, the images.
+    """Open the source of a user's data set. If it is a function that returns arrays, return these.
 
-    Raises InputError for a source that is not what the config says.
+    Raises InputError for a source that does not match the config.
     """
     return code.call(dataset) if dataset._target_ is not None else sources()[dataset.source](dataset, root)
 
@@ -83,7 +83,7 @@ def _stored(name: str, folder: Path, arrays: Arrays, note: str = "") -> tuple[Im
 
 
 def _read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
-    """Memory-map the decoded arrays; None if they are absent, of another format or cut off."""
+    """Memory-map the decoded arrays; None if they are absent, in another format or truncated."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         if meta["format"] != ARRAYS_FORMAT:
@@ -107,7 +107,7 @@ def _write_arrays(
     arrays: Arrays,
     note: str = "",
 ) -> None:
-    """Store decoded arrays in a folder that appears only when it is whole."""
+    """Store decoded arrays in a folder that appears only when it is complete."""
     train_images, train_labels, test_images, test_labels, classes = arrays
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     digests = {}
@@ -120,11 +120,11 @@ def _write_arrays(
             np.save(aside / f"{split}-labels.npy", labels)
         meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests, "note": note}
         (aside / "meta.json").write_text(json.dumps(meta, indent=1))
-        if _read_arrays("", folder) is None:  # another process may have put the same arrays there meanwhile
+        if _read_arrays("", folder) is None:  # another process may have written the same arrays meanwhile
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
     except OSError as error:
-        # Another process may have put the same arrays there first.
+        # Another process may have written the same arrays first.
         if not os.path.exists(folder / "meta.json"):
             raise unwritable(folder, error) from error
     finally:

@@ -1,4 +1,4 @@
-"""Batches on a GPU before they are asked for."""
+"""Moves batches to a GPU ahead of their use."""
 
 import queue
 import threading
@@ -13,15 +13,15 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Prefetch:
-    """Moves batches to a device ahead of their use, and hands them out in microbatches.
+    """Moves batches to a device ahead of their use, and yields them in microbatches.
 
-    A thread reads and pins them, and a stream of its own copies them, so that neither the host nor the device waits.
-    Each byte of a training stream is used once: holding all of it on the device would copy as much, only earlier.
-    Errors of the thread are raised in the loop that reads.
+    A thread reads and pins them, and a separate CUDA stream copies them, so that neither the host nor the device waits.
+    Each byte of a training stream is used once, so storing the stream on the device would copy just as much, only
+    earlier. Errors in the thread are raised in the loop that reads.
 
     Args:
         batches: images uint8 [B, H, W, C] and labels int64 [B] on the CPU, endless or not.
-        device: where they go; with a CPU they are only read ahead.
+        device: the target device; for a CPU, batches are only read ahead.
         micro_batch_size: images per microbatch.
     """
 
@@ -78,7 +78,7 @@ class Prefetch:
             return (images, labels), self._side.record_event()
 
     def _take(self, batch: Batch, event: "torch.cuda.Event | None") -> Batch:
-        """Have the computing stream, not the host, wait for the copy."""
+        """Make the computing stream, not the host, wait for the copy."""
         if event is not None:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_event(event)

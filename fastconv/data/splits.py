@@ -1,4 +1,4 @@
-"""Splits of a data set: a part of the images, the same share of every class."""
+"""Splits of a data set: the images to train on, to hold out and to test on."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from fastconv.data.dataset import ImageData
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of a run: those to train on, those held out of them (perhaps none), and those of the test split."""
+    """The images of a run: the training images, the held-out ones (maybe none), and the test split."""
 
     train: ImageData
     holdout: ImageData
@@ -17,7 +17,7 @@ class Splits:
 
 
 def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class."""
+    """Split into rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class."""
     generator = np.random.Philox(key=np.array([seed, 0], np.uint64))
     parts = []
     for label in range(len(data.classes)):

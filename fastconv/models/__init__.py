@@ -1,7 +1,7 @@
-"""Networks. A network takes normalised images float [B, C, H, W] and returns logits float [B, classes].
+"""Networks: each takes normalised images float [B, C, H, W] and returns logits float [B, classes].
 
-One whose first layer is computed from the training images has it as `whitening` (see `whitening.Whitening`). Importing
-this package does not import torch: each network is imported when it is asked for.
+If the first layer of a network is computed from the training images, it is called `whitening` (see
+`whitening.Whitening`). Importing this package does not import torch: each network is imported when it is requested.
 """
 
 from fastconv.models.configs import CustomNetwork, Network, model_settings

@@ -10,7 +10,7 @@ from fastconv.models.layers import ACTIVATIONS, Convolution
 from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
 
-# Standard deviation with which the weights of the logits, times their scale, begin: airbench94_muon's.
+# Standard deviation of the initial weights of the last layer, times the scale of the logits; from airbench94_muon.
 LOGIT_WEIGHT = 1 / 256
 
 
@@ -23,7 +23,7 @@ class Norm(nn.BatchNorm2d):
 
 
 class Pool(nn.MaxPool2d):
-    """The maximum of each 2x2 pixels; a map that has no two rows or columns any more stays as it is."""
+    """The maximum of each 2x2 pixels; a map with a single row or column stays as it is."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -33,7 +33,7 @@ class Pool(nn.MaxPool2d):
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
-    """A convolution whose first filters hand their inputs on (Zagoruyko & Komodakis 2017, arXiv 1706.00388)."""
+    """A convolution whose first filters start as the identity (Zagoruyko & Komodakis 2017, arXiv 1706.00388)."""
     layer = Convolution(inputs, outputs)
     with torch.no_grad():
         nn.init.dirac_(layer.weight[: min(inputs, outputs)])
@@ -44,8 +44,8 @@ class Group(nn.Module):
     """A convolution and a pool to a new width, then further convolutions, each with norm and activation.
 
     Args:
-        convs: convolutions in all.
-        residual: add the input of the further ones to their output, before the last activation.
+        convs: number of convolutions, the first included.
+        residual: add the input of the further convolutions to their output, before the last activation.
     """
 
     def __init__(
@@ -73,21 +73,21 @@ class Group(nn.Module):
 class Airbench(nn.Module):
     """Whitening - three groups of convolutions - global max-pool - linear. Images of 8x8 and more.
 
-    With the defaults, 3 channels and 10 classes it is airbench94's network: 1,971,640 weights, of which the 288 of the
-    whitening are not learned. For 32x32 images a global pool is its 3x3 pool.
+    With the defaults, 3 channels and 10 classes it is airbench94's network: 1,971,640 weights, 288 of which are the
+    frozen weights of the whitening. For 32x32 images the global pool equals airbench94's 3x3 pool.
 
     Args:
         channels: channels of an image.
         classes: number of classes.
-        widths: filters of each group.
-        convs: convolutions of each group.
-        residual: give each group a connection past its further convolutions.
+        widths: number of filters of each group.
+        convs: number of convolutions of each group.
+        residual: give each group a skip connection around all convolutions but its first.
         whitening_kernel: side of the whitened patches in pixels, padded if it is odd; None for 2, or 3 for grey images,
             whose patches have fewer directions.
         activation: name of the activation.
-        norm_momentum: share of a batch's statistics in the running ones.
-        logits_scale: factor on the logits, which begin with the same size whatever it is. That of airbench94's SGD
-            version; the Muon version has 1/256, which makes no difference to `optim.Muon`.
+        norm_momentum: momentum of batch norm: the share of a batch's statistics in the running statistics.
+        logits_scale: factor on the logits. Their initial size does not depend on it. The default is that of
+            airbench94's SGD version; the Muon version has 1/256, which makes no difference to `optim.Muon`.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Airbench(nn.Module):
             groups.append(Group(inputs, width, convs, residual, activation, norm_momentum))
             inputs = width
         self.groups = nn.ModuleList(groups)
-        # Names of the layers, from the first to the last, that attribution methods may be asked about.
+        # Names of the layers, from first to last, that attribution methods can use.
         self.blocks = ("whitening", *(f"groups.{at}" for at in range(len(groups))))
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.linear = nn.Linear(inputs, classes, bias=False)

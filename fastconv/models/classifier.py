@@ -1,4 +1,4 @@
-"""A network with the normalisation of its images: raw pixels in, logits out."""
+"""A network together with the normalisation of its images: it takes raw pixels and returns logits."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from fastconv.models.whitening import Whitening
 
-# Images that the whitening is computed from, as many as airbench takes: the covariance of patches needs no more.
+# Images to compute the whitening from, as in airbench: the covariance of patches needs no more.
 WHITENING_IMAGES = 5000
 
 
 class Normalise(nn.Module):
-    """Pixels uint8 [B, H, W, C] to float [B, C, H, W] of mean 0 and standard deviation 1 over the training images.
+    """Normalises pixels uint8 [B, H, W, C] to float [B, C, H, W], of mean 0 and standard deviation 1 over the training
+    images.
 
     Args:
         mean, std: per channel, of pixel values scaled to [0, 1].
@@ -24,18 +25,18 @@ class Normalise(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        # Pixels are bytes: (x / 255 - mean) / std as one product and one sum.
+        # Pixels are bytes: (x / 255 - mean) / std becomes one product and one sum.
         deviation = torch.tensor(std).view(-1, 1, 1)
         self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
         self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / deviation, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        # The permuted view of [B, H, W, C] is channels_last as it stands.
+        # The permuted view of [B, H, W, C] is already channels_last.
         return images.permute(0, 3, 1, 2) * self.scale + self.shift
 
 
 class Classifier(nn.Module):
-    """A network with its normalisation: raw images [B, H, W, C] to logits float [B, classes]."""
+    """A network with its normalisation: maps raw images [B, H, W, C] to logits float [B, classes]."""
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class Classifier(nn.Module):
 
 @torch.no_grad()
 def whiten(model: nn.Module, normalise: Normalise, images: np.ndarray) -> None:
-    """Compute the layer `whitening` of a network that has one, from training images uint8 [N, H, W, C]."""
+    """Compute the layer `whitening` of a network, if it has one, from training images uint8 [N, H, W, C]."""
     layer = getattr(model, "whitening", None)
     if isinstance(layer, Whitening):
         layer.whiten(normalise(torch.from_numpy(np.array(images[:WHITENING_IMAGES]))))

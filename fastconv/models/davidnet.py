@@ -1,6 +1,6 @@
 """DavidNet, the 9-layer residual network that won DAWNBench (David Page, "How to train your ResNet", 2018).
 
-Its options are the techniques of the series' last part (2019) and of what followed it, each by itself.
+Its options are techniques from the last part of that series (2019) and from later work, each on its own.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from fastconv.models.whitening import Whitening
 
 @dataclass(frozen=True)
 class Style:
-    """What all blocks of a DavidNet have in common; see `DavidNet`."""
+    """The options that all blocks of a DavidNet share; see `DavidNet`."""
 
     dirac: bool
     pool_before_norm: bool
@@ -25,11 +25,11 @@ class Style:
 
 
 class ConvNorm(nn.Sequential):
-    """3x3 convolution without bias, batch norm, activation; and, if `pool`, the maximum of each 2x2 pixels.
+    """A 3x3 convolution without bias, batch norm, an activation and, with `pool`, the maximum of each 2x2 pixels.
 
-    The published order is ReLU, then pool. The other way round gives the same values and gradients with any activation
-    that never falls, since the maximum of clipped values is the clipped maximum, and clips a quarter of the pixels:
-    1.5 % of a training step on a CPU. GELU and SiLU fall below zero, where the order makes a small difference.
+    The published order is ReLU, then pool. Here the pool comes first. With any activation that never falls, this gives
+    the same values and gradients, and the activation has a quarter of the pixels, which saves 1.5 % of a training step
+    on a CPU. GELU and SiLU fall below zero; for them the order makes a small difference.
     """
 
     def __init__(self, inputs: int, outputs: int, style: Style, pool: bool = False, kernel_size: int = 3) -> None:
@@ -66,17 +66,17 @@ class DavidNet(nn.Module):
     Args:
         channels: channels of an image.
         classes: number of classes.
-        width: filters of the first layer; the next have two, four and eight times as many.
+        width: number of filters of the first layer; the next have two, four and eight times as many.
         logits_scale: factor on the logits.
-        whitening: whiten 3x3 patches of the image in a frozen layer of its own, after which `prep` needs to mix its
-            outputs only, by a 1x1 convolution.
-        dirac: let the first filters of each convolution begin by handing their inputs on.
-        pool_before_norm: pool directly after the convolution, so that the norm has a quarter of the pixels.
+        whitening: whiten 3x3 patches of the image in a separate frozen layer. `prep` then only mixes its outputs, by a
+            1x1 convolution.
+        dirac: initialise the first filters of each convolution as the identity.
+        pool_before_norm: pool directly after the convolution, so that the norm computes on a quarter of the pixels.
         activation: name of the activation.
-        freeze_norm_scale: batch norms learn a bias only.
+        freeze_norm_scale: freeze the scale of batch norms, so that they learn only a bias.
     """
 
-    # Names of the layers, from the first to the last, that attribution methods may be asked about.
+    # Names of the layers, from first to last, that attribution methods can use.
     blocks = ("prep", "layer1", "layer2", "layer3")
 
     def __init__(
@@ -94,7 +94,7 @@ class DavidNet(nn.Module):
         super().__init__()
         style = Style(dirac, pool_before_norm, activation, freeze_norm_scale)
         if whitening:
-            # The convolution after it is linear and chooses the signs itself.
+            # The next convolution is linear and learns the signs itself.
             self.whitening = Whitening(channels, kernel_size=3, padding=1, signed=False)
             self.prep = ConvNorm(self.whitening.out_channels, width, style, kernel_size=1)
         else:
@@ -102,7 +102,7 @@ class DavidNet(nn.Module):
         self.layer1 = nn.Sequential(ConvNorm(width, 2 * width, style, pool=True), Residual(2 * width, style))
         self.layer2 = ConvNorm(2 * width, 4 * width, style, pool=True)
         self.layer3 = nn.Sequential(ConvNorm(4 * width, 8 * width, style, pool=True), Residual(8 * width, style))
-        # Global rather than 4x4, so that other sizes than 32x32 work; the same for 32x32.
+        # A global pool works for any image size; for 32x32 images it equals the published 4x4 pool.
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.linear = nn.Linear(8 * width, classes, bias=False)
         self.logits_scale = logits_scale

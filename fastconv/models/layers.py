@@ -9,23 +9,23 @@ from torch.autograd.function import once_differentiable
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
-    # Page 2019, "How to train your ResNet 8", for norms that learn their scale: all but a ReLU, without its corner.
-    # For scales that are frozen at 1 he takes four times the alpha, 0.3, since learned ones end near a quarter.
+    # Page 2019, "How to train your ResNet 8", for norms with a learned scale: almost a ReLU, but smooth. For scales
+    # that are frozen at 1 he uses four times the alpha, 0.3, because learned scales end near a quarter.
     "celu": lambda: nn.CELU(alpha=0.075),
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
 
-# Most rows of maps, and most rows where there are enough channels, for which one matrix product is faster than
-# oneDNN's gradient of the weights: 1.5 to 5 times, on two cores with AMX. On larger maps it is slower.
+# Largest maps, in rows, for which one matrix product is faster than oneDNN's gradient of the weights, in general and
+# with many channels: 1.5 to 5 times as fast, on two cores with AMX. On larger maps it is slower.
 SMALLEST_MAP, SMALL_MAP, MANY_CHANNELS = 4, 8, 128
 
 
 class Convolution(nn.Conv2d):
-    """`nn.Conv2d` with square filters that keep the size of the map, and no bias.
+    """`nn.Conv2d` with square filters, no bias, and padding that keeps the size of the map.
 
-    In bf16 on a CPU, for small maps with many channels, it takes the gradient of its weights as one matrix product with
-    the copied 3x3 patches. Its values and gradients are those of `nn.Conv2d`, but for the order of additions.
+    In bf16 on a CPU, for small maps with many channels, it computes the gradient of its weights as one matrix product
+    with the copied 3x3 patches. Values and gradients equal those of `nn.Conv2d`, except for the order of additions.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int = 3) -> None:

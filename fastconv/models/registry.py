@@ -1,4 +1,4 @@
-"""Networks by name, found without importing torch: those of this package, and a user's own by their dotted path."""
+"""Networks by name, without importing torch: those of this package, and a user's own by their dotted path."""
 
 import functools
 import importlib
@@ -22,7 +22,8 @@ _settings: dict[str, type] = {settings().name: settings for settings in SHIPPED}
 
 
 def register_network(settings: type) -> Callable[[NetworkType], NetworkType]:
-    """Make a class a network that `model=NAME` chooses: `@register_network(Settings)`, in `fastconv/models/NAME.py`.
+    """Register a class as the network `model=NAME`: put `@register_network(Settings)` on it in
+    `fastconv/models/NAME.py`.
 
     Args:
         settings: a dataclass whose `name` is NAME, with `micro_batch_size` and the other arguments of the class.
@@ -38,13 +39,13 @@ def register_network(settings: type) -> Callable[[NetworkType], NetworkType]:
 
 @functools.cache
 def network_names() -> list[str]:
-    """The networks of this package: files that register one, which are not imported before one is asked for."""
+    """The networks of this package, by the files that register them. The files are not imported here."""
     files = Path(__file__).parent.glob("*.py")
     return sorted(file.stem for file in files if f"\n{MARK}(" in file.read_text(encoding="utf-8"))
 
 
 def settings_of(name: str) -> type:
-    """The dataclass of a network's settings; imports the file of one whose settings are declared there.
+    """The settings dataclass of a network. Imports the network's file if the settings are declared there.
 
     Raises KeyError for an unknown name.
     """
@@ -65,12 +66,12 @@ def build_model(name: str, channels: int, classes: int, **settings: object) -> "
     """Make a network.
 
     Args:
-        name: of a network of this package; with `_target_` among the settings only what it is called.
-        channels, classes: of the images, and of the logits.
-        settings: the network's arguments, such as `width`, and `_target_` for a user's own: the dotted path of what
-            makes an nn.Module of `channels`, `classes` and those arguments.
+        name: name of a network of this package. With `_target_` among the settings it is only a label. channels,
+            classes: number of channels of the images, and number of logits. settings: the network's arguments, such as
+            `width`. For a user's own network, also `_target_`: the dotted path of a class or function that makes an
+            nn.Module from `channels`, `classes` and the other arguments.
 
-    Raises KeyError for an unknown name, InputError for a `_target_` that cannot be imported or does not take them.
+    Raises KeyError for an unknown name, InputError for a `_target_` that cannot be imported or refuses the arguments.
     """
     from torch import nn
 
@@ -85,7 +86,7 @@ def build_model(name: str, channels: int, classes: int, **settings: object) -> "
 
 
 def blueprint(name: str, channels: int, classes: int, **settings: object) -> "nn.Module":
-    """The same network without memory for its weights, on torch's meta device. The random state stays as it is."""
+    """The same network without memory for its weights, on torch's meta device. The random state does not change."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -94,21 +95,21 @@ def blueprint(name: str, channels: int, classes: int, **settings: object) -> "nn
                 return build_model(name, channels, classes, **settings)
         except InputError:
             raise
-        except Exception:  # some networks compute with numbers while they are made
+        except Exception:  # some networks compute with values during construction
             if KEY not in settings:
                 raise
             return build_model(name, channels, classes, **settings).to("meta")
 
 
 def check_network(target: str, shape: tuple[int, int, int], classes: int, settings: dict[str, object]) -> None:
-    """Raise InputError if a user's own network does not make logits [B, classes] of images float [B, C, H, W].
+    """Raise InputError if a user's own network does not map images float [B, C, H, W] to logits [B, classes].
 
-    It is asked once, for two black images, in evaluation mode. The random state stays as it is.
+    It is called once, with two black images, in evaluation mode. The random state does not change.
 
     Args:
         target: its dotted path.
         shape: height, width and channels of an image.
-        settings: its arguments, `_target_` among them.
+        settings: its arguments, including `_target_`.
     """
     import torch
 

@@ -27,11 +27,12 @@ class BasicBlock(nn.Module):
         self.activation1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
-        self.activation2 = nn.ReLU(inplace=True)  # a module of its own: attribution hooks each once
+        self.activation2 = nn.ReLU(inplace=True)  # a separate module: attribution hooks each module once
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != width:
-            # The pixels that a stride would take, and no stride: with strided 1x1 convolutions, a network of width 4
-            # ended in a corrupted heap in its backward pass (torch 2.14, on a processor with AVX2).
+            # Subsample, then convolve without a stride: strided 1x1 convolutions corrupted the heap in the backward
+            # pass
+            # of a network of width 4 (torch 2.14, on a processor with AVX2).
             self.shortcut = nn.Sequential(
                 Subsample(stride), nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
             )
@@ -54,7 +55,7 @@ class ResNet18(nn.Module):
         width: filters of the first stage; the next have two, four and eight times as many.
     """
 
-    # Names of the layers, from the first to the last, that attribution methods may be asked about.
+    # Names of the layers, from first to last, that attribution methods can use.
     blocks = ("stem", "stage1", "stage2", "stage3", "stage4")
 
     def __init__(self, channels: int, classes: int, width: int = 64) -> None:

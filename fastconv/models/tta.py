@@ -1,4 +1,4 @@
-"""Test-time augmentation: logits as the weighted mean of a network's logits for several views of an image."""
+"""Test-time augmentation: the logits of an image are a weighted mean over several views of it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from fastconv.models.configs import TTA
 
 
 class ScoringTime(Protocol):
-    """Says whether there is time for further views, while images are scored one batch after the other."""
+    """Decides, batch by batch, whether there is time to score further views."""
 
     def scored(self, images: int, seconds: float) -> None:
-        """Record that a batch was scored, in one view of each image, and how many seconds that took."""
+        """Record how many seconds it took to score one view of each image of a batch."""
 
     def allows(self, images: int, views: int) -> bool:
         """Whether there is time for `views` further views of `images` images of that batch."""
@@ -23,15 +23,15 @@ class ScoringTime(Protocol):
 
 @dataclass(frozen=True)
 class Views:
-    """The views of an image that are scored, with the image itself as the first (Jordan 2024, arXiv 2404.00498).
+    """The views of an image to score; the first is the image itself (Jordan 2024, arXiv 2404.00498).
 
     Args:
-        flip: score each view flipped left to right too; both weigh the same.
-        shift: pixels by which views are shifted along the diagonal, the border reflected; 0 for none. The two shifted
-            views together weigh as much as the centre.
-        neighbors: score all eight neighbors at that distance instead, each with the weight of the centre.
-        confidence_threshold: an image whose highest probability is not below this gets no further views; its own
-            logits stay. 1 for views of all images.
+        flip: also score each view flipped left to right, with the same weight. shift: pixels by which views are shifted
+            along the diagonal, with a reflected border; 0 for none. The two shifted views together weigh as much as the
+            centre.
+        neighbors: score shifts in all eight directions instead, each with the weight of the centre.
+        confidence_threshold: only images whose highest probability is below this get further views; the others keep
+            their own logits. 1 for all images.
     """
 
     flip: bool = False
@@ -41,20 +41,20 @@ class Views:
 
     @property
     def count(self) -> int:
-        """Views of an image that gets all of them, the image itself included."""
+        """Number of views of an image that gets all of them, including the image itself."""
         return (1 + self.flip) * (1 + len(self._shifts))
 
     def scored(self, uncertain: float) -> float:
-        """Views per image on average, if this share of the images, in [0, 1], is uncertain enough to get all views."""
+        """Mean number of views per image if this share of the images, in [0, 1], is uncertain and gets all views."""
         return 1 + (self.count - 1) * (uncertain if self.confidence_threshold < 1 else 1.0)
 
     def uncertain(self, logits: Tensor) -> Tensor:
-        """Which images are uncertain enough to get all views, bool [B], by their own logits [B, classes]."""
+        """Which images are uncertain enough to get all views, bool [B], from their own logits [B, classes]."""
         return logits.float().softmax(1).amax(1) < self.confidence_threshold
 
     @property
     def _shifts(self) -> list[tuple[int, int]]:
-        """Pixels down and to the right by which views are shifted."""
+        """The shifts of the views, in pixels (down, right)."""
         if not self.shift:
             return []
         if not self.neighbors:
@@ -63,7 +63,7 @@ class Views:
         return [(down, right) for down in steps for right in steps if down or right]
 
     def of(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """(weight, view) of images float [B, C, H, W]; the weights sum to 1, and the first view is the image itself."""
+        """Yield (weight, view) of images float [B, C, H, W]. Weights sum to 1; the first view is the image itself."""
         height, width = images.shape[2:]
         shifts, each = self._shifts, 1 / 9 if self.neighbors else 1 / 4
         views = [(1 - each * len(shifts), images)]
@@ -80,13 +80,11 @@ class Views:
     def logits(
         self, model: Callable[[Tensor], Tensor], images: Tensor, scoring_time: ScoringTime | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits of the images alone and of all their views, each float [B, classes].
+        """Logits of the images alone, and means over all their views, each float [B, classes].
 
         Args:
-            model: logits [B, classes] of images [B, C, H, W].
-            images: float [B, C, H, W].
-            scoring_time: where it says that there is no time for further views, the logits of the images alone stay;
-                None if time does not matter.
+            model: maps images [B, C, H, W] to logits [B, classes]. images: float [B, C, H, W]. scoring_time: if it says
+                that there is no time for further views, the logits of the images alone stay; None for no time limit.
         """
         started = time.perf_counter()
         plain = model(images)
@@ -112,6 +110,6 @@ class Views:
 
 
 def views_of(tta: TTA, flip: float) -> Views:
-    """The views that the settings ask for, of a network whose training images were flipped with probability `flip`."""
+    """The views that the settings ask for, for a network whose training images were flipped with probability `flip`."""
     flips = flip > 0 if tta.flip is None else tta.flip
     return Views(flips, tta.shift, tta.neighbors, tta.confidence_threshold)

@@ -1,25 +1,25 @@
-"""A first layer that whitens patches of the image, computed from the training images instead of learned."""
+"""A first layer that whitens patches of the image. It is computed from the training images instead of learned."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Images whose patches are taken at once: few enough to stay in a processor's caches.
+# Images to take patches from at once: few enough to stay in a processor's caches.
 CHUNK = 50
 
 
 class Whitening(nn.Conv2d):
-    """A convolution by the principal directions of the images' patches, each scaled to unit variance.
+    """A convolution with the principal components of the images' patches, each scaled to unit variance.
 
-    Page 2019, "How to train your ResNet 8"; with both signs of each direction, as an activation follows that would lose
-    one: Jordan 2024, arXiv 2404.00498, section 3.2. The weight is frozen, the bias learns. Before `whiten`, the weight
-    is that of any convolution.
+    Page 2019, "How to train your ResNet 8". Jordan 2024 (arXiv 2404.00498, section 3.2) uses both signs of each
+    component, because the next activation would lose one. The weight is frozen, the bias learns. Before `whiten`, the
+    weight has the usual random values.
 
     Args:
         channels: channels of an image.
-        kernel_size, padding: of the convolution.
-        signed: two filters for each direction, of opposite sign, instead of one; and a bias.
-        eps: added to the variances, lest directions that are all noise are blown up.
+        kernel_size, padding: settings of the convolution.
+        signed: use two filters of opposite sign for each component, instead of one, and a bias.
+        eps: added to the variances, so that components of pure noise are not amplified.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Whitening(nn.Conv2d):
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
-        """Take the weight from the patches of normalised images, float [N, C, H, W], of at least the kernel's size."""
+        """Compute the weight from normalised images, float [N, C, H, W], at least as large as the kernel."""
         directions_count = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
         count = 0
         total = torch.zeros(directions_count, dtype=torch.float64, device=images.device)
@@ -45,8 +45,8 @@ class Whitening(nn.Conv2d):
         mean = total / count
         covariance = (products - count * torch.outer(mean, mean)) / (count - 1)
         variances, directions = torch.linalg.eigh(covariance)
-        variances, directions = variances.flip(0), directions.T.flip(0)  # the largest first
-        # Either sign of a direction would do: the one with the larger part above zero, so that it is always the same.
+        variances, directions = variances.flip(0), directions.T.flip(0)  # largest first
+        # The sign of a component is arbitrary: make its sum positive, so that the result is always the same.
         directions = directions * torch.where(directions.sum(1, keepdim=True) < 0, -1.0, 1.0)
         filters = directions / (variances.clamp(min=0) + self.eps).sqrt()[:, None]
         filters = torch.cat([filters, -filters]) if self.signed else filters

@@ -29,8 +29,7 @@ class Entry:
     problem: str | None
 
     def setting(self, key: str) -> Any:
-        """A setting as it was composed. For a group such as `schedule`, its option or the override as written; else
-        None."""
+        """A setting as composed; a group such as `schedule` by its option, or the override as written; else None."""
         for known in (key, f"{key}.name"):
             if known in self.hparams:
                 return self.hparams[known]

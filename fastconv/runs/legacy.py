@@ -1,5 +1,4 @@
-"""Maps the names that settings and results had in earlier versions to today's, so that old run folders stay
-readable."""
+"""Maps names of settings and results in earlier versions to today's, so that old run folders stay readable."""
 
 from typing import Any
 

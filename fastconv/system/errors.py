@@ -9,8 +9,7 @@ class InputError(Exception):
 
 
 class StreamError(InputError):
-    """A file of a stream is missing, damaged or belongs to another stream. The message gets the command that repairs
-    it."""
+    """A stream's file is missing, damaged or of another stream. Commands add to the message how to repair it."""
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -40,8 +40,7 @@ def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock `name` of the folder `root`; yields False if `wait` is off and another process or thread holds it.
 
     The operating system releases the lock when its holder dies, even by a kill, so no lock is ever stale. Threads of
-    one
-    process exclude each other as processes do. Raises InputError if the folder cannot be written.
+    one process exclude each other as processes do. Raises InputError if the folder cannot be written.
     """
     lock = try_lock(root / ".locks" / name, wait=wait)
     try:

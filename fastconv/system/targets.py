@@ -104,8 +104,7 @@ def import_target(target: str, key: str = KEY) -> Callable[..., Any]:
 
 
 def call_target(found: Callable[..., Any], key: str, *args: Any, **arguments: Any) -> Any:
-    """Call a class or function. Raises InputError for arguments that it does not accept; its own errors pass
-    through."""
+    """Call a class or function. Raises InputError for arguments that it refuses; its own errors pass through."""
     with_signature = True
     try:
         signature = inspect.signature(found)

@@ -1,4 +1,4 @@
-"""Augmentation: an epoch's random decisions, and what they do to pixels.
+"""Augmentation: the random decisions of an epoch, and their effect on pixels.
 
 Each augmentation is a `Transform` in a file of its own in `transforms/`. A `Policy` holds the settings of all of them.
 """

@@ -1,4 +1,4 @@
-"""What happens to each image of an epoch, decided before any pixel is touched.
+"""Decides how each image of an epoch is augmented, before any pixel is touched.
 
 An epoch plan is a pure function of (stream seed, epoch, policy).
 """
@@ -17,13 +17,13 @@ from fastconv.system.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class SkipSchedule:
-    """The images that every other epoch skips: `skips` int8 [N] is 1 for those that the epochs 0, 2, 4, ... skip, 2 for
-    those that the others skip, and 0 for all that no epoch skips. There are as many of either kind."""
+    """The images that every other epoch skips: `skips` int8 [N] is 1 for images that the epochs 0, 2, 4, ... skip, 2
+    for images that the other epochs skip, and 0 for images that no epoch skips. As many images have a 1 as have a 2."""
 
     skips: NDArray[np.int8]
 
     def kept(self, epoch: int) -> NDArray[np.bool_]:
-        """Which images an epoch has, bool [N]."""
+        """Which images an epoch includes, bool [N]."""
         kept: NDArray[np.bool_] = self.skips != 1 + epoch % 2
         return kept
 
@@ -44,14 +44,14 @@ class Step:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """One epoch's decisions: `order` int64 [N] is the image at each position of the stream; `steps` what happens to it,
-    one after the other."""
+    """The decisions of one epoch: `order` int64 [N] is the image at each position of the stream, and `steps` are the
+    transforms that are applied to it, one after the other."""
 
     order: NDArray[np.int64]
     steps: tuple[Step, ...]
 
     def drawn(self, name: str) -> Drawn:
-        """The decisions of a transform. Raises KeyError for one that changes nothing in this epoch."""
+        """The decisions of a transform. Raises KeyError for a transform that changes nothing in this epoch."""
         return {step.name: step.drawn for step in self.steps}[name]
 
 
@@ -65,11 +65,10 @@ def plan_epoch(
     policy: Policy,
     skip_schedule: SkipSchedule | None = None,
 ) -> EpochPlan:
-    """Decide one epoch: each of `samples` images that is not skipped exactly once, in a random order, each with its own
-    draws.
+    """Decide one epoch: a random order in which each of the `samples` images that is not skipped comes exactly once,
+    each with its own draws.
 
-    Raises InputError for a transform of the user's own that cannot be made or draws something else than a row for each
-    image.
+    Raises InputError for a user's own transform that cannot be made or does not draw one row for each image.
     """
     order = np.argsort(draw_words(seed, epoch, PURPOSES["order"], samples), kind="stable")
     if skip_schedule is not None:
@@ -86,17 +85,17 @@ def plan_epoch(
 
 
 def augment(images: Images, plan: EpochPlan, start: int, stop: int, fill: Images) -> Images:
-    """Return positions [start, stop) of the planned epoch, uint8 [stop - start, H, W, C].
+    """Return the augmented images at positions [start, stop) of the epoch, uint8 [stop - start, H, W, C].
 
-    This is the only definition of an augmented image, for precomputed and online streams alike.
+    Precomputed and online streams both use this function, so that their images are the same.
 
     Args:
-        images: the training images, uint8 [N, H, W, C] (a memory map will do).
+        images: the training images, uint8 [N, H, W, C]; may be a memory map.
         plan: the epoch's decisions.
         start, stop: positions in the epoch.
-        fill: colour of the constant padding, of what a policy uncovers, and of the cutout, uint8 [C].
+        fill: colour of the constant padding, of areas that a policy uncovers, and of the cutout, uint8 [C].
 
-    Raises InputError for a transform of the user's own that returns something else than such images.
+    Raises InputError for a user's own transform that does not return such images.
     """
     rows = slice(start, stop)
     batch: Images = images[plan.order[rows]]

@@ -1,4 +1,4 @@
-"""The augmentation of a stream: the settings of all transforms, and the order in which they come."""
+"""The augmentation of a stream: the settings of all transforms, and the order in which they are applied."""
 
 import importlib
 import pkgutil
@@ -18,14 +18,14 @@ from fastconv.system.targets import import_target, source_digest
 
 P = TypeVar("P")
 
-# The first format described a stream by all of these, and a later one colour jitter by both of its settings: they stay
-# in fingerprints at their default too, so that streams of that time are found again.
+# The first format described a stream by all of these settings, and a later one described colour jitter by both of its
+# settings. They stay in fingerprints even at their default, so that streams of that time are still found.
 ALWAYS_DESCRIBED = {"crop": {"padding", "mode"}, "flip": {"probability"}, "cutout": {"size"}}
 DESCRIBED_TOGETHER = {"color_jitter": {"brightness", "contrast"}}
 
 
 def _with_registered(policy: type[P]) -> type[P]:
-    """Add, to a class that becomes a dataclass, the settings of every registered transform that it does not name."""
+    """Add a field for each registered transform that the class does not name, before it becomes a dataclass."""
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     for name, kind in REGISTERED.items():
@@ -40,8 +40,8 @@ def _with_registered(policy: type[P]) -> type[P]:
 class Policy:
     """The augmentation of a stream.
 
-    Images are cropped, flipped, jittered in colour, then go through one of torchvision's policies, the transforms that
-    were registered beside these (by name), cutout, and what `extra` names.
+    Images are cropped, flipped and jittered in colour. Then come one of torchvision's policies, other registered
+    transforms in the order of their names, cutout, and the transforms of `extra`.
     """
 
     crop: Crop = field(default_factory=Crop)
@@ -49,21 +49,21 @@ class Policy:
     cutout: Cutout = field(default_factory=Cutout)
     color_jitter: ColorJitter = field(default_factory=ColorJitter)
     auto: str = setting("none", options=POLICIES)
-    """A policy of torchvision's: `rand_augment`, `trivial_augment`, `augmix`, or `none`. They take an image at a time,
-    some thousand a second (augmix: some hundred), however many cores there are."""
+    """A policy of torchvision: `rand_augment`, `trivial_augment`, `augmix`, or `none`. Policies process one image at a
+    time, a few thousand per second (augmix: a few hundred), and more cores do not help."""
     num_ops: int = setting(2, Range("a number of operations", 1, 16))
-    """Operations that rand_augment applies to an image, one after the other."""
+    """Number of operations that rand_augment applies to an image, one after the other."""
     magnitude: int = setting(9, Range("a strength", 0, 30))
     """Strength of the operations of rand_augment, in [0, 30]."""
     extra: list[dict[str, Any]] = field(default_factory=list, hash=False)
-    """Transforms of your own, applied in this order after all others: `augment.extra=[{_target_: mypkg.Invert,
-    probability: 0.5}]` makes `mypkg.Invert(probability=0.5)`, a class with the methods `draw` and `apply` of
-    fastconv.data.augment.transform.Transform. Their settings and source file are a part of the stream's identity."""
+    """Transforms of your own, applied in this order after all others. `augment.extra=[{_target_: mypkg.Invert,
+    probability: 0.5}]` calls `mypkg.Invert(probability=0.5)`; the class needs the methods `draw` and `apply` of
+    fastconv.data.augment.transform.Transform. Their settings and source files are part of the stream's identity."""
 
     def transforms(self) -> dict[str, Transform]:
-        """The transforms by the name of their draws, in their order.
+        """The transforms by the name of their draws, in the order in which they are applied.
 
-        Raises InputError for one of `extra` that cannot be made or is no transform.
+        Raises InputError for an entry of `extra` that cannot be made or is not a transform.
         """
         first: dict[str, Transform] = {
             "crop": self.crop,
@@ -75,7 +75,7 @@ class Policy:
         return {**first, **others, "cutout": self.cutout, **self._extra()}
 
     def described(self) -> dict[str, object]:
-        """What identifies a stream: the settings that differ from their defaults, and those of the first format."""
+        """The settings that identify a stream: those that differ from their defaults, and those of the first format."""
         found: dict[str, object] = {}
         for each in fields(self):
             value, plain = getattr(self, each.name), getattr(PLAIN, each.name)
@@ -98,7 +98,7 @@ class Policy:
         return found
 
     def sources(self) -> list[str]:
-        """sha256 of the source file of each transform of `extra`. Raises InputError for one that is not there."""
+        """sha256 of the source file of each transform of `extra`. Raises InputError for one that does not exist."""
         return [source_digest(import_target(_target(entry))) for entry in self.extra]
 
     def _extra(self) -> dict[str, Transform]:
@@ -117,7 +117,7 @@ class Policy:
                     " apply(images, drawn, fill)"
                 )
             count = sum(name.partition("#")[0] == target for name in found)
-            found[f"{target}#{count + 1}" if count else target] = made  # two of one kind have draws of their own
+            found[f"{target}#{count + 1}" if count else target] = made  # two of one class have separate draws
         return found
 
 

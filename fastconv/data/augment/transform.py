@@ -1,4 +1,4 @@
-"""The interface of an augmentation, the random draws that it decides by, and the register of those that there are."""
+"""The interface of an augmentation, the random draws behind its decisions, and the registry of augmentations."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-# An integer or a yes and no, or a row of them, for each image.
+# For each image an integer or a bool, or a row of them.
 Drawn = NDArray[np.int64] | NDArray[np.bool_]
 Images = NDArray[np.uint8]
 
-# Purposes of the draws. Each has its own part of the counter space, so that adding one leaves the others as they are.
-# These numbers are in the bytes of existing streams; the purposes of all other draws are derived from their names.
+# Purposes of the draws. Each has its own part of the counter space, so a new purpose does not change the others. The
+# bytes of existing streams depend on these numbers; the purposes of all other draws are derived from their names.
 PURPOSES = {
     "order": 0,
     "crop.y": 1,
@@ -28,7 +28,7 @@ PURPOSES = {
 
 
 def purpose_of(name: str) -> int:
-    """The counter-space purpose of a draw: a fixed number, or the upper half of 64 bits by a hash of its name."""
+    """The purpose of a draw in the counter space: a fixed number, or a hash of its name in the upper 32 of 64 bits."""
     if name in PURPOSES:
         return PURPOSES[name]
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") | 1 << 63
@@ -37,8 +37,8 @@ def purpose_of(name: str) -> int:
 def draw_words(seed: int, epoch: int, purpose: int, n: int) -> NDArray[np.uint64]:
     """Return `n` independent 64-bit words, uint64 [n], the same on every machine and numpy version.
 
-    They are raw words of Philox: numpy promises those across versions, but not what `Generator` methods make of them,
-    and a stream must have the same bytes for everyone.
+    They are raw words of Philox. numpy guarantees these across versions, but not the values that `Generator` methods
+    derive from them, and a stream must have the same bytes for everyone.
     """
     counter = np.array([0, 0, 0, purpose], dtype=np.uint64)
     words: NDArray[np.uint64] = np.random.Philox(
@@ -56,7 +56,7 @@ def below(words: NDArray[np.uint64], bound: int) -> NDArray[np.int64]:
 class Draws:
     """Random draws of one transform for one epoch: pure functions of seed, epoch and the names of the draws.
 
-    Element j of a draw belongs to image j of the training images, whatever its place in the epoch's order.
+    Element j of a draw belongs to image j of the training images, at any position in the epoch's order.
     """
 
     seed: int
@@ -65,15 +65,15 @@ class Draws:
     """Number of training images, the length of every draw."""
     height: int
     width: int
-    """Of an image, in pixels."""
+    """Size of an image, in pixels."""
     name: str
-    """Of the transform."""
+    """Name of the transform."""
 
     def integers(self, bound: int, part: str = "") -> NDArray[np.int64]:
         """Integers drawn evenly from [0, bound), int64 [samples]; bound is at most 2**32.
 
         Args:
-            part: tells several draws of one transform apart.
+            part: name of the draw, for transforms with several draws.
         """
         return below(self._words(part), bound)
 
@@ -82,11 +82,11 @@ class Draws:
         return self.integers(2 * limit + 1, part) - limit
 
     def chances(self, probability: float, part: str = "") -> NDArray[np.bool_]:
-        """True with a probability in [0, 1], exactly at its ends; bool [samples]."""
+        """True with a probability in [0, 1], bool [samples]; always False at 0 and always True at 1."""
         return (self._words(part) >> np.uint64(32)) < np.uint64(round(probability * 2**32))
 
     def at_epoch(self, epoch: int) -> "Draws":
-        """The draws that another epoch has."""
+        """The draws of another epoch."""
         return replace(self, epoch=epoch)
 
     def _words(self, part: str) -> NDArray[np.uint64]:
@@ -96,21 +96,21 @@ class Draws:
 
 @runtime_checkable
 class Transform(Protocol):
-    """An augmentation: it decides for each image of an epoch what happens to it, then does that to pixels.
+    """An augmentation: `draw` decides how each image of an epoch changes, and `apply` changes the pixels.
 
-    `draw` is called once for an epoch, `apply` for parts of it, several of them at once in threads. `apply` uses no
-    other randomness than what was drawn.
+    `draw` is called once for an epoch. `apply` is called for parts of the epoch, in several threads at once, and uses
+    no randomness besides the draws.
     """
 
     def draw(self, draws: Draws) -> Drawn | None:
-        """A row for each of `draws.samples` training images, [samples] or [samples, K]; None to change nothing."""
+        """Draw a row for each of `draws.samples` training images, [samples] or [samples, K]; None to change nothing."""
         ...
 
     def apply(self, images: Images, drawn: Drawn, fill: Images) -> Images | None:
         """Change images uint8 [B, H, W, C] in place and return None, or return new ones of the same shape.
 
         Args:
-            images: a part of an epoch, writable.
+            images: images of a part of an epoch, writable.
             drawn: the rows of these images, [B] or [B, K].
             fill: mean colour of the training images, uint8 [C].
         """
@@ -123,7 +123,7 @@ REGISTERED: dict[str, type[Transform]] = {}
 
 
 def transform(name: str) -> Callable[[T], T]:
-    """Register a frozen dataclass, whose fields all have defaults with which it changes nothing, as `augment.NAME`."""
+    """Register a frozen dataclass as `augment.NAME`. With the defaults of its fields it must change nothing."""
 
     def register(kind: T) -> T:
         REGISTERED[name] = kind

@@ -1,1 +1,1 @@
-"""Where images come from: bundled and official data sets, and a user's own."""
+"""Sources of images: bundled and official data sets, and a user's own."""

@@ -1,4 +1,4 @@
-"""Own images as numpy arrays in a .npz."""
+"""A user's own images as numpy arrays in a .npz file."""
 
 import hashlib
 from functools import partial
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 @source("arrays")
 def arrays(dataset: "Dataset", data: Path) -> Source:
-    """A .npz of `images`, uint8 [N, H, W] or [N, H, W, C], and `labels` [N], numbers or names; `test_images` too."""
+    """A .npz with `images`, uint8 [N, H, W] or [N, H, W, C], and `labels` [N], numbers or names. It may have
+    `test_images` and `test_labels` too."""
     path = Path(dataset.root or "")
     if not dataset.root or not path.is_file():
         raise InputError(f"dataset.root={dataset.root} is no file: give a .npz that has arrays images and labels")
     try:
-        with np.load(path, allow_pickle=False) as file:  # a pickle could run anything
+        with np.load(path, allow_pickle=False) as file:  # a pickle could run any code
             stored = {key: file[key] for key in file.files}
-    except Exception as error:  # numpy and zipfile each have their own
+    except Exception as error:  # numpy and zipfile each raise their own
         raise InputError(f"cannot read {path}: give a .npz that has arrays images and labels") from error
     splits = []
     for before in ("", "test_") if "test_images" in stored else ("",):

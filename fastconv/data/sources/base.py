@@ -1,4 +1,4 @@
-"""The interface of a source of images, and the register of those that there are."""
+"""The interface of a source of images, and the registry of sources."""
 
 import importlib
 import os
@@ -27,7 +27,7 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[
 
 @dataclass(frozen=True)
 class Found:
-    """The samples of a source. Without test samples, the training ones are to be split."""
+    """The samples of a source. If there are no test samples, the training samples are to be split."""
 
     classes: tuple[str, ...]
     train: list[Sample]
@@ -35,13 +35,13 @@ class Found:
 
     @classmethod
     def of(cls, classes: Sequence[str], splits: Sequence[list[Sample]]) -> "Found":
-        """From a training split, and a test split if there is one."""
+        """Make it from a training split, and a test split if there is one."""
         return cls(tuple(classes), splits[0], splits[1] if len(splits) > 1 else None)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images somewhere. `stamp`, which JSON can hold, changes with them and costs little; `find` finds them."""
+    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little."""
 
     stamp: list[Any]
     find: Callable[[], Found]
@@ -64,7 +64,7 @@ def source(name: str) -> Callable[[Opener], Opener]:
 
 
 def builtin(name: str) -> Callable[[Reader], Reader]:
-    """Register a function that reads a data set from the data folder, or downloads it to there, as `dataset=NAME`."""
+    """Register a function as `dataset=NAME`. It reads a data set from the data folder, or downloads it there."""
 
     def register(function: Reader) -> Reader:
         _BUILTIN[name] = function
@@ -74,34 +74,34 @@ def builtin(name: str) -> Callable[[Reader], Reader]:
 
 
 def sources() -> dict[str, Opener]:
-    """The sources of own images by name."""
+    """The sources of a user's own images, by name."""
     _import_all()
     return _SOURCES
 
 
 def builtin_sets() -> dict[str, Reader]:
-    """The built-in data sets by name."""
+    """The built-in data sets, by name."""
     _import_all()
     return _BUILTIN
 
 
 @cache
 def _import_all() -> None:
-    """Import every file of this package, so that what it registers is there."""
+    """Import every file of this package, so that all sources are registered."""
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"{package}.{module.name}")
 
 
 def natural(name: str) -> tuple[int, int, str]:
-    """Sort key: numbers in the order of numbers, before words."""
+    """Sort key: numbers in numeric order, before words."""
     return (0, int(name), "") if re.fullmatch(r"[0-9]{1,18}", name) else (1, 0, name)
 
 
 def stamp(path: Path, root: Path) -> list[str | int]:
-    """Place below `root`, size and time of a file, which change when it does."""
+    """Path below `root`, size and time of a file, which change when the file does."""
     try:
         about = path.stat()
-    except OSError:  # a link to nowhere: it is among the unreadable
+    except OSError:  # a broken link, which counts as unreadable
         return [str(path), 0, 0]
     return [os.path.relpath(path, root), about.st_size, about.st_mtime_ns]

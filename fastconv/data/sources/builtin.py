@@ -1,6 +1,6 @@
 """The built-in data sets: scikit-learn's digits, torchvision's MNIST, Fashion-MNIST and CIFAR-10.
 
-Each function returns the arrays of the official splits, and reads no file that is not the official one.
+Each function returns the arrays of the official splits, and reads official files only.
 """
 
 import hashlib
@@ -73,7 +73,7 @@ def cifar10(root: Path) -> Arrays:
     return train.data, np.array(train.targets), test.data, np.array(test.targets), tuple(train.classes)
 
 
-# sha256 of the official idx files, unpacked: torchvision knows the sums of the compressed ones only.
+# sha256 of the official idx files, unpacked: torchvision knows only those of the compressed files.
 IDX_SHA256 = {
     "FashionMNIST/raw/t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "FashionMNIST/raw/t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
@@ -87,7 +87,7 @@ IDX_SHA256 = {
 
 
 def _idx(root: Path, dataset: "type[MNIST]") -> Arrays:
-    """Read a data set in MNIST's file format, checked against the official files."""
+    """Read a data set in MNIST's file format, and check it against the official files."""
     folder = Path(dataset.__name__, "raw")
     expected = {Path(name): digest for name, digest in IDX_SHA256.items() if Path(name).parent == folder}
     _fetch_missing(root, dataset, list(expected))
@@ -101,7 +101,7 @@ def _idx(root: Path, dataset: "type[MNIST]") -> Arrays:
 
 
 def damaged(path: Path) -> InputError:
-    """The one line for a source file that is not the official one."""
+    """The error for a file that is not the official one."""
     return InputError(f"{path} is damaged: its checksum is not the official file's. Delete it to download it again")
 
 
@@ -114,13 +114,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Path]) -> None:
-    """Download a torchvision data set to a folder aside and move it in place when it is whole."""
+    """Download a torchvision data set to a temporary folder and move it into place when it is complete."""
     missing = [file for file in files if not (root / file).exists()]
     if not missing:
         return
     aside = root / f".download-{dataset.__name__}-{os.getpid()}"
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)  # torchvision sets none and would wait for ever
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)  # torchvision sets none and would wait forever
     try:
         dataset(aside, download=True)
         for file in missing:

@@ -1,4 +1,4 @@
-"""Images from a function of the user's own, `dataset._target_`."""
+"""Images from a user's own function, `dataset._target_`."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def stamp_of(dataset: "Dataset") -> list[object]:
-    """What changes with the user's function: its path, its arguments and its source file."""
+    """A stamp that changes with the user's function: its path, its arguments and its source file."""
     target = _path(dataset)
     return [target, dict(dataset.arguments), source_digest(import_target(target))]
 
@@ -32,7 +32,7 @@ def call(dataset: "Dataset") -> Source | Arrays:
         made = function(**dataset.arguments)
     except InputError:
         raise
-    except Exception as error:  # it is somebody else's
+    except Exception as error:  # the user's code may raise anything
         line = " ".join(str(error).split())
         raise InputError(f"dataset._target_={path} failed: {type(error).__name__}: {line}") from error
     return made if isinstance(made, Source) else _checked(made, path)

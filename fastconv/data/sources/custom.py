@@ -1,4 +1,4 @@
-"""A user's own images: decoded from where a source finds them, and split."""
+"""A user's own images: found by a source, decoded and split."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """Everything that was read of a source: its splits, and of all images how they were.
+    """The images that were read from a source: its splits, and notes about all of its files.
 
-    `sizes` are (width, height) of the readable ones, `unreadable` (name, reason) of the others.
+    `sizes` are (width, height) of the readable images, `unreadable` are (name, reason) of the others.
     """
 
     classes: tuple[str, ...]
@@ -28,7 +28,7 @@ class Opened:
 
     @property
     def note(self) -> str:
-        """A sentence on the images that could not be read; empty if all could."""
+        """A sentence about the images that could not be read; empty if all could."""
         if not self.unreadable:
             return ""
         (name, why), count = self.unreadable[0], len(self.sizes) + len(self.unreadable)
@@ -36,7 +36,7 @@ class Opened:
 
 
 def read(dataset: "Dataset", source: Source) -> Opened:
-    """Decode the images of a source, with a progress bar, and split them if they come in one piece.
+    """Decode the images of a source, with a progress bar, and split them if they come without a test split.
 
     Raises InputError for unreadable images if `dataset.strict`, and for a class that has no image to train on.
     """

@@ -1,4 +1,4 @@
-"""From image files of any size and mode to arrays of one size, decoded in parallel, once."""
+"""Decodes image files of any size and mode, in parallel, to arrays of one size."""
 
 import io
 import os
@@ -13,20 +13,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastconv.system.errors import InputError
 
-# What image_size may be when it is taken from the images, in pixels.
+# Limits, in pixels, of an image_size that is chosen from the images.
 SMALLEST, LARGEST = 24, 128
-# What claims to have more is made to fill the memory. Pillow refuses twice as many, and warns of fewer.
+# A file that claims more pixels is made to fill the memory. Pillow refuses twice as many, and warns of fewer.
 MOST_PIXELS = 2**27
 TOO_LARGE = "more pixels than any photograph has"
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 ORIENTATION = 0x0112  # EXIF's tag
-BACKGROUND = 255  # what shows through transparent pixels
+BACKGROUND = 255  # the level behind transparent pixels
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image that can be read: `name` says where it is from; `read` returns its file's bytes, or the image itself."""
+    """An image to read: `name` says where it is from; `read` returns the bytes of its file, or the image itself."""
 
     name: str
     label: int
@@ -35,8 +35,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Decoded:
-    """`images` uint8 [N, H, W, C], `labels` int64 [N] and `names`, in an order of their own; and (name, reason) of what
-    cannot be read."""
+    """`images` uint8 [N, H, W, C], `labels` int64 [N] and `names`, in the order that `decode` documents; and (name,
+    reason) of the files that cannot be read."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -49,15 +49,15 @@ class Decoded:
 
 
 def look(samples: Sequence[Sample], on_image: Callable[[], None]) -> tuple[list[tuple[int, int]], bool]:
-    """Width and height of each readable image as it is shown, and whether all are grey."""
+    """Read the width and height of each readable image as displayed, and whether all are grey."""
 
     def header(sample: Sample) -> tuple[int, int, str] | None:
         try:
             image = _open(sample)
             width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) >= 5  # of EXIF's orientations those that swap the sides
+            turned = image.getexif().get(ORIENTATION, 1) >= 5  # these EXIF orientations swap the sides
             return (height, width, image.mode) if turned else (width, height, image.mode)
-        except Exception:  # decoding says what is wrong
+        except Exception:  # decoding will report the reason
             return None
         finally:
             on_image()
@@ -68,29 +68,29 @@ def look(samples: Sequence[Sample], on_image: Callable[[], None]) -> tuple[list[
 
 
 def choose_size(sizes: Sequence[tuple[int, int]]) -> int:
-    """Side in pixels of the arrays: the middle one of the images' shorter sides, within limits."""
+    """Side of the arrays in pixels: the median of the images' shorter sides, within limits."""
     return int(min(max(round(median(min(size) for size in sizes)), SMALLEST), LARGEST))
 
 
 def decode(samples: Sequence[Sample], size: int, grey: bool, on_image: Callable[[], None]) -> Decoded:
-    """Decode images and bring them to one size.
+    """Decode images and scale them to one size.
 
-    An image is turned as its EXIF data says, shown on white where it is transparent, scaled until its shorter side is
-    `size` (by antialiased bicubic interpolation; one that has the size stays as it is) and cut to the square in its
-    middle. Images of 16 bits keep the upper eight.
+    An image is rotated as its EXIF data says, put on white where it is transparent, scaled so that its shorter side is
+    `size` (by antialiased bicubic interpolation, unless it already has that size) and cropped to the central square.
+    Images of 16 bits keep the upper eight.
 
-    The order depends on nothing but labels and pixels: the same images give the same arrays, whatever they come from.
+    The order depends only on labels and pixels: the same images give the same arrays from every source.
 
     Args:
         size: side in pixels.
-        grey: one channel instead of three.
+        grey: decode to one channel instead of three.
         on_image: called after each image.
     """
 
     def work(sample: Sample) -> np.ndarray | str:
         try:
             return to_array(_open(sample), size, grey)
-        except Exception as error:  # Pillow has many, and a file may be anything
+        except Exception as error:  # Pillow raises many kinds, and a file may contain anything
             return reason_of(error)
         finally:
             on_image()
@@ -112,7 +112,7 @@ def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
         values = np.asarray(image, np.float64)
-        deep = image.mode != "F" or values.max() > 255  # what Pillow has for grey images of 16 bits
+        deep = image.mode != "F" or values.max() > 255  # how Pillow represents grey images of 16 bits
         image = Image.fromarray((values / 256 if deep and values.max() > 255 else values).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -143,7 +143,7 @@ def _open(sample: Sample) -> Image.Image:
 
 
 def open_image(content: bytes) -> Image.Image:
-    """An image from its file's bytes, of which only the head is decoded. Raises what Pillow does, or InputError."""
+    """Open an image from the bytes of its file; only the header is decoded. Raises Pillow's errors, or InputError."""
     if not content:
         raise InputError("empty")
     image = Image.open(io.BytesIO(content))
@@ -157,4 +157,4 @@ def _is_grey(mode: str) -> bool:
 
 
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow lets others run while it decodes
+    return ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow releases the interpreter lock while it decodes

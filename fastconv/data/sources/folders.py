@@ -1,4 +1,4 @@
-"""Own images in folders, and in tables of paths."""
+"""A user's own images in folders, and in tables of paths."""
 
 import csv
 import os
@@ -78,7 +78,7 @@ def table(dataset: "Dataset", data: Path) -> Source:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files below a folder, links followed, each folder once: links may lead round in a circle."""
+    """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe."""
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         place = os.stat(here)
@@ -114,7 +114,7 @@ def _existing(path: object, key: str) -> Path:
 
 
 def _rows(path: Path) -> list[tuple[str, str, int]]:
-    """(path, label, line) of each row."""
+    """The (path, label, line number) of each row."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.reader(file))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @source("torchvision")
 def torchvision(dataset: "Dataset", data: Path) -> Source:
-    """A classification data set of torchvision by its class's name, in its own layout below the data folder."""
+    """A classification data set of torchvision, by the name of its class; its files keep torchvision's layout."""
 
     def find() -> Found:
         opened = _open_torchvision(dataset.name, data)
@@ -41,7 +41,7 @@ class Indexed(Protocol):
 
 
 def _open_torchvision(name: str, data: Path) -> list[Indexed]:
-    """Its training and test split, or all of one that has no splits."""
+    """Open the training and test split of a data set, or all of it if it has no splits."""
     from torchvision import datasets
 
     known = [each for each in datasets.__all__ if isinstance(getattr(datasets, each), type)]
@@ -61,13 +61,13 @@ def _open_torchvision(name: str, data: Path) -> list[Indexed]:
         more["split"] = "balanced"
     try:
         return [kind(data, **each, **more) for each in splits]
-    except Exception as error:  # each of them has its own
+    except Exception as error:  # each data set raises its own
         line = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"torchvision cannot open {name} in {data}: {line}. Put its files there") from error
 
 
 def _indexed(split: Indexed, name: str) -> list[Sample]:
-    """Samples of an indexed data set, whose labels are read without its images where it has them."""
+    """The samples of an indexed data set. If it has a list of labels, they are read without decoding its images."""
     labels = next((getattr(split, key) for key in ("targets", "labels", "_labels", "y") if hasattr(split, key)), None)
     if labels is None or len(labels) != len(split):
         labels = [split[at][1] for at in range(len(split))]

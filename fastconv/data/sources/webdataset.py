@@ -1,4 +1,4 @@
-"""Own images in tars, as WebDataset has them, here or behind URLs; nothing in them is written anywhere."""
+"""A user's own images in WebDataset tars, on disk or behind URLs. The tars are never unpacked to disk."""
 
 import glob
 import json
@@ -20,7 +20,7 @@ MOST_CLASSES = 99_999
 
 @source("webdataset")
 def webdataset(dataset: "Dataset", data: Path) -> Source:
-    """Tar shards of images (jpg, png, webp, ...), each with a label as .cls or in a .json, here or behind URLs."""
+    """Tar shards of images (jpg, png, webp, ...), each with a label as .cls or in a .json, on disk or behind URLs."""
     if not dataset.train:
         raise InputError("dataset.train is not set: name the tars to train on, such as dataset.train=train-*.tar")
     keys = ["train", "test"] if dataset.test else ["train"]
@@ -50,14 +50,14 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
 
 
 def tar_images(url: str) -> Iterator[tuple[str, bytes]]:
-    """(name, file) of each image of a tar."""
+    """Yield (name, content) of each image of a tar."""
     for sample in _grouped(url):
         if (image := _image_of(sample)) is not None:
             yield f"{url}: {sample['__key__']}", image
 
 
 def _tars(given: object, key: str) -> Iterator[str]:
-    """Paths and URLs from one or several of them, with {000..010} or * for ranges."""
+    """Yield the paths and URLs that one or several patterns with {000..010} or * name."""
     from braceexpand import braceexpand
 
     for text in given if isinstance(given, list) else [given]:
@@ -71,7 +71,7 @@ def _tars(given: object, key: str) -> Iterator[str]:
 
 
 def _members(url: str) -> Iterator[tuple[str, int | str, bytes]]:
-    """(name, label, file) of each image of a tar, nothing of which is written anywhere."""
+    """Yield (name, label, content) of each image of a tar, without writing anything to disk."""
     for sample in _grouped(url):
         if (image := _image_of(sample)) is not None:
             name = f"{url}: {sample['__key__']}"
@@ -83,7 +83,7 @@ def _image_of(sample: dict[str, bytes]) -> bytes | None:
 
 
 def _grouped(url: str) -> Iterator[dict[str, Any]]:
-    """The samples of a tar: what belongs to one key, by its ending."""
+    """Yield the samples of a tar: for each key, the contents of its files by their ending."""
     import fsspec
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
@@ -95,7 +95,7 @@ def _grouped(url: str) -> Iterator[dict[str, Any]]:
             yield from group_by_keys(entries)
     except InputError:
         raise
-    except Exception as error:  # every protocol, and tarfile, has its own
+    except Exception as error:  # every protocol, and tarfile, raises its own
         raise InputError(f"cannot read {url}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 

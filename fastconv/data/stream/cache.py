@@ -1,4 +1,4 @@
-"""Streams on disk: kept while they are in use, the least recently used ones removed when room is short."""
+"""Streams on disk: they are kept while in use, and the least recently used are removed when space is short."""
 
 import glob
 import os
@@ -17,9 +17,9 @@ STREAM_FOLDER = re.compile(r".+-[0-9a-f]{16}")
 
 @contextmanager
 def in_use(root: Path, name: str) -> Iterator[None]:
-    """Keep the stream `name`, be it there already or not, from being removed by `prune`, and mark it as used now.
+    """Protect the stream `name`, which need not exist yet, from `prune`, and mark it as used now.
 
-    Every user has a lock of its own, so that there may be several; they take it one at a time, under the lock that
+    Every user has its own lock, so there may be several users. They take their locks one at a time, under the lock that
     `prune` holds while it removes a stream.
     """
     with ExitStack() as stack:
@@ -31,7 +31,7 @@ def in_use(root: Path, name: str) -> Iterator[None]:
 
 
 def _has_users(root: Path, name: str) -> bool:
-    """Whether somebody uses a stream. The caller holds its `use` lock; what killed users left of theirs is removed."""
+    """Whether a stream is in use. The caller holds its `use` lock. Removes the lock files of killed users."""
     for path in (root / ".locks").glob(f"{glob.escape(name)}.use-*"):
         with locked(root, path.name, wait=False) as free:
             if not free:
@@ -41,7 +41,7 @@ def _has_users(root: Path, name: str) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left half-written in a stream's folder, whose `write` lock the caller holds."""
+    """Remove the unfinished files of killed writers from a stream's folder. The caller holds its `write` lock."""
     for leftover in folder.rglob("*.part"):
         leftover.unlink()
 
@@ -56,12 +56,12 @@ class StoredStream:
 
 
 def stored_streams(root: Path) -> list[StoredStream]:
-    """The streams below `root`, least recently used first."""
+    """The streams below `root`, the least recently used first."""
     if not root.is_dir():
         return []
     streams = []
     for folder in root.iterdir():
-        with suppress(FileNotFoundError):  # another process may be removing it, or renaming a file in it
+        with suppress(FileNotFoundError):  # another process may be removing the folder, or renaming a file in it
             if STREAM_FOLDER.fullmatch(folder.name) and _holds_only_a_stream(folder):
                 size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
                 streams.append(StoredStream(folder, size, folder.stat().st_mtime))
@@ -69,15 +69,16 @@ def stored_streams(root: Path) -> list[StoredStream]:
 
 
 def _holds_only_a_stream(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what fastconv writes: what else is there is not ours to remove."""
+    """Whether a folder contains only files that fastconv writes. Others are not ours to remove."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else [""]
     return all(name.startswith(("manifest.json", "epoch-")) for name in names)
 
 
 def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredStream]:
-    """Remove the least recently used streams until the others fit in `max_bytes`; return what was removed.
+    """Remove the least recently used streams until the others fit in `max_bytes`; return the removed ones.
 
-    A stream that some process reads or writes is left alone. The one named `keep` is too, and does not count.
+    A stream that some process reads or writes is kept. The stream named `keep` is kept too, and its size does not
+    count.
     """
     streams = [stream for stream in stored_streams(root) if stream.folder.name != keep]
     total = sum(stream.bytes for stream in streams)
@@ -92,9 +93,9 @@ def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredS
         ):
             if not (nobody_begins and nobody_writes) or _has_users(root, name):
                 continue
-            # The manifest goes first: a removal that is cut off leaves no stream that looks whole.
+            # Remove the manifest first: an interrupted removal must not leave a stream that looks complete.
             (stream.folder / "manifest.json").unlink(missing_ok=True)
-            shutil.rmtree(stream.folder, ignore_errors=True)  # another process may have removed it before
+            shutil.rmtree(stream.folder, ignore_errors=True)  # another process may have removed it already
         total -= stream.bytes
         removed.append(stream)
     return removed

@@ -1,4 +1,4 @@
-"""Reading a stream's shards, and computing what they lack."""
+"""Reads a stream's shards, and computes blocks that they lack."""
 
 import threading
 import warnings
@@ -14,14 +14,14 @@ from fastconv.system.errors import StreamError
 
 
 class ShardStream(Stream):
-    """Reads shards, each checked when it is opened; blocks of which there is no shard are computed.
+    """Reads shards, each checked when it is opened, and computes blocks without a shard.
 
-    Both give the same bytes: a batch depends neither on which shards there are nor on when they appear. Subclasses
-    provide the shards.
+    Both ways give the same bytes: a batch does not depend on which shards exist or when they appear. Subclasses provide
+    the shards.
 
     Args:
-        data: the training images; None to read nothing but shards.
-        manifest: the shards that there are.
+        data: the training images; None to read shards only.
+        manifest: the shards that exist.
     """
 
     OPEN_SHARDS = 4
@@ -50,7 +50,7 @@ class ShardStream(Stream):
 
     @abstractmethod
     def _open_shard(self, epoch: int, shard: int) -> Shard:
-        """A shard that there is."""
+        """Open a shard that exists."""
 
     def close(self) -> None:
         super().close()
@@ -58,14 +58,13 @@ class ShardStream(Stream):
 
 
 class PrecomputedStream(ShardStream):
-    """Reads the shards on this machine's disk, on which `storage.in_use` keeps them meanwhile.
+    """Reads the shards on this machine's disk. `cache.in_use` protects them from removal meanwhile.
 
     Args:
-        root: the folder that holds the stream's folder.
-        data: the training images; None to read nothing but what is on disk.
-        extend: called in a thread as `extend(epochs, on_shard=...)`, like `write_stream`, when the reader nears the end
-            of what is on disk. Shards that other processes write are noticed without it.
-        max_epochs: epochs beyond which it is not extended; None for no bound.
+        root: the folder that holds the stream's folder. data: the training images; None to read shards only. extend:
+            called in a thread as `extend(epochs, on_shard=...)`, like `write_stream`, when the reader nears the last
+            shard on disk. Shards that other processes write are found without it.
+        max_epochs: number of epochs beyond which the stream is not extended; None for no limit.
         verify: check each shard against its sha256, not only its size.
 
     Raises StreamError for a missing, truncated or altered shard.
@@ -99,7 +98,7 @@ class PrecomputedStream(ShardStream):
         return Shard(self._folder / name, self._manifest.shards[name], self._verify)
 
     def _read_manifest(self) -> None:
-        """Read the manifest if it is another than the one known: writers replace it as they get on."""
+        """Read the manifest again if it has changed: writers replace it as they make progress."""
         try:
             status = (self._folder / "manifest.json").stat()
             version = (status.st_ino, status.st_mtime_ns)
@@ -111,7 +110,7 @@ class PrecomputedStream(ShardStream):
 
     def _grow(self, epoch: int) -> None:
         busy = self._extension is not None and self._extension.is_alive()
-        self._read_manifest()  # in this order: what an extension that is not busy has done is in the manifest
+        self._read_manifest()  # read it first: it then includes everything that an idle extension has written
         wanted = epoch + 3 if self._max_epochs is None else min(epoch + 3, self._max_epochs)
         needed = epoch + 1 >= self._epochs and wanted > self._epochs
         if needed and self._extend is not None and not busy:
@@ -125,7 +124,7 @@ class PrecomputedStream(ShardStream):
             self._extend(epochs, on_shard=self._stop_if_closed)
         except _ClosedError:
             pass
-        except Exception as error:  # a full disk must not end a run that can go on
+        except Exception as error:  # a full disk must not end a run that can go on without it
             self._extend = None
             warnings.warn(f"the stream cannot grow, so its further epochs are computed: {error}", stacklevel=2)
 
@@ -134,7 +133,7 @@ class PrecomputedStream(ShardStream):
             raise _ClosedError
 
     def close(self) -> None:
-        """Have a running extension stop after the shards in work; let go of the files."""
+        """Stop a running extension after its current shards, and close the files."""
         self._closed.set()
         if self._extension is not None:
             self._extension.join()
@@ -142,4 +141,4 @@ class PrecomputedStream(ShardStream):
 
 
 class _ClosedError(Exception):
-    """Nobody reads any more what an extension writes."""
+    """The reader of an extension's shards was closed."""

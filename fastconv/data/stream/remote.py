@@ -1,4 +1,4 @@
-"""A stream on a server: only read from, shard by shard, with a copy of what was read on this machine's disk."""
+"""Reads a stream on a server, shard by shard, and keeps a copy of the shards on this machine's disk."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from fastconv.data.stream.spec import Manifest, StreamSpec, shard_name
 from fastconv.system.errors import InputError, StreamError
 from fastconv.system.files import locked, require_space, write_atomically
 
-# Seconds between one try and the next.
+# Seconds between tries.
 PAUSES = (0.5, 1.0, 2.0, 4.0)
-# What ends a try: a server that says nothing for so long. A download may take as long as it gets on.
+# A try ends if the server sends nothing for this many seconds. A download that makes progress has no time limit.
 SILENCE_SECONDS = 30
 
 
 class RemoteFolder:
-    """A folder behind a URL of any protocol that fsspec opens. Raises InputError if it does not open this one."""
+    """A folder behind a URL of any protocol that fsspec supports. Raises InputError for a URL that it cannot open."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -41,9 +41,9 @@ class RemoteFolder:
             raise InputError(f"cannot open {url}: {error}. Set stream.root to another address or to a folder") from None
 
     def read(self, name: str, check: Callable[[bytes], object]) -> bytes:
-        """The content of a file, once `check` finds nothing wrong with it; tried again after growing pauses.
+        """Read a file that passes `check`. A failed try is repeated after growing pauses.
 
-        Raises InputError, naming the URL, for a file that does not exist or that never arrives whole and right.
+        Raises InputError, naming the URL, for a file that does not exist or never arrives complete and correct.
         """
         url = f"{self.url}/{name}"
         for pause in (*PAUSES, None):
@@ -56,7 +56,7 @@ class RemoteFolder:
                     f"{url} does not exist. Check stream.root; or write the stream to a folder with python -m"
                     " fastconv.precompute and upload that; or use stream=online"
                 ) from None
-            except Exception as error:  # every protocol has errors of its own
+            except Exception as error:  # every protocol raises its own
                 failure = str(error) or type(error).__name__
             if pause is None or self._closed.wait(pause):
                 break
@@ -66,32 +66,32 @@ class RemoteFolder:
         )
 
     def close(self) -> None:
-        """No more tries."""
+        """End all further tries."""
         self._closed.set()
 
 
 def read_manifest(remote: RemoteFolder, spec: StreamSpec) -> Manifest:
-    """The manifest of a stream in a remote folder. Raises InputError if it is absent, damaged or another stream's."""
+    """Read a stream's manifest from a server. Raises InputError if it is absent, damaged or of another stream."""
     name = f"{spec.folder}/manifest.json"
     try:
         return Manifest.parse(remote.read(name, json.loads), f"{remote.url}/{name}", spec)
-    except StreamError as error:  # no command on this machine repairs it
+    except StreamError as error:  # no command on this machine can repair it
         raise InputError(f"{error}. Upload the stream again, or use stream=online") from None
 
 
 class RemoteStream(ShardStream):
-    """Reads shards that a server has, and computes the blocks of all others.
+    """Reads the shards that a server has, and computes the blocks of all others.
 
-    A shard is fetched when it is first needed, and the one after it meanwhile. It must have the manifest's sha256. It
-    is kept where a local stream would have it, so that what either has left is used.
+    A shard is fetched when it is first needed, and the next one in the background. Its sha256 must match the manifest.
+    It is stored where a local stream would store it, so that local and remote streams share their shards.
 
     Args:
         root: URL of the folder that holds the stream's folder.
-        cache: folder on this machine in which the stream's shards are kept.
+        cache: folder on this machine that keeps the stream's shards.
         data: the training images.
-        max_epochs: epochs beyond which nothing is fetched.
+        max_epochs: number of epochs beyond which nothing is fetched.
 
-    Raises InputError for a shard that cannot be fetched or kept.
+    Raises InputError for a shard that cannot be fetched or stored.
     """
 
     def __init__(self, spec: StreamSpec, root: str, cache: Path, data: ImageData, max_epochs: int) -> None:
@@ -108,10 +108,10 @@ class RemoteStream(ShardStream):
         following = divmod(epoch * self._per_epoch + shard + 1, self._per_epoch)
         if self._has(*following):
             self._arrival(*following)
-        return Shard(path, entry, verify=False)  # that was done before it came here
+        return Shard(path, entry, verify=False)  # it was verified when it was fetched
 
     def _arrival(self, epoch: int, shard: int) -> Future[tuple[Path, ShardEntry]]:
-        """A shard on its way: (path, entry) once it is on the disk."""
+        """The download of a shard: a future of (path, entry), ready when the shard is on disk."""
         name = shard_name(epoch, shard)
         if name not in self._arrivals:
             arrival = self._arrivals[name] = Future()
@@ -134,7 +134,7 @@ class RemoteStream(ShardStream):
             if hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise ValueError("its sha256 is not the manifest's")
 
-        with locked(self._cache, f"{folder.name}.write"):  # ranks and runs that want the same shard fetch it once
+        with locked(self._cache, f"{folder.name}.write"):  # ranks and runs that need the same shard fetch it once
             try:
                 check_shard(folder / name, entry)
             except StreamError:
@@ -144,6 +144,6 @@ class RemoteStream(ShardStream):
         return folder / name, entry
 
     def close(self) -> None:
-        """Try for no more shards; let go of the files."""
+        """Stop fetching, and close the files."""
         self._remote.close()
         super().close()

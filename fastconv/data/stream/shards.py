@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset's layout: written in one pass with their checksum, read as memory maps without copies.
+"""Tar shards in WebDataset's layout, written in one pass with their checksum and read as memory maps without copies.
 
 A member pair `<key>.x.npy` (uint8 [B, H, W, C]) and `<key>.y.npy` (int64 [B]) holds one block of samples. The same
 arrays give the same bytes: tar times, owners and modes are fixed.
@@ -21,7 +21,7 @@ from fastconv.system.files import unwritable
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest says of a shard: its number of samples, its size in bytes and its sha256."""
+    """A shard's entry in the manifest: its number of samples, its size in bytes and its sha256."""
 
     samples: int
     bytes: int
@@ -29,9 +29,9 @@ class ShardEntry:
 
 
 def write_shard(path: Path, blocks: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> ShardEntry:
-    """Write blocks (key, images, labels) to a tar that appears under its name only when it is whole.
+    """Write blocks (key, images, labels) to a tar that appears under its name only when it is complete.
 
-    Raises InputError if the file can't be written; nothing of it is left then.
+    Raises InputError, and leaves no file behind, if it cannot be written.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     digest = hashlib.sha256()
@@ -49,7 +49,7 @@ def write_shard(path: Path, blocks: Iterable[tuple[str, np.ndarray, np.ndarray]]
             for key, images, labels in blocks:
                 for suffix, array in (("x.npy", images), ("y.npy", labels)):
                     payload = npy_bytes(array)
-                    # tarfile's own writer copies in 10 KB pieces; header and payload as they are go twice as fast.
+                    # tarfile's own writer copies in 10 KB pieces; writing header and payload directly is twice as fast.
                     put(tar_header(f"{key}.{suffix}", len(payload)))
                     put(payload)
                     put(bytes(-len(payload) % tarfile.BLOCKSIZE))
@@ -71,14 +71,14 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """A tar member's header, with time, owner and mode fixed."""
+    """The header of a tar member, with fixed time, owner and mode."""
     member = tarfile.TarInfo(name)
     member.size = size
     return member.tobuf(tarfile.USTAR_FORMAT)
 
 
 def check_shard(path: Path, entry: ShardEntry, digest: bool = True) -> None:
-    """Raise StreamError unless the file has the size and, where `digest` is on, the sha256 that the manifest says."""
+    """Raise StreamError unless the file has the size and, if `digest` is set, the sha256 of its manifest entry."""
     try:
         size = path.stat().st_size
         if size != entry.bytes:
@@ -96,22 +96,22 @@ def check_shard(path: Path, entry: ShardEntry, digest: bool = True) -> None:
 
 
 class Shard:
-    """One shard, checked and memory-mapped; `block(i)` returns views of the file's own bytes.
+    """One shard, checked and memory-mapped; `block(i)` returns views of the file's bytes.
 
-    Raises StreamError for a file that is not what the manifest says. Without `verify` only its size is compared, and
-    what is found to make no sense while it is read raises StreamError too.
+    Raises StreamError for a file that does not match the manifest. Without `verify` only its size is compared; then
+    damage that shows while reading raises StreamError too.
     """
 
     def __init__(self, path: Path, entry: ShardEntry, verify: bool = True) -> None:
         check_shard(path, entry, digest=verify)
         self._path = path
-        # Copy-on-write: the file can't be changed through it, and torch takes the arrays as they are, without a copy.
+        # Copy-on-write: writes do not reach the file, and torch uses the arrays without a copy.
         self._bytes = np.memmap(path, np.uint8, mode="c")
         with self._sense(), tarfile.open(path, "r:") as tar:
             self._offsets = [member.offset_data for member in tar]
 
     def block(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [B, H, W, C] and labels int64 [B] of a block, not to be written to."""
+        """Images uint8 [B, H, W, C] and labels int64 [B] of a block. Do not write to them."""
         with self._sense():
             images, labels = self._array(2 * index), self._array(2 * index + 1)
             if labels.shape != images.shape[:1]:
@@ -130,5 +130,5 @@ class Shard:
     def _sense(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # tarfile and numpy fail in many ways on bytes that are not theirs
+        except Exception as error:  # tarfile and numpy fail in many ways on damaged bytes
             raise StreamError(f"{self._path} was altered: it is no shard") from error

@@ -1,7 +1,7 @@
-"""The training stream: augmented epochs, one after the other, as one endless sequence of samples.
+"""The training stream: an endless sequence of augmented samples, epoch after epoch.
 
-`OnlineStream` computes them while training. `writer.write_stream` stores the same bytes, which
-`reader.PrecomputedStream` reads from the disk and `remote.RemoteStream` from a server.
+`OnlineStream` computes them during training. `writer.write_stream` stores the same bytes, which
+`reader.PrecomputedStream` reads from disk and `remote.RemoteStream` from a server.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from fastconv.system.errors import StreamError
 from fastconv.system.files import write_atomically
 
 FORMAT = 1
-# A block is the unit of augmenting and reading: large enough that Python's cost per block vanishes, small enough to
-# stay in the caches.
+# A block is the unit of augmenting and reading: large enough to make Python's cost per block negligible, small enough
+# to stay in the caches.
 BLOCK_BYTES = 4 * 2**20
 BLOCK_SAMPLES = 1000
 BLOCKS_PER_SHARD = 10
-# The names in fingerprints of what has been renamed since.
+# Fingerprints use the first names of settings that have been renamed since.
 FIRST_NAMES = {"color_jitter": "colour", "auto": "policy", "skip_schedule": "resting"}
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -35,7 +35,7 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """Everything that decides the bytes of a stream, and nothing else: not the number of epochs."""
+    """All values that decide the bytes of a stream, and no others. The number of epochs is not among them."""
 
     dataset: str
     digest: str
@@ -47,17 +47,17 @@ class StreamSpec:
     """Images per epoch."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """Per channel, of pixel values scaled to [0, 1]."""
+    """Mean and standard deviation per channel, of pixel values scaled to [0, 1]."""
     policy: Policy
     seed: int
     skip_schedule: str = ""
-    """sha256 of which images are skipped in which epochs; empty if none is."""
+    """sha256 of the skip schedule (which images are skipped in which epochs); empty if no image is skipped."""
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that differ whenever a byte of the stream could."""
-        # Settings at their default are left out, unless the first format had them, and what was renamed has its first
-        # name: older streams stay valid whatever is added.
+        """16 hex digits that differ between any two streams whose bytes could differ."""
+        # Settings at their default are left out, unless the first format had them, and renamed settings keep their
+        # first name. So older streams stay valid when settings are added or renamed.
         settings = {key: value for key, value in asdict(self).items() if value != SETTINGS_LEFT_OUT.get(key, MISSING)}
         policy = {FIRST_NAMES.get(key, key): value for key, value in self.policy.described().items()}
         described = {FIRST_NAMES.get(key, key): value for key, value in settings.items()}
@@ -67,12 +67,12 @@ class StreamSpec:
 
     @property
     def libraries(self) -> dict[str, dict[str, str]]:
-        """Under one key, the versions of the libraries that have a part in the bytes; empty without such."""
+        """The versions of the libraries that affect the bytes, under one key; empty if none does."""
         return {} if self.policy.auto == "none" else {"libraries": library_versions()}
 
     @property
     def sources(self) -> dict[str, list[str]]:
-        """Under one key, the sha256 of the source file of each transform of the user's own; empty without such."""
+        """The sha256 of the source file of each of the user's own transforms, under one key; empty without any."""
         return {"sources": self.policy.sources()} if self.policy.extra else {}
 
     @property
@@ -82,7 +82,7 @@ class StreamSpec:
 
     @property
     def fill(self) -> np.ndarray:
-        """The mean colour, uint8 [C]: what lies outside an image is zero once it is normalised."""
+        """The mean colour, uint8 [C]. After normalisation, padding of this colour is zero."""
         return np.round(np.array(self.mean) * 255).astype(np.uint8)
 
     @property
@@ -101,18 +101,18 @@ class StreamSpec:
         return [range(at, min(at + BLOCKS_PER_SHARD, blocks)) for at in range(0, blocks, BLOCKS_PER_SHARD)]
 
     def place(self, block: int) -> tuple[int, int]:
-        """(shard of the epoch, block of the shard) of a block of an epoch."""
+        """The (shard of the epoch, block of the shard) of a block of an epoch."""
         return divmod(block, BLOCKS_PER_SHARD)
 
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
-        """One block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
+        """Compute one block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
         height, width, _ = self.shape
         plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.skip_schedule)
         start, stop = block * self.block, min((block + 1) * self.block, self.samples)
         return augment(data.images, plan, start, stop, self.fill), data.labels[plan.order[start:stop]]
 
 
-# Fields that are no part of the fingerprint where they have these values.
+# Fields that are left out of the fingerprint if they have these values.
 SETTINGS_LEFT_OUT = {each.name: each.default for each in fields(StreamSpec) if each.default is not MISSING}
 
 
@@ -130,7 +130,7 @@ class Manifest:
 
     @property
     def epochs(self) -> int:
-        """How many epochs, from the first on, are complete."""
+        """Number of epochs, from the first on, that are complete."""
         per_epoch = len(self.spec.shards())
         epoch = 0
         while all(shard_name(epoch, shard) in self.shards for shard in range(per_epoch)):
@@ -152,9 +152,9 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path, spec: StreamSpec) -> "Manifest":
-        """Read the manifest of a stream that must be the one `spec` describes; an absent one has no shards.
+        """Read the manifest of the stream that `spec` describes; an absent manifest has no shards.
 
-        Raises StreamError for a manifest that is damaged, of another format, or of another stream.
+        Raises StreamError for a manifest that is damaged, in another format, or of another stream.
         """
         path = folder / "manifest.json"
         try:
@@ -166,7 +166,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: bytes, place: Path | str, spec: StreamSpec) -> "Manifest":
-        """What `read` does, for a manifest whose text was read from `place`."""
+        """Parse the text of a manifest that was read from `place`. Raises StreamError as `read` does."""
         try:
             content = json.loads(text)
             if content["format"] != FORMAT:
@@ -179,11 +179,11 @@ class Manifest:
 
 
 class Stream(ABC):
-    """Epochs of a stream as one concatenated sequence of samples; subclasses provide the blocks."""
+    """The epochs of a stream as one concatenated sequence of samples. Subclasses provide the blocks."""
 
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
-        # A block is read in several parts, one after the other.
+        # The last block is kept, since a block is read in several parts, one after the other.
         self._at: tuple[int, int] | None = None
         self._current: Batch = (np.empty(0, np.uint8), np.empty(0, np.int64))
 
@@ -212,12 +212,12 @@ class Stream(ABC):
         """Images and labels of one block."""
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close the files."""
         self._at, self._current = None, (np.empty(0, np.uint8), np.empty(0, np.int64))
 
 
 class OnlineStream(Stream):
-    """Augments while training: no disk, the same bytes."""
+    """Augments during training. It needs no disk and gives the same bytes."""
 
     def __init__(self, spec: StreamSpec, data: ImageData) -> None:
         super().__init__(spec)
@@ -228,7 +228,7 @@ class OnlineStream(Stream):
 
 
 def stream_spec(images: ImageData, policy: Policy, seed: int) -> StreamSpec:
-    """The stream of a data set's training images, some of which may be skipped in some epochs."""
+    """Describe the stream of a data set's training images. Its skip schedule may leave some out of some epochs."""
     mean, std = mean_and_std(images.images)
     skip_schedule = images.skip_schedule
     return StreamSpec(

@@ -1,4 +1,4 @@
-"""Writing a stream: the shards that are missing, in parallel, and again those that were damaged."""
+"""Writes the missing shards of a stream, in parallel, and repairs damaged ones."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from fastconv.data.stream.spec import Manifest, StreamSpec, shard_name
 from fastconv.system.errors import InputError, StreamError
 from fastconv.system.files import locked, require_space
 
-# While shards are written, the manifest follows at this pace: a killed writer loses no more than that.
+# Seconds between updates of the manifest while shards are written: a killed writer loses no more work than that.
 MANIFEST_SECONDS = 1.0
 
 
@@ -25,17 +25,17 @@ def write_stream(
     on_shard: Callable[[int, int], None] = lambda done, total: None,
     wait: bool = True,
 ) -> Path:
-    """Make sure that the first `epochs` epochs of a stream are on disk; return the stream's folder.
+    """Write the first `epochs` epochs of a stream, as far as they are missing; return the stream's folder.
 
-    Shards are written by one thread per core (numpy, hashing and writing leave the interpreter free). Processes that
-    want the same stream take turns, and find the work done. What an earlier, killed writer finished is kept.
+    One thread per core writes shards (numpy, hashing and writing release the interpreter lock). Processes that need the
+    same stream take turns, so that later ones find it written. Shards that a killed writer finished are kept.
 
     Args:
-        on_shard: called with (shards done, shards to do) after each shard. If it raises, the shards in work are
-            finished and kept, and no more are begun.
-        wait: if another process is writing the stream, wait for it; else leave it to that process.
+        on_shard: called with (shards done, shards to do) after each shard. If it raises, the shards in progress are
+            finished and kept, and no more are started.
+        wait: whether to wait if another process is writing the stream, or else leave it to that process.
 
-    Raises InputError for too little disk, StreamError for a foreign or damaged manifest.
+    Raises InputError for too little disk space, StreamError for a manifest that is damaged or of another stream.
     """
     folder = root / spec.folder
     with locked(root, f"{spec.folder}.write", wait=wait) as free:
@@ -57,7 +57,7 @@ def write_stream(
 
         def write(epoch: int, shard: int, blocks: range) -> tuple[str, ShardEntry]:
             name = shard_name(epoch, shard)
-            # Others write to the disk too.
+            # Other processes write to the disk too, so check before each shard.
             require_space(root, round(len(blocks) * block_bytes), f"a shard of the stream of {spec.dataset}")
             computed = ((f"{epoch:04d}-{block:05d}", *spec.compute(data, epoch, block)) for block in blocks)
             return name, write_shard(folder / name, computed)
@@ -76,7 +76,7 @@ def write_stream(
                 for future in futures:
                     future.cancel()
                 pool.shutdown()
-                # What was in work when something went wrong elsewhere has been finished.
+                # Shards in progress when another one failed have been finished.
                 manifest.shards.update(
                     future.result() for future in futures if not future.cancelled() and future.exception() is None
                 )
@@ -85,14 +85,14 @@ def write_stream(
 
 
 def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
-    """Check every shard of a stream against its sha256, write damaged ones again; return what was mended.
+    """Check every shard of a stream against its sha256 and write damaged ones again; return their names.
 
-    Raises InputError for a stream that is not there.
+    Raises InputError for a stream that does not exist.
     """
     folder = root / spec.folder
     mended = []
     absent = InputError(f"{folder} has no shards to verify: write them with python -m fastconv.precompute")
-    if not folder.is_dir():  # a lock would make the root
+    if not folder.is_dir():  # taking the lock would create the root
         raise absent
     with locked(root, f"{spec.folder}.write"):
         try:

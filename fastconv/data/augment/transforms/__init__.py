@@ -1,4 +1,4 @@
-"""One file for each augmentation: its settings, its draws and what it does to pixels.
+"""One file for each augmentation: its settings, its draws and its effect on pixels.
 
-Every file in this folder is imported by `policy`. A class that it registers becomes a group of settings of `augment`.
+`policy` imports every file in this folder. A class that a file registers becomes a group of settings of `augment`.
 """

@@ -1,10 +1,10 @@
-"""Automatic augmentation policies of torchvision, by name, drawn from a seed for each image.
+"""Automatic augmentation policies of torchvision, with a seed for each image.
 
 RandAugment (Cubuk et al. 2019, arXiv 1909.13719), TrivialAugment Wide (Müller & Hutter 2021, arXiv 2103.10158) and
 AugMix (Hendrycks et al. 2020, arXiv 1912.02781). Torch is imported when a policy is first used.
 
-The first two compute in Pillow: the same bytes wherever its version and torchvision's are the same. AugMix blends in
-float32 and draws with the C library's logarithms, so that another kind of processor may round a pixel to another side.
+The first two compute in Pillow and give the same bytes with the same versions of Pillow and torchvision. AugMix blends
+in float32 and draws with the C library's logarithms, so that another kind of processor may round a pixel differently.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,11 @@ POLICIES = ("none", "rand_augment", "trivial_augment", "augmix")
 
 @dataclass(frozen=True)
 class AutoAugment:
-    """One of torchvision's policies.
+    """A policy of torchvision.
 
     Args:
         name: one of `POLICIES`.
-        num_ops, magnitude: of rand_augment.
+        num_ops, magnitude: settings of rand_augment.
     """
 
     name: str
@@ -39,14 +39,14 @@ class AutoAugment:
     magnitude: int
 
     def draw(self, draws: Draws) -> Drawn | None:
-        """Seeds, in [0, 2**32), of the policy's own draws, int64 [samples]."""
+        """Draw a seed in [0, 2**32) for the policy's own draws on each image, int64 [samples]."""
         return None if self.name == "none" else draws.integers(2**32)
 
     def apply(self, images: Images, drawn: Drawn, fill: Images) -> None:
-        """Replace, in place, each image of 1 or 3 channels by what the policy makes of it.
+        """Apply the policy, in place, to each image of 1 or 3 channels.
 
-        An image becomes what it would if torch.manual_seed(its seed) came just before, but torch's own generator is
-        neither used nor moved: several threads may do this while another one trains.
+        The result is as after torch.manual_seed(the image's seed), but torch's global generator is neither used nor
+        changed, so several threads can do this while another one trains.
         """
         import torch
         from PIL import Image
@@ -55,7 +55,7 @@ class AutoAugment:
         with _drawing_from(generator):
             for image, seed in zip(images, drawn.tolist(), strict=True):
                 generator.manual_seed(seed)
-                # As an image of Pillow's: twice as fast as a tensor of 32x32 pixels.
+                # A Pillow image takes half the time of a tensor at 32x32 pixels.
                 changed = change(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image))
                 image[:] = np.asarray(changed).reshape(image.shape)
 
@@ -71,13 +71,13 @@ class AutoAugment:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide what a policy does to a pixel, without marks of their builds."""
+    """Versions, without build tags, of the libraries that decide the pixels that a policy makes."""
     # Each torchvision goes with one torch.
     return {name: version(name).partition("+")[0] for name in ("torchvision", "pillow")}
 
 
 def _drawing_from(generator: "torch.Generator") -> AbstractContextManager[object]:
-    """A context in which this thread's draws come from `generator`: torchvision's transforms take none themselves."""
+    """A context in which this thread draws from `generator`: torchvision's transforms take no generator themselves."""
     import torch
     from torch.overrides import TorchFunctionMode
 

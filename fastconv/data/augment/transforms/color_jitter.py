@@ -7,9 +7,9 @@ import numpy as np
 from fastconv.data.augment.transform import Drawn, Draws, Images, transform
 from fastconv.system.settings import Range, setting
 
-# Colours are changed in fixed point: the bits that are kept of a level of brightness, and of the factor of contrast.
+# Colours change in fixed point: fractional bits of a level of brightness, and of the factor of contrast.
 BRIGHTNESS_BITS, CONTRAST_BITS = 8, 16
-# Pixels whose colour is changed at once: few enough to stay in a core's cache as 32-bit numbers.
+# Pixels to process at once: few enough to stay in a core's cache as 32-bit numbers.
 COLOUR_PIXELS = 2**17
 
 
@@ -19,21 +19,23 @@ class ColorJitter:
     """Change brightness and contrast of each image, drawn evenly between minus and plus the limits.
 
     A pixel v of an image of mean m, both scaled to [0, 1] (m over all pixels and channels of the cropped image),
-    becomes m + (v - m) (1 + c) + b, rounded to a byte and clipped, where |b| <= brightness and |c| <= contrast.
-    Recipes whose brightness is of normalised pixels, as Hiverge's 0.14 for CIFAR-10, have it in standard deviations:
-    times 0.25 it is the 0.035 to give here.
+    becomes m + (v - m) (1 + c) + b, rounded to a byte and clipped, where |b| <= brightness and |c| <= contrast. Some
+    recipes give brightness for normalised pixels, in standard deviations, such as Hiverge's 0.14 for CIFAR-10. Times
+    the standard deviation of 0.25, that is 0.035 here.
     """
 
     brightness: float = setting(0.0, Range("a share", 0, 1))
-    """Most that is added to or taken from the pixels of an image, in [0, 1] of their range; 0 switches it off."""
+    """Largest change of brightness, up or down, as a share in [0, 1] of the range of pixel values; 0 switches it
+    off."""
     contrast: float = setting(0.0, Range("a share", 0, 1))
-    """Most by which an image's differences from its mean grow or shrink, as a share of them; 0 switches it off."""
+    """Largest change of an image's contrast, up or down: the share in [0, 1] by which differences from its mean grow or
+    shrink; 0 switches it off."""
 
     def draw(self, draws: Draws) -> Drawn | None:
         """(brightness, contrast) of each image, int64 [samples, 2].
 
-        Brightness is what is added, in levels of 255 times 2**BRIGHTNESS_BITS; contrast is what the factor on
-        differences from the mean is above 1, times 2**CONTRAST_BITS.
+        Brightness is the amount to add, in levels of 255 times 2**BRIGHTNESS_BITS; contrast is the factor on
+        differences from the mean minus 1, times 2**CONTRAST_BITS.
         """
         if not (self.brightness or self.contrast):
             return None
@@ -44,14 +46,14 @@ class ColorJitter:
     def apply(self, images: Images, drawn: Drawn, fill: Images) -> None:
         """Change, in place, brightness and contrast of each image by `drawn`, int64 [B, 2].
 
-        In integers, which round alike everywhere.
+        It computes in integers, which round the same way everywhere.
         """
         brightness, contrast = drawn[:, 0], drawn[:, 1]
         one, unit = 2**CONTRAST_BITS, 2 ** (CONTRAST_BITS - BRIGHTNESS_BITS)
         pixels = images.reshape(len(images), -1)
         count = pixels.shape[1]
         sums = pixels.sum(axis=1, dtype=np.int64)
-        # m + (v - m) (1 + c) + b = v (1 + c) + (b - m c), all in units of contrast: below 2**27, so that 32 bits do.
+        # m + (v - m) (1 + c) + b = v (1 + c) + (b - m c), in units of contrast: below 2**27, so 32 bits are enough.
         factor = (one + contrast).astype(np.int32)
         offset = (brightness * unit - (2 * sums * contrast + count) // (2 * count)).astype(np.int32)
         step = max(1, COLOUR_PIXELS // count)

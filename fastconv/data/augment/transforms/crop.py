@@ -1,4 +1,4 @@
-"""Random crops of the padded image."""
+"""Random crops of padded images."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Crop:
     """Pad every side, then cut a window of the image's own size at a random place."""
 
     padding: int = setting(0, PIXELS)
-    """Pixels added on each side before the random crop; 0 switches it off."""
+    """Pixels to add on each side before the random crop; 0 switches cropping off."""
     mode: str = setting("constant", options=PAD_MODES)
     """Content of the padding: `constant` (the training set's mean colour) or `reflect` (the image reflected at its
     border)."""
@@ -33,8 +33,8 @@ class Crop:
         """Pad images [B, H, W, C] and cut each one's own [H, W] window at its corner, int64 [B, 2]."""
         n, height, width, channels = images.shape
         padded = self._padded(images, fill)
-        # Every window of every image as one strided view whose rows are runs of width * channels bytes: picking one
-        # window per image is then a single gather of long runs, an order of magnitude faster than moving pixels.
+        # One strided view holds every window of every image, with runs of width * channels bytes as rows. Picking one
+        # window per image is then a single gather of long runs, ten times as fast as moving single pixels.
         image_step, row_step, pixel_step, byte_step = padded.strides
         places = 2 * self.padding + 1
         windows = as_strided(
@@ -52,7 +52,7 @@ class Crop:
         if self.mode == "reflect":
             sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
             return np.pad(images, sides, mode="reflect")
-        # Filled as rows of bytes: assigning a colour to [.., C] slices walks pixel by pixel, five times as slowly.
+        # Fill rows of bytes: assigning a colour to slices [.., C] goes pixel by pixel and is five times as slow.
         side = padding * channels
         border = np.tile(fill, width + 2 * padding)
         lines = np.empty((n, height + 2 * padding, len(border)), np.uint8)

@@ -12,7 +12,7 @@ from fastconv.system.settings import PIXELS, setting
 @transform("cutout")
 @dataclass(frozen=True)
 class Cutout:
-    """Cover one square, wholly inside the image, with the mean colour (DeVries & Taylor 2017, arXiv 1708.04552)."""
+    """Cover one square inside the image with the mean colour (DeVries & Taylor 2017, arXiv 1708.04552)."""
 
     size: int = setting(0, PIXELS)
     """Side of the covered square in pixels; 0 switches it off."""
@@ -28,7 +28,7 @@ class Cutout:
         """Cover, in place, each image's square whose corner is `drawn`, int64 [B, 2]."""
         n, height, width, channels = images.shape
         image_step, row_step, pixel_step, byte_step = images.strides
-        # As for crops: every square as rows of size * channels bytes, eight times as fast as pixel by pixel.
+        # As for crops: squares are rows of size * channels bytes, which is eight times as fast as single pixels.
         squares = as_strided(
             images,
             shape=(n, height - self.size + 1, width - self.size + 1, self.size, self.size * channels),

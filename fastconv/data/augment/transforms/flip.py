@@ -16,19 +16,19 @@ class Flip:
     """Flip the image left to right."""
 
     probability: float = setting(0.0, CHANCE)
-    """Probability, in [0, 1], that an image is flipped; 0 switches it off."""
+    """Probability, in [0, 1], that an image is flipped; 0 switches flips off."""
     mode: str = setting("random", options=FLIP_MODES)
-    """`random`: a coin per image and epoch; `alternating`: a coin per image in the first epoch, then in each epoch the
-    opposite of the one before (Jordan 2024, arXiv 2404.00498, section 3.6). Its probability is 0.5, or 0 for no
-    flips."""
+    """`random` decides for each image in each epoch. `alternating` decides for each image in the first epoch, then does
+    in each epoch the opposite of the epoch before (Jordan 2024, arXiv 2404.00498, section 3.6); the probability must
+    then be 0.5, or 0 for no flips."""
 
     def draw(self, draws: Draws) -> Drawn | None:
         """Whether each image is flipped, bool [samples]."""
-        if not self.probability:  # a flipped image is another thing, so it is flipped in no epoch
+        if not self.probability:  # flips change the class: flip in no epoch, also with `alternating`
             return None
         if self.mode == "random":
             return draws.chances(self.probability)
-        # By the absolute epoch, and never by which epochs were planned before.
+        # This depends on the epoch's number alone, and not on the epochs that were planned before.
         first = draws.at_epoch(0).chances(self.probability)
         return ~first if draws.epoch % 2 else first
 
@@ -39,6 +39,6 @@ class Flip:
             return
         chosen = images[rows]
         flipped = np.empty_like(chosen)
-        for channel in range(chosen.shape[3]):  # reversing whole pixels at once is four times slower
+        for channel in range(chosen.shape[3]):  # reversing whole pixels at once takes four times as long
             flipped[..., channel] = chosen[:, :, ::-1, channel]
         images[rows] = flipped
