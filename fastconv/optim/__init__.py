@@ -1,8 +1,8 @@
-"""Optimizers and schedules by name, without torch before one is built.
+"""Optimizers and schedules by name. torch is not imported until one is built.
 
-An optimizer's settings are a value that builds a torch optimizer. Every parameter group owns its peak learning rate
-(`max_lr`), which the schedule scales; the first group's is the `max_lr` of the settings. A group with
-`schedule_fraction` below 1 runs through the whole schedule in that share of the run and stands still after it.
+The settings of an optimizer build a torch optimizer. Every parameter group has its own peak learning rate (`max_lr`),
+which the schedule scales; the first group's is the `max_lr` of the settings. A group with `schedule_fraction` below 1
+runs through the whole schedule in that share of the run and does not change after it.
 """
 
 from fastconv.optim.registry import (
@@ -17,7 +17,7 @@ from fastconv.optim.registry import (
 
 import_registered()
 
-from fastconv.optim.adamw import AdamW  # noqa: E402 - after what it registers with
+from fastconv.optim.adamw import AdamW  # noqa: E402 - after the registry that it needs
 from fastconv.optim.custom import CustomOptimizer, CustomSchedule, optimizer_key, optimizer_of  # noqa: E402
 from fastconv.optim.muon import Muon  # noqa: E402
 from fastconv.optim.sgd import SGD  # noqa: E402

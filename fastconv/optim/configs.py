@@ -7,12 +7,13 @@ from fastconv.system.settings import SHARE, Range, setting
 
 @dataclass
 class Average:
-    """An average of the weights over the steps, which is what is tested and saved in the end."""
+    """An average of the weights over the steps. At the end of training it replaces the weights."""
 
     kind: str = setting("none", options=("none", "ema", "lookahead"))
-    """`none`; `ema`: an exponential moving average, of which validations are too; `lookahead`: slow weights, from which
-    the learning ones begin anew each time."""
+    """`none`; `ema` for an exponential moving average, which validations score too; `lookahead` for slow weights, to
+    which the learning weights are reset at each update."""
     update_interval: int = setting(5, Range("a number of steps", 1, 1e6))
-    """Optimizer steps between two times that the average takes the weights in."""
+    """Optimizer steps between two updates of the average."""
     decay: float = setting(0.95, SHARE)
-    """Share of the average that each step leaves; with `lookahead` at the end of the run, and less before."""
+    """Share of the average, in [0, 1), that remains after each step; with `lookahead` it grows to this value by the end
+    of the run."""

@@ -1,4 +1,4 @@
-"""Optimizers and schedules of the user's own, by the dotted path of their class."""
+"""A user's own optimizers and schedules, by the dotted path of their class."""
 
 import functools
 import inspect
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class CustomOptimizer(Component):
-    """An optimizer of the user's own, in one of two forms.
+    """A user's own optimizer, in one of two forms.
 
-    A subclass of `torch.optim.Optimizer` is called with parameter groups (biases and norms do not decay) made of
-    `max_lr` and, if it is given, `weight_decay`; all else are keyword arguments. Anything else is called with all
-    arguments, and makes an object with `build(model, batch_size, precision) -> torch.optim.Optimizer`.
+    A subclass of `torch.optim.Optimizer` is called with parameter groups, made from `max_lr` and, if it is given,
+    `weight_decay` (biases and norms do not decay); the other arguments are passed by keyword. Any other class or
+    function is called with all arguments, and returns an object with `build(model, batch_size, precision) ->
+    torch.optim.Optimizer`.
     """
 
     group: ClassVar[str] = "optimizer"
 
     def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "torch.optim.Optimizer":
-        """The optimizer for a network's trainable parameters, at its peak learning rate.
+        """Make the optimizer of a network's trainable parameters, at its peak learning rate.
 
-        Raises InputError for arguments that the class does not take, or if what it makes is no torch optimizer.
+        Raises InputError for arguments that the class refuses, or if the result is not a torch optimizer.
         """
         import torch
 
@@ -61,7 +62,7 @@ class CustomOptimizer(Component):
             raise InputError(f"{said} has no weight_decay: leave out optimizer.weight_decay")
         decays = "weight_decay" in arguments
         groups = decay_groups(model, max_lr, arguments.pop("weight_decay", 0.0))
-        if not decays:  # weights have the optimizer's own default
+        if not decays:  # weights keep the optimizer's own default
             for group in groups:
                 if any(parameter.ndim > 1 for parameter in group["params"]):
                     del group["weight_decay"]
@@ -73,8 +74,9 @@ class CustomOptimizer(Component):
 
 @dataclass
 class CustomSchedule(Component):
-    """A schedule of the user's own: a class whose instances have `factors(progress) -> Factors`, or are called with the
-    progress and return the factor of the learning rate; or a function of the progress and the arguments."""
+    """A user's own schedule: a class whose instances have `factors(progress) -> Factors`; a class whose instances are
+    called with the progress and return the factor of the learning rate; or a function of the progress and the
+    arguments."""
 
     group: ClassVar[str] = "schedule"
 
@@ -102,7 +104,7 @@ class CustomSchedule(Component):
         return Factors(*found) if isinstance(found, tuple) else Factors(float(found))
 
     def check(self) -> None:
-        """Raise InputError for a class that cannot be used, or factors that are no numbers of 0 or more."""
+        """Raise InputError for a class that cannot be used, or for factors that are negative or not numbers."""
         for progress in (0.0, 0.5, 1.0):
             try:
                 lr = self.factors(progress).lr
@@ -115,12 +117,13 @@ class CustomSchedule(Component):
 
 
 def optimizer_key(optimizer: Optimizer) -> str | dict[str, Any]:
-    """What a measured speed depends on of an optimizer, in plain values: its name, or a user's own settings."""
+    """The part of an optimizer that its speed depends on, as plain values: its name, or the settings of a user's
+    own."""
     return optimizer.settings if isinstance(optimizer, CustomOptimizer) else optimizer.name
 
 
 def optimizer_of(key: str | Mapping[str, Any]) -> Optimizer:
-    """An optimizer for what `optimizer_key` says; one of this package has its default settings."""
+    """The optimizer for a value of `optimizer_key`; one of this package has its default settings."""
     if isinstance(key, str):
         return OPTIMIZERS[key]()
     return CustomOptimizer.taking(each for each in key if each != KEY)(**key)

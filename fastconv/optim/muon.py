@@ -1,4 +1,4 @@
-"""Muon for the filters of convolutions, with SGD for everything else."""
+"""Muon for the filters of convolutions, and SGD for all other parameters."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,58 +12,60 @@ if TYPE_CHECKING:
 
     from fastconv.optim.muon_sgd import MuonSGD
 
-# airbench's factor on the logits, with which the learning rate of heads was found.
+# airbench's factor on the logits, for which the learning rate of heads was tuned.
 SCALE = 1 / 256
 
 
 @register_optimizer
 @dataclass(frozen=True)
 class Muon:
-    """Muon: each filter bank moves by the orthogonal matrix nearest to its momentum; SGD for the rest.
+    """Muon: each filter bank moves by the orthogonal matrix nearest to its momentum. SGD trains the other parameters.
 
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the values of airbench94_muon in Jordan's
-    cifar10-airbench. Those of the SGD part are for the loss summed over a batch, so that they hold for any batch size.
+    cifar10-airbench. The values of the SGD part are for the loss summed over a batch, so they hold for any batch size.
     """
 
     name: str = "muon"
     max_lr: float = setting(0.24, POSITIVE)
-    """Peak learning rate of the filters, whose norm is held at the root of their number; the schedule scales it."""
+    """Peak learning rate of the filters; the schedule scales it. The norm of a filter bank is kept at the root of its
+    number of filters."""
     momentum: float = setting(0.6, MOMENTUM)
-    """Momentum of the filters, where the schedule does not set it."""
+    """Momentum of the filters, unless the schedule sets it."""
     newton_schulz_steps: int = setting(3, Range("a number of steps", 1, 100))
-    """Steps of the iteration towards the orthogonal matrix."""
+    """Steps of the Newton-Schulz iteration towards the orthogonal matrix."""
     bias_lr: float = setting(0.053, POSITIVE)
-    """Peak learning rate of norms and biases, by SGD, for the summed loss of a batch."""
+    """Peak learning rate, for SGD, of norms and biases, for the loss summed over a batch."""
     head_lr: float = setting(0.67, POSITIVE)
-    """Peak learning rate of linear layers, by SGD, for the summed loss of a batch and logits scaled by 1/256; for
-    another scale it is adapted."""
+    """Peak learning rate, for SGD, of linear layers, for the loss summed over a batch and logits scaled by 1/256. It is
+    adapted to other scales."""
     sgd_momentum: float = setting(0.85, MOMENTUM)
-    """Momentum of the SGD part, where the schedule does not set it."""
+    """Momentum of the SGD part, unless the schedule sets it."""
     weight_decay: float = setting(2e-6, Range("a number", 0, 1000))
-    """Share of norms, biases and linear layers that each image of a batch takes away at the peak learning rate."""
+    """Weight decay of norms, biases and linear layers: the share that each image of a batch removes at the peak
+    learning rate."""
     whiten_bias_fraction: float = setting(0.375, Range("a share", 0, 1, closed="right"))
-    """Share of the run, in (0, 1], after which the bias of a whitening layer stands still."""
+    """Share of the run, in (0, 1], after which the bias of a whitening layer is frozen."""
 
     def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "MuonSGD":
-        """The optimizer for a network's trainable parameters, at its peak learning rate.
+        """Make the optimizer of a network's trainable parameters, at its peak learning rate.
 
         Args:
-            batch_size: images per step, over whose losses the mean is taken.
-            precision: `bf16` or `fp32`: what the iteration computes in. It needs no more than bf16, but where the
-                hardware does not multiply that, it is many times slower than fp32.
+            batch_size: images per step; the loss is the mean over them.
+            precision: number format of the iteration, `bf16` or `fp32`. bf16 is precise enough, but on hardware without
+                bf16 multiplication it is many times slower than fp32.
         """
         import torch
 
         from fastconv.optim.muon_sgd import MuonSGD
 
         found = parts(model)
-        # A factor s on the logits counts twice, in the gradient and in what a step does to them: the same learning rate
-        # would move the logits by s**2.
+        # A factor s on the logits acts twice: it scales the gradient, and the effect of a step on the logits. With the
+        # same learning rate they would move s**2 times as far.
         head_lr = self.head_lr * (SCALE / getattr(model, "logits_scale", 1.0)) ** 2
 
         def by_sgd(params: list["nn.Parameter"], lr: float, **more: float) -> dict[str, Any]:
-            # The gradient of a mean is that of the sum divided by the batch: the learning rate makes up for it. What
-            # decays is then lr * weight_decay = self.weight_decay * batch_size of the weights, whatever lr is.
+            # The gradient of the mean loss is that of the sum divided by the batch size; the learning rate compensates
+            # for it. The share that decays is then lr * weight_decay = self.weight_decay * batch_size for every lr.
             peak = lr * batch_size
             decay = self.weight_decay * batch_size / peak
             return {"params": params, "lr": peak, "max_lr": peak, "weight_decay": decay, "muon": False,

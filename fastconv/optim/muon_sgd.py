@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A polynomial that takes singular values in (0, 1] towards 1, fast rather than exactly: they end between about 0.7 and
+# A polynomial that moves singular values in (0, 1] towards 1, quickly but not exactly: they end between about 0.7 and
 # 1.2 (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
@@ -19,7 +19,7 @@ class MuonSGD(torch.optim.Optimizer):
     Args:
         groups: parameter groups with `params`, `lr`, `momentum`, `weight_decay` and `muon`.
         newton_schulz_steps: steps of the iteration.
-        dtype: what the iteration computes in.
+        dtype: dtype of the iteration.
     """
 
     def __init__(self, groups: list[dict[str, Any]], newton_schulz_steps: int, dtype: torch.dtype) -> None:
@@ -44,7 +44,7 @@ class MuonSGD(torch.optim.Optimizer):
         return loss
 
     def _nesterov(self, params: list[Tensor], grads: Sequence[Tensor], momentum: float) -> tuple[Tensor, ...]:
-        """Take gradients into the momentum; returns gradients plus momentum times it."""
+        """Add gradients to the momentum buffers; return the gradients plus `momentum` times the buffers."""
         for param in params:
             if "momentum_buffer" not in self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
@@ -55,7 +55,7 @@ class MuonSGD(torch.optim.Optimizer):
 
     def _step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
         wanted = self._nesterov(params, _grads(params), group["momentum"])
-        # The learning rate is an angle only if the length of the filters stays.
+        # Keep the norm of the filters, so that the learning rate acts as an angle.
         norms = torch._foreach_norm(params)
         scales = [len(param) ** 0.5 / norm for param, norm in zip(params, norms, strict=True)]
         torch._foreach_mul_(params, scales)
@@ -78,20 +78,20 @@ def _grads(params: list[Tensor]) -> list[Tensor]:
 
 
 def orthogonalise(matrices: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Take the singular values of matrices towards 1 and leave their singular vectors, by a Newton-Schulz iteration.
+    """Move the singular values of matrices towards 1 and keep their singular vectors, by a Newton-Schulz iteration.
 
     Args:
         matrices: float [N, rows, columns].
-        steps: of the iteration.
-        dtype: what it computes in.
+        steps: number of steps of the iteration.
+        dtype: dtype of the computation.
 
-    Returns matrices of the same shape, in `dtype`. A matrix of zeros stays one.
+    Returns matrices of the same shape, in `dtype`. A matrix of zeros stays zero.
     """
     a, b, c = QUINTIC
     x: Tensor = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + EPS)  # no singular value is above 1 now
     x = x.to(dtype)
     upright = x.shape[-2] > x.shape[-1]
-    if upright:  # the smaller of the two products
+    if upright:  # transpose, so that the product below is the smaller one
         x = x.mT
     for _ in range(steps):
         gram = x @ x.mT

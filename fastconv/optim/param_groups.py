@@ -1,4 +1,4 @@
-"""Parameter groups: a network's trainable parameters by their role."""
+"""Parameter groups: the trainable parameters of a network by their role."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Parts:
     """The trainable parameters of a network.
 
-    `filters`: weights of convolutions. `heads`: weights of linear layers. `biases`: everything of one dimension, such
-    as a batch norm's scale and bias. `whitening`: the bias of the layer that whitens patches.
+    `filters` are the weights of convolutions, `heads` the weights of linear layers, `biases` all parameters of one
+    dimension, such as a batch norm's scale and bias, and `whitening` the bias of the layer that whitens patches.
     """
 
     filters: list["nn.Parameter"]
@@ -22,7 +22,7 @@ class Parts:
 
 
 def parts(model: "nn.Module") -> Parts:
-    """Split the trainable parameters of a network whose layer `whitening`, if it has one, whitens patches."""
+    """Split the trainable parameters of a network by role. A layer called `whitening` is one that whitens patches."""
     first = getattr(model, "whitening", None)
     own = {id(parameter) for parameter in first.parameters()} if first is not None else set()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -42,7 +42,7 @@ def decay_groups(
     bias_lr_scale: float = 1.0,
     whiten_bias_fraction: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Parameter groups at their peak: weights decay; biases do not, and have a learning rate of their own."""
+    """Parameter groups at their peak learning rates. Weights decay; biases do not, and have their own learning rate."""
     found = parts(model)
     chosen = {id(parameter) for parameter in (*found.filters, *found.heads)}
     weights = [parameter for parameter in model.parameters() if id(parameter) in chosen]  # in the network's order

@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name: a file in this folder that registers one is all it takes."""
+"""Optimizers and schedules by name. To add one, put a file that registers it into this folder."""
 
 import importlib
 from pathlib import Path
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 class Optimizer(Protocol):
-    """Settings that build a torch optimizer, whose parameter groups have their peak learning rate as `max_lr`."""
+    """Settings that build a torch optimizer. Its parameter groups hold their peak learning rates as `max_lr`."""
 
     @property
     def name(self) -> str:
-        """What `optimizer=NAME` says."""
+        """The NAME in `optimizer=NAME`."""
 
     def build(self, model: "nn.Module", batch_size: int = 1, precision: str = "fp32") -> "torch.optim.Optimizer":
-        """The optimizer for a network's trainable parameters, at its peak learning rate."""
+        """Make the optimizer of a network's trainable parameters, at its peak learning rate."""
 
 
 class Schedule(Protocol):
-    """Settings of a curve: a pure function of a run's progress in [0, 1]."""
+    """Settings of a schedule: a pure function of a run's progress in [0, 1]."""
 
     @property
     def name(self) -> str:
-        """What `schedule=NAME` says."""
+        """The NAME in `schedule=NAME`."""
 
     @property
     def max_epochs(self) -> float | None:
@@ -45,22 +45,22 @@ ScheduleType = TypeVar("ScheduleType", bound=type)
 
 
 def register_optimizer(settings: OptimizerType) -> OptimizerType:
-    """Make a dataclass with a `name` and `build` (see `Optimizer`) what `optimizer=NAME` chooses.
+    """Register a dataclass with `name` and `build` (see `Optimizer`) as `optimizer=NAME`.
 
-    The file must not import torch at its top: command lines are read without it.
+    Its file must not import torch at the top, because command lines are read without torch.
     """
     OPTIMIZERS[settings().name] = settings
     return settings
 
 
 def register_schedule(settings: ScheduleType) -> ScheduleType:
-    """Make a dataclass that extends `schedules.Curve` what `schedule=NAME` chooses. No torch at the top of its file."""
+    """Register a subclass of `schedules.Curve` as `schedule=NAME`. Its file must not import torch at the top."""
     SCHEDULES[settings().name] = settings
     return settings
 
 
 def import_registered() -> None:
-    """Import the files of this folder that register something; the others are not needed before a run begins."""
+    """Import the files of this folder that register something. The others are not needed before a run begins."""
     for file in sorted(Path(__file__).parent.glob("*.py")):
         text = file.read_text(encoding="utf-8")
         if "\n@register_optimizer\n" in text or "\n@register_schedule\n" in text:

@@ -1,6 +1,6 @@
-"""Schedules: pure functions from a run's progress to factors for learning rate and momentum.
+"""Schedules: pure functions from the progress of a run to factors for learning rate and momentum.
 
-Progress is in [0, 1], whatever drives it (steps or time), so each schedule ends where it should, however long the run.
+Progress is in [0, 1], whether steps or time drive it. So each schedule reaches its end in a run of any length.
 """
 
 import math
@@ -16,13 +16,14 @@ from fastconv.system.settings import MOMENTUM, SHARE, Range, setting
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import OneCycleLR
 
-# OneCycleLR counts whole steps; its closed form is evaluated at fractional positions of this many, where its off-by-one
-# at the ends of the phases (the peak lies at step pct_start * total - 1) has no measurable effect.
+# OneCycleLR counts whole steps. Its closed form is evaluated at fractional positions among this many steps, so that its
+# off-by-one at the ends of the phases (the peak lies at step pct_start * total - 1) has no measurable effect.
 NOMINAL_STEPS = 100_000
 
 
 class Factors(NamedTuple):
-    """`lr` is multiplied with each group's `max_lr`; `momentum` is set, or left to the optimizer if None."""
+    """Factors at a progress: `lr` multiplies each group's `max_lr`; `momentum` is the value to set, None to leave
+    it."""
 
     lr: float
     momentum: float | None = None
@@ -30,7 +31,7 @@ class Factors(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve(ABC):
-    """A schedule of this package: its name, and where the run ends."""
+    """The base of this package's schedules: the name, and the epochs after which the run ends."""
 
     name: str = "schedule"
     max_epochs: float | None = setting(
@@ -46,7 +47,8 @@ class Curve(ABC):
 @register_schedule
 @dataclass(frozen=True)
 class OneCycle(Curve):
-    """Up to the peak and down to almost zero (Smith & Topin 2017, arXiv 1708.07120), as `torch` has it."""
+    """Rises to the peak and falls to almost zero (Smith & Topin 2017, arXiv 1708.07120), as torch's `OneCycleLR`
+    does."""
 
     name: str = "one_cycle"
     pct_start: float = setting(0.2, Range("a share", 0.001, 0.999))
@@ -54,17 +56,17 @@ class OneCycle(Curve):
     anneal_strategy: str = setting("linear", options=("linear", "cos"))
     """Shape of the phases: `linear` or `cos`."""
     cycle_momentum: bool = False
-    """Move momentum against the learning rate, between max_momentum and base_momentum."""
+    """Vary the momentum inversely to the learning rate, between max_momentum and base_momentum."""
     base_momentum: float = setting(0.85, MOMENTUM)
-    """Momentum at the peak."""
+    """Momentum at the peak, with cycle_momentum."""
     max_momentum: float = setting(0.95, MOMENTUM)
-    """Momentum at both ends."""
+    """Momentum at both ends, with cycle_momentum."""
     div_factor: float = setting(25.0, Range("a factor", 1, 1e9, note=": the peak is the highest learning rate"))
     """The first learning rate is the peak divided by this."""
     final_div_factor: float = setting(1e4, Range("a factor", 0, 1e9, closed="right"))
     """The last learning rate is the first divided by this."""
     three_phase: bool = False
-    """Come down in two phases: as steeply as it went up, then to the last learning rate."""
+    """Fall in two phases: first as steeply as it rose, then to the last learning rate."""
 
     @cached_property
     def _curve(self) -> "OneCycleLR":
@@ -89,10 +91,10 @@ class OneCycle(Curve):
     def factors(self, progress: float) -> Factors:
         curve = self._curve
         curve.last_epoch = progress * (NOMINAL_STEPS - 1)  # type: ignore[assignment]  # a fractional step
-        with warnings.catch_warnings():  # it wants to be asked by its own step()
+        with warnings.catch_warnings():  # it warns if get_lr is called outside its own step()
             warnings.simplefilter("ignore")
             (lr,) = curve.get_lr()
-        # get_lr leaves the momentum of that position in the optimizer.
+        # get_lr stores the momentum of that position in the optimizer.
         momentum = curve.optimizer.param_groups[0]["momentum"] if self.cycle_momentum else None
         return Factors(float(lr), momentum)
 
@@ -100,7 +102,7 @@ class OneCycle(Curve):
 @register_schedule
 @dataclass(frozen=True)
 class Constant(Curve):
-    """The peak from start to end."""
+    """Stays at the peak from start to end."""
 
     name: str = "constant"
 
@@ -110,7 +112,7 @@ class Constant(Curve):
 
 @dataclass(frozen=True)
 class WarmUp(Curve):
-    """A linear warm-up, then a descent that subclasses shape."""
+    """A linear warm-up, then a descent whose shape subclasses define."""
 
     warmup: float = setting(0.0, SHARE)
     """Share of the run, in [0, 1), over which the learning rate rises linearly from zero to the peak."""
@@ -131,7 +133,7 @@ class WarmUp(Curve):
 @register_schedule
 @dataclass(frozen=True)
 class Cosine(WarmUp):
-    """Half a cosine from the peak down (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts)."""
+    """Falls from the peak along half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts)."""
 
     name: str = "cosine"
 
@@ -142,7 +144,7 @@ class Cosine(WarmUp):
 @register_schedule
 @dataclass(frozen=True)
 class Linear(WarmUp):
-    """A straight line from the peak down (budgeted training, arXiv 1905.04753)."""
+    """Falls from the peak in a straight line (budgeted training, arXiv 1905.04753)."""
 
     name: str = "linear"
 
@@ -153,11 +155,11 @@ class Linear(WarmUp):
 @register_schedule
 @dataclass(frozen=True)
 class Step(Curve):
-    """Multiply the learning rate by `gamma` at each milestone."""
+    """Multiplies the learning rate by `gamma` at each milestone."""
 
     name: str = "step"
     milestones: list[float] = setting([0.5, 0.75], Range("shares", 0, 1, closed="neither"))
-    """Progress, in (0, 1), at each of which the learning rate falls."""
+    """Values of progress, in (0, 1), at which the learning rate falls."""
     gamma: float = setting(0.1, Range("a factor", 0, 1, closed="right"))
     """Factor on the learning rate at each milestone."""
 

@@ -1,4 +1,4 @@
-"""Averages the weights while they are trained; the trained network is the average."""
+"""Averages the weights during training; the trained network is the average."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 
 
 class AverageWeights(L.Callback):
-    """Has an average take the weights in, puts it into the network for validations and, after the last step, for good.
+    """Updates an average of the weights, and puts it into the network for validations and at the end of training.
 
-    A checkpoint during training holds the weights that learn, and beside them, as this callback's state, the average;
-    the last one holds the average alone. Among the Trainer's callbacks it stands behind the budget, which counts the
-    steps, and before `Checkpoints`, which saves after validations.
+    A checkpoint during training holds the learning weights and, as this callback's state, the average; the last
+    checkpoint holds only the average. In the Trainer's list of callbacks it must come after the budget, which counts
+    the steps, and before `Checkpoints`, which saves after validations.
 
     Args:
-        average: what to do with the weights.
+        average: the average to update.
         budget: the run's budget.
     """
 
@@ -51,9 +51,9 @@ class AverageWeights(L.Callback):
         self._take_back(pl_module)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # In place, as the checkpoint's states refer to the tensors. Only a run that is ended saves in a validation.
+        # In place, because the checkpoint refers to the tensors. Only a run that is being ended saves in a validation.
         self._take_back(pl_module)
-        if trainer.world_size > 1:  # parameters are equal on all ranks, statistics are not
+        if trainer.world_size > 1:  # parameters are equal on all ranks, batch-norm statistics are not
             for name, _ in pl_module.get_submodule("model").named_buffers():
                 if name in self.average.slow:
                     buffer = self.average.slow[name]
@@ -66,6 +66,6 @@ class AverageWeights(L.Callback):
         self.average.slow = dict(state["average"])
 
     def _take_back(self, pl_module: L.LightningModule) -> None:
-        """Have the network learn on with the weights that it had before a validation."""
+        """Put the learning weights, from before a validation, back into the network."""
         copy_weights(weights_of(pl_module.get_submodule("model")), self._learning)
         self._learning = {}

@@ -1,4 +1,4 @@
-"""Writes the checkpoints from which a run goes on after it was stopped, whatever stopped it."""
+"""Writes the checkpoints from which a stopped run resumes."""
 
 import functools
 import os
@@ -19,21 +19,21 @@ from fastconv.system.signals import Interrupted
 from fastconv.training.callbacks.finite_loss import diverged, has_finite_weights
 from fastconv.training.callbacks.time_budget import TimeBudget
 
-# What was counted may be lost by a kill for no longer than this.
+# Seconds between records of the clock: a kill loses no more counted time than that.
 JOURNAL_SECONDS = 1.0
 
 
 class Checkpoints(L.Callback):
     """Writes the checkpoint after the first step, every `every` seconds, and when a signal ends the run.
 
-    A signal is obeyed at the end of the running step, or within a validation, by raising `Interrupted`. A checkpoint
-    that cannot be written is a warning: the one before it stays.
+    After a signal it raises `Interrupted` at the end of the current step, or within a validation. If a checkpoint
+    cannot be written, it warns and keeps the one before.
 
     Args:
         path: the file; None to write none.
-        every: seconds between two; None for none between the first and a signal.
-        budget: the run's budget, on whose clock writing is the segment `checkpoint`.
-        journal: called every second at the end of a step; keeps on disk what the clock says.
+        every: seconds between two checkpoints; None for only the first and one at a signal.
+        budget: the run's budget; the time of writing goes to the segment `checkpoint` of its clock.
+        journal: called every second, at the end of a step, to record the clock on disk.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Checkpoints(L.Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        # A validation that follows is part of the step: a run that went on from here would leave it out.
+        # A validation after this step belongs to it: a run that resumed from a checkpoint before it would skip it.
         validates = trainer.limit_val_batches != 0 and (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
         self._end_step(trainer, save=not validates and not trainer.should_stop)
 
@@ -85,7 +85,7 @@ class Checkpoints(L.Callback):
         interrupts.defer(False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._loops is not None:  # as they were before the validation, which has no part in what is saved
+        if self._loops is not None:  # save the loops' state from before the validation
             checkpoint["loops"]["fit_loop"] = self._loops
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,15 +95,15 @@ class Checkpoints(L.Callback):
         self._random_state = state["random_state"]
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write the checkpoint under its name only when it is whole and on disk. All ranks take part.
+        """Write the checkpoint, which appears under its name only when it is complete and on disk. All ranks take part.
 
-        Raises InputError if the weights are not finite; the checkpoint before stays then.
+        Raises InputError if the weights are not finite; the previous checkpoint then stays.
         """
         if self._path is None:
             return
         module = trainer.lightning_module
         if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)  # what is still computing is training time
+            torch.cuda.synchronize(module.device)  # count running computation as training time
         started = time.monotonic()
         with self._budget.clock.segment("checkpoint"):
             if not has_finite_weights(module):
@@ -113,7 +113,7 @@ class Checkpoints(L.Callback):
         self._budget.reserve.update(save_seconds=self._saved_at - started)
 
     def replace(self, checkpoint: dict[str, Any]) -> None:
-        """Write a checkpoint that was read and changed, on one rank."""
+        """Write a changed checkpoint, on one rank."""
         if self._path is not None:
             self._write(self._path, functools.partial(torch.save, checkpoint), first=True)
 
@@ -141,7 +141,7 @@ class Checkpoints(L.Callback):
             self.save(trainer)
         if now - self._noted_at >= JOURNAL_SECONDS:
             self._noted_at = now
-            with suppress(InputError):  # a disk that is full now need not be at the end
+            with suppress(InputError):  # a disk that is full now may have space at the end
                 self._journal()
 
     def _is_due(self, now: float) -> bool:
@@ -150,7 +150,7 @@ class Checkpoints(L.Callback):
         return self._every is not None and now - self._saved_at >= self._every
 
     def _obey(self, trainer: L.Trainer) -> None:
-        """End the run, resumable, if a signal asked any rank to; a training that ends anyway may end."""
+        """End the run so that it can be resumed, if any rank received a signal, unless training is ending anyway."""
         number = interrupts.received()
         if not trainer.should_stop and self._agreed(trainer, number is not None):
             self.save(trainer)
@@ -158,5 +158,5 @@ class Checkpoints(L.Callback):
 
     @staticmethod
     def _agreed(trainer: L.Trainer, wanted: bool) -> bool:
-        """Whether any rank wants it."""
+        """Whether this is true on any rank."""
         return trainer.strategy.reduce_boolean_decision(wanted, all=False) if trainer.world_size > 1 else wanted

@@ -1,4 +1,4 @@
-"""Compiles the training step before training starts, in a segment of the clock of its own."""
+"""Compiles the training step before training starts, in its own segment of the clock."""
 
 from typing import Protocol, cast
 
@@ -18,11 +18,11 @@ class CompilesTraining(Protocol):
 
 
 class CompileStep(L.Callback):
-    """Has the module compile its training step for the microbatches to come, as soon as it is on its device.
+    """Makes the module compile its training step for the run's microbatches, as soon as it is on its device.
 
     Args:
         clock: the run's clock; the time goes to its `compile` segment.
-        shape: of a microbatch of images: [B, H, W, C].
+        shape: shape of a microbatch of images, [B, H, W, C].
     """
 
     def __init__(self, clock: Clock, shape: tuple[int, int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks of a user's own, which a config names by the dotted path of their class."""
+"""A user's own callbacks, which a config names by the dotted path of their class."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,10 +14,10 @@ def make_callbacks(settings: Iterable[Mapping[str, Any]]) -> list[L.Callback]:
     """Make the callbacks of `config.callbacks`.
 
     Args:
-        settings: of each, `_target_`, the dotted path of its class, and the arguments that this takes.
+        settings: for each callback `_target_`, the dotted path of its class, and the arguments of the class.
 
-    Raises InputError for a class that cannot be imported or called, that is no Lightning callback, or of which there
-    are two whose states a checkpoint could not tell apart.
+    Raises InputError for a class that cannot be imported or called or is not a Lightning callback, and for two
+    callbacks whose states a checkpoint could not tell apart.
     """
     made = [_make(f"callbacks.{at}", each) for at, each in enumerate(settings)]
     for key, count in Counter(callback.state_key for callback in made).items():
@@ -27,7 +27,7 @@ def make_callbacks(settings: Iterable[Mapping[str, Any]]) -> list[L.Callback]:
 
 
 def restore_states(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -> None:
-    """Give callbacks their states in a checkpoint, by `state_key`."""
+    """Restore the states of callbacks from a checkpoint, by `state_key`."""
     for callback in callbacks:
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
@@ -38,7 +38,7 @@ def _make(key: str, settings: Mapping[str, Any]) -> L.Callback:
     make = import_target(target, f"{key}._target_")
     try:
         made = make(**{name: value for name, value in settings.items() if name != "_target_"})
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"{key}._target_={target}: {reason(error)}") from error
     if not isinstance(made, L.Callback):
         raise InputError(f"{key}._target_={target} is not a Lightning callback: derive it from lightning.Callback")

@@ -1,4 +1,4 @@
-"""Ends a run whose loss is not finite any more, before its weights are saved."""
+"""Ends a run when its loss is no longer finite, before the weights are saved."""
 
 import math
 from collections import deque
@@ -14,9 +14,9 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 
 
 class FiniteLoss(L.Callback):
-    """Raises InputError with the step, the learning rate and advice when a loss is infinite or not a number.
+    """Raises InputError, with the step, the learning rate and advice, when a loss is infinite or not a number.
 
-    Losses on a GPU are checked some steps later, so that the host need not wait for them.
+    Losses on a GPU are checked some steps later, so that the host does not wait for them.
 
     Args:
         budget: the run's budget, which counts its steps.
@@ -55,7 +55,7 @@ class FiniteLoss(L.Callback):
 
 
 def diverged(what: str, step: int, trainer: L.Trainer) -> InputError:
-    """The one line for a run that cannot go on."""
+    """The error for a run whose training diverged."""
     lr = trainer.optimizers[0].param_groups[0]["lr"]
     return InputError(
         f"{what} is not finite after step {step}, at learning rate {lr:.3g}: training diverged. Lower optimizer.max_lr,"

@@ -1,4 +1,4 @@
-"""The progress bar: how far, how much budget is left, and how it is going."""
+"""The progress bar: the progress, the remaining budget, the loss, the learning rate and the speed."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastconv.training.callbacks.recorder import Recorder
 
 
 class BudgetProgressBar(ProgressBar):
-    """A rich progress bar over the run's progress; where there is no terminal, a line at every tenth of the run."""
+    """A rich progress bar of the run's progress. Without a terminal it prints a line at every tenth of the run."""
 
     def __init__(self, recorder: Recorder, console: Console) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Writes the curves of a run: loss, accuracy, schedule, speed and budget, to every logger of the Trainer."""
+"""Logs the curves of a run (loss, accuracy, schedule, speed and budget) to every logger of the Trainer."""
 
 from typing import Any, Protocol, cast
 
@@ -10,7 +10,7 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 
 
 class ScoresTraining(Protocol):
-    """A module that knows how well it learns, such as `ImageClassifier`."""
+    """A module that scores its training batches, such as `ImageClassifier`."""
 
     def take_train_scores(self) -> tuple[float, float]:
         """Mean loss and accuracy of the training images since the last call."""
@@ -18,10 +18,10 @@ class ScoresTraining(Protocol):
 
 
 class Recorder(L.Callback):
-    """Logs means over every `every` optimizer steps; reading them from the device more often would slow training.
+    """Logs means over `every` optimizer steps. Reading values from the device more often would slow training.
 
-    Its state in a checkpoint is all that was logged: a run that goes on writes its curves anew, without what a killed
-    process logged later than its last checkpoint.
+    Its state in a checkpoint is everything that was logged. A resumed run logs its curves again from it, without the
+    values that a killed process logged after its last checkpoint.
 
     Args:
         budget: the run's budget.
@@ -87,7 +87,7 @@ class Recorder(L.Callback):
         self._rows = [(step, metrics) for step, metrics in state["rows"]]
 
     def log_again(self, loggers: list[Logger]) -> None:
-        """Log again what an earlier process logged."""
+        """Log the values of an earlier process again."""
         for step, metrics in self._rows:
             for logger in loggers:
                 logger.log_metrics(metrics, step=step)

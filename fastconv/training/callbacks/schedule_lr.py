@@ -1,4 +1,4 @@
-"""The schedule as a callback: sets learning rate and momentum before every step, from the run's progress alone."""
+"""The schedule as a callback: sets learning rate and momentum before every step, from the run's progress."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 class ScheduleLR(L.Callback):
     """Scales each parameter group's `max_lr` by a schedule's factor at the run's progress.
 
-    A group with `schedule_fraction` below 1 runs through the schedule in that share of the run, and stands still
+    A group with `schedule_fraction` below 1 runs through the schedule in that share of the run, and does not change
     after it.
 
-    Needs a `TimeBudget` among the Trainer's callbacks, which knows the progress.
+    Needs a `TimeBudget` among the Trainer's callbacks, which provides the progress.
 
     Args:
         schedule: the curve.
@@ -57,7 +57,7 @@ class ScheduleLR(L.Callback):
 
 
 class OneCycleLR(ScheduleLR):
-    """One cycle over the run, however long it is. Takes `torch.optim.lr_scheduler.OneCycleLR`'s settings by name:
+    """One cycle over a run of any length. Takes the settings of `torch.optim.lr_scheduler.OneCycleLR` by name:
     `max_lr`, `pct_start`, `anneal_strategy`, `cycle_momentum`, `base_momentum`, `max_momentum`, `div_factor`,
     `final_div_factor`, `three_phase`.
     """

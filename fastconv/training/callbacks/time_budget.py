@@ -1,4 +1,4 @@
-"""The budget as a contract: ends the run inside it, with the schedule at its end."""
+"""Ends a run within its budget, with the schedule at its end."""
 
 from collections import deque
 from statistics import median
@@ -16,22 +16,23 @@ T = TypeVar("T")
 
 
 class TimeBudget(L.Callback):
-    """Ends training at progress 1, which is reached by steps or by time, whichever comes first.
+    """Ends training at progress 1, which steps or time reach, whichever comes first.
 
-    Expects a Trainer with one endless epoch; replaces Lightning's `max_time`, which takes no account of a schedule. Its
-    state in a checkpoint holds steps and progress, not the clock: more time may have passed since.
+    Expects a Trainer with one endless epoch. Replaces Lightning's `max_time`, which ignores the schedule. Its state in
+    a checkpoint holds steps and progress, but not the clock, since more time may have passed after the checkpoint.
 
     Args:
         seconds: the budget for the `counts` segments of the clock; None for no limit.
-        max_steps: optimizer steps after which the run ends; None for no bound.
+        max_steps: optimizer steps after which the run ends; None for no limit.
         clock: the run's clock; a new one if None.
-        counts: segments that the budget limits; must contain `train`.
-        step_seconds: seconds that a step is expected to take before one was measured.
-        validate_images: images of a validation.
-        reserve: time to keep for the end of the run. Its seconds per image are updated by each validation, or, on a CPU
-            without one, by a batch scored at some progress, which also says how many images will need all views.
-        views: views in which the images are scored after training.
-        pacing: the constants of pacing.
+        counts: segments of the clock that count towards the budget; must contain `train`.
+        step_seconds: expected seconds of a step, until one has been measured.
+        validate_images: number of images of a validation.
+        reserve: time to reserve for the end of the run. Each validation updates its seconds per image. Without
+            validations, on a CPU, a batch scored at some progress does, and also estimates how many images need all
+            views.
+        views: views of the images to score after training.
+        pacing: constants of pacing.
 
     Raises ValueError if both `seconds` and `max_steps` are None.
     """
@@ -71,7 +72,7 @@ class TimeBudget(L.Callback):
 
     @property
     def limit(self) -> float | None:
-        """Counted seconds at which training must have ended."""
+        """Counted seconds by which training must have ended."""
         return None if self.seconds is None else self.seconds - self.reserve.seconds
 
     @property
@@ -84,17 +85,17 @@ class TimeBudget(L.Callback):
         return self.clock.counted(self.counts)
 
     def is_over(self) -> bool:
-        """Whether training has ended, or has no time left for another step."""
+        """Whether training has ended or has no time for another step."""
         return self.stop_reason is not None or self._next() is None
 
     def begin_step(self, trainer: L.Trainer) -> None:
-        """Decide the progress of the coming step; called by whichever callback needs it first."""
+        """Decide the progress of the next step. The first callback that needs it calls this."""
         if self._begun:
             return
         self._begun = True
         self._step_started = self.clock.counted(("train",))
         decided = self._agree(trainer, self._next())
-        # Time has run out unexpectedly (a validation took far longer than those before): end with a last step.
+        # Time has run out unexpectedly (a validation took far longer than the earlier ones): end with a last step.
         self.step = decided or Step(1.0, last=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -118,7 +119,7 @@ class TimeBudget(L.Callback):
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
             trainer.should_stop = True
-        # Lightning would validate once more after the stop.
+        # Otherwise Lightning would validate once more after the stop.
         trainer.limit_val_batches = self._val_batches if validate and not stop else 0
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -156,15 +157,15 @@ class TimeBudget(L.Callback):
         self.times = StepTimes(self.times.estimate, self._pacing)
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
-        names = self.reserve.state()  # checkpoints of earlier versions lack some of them
+        names = self.reserve.state()  # checkpoints of earlier versions lack some of these
         self.reserve.update(**{name: state.get(name) for name in names})
 
     def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule, images: Tensor) -> None:
-        """Measure how long scoring an image takes, at the progress that `score_at` says, if no validation does."""
+        """If there are no validations, measure the time of scoring an image, at the progress that `score_at` gives."""
         if not self._score_at or self.progress < self._score_at[0]:
             return
         self._score_at = [progress for progress in self._score_at if progress > self.progress]
-        # A GPU would have to finish its steps first.
+        # A GPU would have to finish its steps first, so this is for CPUs only.
         if self._validation_started is not None or pl_module.device.type != "cpu":
             return
         pl_module.eval()
@@ -173,8 +174,8 @@ class TimeBudget(L.Callback):
             logits = pl_module(images)
         seconds = (self.elapsed() - started) / len(images)
         pl_module.train()
-        # A time far longer than usual is measured again after the next step, unless there may be none: the first time
-        # sets things up, or the machine paused.
+        # A time far longer than usual is measured again after the next step, if there is one: a first call sets things
+        # up, and the machine may have paused.
         usual = median(self._scored or [self.reserve.image_seconds])
         if seconds > self._pacing.doubtful_factor * usual and self._doubtful is None and self._score_at:
             self._doubtful = seconds
@@ -184,13 +185,13 @@ class TimeBudget(L.Callback):
         self._doubtful = None
         self.reserve.update(
             image_seconds=max(self._scored),
-            # Unless the budget counts the test, all views are scored however long it takes.
+            # If the budget does not count the test, all views are scored without a time limit.
             view_seconds=median(self._scored) if "test" in self.counts else None,
             views=self._views_per_image(logits),
         )
 
     def _views_per_image(self, logits: Tensor) -> float | None:
-        """Views per image on average, by how many training images are uncertain; None if all images get all views."""
+        """Mean number of views per image, from the share of uncertain training images; None if all get all views."""
         if self._views.confidence_threshold >= 1:
             return None
         uncertain = self._pacing.unseen_factor * float(self._views.uncertain(logits).float().mean())
@@ -201,18 +202,18 @@ class TimeBudget(L.Callback):
         return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, self.step.progress)
 
     def _steps_ahead(self) -> int:
-        """Steps that were started and that the device has not finished."""
+        """Number of steps that were started but that the device has not finished."""
         return sum(not event.query() for event in self._events)
 
     def _validation_fits(self) -> bool:
-        """Whether there is time for a validation, a slow one, and two steps after it."""
+        """Whether there is time for a slow validation and two steps after it."""
         if self.limit is None or "validate" not in self.counts:
             return True
         validation = self.validate_images * self.reserve.image_seconds
         return self.elapsed() + self._pacing.slow_validation_factor * validation + 2 * self.times.slow < self.limit
 
     def _agree(self, trainer: L.Trainer, decision: T) -> T:
-        """The first rank's decision: clocks differ, but all ranks must stop at the same step."""
+        """The first rank's decision. Clocks differ between ranks, but all must stop at the same step."""
         if trainer.world_size == 1:
             return decision
         return trainer.strategy.broadcast(decision)
