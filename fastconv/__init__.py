@@ -11,7 +11,7 @@ __all__ = ["fit", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only when they are asked for: commands start without torch.
+    # Imported on first use, so that commands start without torch.
     if name == "fit":
         from fastconv.api import fit
 

@@ -1,4 +1,4 @@
-"""`python -m fastconv`: the commands, and where each one's help is."""
+"""`python -m fastconv`: prints the commands and how to get their help."""
 
 from fastconv import __doc__ as about
 

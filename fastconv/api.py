@@ -1,4 +1,4 @@
-"""fastconv from Python: train a classifier on images in some seconds, and use it."""
+"""fastconv from Python: train a classifier on images within a time budget, and use it."""
 
 import hashlib
 import io
@@ -26,16 +26,17 @@ def fit(
     *overrides: str,
     experiment: str = "best",
 ) -> "Predictor":
-    """Train on images inside a budget of seconds, everything counted, and return the predictor.
+    """Train on images within a budget of seconds, which counts everything, and return the predictor.
 
     Args:
-        dataset: a data set's name, such as `cifar10`; a folder with a folder of images for each class; or images uint8
-            [N, H, W] or [N, H, W, C] and their N labels, numbers or names, of which a fifth are kept to test with.
+        dataset: the name of a data set, such as `cifar10`; a folder that contains a folder of images for each class; or
+            images uint8 [N, H, W] or [N, H, W, C] with their N labels, numbers or names. A fifth of these is kept for
+            testing.
         seconds: the budget.
-        overrides: further settings as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
-        experiment: `best`, or another.
+        overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
+        experiment: name of the experiment, such as `best`.
 
-    Raises InputError for what cannot work.
+    Raises InputError for input that cannot work.
     """
     given = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset), *overrides]
     try:
@@ -46,12 +47,12 @@ def fit(
         raise InputError("fit trains a new network: leave out dry_run and resume")
     clock = Clock()
     data = check_run(config)
-    # Here, as both import torch: what can be checked without it is checked first.
+    # Both import torch, so they are imported after the checks that do not need it.
     from fastconv.analysis.predictor import load
     from fastconv.training.run import train
 
     folder = train(config, data, given, clock)
-    assert folder is not None  # as it is not a dry run
+    assert folder is not None  # it is not a dry run
     return load(folder, config.trainer.accelerator, trust=True)
 
 
@@ -61,7 +62,8 @@ def _settings(dataset: str | Path | tuple[np.ndarray, Sequence[object]]) -> list
         images, labels = dataset
         file = io.BytesIO()
         np.savez(file, images=np.asarray(images), labels=np.asarray(labels))
-        # Kept, as whoever looks at the run later needs them; by their content, lest the same ones be kept twice.
+        # Later commands on this run need the images. The file is named by its content, so the same images are stored
+        # once.
         name = hashlib.sha256(file.getvalue()).hexdigest()[:16]
         path = Path(os.environ.get("FASTCONV_DATA", "data"), "arrays", f"{name}.npz").absolute()
         write_atomically(path, file.getvalue())
@@ -74,6 +76,6 @@ def _settings(dataset: str | Path | tuple[np.ndarray, Sequence[object]]) -> list
 
 
 def quoted(path: object) -> str:
-    """A path as Hydra's grammar reads it, whatever is in it."""
+    """A path, with any characters, quoted for Hydra's grammar."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'

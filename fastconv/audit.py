@@ -1,8 +1,8 @@
 """python -m fastconv.audit dataset=NAME [key=value ...]
 
-Audit a data set before training: images per class, their sizes, unreadable files, duplicates, and test images that are
-among the training images. Prints advice, and writes the findings, and pictures of the images with and without
-augmentation, to a folder below `outputs`.
+Audit a data set before training: images per class, image sizes, unreadable files, duplicates, and test images that are
+also training images. Prints advice, and writes the findings and pictures of images with and without augmentation to a
+folder below `outputs`.
 
   python -m fastconv.audit dataset=image_folder dataset.root=photos
   python -m fastconv.audit dataset=webdataset dataset.train=train-*.tar dataset.test=test.tar

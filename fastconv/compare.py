@@ -1,8 +1,8 @@
 """python -m fastconv.compare [runs=FOLDER] [key=value ...]
 
-Compare many runs in one table: runs that differ only in their seeds make a group, with mean, standard deviation and
-95 % interval. The best group is marked, and those not significantly different from it. Failed and unfinished runs are
-shown with their reason.
+Compare many runs in one table. Runs that differ only in their seeds form a group, with mean, standard deviation and 95
+% interval. Marks show the best group and the groups that are not significantly different from it. Failed and unfinished
+runs are listed with the reason.
 
   python -m fastconv.compare runs=outputs/sweeps/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.compare where=[dataset:mnist,seed:0] sort=seconds_counted page=compare.html

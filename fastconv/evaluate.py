@@ -1,8 +1,8 @@
 """python -m fastconv.evaluate run=FOLDER [key=value ...]
 
-Score a trained network on the test split of its data set, and write `report.html`, a page of the run, into its folder:
+Score a trained network on the test split of its data set, and write a page of the run, `report.html`, into its folder:
 accuracy with its interval, per-class metrics, calibration, curves, the most confident errors, and how to use the
-network. The metrics are in `evaluation.json`.
+network. The metrics are also written to `evaluation.json`.
 
   python -m fastconv.evaluate run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.evaluate run=outputs/a tta=true

@@ -1,8 +1,8 @@
 """python -m fastconv.export run=FOLDER [key=value ...]
 
-Write a trained network, with its preprocessing inside, as files that work without fastconv: `model.onnx` for ONNX
-Runtime and others, `model.pt2` for torch.export. Both take raw images, uint8 [N, height, width, channels], and give
-probabilities, float32 [N, classes]. Their predictions are compared with the checkpoint's on test images first.
+Write a trained network, including its preprocessing, to files that work without fastconv: `model.onnx` for ONNX Runtime
+and others, `model.pt2` for torch.export. Both take raw images, uint8 [N, height, width, channels], and return
+probabilities, float32 [N, classes]. Their predictions are first compared with the checkpoint's on test images.
 
   python -m fastconv.export run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.export run=outputs/a format=[onnx]

@@ -1,8 +1,8 @@
 """python -m fastconv.lr_find [key=value ...]
 
-Suggest a peak learning rate, optimizer.max_lr, for the run that the same overrides would train: a range test of its
-first steps with a learning rate that grows from step to step. Leaves the losses and a figure in a new folder below
-`outputs`. The suggestion is a hint: the largest learning rate up to which the loss of one short test fell.
+Suggest a peak learning rate, optimizer.max_lr, for the run that the same overrides would train, by a range test: the
+learning rate grows from step to step, and the loss is recorded. Writes the losses and a figure to a new folder below
+`outputs`. The suggestion is only a hint: the largest learning rate up to which the loss fell in one short test.
 
   python -m fastconv.lr_find dataset=fashion_mnist model.width=16
   python -m fastconv.lr_find dataset=cifar10 experiment=original range_test.steps=200
@@ -25,13 +25,13 @@ from fastconv.system.errors import InputError
 
 
 def only_training(config: LrFind) -> LrFind:
-    """The config for training alone: no validation, and the stream online, which has the same bytes."""
+    """The config for training alone: without validation, and with the online stream, which has the same bytes."""
     stream = dataclasses.replace(config.stream, mode="online")
     return dataclasses.replace(config, stream=stream, validate=dataclasses.replace(config.validate, on="none"))
 
 
 def check_range_test(config: LrFind) -> Splits:
-    """Check a range test as far as that can be done without torch, and return its images.
+    """Check a range test as far as possible without torch, and return its images.
 
     Raises InputError for a range test that cannot work.
     """
@@ -50,7 +50,7 @@ def check_range_test(config: LrFind) -> Splits:
 
 @command("lr_find", __doc__, check_range_test)
 def main(config: LrFind) -> None:
-    """The command; see the top of this file."""
+    """Run the command; see the top of this file."""
     data = check_range_test(config)
     from rich.console import Console
 

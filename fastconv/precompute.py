@@ -1,8 +1,8 @@
 """python -m fastconv.precompute [key=value ...]
 
 Write the augmented epochs that `python -m fastconv.train` with the same settings will read, as WebDataset tar shards.
-verify=true checks every shard of that stream and writes damaged ones again; prune=true removes the least recently used
-streams until the rest fits in stream.max_gb (stream.max_gb=0 removes all).
+With verify=true, check every shard of that stream and write damaged ones again. With prune=true, remove the least
+recently used streams until the rest fits in stream.max_gb (stream.max_gb=0 removes all).
 
   python -m fastconv.precompute dataset=cifar10 stream.epochs=25
 """
@@ -18,7 +18,7 @@ from fastconv.system.errors import InputError
 
 
 def check_stream(config: Config) -> Splits | None:
-    """Check a stream as far as that can be done without torch, and return its images; None for prune=true.
+    """Check a stream as far as possible without torch, and return its images; None for prune=true.
 
     Raises InputError for a stream that cannot be made.
     """
@@ -38,7 +38,7 @@ def check_stream(config: Config) -> Splits | None:
 
 @command("train", __doc__, check_stream)
 def main(config: Config) -> None:
-    """The command; see the top of this file."""
+    """Run the command; see the top of this file."""
     data = check_stream(config)
     from rich.console import Console
 

@@ -1,7 +1,7 @@
 """python -m fastconv.predict run=FOLDER images=FILES [key=value ...]
 
-Classify images with a trained network: files, folders (with all below them) or tars. Writes a row for each, as csv or
-as a JSON object a line, as they come: memory does not grow with their number.
+Classify images with a trained network: files, folders (including subfolders) or tars. Writes a row for each image, as
+csv or as one JSON object per line. Images are processed one batch at a time, so memory does not grow with their number.
 
   python -m fastconv.predict run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3 images=photos
   python -m fastconv.predict run=outputs/a images=[cat.png,more.tar] out=predictions.jsonl top=5

@@ -1,7 +1,7 @@
 """python -m fastconv.train [key=value ...]
 
-Train a network on an augmented stream inside a time budget, and score it. Measures the machine and prints a plan
-first; leaves results, curves, figures and the checkpoint in a new folder below `outputs`.
+Train a network on an augmented stream within a time budget, and score it. Measures the machine and prints a plan first.
+Writes results, curves, figures and the checkpoint to a new folder below `outputs`.
 
   python -m fastconv.train dataset=fashion_mnist
   python -m fastconv.train dataset=cifar10 experiment=original budget.seconds=300
@@ -29,7 +29,7 @@ from fastconv.system.errors import InputError
 
 
 def check_run(config: Config) -> Splits:
-    """Check a run as far as that can be done without torch, and return its images.
+    """Check a run as far as possible without torch, and return its images.
 
     Raises InputError for a run that cannot work.
     """
@@ -42,7 +42,7 @@ def check_run(config: Config) -> Splits:
 
 
 def check_search(config: Config) -> None:
-    """Raise InputError for a search that cannot be, or by the test images, which nothing may be chosen by."""
+    """Raise InputError for a search that cannot work, or that would choose by the test images."""
     if config.validate.on != "holdout":
         raise InputError(
             "a sweep that looks for the best must not look at the test images: set dataset.holdout=0.1 and"
@@ -53,7 +53,7 @@ def check_search(config: Config) -> None:
 
 
 def report(config: Config, sweep: Path) -> bool:
-    """Close a sweep: print a table, write its page and its report. Returns whether all its runs are finished."""
+    """Finish a sweep: print a table, and write its page and its report. Returns whether all its runs are finished."""
     from fastconv.analysis.comparison.sweep_report import write_sweep_report
 
     return write_sweep_report(sweep, config.sweep.report, Path(config.data))
@@ -61,7 +61,7 @@ def report(config: Config, sweep: Path) -> bool:
 
 @command("train", __doc__, check_run, check_search, report)
 def main(config: Config) -> float | None:
-    """The command; see the top of this file. Returns the held-out accuracy, by which a search chooses."""
+    """Run the command; see the top of this file. Returns the held-out accuracy, which a search maximises."""
     clock, overrides, hydra = Clock(), task_overrides(), HydraConfig.get()
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none"):

@@ -35,7 +35,7 @@ class Pacing:
     stall_seconds: float = 0.25
     """Seconds kept for a stall at most."""
     reserve_factor: float = 1.2
-    """What was measured once may take this many times as long the next time."""
+    """Time that was measured once may be this many times as long the next time."""
     slow_validation_factor: float = 1.5
     """A validation during training starts only if there is time for one that takes this many times the usual."""
     begin_scoring_seconds: Mapping[str, float] = field(
@@ -163,7 +163,7 @@ class ScoringReserve:
         self.save_seconds = self.save_seconds if save_seconds is None else save_seconds
 
     def state(self) -> dict[str, Any]:
-        """What was measured, for a checkpoint; `update(**state)` takes it over."""
+        """The measured values, for a checkpoint; `update(**state)` restores them."""
         names = ("image_seconds", "view_seconds", "views", "save_seconds")
         return {name: getattr(self, name) for name in names}
 

@@ -1,4 +1,4 @@
-"""The public place of the callbacks, which `fastconv.training.callbacks` defines."""
+"""The public import path of the callbacks that `fastconv.training.callbacks` defines."""
 
 from fastconv.training.callbacks import (
     AverageWeights,

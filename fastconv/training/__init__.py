@@ -1,1 +1,1 @@
-"""A run: planned, trained by Lightning, scored and recorded."""
+"""Plans a run, trains it with Lightning, scores it and records it."""

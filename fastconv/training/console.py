@@ -9,15 +9,15 @@ from rich.table import Table
 from fastconv.runs.results import Results
 from fastconv.training.plan import Run
 
-# Balanced accuracy is shown if it differs from accuracy by more than this.
+# Balanced accuracy is shown if it differs from accuracy by more than this share.
 UNLIKE = 0.005
 
 
 def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
-    """The plan of a run as a person reads it.
+    """The plan of a run as a table.
 
     Args:
-        reasons: why each automatic choice was made, by the name of the choice.
+        reasons: the reason for each automatic choice, by its name.
     """
     config, spec, device, speed, plan = run.config, run.spec, run.device, run.speed, run.plan
     budget, schedule, images = config.budget, config.schedule, len(run.train)

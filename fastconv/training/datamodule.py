@@ -1,4 +1,4 @@
-"""The LightningDataModule: microbatches of a stream for training, whole splits for scoring."""
+"""The LightningDataModule: microbatches of a stream for training, and whole splits for scoring."""
 
 import lightning as L
 import torch
@@ -12,15 +12,15 @@ from fastconv.data.stream.spec import Stream
 class ShardDataModule(L.LightningDataModule):
     """Feeds a Trainer from a stream of training images and from the splits to score.
 
-    Its state in a checkpoint is the number of batches trained, which is where a run goes on: the Trainer reads one
-    batch ahead, so that the number of batches read does not say that.
+    Its state in a checkpoint is the number of trained batches, from which a run resumes. The number of batches read is
+    larger, because the Trainer reads one batch ahead.
 
     Args:
-        stream: precomputed shards, or the same stream augmented online.
+        stream: the training stream, precomputed or online.
         batch_size: images per optimizer step over all ranks.
         micro_batch_size: images per microbatch; `batch_size` is a multiple of it times the ranks.
-        validate: images for the curves during training; None for no curves.
-        validate_samples: how many of them to score; None for all.
+        validate: images for validations during training; None for none.
+        validate_samples: number of these images to score; None for all.
         test: the test split.
     """
 
@@ -62,7 +62,7 @@ class ShardDataModule(L.LightningDataModule):
             share = self._batch_size // ranks
             batches = StreamBatches(self._stream, self._batch_size, share, rank, ranks, self._first_batch)
             self._train_batches = Prefetch(batches, device, self._micro_batch_size)
-        else:  # a thread would take from the training step what it saves here
+        else:  # on a CPU, a thread would cost the training step as much as it saves
             self._train_batches = StreamBatches(
                 self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch
             )
@@ -77,7 +77,7 @@ class ShardDataModule(L.LightningDataModule):
         return SplitBatches(self._test, None, *self._place())
 
     def validate_all(self) -> None:
-        """Score the whole of the validation images from now on."""
+        """Score all validation images from now on."""
         self._validate_samples = None
 
     def _place(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Carry out a planned run: train, score, record."""
+"""Carries out a planned run: trains, scores and records it."""
 
 import dataclasses
 from contextlib import closing
@@ -41,17 +41,17 @@ from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
-# Rows of metrics.csv that a run of the expected length writes.
+# Number of rows in the metrics.csv of a run of the expected length.
 RECORDS = 200
 
 
 def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> Results:
-    """Train, or go on training; score the test split once; leave everything in the run's folder.
+    """Train, or resume training, and score the test split once. All results are written to the run's folder.
 
-    `results.json` says from the start how far the run is, and in the end why it failed if it did. Of several ranks the
-    first one writes.
+    `results.json` records the progress of the run from the start, and the reason if it fails. With several ranks, only
+    the first one writes.
 
-    Raises InputError for a run that diverged or a rank that was lost, Interrupted for a signal.
+    Raises InputError if training diverges or a rank is lost, Interrupted after a signal.
     """
     config = run.config
     described = Results(
@@ -93,17 +93,17 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             ) from error
         raise
     if is_first_rank():
-        results.write(folder.path)  # last: a run that has them is finished
+        results.write(folder.path)  # write this last: a run with results counts as finished
     return results
 
 
 def _go_on(described: Results, folder: Path, run: Run) -> Results:
-    """Take over the plan, the clock and the overrides of the process before."""
+    """Take over the plan, the clock and the overrides of the previous process."""
     for leftover in folder.glob("*.part") if is_first_rank() else ():
         leftover.unlink()
     try:
         earlier = Results.read(folder)
-    except (OSError, ValueError, KeyError):  # it was stopped before it wrote them
+    except (OSError, ValueError, KeyError):  # that process was stopped before it wrote them
         return described
     run.clock.add(earlier.seconds)
     return dataclasses.replace(
@@ -116,7 +116,7 @@ def _go_on(described: Results, folder: Path, run: Run) -> Results:
 
 
 class Training:
-    """The training and scoring of a planned run, with the callbacks that know how far it is."""
+    """The training and scoring of a planned run, with the callbacks that track its progress."""
 
     def __init__(self, run: Run, console: Console, folder: RunFolder, described: Results) -> None:
         config, plan = run.config, run.plan
@@ -149,19 +149,19 @@ class Training:
             BudgetProgressBar(self._recorder, console),
             FiniteLoss(self._budget),
             *run.callbacks,
-            self._checkpoints,  # last, so that what it saves knows of the whole step
+            self._checkpoints,  # last, so that a checkpoint includes the effects of all other callbacks
         ]
         if run.device.compile:
             self._callbacks.append(CompileStep(run.clock, (config.micro_batch_size, *run.spec.shape)))
         self._validated = validated
 
     def note(self, **more: Any) -> None:
-        """Write to `results.json` how far the run is, and other results."""
+        """Write the progress of the run, and other results, to `results.json`."""
         if is_first_rank():
             self._so_far(**more).write(self._folder.path)
 
     def carry_out(self) -> Results:
-        """Train what is left to train, then score."""
+        """Train the remaining steps, then score."""
         run, config = self._run, self._run.config
         silence_lightning()
         module = make_module(run)
@@ -200,7 +200,7 @@ class Training:
                     stop_reason=self._budget.stop_reason,
                     final_lr=config.schedule.factors(self._budget.progress).lr,
                 )
-                if is_first_rank():  # when all is measured
+                if is_first_rank():  # after all measurements
                     loggers.log_results(results)
                     if config.figures:
                         show_network(module, results, run, self._folder.path, loggers.dashboard)
@@ -209,7 +209,7 @@ class Training:
         return results
 
     def _finish_average(self, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:
-        """Have the average of a training that time ended before its last step, here and in the checkpoint."""
+        """Use the average of the weights, here and in the checkpoint, if time ended training before its last step."""
         if not self._average:
             return
         self._average.load_state_dict(checkpoint["callbacks"][self._average.state_key])
@@ -219,9 +219,9 @@ class Training:
             self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
 
     def _scoring_time(self, images: int, ranks: int) -> ScoringReserve | None:
-        """The time in which further views of this rank's images may be scored; None if the budget does not count it."""
+        """The time for scoring further views of this rank's images; None if the budget does not count the test."""
         seconds, budget = self._run.config.budget.seconds, self._budget
-        # A GPU is still at work when the host has ended, so that its time is not measured batch by batch.
+        # On a GPU the host runs ahead, so the time of a single batch cannot be measured.
         if seconds is None or "test" not in budget.counts or self._run.device.kind != "cpu":
             return None
         budget.reserve.start_scoring(-(-images // ranks), lambda: seconds - budget.elapsed())
@@ -252,7 +252,7 @@ class Training:
         return each * self._budget.steps * run.config.batch_size / 1e15
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
-        """The state of the process before, if it left one; takes over how far it was."""
+        """Load the state of the previous process, if it left one, and take over its progress."""
         path = self._folder.path / "last.ckpt"
         if not self._folder.resumed or not path.exists():
             return None
@@ -261,12 +261,12 @@ class Training:
             states = checkpoint["callbacks"]
             self._budget.load_state_dict(states[self._budget.state_key])
             self._recorder.load_state_dict(states[self._recorder.state_key])
-        except Exception as error:  # torch, zipfile and pickle each have their own
+        except Exception as error:  # torch, zipfile and pickle each raise their own
             raise InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew") from error
         return checkpoint
 
     def _begin(self, loggers: Loggers, stream: Stream) -> None:
-        """Log what an earlier process logged, the settings, and the first images."""
+        """Log the values of an earlier process again, then the settings and the first images."""
         self._recorder.log_again(loggers.all)
         if is_first_rank():
             loggers.log_settings()

@@ -1,4 +1,4 @@
-"""The loggers of a run: a table, TensorBoard, MLflow, Weights & Biases, and a user's own."""
+"""The loggers of a run: a table, TensorBoard, MLflow, Weights & Biases, and a user's own loggers."""
 
 import logging
 import shutil
@@ -15,19 +15,19 @@ from fastconv.system.errors import InputError, reason
 from fastconv.system.targets import import_target
 from fastconv.training.tensorboard import METRICS, Dashboard, hyperparameters
 
-# Tag of a run in MLflow: its folder, by which a run that goes on is found.
+# MLflow tag with the run's folder, by which a resumed run is found.
 FOLDER_TAG = "fastconv.folder"
 
 
 class Loggers:
-    """All loggers of a run. Each begins anew when a run goes on: the recorder logs again what was logged before.
+    """All loggers of a run. Each starts empty when a run is resumed, and the recorder logs the earlier values again.
 
-    `table` writes `metrics.csv`, which figures and comparisons are made of, whatever loggers are chosen. `dashboard` is
-    TensorBoard's, if chosen.
+    `table` writes `metrics.csv`, the source of figures and comparisons, for every choice of loggers. `dashboard` is the
+    TensorBoard logger, if chosen.
 
     Args:
-        config: of the run.
-        folder: of the run.
+        config: config of the run.
+        folder: folder of the run.
 
     Raises InputError for a logger that cannot be made.
     """
@@ -48,18 +48,18 @@ class Loggers:
 
     @property
     def all(self) -> list[Logger]:
-        """Every logger, for a Trainer."""
+        """All loggers, for a Trainer."""
         return [*([self.dashboard] if self.dashboard else []), self.table, *self._others]
 
     def log_settings(self) -> None:
-        """Before training: log the configuration. Of several ranks the first one calls it."""
+        """Log the configuration before training. Only the first rank calls this."""
         if self.dashboard:
             self.dashboard.show_settings(self._config)
         for logger in self._others:
             logger.log_hyperparams(hyperparameters(self._config))
 
     def log_results(self, results: Results) -> None:
-        """After scoring: log the results. Of several ranks the first one calls it."""
+        """Log the results after scoring. Only the first rank calls this."""
         if self.dashboard:
             self.dashboard.show_results(results)
         found = {f"results/{key}": getattr(results, key) for key in METRICS}
@@ -67,7 +67,7 @@ class Loggers:
             logger.log_metrics({key: value for key, value in found.items() if value is not None}, step=results.steps)
 
     def close(self) -> None:
-        """Write out what is still in memory; nothing can be logged from now on."""
+        """Write out buffered values. Nothing can be logged after this."""
         self.table.finalize("success")
         if self.dashboard:
             self.dashboard.close()
@@ -75,14 +75,15 @@ class Loggers:
             logger.finalize("success")
             if isinstance(logger, WandbLogger) and is_first_rank():
                 logger.experiment.finish()
-        (self._folder / "hparams.yaml").unlink(missing_ok=True)  # the table's own, and empty
+        (self._folder / "hparams.yaml").unlink(missing_ok=True)  # an empty file of the table's logger
 
 
 def make_logger(name: str, settings: Any, config: Config, folder: Path) -> Logger:
-    """One of the loggers that `config.logger` names.
+    """Make one of the loggers that `config.logger` names.
 
     Args:
-        settings: its own, by name; with `_target_` the dotted path of a user's own logger and its arguments.
+        settings: settings of the logger, by name. For a user's own logger, `_target_` is the dotted path of its class
+            and the others are its arguments.
 
     Raises InputError for a logger that is unknown or cannot be made.
     """
@@ -95,7 +96,7 @@ def make_logger(name: str, settings: Any, config: Config, folder: Path) -> Logge
         made = import_target(settings["_target_"], f"logger.{name}._target_")(**arguments)
     except InputError:
         raise
-    except Exception as error:  # whatever a logger raises
+    except Exception as error:  # a logger may raise anything
         raise InputError(f"logger.{name} cannot be made: {reason(error)}") from error
     if not isinstance(made, Logger):
         raise InputError(f"logger.{name}._target_={settings['_target_']} is no logger of Lightning's kind")
@@ -103,19 +104,19 @@ def make_logger(name: str, settings: Any, config: Config, folder: Path) -> Logge
 
 
 def mlflow(config: Config, folder: Path, experiment: str, tracking_uri: str | None = None) -> MLFlowLogger:
-    """A run of MLflow, named after the run's folder. An earlier one of the same folder is marked as deleted.
+    """A run in MLflow, named after the run's folder. An earlier MLflow run of the same folder is marked as deleted.
 
     Args:
         experiment: name of the experiment that holds the runs.
         tracking_uri: the store; None for the file `mlflow.db` below `config.outputs`.
     """
-    for package in ("alembic", "mlflow"):  # which greet on the terminal
+    for package in ("alembic", "mlflow"):  # both print greetings to the terminal
         logging.getLogger(package).setLevel(logging.WARNING)
     uri = tracking_uri or f"sqlite:///{(Path(config.outputs) / 'mlflow.db').absolute()}"
     tag = str(folder.absolute())
     made = MLFlowLogger(experiment, folder.name, tracking_uri=uri, tags={FOLDER_TAG: tag})
     if is_first_rank():
-        store = made.experiment  # makes the run
+        store = made.experiment  # this creates the run
         for run in store.search_runs([made.experiment_id], f"tags.`{FOLDER_TAG}` = '{tag}'"):
             if run.info.run_id != made.run_id:
                 store.delete_run(run.info.run_id)
@@ -123,11 +124,11 @@ def mlflow(config: Config, folder: Path, experiment: str, tracking_uri: str | No
 
 
 def wandb(config: Config, folder: Path, project: str, offline: bool = True) -> WandbLogger:
-    """A run of Weights & Biases in the run's folder, named after it.
+    """A run of Weights & Biases, in the run's folder and named after it.
 
     Args:
         project: name of the project that holds the runs.
-        offline: write to the folder only; false to send everything to the server at once.
+        offline: write to the folder only; false sends everything to the server at once.
     """
     from wandb import Settings
 
@@ -139,5 +140,5 @@ def wandb(config: Config, folder: Path, project: str, offline: bool = True) -> W
     )
 
 
-# The loggers beside the table and TensorBoard's, by name. Each gets the config, the run's folder, and its own settings.
+# Loggers other than the table and TensorBoard, by name. Each gets the config, the run's folder, and its own settings.
 MAKERS: dict[str, Callable[..., Logger]] = {"mlflow": mlflow, "wandb": wandb}

@@ -1,9 +1,10 @@
 """The learning-rate range test: the loss under a growing learning rate (Smith 2017, arXiv 1506.01186, 3.3).
 
-Lightning's Trainer runs it, and a callback sets the learning rate. Lightning's own `Tuner.lr_find` (2.6) is not used:
-it takes the loss of a batch's last part, divided by the number of parts, for that of the batch; its smoothing halves
-the first loss and lags some fifty steps behind; and it looks for the steepest slope per learning rate instead of per
-decade, which favours small ones: 0.025 for a narrow DavidNet on digits, which trains alike with peaks from 0.1 to 3.2.
+Lightning's Trainer runs it, and a callback sets the learning rate. Lightning's own `Tuner.lr_find` (2.6) is not used,
+for three reasons. It takes the loss of a batch's last part, divided by the number of parts, as the loss of the batch.
+Its smoothing halves the first loss and lags some fifty steps behind. It finds the steepest slope per learning rate
+instead of per decade, which favours small values: 0.025 for a narrow DavidNet on digits, which trains equally well with
+peaks from 0.1 to 3.2.
 """
 
 import csv
@@ -34,49 +35,51 @@ from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
-# Steps whose mean loss may end a test: a single batch may be unlucky.
+# Number of recent steps whose mean loss may end a test: a single batch may be an outlier.
 RECENT = 5
-# Losses that a suggestion takes, at least.
+# Fewest losses from which to make a suggestion.
 FEWEST = 10
 # Standard deviation of the smoothing, as a share of the planned steps: a tenth of a decade by default.
 SMOOTHING = 0.02
-# Losses are bounded at this multiple of the first one: unbounded they would smear over their neighbours.
+# Losses are clipped at this multiple of the first one. Otherwise, smoothing would spread huge values to their
+# neighbours.
 WORST = 2.0
-# What counts as learning, as a share of the first loss, and as a rise, as a share of what the loss falls in all.
+# The fall that counts as learning, as a share of the first loss; and the rise that ends a fall, as a share of the
+# loss's total fall.
 FALL, RISE = 0.05, 0.1
 
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Mean losses of whole batches, each before the step with its learning rate: float64 [steps] both, and finite."""
+    """Mean losses of whole batches, each from before the step with its learning rate. Both float64 [steps], finite."""
 
     learning_rates: np.ndarray
     losses: np.ndarray
     sigma: float
-    """Standard deviation, in steps, of the smoothing."""
+    """Standard deviation of the smoothing, in steps."""
     exploded_at: float | None = None
-    """Learning rate of the step whose loss ended the test; None if it went on to its end."""
+    """Learning rate of the step whose loss stopped the test early; None if it ran to its end."""
 
     @cached_property
     def smoothed(self) -> np.ndarray:
-        """The losses under a Gaussian window, which unlike a running mean lags behind nothing: float64 [steps]."""
+        """The losses smoothed by a Gaussian window, which has no lag, unlike a running mean: float64 [steps]."""
         return gaussian_filter1d(np.minimum(self.losses, WORST * self.losses[0]), self.sigma, mode="nearest")
 
     @cached_property
     def last_fall(self) -> int:
-        """The step with the lowest smoothed loss before it first rises by a tenth of what it falls in all."""
+        """The step with the lowest smoothed loss before the loss first rises by a tenth of its total fall."""
         lowest = np.minimum.accumulate(self.smoothed)
         rises = np.flatnonzero(self.smoothed - lowest > RISE * (self.smoothed[0] - lowest[-1]))
         return int(np.argmin(self.smoothed[: rises[0] if len(rises) else None]))
 
     @cached_property
     def steepest(self) -> int:
-        """The step up to `last_fall` at which the smoothed loss falls fastest per decade of the learning rate."""
+        """The step, not after `last_fall`, at which the smoothed loss falls fastest per decade of the learning rate."""
         return int(np.argmin(np.gradient(self.smoothed)[: self.last_fall + 1]))
 
     @property
     def suggestion(self) -> float:
-        """The learning rate at `last_fall`: where Smith puts the upper bound of a cycle."""
+        """The learning rate at `last_fall`, which is Smith's upper bound for a cycle."""
         return float(self.learning_rates[self.last_fall])
 
 
@@ -84,8 +87,8 @@ class LRRangeTest(L.Callback):
     """Multiplies the learning rate by the same factor after each step, and ends training after the last one.
 
     Args:
-        test: the range, and when to end early.
-        momentum: momentum of all steps; None for the optimizer's own.
+        test: the range of learning rates, and the threshold of the early stop.
+        momentum: momentum of all steps; None to keep the optimizer's own.
         on_step: called with the number of steps done.
     """
 
@@ -104,7 +107,7 @@ class LRRangeTest(L.Callback):
         """The losses so far."""
         count = len(self._losses)
         exploded_at = float(self._planned[count - 1]) if self._exploded else None
-        finite = np.isfinite(self._losses)  # all but perhaps the last
+        finite = np.isfinite(self._losses)  # only the last may not be
         return LossCurve(
             self._planned[:count][finite], np.array(self._losses)[finite], SMOOTHING * len(self._planned), exploded_at
         )
@@ -119,7 +122,7 @@ class LRRangeTest(L.Callback):
             return
         groups = trainer.optimizers[0].param_groups
         scale = float(self._planned[len(self._losses)]) / groups[0].get("max_lr", 1.0)
-        for group in groups:  # the peaks of other groups keep their ratio to the first one's, which is optimizer.max_lr
+        for group in groups:  # all peaks keep their ratio to the first group's, which is optimizer.max_lr
             group["lr"] = scale * group.get("max_lr", 1.0)
             if self._momentum is not None:
                 set_momentum(group, self._momentum)
@@ -139,10 +142,10 @@ class LRRangeTest(L.Callback):
 
 
 def run_range_test(run: Run, test: RangeTest, console: Console) -> LossCurve:
-    """Train the network of a run for as long as the test goes, at the momentum that its schedule has at the peak.
+    """Run a range test with the network of a run, at the momentum that its schedule has at the peak.
 
-    Neither validates nor scores the test split, and keeps nothing of the network. Does not compile: a hundred steps
-    would not pay for it. Raises Interrupted for a signal.
+    It does not validate or score the test split, and discards the network. It does not compile, which would not pay
+    off within a hundred steps. Raises Interrupted after a signal.
     """
     config = run.config
     silence_lightning()
@@ -163,7 +166,7 @@ def run_range_test(run: Run, test: RangeTest, console: Console) -> LossCurve:
 
 
 def conclusions(curve: LossCurve, test: RangeTest) -> list[str]:
-    """Describe a curve in lines for the terminal. Raises InputError for one that suggests nothing."""
+    """Describe a curve in lines for the terminal. Raises InputError if it does not suggest a learning rate."""
     if len(curve.losses) < FEWEST:
         raise InputError(
             f"the loss exploded at learning rate {curve.exploded_at:.2g} already: {len(curve.losses)} losses are too"
@@ -189,7 +192,7 @@ def conclusions(curve: LossCurve, test: RangeTest) -> list[str]:
 
 
 def write_range_test(curve: LossCurve, config: LrFind, folder: Path) -> None:
-    """Write `lr_find.csv`, `lr_find.png` and `lr_find.yaml`, the config. Raises InputError if it can't."""
+    """Write `lr_find.csv`, `lr_find.png` and the config, `lr_find.yaml`. Raises InputError if that fails."""
     try:
         with (folder / "lr_find.csv").open("w", newline="") as file:
             rows = csv.writer(file)
@@ -197,7 +200,7 @@ def write_range_test(curve: LossCurve, config: LrFind, folder: Path) -> None:
             rows.writerows(zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True))
         (folder / "lr_find.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
         marks = {"suggestion": curve.suggestion}
-        if (now := getattr(config.optimizer, "max_lr", None)) is not None:  # a user's own may have none
+        if (now := getattr(config.optimizer, "max_lr", None)) is not None:  # a user's own optimizer may have none
             marks["optimizer.max_lr now"] = now
         run_figures.draw_range_test(
             curve.learning_rates, curve.losses, curve.smoothed, marks, config.dataset.name, folder / "lr_find.png"

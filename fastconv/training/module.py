@@ -1,4 +1,4 @@
-"""The LightningModule around a network: normalise, score, learn."""
+"""The LightningModule of a network: it normalises images, scores them and learns."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,16 +22,17 @@ class ImageClassifier(L.LightningModule):
 
     Args:
         model: name of the network in `fastconv.models.MODELS`.
-        settings: the network's own settings, such as `width`.
+        settings: settings of the network, such as `width`.
         shape: height, width and channels of an image.
         classes: class names.
         mean, std: per channel, of pixel values scaled to [0, 1].
-        optimizer: makes the network's optimizer; None for a module that does not learn.
+        optimizer: settings that build the optimizer; None for a module that does not train.
         label_smoothing: share of each label that is spread over all classes.
-        views: of test-time augmentation; None for the images alone.
-        channels_last: keep the channels of a pixel together in memory.
+        views: views of test-time augmentation; None to score only the images themselves.
+        channels_last: store the channels of a pixel next to each other in memory.
 
-    What describes the network are plain values and stored in the checkpoint, so that it can be rebuilt from that alone.
+    The arguments that describe the network are plain values. The checkpoint stores them, so that the network can be
+    rebuilt from it alone.
     """
 
     model: nn.Module
@@ -66,7 +67,7 @@ class ImageClassifier(L.LightningModule):
         self._label_smoothing = label_smoothing
         self._views = views or Views()
         self.normalise = Normalise(mean, std)
-        # Sums over steps stay on the device; whoever logs reads and clears them.
+        # Sums over steps stay on the device until the logging callback reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
         self._learn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._score_training
         for name in ("validate_accuracy", "test_accuracy", "validate_accuracy_tta", "test_accuracy_tta"):
@@ -74,7 +75,7 @@ class ImageClassifier(L.LightningModule):
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
         self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
         self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-        self.scoring_time: ScoringTime | None = None  # for the views of a budget that counts them
+        self.scoring_time: ScoringTime | None = None  # limits the views, if the budget counts the test
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
@@ -87,7 +88,7 @@ class ImageClassifier(L.LightningModule):
         return loss
 
     def _score_training(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss to learn from, and the sums of losses, hits and images, float [3]."""
+        """The loss to train on, and the sums of losses, of correct predictions and of images, float [3]."""
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         with torch.no_grad():
@@ -96,20 +97,20 @@ class ImageClassifier(L.LightningModule):
         return loss, sums
 
     def compile_training(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Compile the training step for batches of this shape, now rather than in the first step.
+        """Compile the training step for batches of this shape now, instead of in the first step.
 
-        Leaves weights, gradients and batch-norm statistics as they are.
+        Does not change weights, gradients or batch-norm statistics.
         """
         self._learn = torch.compile(self._learn, dynamic=False)
         before = {name: buffer.clone() for name, buffer in self.named_buffers()}
         loss, _ = self._learn(*batch)
-        # Not loss.backward(), which would leave gradients and wake what waits for them in a distributed run.
+        # loss.backward() would store gradients and, in a distributed run, trigger their reduction.
         torch.autograd.grad(loss, [parameter for parameter in self.parameters() if parameter.requires_grad])
         for name, buffer in self.named_buffers():
             buffer.copy_(before[name])
 
     def take_train_scores(self) -> tuple[float, float]:
-        """Mean loss and accuracy of the training images of all ranks since the last call, which each rank must make."""
+        """Mean loss and accuracy of all ranks' training images since the last call. Each rank must call this."""
         loss, hits, count = self._all_sums().tolist()
         self.train_sums.zero_()
         return loss / max(count, 1), hits / max(count, 1)
@@ -121,7 +122,8 @@ class ImageClassifier(L.LightningModule):
         return sums
 
     def on_train_start(self) -> None:
-        """Each of W ranks sees one in W of the microbatches: its statistics must forget as much with each as with W."""
+        """Raise the momentum of batch norm: each of W ranks sees one microbatch of every W, so it must forget as
+        much."""
         ranks = self.trainer.world_size
         for layer in self.modules() if ranks > 1 else ():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is not None:
@@ -134,7 +136,7 @@ class ImageClassifier(L.LightningModule):
         self._average_statistics()
 
     def _average_statistics(self) -> None:
-        """Each rank has batch-norm statistics of its own images: what is scored and saved has those of all."""
+        """Average the batch-norm statistics over the ranks, each of which has seen its own images only."""
         if self.trainer.world_size > 1:
             for buffer in self.model.buffers():
                 if buffer.is_floating_point():
@@ -147,12 +149,13 @@ class ImageClassifier(L.LightningModule):
         self._test_confusion.update(self._score("test", batch), batch[1])
 
     def on_test_epoch_end(self) -> None:
-        """Keep `confusion`, int64 [classes, classes] on the CPU: test images of all ranks by label and prediction."""
+        """Store `confusion`, int64 [classes, classes] on the CPU: counts of all ranks' test images by label and
+        prediction."""
         self.confusion = self._test_confusion.compute().cpu()
         self._test_confusion.reset()
 
     def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Count a batch; returns its logits, float [B, classes]. Curves during training need no views but the image."""
+        """Score a batch; returns its logits, float [B, classes]. Validations use no views besides the image itself."""
         images, labels = batch
         is_final = self.trainer.state.fn != TrainerFn.FITTING
         views = self._views if is_final else Views()
@@ -174,7 +177,7 @@ class ImageClassifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.network
         checkpoint["train_sums"] = self._all_sums().tolist()
-        self._average_statistics()  # in place: the checkpoint's state refers to them
+        self._average_statistics()  # in place, because the checkpoint refers to them
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if is_first_rank():

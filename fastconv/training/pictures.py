@@ -1,7 +1,7 @@
-"""The pictures of a run: its augmented images, its confusion matrix, and where its network looks.
+"""The pictures of a run: augmented images, the confusion matrix, and heatmaps of where the network looks.
 
-They are files in the run's folder, and are shown in TensorBoard too if that is one of the loggers. Whatever fails is
-left out with a warning: a run that is trained and scored is not lost for a picture.
+They are files in the run's folder, and TensorBoard shows them too if it is one of the loggers. A picture that fails is
+left out with a warning, so that it cannot spoil a run that is trained and scored.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
 from fastconv.training.tensorboard import Dashboard, optional
 
-# Test images with a heatmap, one of each class, at most.
+# Largest number of test images with a heatmap, one of each class.
 HEATMAPS = 10
 
 
@@ -33,7 +33,7 @@ def show_augmented(stream: Stream, run: Run, folder: Path, dashboard: Dashboard 
 def show_network(
     module: ImageClassifier, results: Results, run: Run, folder: Path, dashboard: Dashboard | None
 ) -> None:
-    """After scoring: draw `confusion.png` and `heatmaps.png`, and show the network's graph."""
+    """Draw `confusion.png` and `heatmaps.png`, and show the network's graph, after scoring."""
     steps = results.steps or 0
     path = folder / "confusion.png"
     with optional("confusion"):
@@ -51,11 +51,11 @@ def show_network(
 
 
 def draw_heatmaps(network: nn.Module, run: Run, path: Path) -> None:
-    """Grad-CAM of a test image of each class, of the first classes if there are many, beside the image.
+    """Draw Grad-CAM heatmaps beside their images, one test image per class, for the first classes if there are many.
 
-    Raises InputError for a network of which no layer has maps with more than one place.
+    Raises InputError for a network without a layer whose maps have more than one position.
     """
-    # Captum is loaded here, after training, so that no run starts later for it.
+    # Captum is imported here, after training, so that it does not delay the start of a run.
     from fastconv.analysis.attribution.attribution import Attributor, attribute
     from fastconv.analysis.attribution.drawing import Column, draw_effect
     from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels, predict

@@ -1,4 +1,4 @@
-"""The plan of a run, and its stream: measure the machine, work out what fits into the budget, precompute."""
+"""Plans a run: measures the machine, works out what fits into the budget, and precomputes the stream."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ from fastconv.training.callbacks.custom import make_callbacks
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is planned and ready to start."""
+    """A planned run that is ready to start."""
 
     config: Config
     clock: Clock
@@ -50,11 +50,11 @@ class Run:
     plan: Forecast
     parameters: int
     callbacks: tuple[L.Callback, ...] = ()
-    """Of the user's own."""
+    """The user's own callbacks."""
 
     @property
     def model_settings(self) -> dict[str, Any]:
-        """The network's own settings."""
+        """The settings of the network."""
         return model_settings(self.config.model)
 
 
@@ -62,12 +62,13 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
     """Work out what a run will do on this machine.
 
     Args:
-        config: checked already, against the data too: `fastconv.config.prerequisites.check_data` returns those.
+        config: a config that has been checked, also against the data by `fastconv.config.prerequisites.check_data`.
         data: the images to train on and to score.
-        clock: its segment `benchmark` counts the measurement, `precompute` the search for images to skip.
-        speed: how fast the machine trains the network; None to measure it.
+        clock: the run's clock: the benchmark goes to its segment `benchmark`, the choice of images to skip to
+            `precompute`.
+        speed: the speed at which this machine trains the network; None to measure it.
 
-    Raises InputError for hardware that is not there, a budget that is too short, or a stream without room.
+    Raises InputError for missing hardware, a budget that is too short, or too little room for the stream.
     """
     check_world(config.trainer.devices)
     callbacks = tuple(make_callbacks(config.callbacks))
@@ -76,7 +77,7 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
     train, holdout, test = data.train, data.holdout, data.test
     spec = stream_spec(train, config.augment, config.stream.seed)
     if config.data_pruning:
-        with clock.segment("precompute"):  # the images to skip are a part of the stream
+        with clock.segment("precompute"):  # the skipped images are part of the stream's definition
             skips = skip_schedule(spec, train, device, config.data_pruning, Path(config.data) / "benchmarks")
         train = dataclasses.replace(train, skip_schedule=skips)
         spec = stream_spec(train, config.augment, config.stream.seed)
@@ -86,7 +87,7 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
     parameters = count_parameters(network)
     if isinstance(config.model, CustomNetwork):
         check_network(config.model.target, spec.shape, classes, settings)
-    if isinstance(config.optimizer, CustomOptimizer):  # what it takes is known when it is built
+    if isinstance(config.optimizer, CustomOptimizer):  # only building it shows which arguments it accepts
         config.optimizer.build(network, config.batch_size, device.precision)
     key = BenchmarkKey(
         config.model.name,
@@ -121,18 +122,18 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
-    """Keep other processes from removing the stream of a run, from before it is written to the last step."""
+    """Protect a run's stream from removal by other processes. Enter it before writing, and leave it after training."""
     if run.config.stream.mode == "online":
         return contextlib.nullcontext()
     return in_use(run.config.stream.folder, run.spec.folder)
 
 
 def precompute(run: Run, console: Console) -> None:
-    """Write the epochs that the plan wants, if they are not there, making room by removing old streams.
+    """Write the planned epochs that are missing, and remove old streams to make room.
 
-    Of a stream on a server only the manifest is read here: shards are fetched when they are needed.
+    For a stream on a server, only the manifest is read here; shards are fetched when they are needed.
 
-    Raises InputError for too little disk or a server without the stream, StreamError for a damaged stream.
+    Raises InputError for too little disk space or a server without the stream, StreamError for a damaged stream.
     """
     if not run.plan.stream_epochs:
         return
@@ -167,20 +168,21 @@ def precompute(run: Run, console: Console) -> None:
 
 
 def open_stream(run: Run) -> Stream:
-    """The training stream of a run; what is not on disk or on the server of a precomputed one is computed.
+    """Open the training stream of a run. Parts that are not on disk or on the server are computed.
 
     Raises InputError for a server without the stream, StreamError for a damaged manifest.
     """
     stream = run.config.stream
     if stream.mode == "online":
         return OnlineStream(run.spec, run.train)
-    # A machine that turns out faster than its benchmark may need more than planned: as much as steps and max_gb allow.
+    # If training is faster than the benchmark, it may need more epochs than planned, up to the limits of steps and
+    # max_gb.
     most = stream.max_gb * 1e9 / run.spec.epoch_bytes
     if run.plan.max_steps is not None:
         most = min(most, math.ceil(run.plan.max_steps * run.config.batch_size / run.spec.samples))
     if stream.is_remote:
         return RemoteStream(run.spec, stream.root, stream.folder, run.train, int(most))
     extend = None
-    if run.config.budget.seconds is not None and is_first_rank():  # without a limit it is as long as the run
+    if run.config.budget.seconds is not None and is_first_rank():  # without a time limit all epochs were planned
         extend = functools.partial(write_stream, run.spec, run.train, stream.folder, wait=False)
     return PrecomputedStream(run.spec, stream.folder, run.train, extend, int(most), stream.verify)

@@ -1,4 +1,4 @@
-"""The story of a run: settle what its config leaves open, plan it, carry it out in a folder, show the results."""
+"""Trains a run from its config: makes the automatic choices, plans, trains in a folder, and shows the results."""
 
 from contextlib import closing
 from pathlib import Path
@@ -28,18 +28,18 @@ def train(
     """Train a network and score it.
 
     Args:
-        config: checked already.
-        data: its images.
-        overrides: those of the command line, for the run's records; autotune leaves what they set.
-        clock: of the run.
-        begun: the run of an earlier process, whose config this is, to go on with.
-        job: the run's folder in a sweep. One that is finished stays as it is.
+        config: a config that has been checked.
+        data: the images of its data set.
+        overrides: the overrides of the command line, for the run's records; autotune does not change what they set.
+        clock: the run's clock.
+        begun: the run of an earlier process to resume, whose config this is; None for a new run.
+        job: the run's folder in a sweep; None outside a sweep. A finished run stays as it is.
 
-    Returns the run's folder; None with dry_run=true, which only prints the plan. Raises InputError for what cannot
-    work on this machine, Interrupted for a signal.
+    Returns the run's folder; None with dry_run=true, which only prints the plan. Raises InputError for a config that
+    cannot work on this machine, Interrupted after a signal.
     """
     console = Console(quiet=not is_first_rank())
-    # A run that an earlier process began has settled everything.
+    # A resumed run has made its choices already.
     choice = settle(config, data, overrides, clock) if begun is None else Choice(config, None, {})
     if job is None or config.dry_run:
         begun = begun or (unfinished(choice.config, overrides) if job is None else None)
@@ -56,17 +56,17 @@ def train(
 
 
 def settle(config: Config, data: Splits, overrides: list[str], clock: Clock) -> Choice:
-    """Choose what `config.autotune` names by what the budget affords on this machine; without it nothing is open."""
+    """Choose the settings that `config.autotune` names, from what the budget allows on this machine."""
     return autotune(config, data, overrides, clock) if config.autotune else Choice(config, None, {})
 
 
 def carry_out(
     choice: Choice, data: Splits, overrides: list[str], clock: Clock, console: Console, begun: RunFolder | None
 ) -> Path | None:
-    """Plan a run and, unless it is only to be planned, precompute its stream, train, and show the results.
+    """Plan a run. Then, unless it is a dry run, precompute its stream, train, and show the results.
 
     Args:
-        begun: the folder to go on in; None for a new one.
+        begun: the folder of the run to resume; None for a new one.
     """
     run = plan_run(choice.config, data, clock, choice.speed)
     console.print(plan_table(run, choice.reasons))

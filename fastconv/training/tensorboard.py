@@ -1,4 +1,4 @@
-"""TensorBoard's logger of a run: curves, the configuration, the results, pictures and the network's graph."""
+"""The TensorBoard logger of a run: curves, the configuration, the results, pictures and the network's graph."""
 
 import copy
 import time
@@ -21,8 +21,8 @@ from fastconv.config.resume import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
 
-# Charts by category. Tags are patterns, so that the layout is the same whether or not a run validates or has a time
-# limit: TensorBoard merges the layouts of runs, and would show charts that differ side by side.
+# Charts by category. Tags are patterns, so that runs with and without validations or a time limit have the same layout:
+# TensorBoard merges the layouts of runs, and would show two charts side by side if they differed.
 LAYOUT = {
     "training": {
         "loss": ["Multiline", ["(train|validate)/loss$"]],
@@ -40,9 +40,9 @@ LAYOUT = {
         "epochs": ["Multiline", ["train/epoch$"]],
     },
 }
-# Keys of the results by which the HParams page sorts and filters runs.
+# Results by which the HParams page can sort and filter runs.
 METRICS = (*MEASURES, "loss", "epochs", "seconds_counted", "images_per_second")
-# Defaults of a data set or a model, whose values in force stand under `augment`, `batch_size` and `micro_batch_size`.
+# Defaults of a data set or a model. The values in use are under `augment`, `batch_size` and `micro_batch_size`.
 DEFAULTS = (
     "dataset.flip",
     "dataset.crop_padding",
@@ -53,14 +53,14 @@ DEFAULTS = (
 
 
 class Dashboard(TensorBoardLogger):
-    """TensorBoard's logger of a run, whose events are one file until it is closed.
+    """The TensorBoard logger of a run. It writes one event file until it is closed.
 
-    The Trainer finalizes its loggers at the end of every fit, validation and test; what is logged after that would be a
-    further file. Whatever of the methods below fails is left out with a warning: a run that is trained and scored is
-    not lost for a picture.
+    The Trainer finalizes its loggers at the end of every fit, validation and test, and each later log call would start
+    another file. If a method below fails, its part is left out with a warning, so that it cannot spoil a run that is
+    trained and scored.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,11 +71,11 @@ class Dashboard(TensorBoardLogger):
         self.experiment.flush()
 
     def close(self) -> None:
-        """Write out what is still in memory; nothing can be logged from now on."""
+        """Write out buffered values. Nothing can be logged after this."""
         self.experiment.close()
 
     def show_settings(self, config: Config) -> None:
-        """Before training: the configuration, for the HParams page and as text, and the layout of custom scalars."""
+        """Log the configuration before training, for the HParams page and as text, and the layout of custom scalars."""
         with optional("configuration"):
             self.experiment.add_custom_scalars(LAYOUT)
             self.experiment.add_text("config", f"```yaml\n{as_yaml(config)}```")
@@ -86,7 +86,7 @@ class Dashboard(TensorBoardLogger):
             self._add_session(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
 
     def show_results(self, results: Results) -> None:
-        """After scoring: the results, for the HParams page too."""
+        """Log the results after scoring, also for the HParams page."""
         with optional("results"):
             for key in METRICS:
                 if (value := getattr(results, key)) is not None:
@@ -100,28 +100,30 @@ class Dashboard(TensorBoardLogger):
             self.experiment.add_image(path.stem, figures.read_png(path), step, dataformats="HWC")
 
     def show_graph(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
-        """Show the graph of a network for images of a height, a width and some channels."""
+        """Show the graph of a network for images of `shape`: height, width and channels."""
         height, width, channels = shape
         with optional("graph"), warnings.catch_warnings():
-            # torch would rather have its compiler used than its tracer, which is what TensorBoard's writer takes.
+            # torch warns that its tracer is deprecated, but TensorBoard's writer needs it.
             warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
-            # And that a network that looks at the size of its maps is traced for one size, which is what is wanted.
+            # It also warns that a network that depends on the size of its maps is traced for one size, as intended
+            # here.
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
             self.experiment.add_graph(copy.deepcopy(network).cpu(), torch.zeros(1, channels, height, width))
 
     def _add_session(self, tag: str, content: HParamsPluginData) -> None:
-        """Not by the writer's `add_hparams`, which makes a further run in a folder of its own.
+        """Log to the HParams page, without the writer's `add_hparams`, which would create another run in its own
+        folder.
 
-        Without a list of columns, which one run cannot know of the others: TensorBoard gathers it from all of them.
+        It logs no list of columns, because one run does not know the columns of others; TensorBoard collects them.
         """
         value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR)
         self.experiment.file_writer.add_summary(Summary(value=[value]))
 
 
 def hyperparameters(config: Config) -> dict[str, str | bool | float]:
-    """What was set, by key, such as `optimizer.max_lr`: columns of the HParams page.
+    """The settings by key, such as `optimizer.max_lr`: the columns of the HParams page.
 
-    Without what is null, since TensorBoard cannot sort a column of numbers and words; lists are words.
+    Null values are left out, since TensorBoard cannot sort a column of numbers and words. Lists become words.
     """
     values: dict[str, Any] = {key: value for key, value in hparams(config).items() if key not in DEFAULTS}
     return {
@@ -133,7 +135,7 @@ def hyperparameters(config: Config) -> dict[str, str | bool | float]:
 
 @contextmanager
 def optional(part: str) -> Iterator[None]:
-    """Leave out a part that fails with a warning, whatever TensorBoard, Matplotlib, torch's tracer or Captum raise."""
+    """Skip a part that fails, with a warning, for any error of TensorBoard, Matplotlib, torch's tracer or Captum."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer and module for a planned run."""
+"""Makes Lightning's Trainer and the module for a planned run."""
 
 import functools
 import logging
@@ -18,15 +18,15 @@ def silence_lightning() -> None:
     """Keep Lightning's greetings and hints off the terminal."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # What it says when it ends the processes of a run of which one is gone.
+    # This logger reports that it ends a run's processes after one of them has died.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="lightning")
 
 
 def make_module(run: Run) -> ImageClassifier:
-    """The untrained network of a run; its weights follow from the seed, and the training images if it whitens them.
+    """Make the untrained network of a run. The seed decides its weights, with the training images if it whitens them.
 
-    Seeds the process: the network draws its weights before anything else of the run draws a number.
+    Seeds the process, so that the network draws its weights before anything else draws a number.
     """
     config = run.config
     L.seed_everything(config.seed, verbose=False)
@@ -44,13 +44,13 @@ def make_module(run: Run) -> ImageClassifier:
         views=views_of(config.tta, config.dataset.flip),
         channels_last=config.trainer.channels_last,
     )
-    with run.clock.segment("precompute"):  # a part of training that is done ahead
+    with run.clock.segment("precompute"):  # a part of training that is done in advance
         whiten(module.model, module.normalise, run.train.images)
     return module
 
 
 def make_trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -> L.Trainer:
-    """A Trainer of one endless epoch, which a callback ends; its progress bar is one of the callbacks, if any."""
+    """Make a Trainer with one endless epoch, which a callback ends. The progress bar, if any, is a callback too."""
     config = run.config
     microbatches = config.batch_size // (config.micro_batch_size * config.trainer.devices)
     steps_between = max(1, round(config.validate.every * run.spec.samples / config.batch_size))

@@ -1,4 +1,4 @@
-"""What closes a sweep: a table of its runs, a page of them, and the report that its config names."""
+"""Writes the end of a sweep: a table of its runs, a page, and the report that its config names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +10,14 @@ from fastconv.runs.collection import find_runs
 
 
 def augmentation_effect(sweep: Path, data: Path) -> None:
-    """Where the networks look with and without augmentation: a report for each data set."""
+    """Report, for each data set, where the networks look with and without augmentation."""
     from fastconv.analysis.attribution.augmentation_effect import explain_sweep  # loads Captum
 
     explain_sweep(sweep, str(data))
 
 
 def article(sweep: Path, data: Path) -> None:
-    """What the runs reach on each data set, with and without augmentation: `article.html`."""
+    """Write `article.html`: the results of the runs on each data set, with and without augmentation."""
     from fastconv.analysis.comparison.article import write_article  # loads Captum
 
     print(write_article(sweep, str(data)))

@@ -53,8 +53,8 @@ class Autotune:
     """A run must have this many epochs to learn flipped images that look different: a guess between 4 epochs of
     Fashion-MNIST, where flips cost 0.3 points, and 17, where they gain 0.4."""
     other_look_gain: float = 0.08
-    """What such flips gain in log error from twice `other_look_min_epochs` on: measured on Fashion-MNIST after 17
-    epochs. In between the gain is taken to grow with the logarithm of the epochs, from 0."""
+    """Gain of such flips, in log error, from twice `other_look_min_epochs` on: measured on Fashion-MNIST after 17
+    epochs. In between, the gain is assumed to grow from 0 with the logarithm of the epochs."""
 
     # Data pruning by a proxy network.
     pruning_share: float = 0.06
@@ -66,7 +66,7 @@ class Autotune:
     """Fewest and most epochs of a run with pruning: a gain was measured from 6 to 20 epochs, which is less with more
     of them (benchmarks/research/equal_work.py)."""
     pruning_gain: float = 0.03
-    """What pruning gains in log error: the mean of 0.005 to 0.06 on CIFAR-10 and Fashion-MNIST."""
+    """Gain of pruning, in log error: the mean of 0.005 to 0.06 on CIFAR-10 and Fashion-MNIST."""
     proxy_steps: int = 100
     """Steps of the proxy network at least; it learns from all images once where that is more. A second epoch was no
     better on Fashion-MNIST (95.24 % instead of 95.30 %)."""
