@@ -30,8 +30,8 @@ def check_stream(config: Config) -> Splits | None:
         raise InputError("stream=online is computed while training: there is nothing to write")
     if config.stream.is_remote:
         raise InputError(
-            f"stream.root={config.stream.root} is only read from. Write the stream to a folder, stream.root=streams for"
-            " one, and upload what is in that"
+            f"stream.root={config.stream.root} is only read from. Write the stream to a folder, such as"
+            " stream.root=streams, and upload the content of that folder"
         )
     return check_data(config)
 

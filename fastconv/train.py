@@ -44,12 +44,9 @@ def check_run(config: Config) -> Splits:
 def check_search(config: Config) -> None:
     """Raise InputError for a search that cannot work, or that would choose by the test images."""
     if config.validate.on != "holdout":
-        raise InputError(
-            "a sweep that looks for the best must not look at the test images: set dataset.holdout=0.1 and"
-            " validate.on=holdout"
-        )
+        raise InputError("a search must not look at the test images: set dataset.holdout=0.1 and validate.on=holdout")
     if config.dry_run:
-        raise InputError("dry_run=true is not possible in a search: a plan is nothing to choose by")
+        raise InputError("dry_run=true is not possible in a search: a plan has no accuracy to compare")
 
 
 def report(config: Config, sweep: Path) -> bool:
@@ -65,7 +62,7 @@ def main(config: Config) -> float | None:
     clock, overrides, hydra = Clock(), task_overrides(), HydraConfig.get()
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none"):
-        raise InputError("sweep.resume and sweep.report are of a sweep: add -m and the values, or use resume")
+        raise InputError("sweep.resume and sweep.report need a sweep: add -m and the values, or use resume")
     begun = unfinished(config, overrides) if config.resume not in (None, "auto") else None
     config = begun.config if begun else config
     data = check_run(config)

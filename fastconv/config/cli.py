@@ -48,9 +48,10 @@ def command(
     Bad input ends with one line on standard error and exit code 1. With HYDRA_FULL_ERROR=1 it ends with a traceback.
 
     Args:
-        config_name: the file in `conf/`. doc: the text that `--help` shows for the command. check: raises InputError
-            for a config that cannot work. The body calls it first; for a sweep it is called here for all jobs, before
-            the first one starts.
+        config_name: the file in `conf/`.
+        doc: the text that `--help` shows for the command.
+        check: raises InputError for a config that cannot work. The body calls it first; for a sweep it is called here
+            for all jobs, before the first one starts.
         check_search: the same for a search, in which a sweeper maximises the value that the body returns.
         after_sweep: called with the config of a sweep's first job and the sweep's folder when all jobs have ended;
             returns whether all of them succeeded.

@@ -27,7 +27,7 @@ class RangeTest:
     steps: int = setting(100, Range("a number of steps", 20, 100_000))
     """Optimizer steps of the test, the first and the last included."""
     early_stop_threshold: float | None = setting(
-        4.0, Range("a factor", 1, 1e9, closed="right", note=", or null to go on whatever the loss is")
+        4.0, Range("a factor", 1, 1e9, closed="right", note=", or null for no early stop")
     )
     """Stop when the mean loss of five steps reaches this multiple of its lowest value, as Lightning and fastai do; null
     to go on. A loss that is not finite always ends the test."""
@@ -94,8 +94,7 @@ class Explain:
     run: Any = MISSING
     """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed."""
     against: Any = None
-    """Folder of the run to compare `run` with, or a list of as many folders as `run` has, in the same order; null for
-    no comparison."""
+    """Folder of the run to compare `run` with, or a list as long and in the same order as `run`; null for none."""
     names: list[str] | None = None
     """Names of `run` and `against` in figures; null to name them by the settings that differ."""
     folder: str | None = None

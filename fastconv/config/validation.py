@@ -42,7 +42,9 @@ def check(config: Config) -> None:
             "budget.seconds and schedule.max_epochs are both null: the run would never end; set one of them"
         )
     if config.autotune and budget.seconds is None:
-        raise InputError("budget.seconds=null leaves nothing to choose by (autotune, experiment=best): give seconds")
+        raise InputError(
+            "budget.seconds=null is not possible with autotune (experiment=best), which needs a limit: give seconds"
+        )
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
     require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")

@@ -61,8 +61,7 @@ class Stream:
     """The source of the augmented training images."""
 
     mode: str = setting("precomputed", options=("precomputed", "online"))
-    """`precomputed` reads the images from tar shards on disk; `online` computes them during training. Both give the
-    same bytes."""
+    """`precomputed` reads tar shards on disk; `online` computes the images during training. The bytes are the same."""
     root: str = MISSING
     """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec)."""
     cache: str = MISSING
@@ -72,8 +71,8 @@ class Stream:
     epochs: int | None = setting(
         None, Range("a number of epochs", 1, 1e6, note=", or null for as many as the run needs")
     )
-    """Epochs to precompute; null for as many as the plan expects to need. A run without a time limit precomputes at
-    least that many."""
+    """Epochs to precompute; null for as many as the plan expects. Without a time limit, at least those are
+    precomputed."""
     max_gb: float = setting(50.0, Range("a number of gigabytes", 0, 1e9))
     """Gigabytes that all streams together may take on disk; the least recently used ones are removed first."""
     verify: bool = True

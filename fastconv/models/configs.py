@@ -38,8 +38,7 @@ class DavidNet:
     freeze_norm_scale: bool = False
     """Freeze the scale of batch norms, so that they learn only a bias."""
     micro_batch_size: int = setting(256, BATCH)
-    """Images over which batch norm takes its statistics, unless the run sets `micro_batch_size` or a batch is
-    smaller."""
+    """Images over which batch norm takes its statistics, unless the run sets its own number or a batch is smaller."""
 
 
 @dataclass
@@ -63,8 +62,7 @@ class Airbench:
     """Factor on the logits. Their initial size does not depend on it; it sets how fast the last layer learns, except
     with optimizer=muon, which compensates for it."""
     micro_batch_size: int = setting(256, BATCH)
-    """Images over which batch norm takes its statistics, unless the run sets `micro_batch_size` or a batch is
-    smaller."""
+    """Images over which batch norm takes its statistics, unless the run sets its own number or a batch is smaller."""
 
 
 @dataclass
@@ -75,8 +73,7 @@ class ResNet18:
     width: int = setting(64, Range("a number of filters", 1, 1024))
     """Number of filters of the first stage; the others have two, four and eight times as many."""
     micro_batch_size: int = setting(128, BATCH)
-    """Images over which batch norm takes its statistics, unless the run sets `micro_batch_size` or a batch is
-    smaller."""
+    """Images over which batch norm takes its statistics, unless the run sets its own number or a batch is smaller."""
 
 
 SHIPPED = (DavidNet, Airbench, ResNet18)
@@ -90,8 +87,7 @@ class CustomNetwork(Component):
     group: ClassVar[str] = "model"
 
     micro_batch_size: int = 256
-    """Images over which batch norm takes its statistics, unless the run sets `micro_batch_size` or a batch is
-    smaller."""
+    """Images over which batch norm takes its statistics, unless the run sets its own number or a batch is smaller."""
 
 
 @dataclass

@@ -66,10 +66,10 @@ def build_model(name: str, channels: int, classes: int, **settings: object) -> "
     """Make a network.
 
     Args:
-        name: name of a network of this package. With `_target_` among the settings it is only a label. channels,
-            classes: number of channels of the images, and number of logits. settings: the network's arguments, such as
-            `width`. For a user's own network, also `_target_`: the dotted path of a class or function that makes an
-            nn.Module from `channels`, `classes` and the other arguments.
+        name: name of a network of this package. With `_target_` among the settings it is only a label.
+        channels, classes: number of channels of the images, and number of logits.
+        settings: the network's arguments, such as `width`. For a user's own network, also `_target_`: the dotted path
+            of a class or function that makes an nn.Module from `channels`, `classes` and the other arguments.
 
     Raises KeyError for an unknown name, InputError for a `_target_` that cannot be imported or refuses the arguments.
     """

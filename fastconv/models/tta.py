@@ -26,9 +26,9 @@ class Views:
     """The views of an image to score; the first is the image itself (Jordan 2024, arXiv 2404.00498).
 
     Args:
-        flip: also score each view flipped left to right, with the same weight. shift: pixels by which views are shifted
-            along the diagonal, with a reflected border; 0 for none. The two shifted views together weigh as much as the
-            centre.
+        flip: also score each view flipped left to right, with the same weight.
+        shift: pixels by which views are shifted along the diagonal, with a reflected border; 0 for none. The two
+            shifted views together weigh as much as the centre.
         neighbors: score shifts in all eight directions instead, each with the weight of the centre.
         confidence_threshold: only images whose highest probability is below this get further views; the others keep
             their own logits. 1 for all images.
@@ -83,8 +83,10 @@ class Views:
         """Logits of the images alone, and means over all their views, each float [B, classes].
 
         Args:
-            model: maps images [B, C, H, W] to logits [B, classes]. images: float [B, C, H, W]. scoring_time: if it says
-                that there is no time for further views, the logits of the images alone stay; None for no time limit.
+            model: maps images [B, C, H, W] to logits [B, classes].
+            images: float [B, C, H, W].
+            scoring_time: if it says that there is no time for further views, the logits of the images alone stay; None
+                for no time limit.
         """
         started = time.perf_counter()
         plain = model(images)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors to average, by name: all parameters and the statistics of batch norms. They can be changed in
-    place."""
+    """The tensors to average, by name, not copied: all parameters and the statistics of batch norms."""
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 

@@ -15,5 +15,4 @@ class Average:
     update_interval: int = setting(5, Range("a number of steps", 1, 1e6))
     """Optimizer steps between two updates of the average."""
     decay: float = setting(0.95, SHARE)
-    """Share of the average, in [0, 1), that remains after each step; with `lookahead` it grows to this value by the end
-    of the run."""
+    """Share of the average, in [0, 1), that remains after each step; `lookahead` reaches this value at the end."""

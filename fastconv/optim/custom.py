@@ -44,7 +44,7 @@ class CustomOptimizer(Component):
         else:
             builder = call_target(found, said, **self.arguments)
             if not hasattr(builder, "build"):
-                raise InputError(f"{said} is neither a torch.optim.Optimizer nor makes what has a method build")
+                raise InputError(f"{said} is neither a torch.optim.Optimizer nor makes an object with a method build")
             made = builder.build(model, batch_size, precision)
         if not isinstance(made, torch.optim.Optimizer):
             raise InputError(f"{said} builds a {type(made).__name__}: it must build a torch.optim.Optimizer")
@@ -95,7 +95,7 @@ class CustomSchedule(Component):
         made = call_target(found, said, **self.arguments)
         curve: Callable[[float], Any] = getattr(made, "factors", made)
         if not callable(curve):
-            raise InputError(f"{said}: its instances have neither factors(progress) nor can they be called")
+            raise InputError(f"{said}: its instances neither have factors(progress) nor can be called")
         return curve
 
     def factors(self, progress: float) -> Factors:
@@ -117,8 +117,7 @@ class CustomSchedule(Component):
 
 
 def optimizer_key(optimizer: Optimizer) -> str | dict[str, Any]:
-    """The part of an optimizer that its speed depends on, as plain values: its name, or the settings of a user's
-    own."""
+    """The values that an optimizer's speed depends on: its name, or all settings of a user's own optimizer."""
     return optimizer.settings if isinstance(optimizer, CustomOptimizer) else optimizer.name
 
 

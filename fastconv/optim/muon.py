@@ -27,8 +27,7 @@ class Muon:
 
     name: str = "muon"
     max_lr: float = setting(0.24, POSITIVE)
-    """Peak learning rate of the filters; the schedule scales it. The norm of a filter bank is kept at the root of its
-    number of filters."""
+    """Peak learning rate of the filters, scaled by the schedule. A bank of n filters keeps the norm sqrt(n)."""
     momentum: float = setting(0.6, MOMENTUM)
     """Momentum of the filters, unless the schedule sets it."""
     newton_schulz_steps: int = setting(3, Range("a number of steps", 1, 100))
@@ -41,8 +40,7 @@ class Muon:
     sgd_momentum: float = setting(0.85, MOMENTUM)
     """Momentum of the SGD part, unless the schedule sets it."""
     weight_decay: float = setting(2e-6, Range("a number", 0, 1000))
-    """Weight decay of norms, biases and linear layers: the share that each image of a batch removes at the peak
-    learning rate."""
+    """Weight decay of norms, biases and linear layers: the share that each image removes at the peak learning rate."""
     whiten_bias_fraction: float = setting(0.375, Range("a share", 0, 1, closed="right"))
     """Share of the run, in (0, 1], after which the bias of a whitening layer is frozen."""
 

@@ -22,8 +22,7 @@ NOMINAL_STEPS = 100_000
 
 
 class Factors(NamedTuple):
-    """Factors at a progress: `lr` multiplies each group's `max_lr`; `momentum` is the value to set, None to leave
-    it."""
+    """`lr` multiplies each group's `max_lr`; `momentum` is the value to set, or None to leave the optimizer's."""
 
     lr: float
     momentum: float | None = None
@@ -47,8 +46,7 @@ class Curve(ABC):
 @register_schedule
 @dataclass(frozen=True)
 class OneCycle(Curve):
-    """Rises to the peak and falls to almost zero (Smith & Topin 2017, arXiv 1708.07120), as torch's `OneCycleLR`
-    does."""
+    """Rises to the peak, then falls to almost zero, as torch's `OneCycleLR` (Smith & Topin 2017, arXiv 1708.07120)."""
 
     name: str = "one_cycle"
     pct_start: float = setting(0.2, Range("a share", 0.001, 0.999))

@@ -45,7 +45,7 @@ def end_with_first_rank() -> None:
     def watch() -> None:
         while os.getppid() == first:
             time.sleep(ASK_AGAIN_SECONDS)
-        print("fastconv: the first process of this run is gone: this one ends too", file=sys.stderr, flush=True)
+        print("fastconv: the first process of this run is gone, so this one ends too", file=sys.stderr, flush=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="first-rank").start()

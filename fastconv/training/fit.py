@@ -88,7 +88,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
         if config.trainer.devices > 1 and lost_rank(error):
             raise InputError(
-                f"a process of this run on {config.trainer.devices} devices is gone, so that the others cannot go on:"
+                f"a process of this run on {config.trainer.devices} devices is gone, so the others cannot go on:"
                 f" go on from the last checkpoint with resume={folder.path}"
             ) from error
         raise

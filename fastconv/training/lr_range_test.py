@@ -175,7 +175,7 @@ def conclusions(curve: LossCurve, test: RangeTest) -> list[str]:
     first, best = curve.smoothed[0], curve.smoothed[curve.last_fall]
     if first - best < FALL * first:
         raise InputError(
-            f"the loss never falls, from {first:.3g} to {best:.3g} at most, so that it suggests nothing. Try another"
+            f"the loss never falls, from {first:.3g} to {best:.3g} at most, so there is no suggestion. Try another"
             " range_test.min_lr or range_test.max_lr, or more range_test.steps"
         )
     steepest = curve.learning_rates[curve.steepest]

@@ -122,8 +122,8 @@ class ImageClassifier(L.LightningModule):
         return sums
 
     def on_train_start(self) -> None:
-        """Raise the momentum of batch norm: each of W ranks sees one microbatch of every W, so it must forget as
-        much."""
+        """Raise the momentum of batch norm: each of W ranks sees only one of every W microbatches, but forgets as for
+        W."""
         ranks = self.trainer.world_size
         for layer in self.modules() if ranks > 1 else ():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is not None:
@@ -149,8 +149,7 @@ class ImageClassifier(L.LightningModule):
         self._test_confusion.update(self._score("test", batch), batch[1])
 
     def on_test_epoch_end(self) -> None:
-        """Store `confusion`, int64 [classes, classes] on the CPU: counts of all ranks' test images by label and
-        prediction."""
+        """Store `confusion`, int64 [classes, classes] on the CPU: all ranks' test images by label and prediction."""
         self.confusion = self._test_confusion.compute().cpu()
         self._test_confusion.reset()
 
@@ -171,7 +170,7 @@ class ImageClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self._make_optimizer is None:
-            raise ValueError("this module was made without an optimizer: it answers, and does not learn")
+            raise ValueError("this module was made without an optimizer: it can predict, but not train")
         return self._make_optimizer(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

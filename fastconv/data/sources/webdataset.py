@@ -101,7 +101,7 @@ def _grouped(url: str) -> Iterator[dict[str, Any]]:
 
 def _inside(url: str, name: str) -> bool:
     if name.startswith("/") or ".." in Path(name).parts:
-        raise InputError(f"{url} has an entry that leads out of it, {name}: it was made to do harm, or by mistake")
+        raise InputError(f"{url} has an entry that leads out of it, {name}: do not use this file")
     return True
 
 

@@ -61,9 +61,10 @@ class PrecomputedStream(ShardStream):
     """Reads the shards on this machine's disk. `cache.in_use` protects them from removal meanwhile.
 
     Args:
-        root: the folder that holds the stream's folder. data: the training images; None to read shards only. extend:
-            called in a thread as `extend(epochs, on_shard=...)`, like `write_stream`, when the reader nears the last
-            shard on disk. Shards that other processes write are found without it.
+        root: the folder that holds the stream's folder.
+        data: the training images; None to read shards only.
+        extend: called in a thread as `extend(epochs, on_shard=...)`, like `write_stream`, when the reader nears the
+            last shard on disk. Shards that other processes write are found without it.
         max_epochs: number of epochs beyond which the stream is not extended; None for no limit.
         verify: check each shard against its sha256, not only its size.
 

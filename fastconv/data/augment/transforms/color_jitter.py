@@ -25,8 +25,7 @@ class ColorJitter:
     """
 
     brightness: float = setting(0.0, Range("a share", 0, 1))
-    """Largest change of brightness, up or down, as a share in [0, 1] of the range of pixel values; 0 switches it
-    off."""
+    """Largest change of brightness, up or down, as a share in [0, 1] of the range of pixels; 0 switches it off."""
     contrast: float = setting(0.0, Range("a share", 0, 1))
     """Largest change of an image's contrast, up or down: the share in [0, 1] by which differences from its mean grow or
     shrink; 0 switches it off."""
