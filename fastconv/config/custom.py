@@ -55,7 +55,8 @@ def own_options(group: str) -> list[str]:
 
 
 def with_custom_groups(arguments: Sequence[str]) -> list[str]:
-    """Add `model=custom` to a command line with `model._target_=...`, unless it already chooses a model."""
+    """Add `model=custom` to a command line with `model._target_=...` but no model; so for all groups with
+    components."""
     added = []
     for group in (*COMPONENTS, "dataset"):
         names_target = any(re.match(rf"\+{{0,2}}{group}\.{KEY}=", text) for text in arguments)

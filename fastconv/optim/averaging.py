@@ -29,7 +29,7 @@ class Average(ABC):
         self.slow: dict[str, Tensor] = {}
 
     def start(self, weights: dict[str, Tensor]) -> None:
-        """Start the average at these weights. Called before the first step, also of a resumed run."""
+        """Move the average to the device of the weights. Called before the first step, also when a run is resumed."""
         self.slow = {name: torch.empty_like(weights[name]).copy_(slow) for name, slow in self.slow.items()}
 
     def is_due(self, steps: int) -> bool:

@@ -122,8 +122,8 @@ class ImageClassifier(L.LightningModule):
         return sums
 
     def on_train_start(self) -> None:
-        """Raise the momentum of batch norm: each of W ranks sees only one of every W microbatches, but forgets as for
-        W."""
+        """Raise the momentum of batch norm to make up for the W - 1 of every W microbatches that a rank does not
+        see."""
         ranks = self.trainer.world_size
         for layer in self.modules() if ranks > 1 else ():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is not None:
