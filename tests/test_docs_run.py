@@ -118,9 +118,9 @@ def shortened(name: str, arguments: list[str]) -> list[str]:
         found += ["model.width=4"] * davidnet
         found += ["model.widths=[4,8,8]"] if re.search(r"experiment=speedrun|model=airbench", text) else []
         found += ["seed=0"] if re.search("augmentation_effect|ablation", text) else []
-        found += ["range_test.steps=20"] if name == "lr_find" else []
+        found += ["range_test.steps=40", "batch_size=64", "micro_batch_size=64"] if name == "lr_find" else []
         small = "dataset=digits" in text or "experiment=search" in text
-        found += ["batch_size=32", "micro_batch_size=32"] if not chosen else []
+        found += ["batch_size=32", "micro_batch_size=32"] if not chosen and name != "lr_find" else []
         found += ["augment.cutout.size=2"] if "experiment=original" in text else []
         found += ["dataset=digits"] if small and "dataset=" not in text else []
         found += ["sweep.report=none"] if "augmentation_effect" in text else []

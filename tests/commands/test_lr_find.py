@@ -1,6 +1,7 @@
 """The learning-rate range test: its losses are those of real steps, its suggestion learns, and it leaves no mess."""
 
 import csv
+import dataclasses
 import os
 import re
 import signal
@@ -16,11 +17,10 @@ from omegaconf import OmegaConf
 from fastconv.analysis import run_figures
 from fastconv.config.commands import RangeTest
 from fastconv.config.overrides import compose
-from fastconv.data.loading import load
+from fastconv.data.loading import load, open_splits
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
 from fastconv.system.errors import InputError
-from fastconv.training import plan as run
 from fastconv.training.lr_range_test import LossCurve, LRRangeTest, conclusions
 
 SMALL = ("model.width=8", "batch_size=64", "micro_batch_size=32", "trainer=cpu", "trainer.precision=fp32")
@@ -120,7 +120,10 @@ def test_never_looks_at_the_test_split(command, monkeypatch):
         def __getattr__(self, name):
             raise AssertionError(f"looked at {name} of the test split")
 
-    monkeypatch.setattr(run, "load", lambda *arguments: (load(*arguments)[0], Unseen()))
+    def with_unseen_test(*arguments):
+        return dataclasses.replace(open_splits(*arguments), test=Unseen())
+
+    monkeypatch.setattr("fastconv.config.prerequisites.open_splits", with_unseen_test)
     ended = command("lr_find", "dataset=digits", *SHORT)
     assert ended.code == 0, ended.err
 

@@ -52,7 +52,8 @@ def test_a_callback_goes_on_with_its_state_after_a_kill(command, tmp_path, monke
         assert command("train", *given).code != 0
     assert not (tmp_path / "steps.txt").exists()
     run = only_run(tmp_path)
-    ended = command("train", f"resume={run}")
+    assert "add trust=true" in command("train", f"resume={run}").err
+    ended = command("train", f"resume={run}", "trust=true")
     assert ended.code == 0, ended.err
     assert int((tmp_path / "steps.txt").read_text()) == 100 + STEPS
     wanted = [{"_target_": "mypkg.Count", "file": "steps.txt", "start": 100}]
