@@ -21,17 +21,22 @@ RUN = "2026-11-25_09-00-00-a1b2c3"  # that of the pages
 # What needs a cluster is only composed, by test_docs; runs of several processes have tests of their own.
 ELSEWHERE = ("hydra/launcher=slurm", "hydra/launcher=joblib", "trainer=ddp")
 SECONDS = 3  # simulated
+# Pages whose commands run with every test; those of the others take minutes.
+FIRST_PAGES = ("README.md", "extending.md")
 
 
-def commands() -> list[tuple[str, ...]]:
+def commands() -> list:
     """(name, argument, ...) of each command of the pages, shortened; of those that come to the same only one."""
-    shown = {line for page in PAGES for line in re.findall(r"^\$ (python -m fastconv\..+)$", page.read_text(), re.M)}
     found = {}
-    for line in sorted(line for line in shown if not any(word in line for word in ELSEWHERE)):
-        name, *arguments = shlex.split(line, comments=True)[2:]
-        name = name.removeprefix("fastconv.")
-        arguments = shortened(name, arguments)
-        found.setdefault((name, *sorted(arguments)), (name, *arguments))
+    for page in sorted(PAGES, key=lambda page: (page.name not in FIRST_PAGES, page.name)):
+        marks = () if page.name in FIRST_PAGES else pytest.mark.slow
+        for line in sorted(set(re.findall(r"^\$ (python -m fastconv\..+)$", page.read_text(), re.M))):
+            if any(word in line for word in ELSEWHERE):
+                continue
+            name, *arguments = shlex.split(line, comments=True)[2:]
+            name = name.removeprefix("fastconv.")
+            arguments = shortened(name, arguments)
+            found.setdefault((name, *sorted(arguments)), pytest.param((name, *arguments), marks=marks))
     return list(found.values())
 
 

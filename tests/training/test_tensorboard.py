@@ -144,7 +144,7 @@ def test_the_confusion_matrix_is_scikit_learns(shown, digits_root):
 
 def test_the_hparams_page_sorts_and_filters_a_sweep(command, tmp_path):
     """Asked as its page asks: for the columns first, then for the runs, the best first."""
-    settings = ("dataset=digits", *SHORT, "stream=online", "validate.on=none", "figures=true")
+    settings = ("dataset=digits", *SHORT, "stream=online", "validate.on=none")
     assert command("train", "-m", *settings, "schedule=one_cycle,constant", "seed=0,1").code == 0
     runs = {path.parent.name: Results.read(path.parent) for path in tmp_path.rglob("results.json")}
     assert len(runs) == 4
