@@ -57,10 +57,9 @@ def own_options(group: str) -> list[str]:
 def with_custom_groups(arguments: Sequence[str]) -> list[str]:
     """Add `model=custom` to a command line with `model._target_=...` but no model; so for all groups with
     components."""
-    added = []
+    found = list(arguments)
     for group in (*COMPONENTS, "dataset"):
-        names_target = any(re.match(rf"\+{{0,2}}{group}\.{KEY}=", text) for text in arguments)
-        chooses = any(re.match(rf"\+{{0,2}}{group}(@\w+)?=", text) for text in arguments)
-        if names_target and not chooses:
-            added.append(f"{group}=custom")
-    return [*arguments, *added]
+        named = [at for at, text in enumerate(found) if re.match(rf"\+{{0,2}}{group}\.{KEY}=", text)]
+        if named and not any(re.match(rf"\+{{0,2}}{group}(@\w+)?=", text) for text in found):
+            found.insert(named[0], f"{group}=custom")  # beside it: options may stand before or after all overrides
+    return found

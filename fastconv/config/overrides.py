@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.config.custom import own_options, with_config_folders, with_custom_groups
 from fastconv.config.store import CONF, SCHEMAS, complete, options_with, register, registered_options
+from fastconv.runs import legacy
 from fastconv.system.errors import InputError, nearest
 
 # The exceptions that Hydra, its grammar and OmegaConf raise for input that they cannot use.
@@ -163,7 +164,9 @@ def task_overrides() -> list[str]:
 
 
 def unknown_key(key: str, config_name: str) -> str:
-    """One line about a key that the schema lacks, with the nearest key that it has."""
+    """One line about a key that the schema lacks, with its name of today or the nearest key that there is."""
+    if key in legacy.SETTINGS:
+        return f"unknown key {key}: it is {legacy.SETTINGS[key]} now. --help lists all keys"
     group, _, name = key.partition(".")
     owners = [f"{group}={option}" for option in options_with(group, name)]
     if owners:

@@ -132,9 +132,14 @@ def options_with(group: str, key: str) -> list[str]:
 def stored(folder: Path) -> DictConfig:
     """Read a run's config from its folder, with the types of the schema.
 
-    Raises the errors of yaml and OmegaConf for a file that is not a config or has values that do not fit.
+    Raises the errors of yaml and OmegaConf for a file that is not a config or has values that do not fit, and
+    ValueError for one with interpolations: a run writes none, and `${oc.create:...}` or `${oc.env:...}` in a file that
+    somebody else wrote would become a `_target_` or give away the environment.
     """
-    settings = current_settings(yaml.safe_load((folder / "config.yaml").read_text()))
+    text = (folder / "config.yaml").read_text()
+    if "${" in text:
+        raise ValueError("a run's config has no interpolations")
+    settings = current_settings(yaml.safe_load(text))
     values = OmegaConf.create({"logger": LOGGER, **settings})
     register()
     merged = OmegaConf.merge(_settable(Config), complete(values))

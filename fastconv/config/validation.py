@@ -27,6 +27,9 @@ def check(config: Config) -> None:
     for key, hint in {"data": "; FASTCONV_DATA is empty", "outputs": "", "stream.root": "", "stream.cache": ""}.items():
         require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
 
+    if config.augment.extra:
+        config.augment.transforms()
+
     for at, callback in enumerate(config.callbacks):
         if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
             raise InputError(f"callbacks.{at}={callback} is not possible: give {{_target_: package.module.Callback}}")

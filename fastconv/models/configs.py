@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
+from fastconv.system.errors import InputError
 from fastconv.system.settings import BATCH, Range, setting
 from fastconv.system.targets import Component
 
@@ -86,8 +87,14 @@ class CustomNetwork(Component):
 
     group: ClassVar[str] = "model"
 
-    micro_batch_size: int = 256
+    micro_batch_size: int = setting(256, BATCH)
     """Images over which batch norm takes its statistics, unless the run sets its own number or a batch is smaller."""
+
+    def check(self) -> None:
+        """Raise InputError for a class that cannot be imported, or for an argument that follows from the images."""
+        for name in {"channels", "classes"} & set(self.free):
+            raise InputError(f"model.{name} follows from the images: leave it out")
+        super().check()
 
 
 @dataclass

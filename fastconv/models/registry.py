@@ -98,7 +98,12 @@ def blueprint(name: str, channels: int, classes: int, **settings: object) -> "nn
         except Exception:  # some networks compute with values during construction
             if KEY not in settings:
                 raise
+        try:
             return build_model(name, channels, classes, **settings).to("meta")
+        except InputError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(f"{MODEL_KEY}={settings[KEY]} cannot be made: {reason(error)}") from error
 
 
 def check_network(target: str, shape: tuple[int, int, int], classes: int, settings: dict[str, object]) -> None:
@@ -117,6 +122,8 @@ def check_network(target: str, shape: tuple[int, int, int], classes: int, settin
     images = torch.zeros(2, channels, height, width)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = build_model(target, channels, classes, **settings).eval()
+        if not count_parameters(network):
+            raise InputError(f"{MODEL_KEY}={target} has no trainable parameters: there is nothing to train")
         try:
             logits = network(images)
         except Exception as error:  # the user's code may raise anything

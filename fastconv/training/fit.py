@@ -259,8 +259,14 @@ class Training:
         try:
             checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
             states = checkpoint["callbacks"]
+            if "stopped_by" in states[self._budget.state_key]:
+                raise InputError(
+                    f"{path} was written by version 0.1, which alone can finish this run: do so, or start a new run"
+                )
             self._budget.load_state_dict(states[self._budget.state_key])
             self._recorder.load_state_dict(states[self._recorder.state_key])
+        except InputError:
+            raise
         except Exception as error:  # torch, zipfile and pickle each raise their own
             raise InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew") from error
         return checkpoint

@@ -451,3 +451,42 @@ print(json.dumps([*first, group_options("model"), found.model.bias, found.model.
 def test_networks_of_the_package_are_built_by_name():
     with pytest.raises(KeyError):
         build_model("nothing", 3, 10)
+
+
+@pytest.mark.parametrize("place", ["callbacks", "augment: {extra", "logger: {mine"])
+def test_an_interpolation_in_a_strangers_config_runs_nothing(command, tmp_path, davidnet_run, place):
+    """OmegaConf would make a `_target_` of a resolver's words, past the check for trust."""
+    run = shutil.copytree(davidnet_run, tmp_path / "run")
+    (run / "results.json").unlink()
+    harm = tmp_path / "harm"
+    text = f'${{oc.create:[{{_target_:os.system,command:"touch {harm}"}}]}}'
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    key, _, inner = place.partition(": {")
+    stored[key] = {**stored[key], inner: text} if inner else text
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    for name, key in (("train", "resume"), ("predict", "run"), ("evaluate", "run")):
+        more = [f"images={run}/curves.png"] if name == "predict" else []
+        ended = command(name, f"{key}={run}", *more)
+        assert (ended.code, "no readable config.yaml" in ended.err) == (1, True), ended.err
+    assert not harm.exists()
+
+
+def test_a_component_may_stand_before_options(command, tmp_path, monkeypatch):
+    (tmp_path / "early.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = command("train", "model._target_=early.Net", "dry_run=true", "--cfg", "job")
+    assert ended.code == 0, ended.err
+    assert "_target_: early.Net" in ended.out
+
+
+def test_what_follows_from_the_images_is_no_argument(command):
+    ended = command("train", "model._target_=torch.nn.Linear", "model.channels=3", "dry_run=true")
+    assert ended.code == 1
+    assert ended.err == "fastconv: model.channels follows from the images: leave it out\n"
+
+
+@pytest.mark.parametrize(("old", "new"), [("rest=0.3", "data_pruning"), ("tta.mirror=true", "tta.flip")])
+def test_a_renamed_key_is_told_its_name_of_today(command, old, new):
+    ended = command("train", "dataset=digits", old)
+    assert ended.code == 1
+    assert ended.err.startswith(f"fastconv: unknown key {old.partition('=')[0]}: it is {new} now.")
