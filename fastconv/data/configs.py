@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
-from fastconv.system.settings import BATCH, CHANCE, PIXELS, SEED, SHARE, Range, setting
+from fastconv.system.settings import BATCH, CHANCE, MISSING, PIXELS, SEED, SHARE, Range, setting
 
 
 @dataclass

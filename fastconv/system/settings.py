@@ -12,6 +12,9 @@ from fastconv.system.errors import InputError, nearest
 
 T = TypeVar("T")
 
+# The value of a setting that must be given, as OmegaConf marks it.
+MISSING: Any = "???"
+
 _RANGE, _OPTIONS = "range", "options"
 
 
