@@ -38,6 +38,8 @@ class Arguments:
     config_dir: str | None
     config_path: str | None
     config_name: str | None
+    is_plain: bool
+    """Whether there are overrides of the command's own keys alone, and no flag but `--config-dir`."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,7 +73,10 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
     information = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
     parser.add_argument("--info", "-i", const="all", nargs="?", choices=information)
     found = vars(parser.parse_args(arguments))
-    return Arguments(**{name: found[name] for name in Arguments.__dataclass_fields__})
+    asked = [value for name, value in found.items() if name not in ("overrides", "config_dir")]
+    is_plain = not any(asked) and not any(text.lstrip("+").startswith("hydra") for text in found["overrides"])
+    fields = [name for name in Arguments.__dataclass_fields__ if name in found]
+    return Arguments(**{name: found[name] for name in fields}, is_plain=is_plain)
 
 
 def check_arguments(config_name: str, arguments: list[str], check: Check, check_search: Check) -> Sweep | None:

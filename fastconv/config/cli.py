@@ -12,13 +12,14 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
-from fastconv.config.arguments import check_arguments, read_arguments
+from fastconv.config.arguments import Arguments, check_arguments, read_arguments
 from fastconv.config.custom import config_folder, with_custom_groups
 from fastconv.config.help import help_text
-from fastconv.config.overrides import COMPOSING_ERRORS, explain, task_overrides, typed
+from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, task_overrides, typed
 from fastconv.config.store import CONF, register
 from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
 from fastconv.system.distributed import is_first_rank
@@ -75,7 +76,8 @@ def command(
                 with listening():
                     sweep = begin(planned) if planned else None
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                    if sweep or not job.run_alone(read_arguments(arguments)):
+                        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
                     sweep = sweep or job.sweep
                     if sweep:
                         for left in sweep.folder.glob(f"{FAILED}*"):
@@ -120,6 +122,31 @@ class Job:
         self.full_error = full_error
         self.composed, self.failed = False, False
         self.sweep: Sweep | None = None
+
+    def run_alone(self, arguments: Arguments) -> bool:
+        """Run a single job as `hydra.main` would, but compose its config once, where Hydra does it twice.
+
+        Returns whether it ran; what needs more of Hydra (its flags, settings and callbacks, or a sweep) does not.
+        """
+        if not arguments.is_plain:
+            return False
+        values = compose(self._config_name, arguments.overrides, with_hydra=True)
+        settings = values.hydra
+        if settings.mode not in (None, RunMode.RUN) or any(
+            (settings.callbacks, settings.job.env_set, settings.job.chdir, settings.output_subdir)
+        ):
+            return False
+        settings.mode = RunMode.RUN
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(values)
+        try:
+            with open_dict(values):
+                del values["hydra"]
+            configure_log(settings.job_logging, settings.verbose)
+            self(values)
+        finally:
+            HydraConfig.instance().cfg = before
+        return True
 
     def __call__(self, values: DictConfig) -> Any:
         """Run the body. If a job of a sweep fails, print the reason and let Hydra go on with the other jobs."""
