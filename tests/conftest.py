@@ -1,6 +1,7 @@
 """What several test modules need: the commands in this process, trained networks, small streams, official data."""
 
 import functools
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -25,6 +26,7 @@ def one_thread() -> None:
     """Tiny networks gain nothing from a second thread, and lose much when two of them share a busy machine."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
+    gc.freeze()  # half a million objects of the libraries, which the collector would walk again and again
 
 
 @pytest.fixture

@@ -48,7 +48,16 @@ RUN = (
 )
 STEPS = round(1.2 * 1438 / 64)
 # A report of heatmaps in seconds.
-QUICK = ("per_class=2", "errors=1", "correct=1", "control_images=4", "sensitivity_images=2", "steps=4")
+QUICK = (
+    "per_class=1",
+    "errors=1",
+    "correct=1",
+    "candidates=200",
+    "control_images=2",
+    "sensitivity_images=1",
+    "steps=2",
+    "perturbations=2",
+)
 
 
 class SimulatedTime:

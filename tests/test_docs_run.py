@@ -132,7 +132,7 @@ def shortened(name: str, arguments: list[str]) -> list[str]:
         found += ["hydra.sweeper.n_trials=2"] if "experiment=search" in text and "n_trials" not in text else []
         found += ["dataset.image_size=24"] if re.search("dataset=(image_folder|webdataset)", text) else []
     if name == "explain":
-        found += QUICK if "n_steps" not in text else QUICK[:-1]
+        found += [each for each in QUICK if not ("n_steps" in text and each.startswith("steps="))]
     return found
 
 

@@ -70,6 +70,3 @@ def test_the_installed_package_works_from_any_folder(site, tmp_path):
     shown = dict(re.findall(r"^(\w+ --[\w=]+) (\d+)$", out, re.M))
     for name in COMMANDS:
         assert all(int(shown[f"{name} {option}"]) >= 2 for option in ("--help", "--cfg=job")), name
-    (run,) = (tmp_path / "outputs" / "arrays").iterdir()
-    python("-m", "fastconv.export", f"run={run}", "format=torch")
-    assert (run / "model.pt2").exists()

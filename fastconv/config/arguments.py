@@ -113,9 +113,7 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
     searches = not settings.sweeper._target_.endswith(".BasicSweeper")  # that one runs values known in advance
     if searches:
         trials = settings.sweeper.n_trials
-        configs = [_checked_search(config_name, overrides, trials, check)]
-        check_search(configs[0])
-        configs *= trials
+        configs = [_checked_search(config_name, overrides, trials, check, check_search)] * trials
     else:
         jobs = list(split_jobs(overrides))
         configs = [_checked(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
@@ -179,7 +177,7 @@ def _checked(config_name: str, job: list[str], name: str, check: Check) -> Any:
     return config
 
 
-def _checked_search(config_name: str, overrides: list[Override], trials: int, check: Check) -> Any:
+def _checked_search(config_name: str, overrides: list[Override], trials: int, check: Check, check_search: Check) -> Any:
     """Compose the config that all trials of a search share. Raises InputError if it, or any single value, cannot work.
 
     For an interval, both ends are tried.
@@ -187,6 +185,8 @@ def _checked_search(config_name: str, overrides: list[Override], trials: int, ch
     if trials < 1:
         raise InputError(f"hydra.sweeper.n_trials={trials} is not possible: give 1 or more")
     fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    shared = _checked(config_name, fixed, "the search", check)
+    check_search(shared)
     for override in overrides:
         values: Iterable[Any] = ()
         if override.is_interval_sweep():
@@ -197,4 +197,4 @@ def _checked_search(config_name: str, overrides: list[Override], trials: int, ch
         for value in values:
             text = f"{override.key_or_group}={value}"
             _checked(config_name, [*fixed, text], text, check)
-    return _checked(config_name, fixed, "the search", check)
+    return shared

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 import fastconv
 from fastconv.system.errors import InputError
 
-SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=false", "schedule.max_epochs=20")
+SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=false", "schedule.max_epochs=10")
 
 
 @pytest.fixture

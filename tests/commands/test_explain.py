@@ -249,7 +249,9 @@ def test_the_sweep_is_made_of_pairs(folder):
 
 def test_a_stopped_sweep_goes_on_and_is_explained(runs, digits_root, monkeypatch):
     """Finished runs stay as they are, one without results begins again, and the report (of few images) compares all."""
-    monkeypatch.setattr(augmentation_effect, "compose", lambda name, given: compose(name, [*given, *QUICK]))
+    monkeypatch.setattr(
+        augmentation_effect, "compose", lambda name, given: compose(name, [*given, *QUICK, "method=[grad_cam]"])
+    )
     kept = {job: (runs / str(job) / "last.ckpt").read_bytes() for job in (0, 1, 3)}
     weights = torch.load(runs / "2" / "last.ckpt", weights_only=True)["state_dict"]
     shutil.rmtree(runs / "2")

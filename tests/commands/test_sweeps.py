@@ -29,7 +29,7 @@ SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.max_
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 SEARCH = ("train", "experiment=search", "dataset=digits", *SHORT[:-2], "checkpoint.save=false",
-          "hydra.sweeper.n_trials=5")  # fmt: skip
+          "hydra.sweeper.n_trials=3")  # fmt: skip
 
 
 def sweeps(folder: Path) -> list[Path]:
@@ -98,18 +98,18 @@ def test_a_job_that_fails_is_shown_and_is_all_that_resume_runs(grid, command, tm
 
 
 def test_auto_begins_a_new_sweep_if_none_is_left_to_do(command, tmp_path):
-    sweep = ("train", "-m", "seed=0,1", *SHORT, "sweep.resume=auto")
+    sweep = ("train", "-m", "seed=0", *SHORT, "sweep.resume=auto")
     assert command(*sweep).code == 0
     assert command(*sweep).code == 0
     assert len(sweeps(tmp_path)) == 2
     (first, second) = sweeps(tmp_path)
-    (second / "1" / "results.json").unlink()
+    (second / "0" / "results.json").unlink()
     (first / "0" / "results.json").unlink()
-    assert command(*sweep, "seed=0,1,2").code == 0, "other values are another sweep"
+    assert command(*sweep, "seed=0,1").code == 0, "other values are another sweep"
     assert len(sweeps(tmp_path)) == 3
     assert command(*sweep).code == 0
     assert len(sweeps(tmp_path)) == 3
-    assert (second / "1" / "results.json").exists()
+    assert (second / "0" / "results.json").exists()
     assert not (first / "0" / "results.json").exists()
 
 
@@ -301,19 +301,19 @@ def test_a_search_finds_by_held_out_images_and_resumes(command, tmp_path):
     assert ended.code == 0, ended.err
     (sweep,) = sweeps(tmp_path)
     first = results_of(sweep)
-    assert len(first) == 5
+    assert len(first) == 3
     best = max(first.values(), key=lambda results: results.accuracy_holdout)
     assert f"{100 * best.accuracy_holdout:.2f}" in ended.out
     assert "accuracy %" not in ended.out.split("dataset ")[-1], "the table of a search does not show the test images"
-    for name in ("3", "4"):
+    for name in ("1", "2"):
         (sweep / name / "results.json").unlink()
         (sweep / name / "config.yaml").unlink()
-    kept = (sweep / "2" / "results.json").stat().st_mtime_ns
+    kept = (sweep / "0" / "results.json").stat().st_mtime_ns
     assert command(*SEARCH, f"sweep.resume={sweep}").code == 0
     again = results_of(sweep)
-    assert (sweep / "2" / "results.json").stat().st_mtime_ns == kept
+    assert (sweep / "0" / "results.json").stat().st_mtime_ns == kept
     assert [each.accuracy_holdout for each in again.values()] == [each.accuracy_holdout for each in first.values()]
-    assert len({json.dumps(each.hparams) for each in again.values()}) == 5, "the sampler went on where it was"
+    assert len({json.dumps(each.hparams) for each in again.values()}) == 3, "the sampler went on where it was"
 
 
 @pytest.mark.parametrize("overrides", [("validate.on=test",), ("validate.on=none",)])
