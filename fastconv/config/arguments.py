@@ -18,13 +18,18 @@ from fastconv.config.overrides import (
     check_options,
     compose,
     explain,
+    needs_hydra,
     parse_override,
     typed,
+    without_hydra,
 )
 from fastconv.config.sweeps import Sweep
 from fastconv.system.errors import InputError
 
 Check = Callable[[Any], object]
+
+# Up to so many jobs, a sweep keeps the configs that were checked, of 0.9 MB each; Hydra composes those of a larger one.
+KEPT = 100
 
 
 @dataclass
@@ -111,15 +116,20 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
         check_options(config_name, overrides)
         return None
     searches = not settings.sweeper._target_.endswith(".BasicSweeper")  # that one runs values known in advance
+    composed: tuple[DictConfig, ...] = ()
     if searches:
         trials = settings.sweeper.n_trials
         configs = [_checked_search(config_name, overrides, trials, check, check_search)] * trials
     else:
         jobs = list(split_jobs(overrides))
-        configs = [_checked(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
-        if not configs:
+        checked = [_composed(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
+        if not checked:
             raise InputError(f"the sweep {' '.join(asked.overrides)} has no values")
-    return Sweep(config_name, tuple(asked.overrides), tuple(configs), Path(settings.sweep.dir), searches)
+        configs = [config for _, config in checked]
+        in_turn = settings.launcher._target_.endswith(".BasicLauncher") and not needs_hydra(settings)
+        if in_turn and len(checked) <= KEPT:
+            composed = tuple(values for values, _ in checked)
+    return Sweep(config_name, tuple(asked.overrides), tuple(configs), Path(settings.sweep.dir), searches, composed)
 
 
 def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:
@@ -163,18 +173,21 @@ def _hydra_settings(config_name: str, overrides: list[Override]) -> DictConfig |
     return settings
 
 
-def _checked(config_name: str, job: list[str], name: str, check: Check) -> Any:
-    """Compose and check one job of a sweep. Raises InputError, naming the job, if it cannot work."""
+def _composed(config_name: str, job: list[str], name: str, check: Check) -> tuple[DictConfig, Any]:
+    """Compose and check one job of a sweep: its config with Hydra's settings, and its typed config.
+
+    Raises InputError, naming the job, if it cannot work.
+    """
     try:
         check_options(config_name, [parse_override(text) for text in job])
-        settings = [text for text in job if not text.startswith("hydra")]
-        config = typed(config_name, compose(config_name, settings), settings)
+        values = compose(config_name, job, with_hydra=True)
+        config = typed(config_name, without_hydra(values), [text for text in job if not text.startswith("hydra")])
         check(config)
     except COMPOSING_ERRORS as error:
         raise InputError(f"{name}: {explain(error, config_name, job)}") from error
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    return config
+    return values, config
 
 
 def _checked_search(config_name: str, overrides: list[Override], trials: int, check: Check, check_search: Check) -> Any:
@@ -185,7 +198,7 @@ def _checked_search(config_name: str, overrides: list[Override], trials: int, ch
     if trials < 1:
         raise InputError(f"hydra.sweeper.n_trials={trials} is not possible: give 1 or more")
     fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
-    shared = _checked(config_name, fixed, "the search", check)
+    shared = _composed(config_name, fixed, "the search", check)[1]
     check_search(shared)
     for override in overrides:
         values: Iterable[Any] = ()
@@ -196,5 +209,5 @@ def _checked_search(config_name: str, overrides: list[Override], trials: int, ch
             values = override.sweep_string_iterator()
         for value in values:
             text = f"{override.key_or_group}={value}"
-            _checked(config_name, [*fixed, text], text, check)
+            _composed(config_name, [*fixed, text], text, check)
     return shared

@@ -14,12 +14,20 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from fastconv.config.arguments import Arguments, check_arguments, read_arguments
 from fastconv.config.custom import config_folder, with_custom_groups
 from fastconv.config.help import help_text
-from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, task_overrides, typed
+from fastconv.config.overrides import (
+    COMPOSING_ERRORS,
+    compose,
+    explain,
+    needs_hydra,
+    task_overrides,
+    typed,
+    without_hydra,
+)
 from fastconv.config.store import CONF, register
 from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
 from fastconv.system.distributed import is_first_rank
@@ -76,7 +84,9 @@ def command(
                 with listening():
                     sweep = begin(planned) if planned else None
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
-                    if sweep or not job.run_alone(read_arguments(arguments)):
+                    if sweep and sweep.composed:
+                        job.run_all(sweep)
+                    elif sweep or not job.run_alone(read_arguments(arguments)):
                         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
                     sweep = sweep or job.sweep
                     if sweep:
@@ -131,22 +141,29 @@ class Job:
         if not arguments.is_plain:
             return False
         values = compose(self._config_name, arguments.overrides, with_hydra=True)
-        settings = values.hydra
-        if settings.mode not in (None, RunMode.RUN) or any(
-            (settings.callbacks, settings.job.env_set, settings.job.chdir, settings.output_subdir)
-        ):
+        if values.hydra.mode not in (None, RunMode.RUN) or needs_hydra(values.hydra):
             return False
-        settings.mode = RunMode.RUN
+        self._run(values, RunMode.RUN)
+        return True
+
+    def run_all(self, sweep: Sweep) -> None:
+        """Run the jobs of a sweep one by one, each with the config that was checked, where Hydra composes it twice."""
+        for number, values in enumerate(sweep.composed):
+            print(f"job {number} of {len(sweep.composed)}: {' '.join(values.hydra.overrides.task)}", flush=True)
+            values.hydra.sweep.dir = str(sweep.folder)
+            values.hydra.job.num, values.hydra.job.id = number, str(number)
+            self._run(values, RunMode.MULTIRUN)
+
+    def _run(self, values: DictConfig, mode: RunMode) -> None:
+        """Run a job with a composed config that has Hydra's settings too."""
+        values.hydra.mode = mode
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(values)
         try:
-            with open_dict(values):
-                del values["hydra"]
-            configure_log(settings.job_logging, settings.verbose)
-            self(values)
+            configure_log(values.hydra.job_logging, values.hydra.verbose)
+            self(without_hydra(values))
         finally:
             HydraConfig.instance().cfg = before
-        return True
 
     def __call__(self, values: DictConfig) -> Any:
         """Run the body. If a job of a sweep fails, print the reason and let Hydra go on with the other jobs."""

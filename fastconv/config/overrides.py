@@ -1,5 +1,6 @@
 """Reads Hydra's overrides, composes them into the dataclasses of the schema, and explains wrong ones in one line."""
 
+import copy
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.config.custom import own_options, with_config_folders, with_custom_groups
@@ -47,6 +48,19 @@ def compose(config_name: str, overrides: list[str], with_hydra: bool = False) ->
             return hydra.compose(config_name, overrides, return_hydra_config=with_hydra)
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def needs_hydra(settings: DictConfig) -> bool:
+    """Whether Hydra's own settings ask for something at a job's start or end that only `hydra.main` does."""
+    return any((settings.callbacks, settings.job.env_set, settings.job.chdir, settings.output_subdir))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy of a composed config that lacks Hydra's own settings."""
+    copied = copy.copy(config)
+    with open_dict(copied):
+        del copied["hydra"]
+    return copied
 
 
 def groups(config_name: str = "train") -> list[str]:

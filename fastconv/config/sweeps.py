@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig
 
 from fastconv.config.resume import require_job
 from fastconv.runs.folder import is_finished
@@ -26,7 +27,8 @@ LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
 class Sweep:
     """A sweep: its command, the overrides as written, the config of each job, and its folder.
 
-    The jobs of a search are not known in advance: `configs` then holds what all of them share.
+    The jobs of a search are not known in advance: `configs` then holds what all of them share. `composed` has each
+    job's config as Hydra composed it, with Hydra's own settings, if the jobs are to run one by one in this process.
     """
 
     command: str
@@ -34,6 +36,7 @@ class Sweep:
     configs: tuple[Any, ...]
     folder: Path
     is_search: bool = False
+    composed: tuple[DictConfig, ...] = ()
 
     @property
     def first(self) -> Any:
