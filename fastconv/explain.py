@@ -15,6 +15,7 @@ from fastconv.config.cli import command
 from fastconv.config.commands import Explain, as_list
 from fastconv.config.prerequisites import require_writable
 from fastconv.config.store import methods
+from fastconv.config.validation import check_words
 from fastconv.system.errors import InputError
 from fastconv.system.settings import check_settings
 
@@ -40,6 +41,7 @@ def check(config: Explain) -> None:
         raise InputError(
             f"run names {len(runs)} folders and against {len(against)}: give as many, so that they make pairs"
         )
+    check_words(config)
     check_settings(config)
     if config.names is not None and len(config.names) != (2 if against else 1):
         raise InputError(

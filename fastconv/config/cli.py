@@ -16,8 +16,8 @@ from hydra.core.utils import configure_log
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from fastconv.config.arguments import Arguments, check_arguments, read_arguments
-from fastconv.config.custom import config_folder, with_custom_groups
+from fastconv.config.arguments import Arguments, check_arguments, prepare_arguments, read_arguments
+from fastconv.config.custom import config_folder
 from fastconv.config.help import help_text
 from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, task_overrides, typed
 from fastconv.config.store import CONF, register
@@ -65,13 +65,14 @@ def command(
             job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
             given, well = sys.argv, True
+            arguments = given[1:]
             folders = contextlib.ExitStack()
             try:
-                folders.enter_context(config_folder(read_arguments(given[1:]).config_dir))
-                if {"--help", "-h"} & set(given[1:]):
-                    print(help_text(config_name, doc, given[1:]))
+                folders.enter_context(config_folder(read_arguments(arguments).config_dir))
+                arguments = prepare_arguments(config_name, arguments)
+                if {"--help", "-h"} & set(arguments):
+                    print(help_text(config_name, doc, arguments))
                     return
-                arguments = with_custom_groups(given[1:])
                 planned = check_arguments(config_name, arguments, check, check_search)
                 with listening():
                     sweep = begin(planned) if planned else None
@@ -97,7 +98,7 @@ def command(
                 if job.full_error or (job.composed and not job.failed):
                     raise
                 if not job.failed:
-                    fail(explain(error, config_name, read_arguments(given[1:]).overrides))
+                    fail(explain(error, config_name, read_arguments(arguments).overrides))
                 fail(str(error))  # a search in which every trial failed
             except OSError as error:
                 if job.full_error or job.composed:
