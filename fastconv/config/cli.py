@@ -24,7 +24,9 @@ from fastconv.config.store import CONF, register
 from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, StreamError
+from fastconv.system.names import printable
 from fastconv.system.signals import Interrupted, listening
+from fastconv.system.terminal import print_in_any_encoding
 
 # A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
 FAILED = ".failed-"
@@ -61,6 +63,7 @@ def command(
     def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
         @functools.wraps(body)
         def main() -> None:
+            print_in_any_encoding()
             register()
             job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
@@ -151,6 +154,7 @@ class Job:
 
     def __call__(self, values: DictConfig) -> Any:
         """Run the body. If a job of a sweep fails, print the reason and let Hydra go on with the other jobs."""
+        print_in_any_encoding()  # it may be a process of a launcher
         self.composed = True
         if not self.full_error:
             os.environ.pop("HYDRA_FULL_ERROR", None)  # the processes that a run starts must set their own
@@ -170,7 +174,11 @@ class Job:
                 fail(line)
             if not isinstance(error, InputError):
                 traceback.print_exc()
-            print(f"fastconv: job {hydra_config.job.num}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+            print(
+                f"fastconv: job {hydra_config.job.num}: {printable(' '.join(line.split()))}",
+                file=sys.stderr,
+                flush=True,
+            )
             self.failed = True
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
@@ -181,7 +189,7 @@ class Job:
 
 def fail(line: str) -> None:
     """End the command with one line on standard error and exit code 1."""
-    line = " ".join(line.split())
+    line = printable(" ".join(line.split()))
     print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
     raise SystemExit(1)
 

@@ -6,9 +6,7 @@ import shlex
 
 def quoted(text: object, quote: str = "'") -> str:
     """Quote a text for Hydra's grammar, which takes backslashes literally, except before a quote."""
-    escaped = re.sub(
-        rf"(\\*)({quote}|\Z)", lambda found: 2 * found[1] + (f"\\{quote}" if found[2] else ""), str(text)
-    )
+    escaped = re.sub(rf"(\\*)({quote}|\Z)", lambda found: 2 * found[1] + (f"\\{quote}" if found[2] else ""), str(text))
     return f"{quote}{escaped}{quote}"
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from fastconv.config.resume import require_job
 from fastconv.config.quoting import quoted
+from fastconv.config.resume import require_job
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_location
 from fastconv.system.errors import InputError

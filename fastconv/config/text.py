@@ -1,7 +1,7 @@
 """Keeps the text of settings that are text, such as paths and names, as it was typed.
 
-Hydra's grammar would read `dataset.root=2024_01_15` as a number, and refuse `dataset.root=café`. Where the type of a key
-is text, its value is quoted for Hydra, unless Hydra reads it as it stands.
+Hydra's grammar would read `dataset.root=2024_01_15` as a number, and refuse `dataset.root=café`. The value of a key
+whose type is text is quoted for Hydra, unless Hydra reads it as it stands.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 
 from fastconv.config.custom import COMPONENTS
 from fastconv.config.quoting import quoted, to_paste
-from fastconv.config.store import SCHEMAS
+from fastconv.config.store import CONF, SCHEMAS
 from fastconv.models.configs import SHIPPED
 from fastconv.optim import OPTIMIZERS, SCHEDULES
 from fastconv.system.errors import InputError
@@ -58,14 +58,12 @@ def _as_typed(config_name: str, override: str, in_sweep: Callable[[], bool]) -> 
     kind = _kind(config_name, key)
     if kind is None:
         return override
-    if choice := CHOICE.fullmatch(value):
-        values = _split(choice[1])
-        return override if len(values) < 2 else f"{sign}{key}={','.join(kind.written(each) for each in values)}"
-    values = _split(value)
+    choice = CHOICE.fullmatch(value)
+    values = _split(choice[1] if choice else value)
     if len(values) < 2:
-        return f"{sign}{key}={kind.written(value)}"
-    if in_sweep():
-        return f"{sign}{key}={','.join(kind.written(each) for each in values)}"
+        return override if choice else f"{sign}{key}={kind.written(value)}"
+    if choice or in_sweep():
+        return f"{sign}{key}={','.join(kind.written(each.strip()) for each in values)}"
     if kind.several:
         as_list = shlex.quote(f"{key}=[{value}]")
         raise InputError(
@@ -101,6 +99,8 @@ def _kind(config_name: str, key: str) -> _Kind | None:
     """The kind of a text setting; None for a key that is unknown, a group, or of another type."""
     if key in LOGGER_TEXT:
         return _Kind(path=False, several=False)
+    if (CONF / key).is_dir():  # a group, such as the experiments
+        return None
     names = key.split(".")
     schemas: list[Any] = [SCHEMAS[config_name]]
     if names[0] == "hydra":

@@ -16,7 +16,7 @@ from fastconv.data.sources.custom import read
 from fastconv.data.splits import Splits, stratified_split
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
-from fastconv.system.names import check_name
+from fastconv.system.names import check_name, valid_unicode
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -120,7 +120,12 @@ def _write_arrays(
             digests[split] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
             np.save(aside / f"{split}-images.npy", images)
             np.save(aside / f"{split}-labels.npy", labels)
-        meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests, "note": note}
+        meta = {
+            "format": ARRAYS_FORMAT,
+            "classes": [valid_unicode(name) for name in classes],
+            "digest": digests,
+            "note": note,
+        }
         (aside / "meta.json").write_text(json.dumps(meta, indent=1))
         if _read_arrays("", folder) is None:  # another process may have written the same arrays meanwhile
             shutil.rmtree(folder, ignore_errors=True)

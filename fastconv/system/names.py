@@ -54,10 +54,10 @@ def file_name(name: str) -> str:
 
 def valid_unicode(text: str) -> str:
     """A text that UTF-8 can encode: each byte of a file's name that is not UTF-8 becomes `\\xe9` or the like."""
-    return SURROGATES.sub(
-        lambda found: f"\\x{code - 0xDC00:02x}" if 0xDC80 <= (code := ord(found[0])) <= 0xDCFF else f"\\u{code:04x}",
-        text,
-    )
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, which stands for no byte
+        return SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def printable(text: str) -> str:
