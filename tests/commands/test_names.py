@@ -19,9 +19,10 @@ from fastconv.system.terminal import print_in_any_encoding
 
 LATIN = os.fsdecode(b"caf\xe9.png")
 BROKEN = os.fsdecode(b"br\xf6ken.png")
-CLASSES = ("$a_1$", "_b^{", "<i>c</i>", os.fsdecode(b"d\xe9"), "e\u200f" + "x" * 230)
+CLASSES = ("$a_1$", "_b^{", "<i>c", os.fsdecode(b"d\xe9"), "e\u200f" + "x" * 230)
 SMALL = ("trainer=cpu", "trainer.precision=fp32", "model.width=4", "batch_size=16", "micro_batch_size=16",
-         "dataset.image_size=8", "augment=none", "stream=online", "budget.seconds=null", "schedule.max_epochs=1")  # fmt: skip
+         "dataset.image_size=8", "augment=none", "stream=online", "budget.seconds=null",
+         "schedule.max_epochs=1")  # fmt: skip
 
 
 def picture(path: Path, seed: int) -> None:
@@ -72,8 +73,8 @@ def test_a_run_whose_names_are_all_unusual(tmp_path, digits_root):
     again = run_command(tmp_path, digits_root, "evaluate", f"run={run.relative_to(tmp_path)}")
     assert again.code == 0
     page = (run / "report.html").read_bytes().decode()
-    assert "<i>c</i>" not in page
-    assert "&lt;i&gt;c&lt;/i&gt;" in page
+    assert "<i>c" not in page
+    assert "&lt;i&gt;c" in page
 
     ended = run_command(tmp_path, digits_root, "audit", *SMALL, *given)
     assert ended.code == 0
