@@ -154,7 +154,7 @@ def _csv_writer(file: IO[str], top: int) -> Writer:
 
 def _json_writer(file: IO[str]) -> Writer:
     # A terminal without UTF-8 would turn letters into escapes that JSON does not know.
-    escaped = not (file.encoding or "utf-8").lower().startswith("utf")
+    escaped = not (getattr(file, "encoding", None) or "utf-8").lower().startswith("utf")
 
     def write(name: str, ranking: Ranking, error: str | None) -> None:
         classes = [
