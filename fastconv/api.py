@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.budget.clock import Clock
+from fastconv.config.arguments import prepare_arguments
 from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, typed
+from fastconv.config.quoting import quoted
 from fastconv.config.store import CONF
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
@@ -38,7 +40,8 @@ def fit(
 
     Raises InputError for input that cannot work.
     """
-    given = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset), *overrides]
+    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset), *overrides]
+    given = prepare_arguments("train", settings)
     try:
         config = typed("train", compose("train", given), given)
     except COMPOSING_ERRORS as error:
@@ -73,9 +76,3 @@ def _settings(dataset: str | Path | tuple[np.ndarray, Sequence[object]]) -> list
     if not Path(dataset).is_dir():
         raise InputError(f"{dataset} is neither a folder nor one of fastconv's data sets")
     return ["dataset=image_folder", f"dataset.root={quoted(Path(dataset).absolute())}"]
-
-
-def quoted(path: object) -> str:
-    """A path, with any characters, quoted for Hydra's grammar."""
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'

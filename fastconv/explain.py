@@ -15,7 +15,9 @@ from fastconv.config.cli import command
 from fastconv.config.commands import Explain, as_list
 from fastconv.config.prerequisites import require_writable
 from fastconv.config.store import methods
+from fastconv.config.validation import check_words
 from fastconv.system.errors import InputError
+from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
 
 
@@ -40,6 +42,7 @@ def check(config: Explain) -> None:
         raise InputError(
             f"run names {len(runs)} folders and against {len(against)}: give as many, so that they make pairs"
         )
+    check_words(config)
     check_settings(config)
     if config.names is not None and len(config.names) != (2 if against else 1):
         raise InputError(
@@ -69,7 +72,7 @@ def main(config: Explain) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     explanation = explain_runs(config, console)
     for line in write_report(explanation, config, report_folder(config)):
-        console.print(line)
+        console.print(printable(line))
 
 
 if __name__ == "__main__":

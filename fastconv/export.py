@@ -14,6 +14,7 @@ from fastconv.config.cli import command
 from fastconv.config.commands import Export, as_list
 from fastconv.config.prerequisites import require_writable
 from fastconv.system.errors import InputError
+from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
 
 
@@ -32,7 +33,7 @@ def main(config: Export) -> None:
     from fastconv.analysis.export import export
 
     for line in export(Path(config.run), as_list(config.format), Path(config.data), config.samples, config.trust):
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from fastconv.data.sources.custom import Opened, read
 from fastconv.data.sources.decode import Decoded
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.runs.folder import new_run_folder
+from fastconv.system.names import csv_cell, printable
 
 # Ratio of the largest to the smallest class, and images of a class, from which on the report warns.
 IMBALANCE, FEW = 3, 100
@@ -82,7 +83,7 @@ class Audit:
             )
         if len(lines) == 1 + bool(self.opened.sizes):
             lines.append("nothing to object to")
-        return lines
+        return [printable(line) for line in lines]
 
     def rows(self) -> list[dict[str, str]]:
         """Return a row for every finding about an image."""
@@ -130,19 +131,19 @@ def write(found: Audit, config: Config) -> Path:
     from fastconv.data.dataset import ImageData
 
     folder = new_run_folder(Path(config.outputs) / found.name, prefix="audit-")
-    (folder / "audit.txt").write_text("\n".join(found.report()) + "\n")
-    with (folder / "findings.csv").open("w", newline="") as file:
+    (folder / "audit.txt").write_text("\n".join(found.report()) + "\n", encoding="utf-8")
+    with (folder / "findings.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.DictWriter(file, ["finding", "image", "about"], lineterminator="\n")
         rows.writeheader()
-        rows.writerows(found.rows())
+        rows.writerows({key: csv_cell(value) for key, value in row.items()} for row in found.rows())
     train, classes = found.opened.train, found.opened.classes
-    with (folder / "classes.csv").open("w", newline="") as file:
+    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", "train", "test"])
         counts = (np.bincount(split.labels, minlength=len(classes)) for split in (train, found.opened.test))
-        writer.writerows(zip(classes, *(each.tolist() for each in counts), strict=True))
+        writer.writerows(zip(map(csv_cell, classes), *(each.tolist() for each in counts), strict=True))
     shown = [np.flatnonzero(train.labels == label)[:SHOWN] for label in range(min(len(classes), SHOWN_CLASSES))]
-    tiles = [[figures.Tile(train.images[row], classes[train.labels[row]]) for row in each] for each in shown]
+    tiles = [[figures.Tile(train.images[row], printable(classes[train.labels[row]])) for row in each] for each in shown]
     figures.draw_tiles(tiles, f"{found.name}: training images", folder / "images.png", inches=1.1)
     data = ImageData(found.name, train.images, train.labels, classes, "")
     spec = stream_spec(data, config.augment, config.stream.seed)

@@ -15,6 +15,7 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.data.loading import load
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
+from fastconv.system.names import printable
 
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
 TOLERANCE = 1e-4
@@ -70,7 +71,7 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
             f" on {len(some):,} test images"
         )
     classes = folder / "classes.txt"
-    classes.write_text("\n".join(run.classes) + "\n")
+    classes.write_text("\n".join(map(printable, run.classes)) + "\n", encoding="utf-8")
     return [*lines, f"{classes}: the classes in the order of the probabilities"]
 
 

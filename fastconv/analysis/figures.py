@@ -10,6 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from fastconv.system.names import DIRECTIONS, printable
+
 DPI = 110
 
 
@@ -31,21 +33,38 @@ class Tile:
     across: str = ""
 
 
+def figure_text(text: object, most: int = 100) -> str:
+    """A text as a figure can show it, on one line and shortened to `most` characters.
+
+    Class, file and run names may hold anything. Matplotlib would take what stands between dollars for mathematics,
+    leave a label that begins with _ out of a legend, and warn about characters that nobody sees.
+    """
+    shown = printable(DIRECTIONS.sub("", str(text)))
+    shown = shown if len(shown) <= most else f"{shown[: most - 1]}…"
+    shown = shown.replace("$", "\\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def draw_tiles(
     rows: Sequence[Sequence[Tile | None]], title: str, path: Path, inches: float = 1.4, scale: ColorScale | None = None
 ) -> None:
     """Draw rows of square tiles, `inches` wide; None leaves a place empty. A bar below explains the `scale`.
+
+    The text of a tile may have several lines; each is shortened to its width.
 
     All lie in one pair of axes: laying out a pair for each tile would take seconds.
     """
     gap, line = 0.07, 0.115 * 1.4 / inches  # in tiles
     lines = [max(tile.text.count("\n") + 1 if tile and tile.text else 0 for tile in row) for row in rows]
     width = max(map(len, rows)) * (1 + gap)
+    letters = round(20 * inches)  # of 7 points beside each other in a tile
     height = 2.5 * line + sum(1 + gap + line * count for count in lines) + (0.55 if scale else 0)
     figure = Figure(figsize=(inches * width, inches * height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    axes.text(width / 2, 1.2 * line, title, ha="center", va="center", fontsize=11)
+    axes.text(
+        width / 2, 1.2 * line, figure_text(title, round(10 * inches * width)), ha="center", va="center", fontsize=11
+    )
     top = 2.5 * line
     for row, count in zip(rows, lines, strict=True):
         top += line * count
@@ -56,7 +75,8 @@ def draw_tiles(
             shown = tile.image if tile.image.shape[2] == 3 else tile.image[..., 0]
             extent = (left, left + 1, top + 1, top)
             axes.imshow(shown, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto", interpolation="nearest")
-            axes.text(left + 0.5, top - 0.02, tile.text, ha="center", va="bottom", fontsize=7)
+            text = "\n".join(figure_text(part, letters) for part in tile.text.split("\n"))
+            axes.text(left + 0.5, top - 0.02, text, ha="center", va="bottom", fontsize=7)
             if tile.across:
                 box = {"facecolor": "black", "edgecolor": "none"}
                 axes.text(left + 0.5, top + 0.5, tile.across, ha="center", va="center", fontsize=8, color="w", bbox=box)

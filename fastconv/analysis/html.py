@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from fastconv.system.files import unwritable, write_atomically
+from fastconv.system.names import csv_cell, valid_unicode
 
 # Quality of the WebP pictures inside a page.
 QUALITY = 50
@@ -71,7 +72,7 @@ def render(template: str, **values: object) -> str:
 
 def write_page(path: Path, template: str, **values: object) -> None:
     """Render a template into a file, whole or not at all. Raises InputError if it cannot be written."""
-    content = render(template, **values).encode()
+    content = valid_unicode(render(template, **values)).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
@@ -88,8 +89,8 @@ def data_url(image: Image.Image, quality: int = QUALITY) -> str:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows, all with the same keys, as CSV with a header."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         if rows:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)

@@ -19,6 +19,7 @@ from fastconv.analysis.scoring import BATCH_SIZE
 from fastconv.data.sources.decode import open_image, reason_of, to_array
 from fastconv.data.sources.folders import image_files
 from fastconv.data.sources.webdataset import tar_images
+from fastconv.system.names import csv_cell, valid_unicode
 
 # Images that a thread decodes at once.
 SLICE = 50
@@ -145,15 +146,22 @@ def _csv_writer(file: IO[str], top: int) -> Writer:
 
     def write(name: str, ranking: Ranking, error: str | None) -> None:
         cells = [cell for label, probability in ranking for cell in (label, f"{probability:.6f}")]
-        writer.writerow([name, *cells, *[""] * (2 * top - len(cells)), error or ""])
+        row = [name, *cells, *[""] * (2 * top - len(cells)), error or ""]
+        writer.writerow([csv_cell(cell) for cell in row])
 
     return write
 
 
 def _json_writer(file: IO[str]) -> Writer:
+    # A terminal without UTF-8 would turn letters into escapes that JSON does not know.
+    escaped = not (getattr(file, "encoding", None) or "utf-8").lower().startswith("utf")
+
     def write(name: str, ranking: Ranking, error: str | None) -> None:
-        classes = [{"class": label, "probability": round(probability, 6)} for label, probability in ranking]
-        row: dict[str, object] = {"image": name, "classes": classes}
-        file.write(json.dumps(row | ({"error": error} if error else {}), ensure_ascii=False) + "\n")
+        classes = [
+            {"class": valid_unicode(label), "probability": round(probability, 6)} for label, probability in ranking
+        ]
+        row: dict[str, object] = {"image": valid_unicode(name), "classes": classes}
+        row |= {"error": valid_unicode(error)} if error else {}
+        file.write(json.dumps(row, ensure_ascii=escaped) + "\n")
 
     return write

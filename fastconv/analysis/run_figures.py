@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from fastconv.analysis.figures import Tile, draw_tiles, save
+from fastconv.analysis.figures import Tile, draw_tiles, figure_text, save
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.runs.results import Results
+from fastconv.system.names import printable
 
 # Images of the augmented grid: rows x columns.
 GRID_ROWS, GRID_COLUMNS = 4, 10
@@ -46,7 +47,9 @@ def column(metrics: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.nd
 def draw_schedule(metrics: dict[str, np.ndarray], title: str, path: Path) -> None:
     """Plot learning rate and momentum as they were during the run."""
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(title=f"{title}: schedule as run", xlabel="epoch", ylabel="learning rate")
+    axes = figure.add_subplot(
+        title=figure_text(f"{title}: schedule as run", 70), xlabel="epoch", ylabel="learning rate"
+    )
     axes.plot(*column(metrics, "schedule/lr"), color="C0", label="learning rate")
     axes.grid(alpha=0.3)
     right = axes.twinx()
@@ -59,7 +62,7 @@ def draw_schedule(metrics: dict[str, np.ndarray], title: str, path: Path) -> Non
 def draw_curves(metrics: dict[str, np.ndarray], results: Results, title: str, path: Path) -> None:
     """Plot loss and accuracy of training images (augmented) and validation images by epoch, and the test score."""
     figure = Figure(figsize=(11, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(figure_text(title))
     left, right = figure.subplots(1, 2)
     for axes, name, scale in ((left, "loss", 1), (right, "accuracy", 100)):
         for split, marker, label in (("train", "", "training (augmented)"), ("validate", "o", "validation")):
@@ -87,7 +90,9 @@ def draw_range_test(
 ) -> None:
     """Plot loss over learning rate, float [steps] each, with a vertical line at each learning rate of `marks`."""
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(title=f"{title}: learning-rate range test", xlabel="learning rate", xscale="log")
+    axes = figure.add_subplot(
+        title=figure_text(f"{title}: learning-rate range test", 70), xlabel="learning rate", xscale="log"
+    )
     axes.set_ylabel("training loss")
     axes.plot(learning_rates, losses, color="C0", alpha=0.35, label="each batch")
     axes.plot(learning_rates, smoothed, color="C0", label="smoothed")
@@ -104,7 +109,7 @@ def draw_confusion(counts: np.ndarray, classes: tuple[str, ...], title: str, pat
 
     Of more than FEW_CLASSES classes, the most frequent errors are listed by name beside it.
     """
-    few, names = len(classes) <= FEW_CLASSES, [name if len(name) <= 20 else f"{name[:19]}…" for name in classes]
+    few, names = len(classes) <= FEW_CLASSES, [figure_text(name, 20) for name in classes]
     side = min(max(0.45 * len(classes), 3.5), 8)
     figure = Figure(figsize=(side + (1.5 if few else 5), side + (0.8 if few else 1.5)), layout="constrained")
     axes, *beside = figure.subplots(1, 1 if few else 2, squeeze=False, width_ratios=[1] if few else [side, 3])[0]
@@ -118,7 +123,7 @@ def draw_confusion(counts: np.ndarray, classes: tuple[str, ...], title: str, pat
     axes.set_xticks(shown, [names[place] for place in shown], rotation=upright, fontsize=size)
     axes.set_yticks(shown, [names[place] for place in shown], fontsize=size)
     axes.set(xlabel="prediction", ylabel="label")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(figure_text(title), fontsize=10)
     for label, predicted in np.argwhere(counts) if few else ():
         colour = "white" if shares[label, predicted] > 0.35 else "black"
         axes.text(predicted, label, counts[label, predicted], ha="center", va="center", fontsize=8, color=colour)
@@ -139,6 +144,6 @@ def _most_frequent_errors(counts: np.ndarray, names: list[str]) -> str:
 
 def draw_augmented(images: np.ndarray, labels: np.ndarray, spec: StreamSpec, path: Path) -> None:
     """Draw the first images of the stream as the network sees them: uint8 [B, H, W, C], with their labels int64 [B]."""
-    tiles = [Tile(image, spec.classes[label]) for image, label in zip(images, labels, strict=True)]
+    tiles = [Tile(image, printable(spec.classes[label])) for image, label in zip(images, labels, strict=True)]
     rows = [tiles[start : start + GRID_COLUMNS] for start in range(0, len(tiles), GRID_COLUMNS)]
     draw_tiles(rows, f"{spec.dataset}: the first images of the training stream", path, inches=1.1)

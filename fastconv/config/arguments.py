@@ -3,6 +3,8 @@
 import argparse
 import importlib.metadata
 import itertools
+import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fastconv.config.custom import config_folder
+from fastconv.config.custom import config_folder, with_custom_groups
 from fastconv.config.overrides import (
     COMPOSING_ERRORS,
     check_options,
@@ -24,6 +26,7 @@ from fastconv.config.overrides import (
     without_hydra,
 )
 from fastconv.config.sweeps import Sweep
+from fastconv.config.text import as_typed
 from fastconv.system.errors import InputError
 
 Check = Callable[[Any], object]
@@ -49,6 +52,10 @@ class Arguments:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:  # argparse would print its usage and end with code 2
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and (found := re.match(r"-+([A-Za-z_][\w.]*)(?:[= ](.*))?$", unknown, re.DOTALL)):
+            setting = shlex.quote(f"{found[1]}={found[2] or 'VALUE'}")
+            message += f": settings have no dashes, write {setting}"
         raise InputError(f"{message}. --help shows what can be set")
 
 
@@ -82,6 +89,41 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
     is_plain = not any(asked) and not any(text.lstrip("+").startswith("hydra") for text in found["overrides"])
     fields = [name for name in Arguments.__dataclass_fields__ if name in found]
     return Arguments(**{name: found[name] for name in fields}, is_plain=is_plain)
+
+
+def prepare_arguments(config_name: str, arguments: Sequence[str]) -> list[str]:
+    """A command line as Hydra is to read it: texts as they were typed, each key once, components with their group.
+
+    The last value of a key counts, as for Hydra. Raises InputError for arguments that cannot be read.
+    """
+    asked = read_arguments(arguments)
+    overrides = with_custom_groups(asked.overrides)
+
+    def in_sweep() -> bool:
+        deciding = [each for each in overrides if each.partition("=")[0] in ("experiment", "hydra.mode")]
+        settings = _hydra_settings(config_name, [parse_override(each) for each in deciding]) if deciding else None
+        return asked.multirun or (settings is not None and settings.mode == RunMode.MULTIRUN)
+
+    with config_folder(asked.config_dir):
+        overrides = last_of_each(as_typed(config_name, overrides, in_sweep))
+    if not overrides:
+        return list(arguments)
+    before = list(arguments).index(asked.overrides[0])  # all overrides stand beside each other, as Hydra reads them
+    return [*arguments[:before], *overrides, *arguments[before + len(asked.overrides) :]]
+
+
+def last_of_each(overrides: Sequence[str]) -> list[str]:
+    """Some overrides without those that a later one of the same key replaces; of mappings, Hydra adds the keys."""
+    last: dict[str, int] = {}
+    for at, text in enumerate(overrides):
+        key, equals, value = text.partition("=")
+        if equals and not value.lstrip().startswith("{"):
+            last[key.lstrip("+")] = at
+    return [
+        text
+        for at, text in enumerate(overrides)
+        if last.get(text.partition("=")[0].lstrip("+"), at) <= at or text.startswith("~")
+    ]
 
 
 def check_arguments(config_name: str, arguments: list[str], check: Check, check_search: Check) -> Sweep | None:

@@ -16,8 +16,8 @@ from hydra.core.utils import configure_log
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fastconv.config.arguments import Arguments, check_arguments, read_arguments
-from fastconv.config.custom import config_folder, with_custom_groups
+from fastconv.config.arguments import Arguments, check_arguments, prepare_arguments, read_arguments
+from fastconv.config.custom import config_folder
 from fastconv.config.help import help_text
 from fastconv.config.overrides import (
     COMPOSING_ERRORS,
@@ -32,7 +32,9 @@ from fastconv.config.store import CONF, register
 from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, StreamError
+from fastconv.system.names import printable
 from fastconv.system.signals import Interrupted, listening
+from fastconv.system.terminal import print_in_any_encoding
 
 # A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
 FAILED = ".failed-"
@@ -69,17 +71,19 @@ def command(
     def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
         @functools.wraps(body)
         def main() -> None:
+            print_in_any_encoding()
             register()
             job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
             given, well = sys.argv, True
+            arguments = given[1:]
             folders = contextlib.ExitStack()
             try:
-                folders.enter_context(config_folder(read_arguments(given[1:]).config_dir))
-                if {"--help", "-h"} & set(given[1:]):
-                    print(help_text(config_name, doc, given[1:]))
+                folders.enter_context(config_folder(read_arguments(arguments).config_dir))
+                arguments = prepare_arguments(config_name, arguments)
+                if {"--help", "-h"} & set(arguments):
+                    print(help_text(config_name, doc, arguments))
                     return
-                arguments = with_custom_groups(given[1:])
                 planned = check_arguments(config_name, arguments, check, check_search)
                 with listening():
                     sweep = begin(planned) if planned else None
@@ -107,7 +111,7 @@ def command(
                 if job.full_error or (job.composed and not job.failed):
                     raise
                 if not job.failed:
-                    fail(explain(error, config_name, read_arguments(given[1:]).overrides))
+                    fail(explain(error, config_name, read_arguments(arguments).overrides))
                 fail(str(error))  # a search in which every trial failed
             except OSError as error:
                 if job.full_error or job.composed:
@@ -167,6 +171,7 @@ class Job:
 
     def __call__(self, values: DictConfig) -> Any:
         """Run the body. If a job of a sweep fails, print the reason and let Hydra go on with the other jobs."""
+        print_in_any_encoding()  # it may be a process of a launcher
         self.composed = True
         if not self.full_error:
             os.environ.pop("HYDRA_FULL_ERROR", None)  # the processes that a run starts must set their own
@@ -186,7 +191,11 @@ class Job:
                 fail(line)
             if not isinstance(error, InputError):
                 traceback.print_exc()
-            print(f"fastconv: job {hydra_config.job.num}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+            print(
+                f"fastconv: job {hydra_config.job.num}: {printable(' '.join(line.split()))}",
+                file=sys.stderr,
+                flush=True,
+            )
             self.failed = True
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
@@ -197,7 +206,7 @@ class Job:
 
 def fail(line: str) -> None:
     """End the command with one line on standard error and exit code 1."""
-    line = " ".join(line.split())
+    line = printable(" ".join(line.split()))
     print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
     raise SystemExit(1)
 

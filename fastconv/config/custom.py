@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastconv.config.quoting import quoted
 from fastconv.models.configs import CustomNetwork
 from fastconv.optim import CustomOptimizer, CustomSchedule
 from fastconv.system.errors import InputError
@@ -44,9 +45,9 @@ def with_config_folders(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
     key = "hydra.searchpath="
     own = [each.removeprefix(key).strip("[]") for each in overrides if each.startswith(key)]
-    quoted = ["'file://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'" for folder in _folders]
+    ours = [quoted(f"file://{folder}") for folder in _folders]
     others = [each for each in overrides if not each.startswith(key)]
-    return [*others, f"{key}[{','.join([*own, *quoted])}]"]
+    return [*others, f"{key}[{','.join([*own, *ours])}]"]
 
 
 def own_options(group: str) -> list[str]:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fastconv.config.custom import own_options, with_config_folders, with_custom_groups
+from fastconv.config.quoting import to_paste
 from fastconv.config.store import CONF, SCHEMAS, complete, options_with, register, registered_options
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError, nearest
@@ -108,10 +110,28 @@ def parse_override(text: str) -> Override:
         if not override.key_or_group:
             raise ValueError
     except COMPOSING_ERRORS as error:
-        raise InputError(f"cannot read the override {text}: write key=value, and quote special characters") from error
+        raise InputError(f"cannot read the override {text}: {_how_to_write(text)}") from error
     if override.is_delete():
         raise InputError(f"{text} is not possible: a run needs every key. Give it a value with key=value")
     return override
+
+
+def _how_to_write(text: str) -> str:
+    """How to write an override that cannot be read, with the part of a command to paste where that is known."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        key, colon, value = text.partition(":")
+        if colon and re.fullmatch(r"[\w.]+", key):
+            return f"write key=value, as {shlex.quote(f'{key}={value.strip()}')}"
+        named = [f"{group}={text}" for group in groups() if re.fullmatch(r"\w+", text) and text in group_options(group)]
+        return f"write key=value, as {named[0]}" if named else "write key=value"
+    if not re.fullmatch(r"[+~]{0,2}[\w./@-]+", key.strip()):
+        return "write key=value"
+    if key != key.strip():
+        return f"write key=value, without blanks around =, as {shlex.quote(f'{key.strip()}={value.strip()}')}"
+    if "${" in value:
+        return "write key=value, and close every ${...}"
+    return f"write key=value, and quote special characters for Hydra and for the shell, as {to_paste(key, value)}"
 
 
 def check_options(config_name: str, overrides: list[Override]) -> None:

@@ -14,6 +14,7 @@ from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import stored_streams
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import require_space, unwritable
+from fastconv.system.targets import import_target, require_arguments
 
 
 def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
@@ -57,9 +58,15 @@ PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
 
 
 def require_loggers(config: Config) -> None:
-    """Raise InputError for an unknown logger, or for one whose package is not installed."""
+    """Raise InputError for an unknown logger, for one whose package is not installed, and for one of the user's own
+    that cannot be imported or refuses its arguments."""
     for name, settings in config.logger.items():
         own = isinstance(settings, dict) and "_target_" in settings
+        if own:
+            arguments = {key: value for key, value in settings.items() if key != "_target_"}
+            require_arguments(
+                import_target(settings["_target_"], f"logger.{name}._target_"), f"logger.{name}", arguments
+            )
         if not own and name not in ("csv", "tensorboard", *PACKAGES):
             raise InputError(f"logger.{name} is unknown{nearest(name, ('csv', 'tensorboard', *PACKAGES))}")
         missing = [] if own else [each for each in PACKAGES.get(name, ()) if importlib.util.find_spec(each) is None]

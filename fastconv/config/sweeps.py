@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from fastconv.config.quoting import quoted
 from fastconv.config.resume import require_job
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_location
@@ -96,9 +96,7 @@ def _require_same(sweep: Sweep) -> None:
 
 def override_of(folder: Path) -> str:
     """The override that makes Hydra put a sweep's runs into a folder."""
-    # Hydra takes backslashes literally, except before a quote.
-    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(folder))
-    return f"hydra.sweep.dir='{quoted}'"
+    return f"hydra.sweep.dir={quoted(folder)}"
 
 
 def _of_interest(overrides: tuple[str, ...]) -> list[str]:

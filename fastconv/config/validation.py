@@ -1,14 +1,28 @@
 """Checks the values of a run's config, each by itself and in combination."""
 
 from operator import attrgetter
+from typing import Any
 
 from fastconv.config.schema import Config
 from fastconv.models.configs import Airbench
 from fastconv.optim import SGD
 from fastconv.optim.schedules import OneCycle
+from fastconv.runs import legacy
 from fastconv.system.errors import InputError
+from fastconv.system.names import check_name
 from fastconv.system.settings import check_option, check_settings
 from fastconv.system.targets import Component
+
+
+def check_words(config: Any) -> None:
+    """Raise InputError for a word that has another name now, such as `probe` in `budget.counts`."""
+    for key, words in legacy.WORDS.items():
+        found = config
+        for name in key.split("."):
+            found = getattr(found, name, None)
+        for word in found if isinstance(found, list) else [found]:
+            if isinstance(word, str) and word in words:
+                raise InputError(f"{key}={word} is unknown: it is called {words[word]} now")
 
 
 def check(config: Config) -> None:
@@ -18,7 +32,16 @@ def check(config: Config) -> None:
         if not ok:
             raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
 
+    check_words(config)
     check_settings(config)
+    check_name("dataset.name", config.dataset.name)
+    dataset = config.dataset
+    for key in ("root", "train", "test") if dataset.source == "builtin" and dataset._target_ is None else ():
+        if getattr(dataset, key):
+            raise InputError(
+                f"dataset.{key}={getattr(dataset, key)} is of images of your own, and {dataset.name} is not: add"
+                " dataset=image_folder, csv, webdataset or arrays"
+            )
     for group in ("model", "optimizer", "schedule"):
         if isinstance(component := getattr(config, group), Component):
             component.check()

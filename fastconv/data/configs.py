@@ -22,13 +22,13 @@ class Dataset:
     C], train labels, test images, test labels, class names), or a Source (fastconv.data.sources.base)."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of that function, such as dataset.arguments.count=100."""
-    root: str | None = None
+    root: str | None = setting(None, path=True)
     """For image_folder: a folder that contains one folder for each class, or folders train and test (or val) that do.
     For csv: the folder of the image files; null for the folder of the table. For arrays: the .npz file."""
-    train: Any = None
+    train: Any = setting(None, path=True)
     """For webdataset: the tars to train on, one path or URL or a list, with {000..010} or * for ranges. For csv: the
     table of training images."""
-    test: Any = None
+    test: Any = setting(None, path=True)
     """The same for the test images; null to hold out a part of the training images (`test_share`)."""
     image_size: int | None = setting(
         None, Range("a number of pixels", 8, 1024, note=", or null for that of the images")
@@ -60,9 +60,9 @@ class Stream:
 
     mode: str = setting("precomputed", options=("precomputed", "online"))
     """`precomputed` reads tar shards on disk; `online` computes the images during training. The bytes are the same."""
-    root: str = MISSING
+    root: str = setting(MISSING, path=True)
     """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec)."""
-    cache: str = MISSING
+    cache: str = setting(MISSING, path=True)
     """Folder that keeps the shards downloaded from a URL, also for later runs."""
     seed: int = setting(MISSING, SEED)
     """Seed for the order and the augmentation of the images."""

@@ -16,6 +16,7 @@ from fastconv.data.sources.custom import read
 from fastconv.data.splits import Splits, stratified_split
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
+from fastconv.system.names import check_name, valid_unicode
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -33,6 +34,7 @@ def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
     Raises InputError if files are missing and cannot be downloaded, are damaged, or cannot be decoded to `root`; and
     for a user's data set that is not what its config says.
     """
+    check_name("dataset.name", dataset if isinstance(dataset, str) else dataset.name)
     if isinstance(dataset, str) or (dataset._target_ is None and dataset.source == "builtin"):
         name = dataset if isinstance(dataset, str) else dataset.name
         folder = root / "arrays" / name
@@ -118,7 +120,12 @@ def _write_arrays(
             digests[split] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
             np.save(aside / f"{split}-images.npy", images)
             np.save(aside / f"{split}-labels.npy", labels)
-        meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests, "note": note}
+        meta = {
+            "format": ARRAYS_FORMAT,
+            "classes": [valid_unicode(name) for name in classes],
+            "digest": digests,
+            "note": note,
+        }
         (aside / "meta.json").write_text(json.dumps(meta, indent=1))
         if _read_arrays("", folder) is None:  # another process may have written the same arrays meanwhile
             shutil.rmtree(folder, ignore_errors=True)

@@ -45,10 +45,16 @@ class CustomOptimizer(Component):
             builder = call_target(found, said, **self.arguments)
             if not hasattr(builder, "build"):
                 raise InputError(f"{said} is neither a torch.optim.Optimizer nor makes an object with a method build")
-            made = builder.build(model, batch_size, precision)
+            made = call_target(builder.build, f"{said}: build", model, batch_size, precision)
         if not isinstance(made, torch.optim.Optimizer):
             raise InputError(f"{said} builds a {type(made).__name__}: it must build a torch.optim.Optimizer")
+        try:
+            inspect.signature(made.step).bind(closure=None)
+        except TypeError as error:
+            raise InputError(f"{said} has a step that cannot be called as step(closure): {error}") from error
         for group in made.param_groups:
+            if "lr" not in group:
+                raise InputError(f"{said} has a parameter group without lr: a schedule has nothing to set")
             group.setdefault("max_lr", group["lr"])
         return made
 

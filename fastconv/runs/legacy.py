@@ -31,11 +31,12 @@ RESULTS = {
 }
 # Settings that no longer exist.
 GONE = ("sweep.explain", "sweep.article")
-# Old and new words in lists, by the key of the list.
+# Old and new words, alone or in lists, by the key.
 WORDS = {
     "budget.counts": {"probe": "benchmark"},
     "budget_counts": {"probe": "benchmark"},
     "autotune": {"rest": "data_pruning"},
+    "target": {"answer": "prediction"},
 }
 
 

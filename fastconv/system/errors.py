@@ -14,8 +14,9 @@ class StreamError(InputError):
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """`; did you mean X?` for the closest of `words`, or a full stop if none is close."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else "."
+    by_lower = {each.lower(): each for each in words}
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[close[0]]}?" if close else "."
 
 
 def reason(error: BaseException) -> str:

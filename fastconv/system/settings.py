@@ -15,7 +15,7 @@ T = TypeVar("T")
 # The value of a setting that must be given, as OmegaConf marks it.
 MISSING: Any = "???"
 
-_RANGE, _OPTIONS = "range", "options"
+_RANGE, _OPTIONS, _PATH, _TEXT = "range", "options", "path", "text"
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,23 @@ BATCH = Range("a whole number of images", 2, 2**20, note=": one image has no sta
 PIXELS = Range("a number of pixels", 0, 10_000)
 
 
-def setting(default: T, within: Range | None = None, options: Sequence[str] | None = None) -> T:
+def setting(
+    default: T,
+    within: Range | None = None,
+    options: Sequence[str] | None = None,
+    path: bool = False,
+    text: bool = False,
+) -> T:
     """A dataclass field with a default and the values that it allows.
 
     Args:
         default: the default value; a list is copied for each instance.
         within: the range of a number, or of each number in a list.
         options: the words that a string, or each string in a list, may be.
+        path: it is a path, or a list of paths.
+        text: it is a text, or a list of texts, if its type does not say so.
     """
-    metadata = {_RANGE: within, _OPTIONS: options}
+    metadata = {_RANGE: within, _OPTIONS: options, _PATH: path, _TEXT: text}
     if isinstance(default, list):
         made: T = dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
         return made
@@ -76,6 +84,16 @@ def range_of(field: "dataclasses.Field[Any]") -> Range | None:
 def options_of(field: "dataclasses.Field[Any]") -> Sequence[str]:
     """The words that a field allows; empty if it allows any."""
     return field.metadata.get(_OPTIONS) or ()
+
+
+def is_path(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field is a path, or a list of paths."""
+    return bool(field.metadata.get(_PATH))
+
+
+def is_text(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field is declared as text, or a list of texts, beyond its type. Every path is text."""
+    return bool(field.metadata.get(_TEXT)) or is_path(field)
 
 
 def check_settings(instance: Any, prefix: str = "") -> None:

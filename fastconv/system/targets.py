@@ -105,18 +105,22 @@ def import_target(target: str, key: str = KEY) -> Callable[..., Any]:
 
 def call_target(found: Callable[..., Any], key: str, *args: Any, **arguments: Any) -> Any:
     """Call a class or function. Raises InputError for arguments that it refuses; its own errors pass through."""
-    with_signature = True
+    require_arguments(found, key, arguments, *args)
+    return found(*args, **arguments)
+
+
+def require_arguments(found: Callable[..., Any], key: str, arguments: Mapping[str, Any], *args: Any) -> None:
+    """Raise InputError, without calling it, for arguments that a class or function refuses."""
     try:
         signature = inspect.signature(found)
     except (TypeError, ValueError):  # some callables written in C have no signature
-        with_signature = False
-    if with_signature:
-        try:
-            signature.bind(*args, **arguments)
-        except TypeError as error:
-            names = ", ".join(signature.parameters)
-            raise InputError(f"{key}: {found.__qualname__} {error}; it takes {names}") from error
-    return found(*args, **arguments)
+        return
+    try:
+        signature.bind(*args, **arguments)
+    except TypeError as error:
+        names = ", ".join(signature.parameters) or "no arguments"
+        named = getattr(found, "__qualname__", type(found).__name__)
+        raise InputError(f"{key}: {named} {error}; it takes {names}") from error
 
 
 def source_digest(target: str | Callable[..., Any]) -> str:

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastconv.runs.results import Results
+from fastconv.system.names import printable
 from fastconv.training.plan import Run
 
 # Balanced accuracy is shown if it differs from accuracy by more than this share.
@@ -84,5 +85,5 @@ def results_table(results: Results, folder: Path) -> Table:
 def _table(title: str, rows: Mapping[str, str]) -> Table:
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, escape(printable(value)))
     return table

@@ -31,7 +31,7 @@ from fastconv.models import CustomNetwork, blueprint, check_network, count_param
 from fastconv.models.tta import views_of
 from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, reason
 from fastconv.training.callbacks.custom import make_callbacks
 
 
@@ -88,7 +88,12 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
     if isinstance(config.model, CustomNetwork):
         check_network(config.model.target, spec.shape, classes, settings)
     if isinstance(config.optimizer, CustomOptimizer):  # only building it shows which arguments it accepts
-        config.optimizer.build(network, config.batch_size, device.precision)
+        try:
+            config.optimizer.build(network, config.batch_size, device.precision)
+        except InputError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(f"optimizer._target_={config.optimizer.target} fails: {reason(error)}") from error
     key = BenchmarkKey(
         config.model.name,
         settings,

@@ -20,6 +20,7 @@ from fastconv.analysis import figures
 from fastconv.config.resume import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
+from fastconv.system.names import valid_unicode
 
 # Charts by category. Tags are patterns, so that runs with and without validations or a time limit have the same layout:
 # TensorBoard merges the layouts of runs, and would show two charts side by side if they differed.
@@ -127,7 +128,9 @@ def hyperparameters(config: Config) -> dict[str, str | bool | float]:
     """
     values: dict[str, Any] = {key: value for key, value in hparams(config).items() if key not in DEFAULTS}
     return {
-        key: ", ".join(map(str, value)) if isinstance(value, list) else value
+        key: valid_unicode(", ".join(map(str, value)) if isinstance(value, list) else value)
+        if isinstance(value, list | str)
+        else value
         for key, value in values.items()
         if value is not None
     }

@@ -49,6 +49,7 @@ WORDS = {
     "schedule.anneal_strategy": "cos", "format": "markdown",
 }  # fmt: skip
 FOLDERS = {"data", "outputs", "stream.root"}
+FREE_TEXT = {*FOLDERS, "stream.cache", "sort"}  # [1] is a folder's name as good as any
 SHARES = {
     "dataset.holdout", "dataset.flip", "label_smoothing", "augment.flip.probability", "optimizer.momentum",
     "augment.color_jitter.brightness", "augment.color_jitter.contrast", "schedule.pct_start", "schedule.base_momentum",
@@ -115,7 +116,7 @@ def kind_of(hint: Any) -> tuple[type | None, bool]:
 
 def bad_values(key: str, hint: Any) -> list[str]:
     kind, optional = kind_of(hint)
-    values = list(BAD_VALUES.get(kind, ()))
+    values = list(BAD_VALUES.get(kind, ())) if key not in FREE_TEXT else []
     if kind is not None and not optional and "null" not in values:
         values.append("null")
     if kind in (int, float) and key not in ZERO_IS_FINE:

@@ -10,8 +10,9 @@ from PIL import Image
 
 from fastconv.analysis.attribution.samples import UNKNOWN, Samples
 from fastconv.analysis.comparison.statistics import Summary
-from fastconv.analysis.figures import ColorScale, Tile, draw_tiles, save
+from fastconv.analysis.figures import ColorScale, Tile, draw_tiles, figure_text, save
 from fastconv.analysis.html import data_url
+from fastconv.system.names import printable
 
 COLOR_MAP = "inferno"
 # A heatmap's colour is full at this multiple of the evidence that an even map would have there.
@@ -24,6 +25,8 @@ SCALE = ColorScale(
 # Pixels of the side of a picture in the gallery, and the quality of WebP there: a page of 100 images of two groups of
 # runs takes 1 to 2 MB.
 TILE, QUALITY = 48, 40
+# Characters of a class beside a confidence.
+NAME = 20
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ def overlay(image: np.ndarray, attribution: np.ndarray) -> np.ndarray:
 def prediction_text(classes: tuple[str, ...], predicted: int, confidence: float, label: int) -> str:
     """Format a prediction and its confidence, with a cross where it is wrong."""
     wrong = " ✗" if label not in (predicted, UNKNOWN) else ""
-    return f"{classes[predicted]} {100 * confidence:.0f} %{wrong}"
+    name = printable(classes[predicted])
+    name = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+    return f"{name} {100 * confidence:.0f} %{wrong}"
 
 
 def draw_effect(
@@ -91,11 +96,13 @@ def draw_effect(
     tiles: list[list[Tile | None]] = [[] for _ in range(lines)]
     for place, row in enumerate(rows):
         label = int(samples.labels[row])
-        name = classes[label] if label != UNKNOWN else samples.names[row]
+        name = printable(classes[label] if label != UNKNOWN else samples.names[row])
         tiles[place % lines].append(Tile(samples.images[row], name))
         for column in columns:
             text = prediction_text(classes, column.predictions[row], column.confidence[row], label)
-            tiles[place % lines].append(heat_tile(samples.images[row], column.maps[row], f"{column.title}\n{text}"))
+            tiles[place % lines].append(
+                heat_tile(samples.images[row], column.maps[row], f"{printable(column.title)}\n{text}")
+            )
     draw_tiles(tiles, title, path, inches=1.7, scale=SCALE)
 
 
@@ -106,9 +113,12 @@ def draw_methods(
     tiles: list[list[Tile]] = []
     for line, row in enumerate(rows):
         label = int(samples.labels[row])
-        name = classes[label] if label != UNKNOWN else samples.names[row]
+        name = printable(classes[label] if label != UNKNOWN else samples.names[row])
         text = prediction_text(classes, columns[0].predictions[row], columns[0].confidence[row], label)
-        heats = [heat_tile(samples.images[row], column.maps[row], "" if line else column.title) for column in columns]
+        heats = [
+            heat_tile(samples.images[row], column.maps[row], "" if line else printable(column.title))
+            for column in columns
+        ]
         tiles.append([Tile(samples.images[row], f"{name}\n{text}"), *heats])
     draw_tiles(tiles, title, path, scale=SCALE)
 
@@ -139,10 +149,10 @@ def draw_measures(panels: list[Panel], methods: list[str], path: Path) -> None:
                 fmt="x" if series.is_control else "os"[number % 2],
                 color="0.55" if series.is_control else f"C{number}",
                 markersize=4,
-                label=f"random heatmaps, {series.group}" if series.is_control else series.group,
+                label=figure_text(f"random heatmaps, {series.group}" if series.is_control else series.group, 60),
             )
-        axes.set_title(panel.title, fontsize=9)
-        axes.set_yticks(places, methods, fontsize=8)
+        axes.set_title(figure_text(panel.title, 40), fontsize=9)
+        axes.set_yticks(places, [figure_text(method, 30) for method in methods], fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(alpha=0.3)

@@ -40,7 +40,8 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
         for name, rows in (("images.csv", images_table(explanation)), ("measures.csv", measures_table(explanation))):
             write_csv(aside / name, list(rows))
         write_maps(explanation, aside / "maps.npz")
-        (aside / "explain.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+        text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+        (aside / "explain.yaml").write_text(text, encoding="utf-8")
         write_attribution_page(aside / "explain.html", explanation, config, figures)
         with SummaryWriter(str(aside)) as events:
             for figure in figures:

@@ -14,6 +14,7 @@ from fastconv.runs.collection import Entry, find_runs
 from fastconv.runs.hparams import is_augmented
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
+from fastconv.system.names import file_name
 
 # Settings of the heatmaps shown here; fastconv.explain makes the whole report.
 HEATMAPS = ("method=[grad_cam]", "per_class=1", "errors=0", "correct=0", "measures=false")
@@ -111,7 +112,7 @@ def figures_of(dataset: str, runs: list[Entry], heatmaps: Path | None) -> list[F
     """Return the figures of a data set: learning curves, augmented training images, and heatmaps."""
     figures = []
     folders = {variant(run): run.folder for run in reversed(runs)}
-    path = runs[0].folder.parent / f"learning-{dataset}.png"
+    path = runs[0].folder.parent / f"learning-{file_name(dataset)}.png"
     if draw_learning(folders, dataset, path):
         text = "Loss and accuracy over the epochs (lines: training images as augmented; dots: test images, for looking"
         figures.append(Figure(path, f"{dataset}: curves", f"{text} only), and the learning rate as it was."))

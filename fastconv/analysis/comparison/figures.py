@@ -7,12 +7,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Drawing
 
 from fastconv.analysis.comparison.groups import Effect, Group, names_of, pareto_front
-from fastconv.analysis.figures import save
+from fastconv.analysis.figures import figure_text, save
 from fastconv.analysis.run_figures import column, read_metrics
 from fastconv.runs.collection import as_text
 
 # The first groups get a colour and a name; the others are grey.
 COLOURED = 10
+# Characters of a name in a legend.
+LEGEND = 44
 LABELS = {
     "accuracy": "accuracy in %",
     "accuracy_tta": "accuracy with TTA in %",
@@ -24,11 +26,6 @@ LABELS = {
 def colour(place: int) -> str:
     """Return the colour of the group at a position of the table."""
     return f"C{place}" if place < COLOURED else "0.7"
-
-
-def shortened(name: str, most: int = 44) -> str:
-    """Shorten a name to fit into a legend."""
-    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
@@ -47,7 +44,7 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
         axes.plot(*zip(*found, strict=True), ".", color=colour(place), markersize=4, alpha=0.6)
         seconds_mean, score_mean = np.mean(found, axis=0).tolist()
         points.append((seconds_mean, score_mean))
-        label = shortened(names[place]) if place < COLOURED else None
+        label = figure_text(names[place], LEGEND) if place < COLOURED else None
         axes.plot(
             seconds_mean, score_mean, "o", color=colour(place), markersize=8, markeredgecolor="black", label=label
         )
@@ -76,7 +73,7 @@ def draw_curves(groups: list[Group], path: Path) -> bool:
     for place, group in reversed(list(enumerate(groups))):
         lines = [curve for entry in group.entries if len(curve := validation_curve(entry.folder))]
         if lines:
-            label = shortened(names[place]) if place < COLOURED else None
+            label = figure_text(names[place], LEGEND) if place < COLOURED else None
             axes.add_collection(LineCollection(lines, colors=colour(place), linewidths=1.2, alpha=0.75, label=label))
             ends = np.concatenate(lines)
             axes.plot(*ends.T, ".", color=colour(place), markersize=3)
@@ -117,9 +114,9 @@ def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
             axes.plot([place] * len(results), 100 * np.array(results), ".", color="0.6")
         line = "o-" if effect.is_numeric else "o"
         axes.plot(places, [100 * np.mean(results) for results in effect.results], line, color="C0")
-        names = [shortened(as_text(value), 18) for value in effect.values]
+        names = [figure_text(as_text(value), 18) for value in effect.values]
         axes.set_xticks(places, names, fontsize=8, rotation=30 if sum(map(len, names)) > 36 else 0)
-        axes.set_title(effect.key, fontsize=10)
+        axes.set_title(figure_text(effect.key, 40), fontsize=10)
         axes.grid(alpha=0.3, axis="y")
         axes.margins(x=0.15)
     for axes in grid[:, 0]:
@@ -130,7 +127,7 @@ def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
 def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
     """Plot loss, accuracy and learning rate of some runs, by name; returns whether there was any data."""
     drawing = Drawing(figsize=(12, 3.8), layout="constrained")
-    drawing.suptitle(title)
+    drawing.suptitle(figure_text(title))
     panels = drawing.subplots(1, 3)
     drawn = False
     for number, (name, folder) in enumerate(runs.items()):
@@ -140,10 +137,12 @@ def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
             continue
         for axes, key, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=False):
             epochs, values = column(metrics, f"train/{key}")
-            axes.plot(epochs, scale * values, color=f"C{number}", linewidth=1, alpha=0.6, label=name)
+            axes.plot(
+                epochs, scale * values, color=f"C{number}", linewidth=1, alpha=0.6, label=figure_text(name, LEGEND)
+            )
             epochs, values = column(metrics, f"validate/{key}")
             axes.plot(epochs, scale * values, "o", color=f"C{number}", markersize=4)
-        panels[2].plot(*column(metrics, "schedule/lr"), color=f"C{number}", label=name)
+        panels[2].plot(*column(metrics, "schedule/lr"), color=f"C{number}", label=figure_text(name, LEGEND))
         drawn = True
     for axes, label in zip(panels, ("cross-entropy", "accuracy in %", "learning rate"), strict=True):
         axes.set(xlabel="epoch", ylabel=label)

@@ -12,6 +12,7 @@ from fastconv.analysis.comparison.groups import BEST, Group
 from fastconv.runs.collection import Entry, as_text
 from fastconv.runs.results import MEASURES
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.names import csv_cell, printable
 
 # Characters of a line of a table that goes to a file or another program.
 FILE_WIDTH = 200
@@ -121,7 +122,7 @@ def shown(name: str, value: Any) -> str:
     if name in ("low", "high", "sd") or name.startswith("accuracy"):
         return f"{100 * value:.2f}"
     pattern = PATTERNS.get(name)
-    return format(value, pattern) if pattern else as_text(value)
+    return format(value, pattern) if pattern else printable(as_text(value))
 
 
 def heading(name: str) -> str:
@@ -148,7 +149,7 @@ def as_csv(rows: list[dict[str, Any]], header: list[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, header, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -172,7 +173,7 @@ def print_table(rows: list[dict[str, Any]], header: list[str], problems: list[En
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     for entry in () if "problem" in header else problems:
-        console.print(f"{entry.folder}: {entry.problem}", style="red")
+        console.print(printable(f"{entry.folder}: {entry.problem}"), style="red")
 
 
 def write_rows(rows: list[dict[str, Any]], style: str, problems: list[Entry]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.data.sources.decode import Sample
+from fastconv.system.names import valid_unicode
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -36,7 +37,7 @@ class Found:
     @classmethod
     def of(cls, classes: Sequence[str], splits: Sequence[list[Sample]]) -> "Found":
         """Make it from a training split, and a test split if there is one."""
-        return cls(tuple(classes), splits[0], splits[1] if len(splits) > 1 else None)
+        return cls(tuple(map(valid_unicode, classes)), splits[0], splits[1] if len(splits) > 1 else None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,15 @@
+"""Quotes texts for Hydra's grammar and for the shell."""
+
+import re
+import shlex
+
+
+def quoted(text: object, quote: str = "'") -> str:
+    """Quote a text for Hydra's grammar, which takes backslashes literally, except before a quote."""
+    escaped = re.sub(rf"(\\*)({quote}|\Z)", lambda found: 2 * found[1] + (f"\\{quote}" if found[2] else ""), str(text))
+    return f"{quote}{escaped}{quote}"
+
+
+def to_paste(key: str, value: str) -> str:
+    """A part of a command that sets a key to a text with any characters: quoted for Hydra and for the shell."""
+    return shlex.quote(f"{key}={quoted(value, chr(34))}")
