@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from fastconv.analysis.scoring import BATCH_SIZE
 from fastconv.data.sources.decode import open_image, reason_of, to_array
 from fastconv.data.sources.folders import image_files
 from fastconv.data.sources.webdataset import tar_images
+from fastconv.system.json_text import as_json
 
 # Images that a thread decodes at once.
 SLICE = 50
@@ -154,6 +154,6 @@ def _json_writer(file: IO[str]) -> Writer:
     def write(name: str, ranking: Ranking, error: str | None) -> None:
         classes = [{"class": label, "probability": round(probability, 6)} for label, probability in ranking]
         row: dict[str, object] = {"image": name, "classes": classes}
-        file.write(json.dumps(row | ({"error": error} if error else {}), ensure_ascii=False) + "\n")
+        file.write(as_json(row | ({"error": error} if error else {}), ascii_only=False) + "\n")
 
     return write

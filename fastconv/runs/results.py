@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from fastconv.runs.legacy import current_results
 from fastconv.system.files import write_atomically
+from fastconv.system.json_text import as_json
 
 # Results by which runs can be ranked: higher is better.
 MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
@@ -85,7 +86,7 @@ class Results:
 
     def write(self, run: Path) -> None:
         """Write `results.json` to a run's folder, atomically."""
-        write_atomically(run / "results.json", json.dumps(asdict(self), indent=1).encode())
+        write_atomically(run / "results.json", as_json(asdict(self), indent=1).encode())
 
     @classmethod
     def read(cls, run: Path) -> "Results":
