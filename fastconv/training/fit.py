@@ -131,7 +131,7 @@ class Training:
             step_seconds=run.speed.step_seconds,
             validate_images=images,
             reserve=dataclasses.replace(plan.reserve),
-            views=views_of(config.tta, config.dataset.flip),
+            views=views_of(config.tta, config.augment.mirrors),
         )
         every = max(1, plan.steps // RECORDS)
         self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
