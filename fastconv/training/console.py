@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.training.plan import Run
 
@@ -51,6 +52,11 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     }
     if run.train.note:
         rows["left out"] = run.train.note
+    if leaked := Splits(run.train, run.holdout, run.test).leaked:
+        rows["leak"] = (
+            f"{leaked:,} of {len(run.test):,} test images are training images too: the accuracy will be too high."
+            " python -m fastconv.audit names them"
+        )
     rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
     return _table("plan", rows)
 

@@ -37,6 +37,7 @@ from fastconv.training.callbacks.custom import restore_states
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import ImageClassifier
+from fastconv.training.own_images import require_same_images
 from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
@@ -259,6 +260,7 @@ class Training:
         try:
             checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
             states = checkpoint["callbacks"]
+            require_same_images(self._run.spec, checkpoint, path)
             if "stopped_by" in states[self._budget.state_key]:
                 raise InputError(
                     f"{path} was written by version 0.1, which alone can finish this run: do so, or start a new run"
