@@ -44,7 +44,7 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
     and for a file whose predictions differ from the checkpoint's, which is removed.
     """
     run = load_run(folder, trust)
-    splits, _ = images_of(run, data)
+    splits, warnings = images_of(run, data)
     test = splits.test
     some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, min(samples, len(test))).astype(int)]))
     network = Probabilities(Classifier(run.model, run.mean, run.std)).eval().requires_grad_(False)
@@ -70,7 +70,7 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
         )
     classes = folder / "classes.txt"
     classes.write_text("\n".join(run.classes) + "\n")
-    return [*lines, f"{classes}: the classes in the order of the probabilities"]
+    return [*lines, f"{classes}: the classes in the order of the probabilities", *warnings]
 
 
 def _write_torch(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -30,6 +30,8 @@ FILE = "splits.json"
 FORMAT = 1
 # Bytes of a hash and of a label in the file.
 HASH, LABEL = "<u8", "<u4"
+# The largest `dataset.image_size`: a record that somebody else wrote must not fill the memory.
+LARGEST_SIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class SplitRecord:
                 raise InputError(f"{path} has format {content['format']}, this fastconv reads format {FORMAT}")
             classes, shape = tuple(map(str, content["classes"])), tuple(int(side) for side in content["shape"])
             parts = [_read_part(content[name], len(classes)) for name in ("train", "holdout", "test")]
+            if len(shape) != 3:
+                raise ValueError("the shape has other dimensions")
             return cls(classes, shape, *parts)
         except FileNotFoundError:
             return None
@@ -171,7 +175,7 @@ def _pool(
 ) -> list[ImageData]:
     """Today's images in the size, the colours and with the label numbers of the run; -1 for a class that it lacks."""
     side, channels = record.shape[0], record.shape[2]
-    if parts[0].images.shape[1] != side and dataset.image_size is None:  # the size follows from the images
+    if parts[0].images.shape[1] != side <= LARGEST_SIDE and dataset.image_size is None:  # it follows from the images
         parts = load(dataclasses.replace(dataset, image_size=side), root)
     names = parts[0].classes
     if missing := [name for name in record.classes if name not in names]:
@@ -189,7 +193,7 @@ def _pool(
 
 def _in_colours(data: ImageData, channels: int) -> ImageData:
     """Images are grey if all of a data set are: a single one in colour gives all of them three channels, equal ones."""
-    if data.images.shape[3] == channels:
+    if data.images.shape[3] == channels or channels not in (1, 3):
         return data
     images = np.repeat(data.images, channels, axis=3) if channels > 1 else np.asarray(data.images[..., :1])
     return dataclasses.replace(data, images=images, hashes=content_hashes(images))

@@ -66,6 +66,9 @@ class Results:
     parameters: int | None = None
     peak_memory_mb: float | None = None
     """Peak memory in MB: of the process on a CPU, of the device on a GPU."""
+    test_digest: str | None = None
+    """Of your own images, the first 16 hex digits of a sha256 of the test split: runs with another one were scored on
+    other images. Null for built-in data sets."""
     stop_reason: str | None = None
     error: str | None = None
     """Why the run failed."""

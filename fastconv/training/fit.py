@@ -65,6 +65,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         micro_batch_size=config.micro_batch_size,
         budget_seconds=config.budget.seconds,
         budget_counts=config.budget.counts,
+        test_digest=None if run.test.hashes is None else run.test.digest[:16],
         parameters=run.parameters,
         expected_epochs=run.plan.epochs,
         expected_seconds=run.plan.seconds,

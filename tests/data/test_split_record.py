@@ -178,6 +178,7 @@ def test_images_of_another_size_are_refused(begun):
         lambda content: json.dumps({**content, "test": {**content["test"], "hashes": "@@@"}}),
         lambda content: json.dumps({**content, "test": {**content["test"], "labels": content["train"]["labels"]}}),
         lambda content: json.dumps({**content, "classes": ["cat"]}),
+        lambda content: json.dumps({**content, "shape": []}),
         lambda content: "[" * 100_000,
     ],
 )
@@ -189,6 +190,18 @@ def test_a_damaged_record_is_one_line(begun, damage):
         own_images(dataset, data, run)
     assert str(path) in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("shape", [[10**6, 10**6, 3], [SIDE, SIDE, 10**9], [-1, 0, 3]])
+def test_a_record_that_claims_huge_images_does_not_fill_the_memory(begun, shape):
+    dataset, data, run, _ = begun
+    dataset.image_size = None
+    path = run / "splits.json"
+    content = json.loads(path.read_text())
+    content["test"]["digest"] = "changed"
+    path.write_text(json.dumps({**content, "shape": shape}))
+    with pytest.raises(InputError):
+        own_images(dataset, data, run)
 
 
 def test_a_run_of_an_earlier_version_keeps_the_split_by_position(begun):

@@ -1,9 +1,11 @@
 """What fastconv writes as JSON is JSON: readers in other languages accept it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+from harness import REPOSITORY
 
 from fastconv.system.json_text import as_json
 
@@ -36,3 +38,11 @@ def test_a_class_without_test_images_and_never_said():
     found = Evaluation(np.eye(3, dtype=np.float32)[[0, 1, 1, 0]], np.array([0, 1, 0, 0]), ("a", "b", "c"))
     row = strictly(as_json(found.summary()))["classes"][2]
     assert row == {"class": "c", "images": 0, "precision": None, "recall": None, "f1": None}
+
+
+def test_nothing_else_writes_json():
+    """Elsewhere JSON is only the text that a hash is taken of, or that processes of a run exchange."""
+    for path in (REPOSITORY / "fastconv").rglob("*.py"):
+        if path.name != "json_text.py":
+            for line in path.read_text(encoding="utf-8").splitlines():
+                assert not ("json.dump" in line and re.search(r"write|print|indent", line)), (path, line)
