@@ -90,8 +90,8 @@ class SplitRecord:
                 raise InputError(f"{path} has format {content['format']}, this fastconv reads format {FORMAT}")
             classes, shape = tuple(map(str, content["classes"])), tuple(int(side) for side in content["shape"])
             parts = [_read_part(content[name], len(classes)) for name in ("train", "holdout", "test")]
-            if len(shape) != 3:
-                raise ValueError("the shape has other dimensions")
+            if len(shape) != 3 or min(shape) < 1:
+                raise ValueError("this is no shape of images")
             return cls(classes, shape, *parts)
         except FileNotFoundError:
             return None
