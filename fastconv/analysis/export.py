@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.analysis.checkpoint import load_run
-from fastconv.data.loading import load
+from fastconv.analysis.run_images import images_of
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
@@ -45,9 +45,8 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
     and for a file whose predictions differ from the checkpoint's, which is removed.
     """
     run = load_run(folder, trust)
-    _, test = load(run.config.dataset, data)
-    if test.images.shape[1:] != run.shape:
-        raise InputError(f"{folder} has other images than {test.name}: its data set has changed")
+    splits, warnings = images_of(run, data)
+    test = splits.test
     some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, min(samples, len(test))).astype(int)]))
     network = Probabilities(Classifier(run.model, run.mean, run.std)).eval().requires_grad_(False)
     with torch.inference_mode():
@@ -72,7 +71,7 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
         )
     classes = folder / "classes.txt"
     classes.write_text("\n".join(map(printable, run.classes)) + "\n", encoding="utf-8")
-    return [*lines, f"{classes}: the classes in the order of the probabilities"]
+    return [*lines, f"{classes}: the classes in the order of the probabilities", *warnings]
 
 
 def _write_torch(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:

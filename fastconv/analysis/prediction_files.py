@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from fastconv.analysis.scoring import BATCH_SIZE
 from fastconv.data.sources.decode import open_image, reason_of, to_array
 from fastconv.data.sources.folders import image_files
 from fastconv.data.sources.webdataset import tar_images
+from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, valid_unicode
 
 # Images that a thread decodes at once.
@@ -162,6 +162,6 @@ def _json_writer(file: IO[str]) -> Writer:
         ]
         row: dict[str, object] = {"image": valid_unicode(name), "classes": classes}
         row |= {"error": valid_unicode(error)} if error else {}
-        file.write(json.dumps(row, ensure_ascii=escaped) + "\n")
+        file.write(as_json(row, ascii_only=escaped) + "\n")
 
     return write

@@ -6,19 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from fastconv.analysis.checkpoint import TrainedRun, load_run
+from fastconv.analysis.given_images import AnyImage, Images, pixels_of, sequence_of
 from fastconv.analysis.scoring import BATCH_SIZE, batches, class_probabilities
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
-from fastconv.data.sources.decode import to_array
 from fastconv.models.classifier import Classifier
 from fastconv.models.tta import Views, views_of
-from fastconv.system.errors import InputError
-
-AnyImage = str | Path | Image.Image | np.ndarray
-Images = np.ndarray | Sequence[AnyImage]
 
 
 @dataclass(frozen=True)
@@ -76,36 +71,30 @@ class Predictor:
         return self._device.kind == "cpu"
 
     def predict(self, images: Images, tta: bool = False) -> Predictions:
-        """Classify images.
+        """Classify one image or many; one gives one prediction.
 
         Args:
-            images: uint8 [N, H, W, C], or paths, Pillow's images or arrays of any size and mode.
+            images: a path, an image of Pillow or an array uint8 [H, W] or [H, W, C]; a list of these; or an array or a
+                tensor uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]. Images may have any size.
             tta: score each image in the views that the run was tested with, which takes as many times as long.
 
-        Raises InputError for an image that cannot be read.
+        Raises InputError for an image that cannot be read, and for arrays of other types than uint8.
         """
-        parts = [self.probabilities(self.arrays(images[part]), tta) for part in batches(len(images), BATCH_SIZE)]
+        given = sequence_of(images, self.shape)
+        parts = [
+            self.probabilities(self._arrays(given[part], part.start), tta) for part in batches(len(given), BATCH_SIZE)
+        ]
         return Predictions(np.concatenate(parts) if parts else self._none(), self.classes)
 
-    def arrays(self, images: Images) -> np.ndarray:
-        """Convert images to the size and colours that the network takes, uint8 [N, H, W, C]."""
-        if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[1:] == self.shape:
+    def _arrays(self, images: np.ndarray | Sequence[AnyImage], first: int) -> np.ndarray:
+        """Convert images, the first of which is number `first`, to uint8 [N, H, W, C] of the network's shape."""
+        if isinstance(images, np.ndarray) and images.shape[1:] == self.shape:
             return images
-        return np.stack([self.array(image) for image in images])
-
-    def array(self, image: AnyImage) -> np.ndarray:
-        """Convert one image, uint8 [H, W, C]."""
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(np.squeeze(image))
-        try:
-            opened = image if isinstance(image, Image.Image) else Image.open(image)
-            return to_array(opened, self.shape[0], grey=self.shape[2] == 1)
-        except Exception as error:  # each of Pillow's readers has its own
-            raise InputError(f"{image} cannot be read as an image: {error}") from error
+        return np.stack([pixels_of(image, self.shape, at) for at, image in enumerate(images, first)])
 
     def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
         """Return class probabilities float32 [N, classes] of images uint8 [N, H, W, C]."""
-        views = views_of(self.run.config.tta, self.run.config.dataset.flip) if tta else Views()
+        views = views_of(self.run.config.tta, self.run.config.augment.mirrors) if tta else Views()
 
         def logits(batch: torch.Tensor) -> torch.Tensor:
             with self._device.autocast():

@@ -23,6 +23,7 @@ from fastconv.models import blueprint, build_model
 from fastconv.optim import optimizer_of
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
+from fastconv.system.json_text import as_json
 from fastconv.system.targets import source_digest, targets_in
 
 # Micro batches that are timed; after this many seconds, three of them are enough for a median.
@@ -180,7 +181,7 @@ def benchmark(
     fastest = min(measured, key=lambda each: each.step_seconds)
     fastest = dataclasses.replace(fastest, first_seconds=profile.first_seconds)
     content = {"speed_profile": asdict(fastest), "repeats": repeats, **described}
-    write_atomically(path, json.dumps(content, indent=1).encode())
+    write_atomically(path, as_json(content, indent=1).encode())
     return fastest
 
 

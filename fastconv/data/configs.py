@@ -37,7 +37,7 @@ class Dataset:
     test_share: float = setting(0.2, Range("a share", 0, 1, closed="neither"))
     """Share of your own images, the same for every class, to test with if they come without a test split."""
     split_seed: int = setting(0, SEED)
-    """Seed for the choice of these images."""
+    """Seed for the choice of these images, which follows from their content."""
     strict: bool = False
     """Stop if any image cannot be read, instead of going on without it."""
     holdout: float = setting(0.0, SHARE)

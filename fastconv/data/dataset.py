@@ -12,7 +12,8 @@ from fastconv.data.augment.plan import SkipSchedule
 class ImageData:
     """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
 
-    `note` is a sentence about images that were left out; `skip_schedule` says which images every other epoch skips.
+    `note` is a sentence about images that were left out; `skip_schedule` says which images every other epoch skips;
+    `hashes`, uint64 [N], identify the images of a user's own data set by their content (fastconv.data.hashes).
     """
 
     name: str
@@ -22,6 +23,7 @@ class ImageData:
     digest: str
     note: str = ""
     skip_schedule: SkipSchedule | None = None
+    hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -29,7 +31,8 @@ class ImageData:
     def take(self, rows: np.ndarray) -> "ImageData":
         """The images at `rows` (int64 [M]), copied, with a digest of their own."""
         digest = hashlib.sha256(self.digest.encode() + np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()
-        return replace(self, images=self.images[rows], labels=self.labels[rows], digest=digest)
+        hashes = None if self.hashes is None else self.hashes[rows]
+        return replace(self, images=self.images[rows], labels=self.labels[rows], digest=digest, hashes=hashes)
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.data.dataset import ImageData
+from fastconv.data.hashes import with_hashes
 from fastconv.data.sources import code
 from fastconv.data.sources.base import Arrays, Source, builtin_sets, sources
 from fastconv.data.sources.custom import read
-from fastconv.data.splits import Splits, stratified_split
+from fastconv.data.splits import Splits, content_split, stratified_split
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
+from fastconv.system.json_text import as_json
 from fastconv.system.names import check_name, valid_unicode
 
 if TYPE_CHECKING:
@@ -24,35 +26,43 @@ if TYPE_CHECKING:
 ARRAYS_FORMAT = 1
 
 
-def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
+def load(dataset: "Dataset | str", root: Path, by_content: bool = True) -> tuple[ImageData, ImageData]:
     """Load the training and test split of a data set; built-in sets have their official splits.
 
     Args:
         dataset: the config of a data set, or the name of a built-in one.
         root: the folder that holds, or will hold, the data sets' files.
+        by_content: draw the test split of a user's images, if they come without one, by their content; else by their
+            position, as earlier versions did.
 
     Raises InputError if files are missing and cannot be downloaded, are damaged, or cannot be decoded to `root`; and
     for a user's data set that is not what its config says.
     """
     check_name("dataset.name", dataset if isinstance(dataset, str) else dataset.name)
-    if isinstance(dataset, str) or (dataset._target_ is None and dataset.source == "builtin"):
+    if isinstance(dataset, str) or is_builtin(dataset):
         name = dataset if isinstance(dataset, str) else dataset.name
         folder = root / "arrays" / name
         return _read_arrays(name, folder) or _stored(name, folder, builtin_sets()[name](root))
     if dataset._target_ is not None:
         folder = _folder(dataset, root, code.stamp_of(dataset))
         if there := _read_arrays(dataset.name, folder):
-            return there
+            return with_hashes(folder, there)
     opened = open_source(dataset, root)
     if not isinstance(opened, Source):
-        return _stored(dataset.name, folder, opened)
-    about = [opened.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
+        return with_hashes(folder, _stored(dataset.name, folder, opened))
+    about: list[Any] = [opened.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
+    about += ["content"] * by_content
     folder = _folder(dataset, root, [dataset._target_ or dataset.source, *about])
     if there := _read_arrays(dataset.name, folder):
-        return there
-    found = read(dataset, opened)
+        return with_hashes(folder, there)
+    found = read(dataset, opened, by_content)
     arrays = (found.train.images, found.train.labels, found.test.images, found.test.labels, found.classes)
-    return _stored(dataset.name, folder, arrays, found.note)
+    return with_hashes(folder, _stored(dataset.name, folder, arrays, found.note))
+
+
+def is_builtin(dataset: "Dataset") -> bool:
+    """Whether a data set is one that fastconv knows by name, whose images never change."""
+    return dataset._target_ is None and dataset.source == "builtin"
 
 
 def open_source(dataset: "Dataset", root: Path) -> Source | Arrays:
@@ -63,10 +73,18 @@ def open_source(dataset: "Dataset", root: Path) -> Source | Arrays:
     return code.call(dataset) if dataset._target_ is not None else sources()[dataset.source](dataset, root)
 
 
-def open_splits(dataset: "Dataset", root: Path) -> Splits:
-    """Load a data set and hold out a part of its training images. Raises InputError as `load` does."""
-    everything, test = load(dataset, root)
-    kept, held = stratified_split(everything, dataset.holdout, dataset.holdout_seed)
+def open_splits(dataset: "Dataset", root: Path, by_content: bool = True) -> Splits:
+    """Load a data set and hold out a part of its training images. Raises InputError and takes arguments as `load`."""
+    return hold_out(dataset, *load(dataset, root, by_content), by_content)
+
+
+def hold_out(dataset: "Dataset", everything: ImageData, test: ImageData, by_content: bool = True) -> Splits:
+    """Hold out a part of the training images, `everything`: of a user's own by their content, else by position."""
+    share, seed = dataset.holdout, dataset.holdout_seed
+    if everything.hashes is None or not by_content:
+        kept, held = stratified_split(everything, share, seed)
+    else:
+        kept, held = content_split(everything.hashes, everything.labels, share, seed, "holdout")
     if not len(held):
         return Splits(everything, everything.take(held), test)
     return Splits(everything.take(kept), everything.take(held), test)
@@ -126,7 +144,7 @@ def _write_arrays(
             "digest": digests,
             "note": note,
         }
-        (aside / "meta.json").write_text(json.dumps(meta, indent=1))
+        (aside / "meta.json").write_text(as_json(meta, indent=1))
         if _read_arrays("", folder) is None:  # another process may have written the same arrays meanwhile
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)

@@ -102,7 +102,7 @@ class TTA:
     """Test-time augmentation: `accuracy_tta` is scored with it, `accuracy` without it."""
 
     flip: bool | None = None
-    """Score each image and its mirror image; null to do so only if training images are flipped (`dataset.flip` > 0)."""
+    """Score each image and its mirror image; null to do so only if the augmentation mirrors training images."""
     shift: int = setting(1, Range("a number of pixels", 0, 1000))
     """Also score each image shifted by this many pixels along the diagonal, in both directions; 0 for no shifts."""
     neighbors: bool = False

@@ -111,7 +111,6 @@ class Views:
         return plain, augmented
 
 
-def views_of(tta: TTA, flip: float) -> Views:
-    """The views that the settings ask for, for a network whose training images were flipped with probability `flip`."""
-    flips = flip > 0 if tta.flip is None else tta.flip
-    return Views(flips, tta.shift, tta.neighbors, tta.confidence_threshold)
+def views_of(tta: TTA, mirrors: bool) -> Views:
+    """The views that the settings ask for; `mirrors` says whether the network was trained on mirror images too."""
+    return Views(mirrors if tta.flip is None else tta.flip, tta.shift, tta.neighbors, tta.confidence_threshold)

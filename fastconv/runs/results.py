@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from fastconv.runs.legacy import current_results
 from fastconv.system.files import write_atomically
+from fastconv.system.json_text import as_json
 
 # Results by which runs can be ranked: higher is better.
 MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
@@ -65,6 +66,9 @@ class Results:
     parameters: int | None = None
     peak_memory_mb: float | None = None
     """Peak memory in MB: of the process on a CPU, of the device on a GPU."""
+    test_digest: str | None = None
+    """Of your own images, the first 16 hex digits of a sha256 of the test split: runs with another one were scored on
+    other images. Null for built-in data sets."""
     stop_reason: str | None = None
     error: str | None = None
     """Why the run failed."""
@@ -85,7 +89,7 @@ class Results:
 
     def write(self, run: Path) -> None:
         """Write `results.json` to a run's folder, atomically."""
-        write_atomically(run / "results.json", json.dumps(asdict(self), indent=1).encode())
+        write_atomically(run / "results.json", as_json(asdict(self), indent=1).encode())
 
     @classmethod
     def read(cls, run: Path) -> "Results":

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.names import printable
 from fastconv.training.plan import Run
@@ -52,6 +54,14 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     }
     if run.train.note:
         rows["left out"] = run.train.note
+    tested = np.bincount(run.test.labels, minlength=len(spec.classes))
+    if untested := [name for name, count in zip(spec.classes, tested, strict=True) if not count]:
+        rows["not tested"] = f"{len(untested)} of {len(tested)} classes have no test images, such as {untested[0]}"
+    if leaked := Splits(run.train, run.holdout, run.test).leaked:
+        rows["leak"] = (
+            f"{leaked:,} of {len(run.test):,} test images are training images too: the accuracy will be too high."
+            " python -m fastconv.audit names them"
+        )
     rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
     return _table("plan", rows)
 

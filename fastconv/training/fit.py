@@ -37,6 +37,7 @@ from fastconv.training.callbacks.custom import restore_states
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import ImageClassifier
+from fastconv.training.own_images import require_same_images
 from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
@@ -64,6 +65,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         micro_batch_size=config.micro_batch_size,
         budget_seconds=config.budget.seconds,
         budget_counts=config.budget.counts,
+        test_digest=None if run.test.hashes is None else run.test.digest[:16],
         parameters=run.parameters,
         expected_epochs=run.plan.epochs,
         expected_seconds=run.plan.seconds,
@@ -131,7 +133,7 @@ class Training:
             step_seconds=run.speed.step_seconds,
             validate_images=images,
             reserve=dataclasses.replace(plan.reserve),
-            views=views_of(config.tta, config.dataset.flip),
+            views=views_of(config.tta, config.augment.mirrors),
         )
         every = max(1, plan.steps // RECORDS)
         self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
@@ -259,6 +261,7 @@ class Training:
         try:
             checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
             states = checkpoint["callbacks"]
+            require_same_images(self._run.spec, checkpoint, path)
             if "stopped_by" in states[self._budget.state_key]:
                 raise InputError(
                     f"{path} was written by version 0.1, which alone can finish this run: do so, or start a new run"

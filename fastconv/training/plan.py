@@ -117,7 +117,7 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
         validate_images=min(curve, config.validate.samples or curve),
         final_images=len(holdout) if config.validate.on == "holdout" else 0,
         test_images=len(test),
-        views=views_of(config.tta, config.dataset.flip),
+        views=views_of(config.tta, config.augment.mirrors),
         begin_seconds=PACING.begin_scoring_seconds[device.kind],
         already_counted=clock.counted(tuple(config.budget.counts)),
     )

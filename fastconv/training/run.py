@@ -14,6 +14,7 @@ from fastconv.runs.folder import is_finished
 from fastconv.system.distributed import is_first_rank
 from fastconv.training.console import plan_table, results_table
 from fastconv.training.fit import fit
+from fastconv.training.own_images import images_to_go_on_with, keep_record
 from fastconv.training.plan import plan_run, precompute, stream_in_use
 
 
@@ -68,6 +69,7 @@ def carry_out(
     Args:
         begun: the folder of the run to resume; None for a new one.
     """
+    data = images_to_go_on_with(choice.config, data, begun, console)
     run = plan_run(choice.config, data, clock, choice.speed)
     console.print(plan_table(run, choice.reasons))
     if run.config.dry_run:
@@ -78,6 +80,8 @@ def carry_out(
         with closing(open_folder(run.config, begun)) as folder:
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
+            if is_first_rank():
+                keep_record(data, folder)
             results = fit(run, console, folder, overrides)
     console.print(results_table(results, folder.path))
     return folder.path

@@ -41,7 +41,7 @@ def make_module(run: Run) -> ImageClassifier:
             config.optimizer.build, batch_size=config.batch_size, precision=run.device.precision
         ),
         label_smoothing=config.label_smoothing,
-        views=views_of(config.tta, config.dataset.flip),
+        views=views_of(config.tta, config.augment.mirrors),
         channels_last=config.trainer.channels_last,
     )
     with run.clock.segment("precompute"):  # a part of training that is done in advance

@@ -1,5 +1,6 @@
 """Groups of runs: their statistics against pandas and scipy, what tells them apart, and verdicts."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -66,6 +67,20 @@ def test_verdicts_are_those_of_welchs_test():
         "best",
         *("not significantly different from the best" if each > 0.05 else "" for each in p),
     ]
+
+
+def test_runs_that_were_scored_on_other_images_are_no_repetitions():
+    """Photos that came between two runs: equal settings, but the test split is another one."""
+    runs = [entry(0.9, 0), entry(0.8, 1), entry(0.7, 2)]
+    digests = ("a" * 16, "a" * 16, "b" * 16)
+    grown = [
+        dataclasses.replace(run, results=dataclasses.replace(run.results, test_digest=digest))
+        for run, digest in zip(runs, digests, strict=True)
+    ]
+    rows = group_rows(group_runs(grown), "accuracy")
+    assert [(row["n"], row["test_digest"]) for row in rows] == [(2, "a" * 16), (1, "b" * 16)]
+    (row,) = group_rows(group_runs(runs), "accuracy")
+    assert (row["n"], row.get("test_digest")) == (3, None), "built-in data sets have one test split"
 
 
 def test_a_single_run_is_no_test():

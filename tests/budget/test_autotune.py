@@ -27,6 +27,7 @@ from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
 from fastconv.models.configs import model_settings
+from fastconv.models.tta import views_of
 
 CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)
 WIDTHS = [size.network.widths for size in MODEL_SIZES]
@@ -276,6 +277,16 @@ def test_images_that_look_different_when_flipped_are_flipped_if_there_is_time(ch
     assert (choice.config.augment.flip.probability > 0) == wanted
     assert ("flipped" in choice.reasons["augment"]) == wanted
     assert choice.reasons["flip"].startswith("yes" if wanted else "no")
+
+
+@pytest.mark.parametrize(("probability", "flips"), [(0, False), (0.5, True)])
+def test_a_policy_that_is_set_decides_about_flips(chosen, probability, flips):
+    """Also in scoring: a network that saw no flipped image is not shown one, whatever a flip test would say."""
+    given = ("budget.seconds=1000", "augment=crop", f"augment.flip.probability={probability}")
+    choice = chosen(machine(2e10), *given, flips=FlipAccuracy(0.8, 0.8 - probability))
+    assert "flip" not in choice.reasons
+    assert choice.config.augment.mirrors == flips
+    assert views_of(choice.config.tta, choice.config.augment.mirrors).flip == flips
 
 
 def test_without_a_flip_test_the_setting_of_the_data_set_stays(chosen):

@@ -1,15 +1,24 @@
 """Test-time augmentation against a loop over images and views."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 from harness import only_run
+from omegaconf import OmegaConf
+from PIL import Image
 from torch import nn
 
 from fastconv.budget.pacing import Pacing, ScoringReserve
-from fastconv.models.tta import Views
+from fastconv.config.overrides import compose
+from fastconv.data.augment.policy import Policy
+from fastconv.data.augment.transforms.crop import Crop
+from fastconv.data.augment.transforms.cutout import Cutout
+from fastconv.data.dataset import ImageData
+from fastconv.data.stream.spec import OnlineStream, stream_spec
+from fastconv.models.tta import Views, views_of
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +151,68 @@ def test_a_run_without_time_for_views_says_so(command, tmp_path, monkeypatch):
     assert "no time with 360 of them" in " ".join(ended.out.replace("│", " ").split())
     results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
     assert (results["tta_skipped"], results["accuracy_tta"]) == (360, results["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("given", "flips"),
+    [
+        (("augment=none", "dataset.flip=0.5"), False),
+        (("augment=crop", "dataset.flip=0.5"), False),
+        (("augment=cutout", "augment.auto=rand_augment", "dataset.flip=0.5"), False),
+        (("augment=standard", "dataset.flip=0.5"), True),
+        (("augment=standard", "dataset.flip=0"), False),
+        (("augment=airbench", "dataset.flip=0.5"), True),
+        (("augment=none", "augment.flip.probability=0.2", "dataset.flip=0"), True),
+        (("augment=none", "tta.flip=true"), True),
+        (("augment=standard", "dataset.flip=0.5", "tta.flip=false"), False),
+    ],
+)
+def test_views_are_flipped_if_the_training_images_are(given, flips):
+    """By the images of the stream themselves: asymmetric ones, which come in one direction or in both."""
+    config = OmegaConf.to_object(compose("train", ["dataset=digits", *given]))
+    assert views_of(config.tta, config.augment.mirrors).flip == flips
+    if config.tta.flip is None and config.augment.auto == "none":
+        image = np.zeros((1, 12, 12, 1), np.uint8)
+        image[:, :, :6] = 200
+        data = ImageData("arrows", image.repeat(40, 0), np.arange(40) % 2, ("a", "b"), "")
+        alone = dataclasses.replace(config.augment, crop=Crop(), cutout=Cutout())
+        stream = OnlineStream(stream_spec(data, alone, 0), data)
+        seen = stream.rows(0, 80)[0].astype(int)
+        assert bool((seen[:, :, 8:].sum((1, 2, 3)) > seen[:, :, :4].sum((1, 2, 3))).any()) == flips
+
+
+def test_a_transform_of_ones_own_says_whether_it_mirrors(tmp_path, monkeypatch):
+    (tmp_path / "mirroring.py").write_text(
+        "class Mirror:\n"
+        "    mirrors = True\n"
+        "    def draw(self, draws):\n"
+        "        return draws.chances(0.5)\n"
+        "    def apply(self, images, drawn, fill):\n"
+        "        images[drawn] = images[drawn, :, ::-1]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Policy(extra=[{"_target_": "mirroring.Mirror"}]).mirrors
+    assert not Policy().mirrors
+
+
+def test_arrows_are_told_apart_in_all_views(command, tmp_path):
+    """The bright half is on the left or on the right: without flips in training, a flipped view would be an error."""
+    generator = np.random.default_rng(0)
+    for side, name in enumerate(("left", "right")):
+        (tmp_path / "arrows" / name).mkdir(parents=True)
+        for at in range(40):
+            image = generator.integers(0, 60, (8, 8), np.uint8)
+            image[:, 4 * side : 4 * side + 4] += 150
+            Image.fromarray(image).save(tmp_path / "arrows" / name / f"{at}.png")
+    given = ("dataset=image_folder", "dataset.root=arrows", "dataset.image_size=8", "augment=none", "model=airbench",
+             "model.widths=[4,8,8]", "batch_size=16", "micro_batch_size=16", "budget.seconds=null",
+             "schedule.max_epochs=8", "stream=online", "validate.on=none")  # fmt: skip
+    ended = command("train", *given)
+    assert ended.code == 0, ended.err
+    run = only_run(tmp_path / "outputs")
+    results = json.loads((run / "results.json").read_text())
+    assert results["accuracy"] > 0.9
+    assert results["accuracy_tta"] > 0.9
+    ended = command("evaluate", f"run={run}", "tta=true")
+    assert ended.code == 0, ended.err
+    assert json.loads((run / "evaluation.json").read_text())["accuracy"] > 0.9

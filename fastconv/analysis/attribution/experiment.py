@@ -16,11 +16,11 @@ from fastconv.analysis.attribution.network import PixelNetwork, Pixels, predict
 from fastconv.analysis.attribution.pairing import names_of, require_alike
 from fastconv.analysis.attribution.samples import Samples, choose, read_files
 from fastconv.analysis.checkpoint import load_run
+from fastconv.analysis.run_images import images_of, untrained_on
 from fastconv.budget.hardware import prepare
 from fastconv.config.commands import Explain
 from fastconv.config.schema import Trainer
 from fastconv.config.store import methods
-from fastconv.data.loading import load
 from fastconv.system.errors import InputError
 
 
@@ -59,10 +59,15 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
     runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
-    train, test = load(runs[0].config.dataset, Path(config.data))
-    if test.classes != runs[0].classes or test.images.shape[1:] != runs[0].shape:
-        raise InputError(f"{runs[0].folder} has other classes or images than {test.name}: its data set has changed")
-    pixels = Pixels.of(train.images)
+    splits, warnings = images_of(runs[0], Path(config.data))
+    test = splits.test if config.images is not None else untrained_on(splits.test, runs)
+    if left_out := len(splits.test) - len(test):
+        warnings.append(f"{left_out:,} test images are left out: another of the runs was trained on them.")
+    if not len(test):
+        raise InputError("each test image is a training image of some of the runs: give runs with the same split")
+    for line in warnings:
+        console.print(line)
+    pixels = Pixels.of(splits.train.images)
     if config.images is not None:
         paths = config.images if isinstance(config.images, list) else [config.images]
         matches = (sorted(glob.glob(str(path))) or [str(path)] for path in paths)

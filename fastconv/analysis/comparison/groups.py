@@ -95,8 +95,8 @@ def choose_measure(entries: list[Entry]) -> str:
 
 
 def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:
-    """Group runs of equal hyperparameters but for seeds, on the same device; a run that failed before it had a device
-    joins the first group of its hyperparameters."""
+    """Group runs of equal hyperparameters but for seeds, on the same device and scored on the same images; a run that
+    failed before it had a device joins the first group of its hyperparameters."""
     members: dict[tuple[str, Any], list[Entry]] = {}
     first: dict[str, tuple[str, Any]] = {}
     for entry in sorted(entries, key=lambda entry: _device(entry) is None):
@@ -108,9 +108,9 @@ def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:
     return list(members.values())
 
 
-def _device(entry: Entry) -> tuple[str, str | None] | None:
+def _device(entry: Entry) -> tuple[str, str | None, str | None] | None:
     results = entry.results
-    return (results.device, results.precision) if results and results.device else None
+    return (results.device, results.precision, results.test_digest) if results and results.device else None
 
 
 def _shared(entries: list[Entry], key: str) -> Any:
@@ -123,7 +123,7 @@ def distinguishing_keys(groups: list[list[Entry]]) -> list[str]:
     composed = dict.fromkeys(key for group in groups for entry in group for key in entry.hparams)
     chosen: list[str] = []
     parts = [""] * len(groups)
-    for key in (*written, *(key for key in FIRST if key in composed), *composed, "device", "precision"):
+    for key in (*written, *(key for key in FIRST if key in composed), *composed, "device", "precision", "test_digest"):
         if is_seed(key) or key in chosen or (key not in written and len(set(parts)) == len(groups)):
             continue
         values = [{json.dumps(value, default=str) for entry in group if (value := entry.value(key)) is not None}

@@ -3,7 +3,6 @@
 import csv
 import functools
 import io
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from fastconv.analysis.comparison.groups import BEST, Group
 from fastconv.runs.collection import Entry, as_text
 from fastconv.runs.results import MEASURES
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, printable
 
 # Characters of a line of a table that goes to a file or another program.
@@ -182,7 +182,7 @@ def write_rows(rows: list[dict[str, Any]], style: str, problems: list[Entry]) ->
     if style == "csv":
         sys.stdout.write(as_csv(rows, header))
     elif style == "json":
-        print(json.dumps([{name: row[name] for name in header} for row in rows], indent=1))
+        print(as_json([{name: row[name] for name in header} for row in rows], indent=1))
     elif style == "markdown":
         print(as_markdown(rows, header))
     else:

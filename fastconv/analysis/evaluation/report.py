@@ -1,6 +1,5 @@
 """The page of one run, and its metrics as a file."""
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from fastconv.analysis.evaluation.metrics import TOP, Evaluation
 from fastconv.analysis.evaluation.per_class import is_imbalanced
 from fastconv.analysis.html import Figure, Table, data_url, write_page
 from fastconv.analysis.predictor import Predictor
+from fastconv.analysis.run_images import images_of
 from fastconv.data.dataset import ImageData
-from fastconv.data.loading import load
-from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
+from fastconv.system.json_text import as_json
 
 # Most confident errors shown on the page, and the side of a picture there, in pixels.
 SHOWN_ERRORS, PICTURE_SIDE = 24, 96
@@ -29,14 +28,15 @@ def write_report(folder: Path, data: Path, tta: bool, accelerator: str, trust: b
     Raises InputError for a run that cannot be read, or a data set that is not the one it was trained on.
     """
     run = load_run(folder, trust)
-    _train, test = load(run.config.dataset, data)
-    if test.classes != run.classes or test.images.shape[1:] != run.shape:
-        raise InputError(f"{folder} has other classes or images than {test.name}: its data set has changed")
+    splits, warnings = images_of(run, data)
+    test = splits.test
     probabilities = Predictor(run, accelerator).predict(test.images, tta).probabilities
     evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes)
-    write_atomically(folder / "evaluation.json", json.dumps(evaluation.summary(), indent=1).encode())
-    write_run_page(folder / "report.html", run, evaluation, test)
-    return [*findings(run, evaluation, test), f"{folder / 'report.html'}"]
+    content = as_json({**evaluation.summary(), "warnings": warnings}, indent=1)
+    write_atomically(folder / "evaluation.json", content.encode())
+    lines = [*findings(run, evaluation, test), *warnings]
+    write_run_page(folder / "report.html", run, evaluation, test, lines)
+    return [*lines, f"{folder / 'report.html'}"]
 
 
 def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[str]:
@@ -62,8 +62,8 @@ def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[s
     return lines
 
 
-def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: ImageData) -> None:
-    """Write the page of a run. Raises InputError if it cannot be written."""
+def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: ImageData, lines: list[str]) -> None:
+    """Write the page of a run, with `lines` at its top. Raises InputError if it cannot be written."""
     curves = run.folder / "curves.png"
     with tempfile.TemporaryDirectory() as aside:
         confusion, reliability = Path(aside, "confusion.png"), Path(aside, "reliability.png")
@@ -75,7 +75,7 @@ def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: Im
             path,
             "run_report.html",
             title=f"{run.config.dataset.name}: {run.name}",
-            findings=findings(run, evaluation, test),
+            findings=lines,
             curves=Figure(curves, "Loss and accuracy by epoch", "Loss and accuracy during training.")
             if curves.exists()
             else None,

@@ -209,7 +209,7 @@ class Candidates:
 
     def _scored_views(self, tta: TTA, flip: float) -> float:
         """Views that are scored after training, of all images."""
-        return self._scored * views_of(tta, flip).scored(PACING.uncertain)
+        return self._scored * views_of(tta, flip > 0).scored(PACING.uncertain)
 
     def _tta(self, speed: SpeedProfile, flip: float) -> TTA:
         """The most views that can be scored in their share of the budget."""

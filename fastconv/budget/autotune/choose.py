@@ -30,7 +30,7 @@ CHOICES = {
     "model": ("model",),
     "epochs": ("schedule.max_epochs",),
     "batch_size": ("batch_size", "micro_batch_size", "dataset.batch_size", "model.micro_batch_size"),
-    "flip": ("dataset.flip",),
+    "flip": ("dataset.flip", "augment"),  # a policy that is set flips as it says
     "augment": ("augment",),
     "data_pruning": ("data_pruning",),
     "tta": ("tta",),
@@ -123,7 +123,8 @@ def choose(
     """
     budget, reasons = budget_seconds(config), {}
     test_seconds = settings.flip_test_share * budget
-    flip, accuracy = config.dataset.flip, flips(test_seconds) if "flip" in open_choices else None
+    flip = config.dataset.flip if "augment" in open_choices else config.augment.flip.probability
+    accuracy = flips(test_seconds) if "flip" in open_choices else None
     if accuracy:
         flip = 0.5 if accuracy.same_class(settings) else 0.0
     elif "flip" in open_choices:

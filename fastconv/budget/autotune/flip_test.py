@@ -26,6 +26,7 @@ from fastconv.data.splits import stratified_split
 from fastconv.models.configs import Airbench
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.files import write_atomically
+from fastconv.system.json_text import as_json
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def flip_test(
         affordable = max(0.0, seconds - scoring) / step_seconds * batch_size
         images = int(min(settings.flip_test_images, affordable))
         result = dataclasses.asdict(flip_accuracy(train, FLIP_PROXY, device, images, settings))
-        write_atomically(path, json.dumps(result).encode())
+        write_atomically(path, as_json(result).encode())
         return result
 
     found: dict[str, Any] | None = from_first_rank("flip test", test)

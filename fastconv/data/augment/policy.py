@@ -74,6 +74,14 @@ class Policy:
         others = {name: getattr(self, name) for name in sorted(REGISTERED) if name not in {*first, "cutout"}}
         return {**first, **others, "cutout": self.cutout, **self._extra()}
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether the network is trained on mirror images too: of some images, as a transform that has `mirrors` says.
+
+        None of torchvision's policies mirrors.
+        """
+        return any(getattr(transform, "mirrors", False) for transform in self.transforms().values())
+
     def described(self) -> dict[str, object]:
         """The settings that identify a stream: those that differ from their defaults, and those of the first format."""
         found: dict[str, object] = {}

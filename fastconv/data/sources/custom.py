@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fastconv.data.dataset import ImageData
+from fastconv.data.hashes import content_hashes
 from fastconv.data.sources.base import Source
 from fastconv.data.sources.decode import Decoded, choose_size, decode, look
-from fastconv.data.splits import stratified_split
+from fastconv.data.splits import content_split, stratified_split
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,8 +38,11 @@ class Opened:
         return f"{len(self.unreadable):,} of {count:,} images cannot be read, such as {name} ({why})"
 
 
-def read(dataset: "Dataset", source: Source) -> Opened:
+def read(dataset: "Dataset", source: Source, by_content: bool = True) -> Opened:
     """Decode the images of a source, with a progress bar, and split them if they come without a test split.
+
+    Args:
+        by_content: draw the split by the images' content; else by their position, as earlier versions did.
 
     Raises InputError for unreadable images if `dataset.strict`, and for a class that has no image to train on.
     """
@@ -59,8 +65,7 @@ def read(dataset: "Dataset", source: Source) -> Opened:
     unreadable = [each for split in splits for each in split.unreadable]
     sizes = sizes[: len(everything) - len(unreadable)]
     if found.test is None:
-        whole = ImageData(dataset.name, splits[0].images, splits[0].labels, found.classes, "")
-        splits = [splits[0].take(rows) for rows in stratified_split(whole, dataset.test_share, dataset.split_seed)]
+        splits = [splits[0].take(rows) for rows in _split(dataset, splits[0], found.classes, by_content)]
     train, test = splits
     opened = Opened(found.classes, train, test, sizes, unreadable)
     if dataset.strict and unreadable:
@@ -71,3 +76,12 @@ def read(dataset: "Dataset", source: Source) -> Opened:
             name = absent[0]
             raise InputError(f"{dataset.name} has no image of class {name} to {part}: add some, or remove the class")
     return opened
+
+
+def _split(
+    dataset: "Dataset", decoded: Decoded, classes: tuple[str, ...], by_content: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    images, labels, share, seed = decoded.images, decoded.labels, dataset.test_share, dataset.split_seed
+    if by_content:
+        return content_split(content_hashes(images), labels, share, seed, "test")
+    return stratified_split(ImageData(dataset.name, images, labels, classes, ""), share, seed)

@@ -20,6 +20,7 @@ from fastconv.data.dataset import ImageData, mean_and_std
 from fastconv.data.stream.shards import ShardEntry
 from fastconv.system.errors import StreamError
 from fastconv.system.files import write_atomically
+from fastconv.system.json_text import as_json
 
 FORMAT = 1
 # A block is the unit of augmenting and reading: large enough to make Python's cost per block negligible, small enough
@@ -148,7 +149,7 @@ class Manifest:
             **self.spec.sources,
             "shards": shards,
         }
-        write_atomically(folder / "manifest.json", json.dumps(content, indent=1).encode())
+        write_atomically(folder / "manifest.json", as_json(content, indent=1).encode())
 
     @classmethod
     def read(cls, folder: Path, spec: StreamSpec) -> "Manifest":

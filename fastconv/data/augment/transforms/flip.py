@@ -22,6 +22,11 @@ class Flip:
     in each epoch the opposite of the epoch before (Jordan 2024, arXiv 2404.00498, section 3.6); the probability must
     then be 0.5, or 0 for no flips."""
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether it mirrors any images."""
+        return self.probability > 0
+
     def draw(self, draws: Draws) -> Drawn | None:
         """Whether each image is flipped, bool [samples]."""
         if not self.probability:  # flips change the class: flip in no epoch, also with `alternating`

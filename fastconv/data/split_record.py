@@ -1,0 +1,267 @@
+"""The images of a run by their content: a run keeps in `splits.json` which it trained on, held out and tested on.
+
+So a run that is evaluated or resumed has its own images again, however the data set has changed since: an image that
+was trained on is never scored as a test image.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastconv.data.dataset import ImageData
+from fastconv.data.hashes import content_hashes
+from fastconv.data.loading import hold_out, load, open_splits
+from fastconv.data.splits import Splits
+from fastconv.system.errors import InputError, nearest
+from fastconv.system.files import write_atomically
+from fastconv.system.json_text import as_json
+
+if TYPE_CHECKING:
+    from fastconv.data.configs import Dataset
+
+FILE = "splits.json"
+FORMAT = 1
+# Bytes of a hash and of a label in the file.
+HASH, LABEL = "<u8", "<u4"
+# The largest `dataset.image_size`: a record that somebody else wrote must not fill the memory.
+LARGEST_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class RecordedImages:
+    """A split of a run: the digest of its arrays, and in their order hashes uint64 [N] and labels int64 [N]."""
+
+    digest: str
+    hashes: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """The splits of a run, its class names, and the shape [H, W, C] of its images."""
+
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    train: RecordedImages
+    holdout: RecordedImages
+    test: RecordedImages
+
+    @property
+    def parts(self) -> tuple[RecordedImages, RecordedImages, RecordedImages]:
+        """The training images, the held-out ones and the test images."""
+        return self.train, self.holdout, self.test
+
+    @classmethod
+    def of(cls, splits: Splits) -> "SplitRecord | None":
+        """The record of a user's images; None for a built-in data set, whose images never change."""
+        parts = []
+        for data in (splits.train, splits.holdout, splits.test):
+            if data.hashes is None:
+                return None
+            parts.append(RecordedImages(data.digest, data.hashes, np.asarray(data.labels, np.int64)))
+        return cls(splits.train.classes, splits.train.images.shape[1:], *parts)
+
+    def write(self, run: Path) -> None:
+        """Write it to a run's folder. Raises InputError if that is not possible."""
+        content: dict[str, Any] = {"format": FORMAT, "classes": list(self.classes), "shape": list(self.shape)}
+        for name, part in zip(("train", "holdout", "test"), self.parts, strict=True):
+            content[name] = {
+                "images": len(part.hashes),
+                "digest": part.digest,
+                "hashes": _as_text(part.hashes, HASH),
+                "labels": _as_text(part.labels, LABEL),
+            }
+        write_atomically(run / FILE, as_json(content, indent=1).encode())
+
+    @classmethod
+    def read(cls, run: Path) -> "SplitRecord | None":
+        """The record of a run; None for a run without one. Raises InputError for a file that is damaged."""
+        path = run / FILE
+        try:
+            content = json.loads(path.read_bytes())
+            if content["format"] != FORMAT:
+                raise InputError(f"{path} has format {content['format']}, this fastconv reads format {FORMAT}")
+            classes, shape = tuple(map(str, content["classes"])), tuple(int(side) for side in content["shape"])
+            parts = [_read_part(content[name], len(classes)) for name in ("train", "holdout", "test")]
+            if len(shape) != 3 or min(shape) < 1:
+                raise ValueError("this is no shape of images")
+            return cls(classes, shape, *parts)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"{path} is damaged: it says which images the run trained on. Restore it, or train anew"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a data set has changed since a run began, in numbers of images."""
+
+    new: int = 0
+    relabelled: int = 0
+    gone: dict[str, int] = field(default_factory=dict)
+    """By the name of the split."""
+
+    @property
+    def are_none(self) -> bool:
+        """Whether nothing has changed."""
+        return not (self.new or self.relabelled or any(self.gone.values()))
+
+    def sentence(self) -> str:
+        """The changes in a sentence; empty if there are none."""
+        found = []
+        if self.new:
+            found.append(f"{_images(self.new)} new since this run, and left out")
+        if missing := {split: count for split, count in self.gone.items() if count}:
+            each = " and ".join(f"{count:,} of the {split} images" for split, count in missing.items())
+            found.append(f"{_images(sum(missing.values()))} gone ({each})")
+        if self.relabelled:
+            found.append(f"{_images(self.relabelled)} of another class now")
+        return "; ".join(found) + "." if found else ""
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """The images of a run, as they are found in its data set now, and how that has changed since it began."""
+
+    splits: Splits
+    changes: Changes = Changes()
+
+
+def own_images(dataset: "Dataset", root: Path, run: Path) -> OwnImages:
+    """The images that a run trained on, held out and tested on, each split in the order that the run had it in.
+
+    Images that are new to the data set are left out, as are those that are gone. Labels are those of today. A run of an
+    earlier version has no record: its splits are drawn as that version did.
+
+    Args:
+        dataset: the run's own config of its data set.
+        root: the data folder.
+        run: the run's folder.
+
+    Raises InputError as `load` does, and if the data set lacks a class of the run or all of its test images.
+    """
+    record = SplitRecord.read(run)
+    if record is None:
+        return OwnImages(open_splits(dataset, root, by_content=False))
+    parts = load(dataset, root)
+    splits = hold_out(dataset, *parts)
+    if _is_unchanged(record, splits):
+        return OwnImages(splits)
+    found = _found(record, _pool(dataset, root, parts, record, run))
+    if not len(found.splits.test):
+        raise InputError(
+            f"none of the {len(record.test.hashes):,} test images of {run} is in {dataset.name} now: give the data set"
+            " that it was trained on (run the command where it was trained, or put the images back)"
+        )
+    return found
+
+
+def _is_unchanged(record: SplitRecord, splits: Splits) -> bool:
+    ours = [data.digest for data in (splits.train, splits.holdout, splits.test)]
+    return record.classes == splits.train.classes and [part.digest for part in record.parts] == ours
+
+
+def _pool(
+    dataset: "Dataset", root: Path, parts: tuple[ImageData, ImageData], record: SplitRecord, run: Path
+) -> list[ImageData]:
+    """Today's images in the size, the colours and with the label numbers of the run; -1 for a class that it lacks."""
+    side, channels = record.shape[0], record.shape[2]
+    if parts[0].images.shape[1] != side <= LARGEST_SIDE and dataset.image_size is None:  # it follows from the images
+        parts = load(dataclasses.replace(dataset, image_size=side), root)
+    names = parts[0].classes
+    if missing := [name for name in record.classes if name not in names]:
+        raise InputError(
+            f"{dataset.name} has no class {missing[0]}, which {run} was trained on{nearest(missing[0], names)} Give its"
+            " images their class back, or train anew"
+        )
+    label_of = np.array([record.classes.index(name) if name in record.classes else -1 for name in names])
+    pool = [_in_colours(dataclasses.replace(data, labels=label_of[data.labels]), channels) for data in parts]
+    if pool[0].images.shape[1:] != record.shape:
+        now, then = ("x".join(map(str, shape)) for shape in (pool[0].images.shape[1:], record.shape))
+        raise InputError(f"{dataset.name} has images of {now} now, and {run} was trained on {then}: train anew")
+    return pool
+
+
+def _in_colours(data: ImageData, channels: int) -> ImageData:
+    """Images are grey if all of a data set are: a single one in colour gives all of them three channels, equal ones."""
+    if data.images.shape[3] == channels or channels not in (1, 3):
+        return data
+    images = np.repeat(data.images, channels, axis=3) if channels > 1 else np.asarray(data.images[..., :1])
+    return dataclasses.replace(data, images=images, hashes=content_hashes(images))
+
+
+def _found(record: SplitRecord, pool: list[ImageData]) -> OwnImages:
+    """The images of a record in today's pool."""
+    hashes = np.concatenate([content_hashes(data.images) if data.hashes is None else data.hashes for data in pool])
+    labels = np.concatenate([data.labels for data in pool])
+    wanted_hashes = np.concatenate([part.hashes for part in record.parts]).tolist()
+    wanted_labels = np.concatenate([part.labels for part in record.parts]).tolist()
+    exact: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row in range(len(hashes) - 1, -1, -1):  # so that `pop` takes the first of several copies
+        exact[int(hashes[row]), int(labels[row])].append(row)
+    rows = [found.pop() if (found := exact.get(key)) else -1
+            for key in zip(wanted_hashes, wanted_labels, strict=True)]  # fmt: skip
+    left: dict[int, list[int]] = defaultdict(list)
+    for (content, label), unused in exact.items():
+        if label >= 0:
+            left[content] += unused
+    relabelled = 0
+    for at, row in enumerate(rows):
+        if row < 0 and left.get(wanted_hashes[at]):
+            rows[at], relabelled = left[wanted_hashes[at]].pop(), relabelled + 1
+    places = np.array(rows, np.int64)
+    bounds = np.cumsum([len(part.hashes) for part in record.parts])[:-1]
+    each = np.split(places, bounds)
+    train, holdout, test = (
+        _taken(pool, record.classes, part, at, hashes) for part, at in zip(record.parts, each, strict=True)
+    )
+    gone = {name: int((at < 0).sum()) for name, at in zip(("training", "held-out", "test"), each, strict=True)}
+    changes = Changes(len(hashes) - int((places >= 0).sum()), relabelled, gone)
+    return OwnImages(Splits(train, holdout, test), changes)
+
+
+def _taken(
+    pool: list[ImageData], classes: tuple[str, ...], part: RecordedImages, rows: np.ndarray, hashes: np.ndarray
+) -> ImageData:
+    """The images at some rows of the pool, without those at -1; the digest of the record if they are all there."""
+    found, first = rows[rows >= 0], pool[0]
+    images = np.empty((len(found), *first.images.shape[1:]), np.uint8)
+    labels = np.empty(len(found), np.int64)
+    start = 0
+    for data in pool:
+        inside = (found >= start) & (found < start + len(data))
+        images[inside], labels[inside] = data.images[found[inside] - start], data.labels[found[inside] - start]
+        start += len(data)
+    own = hashes[found]
+    whole = ImageData(first.name, images, labels, classes, part.digest, first.note, hashes=own)
+    if len(found) == len(rows) and np.array_equal(labels, part.labels):
+        return whole
+    changed = part.digest.encode() + own.tobytes() + labels.tobytes()
+    return dataclasses.replace(whole, digest=hashlib.sha256(changed).hexdigest())
+
+
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count:,} images are"
+
+
+def _as_text(values: np.ndarray, kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+
+
+def _read_part(content: dict[str, Any], classes: int) -> RecordedImages:
+    hashes, labels = (
+        np.frombuffer(base64.b64decode(content[key], validate=True), kind).astype(target)
+        for key, kind, target in (("hashes", HASH, np.uint64), ("labels", LABEL, np.int64))
+    )
+    if len(hashes) != len(labels) or len(hashes) != content["images"] or (len(labels) and labels.max() >= classes):
+        raise ValueError("the numbers of images differ")
+    return RecordedImages(str(content["digest"]), hashes, labels)

@@ -1,0 +1,28 @@
+"""The text of every JSON file and line that fastconv writes, in one place, so that any reader accepts it."""
+
+import json
+import math
+from typing import Any
+
+
+def as_json(value: Any, indent: int | None = None, ascii_only: bool = True) -> str:
+    """The JSON text of a value of dicts, lists and plain values, numpy's numbers among them.
+
+    Args:
+        indent: spaces of each level, on lines of their own; None for one line.
+        ascii_only: write other characters as escapes.
+
+    Numbers that are not finite become null: `NaN` and `Infinity`, which Python writes by default, are not JSON. Raises
+    TypeError for a value of another type.
+    """
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if hasattr(value, "item") and hasattr(value, "dtype"):  # a number of numpy
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

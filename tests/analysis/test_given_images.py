@@ -1,0 +1,130 @@
+"""Images in every form in which Python code hands them over: the same pixels, or one line."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastconv.analysis.given_images import pixels_of, sequence_of
+from fastconv.system.errors import InputError
+
+SHAPES = {"grey": (8, 8, 1), "colour": (8, 8, 3)}
+COLOUR = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+GREY = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 1), np.uint8)
+
+
+def taken(given, shape):
+    found = sequence_of(given, shape)
+    return np.stack([pixels_of(image, shape, at) for at, image in enumerate(found)]) if len(found) else found
+
+
+def png(image, path=None):
+    file = io.BytesIO() if path is None else path
+    Image.fromarray(np.squeeze(image)).save(file, "png")
+    if path is None:
+        file.seek(0)
+    return file
+
+
+MANY = {
+    "array": lambda images: images,
+    "channels first": lambda images: images.transpose(0, 3, 1, 2),
+    "tensor": torch.from_numpy,
+    "tensor, channels first": lambda images: torch.from_numpy(images).permute(0, 3, 1, 2),
+    "list of arrays": list,
+    "tuple of tensors, channels first": lambda images: tuple(torch.from_numpy(images).permute(0, 3, 1, 2)),
+    "list without the axis of one channel": lambda images: [np.squeeze(image) for image in images],
+    "images of Pillow": lambda images: [Image.fromarray(np.squeeze(image)) for image in images],
+    "generator": lambda images: (image for image in images),
+    "array of objects": lambda images: np.array([png(image) for image in images], dtype=object),
+    "open files": lambda images: [png(image) for image in images],
+    "not contiguous": lambda images: np.asfortranarray(images),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("form", MANY)
+def test_many_images_in_any_form_are_the_same(form, kind):
+    images = GREY if kind == "grey" else COLOUR
+    np.testing.assert_array_equal(taken(MANY[form](images), SHAPES[kind]), images)
+
+
+ONE = {
+    "array": lambda image, path: image,
+    "without the axis of one channel": lambda image, path: np.squeeze(image),
+    "channels first": lambda image, path: image.transpose(2, 0, 1) if image.shape[2] == 1 else image,
+    "tensor": lambda image, path: torch.from_numpy(image),
+    "image of Pillow": lambda image, path: Image.fromarray(np.squeeze(image)),
+    "path": png,
+    "path as text": lambda image, path: str(png(image, path)),
+    "list of a path": lambda image, path: [png(image, path)],
+    "array of a path": lambda image, path: np.array(str(png(image, path))),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("form", ONE)
+def test_one_image_gives_one_answer(form, kind, tmp_path):
+    image = (GREY if kind == "grey" else COLOUR)[0]
+    np.testing.assert_array_equal(taken(ONE[form](image, tmp_path / "a.png"), SHAPES[kind]), image[None])
+
+
+def test_grey_images_of_a_colour_network_and_the_reverse():
+    np.testing.assert_array_equal(taken(GREY[..., 0], SHAPES["colour"]), GREY.repeat(3, axis=3))
+    expected = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in COLOUR])
+    np.testing.assert_array_equal(taken(COLOUR, SHAPES["grey"])[..., 0], expected)
+    np.testing.assert_array_equal(taken(GREY[:3, ..., 0], SHAPES["grey"]), GREY[:3])  # not one image of three channels
+    opaque = np.concatenate([COLOUR, np.full((5, 8, 8, 1), 255, np.uint8)], axis=3)
+    np.testing.assert_array_equal(taken(opaque, SHAPES["colour"]), COLOUR)
+
+
+def test_images_of_several_sizes():
+    mixed = [COLOUR[0], np.zeros((20, 30, 3), np.uint8), Image.new("L", (9, 9)), np.zeros((16, 8), np.uint8)]
+    assert taken(mixed, SHAPES["colour"]).shape == (4, 8, 8, 3)
+
+
+@pytest.mark.parametrize("none", [[], (), np.empty((0, 8, 8, 3), np.uint8), np.empty(0), torch.empty(0), iter(())])
+def test_no_images_give_no_answers(none):
+    assert len(sequence_of(none, SHAPES["colour"])) == 0
+
+
+BAD = {
+    "float in 0..1": ((COLOUR / 255).astype(np.float32), r"float32 from 0 to 1: .*\(255 \* images\)"),
+    "float in 0..255": (COLOUR.astype(np.float64), r"float64 from 0 to 255: .* images.round\(\)"),
+    "normalised": ((COLOUR / 100 - 1).astype(np.float32), "as they were before they were normalised"),
+    "not a number": (np.full((1, 8, 8, 3), np.nan), "float64 from nan to nan: give uint8"),
+    "16 bits": (COLOUR.astype(np.uint16) * 257, "uint16 from 0 to 65535: .*// 257"),
+    "int64": (COLOUR.astype(np.int64), r"int64 from 0 to 255: .* images.round\(\)"),
+    "bool": (COLOUR > 100, "bool from 0 to 1"),
+    "tensor of floats": (torch.rand(2, 3, 8, 8), "float32 from 0"),
+    "bfloat16": (torch.rand(2, 3, 8, 8).bfloat16(), "bfloat16"),
+    "complex": (np.zeros((1, 8, 8, 3), complex), "complex128"),
+    "list of floats": ([COLOUR[0] / 255], "float64 from 0"),
+    "three channels or three images": (np.zeros((3, 8, 8), np.uint8), "3x8x8: this may be one image .* or 3 grey ones"),
+    "five axes": (COLOUR[None], "1x5x8x8x3"),
+    "two channels": (COLOUR[..., :2], "5x8x8x2"),
+    "one axis": (COLOUR.reshape(-1), "960: give"),
+    "a single number": (np.uint8(3), "a single number"),
+    "batches in a list": ([COLOUR, COLOUR], "image 0 is 5x8x8x3: give one image"),
+    "nested lists": (COLOUR.tolist(), "image 0 is list"),
+    "numbers": ([1, 2], "image 0 is int"),
+    "None": (None, "images are NoneType"),
+    "one None": ([COLOUR[0], None], "image 1 is NoneType"),
+    "a number": (7, "images are int"),
+    "content of a file": (b"\x89PNG", "images are bytes"),
+    "dict": ({"image": COLOUR}, "images are dict"),
+    "no such file": ("nowhere.png", "nowhere.png cannot be read as an image"),
+    "folder": (str(Path(__file__).parent), "is a folder: give its files, or use python -m fastconv.predict"),
+    "no image": (__file__, "cannot be read as an image"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_anything_else_is_one_line(case):
+    given, line = BAD[case]
+    with pytest.raises(InputError, match=line) as told:
+        taken(given, SHAPES["colour"])
+    assert "\n" not in str(told.value)

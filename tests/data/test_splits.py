@@ -1,0 +1,100 @@
+"""Splits that follow from the images' content: nothing else moves an image from one side to the other."""
+
+import numpy as np
+import pytest
+from harness import noise
+
+from fastconv.data.configs import Dataset
+from fastconv.data.hashes import content_hashes
+from fastconv.data.loading import hold_out, open_splits
+from fastconv.data.splits import content_split, stratified_split
+
+
+def drawn(count: int, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 2**64, count, np.uint64), generator.integers(0, classes, count)
+
+
+def held_content(hashes, labels, fraction=0.2, seed=0, purpose="test"):
+    kept, held = content_split(hashes, labels, fraction, seed, purpose)
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    assert (np.diff(kept) > 0).all()
+    assert (np.diff(held) > 0).all()
+    return set(hashes[held].tolist())
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5])
+def test_each_class_gives_its_share(fraction):
+    hashes, labels = drawn(1000)
+    _, held = content_split(hashes, labels, fraction, 0, "test")
+    wanted = [round(fraction * count) for count in np.bincount(labels)]
+    assert np.bincount(labels[held]).tolist() == wanted
+
+
+def test_the_order_does_not_matter_but_seed_and_purpose_do():
+    hashes, labels = drawn(300)
+    first, order = held_content(hashes, labels), np.random.default_rng(1).permutation(300)
+    assert held_content(hashes[order], labels[order]) == first
+    assert held_content(hashes, labels, seed=1) != first
+    assert held_content(hashes, labels, purpose="holdout") != first
+
+
+@pytest.mark.parametrize("more", [1, 10, 100])
+def test_images_that_come_or_go_move_no_more_than_their_own_number(more):
+    hashes, labels = drawn(400)
+    new, their = drawn(more, seed=1)
+    before = held_content(hashes, labels)
+    after = held_content(np.concatenate([new, hashes]), np.concatenate([their, labels]))
+    moved = (before ^ after) - set(new.tolist())
+    assert len(moved) <= more
+    fewer = held_content(hashes[more:], labels[more:])
+    assert len((before ^ fewer) - set(hashes[:more].tolist())) <= more
+
+
+def test_copies_stay_together_even_with_other_labels():
+    hashes, labels = drawn(200)
+    hashes = np.concatenate([hashes, hashes[:50], hashes[:20], hashes[:20]])
+    labels = np.concatenate([labels, labels[:50], labels[:20], (labels[:20] + 1) % 3])
+    for seed in range(5):
+        kept, held = content_split(hashes, labels, 0.2, seed, "test")
+        assert not set(hashes[kept].tolist()) & set(hashes[held].tolist())
+        shares = np.bincount(labels[held]) / np.bincount(labels)
+        assert (np.abs(shares - 0.2) < 0.06).all(), shares
+
+
+def test_a_class_of_copies_still_has_test_images():
+    hashes, labels = np.repeat(drawn(4)[0], 3), np.array([0] * 6 + [1] * 6)
+    _, held = content_split(hashes, labels, 0.2, 0, "test")
+    assert np.bincount(labels[held]).tolist() == [3, 3], "the fewest that keep copies together"
+    _, held = content_split(np.full(9, 7, np.uint64), np.zeros(9, np.int64), 0.2, 0, "test")
+    assert not len(held), "a single image, nine times, is for training"
+
+
+def test_hashes_are_of_the_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), np.uint8)
+    hashes = content_hashes(images)
+    assert hashes.dtype == np.uint64
+    assert len(set(hashes.tolist())) == 50
+    np.testing.assert_array_equal(content_hashes(images[::-1]), hashes[::-1])
+    np.testing.assert_array_equal(content_hashes(np.asfortranarray(images)), hashes)
+
+
+def test_the_built_in_data_sets_are_held_out_by_position(digits_root):
+    dataset = Dataset(name="digits", holdout=0.1, holdout_seed=3)
+    splits = open_splits(dataset, digits_root)
+    everything = open_splits(Dataset(name="digits"), digits_root).train
+    kept, held = stratified_split(everything, 0.1, 3)
+    np.testing.assert_array_equal(splits.holdout.images, everything.images[held])
+    assert splits.train.digest == everything.take(kept).digest
+    assert splits.train.hashes is None
+
+
+def test_leaked_images_are_counted():
+    import dataclasses
+
+    data = noise(40, 3)
+    data = dataclasses.replace(data, hashes=content_hashes(data.images))
+    test = data.take(np.array([1, 1, 5]))
+    splits = hold_out(Dataset(name="own", source="arrays"), data, test)
+    assert splits.leaked == 3
+    assert hold_out(Dataset(name="own", source="arrays"), data.take(np.arange(6, 40)), test).leaked == 0
