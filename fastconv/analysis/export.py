@@ -15,6 +15,7 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.data.loading import load
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
+from fastconv.system.files import write_atomically
 
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
 TOLERANCE = 1e-4
@@ -70,13 +71,15 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
             f" on {len(some):,} test images"
         )
     classes = folder / "classes.txt"
-    classes.write_text("\n".join(run.classes) + "\n")
+    write_atomically(classes, ("\n".join(run.classes) + "\n").encode())
     return [*lines, f"{classes}: the classes in the order of the probabilities"]
 
 
 def _write_torch(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    content = io.BytesIO()  # torch's own writer to a file does not say why it fails
     with _quiet():
-        torch.export.save(_exported(network, images), path)
+        torch.export.save(_exported(network, images), content)
+        path.write_bytes(content.getbuffer())
         loaded = torch.export.load(path).module()
     return lambda given: loaded(torch.from_numpy(given)).numpy()
 
