@@ -23,6 +23,7 @@ from fastconv.config.overrides import (
 )
 from fastconv.config.sweeps import Sweep
 from fastconv.system.errors import InputError
+from fastconv.system.settings import check_local
 
 Check = Callable[[Any], object]
 
@@ -116,6 +117,7 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
         configs = [_checked(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
         if not configs:
             raise InputError(f"the sweep {' '.join(asked.overrides)} has no values")
+    check_local("hydra.sweep.dir", settings.sweep.dir)
     return Sweep(config_name, tuple(asked.overrides), tuple(configs), Path(settings.sweep.dir), searches)
 
 

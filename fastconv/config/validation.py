@@ -7,7 +7,7 @@ from fastconv.models.configs import Airbench
 from fastconv.optim import SGD
 from fastconv.optim.schedules import OneCycle
 from fastconv.system.errors import InputError
-from fastconv.system.settings import check_option, check_settings
+from fastconv.system.settings import check_local, check_option, check_settings
 from fastconv.system.targets import Component
 
 
@@ -18,6 +18,7 @@ def check(config: Config) -> None:
         if not ok:
             raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
 
+    check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
     for group in ("model", "optimizer", "schedule"):
         if isinstance(component := getattr(config, group), Component):
@@ -50,7 +51,6 @@ def check(config: Config) -> None:
         )
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
-    require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")
     part = config.micro_batch_size * trainer.devices
     require(
         config.batch_size % part == 0,

@@ -4,6 +4,7 @@ A field's doc is its help. Nothing here imports torch, so a wrong command line i
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -15,7 +16,10 @@ T = TypeVar("T")
 # The value of a setting that must be given, as OmegaConf marks it.
 MISSING: Any = "???"
 
-_RANGE, _OPTIONS = "range", "options"
+_RANGE, _OPTIONS, _LOCAL = "range", "options", "local"
+
+# The beginning of a URL, such as s3:// or file://.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,16 @@ BATCH = Range("a whole number of images", 2, 2**20, note=": one image has no sta
 PIXELS = Range("a number of pixels", 0, 10_000)
 
 
-def setting(default: T, within: Range | None = None, options: Sequence[str] | None = None) -> T:
+def setting(default: T, within: Range | None = None, options: Sequence[str] | None = None, local: bool = False) -> T:
     """A dataclass field with a default and the values that it allows.
 
     Args:
         default: the default value; a list is copied for each instance.
         within: the range of a number, or of each number in a list.
         options: the words that a string, or each string in a list, may be.
+        local: whether a string, or each string in a list, is a file or folder on this machine, and no URL.
     """
-    metadata = {_RANGE: within, _OPTIONS: options}
+    metadata = {_RANGE: within, _OPTIONS: options, _LOCAL: local}
     if isinstance(default, list):
         made: T = dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
         return made
@@ -95,6 +100,15 @@ def check_settings(instance: Any, prefix: str = "") -> None:
             _check_value(key, value, each, field)
 
 
+def check_local(key: str, value: object) -> None:
+    """Raise InputError for a URL as the value of a key that takes a file or folder on this machine."""
+    if isinstance(value, str) and _SCHEME.match(value):
+        raise InputError(
+            f"{key}={value} is not possible: give a file or folder on this machine. Those of a server can be used where"
+            " they are mounted, or copied there afterwards"
+        )
+
+
 def check_option(key: str, value: object, options: Sequence[str]) -> None:
     """Raise InputError, with the nearest option, for a word that is not among the options of a key."""
     if value not in options:
@@ -110,6 +124,8 @@ def _check_value(key: str, value: object, each: object, field: "dataclasses.Fiel
         raise InputError(f"{key}={value} is not possible: give {within}")
     if options:
         check_option(key, each, options)
+    if field.metadata.get(_LOCAL):
+        check_local(key, each)
 
 
 def _written(number: float) -> str:
