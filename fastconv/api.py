@@ -16,6 +16,7 @@ from fastconv.config.quoting import quoted
 from fastconv.config.store import CONF
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
+from fastconv.system.settings import check_local
 from fastconv.train import check_run
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def _settings(dataset: str | Path | tuple[np.ndarray, Sequence[object]]) -> list
         # Later commands on this run need the images. The file is named by its content, so the same images are stored
         # once.
         name = hashlib.sha256(file.getvalue()).hexdigest()[:16]
-        path = Path(os.environ.get("FASTCONV_DATA", "data"), "arrays", f"{name}.npz").absolute()
+        data = os.environ.get("FASTCONV_DATA", "data")
+        check_local("FASTCONV_DATA", data)
+        path = Path(data, "arrays", f"{name}.npz").absolute()
         write_atomically(path, file.getvalue())
         return ["dataset=arrays", f"dataset.root={quoted(path)}"]
     if (CONF / "dataset" / f"{dataset}.yaml").exists():

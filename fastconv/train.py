@@ -24,7 +24,7 @@ from fastconv.config.schema import Config
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
-from fastconv.system.distributed import end_with_first_rank
+from fastconv.system.distributed import check_world, end_with_first_rank
 from fastconv.system.errors import InputError
 
 
@@ -34,6 +34,7 @@ def check_run(config: Config) -> Splits:
     Raises InputError for a run that cannot work.
     """
     check(config)
+    check_world(config.trainer.devices)
     if config.sweep.report != "none" and not config.checkpoint.save:
         raise InputError(f"sweep.report={config.sweep.report} needs the networks: leave out checkpoint.save=false")
     require_loggers(config)

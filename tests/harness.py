@@ -1,6 +1,7 @@
 """What tests of several packages share: commands run in this process or another, small runs, streams and images."""
 
 import csv
+import errno
 import hashlib
 import importlib
 import io
@@ -9,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -24,6 +25,9 @@ from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.models import build_model
+from fastconv.models.weights import weights_digest
+from fastconv.runs.folder import is_finished
+from fastconv.runs.results import Results
 from fastconv.system.distributed import VARIABLE
 from fastconv.training.module import ImageClassifier
 
@@ -191,6 +195,71 @@ def by_hand(run, images):
 
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+class FailingFile:
+    """A file on a disk that fails: half of the first write arrives, then the system refuses."""
+
+    def __init__(self, file, error):
+        self._file, self._error = file, error
+
+    def write(self, data):
+        self._file.write(data[: len(data) // 2])
+        raise self._error
+
+    writelines = write
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+@contextmanager
+def failing_writes(pattern, number, first=1, last=None):
+    """Within the block, the first to last opening for writing of a file whose path matches fails with a system error.
+
+    A full or broken disk fails while it is written to, any other when the file is opened. Yields the paths that failed.
+    """
+    original, count, failed = io.open, 0, []
+
+    def opening(file, mode="r", *arguments, **settings):
+        nonlocal count
+        if not isinstance(file, int) and set(mode) & set("wax+") and re.search(pattern, os.fsdecode(file)):
+            count += 1
+            if first <= count <= (last or count):
+                failed.append(os.fsdecode(file))
+                if number in (errno.ENOSPC, errno.EIO):
+                    return FailingFile(
+                        original(file, mode, *arguments, **settings), OSError(number, os.strerror(number))
+                    )
+                raise OSError(number, os.strerror(number), os.fsdecode(file))
+        return original(file, mode, *arguments, **settings)
+
+    with mock.patch("io.open", opening), mock.patch("builtins.open", opening):
+        yield failed
+
+
+def require_told_or_whole(ended, outputs):
+    """A command that trains ended with one line and exit code 1, or its one run is whole; nothing is half-written."""
+    assert not [path for path in outputs.rglob("*") if ".part" in path.name]
+    runs = [path.parent for path in outputs.rglob("results.json")]
+    if ended.code:
+        *warned, line = ended.err.splitlines()
+        assert ended.code == 1
+        assert line.startswith("fastconv: "), ended.err
+        assert all(re.match("fastconv: .*(The run goes on|The run itself is whole)$", each) for each in warned), warned
+        assert not any(is_finished(run) for run in runs)
+        return
+    (run,) = runs
+    assert is_finished(run)
+    assert Results.read(run).weights_digest == weights_digest(weights(run))
+    with (run / "metrics.csv").open() as file:
+        assert int(list(csv.DictReader(file))[-1]["step"]) == Results.read(run).steps
 
 
 def write_snippets(folder: Path) -> list[Path]:

@@ -11,8 +11,9 @@ from torch import nn
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.models import build_model
+from fastconv.models.weights import DIGEST, weights_digest
 from fastconv.models.whitening import Whitening
-from fastconv.runs.results import Results
+from fastconv.runs.results import FINISHED, Results
 from fastconv.system.errors import InputError
 from fastconv.system.targets import require_trust
 
@@ -50,7 +51,7 @@ class TrainedRun:
 
 
 def load_run(folder: Path, trust: bool = False) -> TrainedRun:
-    """Read a run's folder.
+    """Read a run's folder, and check that its checkpoint is the network that its results are of.
 
     Args:
         folder: of a run, which somebody else may have written.
@@ -93,6 +94,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         results = Results.read(folder)
     except (OSError, ValueError, KeyError):
         results = None
+    _require_own(path, checkpoint, results)
     return TrainedRun(
         folder=folder,
         config=config,
@@ -103,4 +105,23 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         mean=mean,
         std=std,
         settings=settings,
+    )
+
+
+def _require_own(path: Path, checkpoint: dict[str, Any], results: Results | None) -> None:
+    """Raise InputError if a checkpoint is damaged, or holds other weights than those that the results are of.
+
+    Runs of earlier versions have no digest; of these only the steps are compared, once they are finished.
+    """
+    digest, step = weights_digest(checkpoint["state_dict"]), checkpoint.get("global_step")
+    if checkpoint.get(DIGEST) not in (None, digest):
+        raise InputError(f"{path} is damaged: its weights are not those that were written. Train the network anew")
+    if results is None or results.stop_reason not in FINISHED:
+        return
+    same_step = results.weights_digest is not None or None in (step, results.steps) or step == results.steps
+    if same_step and results.weights_digest in (None, digest):
+        return
+    raise InputError(
+        f"{path} (step {step}) is not the network that results.json (step {results.steps}) is of: it was not saved, or"
+        " one of the two files was replaced. Put the run's own files there, or train the network anew"
     )

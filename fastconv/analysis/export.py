@@ -15,6 +15,7 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.analysis.run_images import images_of
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
+from fastconv.system.files import write_atomically
 from fastconv.system.names import printable
 
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
@@ -70,13 +71,15 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
             f" on {len(some):,} test images"
         )
     classes = folder / "classes.txt"
-    classes.write_text("\n".join(map(printable, run.classes)) + "\n", encoding="utf-8")
+    write_atomically(classes, ("\n".join(map(printable, run.classes)) + "\n").encode())
     return [*lines, f"{classes}: the classes in the order of the probabilities", *warnings]
 
 
 def _write_torch(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    content = io.BytesIO()  # torch's own writer to a file does not say why it fails
     with _quiet():
-        torch.export.save(_exported(network, images), path)
+        torch.export.save(_exported(network, images), content)
+        path.write_bytes(content.getbuffer())
         loaded = torch.export.load(path).module()
     return lambda given: loaded(torch.from_numpy(given)).numpy()
 

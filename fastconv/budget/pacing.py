@@ -34,6 +34,10 @@ class Pacing:
     """Share of the limit that is kept for a stall of the machine, which may outlast many short steps."""
     stall_seconds: float = 0.25
     """Seconds kept for a stall at most."""
+    missed_steps: float = 3.0
+    """If more slow steps than this are missing from the schedule when the time is over, the process was stopped (by a
+    suspended machine, or SIGSTOP), and one last step ends the schedule. Steps that are slow by themselves, at most
+    `max_slow_factor` times the usual, miss fewer."""
     reserve_factor: float = 1.2
     """Time that was measured once may be this many times as long the next time."""
     slow_validation_factor: float = 1.5
@@ -186,6 +190,11 @@ class ScoringReserve:
         is_allowed = self._seconds_left is None or self._seconds_left() >= needed
         self.skipped += 0 if is_allowed else images
         return is_allowed
+
+
+def is_cut_short(reached: float, limit: float | None, times: StepTimes) -> bool:
+    """Whether a run whose time is over was stopped in the middle of its schedule, at progress `reached`."""
+    return limit is not None and (1 - reached) * limit > times.pacing.missed_steps * times.worst
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from fastconv.config.overrides import (
 from fastconv.config.sweeps import Sweep
 from fastconv.config.text import as_typed
 from fastconv.system.errors import InputError
+from fastconv.system.settings import check_local
 
 Check = Callable[[Any], object]
 
@@ -171,6 +172,7 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
         in_turn = settings.launcher._target_.endswith(".BasicLauncher") and not needs_hydra(settings)
         if in_turn and len(checked) <= KEPT:
             composed = tuple(values for values, _ in checked)
+    check_local("hydra.sweep.dir", settings.sweep.dir)
     return Sweep(config_name, tuple(asked.overrides), tuple(configs), Path(settings.sweep.dir), searches, composed)
 
 

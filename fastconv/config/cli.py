@@ -5,7 +5,9 @@ import functools
 import os
 import shlex
 import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,10 @@ from fastconv.config.overrides import (
 )
 from fastconv.config.store import CONF, register
 from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
+from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
 from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError, StreamError
+from fastconv.system.errors import InputError, RunWarning, StreamError
+from fastconv.system.files import is_of_files, of_file
 from fastconv.system.names import printable
 from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import print_in_any_encoding
@@ -75,8 +79,11 @@ def command(
             register()
             job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
-            given, well = sys.argv, True
+            given, well, format_warning = sys.argv, True, warnings.formatwarning
             arguments = given[1:]
+            warnings.formatwarning = functools.partial(_format_warning, format_warning)
+            of_threads = threading.excepthook
+            threading.excepthook = functools.partial(_of_thread, of_threads)
             folders = contextlib.ExitStack()
             try:
                 folders.enter_context(config_folder(read_arguments(arguments).config_dir))
@@ -87,6 +94,7 @@ def command(
                 planned = check_arguments(config_name, arguments, check, check_search)
                 with listening():
                     sweep = begin(planned) if planned else None
+                    job.may_come_back = planned is not None and not planned.is_search
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
                     if sweep and sweep.composed:
                         job.run_all(sweep)
@@ -97,6 +105,7 @@ def command(
                         for left in sweep.folder.glob(f"{FAILED}*"):
                             left.unlink()
                             job.failed = True
+                        job.wait_for_others(sweep.folder)
                         if not remove_empty(sweep.folder):
                             well = after_sweep(sweep.first, sweep.folder)
             except InputError as error:
@@ -114,11 +123,11 @@ def command(
                     fail(explain(error, config_name, read_arguments(arguments).overrides))
                 fail(str(error))  # a search in which every trial failed
             except OSError as error:
-                if job.full_error or job.composed:
+                if job.full_error or not is_of_files(error):
                     raise
-                fail(f"cannot write {error.filename}: {error.strerror}. Choose another folder")
+                fail(of_file(error))
             finally:
-                sys.argv = given
+                sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()
             if job.failed or not well:
                 raise SystemExit(1)
@@ -136,6 +145,9 @@ class Job:
         self.full_error = full_error
         self.composed, self.failed = False, False
         self.sweep: Sweep | None = None
+        self.may_come_back = False
+        """Whether a job that another process is running can be left to it until the other jobs are done."""
+        self._elsewhere: list[Path] = []
 
     def run_alone(self, arguments: Arguments) -> bool:
         """Run a single job as `hydra.main` would, but compose its config once, where Hydra does it twice.
@@ -147,18 +159,20 @@ class Job:
         values = compose(self._config_name, arguments.overrides, with_hydra=True)
         if values.hydra.mode not in (None, RunMode.RUN) or needs_hydra(values.hydra):
             return False
-        self._run(values, RunMode.RUN)
+        self._run_composed(values, RunMode.RUN)
         return True
 
     def run_all(self, sweep: Sweep) -> None:
         """Run the jobs of a sweep one by one, each with the config that was checked, where Hydra composes it twice."""
         for number, values in enumerate(sweep.composed):
-            print(f"job {number} of {len(sweep.composed)}: {' '.join(values.hydra.overrides.task)}", flush=True)
+            print(
+                f"job {number} of {len(sweep.composed)}: {printable(' '.join(values.hydra.overrides.task))}", flush=True
+            )
             values.hydra.sweep.dir = str(sweep.folder)
             values.hydra.job.num, values.hydra.job.id = number, str(number)
-            self._run(values, RunMode.MULTIRUN)
+            self._run_composed(values, RunMode.MULTIRUN)
 
-    def _run(self, values: DictConfig, mode: RunMode) -> None:
+    def _run_composed(self, values: DictConfig, mode: RunMode) -> None:
         """Run a job with a composed config that has Hydra's settings too."""
         values.hydra.mode = mode
         before = HydraConfig.instance().cfg
@@ -182,14 +196,15 @@ class Job:
             if in_sweep:
                 self.sweep = self.sweep or Sweep(self._config_name, (), (config,), Path(hydra_config.sweep.dir))
             with contextlib.nullcontext() if os.getpid() == self._process else listening():
-                return self._body(config)
+                return self._run(config) if in_sweep else self._body(config)
         except Exception as error:
-            if self.full_error or not (in_sweep or isinstance(error, InputError)):
+            known = isinstance(error, InputError) or is_of_files(error)
+            if self.full_error or not (in_sweep or known):
                 raise
-            line = one_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            line = line_of(error)
             if not in_sweep:
                 fail(line)
-            if not isinstance(error, InputError):
+            if not known:
                 traceback.print_exc()
             print(
                 f"fastconv: job {hydra_config.job.num}: {printable(' '.join(line.split()))}",
@@ -203,6 +218,42 @@ class Job:
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    def _run(self, config: Any) -> Any:
+        """Run the body for a job of a sweep. One that another process is running is left to it, or waited for."""
+        while True:
+            try:
+                return self._body(config)
+            except RunningElsewhereError as error:
+                print(f"{error.folder} is running in another process, which is left to finish it", flush=True)
+                if self.may_come_back and os.getpid() == self._process:
+                    self._elsewhere.append(error.folder)
+                    return None
+                wait_until_free(error.folder)
+
+    def wait_for_others(self, sweep: Path) -> None:
+        """Wait for the jobs that other processes are running; those that they do not finish count as failed."""
+        for folder in self._elsewhere:
+            wait_until_free(folder)
+            if not is_finished(folder):
+                line = f"job {folder.name}: the other process did not finish it: go on with sweep.resume={sweep}"
+                print(f"fastconv: {line}", file=sys.stderr, flush=True)
+                self.failed = True
+
+
+def _format_warning(
+    otherwise: Callable[..., str], message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> str:
+    """A warning of a run as one line, and any other as usual."""
+    if issubclass(category, RunWarning):
+        return f"fastconv: {message}\n"
+    return otherwise(message, category, *place, **more)
+
+
+def _of_thread(otherwise: Callable[[Any], Any], arguments: Any) -> None:
+    """Print the traceback of a thread that failed, unless it could not write: then whoever waits for it says so."""
+    if not (arguments.exc_value and is_of_files(arguments.exc_value)):
+        otherwise(arguments)
+
 
 def fail(line: str) -> None:
     """End the command with one line on standard error and exit code 1."""
@@ -211,8 +262,12 @@ def fail(line: str) -> None:
     raise SystemExit(1)
 
 
-def one_line(error: InputError) -> str:
-    """The message of an error, with the command that repairs a damaged stream if that is the cause."""
+def line_of(error: Exception) -> str:
+    """What a command says of an error, with the command that repairs a damaged stream if that is the cause."""
+    if is_of_files(error):
+        return of_file(error)
+    if not isinstance(error, InputError):
+        return f"{type(error).__name__}: {error}"
     message = " ".join(str(error).split())
     if isinstance(error, StreamError):
         settings = [override for override in task_overrides() if not override.startswith("verify=")]

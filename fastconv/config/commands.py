@@ -45,7 +45,7 @@ class LrFind(Config):
 class Compare:
     """A comparison of many runs, as a table and a page."""
 
-    runs: Any = setting("outputs", path=True)
+    runs: Any = setting("outputs", path=True, local=True)
     """The folder that contains the runs, or a list of such folders."""
     by: str = setting("settings", options=("settings", "runs"))
     """`settings`: one row for each group of runs that differ only in their seeds; `runs`: one row for each run."""
@@ -59,7 +59,7 @@ class Compare:
     """The column to sort by, better values first; a - before its name reverses the order. Null sorts by `measure`."""
     format: str = setting("table", options=("table", "csv", "markdown", "json"))
     """Format of the printed table: `table` for reading in a terminal, `csv`, `markdown` or `json`."""
-    page: str | None = setting(None, path=True)
+    page: str | None = setting(None, path=True, local=True)
     """File to write a page with sortable tables and plots to, such as compare.html; null for no page."""
 
 
@@ -91,17 +91,17 @@ class Method:
 class Explain:
     """A report of where networks look."""
 
-    run: Any = setting(MISSING, path=True)
+    run: Any = setting(MISSING, path=True, local=True)
     """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed."""
-    against: Any = setting(None, path=True)
+    against: Any = setting(None, path=True, local=True)
     """Folder of the run to compare `run` with, or a list as long and in the same order as `run`; null for none."""
     names: list[str] | None = None
     """Names of `run` and `against` in figures; null to name them by the settings that differ."""
-    folder: str | None = setting(None, path=True)
+    folder: str | None = setting(None, path=True, local=True)
     """Folder of the report; null for `explain`, or `explain-against-...`, in the folder of the run."""
     methods: dict[str, Any] = field(default_factory=dict)
     """The attribution methods by name. The group `method` chooses them; add your own with +methods.mine.captum=Lime."""
-    images: Any = setting(None, path=True)
+    images: Any = setting(None, path=True, local=True)
     """Image files to explain, such as [a.png,b.jpg] or 'pictures/*.png'; null for test images."""
     per_class: int = setting(10, Range("a number of images", 1, 1e6))
     """Test images drawn from each class. The measures are computed on these."""
@@ -131,7 +131,7 @@ class Explain:
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     trust: bool = False
     """Run the code that `_target_` entries in the run's files name. Set it only for files that you trust."""
-    data: str = setting("data", path=True)
+    data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
 
     def folders(self) -> tuple[list[Path], list[Path]]:
@@ -144,11 +144,11 @@ class Explain:
 class Predict:
     """Classification of images by a trained network."""
 
-    run: str = setting(MISSING, path=True)
+    run: str = setting(MISSING, path=True, local=True)
     """Folder of a trained run."""
     images: Any = setting(MISSING, path=True)
     """The images to classify: a file, folder or tar, or a list [a,b] of them."""
-    out: str = setting("predictions.csv", path=True)
+    out: str = setting("predictions.csv", path=True, local=True)
     """File to write: .csv, .jsonl (one JSON object per line), or - to print JSON to the terminal."""
     top: int = setting(1, Range("a number of classes", 1, 100_000))
     """Number of the most probable classes to write for each image."""
@@ -164,7 +164,7 @@ class Predict:
 class Evaluate:
     """The score of a trained network, and the page of its run."""
 
-    run: str = setting(MISSING, path=True)
+    run: str = setting(MISSING, path=True, local=True)
     """Folder of a trained run."""
     tta: bool = False
     """Use the run's test-time augmentation (its `tta`)."""
@@ -172,7 +172,7 @@ class Evaluate:
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     trust: bool = False
     """Run the code that `_target_` entries in the run's files name. Set it only for files that you trust."""
-    data: str = setting("data", path=True)
+    data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
 
 
@@ -180,7 +180,7 @@ class Evaluate:
 class Export:
     """Export of a trained network to files."""
 
-    run: str = setting(MISSING, path=True)
+    run: str = setting(MISSING, path=True, local=True)
     """Folder of a trained run."""
     format: Any = setting(["onnx", "torch"], options=("onnx", "torch"))
     """Formats to write: onnx (model.onnx), torch (model.pt2, from torch.export), or a list of both."""
@@ -188,5 +188,5 @@ class Export:
     """Number of test images on which each file is compared with the checkpoint."""
     trust: bool = False
     """Run the code that `_target_` entries in the run's files name. Set it only for files that you trust."""
-    data: str = setting("data", path=True)
+    data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
-from fastconv.runs.folder import hold, is_finished, new_run_folder, running, write_config
+from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, new_run_folder, write_config
 from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank, is_first_rank
@@ -77,7 +77,7 @@ def job_of_sweep(config: Config, folder: Path) -> RunFolder:
         return _new(config, new_run_folder(folder.parent, folder))
     run = RunFolder(folder, config, resumed=True)
     if not is_finished(folder) and not _hold(run):
-        raise running(folder)
+        raise RunningElsewhereError(folder)
     return run
 
 

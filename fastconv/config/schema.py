@@ -93,7 +93,7 @@ class Checkpoint:
 class Sweep:
     """Settings of a sweep as a whole."""
 
-    resume: str | None = setting(None, path=True)
+    resume: str | None = setting(None, path=True, local=True)
     """Resume a sweep with the command that started it: give its folder, or `auto` for the newest incomplete one (or a
     new one if there is none). Finished runs are kept, unfinished ones go on, and failed ones are tried again. Null
     starts a new sweep."""
@@ -139,9 +139,9 @@ class Config:
     classifies most confidently after one epoch of training. Each of them is skipped in every other epoch."""
     label_smoothing: float = setting(0.0, SHARE)
     """Label smoothing: the share of each label, in [0, 1), that is spread over all classes."""
-    data: str = setting("data", path=True)
+    data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
-    outputs: str = setting("outputs", path=True)
+    outputs: str = setting("outputs", path=True, local=True)
     """Folder in which each run creates its own folder."""
     figures: bool = True
     """Draw the run's figures and, for TensorBoard, the network's graph. This takes some seconds before and after
@@ -149,7 +149,7 @@ class Config:
     autotune: list[str] = setting([], options=CHOICES)
     """Settings to choose automatically, from what the budget allows on this machine (`experiment=best`): model, epochs,
     batch_size, flip, augment, data_pruning, tta. Settings given on the command line stay."""
-    resume: str | None = setting(None, path=True)
+    resume: str | None = setting(None, path=True, local=True)
     """Resume an unfinished run: give its folder, or `auto` for the newest with this configuration (or a new run if
     there is none). Null starts a new run."""
     dry_run: bool = False

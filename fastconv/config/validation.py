@@ -10,7 +10,7 @@ from fastconv.optim.schedules import OneCycle
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError
 from fastconv.system.names import check_name
-from fastconv.system.settings import check_option, check_settings
+from fastconv.system.settings import check_local, check_option, check_settings
 from fastconv.system.targets import Component
 
 
@@ -33,6 +33,7 @@ def check(config: Config) -> None:
             raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
 
     check_words(config)
+    check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
     check_name("dataset.name", config.dataset.name)
     dataset = config.dataset
@@ -73,7 +74,6 @@ def check(config: Config) -> None:
         )
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
-    require("://" not in config.stream.cache, "stream.cache", "give a folder on this machine")
     part = config.micro_batch_size * trainer.devices
     require(
         config.batch_size % part == 0,

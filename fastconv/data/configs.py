@@ -22,7 +22,7 @@ class Dataset:
     C], train labels, test images, test labels, class names), or a Source (fastconv.data.sources.base)."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of that function, such as dataset.arguments.count=100."""
-    root: str | None = setting(None, path=True)
+    root: str | None = setting(None, path=True, local=True)
     """For image_folder: a folder that contains one folder for each class, or folders train and test (or val) that do.
     For csv: the folder of the image files; null for the folder of the table. For arrays: the .npz file."""
     train: Any = setting(None, path=True)
@@ -62,7 +62,7 @@ class Stream:
     """`precomputed` reads tar shards on disk; `online` computes the images during training. The bytes are the same."""
     root: str = setting(MISSING, path=True)
     """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec)."""
-    cache: str = setting(MISSING, path=True)
+    cache: str = setting(MISSING, path=True, local=True)
     """Folder that keeps the shards downloaded from a URL, also for later runs."""
     seed: int = setting(MISSING, SEED)
     """Seed for the order and the augmentation of the images."""

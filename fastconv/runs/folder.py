@@ -5,7 +5,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from fastconv.runs.results import Results
+from fastconv.runs.results import FINISHED, Results
 from fastconv.system.errors import InputError
 from fastconv.system.files import try_lock, unwritable, write_atomically
 
@@ -31,10 +31,10 @@ def write_config(folder: Path, text: str) -> ExitStack:
     """
     held = hold(folder)
     if held is None:
-        raise running(folder)
+        raise RunningElsewhereError(folder)
     if (folder / "config.yaml").exists():
         held.close()
-        raise running(folder)
+        raise RunningElsewhereError(folder)
     try:
         write_atomically(folder / "config.yaml", text.encode())
     except BaseException:
@@ -57,14 +57,24 @@ def hold(folder: Path) -> ExitStack | None:
     return held
 
 
-def running(folder: Path) -> InputError:
-    """The error for a folder that another process holds."""
-    return InputError(f"{folder} is running in another process: wait for it, or end it first")
+class RunningElsewhereError(InputError):
+    """Another process holds the folder of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is running in another process: wait for it, or end it first")
+        self.folder = folder
+
+
+def wait_until_free(folder: Path) -> None:
+    """Wait until no other process holds a run's folder. A signal can end the wait."""
+    lock = try_lock(folder / ".lock", wait=True)
+    if lock is not None:
+        lock.release()
 
 
 def is_finished(folder: Path) -> bool:
     """Whether a run has been trained and scored."""
     try:
-        return Results.read(folder).stop_reason in ("epochs", "budget")
+        return Results.read(folder).stop_reason in FINISHED
     except (OSError, ValueError, KeyError):
         return False

@@ -16,6 +16,8 @@ from fastconv.system.json_text import as_json
 
 # Results by which runs can be ranked: higher is better.
 MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
+# Reasons to stop of runs that were trained and scored.
+FINISHED = ("epochs", "budget")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 
 
@@ -63,6 +65,8 @@ class Results:
     """Training images per second of training."""
     dataloader_wait_fraction: float | None = None
     """Share of the training seconds spent waiting for data."""
+    weights_digest: str | None = None
+    """Digest of the weights that were scored; `last.ckpt` has the same (see fastconv.models.weights)."""
     parameters: int | None = None
     peak_memory_mb: float | None = None
     """Peak memory in MB: of the process on a CPU, of the device on a GPU."""
@@ -87,9 +91,13 @@ class Results:
     hparams: dict[str, Any] = field(default_factory=dict)
     """All settings that decided what the run computed, by key."""
 
-    def write(self, run: Path) -> None:
-        """Write `results.json` to a run's folder, atomically."""
-        write_atomically(run / "results.json", as_json(asdict(self), indent=1).encode())
+    def write(self, run: Path, *, durable: bool = False) -> None:
+        """Write `results.json` to a run's folder, atomically. Raises InputError if it cannot be written.
+
+        Args:
+            durable: return only when it is on the disk.
+        """
+        write_atomically(run / "results.json", as_json(asdict(self), indent=1).encode(), durable=durable)
 
     @classmethod
     def read(cls, run: Path) -> "Results":

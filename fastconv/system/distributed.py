@@ -17,6 +17,14 @@ from fastconv.system.errors import InputError
 # Environment variable by which the first rank passes values to the processes that it starts.
 VARIABLE = "FASTCONV_FIRST_RANK"
 ASK_AGAIN_SECONDS = 1.0
+# Variables in which launchers say how many processes they started. SLURM_NTASKS says only how many a job may have.
+LAUNCHERS = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+    "JSM_NAMESPACE_SIZE": "jsrun",
+    "WORLD_SIZE": "a launcher",
+}
 
 
 def rank() -> int:
@@ -52,10 +60,43 @@ def end_with_first_rank() -> None:
 
 
 def check_world(devices: int) -> None:
-    """Raise InputError if the number of processes that torchrun started differs from `trainer.devices`."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if started_by_torchrun() and world != devices:
-        raise InputError(f"torchrun started {world} processes, but trainer.devices={devices}: make them the same")
+    """Raise InputError unless as many processes will train this run as `trainer.devices` says.
+
+    torchrun starts all of them; else this process starts the others itself. So it must not be one of several processes
+    that something else started, each of which would take itself for the whole run.
+    """
+    world = _number("WORLD_SIZE")
+    if started_by_torchrun():
+        if world != devices:
+            raise InputError(f"torchrun started {world} processes, but trainer.devices={devices}: make them the same")
+        return
+    if VARIABLE in os.environ and not is_first_rank():  # the first rank, which has been checked, started this process
+        return
+    if devices > 1 and _in_slurm_job():
+        raise InputError(
+            f"trainer.devices={devices} is not possible in a SLURM job (SLURM_NTASKS={_number('SLURM_NTASKS')}), since"
+            " fastconv does not train across SLURM's tasks yet. Set trainer.devices=1, or start one task (srun"
+            f" --ntasks=1) with torchrun --standalone --nproc-per-node={devices} -m fastconv.train, or the command"
+            " without SLURM's variables (env -u SLURM_NTASKS)"
+        )
+    for variable, launcher in LAUNCHERS.items():
+        if (started := _number(variable)) > 1:
+            raise InputError(
+                f"{launcher} started {started} processes ({variable}), but each would train the whole run: start one"
+                " (srun --ntasks=1, mpirun -n 1), or use torchrun --standalone --nproc-per-node=N and"
+                " trainer.devices=N"
+            )
+
+
+def _number(variable: str) -> int:
+    """The number in an environment variable; 1 if there is none."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 1
+
+
+def _in_slurm_job() -> bool:
+    """Whether SLURM started this command: a job of an interactive shell only lends its machine."""
+    return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def from_first_rank(name: str, make: Callable[[], Any]) -> Any:

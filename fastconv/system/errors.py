@@ -1,6 +1,7 @@
 """Errors that a user can fix: one line that says what is wrong, where, and what to do."""
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -10,6 +11,15 @@ class InputError(Exception):
 
 class StreamError(InputError):
     """A stream's file is missing, damaged or of another stream. Commands add to the message how to repair it."""
+
+
+class RunWarning(UserWarning):
+    """Something that does not end a command, but that its user should know. Commands print it as one line."""
+
+
+def warn(message: str) -> None:
+    """Warn with one line."""
+    warnings.warn(" ".join(message.split()), RunWarning, stacklevel=3)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -1,9 +1,10 @@
 """Files that survive a kill: atomic writes, locks between processes, and checks for free disk space."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,23 +17,64 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1]
 # Bytes to leave free on the disk, for the checkpoints and tables of the run that reads the file.
 SPARE_BYTES = 64 * 2**20
+# Errors by which the system says that a disk is full, and that it cannot or must not read or write a file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FILE_ERRORS = (*FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+               errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either complete or absent. Raises InputError if the folder cannot be written."""
+def write_atomically(path: Path, data: "bytes | memoryview", *, durable: bool = False) -> None:
+    """Write a file so that it is either complete or absent: to a file beside it first, which then gets its name.
+
+    Args:
+        durable: return only when the content is on the disk, so that a crash of the machine cannot lose it.
+
+    Raises InputError if the file cannot be written; one that was there before then stays.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError):  # the folder may be gone, or read-only by now
+            partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk. Some systems and file systems cannot, and need not."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """The error for a file that could not be written."""
-    return InputError(f"cannot write {path}: {error.strerror}. Free some space or choose another folder")
+    return InputError(f"cannot write {path}: {error.strerror or error}. Free some space or choose another folder")
+
+
+def is_of_files(error: BaseException) -> bool:
+    """Whether the system refused to read or write a file: a full disk, a folder that is gone or read-only."""
+    return isinstance(error, OSError) and error.errno in FILE_ERRORS
+
+
+def of_file(error: BaseException) -> str:
+    """Say in one line which file the system refused to read or write, and why."""
+    assert isinstance(error, OSError)
+    where = f"cannot read or write {error.filename}" if error.filename else "cannot write a file"
+    advice = " Free some space or choose another folder" if error.errno in FULL else ""
+    return f"{where}: {error.strerror}.{advice}"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A field's doc is its help. Nothing here imports torch, so a wrong command line i
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -15,7 +16,10 @@ T = TypeVar("T")
 # The value of a setting that must be given, as OmegaConf marks it.
 MISSING: Any = "???"
 
-_RANGE, _OPTIONS, _PATH, _TEXT = "range", "options", "path", "text"
+_RANGE, _OPTIONS, _PATH, _TEXT, _LOCAL = "range", "options", "path", "text", "local"
+
+# The beginning of a URL, such as s3:// or file://.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def setting(
     options: Sequence[str] | None = None,
     path: bool = False,
     text: bool = False,
+    local: bool = False,
 ) -> T:
     """A dataclass field with a default and the values that it allows.
 
@@ -67,8 +72,9 @@ def setting(
         options: the words that a string, or each string in a list, may be.
         path: it is a path, or a list of paths.
         text: it is a text, or a list of texts, if its type does not say so.
+        local: whether a string, or each string in a list, is a file or folder on this machine, and no URL.
     """
-    metadata = {_RANGE: within, _OPTIONS: options, _PATH: path, _TEXT: text}
+    metadata = {_RANGE: within, _OPTIONS: options, _PATH: path, _TEXT: text, _LOCAL: local}
     if isinstance(default, list):
         made: T = dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
         return made
@@ -113,6 +119,15 @@ def check_settings(instance: Any, prefix: str = "") -> None:
             _check_value(key, value, each, field)
 
 
+def check_local(key: str, value: object) -> None:
+    """Raise InputError for a URL as the value of a key that takes a file or folder on this machine."""
+    if isinstance(value, str) and _SCHEME.match(value):
+        raise InputError(
+            f"{key}={value} is not possible: give a file or folder on this machine. Those of a server can be used where"
+            " they are mounted, or copied there afterwards"
+        )
+
+
 def check_option(key: str, value: object, options: Sequence[str]) -> None:
     """Raise InputError, with the nearest option, for a word that is not among the options of a key."""
     if value not in options:
@@ -128,6 +143,8 @@ def _check_value(key: str, value: object, each: object, field: "dataclasses.Fiel
         raise InputError(f"{key}={value} is not possible: give {within}")
     if options:
         check_option(key, each, options)
+    if field.metadata.get(_LOCAL):
+        check_local(key, each)
 
 
 def _written(number: float) -> str:

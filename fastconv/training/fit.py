@@ -1,7 +1,7 @@
 """Carries out a planned run: trains, scores and records it."""
 
 import dataclasses
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fastconv.budget.pacing import ScoringReserve
 from fastconv.config.resume import RunFolder, hparams
 from fastconv.data.stream.spec import Stream
 from fastconv.models.tta import views_of
+from fastconv.models.weights import weights_digest
 from fastconv.optim.averaging import AVERAGES, weights_of
 from fastconv.runs.results import Results, git_commit, versions
 from fastconv.system import signals as interrupts
@@ -34,12 +35,14 @@ from fastconv.training.callbacks import (
     TimeBudget,
 )
 from fastconv.training.callbacks.custom import restore_states
+from fastconv.training.checkpoint_file import read_checkpoint
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import ImageClassifier
 from fastconv.training.own_images import require_same_images
 from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
+from fastconv.training.tensorboard import optional
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
 # Number of rows in the metrics.csv of a run of the expected length.
@@ -49,8 +52,8 @@ RECORDS = 200
 def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> Results:
     """Train, or resume training, and score the test split once. All results are written to the run's folder.
 
-    `results.json` records the progress of the run from the start, and the reason if it fails. With several ranks, only
-    the first one writes.
+    `results.json` records the progress of the run from the start, and the reason if it fails. Checkpoint and results
+    are written before anything is drawn. With several ranks, only the first one writes.
 
     Raises InputError if training diverges or a rank is lost, Interrupted after a signal.
     """
@@ -78,25 +81,28 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
     )
     if folder.resumed:
         described = _go_on(described, folder.path, run)
-    training = Training(run, console, folder, described)
-    training.note()
-    try:
-        results = training.carry_out()
-        if is_first_rank() and config.figures:
-            run_figures.draw_run(folder.path, results, title=f"{config.dataset.name}, {config.model.name}")
-    except BaseException as error:
-        training.note(stop_reason="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
-        if isinstance(error, Interrupted):
-            error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
-        if config.trainer.devices > 1 and lost_rank(error):
-            raise InputError(
-                f"a process of this run on {config.trainer.devices} devices is gone, so the others cannot go on:"
-                f" go on from the last checkpoint with resume={folder.path}"
-            ) from error
-        raise
-    if is_first_rank():
-        results.write(folder.path)  # write this last: a run with results counts as finished
+    with closing(Training(run, console, folder, described)) as training:
+        training.note()
+        try:
+            results = training.carry_out()
+        except BaseException as error:
+            _leave_reason(training, error)
+            if isinstance(error, Interrupted):
+                error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
+            if config.trainer.devices > 1 and lost_rank(error):
+                raise InputError(
+                    f"a process of this run on {config.trainer.devices} devices is gone, so the others cannot go on:"
+                    f" go on from the last checkpoint with resume={folder.path}"
+                ) from error
+            raise
+        if is_first_rank():
+            training.show(results)
     return results
+
+
+def _leave_reason(training: "Training", error: BaseException) -> None:
+    with suppress(InputError):  # a disk on which the run failed may not take the reason either
+        training.note(stop_reason="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
 
 
 def _go_on(described: Results, folder: Path, run: Run) -> Results:
@@ -156,6 +162,7 @@ class Training:
         if run.device.compile:
             self._callbacks.append(CompileStep(run.clock, (config.micro_batch_size, *run.spec.shape)))
         self._validated = validated
+        self._opened = ExitStack()
 
     def note(self, **more: Any) -> None:
         """Write the progress of the run, and other results, to `results.json`."""
@@ -163,52 +170,68 @@ class Training:
             self._so_far(**more).write(self._folder.path)
 
     def carry_out(self) -> Results:
-        """Train the remaining steps, then score."""
+        """Train the remaining steps, score, and write the results. A run with results counts as finished."""
         run, config = self._run, self._run.config
         silence_lightning()
-        module = make_module(run)
-        with closing(open_stream(run)) as stream:
-            datamodule = ShardDataModule(
-                stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
+        self._module = module = make_module(run)
+        stream = self._opened.enter_context(closing(open_stream(run)))
+        datamodule = ShardDataModule(
+            stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
+        )
+        checkpoint = self._load_checkpoint()
+        self._loggers = loggers = self._opened.enter_context(closing(Loggers(config, self._folder.path)))
+        self._begin(loggers, stream)
+        trainer = make_trainer(run, loggers.all, self._callbacks, self._checkpoints.plugin)
+        if checkpoint and from_first_rank("trained", self._budget.is_over):
+            module.load_state_dict(checkpoint["state_dict"])
+            self._finish_average(module, checkpoint)
+            datamodule.load_state_dict(checkpoint["ShardDataModule"])
+            restore_states(run.callbacks, checkpoint["callbacks"])
+            self._budget.stop_reason = self._budget.stop_reason or "budget"
+        else:
+            path = self._folder.path / "last.ckpt" if checkpoint else None
+            trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
+            self._checkpoints.save(trainer, last=True)
+            interrupts.obey()
+        trained, saved = weights_digest(module.state_dict()), self._checkpoints.plugin.digest
+        with run.clock.segment("test"):
+            scores = self._score(trainer, module, datamodule)
+        if is_first_rank() and {saved or trained, module.scored_digest} != {trained}:
+            raise InputError(
+                "a callback changed the weights while they were saved or scored, so last.ckpt is not the network that"
+                " was scored: let it change them at the end of training (on_train_end)"
             )
-            checkpoint = self._load_checkpoint()
-            loggers = Loggers(config, self._folder.path)
-            try:
-                self._begin(loggers, stream)
-                trainer = make_trainer(run, loggers.all, self._callbacks)
-                if checkpoint and from_first_rank("trained", self._budget.is_over):
-                    module.load_state_dict(checkpoint["state_dict"])
-                    self._finish_average(module, checkpoint)
-                    datamodule.load_state_dict(checkpoint["ShardDataModule"])
-                    restore_states(run.callbacks, checkpoint["callbacks"])
-                    self._budget.stop_reason = self._budget.stop_reason or "budget"
-                else:
-                    path = self._folder.path / "last.ckpt" if checkpoint else None
-                    trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
-                    self._checkpoints.save(trainer)
-                    interrupts.obey()
-                with run.clock.segment("test"):
-                    scores = self._score(trainer, module, datamodule)
-                spent = run.clock.seconds()
-                confusion = module.confusion.numpy()
-                results = self._so_far(
-                    **scores,
-                    balanced_accuracy=balanced_accuracy(confusion),
-                    macro_f1=macro_f1(confusion),
-                    petaflop=self._petaflop(),
-                    images_per_second=self._budget.steps * config.batch_size / spent["train"],
-                    dataloader_wait_fraction=datamodule.wait_seconds / spent["train"],
-                    peak_memory_mb=peak_memory_mb(run.device.kind),
-                    stop_reason=self._budget.stop_reason,
-                    final_lr=config.schedule.factors(self._budget.progress).lr,
-                )
-                if is_first_rank():  # after all measurements
-                    loggers.log_results(results)
-                    if config.figures:
-                        show_network(module, results, run, self._folder.path, loggers.dashboard)
-            finally:
-                loggers.close()
+        spent = run.clock.seconds()
+        confusion = module.confusion.numpy()
+        results = self._so_far(
+            **scores,
+            weights_digest=trained,
+            balanced_accuracy=balanced_accuracy(confusion),
+            macro_f1=macro_f1(confusion),
+            petaflop=self._petaflop(),
+            images_per_second=self._budget.steps * config.batch_size / spent["train"],
+            dataloader_wait_fraction=datamodule.wait_seconds / spent["train"],
+            peak_memory_mb=peak_memory_mb(run.device.kind),
+            stop_reason=self._budget.stop_reason,
+            final_lr=config.schedule.factors(self._budget.progress).lr,
+        )
+        if is_first_rank():
+            loggers.table.write()
+            results.write(self._folder.path, durable=True)
         return results
+
+    def show(self, results: Results) -> None:
+        """Log the results, and draw the run's figures. What fails is left out with a warning: the results stand."""
+        run, config, loggers = self._run, self._run.config, self._loggers
+        loggers.log_results(results)
+        if config.figures:
+            show_network(self._module, results, run, self._folder.path, loggers.dashboard)
+            with optional("curves"):
+                run_figures.draw_run(self._folder.path, results, f"{config.dataset.name}, {config.model.name}")
+
+    def close(self) -> None:
+        """Close the loggers and the stream."""
+        self._opened.close()
 
     def _finish_average(self, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:
         """Use the average of the weights, here and in the checkpoint, if time ended training before its last step."""
@@ -258,20 +281,8 @@ class Training:
         path = self._folder.path / "last.ckpt"
         if not self._folder.resumed or not path.exists():
             return None
-        try:
-            checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-            states = checkpoint["callbacks"]
-            require_same_images(self._run.spec, checkpoint, path)
-            if "stopped_by" in states[self._budget.state_key]:
-                raise InputError(
-                    f"{path} was written by version 0.1, which alone can finish this run: do so, or start a new run"
-                )
-            self._budget.load_state_dict(states[self._budget.state_key])
-            self._recorder.load_state_dict(states[self._recorder.state_key])
-        except InputError:
-            raise
-        except Exception as error:  # torch, zipfile and pickle each raise their own
-            raise InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew") from error
+        checkpoint = read_checkpoint(path, self._budget, self._recorder)
+        require_same_images(self._run.spec, checkpoint, path)
         return checkpoint
 
     def _begin(self, loggers: Loggers, stream: Stream) -> None:

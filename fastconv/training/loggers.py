@@ -1,29 +1,37 @@
 """The loggers of a run: a table, TensorBoard, MLflow, Weights & Biases, and a user's own loggers."""
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
 from fastconv.config.schema import Config
 from fastconv.runs.results import Results
 from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError, reason
+from fastconv.system.errors import InputError, reason, warn
+from fastconv.system.files import unwritable
 from fastconv.system.targets import import_target
+from fastconv.training.metrics_table import MetricsTable
 from fastconv.training.tensorboard import METRICS, Dashboard, hyperparameters
+
+L = TypeVar("L", bound=Logger)
 
 # MLflow tag with the run's folder, by which a resumed run is found.
 FOLDER_TAG = "fastconv.folder"
+# What the Trainer and a run call of a logger.
+CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "after_save_checkpoint", "finalize", "close")
 
 
 class Loggers:
     """All loggers of a run. Each starts empty when a run is resumed, and the recorder logs the earlier values again.
 
     `table` writes `metrics.csv`, the source of figures and comparisons, for every choice of loggers. `dashboard` is the
-    TensorBoard logger, if chosen.
+    TensorBoard logger, if chosen. A logger that fails, except `table`, is left out from then on, with a warning.
 
     Args:
         config: config of the run.
@@ -36,12 +44,15 @@ class Loggers:
         self._config, self._folder = config, folder
         if is_first_rank():
             for old in (*folder.glob("events.out.tfevents.*"), *folder.glob("metrics.csv")):
-                old.unlink()
+                try:
+                    old.unlink()
+                except OSError as error:
+                    raise unwritable(old, error) from error
         chosen = {name: settings for name, settings in config.logger.items() if settings not in (None, False)}
-        self.dashboard = Dashboard(folder) if "tensorboard" in chosen else None
-        self.table = CSVLogger(folder, name="", version="")
+        self.dashboard = open_dashboard(folder) if "tensorboard" in chosen else None
+        self.table = MetricsTable(folder)
         self._others = [
-            make_logger(name, settings, config, folder)
+            optional_logger(name, make_logger(name, settings, config, folder))
             for name, settings in chosen.items()
             if name not in ("csv", "tensorboard")
         ]
@@ -75,7 +86,47 @@ class Loggers:
             logger.finalize("success")
             if isinstance(logger, WandbLogger) and is_first_rank():
                 logger.experiment.finish()
-        (self._folder / "hparams.yaml").unlink(missing_ok=True)  # an empty file of the table's logger
+        with suppress(OSError):
+            (self._folder / "hparams.yaml").unlink(missing_ok=True)  # an empty file of TensorBoard's logger
+
+
+def open_dashboard(folder: Path) -> Dashboard | None:
+    """The TensorBoard logger of a run; None, with a warning, if its file cannot be written."""
+    made = Dashboard(folder)
+    try:
+        _ = made.experiment  # this opens the file
+    except Exception as error:  # a full disk, or whatever TensorBoard's writer raises
+        warn(f"left out: logger.tensorboard ({reason(error)}). The run itself is whole")
+        return None
+    return optional_logger("tensorboard", made)
+
+
+def optional_logger(name: str, logger: L) -> L:
+    """Make a logger leave itself out, with a warning, from its first failure on: no run should end because of it.
+
+    It is the same object, since callbacks may look for loggers of its class.
+    """
+    failed = False
+
+    def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def calling(*arguments: Any, **settings: Any) -> Any:
+            nonlocal failed
+            if failed:
+                return None
+            try:
+                return call(*arguments, **settings)
+            except Exception as error:  # a full disk, a server that is gone, or anything else
+                failed = True
+                warn(f"left out: the rest of logger.{name} ({reason(error)}). The run itself is whole")
+                return None
+
+        return calling
+
+    for each in CALLS:
+        if callable(method := getattr(logger, each, None)):
+            setattr(logger, each, guarded(method))
+    return logger
 
 
 def make_logger(name: str, settings: Any, config: Config, folder: Path) -> Logger:

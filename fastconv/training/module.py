@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from fastconv.models import build_model
 from fastconv.models.classifier import Normalise
 from fastconv.models.tta import ScoringTime, Views
+from fastconv.models.weights import weights_digest
 from fastconv.system.distributed import is_first_rank
 
 
@@ -75,6 +76,7 @@ class ImageClassifier(L.LightningModule):
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
         self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
         self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+        self.scored_digest: str | None = None
         self.scoring_time: ScoringTime | None = None  # limits the views, if the budget counts the test
 
     def forward(self, images: Tensor) -> Tensor:
@@ -149,9 +151,14 @@ class ImageClassifier(L.LightningModule):
         self._test_confusion.update(self._score("test", batch), batch[1])
 
     def on_test_epoch_end(self) -> None:
-        """Store `confusion`, int64 [classes, classes] on the CPU: all ranks' test images by label and prediction."""
+        """Store `confusion`, int64 [classes, classes] on the CPU: all ranks' test images by label and prediction.
+
+        Store `scored_digest` too, the digest of the weights that were scored: callbacks may change them after this.
+        """
         self.confusion = self._test_confusion.compute().cpu()
         self._test_confusion.reset()
+        if is_first_rank():
+            self.scored_digest = weights_digest(self.state_dict())
 
     def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Score a batch; returns its logits, float [B, classes]. Validations use no views besides the image itself."""

@@ -20,6 +20,7 @@ from fastconv.analysis import figures
 from fastconv.config.resume import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
+from fastconv.system.errors import warn
 from fastconv.system.names import valid_unicode
 
 # Charts by category. Tags are patterns, so that runs with and without validations or a time limit have the same layout:
@@ -143,4 +144,4 @@ def optional(part: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        warnings.warn(f"left out: {part} ({reason}). The run itself is whole", stacklevel=3)
+        warn(f"left out: {part} ({reason}). The run itself is whole")

@@ -5,10 +5,15 @@ import logging
 import warnings
 
 import lightning as L
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from fastconv.models.classifier import whiten
 from fastconv.models.tta import views_of
+from fastconv.system.distributed import started_by_torchrun
+from fastconv.system.errors import InputError
 from fastconv.training.callbacks import BudgetProgressBar
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
@@ -49,12 +54,20 @@ def make_module(run: Run) -> ImageClassifier:
     return module
 
 
-def make_trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -> L.Trainer:
-    """Make a Trainer with one endless epoch, which a callback ends. The progress bar, if any, is a callback too."""
+def make_trainer(
+    run: Run, loggers: list[Logger], callbacks: list[L.Callback], checkpoints: CheckpointIO | None = None
+) -> L.Trainer:
+    """Make a Trainer with one endless epoch, which a callback ends. The progress bar, if any, is a callback too.
+
+    Args:
+        checkpoints: writes the checkpoints; None for Lightning's own way.
+    """
     config = run.config
     microbatches = config.batch_size // (config.micro_batch_size * config.trainer.devices)
     steps_between = max(1, round(config.validate.every * run.spec.samples / config.batch_size))
-    return L.Trainer(
+    # Named, since Lightning would guess from the variables of a scheduler that processes are there which are not.
+    environment = TorchElasticEnvironment() if started_by_torchrun() else LightningEnvironment()
+    trainer = L.Trainer(
         accelerator={"cpu": "cpu", "cuda": "gpu"}[run.device.kind],
         devices=config.trainer.devices,
         strategy=config.trainer.strategy,
@@ -71,4 +84,11 @@ def make_trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -
         enable_model_summary=False,
         enable_progress_bar=any(isinstance(callback, BudgetProgressBar) for callback in callbacks),
         use_distributed_sampler=False,
+        plugins=[environment, *([checkpoints] if checkpoints else [])],
     )
+    if trainer.world_size != config.trainer.devices:
+        raise InputError(
+            f"{trainer.world_size} processes would train, but trainer.devices={config.trainer.devices}: start the"
+            " command outside of a scheduler's job, or with torchrun"
+        )
+    return trainer

@@ -9,9 +9,12 @@ from harness import RUN, STEPS, only_run, run_command, same_weights, stop_at
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fastconv.models.weights import weights_digest
 from fastconv.runs.folder import hold
 from fastconv.runs.results import Results
 from fastconv.system import signals as interrupts
+from fastconv.system.files import unwritable
+from fastconv.training import checkpoint_file
 from fastconv.training.module import ImageClassifier
 
 
@@ -242,15 +245,34 @@ def test_weights_that_are_no_numbers_are_not_kept(command, tmp_path, monkeypatch
     assert torch.load(only_run(tmp_path) / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
-def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(command, tmp_path, monkeypatch, undisturbed):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("failing", ["first", "last"])
+def test_a_checkpoint_that_cannot_be_written(command, tmp_path, monkeypatch, undisturbed, failing):
+    """During training that is a warning; the run whose last one is not there has failed, and can go on."""
+    write, calls = checkpoint_file.write_atomically, 0
 
-    monkeypatch.setattr("lightning.pytorch.trainer.Trainer.save_checkpoint", full)
-    with pytest.warns(UserWarning, match="No space left on device. The run goes on"):
-        assert command("train", *RUN).code == 0
+    def full(path, *arguments, **settings):
+        nonlocal calls
+        calls += 1
+        if (calls == 1) == (failing == "first"):
+            raise unwritable(path, OSError(28, "No space left on device"))
+        write(path, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_file, "write_atomically", full)
+        if failing == "first":
+            with pytest.warns(UserWarning, match=r"No space left on device.*The run goes on"):
+                assert command("train", *RUN).code == 0
+        else:
+            ended = command("train", *RUN)
+            assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
+            assert "last.ckpt: No space left on device. Free some space" in ended.err
+            assert Results.read(only_run(tmp_path)).accuracy is None
     run = only_run(tmp_path)
-    assert not list(run.glob("last.ckpt*"))
+    if failing == "last":
+        assert command("train", f"resume={run}").code == 0
+    assert not list(run.glob("*.part"))
+    assert Results.read(run).weights_digest == weights_digest(torch.load(run / "last.ckpt")["state_dict"])
+    assert same_weights(run, undisturbed)
     assert Results.read(run).accuracy == Results.read(undisturbed).accuracy
 
 

@@ -207,8 +207,9 @@ def test_another_sweeps_folder_is_refused_before_anything_is_written(whole, digi
     assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*")} == before
 
 
-def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path):
-    """Whoever comes second says so, and neither trains the run nor writes to its folder."""
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path, monkeypatch, finishes):
+    """Whoever comes second trains the others and waits for it, and neither trains the run nor writes to its folder."""
     _, sweep = whole
     copy = tmp_path / "copy"
     shutil.copytree(sweep, copy)
@@ -220,11 +221,29 @@ def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path):
         with pytest.raises(InputError, match="running in another process"):
             job_of_sweep(config, copy / "0")
         before = files(copy / "0")
+
+        def other_ends(folder):
+            assert files(folder) == before
+            if finishes:
+                shutil.copy(sweep / "0" / "results.json", folder)
+
+        monkeypatch.setattr("fastconv.config.cli.wait_until_free", other_ends)
         ended = command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}")
-        assert ended.code == 1
-        assert f"job 0: {copy}/0 is running in another process: wait for it, or end it first" in ended.err
-        assert files(copy / "0") == before
+        assert f"{copy}/0 is running in another process, which is left to finish it" in ended.out
+        assert ended.code == (0 if finishes else 1), ended.err
+        assert ("job 0: the other process did not finish it: go on with sweep.resume=" in ended.err) != finishes
     assert command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}").code == 0
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_sweep(tmp_path, digits_root):
+    begin = [sys.executable, "-m", "fastconv.train", "-m", "seed=0,1,2,3", *SHORT, f"data={digits_root}"]
+    command = [*begin, "sweep.resume=shared"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(each.communicate()[1], each.returncode) for each in both] == [("", 0), ("", 0)]
+    found = results_of(tmp_path / "shared")
+    assert [each.stop_reason for each in found.values()] == ["epochs"] * 4
+    assert all(each.resumed == 0 for each in found.values())
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from harness import run_command, sha256s
 
+from fastconv.config import prerequisites
 from fastconv.data.stream import cache as storage
 from fastconv.data.stream import writer
 
@@ -99,11 +100,12 @@ def test_a_disk_that_fills_up_is_told_before_it_is_full(tmp_path, digits_root, s
 
 
 def test_a_disk_that_is_full_all_of_a_sudden(tmp_path, digits_root, small_disk, right, monkeypatch):
-    """No check foresees it: the system refuses a write."""
+    """No check foresees it, as with a quota: the system refuses a write."""
     folder, resize = small_disk
     overrides = (*OVERRIDES, f"stream.epochs={EPOCHS}", f"stream.root={folder}")
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "require_space", lambda *_: None)
+        for module in (writer, prerequisites):
+            patch.setattr(module, "require_space", lambda *_: None)
         patch.setattr(writer, "MANIFEST_SECONDS", 0)
         ended = run_command(tmp_path, digits_root, "precompute", *overrides)
     assert (ended.code, ended.err.count("\n")) == (1, 1)

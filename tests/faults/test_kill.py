@@ -23,8 +23,8 @@ MOMENTS = {
     "the first step": "fastconv.training.module:ImageClassifier.training_step 1",
     "the first epoch": f"fastconv.training.module:ImageClassifier.training_step {EPOCH // 2 + 1}",
     "a validation": "fastconv.training.module:ImageClassifier.validation_step 3",
-    "a checkpoint": "lightning.fabric.plugins.io.torch_io:_atomic_save 3",
-    "a whole checkpoint without its name": "fastconv.training.callbacks.checkpoints:os.fsync 2",
+    "a checkpoint": "fastconv.training.checkpoint_file:write_atomically 3",
+    "a whole checkpoint without its name": "fastconv.system.files:os.fsync 2",
     "the last step": f"fastconv.training.module:ImageClassifier.training_step {2 * round(8 * 1438 / 64)}",
     "the test": "fastconv.training.module:ImageClassifier.test_step 1",
 }

@@ -1,7 +1,6 @@
 """Reads a stream's shards, and computes blocks that they lack."""
 
 import threading
-import warnings
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.shards import Shard
 from fastconv.data.stream.spec import Batch, Manifest, Stream, StreamSpec, shard_name
-from fastconv.system.errors import StreamError
+from fastconv.system.errors import StreamError, warn
 
 
 class ShardStream(Stream):
@@ -127,7 +126,7 @@ class PrecomputedStream(ShardStream):
             pass
         except Exception as error:  # a full disk must not end a run that can go on without it
             self._extend = None
-            warnings.warn(f"the stream cannot grow, so its further epochs are computed: {error}", stacklevel=2)
+            warn(f"the stream cannot grow, so its further epochs are computed: {error}")
 
     def _stop_if_closed(self, done: int, total: int) -> None:
         if self._closed.is_set():

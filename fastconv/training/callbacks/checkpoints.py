@@ -1,9 +1,6 @@
 """Writes the checkpoints from which a stopped run resumes."""
 
-import functools
-import os
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,11 +10,11 @@ import lightning as L
 import torch
 
 from fastconv.system import signals as interrupts
-from fastconv.system.distributed import lost_rank
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, warn
 from fastconv.system.signals import Interrupted
 from fastconv.training.callbacks.finite_loss import diverged, has_finite_weights
 from fastconv.training.callbacks.time_budget import TimeBudget
+from fastconv.training.checkpoint_file import CheckpointFile
 
 # Seconds between records of the clock: a kill loses no more counted time than that.
 JOURNAL_SECONDS = 1.0
@@ -27,7 +24,7 @@ class Checkpoints(L.Callback):
     """Writes the checkpoint after the first step, every `every` seconds, and when a signal ends the run.
 
     After a signal it raises `Interrupted` at the end of the current step, or within a validation. If a checkpoint
-    cannot be written, it warns and keeps the one before.
+    cannot be written during training, it warns and keeps the one before. The Trainer needs `plugin` among its plugins.
 
     Args:
         path: the file; None to write none.
@@ -40,6 +37,7 @@ class Checkpoints(L.Callback):
         self, path: Path | None, every: float | None, budget: TimeBudget, journal: Callable[[], None] = lambda: None
     ) -> None:
         self._path, self._every, self._budget, self._journal = path, every, budget, journal
+        self.plugin = CheckpointFile()
         self._saved_at: float | None = None
         self._noted_at = 0.0
         self._loops: dict[str, Any] | None = None
@@ -94,10 +92,14 @@ class Checkpoints(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._random_state = state["random_state"]
 
-    def save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: L.Trainer, *, last: bool = False) -> None:
         """Write the checkpoint, which appears under its name only when it is complete and on disk. All ranks take part.
 
-        Raises InputError if the weights are not finite; the previous checkpoint then stays.
+        Args:
+            last: whether it is that of the trained network, without which the run has failed.
+
+        Raises InputError if the weights are not finite, or if the last checkpoint cannot be written; the previous
+        checkpoint then stays.
         """
         if self._path is None:
             return
@@ -108,31 +110,23 @@ class Checkpoints(L.Callback):
         with self._budget.clock.segment("checkpoint"):
             if not has_finite_weights(module):
                 raise diverged("a weight", self._budget.steps, trainer)
-            self._write(self._path, trainer.save_checkpoint, trainer.is_global_zero)
+            with self.plugin.withhold() as errors:
+                trainer.save_checkpoint(self._path)
+            self._judge(self._first_ranks(trainer, [str(error) for error in errors]), last)
         self._saved_at = time.monotonic()
         self._budget.reserve.update(save_seconds=self._saved_at - started)
 
     def replace(self, checkpoint: dict[str, Any]) -> None:
-        """Write a changed checkpoint, on one rank."""
+        """Write a changed checkpoint of the trained network, on one rank. Raises InputError if that fails."""
         if self._path is not None:
-            self._write(self._path, functools.partial(torch.save, checkpoint), first=True)
+            self.plugin.save_checkpoint(checkpoint, self._path)
 
-    @staticmethod
-    def _write(path: Path, write: Callable[[Path], None], first: bool) -> None:
-        partial = path.with_name(f"{path.name}.part")
-        try:
-            write(partial)
-            if first:
-                with partial.open("rb") as file:
-                    os.fsync(file.fileno())
-                partial.replace(path)
-        except (OSError, RuntimeError) as error:
-            if lost_rank(error):
-                raise
-            warnings.warn(f"cannot write {path}: {error}. The run goes on", stacklevel=3)
-        finally:
-            if first:
-                partial.unlink(missing_ok=True)
+    def _judge(self, errors: list[str], last: bool) -> None:
+        """Warn of a checkpoint that could not be written, or raise InputError if it is the last one."""
+        if errors and last:
+            raise InputError(f"{errors[0]}, then go on with resume={self._path.parent if self._path else ''}")
+        if errors:
+            warn(f"{errors[0]}. The run goes on")
 
     def _end_step(self, trainer: L.Trainer, save: bool) -> None:
         self._obey(trainer)
@@ -155,6 +149,14 @@ class Checkpoints(L.Callback):
         if not trainer.should_stop and self._agreed(trainer, number is not None):
             self.save(trainer)
             raise Interrupted(number or interrupts.SIGNALS[1])
+
+    @staticmethod
+    def _first_ranks(trainer: L.Trainer, errors: list[str]) -> list[str]:
+        """The first rank's errors."""
+        if trainer.world_size == 1:
+            return errors
+        shared: list[str] = trainer.strategy.broadcast(errors)
+        return shared
 
     @staticmethod
     def _agreed(trainer: L.Trainer, wanted: bool) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastconv.budget.clock import Clock
-from fastconv.budget.pacing import PACING, Pacing, ScoringReserve, Step, StepTimes, next_step
+from fastconv.budget.pacing import PACING, Pacing, ScoringReserve, Step, StepTimes, is_cut_short, next_step
 from fastconv.models.tta import Views
 
 T = TypeVar("T")
@@ -95,7 +95,8 @@ class TimeBudget(L.Callback):
         self._begun = True
         self._step_started = self.clock.counted(("train",))
         decided = self._agree(trainer, self._next())
-        # Time has run out unexpectedly (a validation took far longer than the earlier ones): end with a last step.
+        # Time has run out unexpectedly (the process was stopped, or a validation took far longer than the earlier
+        # ones): end with a last step.
         self.step = decided or Step(1.0, last=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,7 +116,7 @@ class TimeBudget(L.Callback):
         self.times.add(self.clock.counted(("train",)) - self._step_started)
         self._begun = False
         self._time_scoring(trainer, pl_module, batch[0])
-        stop, validate = self._agree(trainer, (self.step.last or self._next() is None, self._validation_fits()))
+        stop, validate = self._agree(trainer, (self._must_stop(), self._validation_fits()))
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
             trainer.should_stop = True
@@ -200,6 +201,15 @@ class TimeBudget(L.Callback):
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
         return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, self.step.progress)
+
+    def _must_stop(self) -> bool:
+        """Whether no further step follows: the schedule has ended, or nearly so and there is no time for another step.
+
+        If the time was spent otherwise, in the middle of the schedule, one last step ends it.
+        """
+        if self.step.last or (self.max_steps is not None and self.steps >= self.max_steps):
+            return True
+        return self._next() is None and not is_cut_short(self.step.progress, self.limit, self.times)
 
     def _steps_ahead(self) -> int:
         """Number of steps that were started but that the device has not finished."""
