@@ -12,7 +12,6 @@ from rich.console import Console
 from fastconv.analysis import run_figures
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
-from fastconv.budget.flops import training_flops
 from fastconv.budget.pacing import ScoringReserve
 from fastconv.config.resume import RunFolder, hparams
 from fastconv.data.stream.spec import Stream
@@ -208,7 +207,7 @@ class Training:
             weights_digest=trained,
             balanced_accuracy=balanced_accuracy(confusion),
             macro_f1=macro_f1(confusion),
-            petaflop=self._petaflop(),
+            petaflop=run.petaflop(self._budget.steps),
             images_per_second=self._budget.steps * config.batch_size / spent["train"],
             dataloader_wait_fraction=datamodule.wait_seconds / spent["train"],
             peak_memory_mb=peak_memory_mb(run.device.kind),
@@ -270,11 +269,6 @@ class Training:
             skipped = torch.tensor(float(reserve.skipped))
             scores["tta_skipped"] = int(trainer.strategy.reduce(skipped, reduce_op="sum"))
         return {**scores, **{key: float(found[f"test/{key}"]) for key in ("accuracy", "accuracy_tta", "loss")}}
-
-    def _petaflop(self) -> float:
-        run = self._run
-        each = training_flops(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
-        return each * self._budget.steps * run.config.batch_size / 1e15
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """Load the state of the previous process, if it left one, and take over its progress."""

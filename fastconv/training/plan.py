@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastconv.budget.autotune.data_pruning import skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
 from fastconv.budget.clock import Clock
+from fastconv.budget.flops import training_flops
 from fastconv.budget.forecast import Forecast, forecast
 from fastconv.budget.hardware import Device, prepare
 from fastconv.budget.pacing import PACING
@@ -56,6 +57,11 @@ class Run:
     def model_settings(self) -> dict[str, Any]:
         """The settings of the network."""
         return model_settings(self.config.model)
+
+    def petaflop(self, steps: int) -> float:
+        """10^15 floating-point operations of this many steps of training."""
+        each = training_flops(self.config.model.name, self.model_settings, self.spec.shape, len(self.spec.classes))
+        return each * steps * self.config.batch_size / 1e15
 
 
 def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | None = None) -> Run:
