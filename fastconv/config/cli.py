@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import hydra
@@ -23,7 +24,9 @@ from fastconv.config.store import CONF, register
 from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, StreamError
+from fastconv.system.files import write_atomically
 from fastconv.system.signals import Interrupted, listening
+from fastconv.system.urls import redacted
 
 # A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
 FAILED = ".failed-"
@@ -64,6 +67,7 @@ def command(
             job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
             given, well = sys.argv, True
+            sys.excepthook = _print_traceback
             folders = contextlib.ExitStack()
             try:
                 folders.enter_context(config_folder(read_arguments(given[1:]).config_dir))
@@ -89,7 +93,8 @@ def command(
                 fail(str(error))
             except Interrupted as error:
                 if is_first_rank():
-                    print("; ".join(filter(None, (f"fastconv: ended by {error}", error.advice))), file=sys.stderr)
+                    line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice)))
+                    print(redacted(line), file=sys.stderr)
                 raise SystemExit(error.exit_code) from None
             except COMPOSING_ERRORS as error:
                 if job.full_error or (job.composed and not job.failed):
@@ -131,6 +136,7 @@ class Job:
         try:
             config = typed(self._config_name, values, task_overrides())
             if in_sweep:
+                _redact_file(Path(hydra_config.sweep.dir, "multirun.yaml"))
                 self.sweep = self.sweep or Sweep(self._config_name, (), (config,), Path(hydra_config.sweep.dir))
             with contextlib.nullcontext() if os.getpid() == self._process else listening():
                 return self._body(config)
@@ -141,8 +147,9 @@ class Job:
             if not in_sweep:
                 fail(line)
             if not isinstance(error, InputError):
-                traceback.print_exc()
-            print(f"fastconv: job {hydra_config.job.num}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+                print(redacted(traceback.format_exc()), file=sys.stderr)
+            line = redacted(" ".join(line.split()))
+            print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
             self.failed = True
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
@@ -151,9 +158,21 @@ class Job:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
+def _redact_file(path: Path) -> None:
+    """Leave the secrets of URLs out of a file that Hydra has written."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = path.read_text()
+        if (safe := redacted(text)) != text:
+            write_atomically(path, safe.encode())
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 def fail(line: str) -> None:
     """End the command with one line on standard error and exit code 1."""
-    line = " ".join(line.split())
+    line = redacted(" ".join(line.split()))
     print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
     raise SystemExit(1)
 

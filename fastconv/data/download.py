@@ -24,6 +24,8 @@ PART_BYTES = 2**20
 # A file whose server does not say how long it is could have no end.
 MOST_UNANNOUNCED_BYTES = 2**30
 
+ADVICE = "Check the address, the network and the server"
+
 T = TypeVar("T")
 
 
@@ -83,9 +85,12 @@ class Place:
         except (ImportError, ValueError) as error:
             raise InputError(f"cannot open {url}: {error}. Set {key} to another address or to a folder") from None
 
-    def open(self, start: int = 0) -> Reader:
-        """Open the file to read it from byte `start` on. Raises the errors of the protocol."""
-        return _HttpFile(self, start) if self.is_http else _File(self, start)
+    def open(self, start: int = 0, version: object = None) -> Reader:
+        """Open the file to read it from byte `start` on, if it still has the `version` of its beginning.
+
+        Raises WrongContentError for another version, and the errors of the protocol.
+        """
+        return _HttpFile(self, start, version) if self.is_http else _File(self, start, version)
 
 
 def below(url: str, name: str) -> str:
@@ -94,14 +99,20 @@ def below(url: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
+def _require_same(before: object, now: object) -> None:
+    if before != now:
+        raise WrongContentError("it has changed while it was read", final=True)
+
+
 class _File:
     """A file of a protocol other than HTTP."""
 
-    def __init__(self, place: Place, start: int) -> None:
+    def __init__(self, place: Place, start: int, version: object) -> None:
         self._file = place.system.open(place.path, "rb")
         size = getattr(self._file, "size", None)
         self.size = self.version = size if isinstance(size, int) else None
         if start:
+            _require_same(version, self.version)
             self._file.seek(start)
 
     def read(self, most: int) -> bytes:
@@ -115,7 +126,7 @@ class _File:
 class _HttpFile:
     """The body of an answer over HTTP, as it comes. Only http and https are followed when the server redirects."""
 
-    def __init__(self, place: Place, start: int) -> None:
+    def __init__(self, place: Place, start: int, version: object) -> None:
         from fsspec.asyn import sync
 
         self._sync: Callable[..., Any] = sync
@@ -125,6 +136,8 @@ class _HttpFile:
         headers = self._response.headers
         self.version = headers.get("ETag") or headers.get("Last-Modified")
         try:
+            if start:
+                _require_same(version, self.version)
             self._decompress = self._decoder()
             if self._response.status == 206:
                 if not headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -239,6 +252,15 @@ def read_all(place: Place, most: int, closed: threading.Event) -> bytes:
         file.close()
 
 
+def read_url(url: str, key: str, most: int) -> bytes:
+    """Read a whole file of at most `most` bytes behind a URL that a setting names.
+
+    Raises UnavailableError if it does not exist or never arrives, InputError for a URL that cannot be opened.
+    """
+    place, closed = Place(url, key), threading.Event()
+    return tried(lambda: read_all(place, most, closed), redacted(url), closed, ADVICE)
+
+
 class UrlFile(io.RawIOBase):
     """A file behind a URL, to read from its beginning to its end. After a failure, reading goes on where it stopped.
 
@@ -274,15 +296,13 @@ class UrlFile(io.RawIOBase):
         return len(content)
 
     def _try(self, act: Callable[[], T]) -> T:
-        return tried(act, self._url, self._ended, "Check the address, the network and the server")
+        return tried(act, self._url, self._ended, ADVICE)
 
     def _open(self) -> Reader:
         if self._file is None:
-            self._file = self._place.open(self._at)
+            self._file = self._place.open(self._at, self._version)
             if self._at == 0:
                 self._size, self._version = self._file.size, self._file.version
-            elif self._file.version != self._version:
-                raise WrongContentError("it has changed while it was read", final=True)
         return self._file
 
     def _read(self, most: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fastconv.runs.results import Results
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.system.targets import import_target
+from fastconv.system.urls import redact
 from fastconv.training.tensorboard import METRICS, Dashboard, hyperparameters
 
 # MLflow tag with the run's folder, by which a resumed run is found.
@@ -134,7 +136,8 @@ def wandb(config: Config, folder: Path, project: str, offline: bool = True) -> W
 
     if is_first_rank():
         shutil.rmtree(folder / "wandb", ignore_errors=True)
-    settings = Settings(silent=True, console="off")
+    # It would store the command line.
+    settings = Settings(silent=True, console="off", x_disable_meta=redact(sys.argv) != sys.argv)
     return WandbLogger(
         name=folder.name, id=folder.name, save_dir=folder, project=project, offline=offline, settings=settings
     )

@@ -183,9 +183,9 @@ class Manifest:
         try:
             content = json.loads(text, object_pairs_hook=_without_repeats)
             if content["format"] != FORMAT:
-                raise StreamError(f"{place} has format {content['format']!s:.20}, this fastconv reads format {FORMAT}")
+                raise StreamError(f"{place} has format {content['format']!r:.20}, this fastconv reads format {FORMAT}")
             if content["fingerprint"] != spec.fingerprint:
-                raise StreamError(f"{place} belongs to another stream ({content['fingerprint']!s:.20})")
+                raise StreamError(f"{place} belongs to another stream ({str(content['fingerprint'])!r:.20})")
             entries = {name: ShardEntry(**entry) for name, entry in content["shards"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StreamError(f"{place} is damaged and cannot be read") from error

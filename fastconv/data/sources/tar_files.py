@@ -1,0 +1,92 @@
+"""The plain files in a tar, on disk or behind a URL, read one after the other and never unpacked to disk."""
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from fastconv.data.download import UrlFile
+from fastconv.system.errors import InputError
+from fastconv.system.urls import redacted
+
+# A larger file is not an image: a photograph of 151 million pixels has 0.45 GB without any compression.
+MOST_FILE_BYTES = 2**29
+# The headers of one file, such as a long name.
+MOST_HEADER_BYTES = 2**20
+# A compressed tar of images, which are compressed already, does not grow to a multiple of its size when it is unpacked.
+MOST_RATIO, FREE_BYTES = 200, 2**28
+BUFFER_BYTES = 2**20
+# Members with notes about the tar, by webdataset's convention.
+NOTES = re.compile(r"__[^/]*__($|/)")
+HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+           tarfile.GNUTYPE_LONGLINK)  # fmt: skip
+
+
+def tar_files(url: str, key: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of each plain file of a tar, which may be compressed. Links and devices are passed over.
+
+    Args:
+        url: a path, or a URL of any protocol that fsspec supports.
+        key: the setting that names it, for messages.
+
+    Raises InputError for a tar that cannot be read, names a file outside of it, or has a file that is no image's size.
+    """
+    place = redacted(url)
+    try:
+        with _open(url, key) as file:
+            counted, unpacked = _Counted(file), 0
+            with tarfile.open(fileobj=counted, mode="r|*", tarinfo=_Member) as tar:
+                for member in tar:
+                    if not member.isreg() or NOTES.match(member.name):
+                        continue
+                    if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+                        raise InputError(
+                            f"{place} has an entry that leads out of it, {member.name[:80]}: do not use this file"
+                        )
+                    unpacked += member.size
+                    content = _content(tar, member)
+                    if unpacked > FREE_BYTES + MOST_RATIO * counted.bytes:
+                        raise ValueError(f"{counted.bytes:,} bytes unpack to {unpacked:,}, to fill the memory")
+                    yield member.name, content
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
+    except InputError:
+        raise
+    except Exception as error:  # every protocol, and tarfile, raises its own
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"cannot read {place}, which must be a tar: {why}") from error
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if not 0 <= member.size <= MOST_FILE_BYTES:
+        raise ValueError(f"{member.name[:80]} has {member.size:,} bytes, which no image has")
+    file = tar.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _open(url: str, key: str) -> IO[bytes]:
+    return io.BufferedReader(UrlFile(url, key), BUFFER_BYTES) if "://" in url else Path(url).open("rb")
+
+
+class _Counted:
+    """A file that counts the bytes that are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.bytes = file, 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self.bytes += len(content)
+        return content
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose headers have a limit: tarfile reads them into memory, whatever size they claim."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_Member":
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in HEADERS and member.size > MOST_HEADER_BYTES):
+            raise ValueError(f"it has a header of {member.size:,} bytes")
+        return member
