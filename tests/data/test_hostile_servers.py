@@ -1,6 +1,8 @@
 """Servers that send what nobody should: one line or the same bytes, no code, no file elsewhere, no endless reading."""
 
+import base64
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -167,10 +169,16 @@ def refused(server, data, spec, tmp_path, says="."):
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
 
 
+@functools.cache
+def zeros():
+    """20 MB of zeros, compressed."""
+    return gzip.compress(bytes(20 * 2**20), 6)
+
+
 def bomb(handler):
     handler.begin(Content_Encoding="gzip")
     for _ in range(10):
-        handler.wfile.write(gzip.compress(bytes(20 * 2**20), 9))
+        handler.wfile.write(zeros())
 
 
 def redirect(to):
@@ -474,15 +482,22 @@ def test_a_tar_that_is_made_to_harm_gets_one_line(tmp_path, server, content, say
     assert len(str(raised.value)) < 600
 
 
-def test_links_and_devices_of_a_tar_are_passed_over(tmp_path):
+def test_links_have_no_content_and_devices_are_passed_over(tmp_path):
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
     (tmp_path / "t.tar").write_bytes(b"".join(header(kind, linkname="/etc/passwd") for kind in kinds) + ONE)
-    assert list(tar_files(str(tmp_path / "t.tar"), "dataset.train")) == [("a.png", b"x" * 600)]
+    found = list(tar_files(str(tmp_path / "t.tar"), "dataset.train"))
+    assert found == [("a.png", None), ("a.png", None), ("a.png", b"x" * 600)]
+
+
+def test_zeros_without_end_are_not_read_to_their_end(tmp_path):
+    (tmp_path / "t.tar.gz").write_bytes(gzip.compress(ONE + bytes(17 * 2**20), 1))
+    with pytest.raises(InputError, match="it goes on with zeros"):
+        list(tar_files(str(tmp_path / "t.tar.gz"), "dataset.train"))
 
 
 def test_a_compressed_tar_that_grows_to_a_multiple_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tars, "FREE_BYTES", 10**6)
-    members = [(f"{at}.png", bytes(10**6)) for at in range(9)]
+    monkeypatch.setattr(tars, "FREE_BYTES", 10**5)
+    members = [(f"{at}.png", bytes(3 * 10**5)) for at in range(9)]
     (tmp_path / "t.tar.gz").write_bytes(tar(*members, compress=gzip.compress))
     with pytest.raises(InputError, match="to fill the memory"):
         list(tar_files(str(tmp_path / "t.tar.gz"), "dataset.train"))
@@ -497,6 +512,19 @@ def test_a_tar_without_an_end_is_read_up_to_a_limit(server, monkeypatch):
         for _ in tar_files(f"{server.url}/t.tar", "dataset.train"):
             pass
     assert server.sent < 50 * 2**20
+
+
+def test_the_password_of_a_netrc_is_used_and_is_in_no_setting(tmp_path, server, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password pa55word")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    def answer(handler):
+        said = handler.headers["Authorization"]
+        handler.begin(len(said))
+        handler.wfile.write(said.encode())
+
+    server.answers["x"] = answer
+    assert download.read_url(f"{server.url}/x", "images", 100) == b"Basic " + base64.b64encode(b"ann:pa55word")
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])

@@ -1,4 +1,4 @@
-"""The plain files in a tar, on disk or behind a URL, read one after the other and never unpacked to disk."""
+"""The files in a tar, on disk or behind a URL, read one after the other and never unpacked to disk."""
 
 import io
 import re
@@ -15,6 +15,8 @@ from fastconv.system.urls import redacted
 MOST_FILE_BYTES = 2**29
 # The headers of one file, such as a long name.
 MOST_HEADER_BYTES = 2**20
+# Blocks of zeros between two tars in one file; an archive is filled up to some kB with them.
+MOST_ZERO_BLOCKS = 2**24 // tarfile.BLOCKSIZE
 # A compressed tar of images, which are compressed already, does not grow to a multiple of its size when it is unpacked.
 MOST_RATIO, FREE_BYTES = 200, 2**28
 BUFFER_BYTES = 2**20
@@ -24,33 +26,36 @@ HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GN
            tarfile.GNUTYPE_LONGLINK)  # fmt: skip
 
 
-def tar_files(url: str, key: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of each plain file of a tar, which may be compressed. Links and devices are passed over.
+def tar_files(url: str, key: str) -> Iterator[tuple[str, bytes | None]]:
+    """Yield (name, content) of each file of a tar, which may be compressed; the content of a link is None.
+
+    Tars that were put one behind the other into one file are read as one. Devices and folders are passed over.
 
     Args:
         url: a path, or a URL of any protocol that fsspec supports.
         key: the setting that names it, for messages.
 
-    Raises InputError for a tar that cannot be read, names a file outside of it, or has a file that is no image's size.
+    Raises InputError for a tar that cannot be read, names a file outside of it, or is made to fill the memory.
     """
     place = redacted(url)
     try:
         with _open(url, key) as file:
             counted, unpacked = _Counted(file), 0
-            with tarfile.open(fileobj=counted, mode="r|*", tarinfo=_Member) as tar:
+            with tarfile.open(fileobj=counted, mode="r|*", tarinfo=_Member, ignore_zeros=True) as tar:
                 for member in tar:
-                    if not member.isreg() or NOTES.match(member.name):
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
+                    if NOTES.match(member.name) or not (member.isreg() or member.issym() or member.islnk()):
                         continue
                     if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+                        name = member.name[:80]
                         raise InputError(
-                            f"{place} has an entry that leads out of it, {member.name[:80]}: do not use this file"
+                            f"{place} has an entry that leads out of it, {name}: do not use this file ({key})"
                         )
-                    unpacked += member.size
-                    content = _content(tar, member)
+                    content = _content(tar, member) if member.isreg() else None
+                    unpacked += len(content or b"")
                     if unpacked > FREE_BYTES + MOST_RATIO * counted.bytes:
                         raise ValueError(f"{counted.bytes:,} bytes unpack to {unpacked:,}, to fill the memory")
                     yield member.name, content
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
     except InputError:
         raise
     except Exception as error:  # every protocol, and tarfile, raises its own
@@ -82,7 +87,26 @@ class _Counted:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose headers have a limit: tarfile reads them into memory, whatever size they claim."""
+    """A member after which a broken header is an error, and whose headers have a limit.
+
+    tarfile takes a broken header for the end, so that the rest would be lost. It reads the headers of a member into
+    memory, whatever size they claim.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: Any) -> "_Member":
+        try:
+            found = super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            tarfile_.at_end = getattr(tarfile_, "at_end", 0) + 1
+            if tarfile_.at_end > MOST_ZERO_BLOCKS:
+                raise tarfile.ReadError("it goes on with zeros") from None
+            raise
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            if getattr(tarfile_, "at_end", 0):  # what follows the end of a tar need not be one
+                raise
+            raise tarfile.ReadError(f"broken after {tarfile_.offset:,} bytes") from error
+        return found
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_Member":

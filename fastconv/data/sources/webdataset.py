@@ -88,7 +88,8 @@ def _grouped(url: str, key: str) -> Iterator[dict[str, Any]]:
     """Yield the samples of a tar: for each key, the contents of its files by their ending."""
     from webdataset.tariterators import group_by_keys
 
-    entries = ({"fname": name, "data": content, "__url__": url} for name, content in tar_files(url, key))
+    files = ((name, content) for name, content in tar_files(url, key) if content is not None)
+    entries = ({"fname": name, "data": content, "__url__": url} for name, content in files)
     try:
         yield from group_by_keys(entries)
     except ValueError as error:  # two members of one name
