@@ -40,10 +40,12 @@ def tar_files(url: str, key: str) -> Iterator[tuple[str, bytes | None]]:
     place = redacted(url)
     try:
         with _open(url, key) as file:
-            counted, unpacked = _Counted(file), 0
-            with tarfile.open(fileobj=counted, mode="r|*", tarinfo=_Member, ignore_zeros=True) as tar:
+            counted: Any = _Counted(file)
+            opened: Any = tarfile.open(fileobj=counted, mode="r|*", tarinfo=_Member, ignore_zeros=True)
+            unpacked = 0
+            with opened as tar:
                 for member in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
+                    tar.members = []  # it would keep all headers
                     if NOTES.match(member.name) or not (member.isreg() or member.issym() or member.islnk()):
                         continue
                     if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
