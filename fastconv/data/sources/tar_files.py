@@ -41,7 +41,7 @@ def tar_files(url: str, key: str) -> Iterator[tuple[str, bytes | None]]:
     try:
         with _open(url, key) as file:
             counted: Any = _Counted(file)
-            opened: Any = tarfile.open(fileobj=counted, mode="r|*", tarinfo=_Member, ignore_zeros=True)
+            opened: Any = tarfile.open(fileobj=counted, mode="r|*", tarinfo=_Member, ignore_zeros=True)  # noqa: SIM115 - closed below
             unpacked = 0
             with opened as tar:
                 for member in tar:
