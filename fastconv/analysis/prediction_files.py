@@ -15,11 +15,14 @@ import numpy as np
 
 from fastconv.analysis.predictor import Predictor
 from fastconv.analysis.scoring import BATCH_SIZE
+from fastconv.data.download import read_url
 from fastconv.data.sources.decode import open_image, reason_of, to_array
 from fastconv.data.sources.folders import image_files
+from fastconv.data.sources.tar_files import MOST_FILE_BYTES
 from fastconv.data.sources.webdataset import tar_images
 from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, valid_unicode
+from fastconv.system.urls import redacted
 
 # Images that a thread decodes at once.
 SLICE = 50
@@ -114,8 +117,10 @@ def _files(images: Sequence[str]) -> Iterator[tuple[str, bytes | Path]]:
     """Yield (name, file) of each image, or (name, content) of those in tars."""
     for text in images:
         path = Path(text)
-        if text.lower().endswith(TARS):
+        if text.lower().partition("?")[0].endswith(TARS):
             yield from tar_images(text)
+        elif "://" in text:
+            yield redacted(text), read_url(text, "images", MOST_FILE_BYTES)
         elif path.is_dir():
             yield from ((str(file), file) for file in image_files(path))
         else:

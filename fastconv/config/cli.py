@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import hydra
@@ -35,10 +36,11 @@ from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, RunWarning, StreamError
-from fastconv.system.files import is_of_files, of_file
+from fastconv.system.files import is_of_files, of_file, write_atomically
 from fastconv.system.names import printable
 from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import print_in_any_encoding
+from fastconv.system.urls import redacted
 
 # A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
 FAILED = ".failed-"
@@ -84,6 +86,7 @@ def command(
             warnings.formatwarning = functools.partial(_format_warning, format_warning)
             of_threads = threading.excepthook
             threading.excepthook = functools.partial(_of_thread, of_threads)
+            sys.excepthook = _print_traceback
             folders = contextlib.ExitStack()
             try:
                 folders.enter_context(config_folder(read_arguments(arguments).config_dir))
@@ -114,7 +117,8 @@ def command(
                 fail(str(error))
             except Interrupted as error:
                 if is_first_rank():
-                    print("; ".join(filter(None, (f"fastconv: ended by {error}", error.advice))), file=sys.stderr)
+                    line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice)))
+                    print(redacted(line), file=sys.stderr)
                 raise SystemExit(error.exit_code) from None
             except COMPOSING_ERRORS as error:
                 if job.full_error or (job.composed and not job.failed):
@@ -165,9 +169,8 @@ class Job:
     def run_all(self, sweep: Sweep) -> None:
         """Run the jobs of a sweep one by one, each with the config that was checked, where Hydra composes it twice."""
         for number, values in enumerate(sweep.composed):
-            print(
-                f"job {number} of {len(sweep.composed)}: {printable(' '.join(values.hydra.overrides.task))}", flush=True
-            )
+            overrides = printable(redacted(" ".join(values.hydra.overrides.task)))
+            print(f"job {number} of {len(sweep.composed)}: {overrides}", flush=True)
             values.hydra.sweep.dir = str(sweep.folder)
             values.hydra.job.num, values.hydra.job.id = number, str(number)
             self._run_composed(values, RunMode.MULTIRUN)
@@ -194,6 +197,7 @@ class Job:
         try:
             config = typed(self._config_name, values, task_overrides())
             if in_sweep:
+                _redact_file(Path(hydra_config.sweep.dir, "multirun.yaml"))
                 self.sweep = self.sweep or Sweep(self._config_name, (), (config,), Path(hydra_config.sweep.dir))
             with contextlib.nullcontext() if os.getpid() == self._process else listening():
                 return self._run(config) if in_sweep else self._body(config)
@@ -205,12 +209,9 @@ class Job:
             if not in_sweep:
                 fail(line)
             if not known:
-                traceback.print_exc()
-            print(
-                f"fastconv: job {hydra_config.job.num}: {printable(' '.join(line.split()))}",
-                file=sys.stderr,
-                flush=True,
-            )
+                print(redacted(traceback.format_exc()), file=sys.stderr)
+            line = printable(redacted(" ".join(line.split())))
+            print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
             self.failed = True
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
@@ -255,9 +256,21 @@ def _of_thread(otherwise: Callable[[Any], Any], arguments: Any) -> None:
         otherwise(arguments)
 
 
+def _redact_file(path: Path) -> None:
+    """Leave the secrets of URLs out of a file that Hydra has written."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = path.read_text()
+        if (safe := redacted(text)) != text:
+            write_atomically(path, safe.encode())
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 def fail(line: str) -> None:
     """End the command with one line on standard error and exit code 1."""
-    line = printable(" ".join(line.split()))
+    line = printable(redacted(" ".join(line.split())))
     print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
     raise SystemExit(1)
 

@@ -15,6 +15,7 @@ from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.system.targets import require_trust, targets_in
+from fastconv.system.urls import is_redacted, redact
 
 
 @dataclasses.dataclass
@@ -61,6 +62,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         elif key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
     own: Any = OmegaConf.to_object(stored)
+    _require_secrets(own, folder)
     run = RunFolder(folder, own, resumed=True)
     if is_first_rank() and not _hold(run):
         raise InputError(f"resume={folder} is running in another process: wait for it, or end it first")
@@ -166,8 +168,13 @@ def _read(folder: Path) -> Any:
 
 
 def as_yaml(config: Config) -> str:
-    """A run's whole configuration as YAML, as its folder stores it."""
-    return OmegaConf.to_yaml(OmegaConf.create({**dataclasses.asdict(config), "resume": None}))
+    """A run's whole configuration as YAML, as its folder stores it: URLs without their secrets."""
+    return settings_as_yaml({**dataclasses.asdict(config), "resume": None})
+
+
+def settings_as_yaml(settings: dict[str, Any]) -> str:
+    """Nested settings as YAML, to be stored: URLs without their secrets."""
+    return OmegaConf.to_yaml(OmegaConf.create(redact(settings)))
 
 
 def hparams(config: Any) -> dict[str, Any]:
@@ -176,9 +183,29 @@ def hparams(config: Any) -> dict[str, Any]:
     return hparams_of(nested)
 
 
+def _require_secrets(config: Config, folder: Path) -> None:
+    """Raise InputError for a setting that the run's folder has without its secret, and that was not given again."""
+    nested = dataclasses.asdict(config)
+    settings = {key: value for key, value in nested.items() if not isinstance(value, dict)}
+    for section, values in nested.items():
+        settings |= {f"{section}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {}
+    for key, value in settings.items():
+        if is_redacted(value):
+            raise InputError(
+                f"resume={folder} has {key}={value} without its password or signature: give it again, {key}=..."
+            )
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
 def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:
+    """Raise InputError if a setting differs from the run's own. What was stored without its secret is given again."""
     given, own = (OmegaConf.select(each, key) for each in (OmegaConf.structured(config), stored))
-    if given != own:
+    if is_redacted(_plain(own)) and redact(_plain(given)) == _plain(own):
+        OmegaConf.update(stored, key, given, force_add=True)
+    elif given != own:
         raise InputError(
             f"resume={folder} goes on as it began, with {key}={own}: leave out {key}={given}, or start a new run"
         )

@@ -1,6 +1,7 @@
 """Registers the schemas with Hydra, and gives the values of composed and stored configs their types."""
 
 import functools
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,6 +12,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from fastconv.config.commands import Compare, Evaluate, Explain, Export, LrFind, Method, Predict
 from fastconv.config.custom import COMPONENTS
@@ -24,6 +26,7 @@ from fastconv.optim.configs import Average
 from fastconv.runs.legacy import current_settings
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.targets import KEY
+from fastconv.system.urls import remember
 
 # A wheel has the configs inside the package, a checkout has them beside it.
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -199,6 +202,15 @@ def _settable(schema: type) -> DictConfig:
     return node
 
 
+def _env(name: str, *default: Any) -> Any:
+    """OmegaConf's `oc.env`. A value that is a secret, by the name of its variable, is never stored or printed."""
+    value = oc.env(name, *default)
+    if isinstance(value, str) and name in os.environ:
+        remember(name, value)
+    return value
+
+
 # Registered at import, so that processes that a sweep's launcher starts have them too.
 OmegaConf.register_new_resolver("part", _part, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)

@@ -15,6 +15,7 @@ from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_location
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
+from fastconv.system.urls import redacted
 
 # The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
 DESCRIPTION = "sweep.yaml"
@@ -100,9 +101,11 @@ def override_of(folder: Path) -> str:
 
 
 def _of_interest(overrides: tuple[str, ...]) -> list[str]:
-    """The overrides that decide which runs a sweep has."""
+    """The overrides that decide which runs a sweep has, URLs without their secrets."""
     keys = {text: text.lstrip("+").partition("=")[0] for text in overrides}
-    return [text for text in overrides if not is_location(keys[text]) and not keys[text].startswith(LAUNCHING)]
+    return [
+        redacted(text) for text in overrides if not is_location(keys[text]) and not keys[text].startswith(LAUNCHING)
+    ]
 
 
 def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:

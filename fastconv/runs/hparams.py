@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from fastconv.system.urls import redact
+
 # Settings that say where files are or what to do with them. They do not change what a run computes.
 LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune", "checkpoint", "sweep",
              "logger", "stream.root", "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
@@ -11,13 +13,13 @@ ADDED = ("callbacks", "extra")
 
 
 def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The hyperparameters, flat, of a run's nested settings."""
+    """The hyperparameters, flat, of a run's nested settings; URLs without their secrets."""
     found = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             found.update(hparams_of(value, f"{prefix}{name}."))
         elif not is_location(f"{prefix}{name}") and not (name in ADDED and not value):
-            found[f"{prefix}{name}"] = value
+            found[f"{prefix}{name}"] = redact(value)
     return found
 
 

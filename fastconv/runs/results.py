@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from fastconv.runs.legacy import current_results
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
+from fastconv.system.urls import redact
 
 # Results by which runs can be ranked: higher is better.
 MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
@@ -90,6 +91,11 @@ class Results:
     overrides: list[str] = field(default_factory=list)
     hparams: dict[str, Any] = field(default_factory=dict)
     """All settings that decided what the run computed, by key."""
+
+    def __post_init__(self) -> None:
+        # Also of runs of earlier versions, which stored URLs with their passwords and signatures.
+        for key in ("overrides", "hparams", "error"):
+            object.__setattr__(self, key, redact(getattr(self, key)))
 
     def write(self, run: Path, *, durable: bool = False) -> None:
         """Write `results.json` to a run's folder, atomically. Raises InputError if it cannot be written.

@@ -10,6 +10,7 @@ from rich.table import Table
 from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.names import printable
+from fastconv.system.urls import redacted
 from fastconv.training.plan import Run
 
 # Balanced accuracy is shown if it differs from accuracy by more than this share.
@@ -33,7 +34,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     stream = "augmented while training"
     if plan.stream_epochs:
         size = plan.stream_epochs * spec.epoch_bytes / 1e6
-        stream = f"{plan.stream_epochs} epochs, {size:,.0f} MB in {config.stream.root}"
+        stream = f"{plan.stream_epochs} epochs, {size:,.0f} MB in {redacted(config.stream.root)}"
         stream += "; the others augmented while training" * (plan.stream_epochs < plan.epochs - 1e-9)
     step = [device.precision, "channels_last" if config.trainer.channels_last else "contiguous"]
     step += [f"{device.threads} threads"] * (device.kind == "cpu")

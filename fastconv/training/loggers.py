@@ -3,6 +3,7 @@
 import functools
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, reason, warn
 from fastconv.system.files import unwritable
 from fastconv.system.targets import import_target
+from fastconv.system.urls import redact
 from fastconv.training.metrics_table import MetricsTable
 from fastconv.training.tensorboard import METRICS, Dashboard, hyperparameters
 
@@ -185,7 +187,8 @@ def wandb(config: Config, folder: Path, project: str, offline: bool = True) -> W
 
     if is_first_rank():
         shutil.rmtree(folder / "wandb", ignore_errors=True)
-    settings = Settings(silent=True, console="off")
+    # It would store the command line.
+    settings = Settings(silent=True, console="off", x_disable_meta=redact(sys.argv) != sys.argv)
     return WandbLogger(
         name=folder.name, id=folder.name, save_dir=folder, project=project, offline=offline, settings=settings
     )

@@ -19,13 +19,13 @@ from typing import Any, cast
 
 import lightning as L
 import numpy as np
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.ndimage import gaussian_filter1d
 
 from fastconv.analysis import run_figures
 from fastconv.config.commands import LrFind, RangeTest
+from fastconv.config.resume import settings_as_yaml
 from fastconv.optim.momentum import set_momentum
 from fastconv.system import signals as interrupts
 from fastconv.system.errors import InputError
@@ -198,7 +198,7 @@ def write_range_test(curve: LossCurve, config: LrFind, folder: Path) -> None:
             rows = csv.writer(file)
             rows.writerow(["learning_rate", "loss", "smoothed_loss"])
             rows.writerows(zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True))
-        (folder / "lr_find.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+        (folder / "lr_find.yaml").write_text(settings_as_yaml(dataclasses.asdict(config)))
         marks = {"suggestion": curve.suggestion}
         if (now := getattr(config.optimizer, "max_lr", None)) is not None:  # a user's own optimizer may have none
             marks["optimizer.max_lr now"] = now

@@ -33,6 +33,7 @@ from fastconv.models.tta import views_of
 from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
+from fastconv.system.urls import redacted
 from fastconv.training.callbacks.custom import make_callbacks
 
 
@@ -153,7 +154,7 @@ def precompute(run: Run, console: Console) -> None:
         with run.clock.segment("precompute"):
             ready = read_manifest(RemoteFolder(stream.root), run.spec).epochs
         if ready < epochs:
-            line = f"{stream.root} has {ready} of {epochs} epochs: the others are computed while training"
+            line = f"{redacted(stream.root)} has {ready} of {epochs} epochs: the others are computed while training"
             console.print(line, highlight=False, markup=False)
     there = sum(stored.bytes for stored in stored_streams(root) if stored.folder.name == run.spec.folder)
     room = stream.max_gb * 1e9 - max(there, epochs * run.spec.epoch_bytes)

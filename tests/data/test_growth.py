@@ -33,7 +33,7 @@ def test_what_is_not_on_disk_is_computed(built):
             np.testing.assert_array_equal(found, right)
     reader = PrecomputedStream(spec, root, None)
     np.testing.assert_array_equal(reader.rows(0, 87)[0], expected[0][:87])
-    with pytest.raises(StreamError, match=r"epoch-0001/shard-0001\.tar of noise-.* has not been written"):
+    with pytest.raises(StreamError, match=r"epoch-0001/shard-0001\.tar of noise-.* is not there"):
         reader.rows(86, 88)
 
 

@@ -1,4 +1,4 @@
-"""A stream on a server: the same training as from disk, and a server's faults survived or told in one line."""
+"""A stream on a server: the same training as from disk, whatever the server does."""
 
 import functools
 import json
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from harness import SHORT, noise, only_run, run_command, same_weights, sha256s, spec_of
 
+from fastconv.data import download
 from fastconv.data.stream import cache as storage
 from fastconv.data.stream import remote
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
@@ -21,7 +22,7 @@ from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.writer import write_stream
 from fastconv.system.errors import InputError, StreamError
 
-PAUSES = remote.PAUSES
+PAUSES = download.PAUSES
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -63,8 +64,10 @@ def server(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr(remote, "PAUSES", (0.001, 0.001, 0.001, 0.001))
+def patient(monkeypatch):
+    """No pauses between tries, and all the time that a shard needs, however busy the machine."""
+    monkeypatch.setattr(download, "PAUSES", (0.001, 0.001, 0.001, 0.001))
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 60)
 
 
 @pytest.fixture
@@ -132,13 +135,17 @@ def test_a_server_that_fails_for_good_gets_one_line(tmp_path, digits_root, serve
     assert not (tmp_path / "outputs" / "digits").exists(), "before anything long"
 
     server.faults = {".tar": ["truncated"] * 5}
-    ended = run_command(tmp_path, digits_root, "train", *settings)
-    assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert f"cannot fetch {server.url}/{name}/epoch-0000/shard-0000.tar in 5 tries" in ended.err
-    assert "Check the network and the server" in ended.err
-    assert "Repair" not in ended.err, "no command here repairs a server"
+    with pytest.warns(UserWarning, match="cannot fetch") as told:
+        ended = run_command(tmp_path, digits_root, "train", *settings, "outputs=computed")
+    assert ended.code == 0, ended.err
+    (line,) = {str(each.message) for each in told if "cannot fetch" in str(each.message)}
+    assert f"cannot fetch {server.url}/{name}/epoch-0000/shard-0000.tar in 5 tries" in line
+    assert line.endswith("Its images are computed instead")
     assert not list((tmp_path / "cache").rglob("*.tar*")), "nothing half-written"
-    assert json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())["stop_reason"] == "error"
+    ended = run_command(tmp_path, digits_root, "train", *settings, "outputs=fetched")
+    assert ended.code == 0, ended.err
+    assert list((tmp_path / "cache").rglob("*.tar"))
+    assert same_weights(only_run(tmp_path / "computed"), only_run(tmp_path / "fetched"))
 
 
 @pytest.mark.parametrize(
@@ -187,34 +194,44 @@ def test_every_protocol_of_fsspec_serves(tmp_path, uploaded):
         assert sha256s(tmp_path / f"cache-{number}") == sha256s(tmp_path / "uploaded")
 
 
-@pytest.mark.parametrize("fault", ["error", "truncated", "short", "wrong"])
-def test_a_fault_is_tried_again_four_times(tmp_path, uploaded, server, fault):
-    """An error, a body that ends early with and without having told its length, and other bytes."""
+@pytest.mark.parametrize(("fault", "tries"), [("error", 5), ("truncated", 5), ("short", 2), ("wrong", 2)])
+def test_a_fault_is_tried_again_and_then_computed(tmp_path, uploaded, server, fault, tries):
+    """An error, a body that ends early with and without having told its length, and other bytes: twice the same wrong
+    ones stay wrong."""
     data, spec = uploaded
-    server.faults = {"epoch-0000/shard-0000.tar": [fault] * 9}
+    server.faults = {"epoch-0000/shard-0000.tar": [fault] * (2 * tries - 1)}
+    online = OnlineStream(spec, data)
     reader = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
-    with pytest.raises(InputError, match=rf"cannot fetch {server.url}/.*/shard-0000.tar in 5 tries: .") as raised:
-        reader.rows(0, 4)
-    assert not isinstance(raised.value, StreamError)
-    assert shards_asked(server) == ["epoch-0000/shard-0000.tar"] * 5
-    assert not [path for path in (tmp_path / "cache" / spec.folder).rglob("*") if path.is_file()]
+    with pytest.warns(UserWarning, match=rf"cannot fetch {server.url}/.*/shard-0000.tar in {tries} tries: ."):
+        found = reader.rows(0, 4)
+    assert equal(found, online.rows(0, 4))
+    assert shards_asked(server).count("epoch-0000/shard-0000.tar") == tries
+    assert equal(reader.rows(4, 57), online.rows(4, 57)), "no further try, and the next shard is read"
+    assert shards_asked(server).count("epoch-0000/shard-0000.tar") == tries
+    assert "epoch-0000/shard-0000.tar" not in stored(tmp_path, spec)
     again = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
-    assert equal(again.rows(0, 4), OnlineStream(spec, data).rows(0, 4)), "the last four faults, then it works"
+    assert equal(again.rows(0, 4), online.rows(0, 4)), "the last faults, then it works"
+    assert "epoch-0000/shard-0000.tar" in stored(tmp_path, spec)
+
+
+def stored(folder, spec):
+    root = folder / "cache" / spec.folder
+    return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
 
 
 def test_pauses_grow_and_end_with_the_run(uploaded, server, monkeypatch):
     _, spec = uploaded
     folder, waited = RemoteFolder(server.url), []
-    monkeypatch.setattr(remote, "PAUSES", PAUSES)
-    monkeypatch.setattr(folder, "_closed", SimpleNamespace(wait=waited.append))
+    monkeypatch.setattr(download, "PAUSES", PAUSES)
+    monkeypatch.setattr(folder, "_closed", SimpleNamespace(wait=waited.append, is_set=lambda: False))
     server.faults = {"manifest.json": ["error"] * 9}
     with pytest.raises(InputError, match="in 5 tries"):
-        folder.read(f"{spec.folder}/manifest.json", json.loads)
+        folder.read(f"{spec.folder}/manifest.json", 10**6, len)
     assert waited == [0.5, 1, 2, 4]
     folder = RemoteFolder(server.url)
     folder.close()
     with pytest.raises(InputError):
-        folder.read(f"{spec.folder}/manifest.json", json.loads)
+        folder.read(f"{spec.folder}/manifest.json", 10**6, len)
     assert len(server.asked) == 5 + 1
 
 
@@ -222,11 +239,13 @@ def test_what_does_not_exist_is_asked_for_once(tmp_path, uploaded, server):
     data, spec = uploaded
     reader = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
     shutil.rmtree(tmp_path / "uploaded" / spec.folder)
-    with pytest.raises(InputError, match=r"shard-0000.tar does not exist. Check stream.root; or write the stream"):
-        reader.rows(0, 4)
+    with pytest.warns(UserWarning, match=r"shard-0000.tar does not exist. Check stream.root, .*computed instead"):
+        assert equal(reader.rows(0, 4), OnlineStream(spec, data).rows(0, 4))
+    assert shards_asked(server).count("epoch-0000/shard-0000.tar") == 1
+    reader.close()
     with pytest.raises(InputError, match=r"manifest.json does not exist"):
         RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=2)
-    assert len(server.asked) == 3
+    assert server.asked.count(f"/{spec.folder}/manifest.json") == 2
 
 
 @pytest.mark.parametrize(

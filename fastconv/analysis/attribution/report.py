@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from fastconv.analysis.attribution import drawing
@@ -20,6 +19,7 @@ from fastconv.analysis.comparison.statistics import summarise
 from fastconv.analysis.figures import read_png
 from fastconv.analysis.html import Figure, write_csv
 from fastconv.config.commands import Explain
+from fastconv.config.resume import settings_as_yaml
 from fastconv.system.files import unwritable
 
 # Images of a figure: one of each of the first classes.
@@ -40,8 +40,7 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
         for name, rows in (("images.csv", images_table(explanation)), ("measures.csv", measures_table(explanation))):
             write_csv(aside / name, list(rows))
         write_maps(explanation, aside / "maps.npz")
-        text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-        (aside / "explain.yaml").write_text(text, encoding="utf-8")
+        (aside / "explain.yaml").write_text(settings_as_yaml(dataclasses.asdict(config)), encoding="utf-8")
         write_attribution_page(aside / "explain.html", explanation, config, figures)
         with SummaryWriter(str(aside)) as events:
             for figure in figures:

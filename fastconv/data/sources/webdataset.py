@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.tar_files import tar_files
 from fastconv.system.errors import InputError
+from fastconv.system.urls import redacted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -51,9 +53,9 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
 
 def tar_images(url: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of each image of a tar."""
-    for sample in _grouped(url):
+    for sample in _grouped(url, "images"):
         if (image := _image_of(sample)) is not None:
-            yield f"{url}: {sample['__key__']}", image
+            yield f"{redacted(url)}: {sample['__key__']}", image
 
 
 def _tars(given: object, key: str) -> Iterator[str]:
@@ -72,9 +74,9 @@ def _tars(given: object, key: str) -> Iterator[str]:
 
 def _members(url: str) -> Iterator[tuple[str, int | str, bytes]]:
     """Yield (name, label, content) of each image of a tar, without writing anything to disk."""
-    for sample in _grouped(url):
+    for sample in _grouped(url, "dataset.train"):
         if (image := _image_of(sample)) is not None:
-            name = f"{url}: {sample['__key__']}"
+            name = f"{redacted(url)}: {sample['__key__']}"
             yield name, _label(sample, name), image
 
 
@@ -82,27 +84,16 @@ def _image_of(sample: dict[str, bytes]) -> bytes | None:
     return next((sample[end[1:]] for end in ENDINGS if end[1:] in sample), None)
 
 
-def _grouped(url: str) -> Iterator[dict[str, Any]]:
+def _grouped(url: str, key: str) -> Iterator[dict[str, Any]]:
     """Yield the samples of a tar: for each key, the contents of its files by their ending."""
-    import fsspec
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+    from webdataset.tariterators import group_by_keys
 
+    files = ((name, content) for name, content in tar_files(url, key) if content is not None)
+    entries = ({"fname": name, "data": content, "__url__": url} for name, content in files)
     try:
-        with fsspec.open(url, "rb") as file:
-            entries = (
-                {**entry, "__url__": url} for entry in tar_file_iterator(file, select_files=partial(_inside, url))
-            )
-            yield from group_by_keys(entries)
-    except InputError:
-        raise
-    except Exception as error:  # every protocol, and tarfile, raises its own
-        raise InputError(f"cannot read {url}: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _inside(url: str, name: str) -> bool:
-    if name.startswith("/") or ".." in Path(name).parts:
-        raise InputError(f"{url} has an entry that leads out of it, {name}: do not use this file")
-    return True
+        yield from group_by_keys(entries)
+    except ValueError as error:  # two members of one name
+        raise InputError(f"cannot read {redacted(url)}: {' '.join(map(str, error.args[:1]))[:200]}") from error
 
 
 def _label(sample: dict[str, bytes], name: str) -> int | str:

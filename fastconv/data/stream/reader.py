@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.stream.shards import Shard
+from fastconv.data.stream.shards import Block, Shard
 from fastconv.data.stream.spec import Batch, Manifest, Stream, StreamSpec, shard_name
 from fastconv.system.errors import StreamError, warn
 
@@ -34,22 +34,30 @@ class ShardStream(Stream):
 
     def _block(self, epoch: int, block: int) -> Batch:
         shard, index = self.spec.place(block)
-        if not self._has(epoch, shard):
-            if self._data is None:
-                raise StreamError(f"{shard_name(epoch, shard)} of {self.spec.folder} has not been written")
-            return self.spec.compute(self._data, epoch, block)
         if (epoch, shard) not in self._open:
-            self._open[epoch, shard] = self._open_shard(epoch, shard)
+            opened = self._open_shard(epoch, shard) if self._has(epoch, shard) else None
+            if opened is None:
+                return self._compute(epoch, block)
+            self._open[epoch, shard] = opened
             if len(self._open) > self.OPEN_SHARDS:
                 self._open.popitem(last=False)
         return self._open[epoch, shard].block(index)
+
+    def _compute(self, epoch: int, block: int) -> Batch:
+        if self._data is None:
+            raise StreamError(f"{shard_name(epoch, self.spec.place(block)[0])} of {self.spec.folder} is not there")
+        return self.spec.compute(self._data, epoch, block)
+
+    def _stored_blocks(self, epoch: int, shard: int) -> list[Block]:
+        """What a shard must hold."""
+        return self.spec.stored_blocks(epoch, self.spec.shards()[shard])
 
     def _has(self, epoch: int, shard: int) -> bool:
         return shard_name(epoch, shard) in self._manifest.shards
 
     @abstractmethod
-    def _open_shard(self, epoch: int, shard: int) -> Shard:
-        """Open a shard that exists."""
+    def _open_shard(self, epoch: int, shard: int) -> Shard | None:
+        """Open a shard that exists; None if its blocks are to be computed all the same."""
 
     def close(self) -> None:
         super().close()
@@ -95,7 +103,7 @@ class PrecomputedStream(ShardStream):
 
     def _open_shard(self, epoch: int, shard: int) -> Shard:
         name = shard_name(epoch, shard)
-        return Shard(self._folder / name, self._manifest.shards[name], self._verify)
+        return Shard(self._folder / name, self._manifest.shards[name], self._stored_blocks(epoch, shard), self._verify)
 
     def _read_manifest(self) -> None:
         """Read the manifest again if it has changed: writers replace it as they make progress."""

@@ -6,10 +6,12 @@
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from fastconv.data.augment.plan import augment, plan_epoch
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.auto_augment import library_versions
 from fastconv.data.dataset import ImageData, mean_and_std
-from fastconv.data.stream.shards import ShardEntry
+from fastconv.data.stream.shards import Block, ShardEntry, possible_bytes
 from fastconv.system.errors import StreamError
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
@@ -105,6 +107,17 @@ class StreamSpec:
         """The (shard of the epoch, block of the shard) of a block of an epoch."""
         return divmod(block, BLOCKS_PER_SHARD)
 
+    def stored_blocks(self, epoch: int, blocks: range) -> list[Block]:
+        """What a shard with some blocks of an epoch must hold."""
+        return [
+            Block(
+                f"{epoch:04d}-{block:05d}",
+                (min(self.block, self.samples - block * self.block), *self.shape),
+                len(self.classes),
+            )
+            for block in blocks
+        ]
+
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
         """Compute one block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
         height, width, _ = self.shape
@@ -169,14 +182,51 @@ class Manifest:
     def parse(cls, text: bytes, place: Path | str, spec: StreamSpec) -> "Manifest":
         """Parse the text of a manifest that was read from `place`. Raises StreamError as `read` does."""
         try:
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=_without_repeats)
             if content["format"] != FORMAT:
-                raise StreamError(f"{place} has format {content['format']}, this fastconv reads format {FORMAT}")
+                raise StreamError(f"{place} has format {content['format']!r:.20}, this fastconv reads format {FORMAT}")
             if content["fingerprint"] != spec.fingerprint:
-                raise StreamError(f"{place} belongs to another stream ({content['fingerprint']})")
-            return cls(spec, {name: ShardEntry(**entry) for name, entry in content["shards"].items()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise StreamError(f"{place} belongs to another stream ({str(content['fingerprint'])!r:.20})")
+            entries = {name: ShardEntry(**entry) for name, entry in content["shards"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StreamError(f"{place} is damaged and cannot be read") from error
+        manifest = cls(spec, entries)
+        manifest._check(place)
+        return manifest
+
+    def _check(self, place: Path | str) -> None:
+        """Raise StreamError for a shard that the stream cannot have, or cannot have in this size.
+
+        So no name leads out of the stream's folder, and no more is read or stored than the stream's own size.
+        """
+        possible = [
+            (sum(block.shape[0] for block in stored), possible_bytes(stored))
+            for stored in (self.spec.stored_blocks(0, blocks) for blocks in self.spec.shards())
+        ]
+        for name, entry in self.shards.items():
+            found = re.fullmatch(r"epoch-([0-9]{4,9})/shard-([0-9]{4,9})\.tar", name)
+            epoch, shard = map(int, found.groups()) if found else (-1, -1)
+            if shard_name(epoch, shard) != name or shard >= len(possible):
+                raise StreamError(
+                    f"{place} is damaged: it names the shard {name!r:.40}, which this stream does not have"
+                )
+            samples, sizes = possible[shard]
+            numbers = type(entry.samples) is int and type(entry.bytes) is int  # a bool is none
+            if not numbers or entry.samples != samples or entry.bytes not in sizes:
+                raise StreamError(
+                    f"{place} is damaged: {name} has {samples} samples in {sizes[0]} bytes or little more, not"
+                    f" {entry.samples!s:.20} in {entry.bytes!s:.20}"
+                )
+            if not isinstance(entry.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
+                raise StreamError(f"{place} is damaged: {name} has no sha256")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a key that it has twice: readers do not agree on which one counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 class Stream(ABC):

@@ -59,7 +59,8 @@ def write_stream(
             name = shard_name(epoch, shard)
             # Other processes write to the disk too, so check before each shard.
             require_space(root, round(len(blocks) * block_bytes), f"a shard of the stream of {spec.dataset}")
-            computed = ((f"{epoch:04d}-{block:05d}", *spec.compute(data, epoch, block)) for block in blocks)
+            stored = zip(spec.stored_blocks(epoch, blocks), blocks, strict=True)
+            computed = ((block.key, *spec.compute(data, epoch, number)) for block, number in stored)
             return name, write_shard(folder / name, computed)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
