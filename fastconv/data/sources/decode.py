@@ -1,8 +1,6 @@
 """Decodes image files of any size and mode, in parallel, to arrays of one size."""
 
-import io
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,14 +9,11 @@ from statistics import median
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastconv.data.sources.formats import TOO_LARGE, open_image
 from fastconv.system.errors import InputError
 
 # Limits, in pixels, of an image_size that is chosen from the images.
 SMALLEST, LARGEST = 24, 128
-# A file that claims more pixels is made to fill the memory. Pillow refuses twice as many, and warns of fewer.
-MOST_PIXELS = 2**27
-TOO_LARGE = "more pixels than any photograph has"
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 ORIENTATION = 0x0112  # EXIF's tag
 BACKGROUND = 255  # the level behind transparent pixels
@@ -140,16 +135,6 @@ def reason_of(error: Exception) -> str:
 def _open(sample: Sample) -> Image.Image:
     content = sample.read()
     return content if isinstance(content, Image.Image) else open_image(content)
-
-
-def open_image(content: bytes) -> Image.Image:
-    """Open an image from the bytes of its file; only the header is decoded. Raises Pillow's errors, or InputError."""
-    if not content:
-        raise InputError("empty")
-    image = Image.open(io.BytesIO(content))
-    if image.width * image.height > MOST_PIXELS:
-        raise InputError(TOO_LARGE)
-    return image
 
 
 def _is_grey(mode: str) -> bool:
