@@ -12,8 +12,8 @@ from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.scoring import BATCH_SIZE, batches, class_probabilities
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
-from fastconv.data.sources.decode import to_array
 from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.models.classifier import Classifier
 from fastconv.models.tta import Views, views_of
 from fastconv.system.errors import InputError

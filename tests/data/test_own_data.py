@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from fastconv.config.overrides import compose
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
-from fastconv.data.sources.decode import to_array
+from fastconv.data.sources.pixels import to_array
 from fastconv.data.stream.spec import stream_spec
 
 NAMES = ("one", "two", "three", "four")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.decode import to_array
 from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
 
 UNKNOWN = -1

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fastconv.data.sources.formats import TOO_LARGE, open_image
+from fastconv.data.sources.pixels import orientation_of, to_array
 from fastconv.system.errors import InputError
 
 # Limits, in pixels, of an image_size that is chosen from the images.
 SMALLEST, LARGEST = 24, 128
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-ORIENTATION = 0x0112  # EXIF's tag
-BACKGROUND = 255  # the level behind transparent pixels
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def look(samples: Sequence[Sample], on_image: Callable[[], None]) -> tuple[list[
         try:
             image = _open(sample)
             width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) >= 5  # these EXIF orientations swap the sides
+            turned = orientation_of(image) >= 5  # these EXIF orientations swap the sides
             return (height, width, image.mode) if turned else (width, height, image.mode)
         except Exception:  # decoding will report the reason
             return None
@@ -99,25 +98,6 @@ def decode(samples: Sequence[Sample], size: int, grey: bool, on_image: Callable[
     images = np.stack([image for _, image in whole]) if whole else np.empty((0, *shape), np.uint8)
     labels = np.array([sample.label for sample, _ in whole], np.int64)
     return Decoded(images, labels, [sample.name for sample, _ in whole], unreadable)
-
-
-def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:
-    """One image as uint8 [H, W, C]; see `decode`."""
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        values = np.asarray(image, np.float64)
-        deep = image.mode != "F" or values.max() > 255  # how Pillow represents grey images of 16 bits
-        image = Image.fromarray((values / 256 if deep and values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (BACKGROUND,) * 4), image)
-    if image.mode != (mode := "L" if grey else "RGB"):
-        image = image.convert(mode)
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    array = np.asarray(image, np.uint8)
-    return array[..., None] if grey else array
 
 
 def reason_of(error: Exception) -> str:
