@@ -99,7 +99,7 @@ def audit(config: Config) -> Audit:
     """Read a data set and search it for problems. Raises InputError as loading it does."""
     dataset, root = config.dataset, Path(config.data)
     builtin = dataset._target_ is None and dataset.source == "builtin"
-    source = None if builtin else open_source(dataset, root)
+    source = None if builtin else open_source(dataset, root, config.own_folders())
     if not isinstance(source, Source):
         splits = load(dataset, root)
         train, test = (

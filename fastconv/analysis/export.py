@@ -44,7 +44,7 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
     and for a file whose predictions differ from the checkpoint's, which is removed.
     """
     run = load_run(folder, trust)
-    _, test = load(run.config.dataset, data)
+    _, test = load(run.config.dataset, data, run.config.own_folders())
     if test.images.shape[1:] != run.shape:
         raise InputError(f"{folder} has other images than {test.name}: its data set has changed")
     some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, min(samples, len(test))).astype(int)]))

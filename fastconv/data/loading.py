@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.sources import code
 from fastconv.data.sources.base import Arrays, Source, builtin_sets, sources
 from fastconv.data.sources.custom import read
+from fastconv.data.sources.folders import image_folder
 from fastconv.data.splits import Splits, stratified_split
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
@@ -23,12 +26,13 @@ if TYPE_CHECKING:
 ARRAYS_FORMAT = 1
 
 
-def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
+def load(dataset: "Dataset | str", root: Path, own: Sequence[Path] = ()) -> tuple[ImageData, ImageData]:
     """Load the training and test split of a data set; built-in sets have their official splits.
 
     Args:
         dataset: the config of a data set, or the name of a built-in one.
         root: the folder that holds, or will hold, the data sets' files.
+        own: folders that fastconv writes to (`Config.own_folders`), which hold no images to train on.
 
     Raises InputError if files are missing and cannot be downloaded, are damaged, or cannot be decoded to `root`; and
     for a user's data set that is not what its config says.
@@ -41,29 +45,40 @@ def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
         folder = _folder(dataset, root, code.stamp_of(dataset))
         if there := _read_arrays(dataset.name, folder):
             return there
-    opened = open_source(dataset, root)
+    opened = open_source(dataset, root, own)
     if not isinstance(opened, Source):
         return _stored(dataset.name, folder, opened)
+    if opened.problems:
+        raise InputError("; ".join(opened.problems))
     about = [opened.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
     folder = _folder(dataset, root, [dataset._target_ or dataset.source, *about])
     if there := _read_arrays(dataset.name, folder):
-        return there
+        return _with_notes(there, opened.notes)
     found = read(dataset, opened)
     arrays = (found.train.images, found.train.labels, found.test.images, found.test.labels, found.classes)
-    return _stored(dataset.name, folder, arrays, found.note)
+    return _with_notes(_stored(dataset.name, folder, arrays, found.note), opened.notes)
 
 
-def open_source(dataset: "Dataset", root: Path) -> Source | Arrays:
+def _with_notes(splits: tuple[ImageData, ImageData], notes: Sequence[str]) -> tuple[ImageData, ImageData]:
+    train, test = (replace(split, note="; ".join(filter(None, (split.note, *notes)))) for split in splits)
+    return train, test
+
+
+def open_source(dataset: "Dataset", root: Path, own: Sequence[Path] = ()) -> Source | Arrays:
     """Open the source of a user's data set. If it is a function that returns arrays, return these.
 
     Raises InputError for a source that does not match the config.
     """
-    return code.call(dataset) if dataset._target_ is not None else sources()[dataset.source](dataset, root)
+    if dataset._target_ is not None:
+        return code.call(dataset)
+    if dataset.source == "image_folder":
+        return image_folder(dataset, root, own)
+    return sources()[dataset.source](dataset, root)
 
 
-def open_splits(dataset: "Dataset", root: Path) -> Splits:
-    """Load a data set and hold out a part of its training images. Raises InputError as `load` does."""
-    everything, test = load(dataset, root)
+def open_splits(dataset: "Dataset", root: Path, own: Sequence[Path] = ()) -> Splits:
+    """Load a data set and hold out a part of its training images. Takes and raises what `load` does."""
+    everything, test = load(dataset, root, own)
     kept, held = stratified_split(everything, dataset.holdout, dataset.holdout_seed)
     if not len(held):
         return Splits(everything, everything.take(held), test)

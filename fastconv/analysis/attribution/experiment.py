@@ -59,7 +59,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
     runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
-    train, test = load(runs[0].config.dataset, Path(config.data))
+    train, test = load(runs[0].config.dataset, Path(config.data), runs[0].config.own_folders())
     if test.classes != runs[0].classes or test.images.shape[1:] != runs[0].shape:
         raise InputError(f"{runs[0].folder} has other classes or images than {test.name}: its data set has changed")
     pixels = Pixels.of(train.images)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,22 +38,30 @@ class Found:
 
 @dataclass(frozen=True)
 class Source:
-    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little."""
+    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little.
+
+    `notes` are sentences about how the source is understood and what is passed over; `problems` are sentences about
+    what keeps its images from being trained on. `audit_note` returns another one, for the audit: it may take longer.
+    """
 
     stamp: list[Any]
     find: Callable[[], Found]
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    audit_note: Callable[[], str] = str
 
 
 Opener = Callable[["Dataset", Path], Source]
+AnyOpener = TypeVar("AnyOpener", bound=Opener)
 Reader = Callable[[Path], Arrays]
 _SOURCES: dict[str, Opener] = {}
 _BUILTIN: dict[str, Reader] = {}
 
 
-def source(name: str) -> Callable[[Opener], Opener]:
+def source(name: str) -> Callable[[AnyOpener], AnyOpener]:
     """Register a function of (dataset's config, data folder) as `dataset.source=NAME`."""
 
-    def register(function: Opener) -> Opener:
+    def register(function: AnyOpener) -> AnyOpener:
         _SOURCES[name] = function
         return function
 

@@ -2,47 +2,44 @@
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastconv.data.sources.base import Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
-from fastconv.data.sources.formats import ENDINGS
+from fastconv.data.sources.layout import find_layout
+from fastconv.data.sources.walk import Folder
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "testing", "val", "valid", "validation")
-
 
 @source("image_folder")
-def image_folder(dataset: "Dataset", data: Path) -> Source:
-    """A folder for each class, below `dataset.root` or below its folders `train` and `test` (or `val`)."""
+def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> Source:
+    """A folder for each class, below `dataset.root` or below its folders `train` and `test` (or `val`).
+
+    Args:
+        dataset: the config of the data set.
+        data: the folder of the data sets.
+        own: folders that fastconv writes to, which are no classes where they lie below `dataset.root`.
+    """
     root = _root(dataset)
-    parts = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
-    train = next((parts[name] for name in TRAIN_FOLDERS if name in parts), None)
-    test = next((parts[name] for name in TEST_FOLDERS if name in parts), None)
-    splits = [train, test] if train and test else [train or root]
-    classes = sorted({path.name for split in splits for path in split.iterdir() if _is_class(path)}, key=natural)
-    if len(classes) < 2:
-        raise InputError(
-            f"dataset.root={root} has no folders of classes: make one for each class, two or more, with its images"
-        )
-    found = [
-        [(label, path) for label, name in enumerate(classes) for path in image_files(split / name)] for split in splits
-    ]
-    if not found[0]:
-        raise InputError(f"dataset.root={root} has no images ({', '.join(ENDINGS)})")
+    layout = find_layout(root, [data, *own])
+    # Classes without images to train on are among the problems: only an audit goes on without them.
+    kept = [at for at, paths in enumerate(layout.images[0]) if paths]
 
     def find() -> Found:
         samples = [
-            [Sample(str(path.relative_to(root)), label, path.read_bytes) for label, path in split] for split in found
-        ]
-        return Found.of(classes, samples)
+            [Sample(str(path.relative_to(root)), label, path.read_bytes)
+             for label, at in enumerate(kept) for path in split[at]]
+            for split in layout.images
+        ]  # fmt: skip
+        return Found.of([layout.classes[at] for at in kept], samples)
 
-    return Source([classes, [[stamp(path, root) for _, path in split] for split in found]], find)
+    stamps = [[stamp(path, root) for paths in split for path in paths] for split in layout.images]
+    return Source([layout.classes, stamps], find, tuple(layout.notes), tuple(layout.problems), layout.hidden_note)
 
 
 @source("csv")
@@ -78,19 +75,16 @@ def table(dataset: "Dataset", data: Path) -> Source:
     return Source([classes, stamps], find)
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe."""
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        place = os.stat(here)
-        if (place.st_dev, place.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                yield Path(here, name)
+def image_files(folder: Path, skip: Sequence[Path] = ()) -> Iterator[Path]:
+    """Yield the image files below a folder, without hidden and system ones. Links are followed, and each folder is
+    visited once, so loops are safe.
+
+    Args:
+        folder: to walk.
+        skip: folders below it to leave out.
+    """
+    for each in Folder(folder, frozenset(map(os.path.realpath, skip))).walk():
+        yield from each.images
 
 
 def _root(dataset: "Dataset") -> Path:
@@ -100,10 +94,6 @@ def _root(dataset: "Dataset") -> Path:
     if not root.is_dir():
         raise InputError(f"dataset.root={root} is no folder: give the one that has the images")
     return root
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith((".", "__"))
 
 
 def _existing(path: object, key: str) -> Path:
