@@ -5,15 +5,14 @@ import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
 from fastconv.analysis import figures, run_figures
 from fastconv.config.schema import Config
-from fastconv.data.loading import load, open_source
+from fastconv.data.loading import load, open_described, open_source
 from fastconv.data.sources.base import Source
-from fastconv.data.sources.custom import Opened, read
+from fastconv.data.sources.custom import Opened
 from fastconv.data.sources.decode import Decoded
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.runs.folder import new_run_folder
@@ -46,11 +45,11 @@ class Audit:
             f"{self.name}: {len(train.labels):,} images to train on and {len(test.labels):,} to test with,"
             f" {len(classes)} classes, as {side}x{side}x{train.images.shape[3]}"
         ]
-        if self.opened.sizes:
-            widths, heights = zip(*self.opened.sizes, strict=True)
+        if len(sizes := self.opened.sizes):
+            (width, height), (most_width, most_height) = sizes.min(0).tolist(), sizes.max(0).tolist()
             lines.append(
-                f"sizes: {min(widths)} to {max(widths)} pixels wide, {min(heights)} to {max(heights)} high; the middle"
-                f" one's shorter side has {median(map(min, self.opened.sizes)):g}"
+                f"sizes: {width} to {most_width} pixels wide, {height} to {most_height} high; the middle one's shorter"
+                f" side has {np.median(sizes.min(1)):g}"
             )
         counts = np.bincount(train.labels, minlength=len(classes))
         most, least = int(counts.argmax()), int(counts.argmin())
@@ -80,7 +79,7 @@ class Audit:
                 f"contradictory: {len(self.contradictory)} images have several labels, such as"
                 f" {' and '.join(self.contradictory[0][:2])}. Decide which is right"
             )
-        if len(lines) == 1 + bool(self.opened.sizes):
+        if len(lines) == 1 + bool(len(sizes)):
             lines.append("nothing to object to")
         return lines
 
@@ -106,9 +105,9 @@ def audit(config: Config) -> Audit:
             Decoded(split.images, split.labels, [f"{part} image {at}" for at in range(len(split))], [])
             for split, part in zip(splits, ("training", "test"), strict=True)
         )
-        opened = Opened(splits[0].classes, train, test, [], [])
+        opened = Opened(splits[0].classes, train, test, np.empty((0, 2), np.int64), [])
     else:
-        opened = read(dataset, source)
+        opened = open_described(dataset, root, source)
     seen: dict[bytes, list[tuple[str, int, str]]] = defaultdict(list)
     for part, split in (("train", opened.train), ("test", opened.test)):
         for image, label, name in zip(split.images, split.labels, split.names, strict=True):

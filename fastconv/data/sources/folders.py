@@ -64,8 +64,9 @@ def table(dataset: "Dataset", data: Path) -> Source:
             )
 
     def find() -> Found:
+        numbers = {name: number for number, name in enumerate(classes)}
         samples = [
-            [Sample(name, classes.index(label), (root / name).read_bytes) for name, label, _ in split]
+            [Sample(name, numbers[label], (root / name).read_bytes) for name, label, _ in split]
             for root, split in zip(roots, splits, strict=True)
         ]
         return Found.of(classes, samples)
