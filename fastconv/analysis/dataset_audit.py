@@ -1,14 +1,13 @@
 """Audit of a data set before training: counts, sizes, unreadable files, duplicates and leaks."""
 
 import csv
-import hashlib
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastconv.analysis import figures, run_figures
+from fastconv.analysis.duplicates import equal_images
 from fastconv.config.schema import Config
 from fastconv.data.loading import load, open_described, open_source
 from fastconv.data.sources.base import Source
@@ -108,19 +107,16 @@ def audit(config: Config) -> Audit:
         opened = Opened(splits[0].classes, train, test, np.empty((0, 2), np.int64), [])
     else:
         opened = open_described(dataset, root, source)
-    seen: dict[bytes, list[tuple[str, int, str]]] = defaultdict(list)
-    for part, split in (("train", opened.train), ("test", opened.test)):
-        for image, label, name in zip(split.images, split.labels, split.names, strict=True):
-            seen[hashlib.sha256(np.ascontiguousarray(image).data).digest()].append((part, int(label), name))
+    parts = (opened.train, opened.test)
     duplicates: list[list[str]] = []
     leaked: list[tuple[str, str]] = []
     contradictory: list[list[str]] = []
-    for places in seen.values():
-        in_train, in_test = ([name for part, _, name in places if part == which] for which in ("train", "test"))
+    for places in equal_images([part.images for part in parts]):
+        in_train, in_test = ([part.names[row] for at, row in places if parts[at] is part] for part in parts)
         duplicates += [names for names in (in_train, in_test) if len(names) > 1]
         leaked += [(in_train[0], name) for name in in_test if in_train]
-        if len({label for _, label, _ in places}) > 1:
-            contradictory.append([name for *_, name in places])
+        if len({int(parts[at].labels[row]) for at, row in places}) > 1:
+            contradictory.append([parts[at].names[row] for at, row in places])
     return Audit(dataset.name, opened, duplicates, leaked, contradictory)
 
 

@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,18 +31,20 @@ def image_folder(dataset: "Dataset", data: Path) -> Source:
             f"dataset.root={root} has no folders of classes: make one for each class, two or more, with its images"
         )
     found = [
-        [(label, path) for label, name in enumerate(classes) for path in image_files(split / name)] for split in splits
+        [(label, entry) for label, name in enumerate(classes) for entry in _entries(split / name)] for split in splits
     ]
     if not found[0]:
         raise InputError(f"dataset.root={root} has no images ({', '.join(ENDINGS)})")
+    start = 0 if root == Path() else len(os.path.join(root, ""))  # where paths below the root begin
 
     def find() -> Found:
         samples = [
-            [Sample(str(path.relative_to(root)), label, path.read_bytes) for label, path in split] for split in found
+            [Sample(entry.path[start:], label, partial(_content, entry.path)) for label, entry in split]
+            for split in found
         ]
         return Found.of(classes, samples)
 
-    return Source([classes, [[stamp(path, root) for _, path in split] for split in found]], find)
+    return Source([classes, [[_stamp(entry, start) for _, entry in split] for split in found]], find)
 
 
 @source("csv")
@@ -80,17 +83,42 @@ def table(dataset: "Dataset", data: Path) -> Source:
 
 def image_files(folder: Path) -> Iterator[Path]:
     """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe."""
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        place = os.stat(here)
-        if (place.st_dev, place.st_ino) in seen:
-            folders.clear()
+    for entry in _entries(folder):
+        yield Path(entry.path)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of the image files below a folder, those of each folder before those of the folders in it."""
+    seen, open_folders = set(), [os.fspath(folder)]
+    while open_folders:
+        here = open_folders.pop()
+        try:
+            place = os.stat(here)
+            if (place.st_dev, place.st_ino) in seen:
+                continue
+            with os.scandir(here) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:  # unreadable
             continue
         seen.add((place.st_dev, place.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                yield Path(here, name)
+        open_folders += [entry.path for entry in reversed(entries) if entry.is_dir()]
+        for entry in entries:
+            if entry.name.lower().endswith(ENDINGS) and not entry.name.startswith(".") and not entry.is_dir():
+                yield entry
+
+
+def _stamp(entry: os.DirEntry[str], start: int) -> list[str | int]:
+    """What `stamp` gives of a file, from its folder's listing; `start` is where its path below the root begins."""
+    try:
+        about = entry.stat()
+    except OSError:  # a broken link, which counts as unreadable
+        return [entry.path, 0, 0]
+    return [entry.path[start:], about.st_size, about.st_mtime_ns]
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _root(dataset: "Dataset") -> Path:
