@@ -71,10 +71,12 @@ def write_predictions(
 def decoded_batches(predictor: Predictor, images: Sequence[str]) -> Iterator[Batch]:
     """Yield the images in batches, decoded by threads in the colours and the size that the network takes."""
 
+    target = predictor.shape[0], predictor.shape[2] == 1, predictor.run.levels
+
     def decode(content: bytes | Path) -> np.ndarray | str:
         try:
             data = content.read_bytes() if isinstance(content, Path) else content
-            return to_array(open_image(data), predictor.shape[0], grey=predictor.shape[2] == 1)
+            return to_array(open_image(data), *target)
         except Exception as error:  # Pillow has many, and a file may be anything
             return reason_of(error)
 

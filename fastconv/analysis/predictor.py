@@ -100,7 +100,7 @@ class Predictor:
             image = Image.fromarray(np.squeeze(image))
         try:
             opened = image if isinstance(image, Image.Image) else open_image(Path(image).read_bytes())
-            return to_array(opened, self.shape[0], grey=self.shape[2] == 1)
+            return to_array(opened, self.shape[0], grey=self.shape[2] == 1, levels=self.run.levels)
         except Exception as error:  # each of Pillow's readers has its own
             raise InputError(f"{image} cannot be read as an image: {error}") from error
 

@@ -2,28 +2,28 @@
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
+from fastconv.data.array_files import ArraysWriter, new_arrays, read_arrays
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources import code
 from fastconv.data.sources.base import Arrays, Source, builtin_sets, sources
-from fastconv.data.sources.custom import read
+from fastconv.data.sources.custom import Opened, read, write
 from fastconv.data.sources.folders import image_folder
 from fastconv.data.splits import Splits, stratified_split
 from fastconv.system.errors import InputError
-from fastconv.system.files import unwritable
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-ARRAYS_FORMAT = 1
+Stored = TypeVar("Stored")
+# Changes when the same files are decoded to other pixels, so that they are read again. 2: 16 bits and floats by one
+# rule for all images of a data set.
+DECODER = 2
 
 
 def load(dataset: "Dataset | str", root: Path, own: Sequence[Path] = ()) -> tuple[ImageData, ImageData]:
@@ -40,23 +40,28 @@ def load(dataset: "Dataset | str", root: Path, own: Sequence[Path] = ()) -> tupl
     if isinstance(dataset, str) or (dataset._target_ is None and dataset.source == "builtin"):
         name = dataset if isinstance(dataset, str) else dataset.name
         folder = root / "arrays" / name
-        return _read_arrays(name, folder) or _stored(name, folder, builtin_sets()[name](root))
+        return read_arrays(name, folder) or _stored(name, folder, builtin_sets()[name](root))
     if dataset._target_ is not None:
         folder = _folder(dataset, root, code.stamp_of(dataset))
-        if there := _read_arrays(dataset.name, folder):
+        if there := read_arrays(dataset.name, folder):
             return there
     opened = open_source(dataset, root, own)
     if not isinstance(opened, Source):
         return _stored(dataset.name, folder, opened)
     if opened.problems:
         raise InputError("; ".join(opened.problems))
-    about = [opened.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
-    folder = _folder(dataset, root, [dataset._target_ or dataset.source, *about])
-    if there := _read_arrays(dataset.name, folder):
-        return _with_notes(there, opened.notes)
-    found = read(dataset, opened)
-    arrays = (found.train.images, found.train.labels, found.test.images, found.test.labels, found.classes)
-    return _with_notes(_stored(dataset.name, folder, arrays, found.note), opened.notes)
+    folder = _folder_of_source(dataset, root, opened)
+    splits = _open(folder, partial(read_arrays, dataset.name, folder), partial(write, dataset, opened))
+    return _with_notes(splits, opened.notes)
+
+
+def open_described(dataset: "Dataset", root: Path, opened: Source) -> Opened:
+    """Load a user's own data set with the names of its images, their sizes, and the files that cannot be read.
+
+    Raises InputError as `load` does.
+    """
+    folder = _folder_of_source(dataset, root, opened)
+    return _open(folder, partial(read, dataset.name, folder), partial(write, dataset, opened))
 
 
 def _with_notes(splits: tuple[ImageData, ImageData], notes: Sequence[str]) -> tuple[ImageData, ImageData]:
@@ -89,58 +94,30 @@ def _folder(dataset: "Dataset", root: Path, stamp: list[Any]) -> Path:
     return root / "arrays" / f"{dataset.name}-{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]}"
 
 
-def _stored(name: str, folder: Path, arrays: Arrays, note: str = "") -> tuple[ImageData, ImageData]:
-    _write_arrays(folder, arrays, note)
-    stored = _read_arrays(name, folder)
-    if stored is None:
+def _folder_of_source(dataset: "Dataset", root: Path, opened: Source) -> Path:
+    about = [opened.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict, DECODER]
+    return _folder(dataset, root, [dataset._target_ or dataset.source, *about])
+
+
+def _open(folder: Path, stored: Callable[[], Stored | None], write: Callable[[ArraysWriter], None]) -> Stored:
+    """Open the arrays in a folder; write them first if they are not there."""
+    there = stored()
+    if there is None:
+        with new_arrays(folder) as writer:
+            there = stored()  # another process may have written them meanwhile
+            if there is None:
+                write(writer)
+        there = stored() if there is None else there
+    if there is None:
         raise InputError(f"cannot read {folder}, which was just written: check the disk")
-    return stored
+    return there
 
 
-def _read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
-    """Memory-map the decoded arrays; None if they are absent, in another format or truncated."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        if meta["format"] != ARRAYS_FORMAT:
-            return None
-        arrays = {
-            split: tuple(np.load(folder / f"{split}-{part}.npy", mmap_mode="r") for part in ("images", "labels"))
-            for split in ("train", "test")
-        }
-        classes = tuple(meta["classes"])
-        train, test = (
-            ImageData(name, images, labels, classes, meta["digest"][split], meta.get("note", ""))
-            for split, (images, labels) in arrays.items()
-        )
-        return train, test
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _stored(name: str, folder: Path, arrays: Arrays) -> tuple[ImageData, ImageData]:
+    def write(writer: ArraysWriter) -> None:
+        train_images, train_labels, test_images, test_labels, classes = arrays
+        writer.write("train", train_images, train_labels)
+        writer.write("test", test_images, test_labels)
+        writer.finish(classes)
 
-
-def _write_arrays(
-    folder: Path,
-    arrays: Arrays,
-    note: str = "",
-) -> None:
-    """Store decoded arrays in a folder that appears only when it is complete."""
-    train_images, train_labels, test_images, test_labels, classes = arrays
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    digests = {}
-    try:
-        aside.mkdir(parents=True)
-        for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
-            images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
-            digests[split] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-            np.save(aside / f"{split}-images.npy", images)
-            np.save(aside / f"{split}-labels.npy", labels)
-        meta = {"format": ARRAYS_FORMAT, "classes": list(classes), "digest": digests, "note": note}
-        (aside / "meta.json").write_text(json.dumps(meta, indent=1))
-        if _read_arrays("", folder) is None:  # another process may have written the same arrays meanwhile
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
-    except OSError as error:
-        # Another process may have written the same arrays first.
-        if not os.path.exists(folder / "meta.json"):
-            raise unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    return _open(folder, partial(read_arrays, name, folder), write)

@@ -19,10 +19,14 @@ class Splits:
 def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split into rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class."""
     generator = np.random.Philox(key=np.array([seed, 0], np.uint64))
-    parts = []
-    for label in range(len(data.classes)):
-        rows = np.flatnonzero(data.labels == label)
-        shuffled = rows[np.argsort(generator.random_raw(len(rows)), kind="stable")]
-        parts.append(shuffled[: round(fraction * len(rows))])
-    held = np.sort(np.concatenate(parts))
-    return np.setdiff1d(np.arange(len(data)), held), held
+    order = np.argsort(data.labels, kind="stable")  # the rows of each class, one class after the other
+    labels = data.labels[order]
+    begin, end = np.searchsorted(labels, [0, len(data.classes)])
+    order, labels = order[begin:end], labels[begin:end]
+    shuffled = order[np.lexsort((generator.random_raw(len(order)), labels))]
+    held = np.zeros(len(data), bool)
+    start = 0
+    for count in np.bincount(labels, minlength=len(data.classes)).tolist():
+        held[shuffled[start : start + round(fraction * count)]] = True
+        start += count
+    return np.flatnonzero(~held), np.flatnonzero(held)

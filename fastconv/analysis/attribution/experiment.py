@@ -21,7 +21,6 @@ from fastconv.config.commands import Explain
 from fastconv.config.schema import Trainer
 from fastconv.config.store import methods
 from fastconv.data.loading import load
-from fastconv.system.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,12 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
     train, test = load(runs[0].config.dataset, Path(config.data), runs[0].config.own_folders())
-    if test.classes != runs[0].classes or test.images.shape[1:] != runs[0].shape:
-        raise InputError(f"{runs[0].folder} has other classes or images than {test.name}: its data set has changed")
+    runs[0].require_same_data(test)
     pixels = Pixels.of(train.images)
     if config.images is not None:
         paths = config.images if isinstance(config.images, list) else [config.images]
         matches = (sorted(glob.glob(str(path))) or [str(path)] for path in paths)
-        samples = read_files(list(itertools.chain(*matches)), runs[0].shape)
+        samples = read_files(list(itertools.chain(*matches)), runs[0].shape, runs[0].levels)
     else:
         network = PixelNetwork(runs[0].model, runs[0].mean, runs[0].std).to(device)
         samples = choose(

@@ -16,7 +16,6 @@ from fastconv.analysis.html import Figure, Table, data_url, write_page
 from fastconv.analysis.predictor import Predictor
 from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
-from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 
 # Most confident errors shown on the page, and the side of a picture there, in pixels.
@@ -30,8 +29,7 @@ def write_report(folder: Path, data: Path, tta: bool, accelerator: str, trust: b
     """
     run = load_run(folder, trust)
     _train, test = load(run.config.dataset, data, run.config.own_folders())
-    if test.classes != run.classes or test.images.shape[1:] != run.shape:
-        raise InputError(f"{folder} has other classes or images than {test.name}: its data set has changed")
+    run.require_same_data(test)
     probabilities = Predictor(run, accelerator).predict(test.images, tta).probabilities
     evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes)
     write_atomically(folder / "evaluation.json", json.dumps(evaluation.summary(), indent=1).encode())

@@ -27,11 +27,11 @@ class Found:
     """The samples of a source. If there are no test samples, the training samples are to be split."""
 
     classes: tuple[str, ...]
-    train: list[Sample]
-    test: list[Sample] | None
+    train: Sequence[Sample]
+    test: Sequence[Sample] | None
 
     @classmethod
-    def of(cls, classes: Sequence[str], splits: Sequence[list[Sample]]) -> "Found":
+    def of(cls, classes: Sequence[str], splits: Sequence[Sequence[Sample]]) -> "Found":
         """Make it from a training split, and a test split if there is one."""
         return cls(tuple(classes), splits[0], splits[1] if len(splits) > 1 else None)
 

@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,17 +29,18 @@ def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> So
     root = _root(dataset)
     layout = find_layout(root, [data, *own])
     # Classes without images to train on are among the problems: only an audit goes on without them.
-    kept = [at for at, paths in enumerate(layout.images[0]) if paths]
+    kept = [at for at, entries in enumerate(layout.images[0]) if entries]
+    start = 0 if root == Path() else len(os.path.join(root, ""))  # where paths below the root begin
 
     def find() -> Found:
         samples = [
-            [Sample(str(path.relative_to(root)), label, path.read_bytes)
-             for label, at in enumerate(kept) for path in split[at]]
+            [Sample(entry.path[start:], label, partial(_content, entry.path))
+             for label, at in enumerate(kept) for entry in split[at]]
             for split in layout.images
         ]  # fmt: skip
         return Found.of([layout.classes[at] for at in kept], samples)
 
-    stamps = [[stamp(path, root) for paths in split for path in paths] for split in layout.images]
+    stamps = [[_stamp(entry, start) for entries in split for entry in entries] for split in layout.images]
     return Source([layout.classes, stamps], find, tuple(layout.notes), tuple(layout.problems), layout.hidden_note)
 
 
@@ -62,8 +64,9 @@ def table(dataset: "Dataset", data: Path) -> Source:
             )
 
     def find() -> Found:
+        numbers = {name: number for number, name in enumerate(classes)}
         samples = [
-            [Sample(name, classes.index(label), (root / name).read_bytes) for name, label, _ in split]
+            [Sample(name, numbers[label], (root / name).read_bytes) for name, label, _ in split]
             for root, split in zip(roots, splits, strict=True)
         ]
         return Found.of(classes, samples)
@@ -84,7 +87,22 @@ def image_files(folder: Path, skip: Sequence[Path] = ()) -> Iterator[Path]:
         skip: folders below it to leave out.
     """
     for each in Folder(folder, frozenset(map(os.path.realpath, skip))).walk():
-        yield from each.images
+        for entry in each.images:
+            yield Path(entry.path)
+
+
+def _stamp(entry: os.DirEntry[str], start: int) -> list[str | int]:
+    """What `stamp` gives of a file, from its folder's listing; `start` is where its path below the root begins."""
+    try:
+        about = entry.stat()
+    except OSError:  # a broken link, which counts as unreadable
+        return [entry.path, 0, 0]
+    return [entry.path[start:], about.st_size, about.st_mtime_ns]
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _root(dataset: "Dataset") -> Path:

@@ -26,13 +26,13 @@ SHOWN = 3
 class Layout:
     """The images of each class, in a training split and maybe a test split.
 
-    `images`: for each split, for each class, the paths of its images. `notes`: sentences about how the folders are
+    `images`: for each split, for each class, the entries of its images. `notes`: sentences about how the folders are
     understood and what is passed over. `problems`: what keeps the images from being trained on.
     """
 
     root: Path
     classes: list[str]
-    images: list[list[list[Path]]]
+    images: list[list[list[os.DirEntry[str]]]]
     notes: list[str]
     problems: list[str]
     hidden: list[Path]
@@ -68,7 +68,7 @@ def find_layout(root: Path, skip: Iterable[Path] = ()) -> Layout:
         )
     if len(splits) == 1:
         notes += _doubts(base, read)
-    loose = [path for split in splits for path in split.images]
+    loose = [entry.path for split in splits for entry in split.images]
     if loose:
         notes.append(f"{len(loose):,} images lie beside the folders of classes, such as {loose[0]}: they are left out")
     inside = [each for folder in read for each in folder.walk()]
@@ -77,7 +77,7 @@ def find_layout(root: Path, skip: Iterable[Path] = ()) -> Layout:
     hidden = [path for folder in ([top] if top is base else [top, base]) for path in folder.hidden]
     hidden += [path for split in splits if split is not base for path in split.hidden]
     hidden += [path for folder in inside for path in folder.hidden]
-    images = [[[path for folder in split.get(key, ()) for path in folder.all_images] for key in classes]
+    images = [[[entry for folder in split.get(key, ()) for entry in folder.all_images] for key in classes]
               for split in found]  # fmt: skip
     names = [_shown_name(folders) for folders in classes.values()]
     return Layout(root, names, images, notes, _problems(root, splits, names, images), hidden)
@@ -254,7 +254,9 @@ def _doubts(base: Folder, classes: list[Folder]) -> list[str]:
     return lines
 
 
-def _problems(root: Path, splits: list[Folder], classes: list[str], images: list[list[list[Path]]]) -> list[str]:
+def _problems(
+    root: Path, splits: list[Folder], classes: list[str], images: list[list[list[os.DirEntry[str]]]]
+) -> list[str]:
     """What keeps the images from being trained on, all of it."""
     problems = []
     empty = [name for name, *counts in zip(classes, *images, strict=True) if not any(counts)]

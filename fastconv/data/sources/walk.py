@@ -58,7 +58,7 @@ class Folder:
         return self._listed[0]
 
     @property
-    def images(self) -> list[Path]:
+    def images(self) -> list[os.DirEntry[str]]:
         """The images directly in it, by name. A broken link counts as one, as an image that cannot be read."""
         return self._listed[1]
 
@@ -73,27 +73,26 @@ class Folder:
         return self._listed[3]
 
     @cached_property
-    def _listed(self) -> tuple[list["Folder"], list[Path], list[Path], list[Path]]:
+    def _listed(self) -> tuple[list["Folder"], list[os.DirEntry[str]], list[Path], list[Path]]:
         folders: list[Folder] = []
-        images: list[Path] = []
+        images: list[os.DirEntry[str]] = []
         others: list[Path] = []
         hidden: list[Path] = []
         try:
             with os.scandir(self.path) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    path = Path(entry.path)
                     if entry.is_dir():
                         if is_hidden(entry.name):
-                            hidden.append(path)
-                        elif os.path.realpath(path) not in self.skip:
-                            folders.append(Folder(path, self.skip))
+                            hidden.append(Path(entry.path))
+                        elif not self.skip or os.path.realpath(entry.path) not in self.skip:
+                            folders.append(Folder(Path(entry.path), self.skip))
                     elif is_hidden(entry.name):
                         if is_image(entry.name):
-                            hidden.append(path)
+                            hidden.append(Path(entry.path))
                     elif is_image(entry.name) and (entry.is_file() or _is_broken_link(entry)):
-                        images.append(path)
+                        images.append(entry)
                     elif entry.name.casefold() not in SYSTEM_FILES:
-                        others.append(path)
+                        others.append(Path(entry.path))
         except OSError as error:
             raise InputError(f"cannot read the folder {self.path}: {error.strerror}. Check its permissions") from error
         return folders, images, others, hidden
@@ -114,9 +113,9 @@ class Folder:
             waiting += reversed(folder.folders)
 
     @cached_property
-    def all_images(self) -> list[Path]:
+    def all_images(self) -> list[os.DirEntry[str]]:
         """The images in it, at any depth."""
-        return [path for folder in self.walk() for path in folder.images]
+        return [entry for folder in self.walk() for entry in folder.images]
 
     @cached_property
     def has_images(self) -> bool:
