@@ -10,6 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from fastconv.analysis.fonts import fit_fonts
+
 DPI = 110
 
 
@@ -73,6 +75,7 @@ def draw_tiles(
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     FigureCanvasAgg(figure)
+    fit_fonts(figure)
     figure.savefig(path, dpi=DPI)
 
 
