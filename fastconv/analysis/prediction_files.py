@@ -15,8 +15,10 @@ import numpy as np
 
 from fastconv.analysis.predictor import Predictor
 from fastconv.analysis.scoring import BATCH_SIZE
-from fastconv.data.sources.decode import open_image, reason_of, to_array
+from fastconv.data.sources.decode import reason_of
 from fastconv.data.sources.folders import image_files
+from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.data.sources.webdataset import tar_images
 from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, valid_unicode
@@ -70,10 +72,12 @@ def write_predictions(
 def decoded_batches(predictor: Predictor, images: Sequence[str]) -> Iterator[Batch]:
     """Yield the images in batches, decoded by threads in the colours and the size that the network takes."""
 
+    target = predictor.shape[0], predictor.shape[2] == 1, predictor.run.levels
+
     def decode(content: bytes | Path) -> np.ndarray | str:
         try:
             data = content.read_bytes() if isinstance(content, Path) else content
-            return to_array(open_image(data), predictor.shape[0], grey=predictor.shape[2] == 1)
+            return to_array(open_image(data), *target)
         except Exception as error:  # Pillow has many, and a file may be anything
             return reason_of(error)
 

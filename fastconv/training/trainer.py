@@ -7,6 +7,7 @@ import warnings
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
+from fastconv.data.sources.levels import Levels
 from fastconv.models.classifier import whiten
 from fastconv.models.tta import views_of
 from fastconv.training.callbacks import BudgetProgressBar
@@ -37,6 +38,7 @@ def make_module(run: Run) -> ImageClassifier:
         classes=run.spec.classes,
         mean=run.spec.mean,
         std=run.spec.std,
+        levels=(run.train.levels or Levels()).as_dict(),
         optimizer=functools.partial(
             config.optimizer.build, batch_size=config.batch_size, precision=run.device.precision
         ),

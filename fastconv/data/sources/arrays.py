@@ -1,19 +1,24 @@
 """A user's own images as numpy arrays in a .npz file."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-from PIL import Image
 
 from fastconv.data.sources.base import Found, Source, natural, source
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.npz import open_npz
 from fastconv.system.errors import InputError
+from fastconv.system.memory import release_pages
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
+
+# Images after which the pages of a memory-mapped array are given back.
+RELEASE_EVERY = 4096
 
 
 @source("arrays")
@@ -23,11 +28,7 @@ def arrays(dataset: "Dataset", data: Path) -> Source:
     path = Path(dataset.root or "")
     if not dataset.root or not path.is_file():
         raise InputError(f"dataset.root={dataset.root} is no file: give a .npz that has arrays images and labels")
-    try:
-        with np.load(path, allow_pickle=False) as file:  # a pickle could run any code
-            stored = {key: file[key] for key in file.files}
-    except Exception as error:  # numpy and zipfile each raise their own
-        raise InputError(f"cannot read {path}: give a .npz that has arrays images and labels") from error
+    stored = open_npz(path)
     splits = []
     for before in ("", "test_") if "test_images" in stored else ("",):
         images, labels = (stored.get(f"{before}{key}") for key in ("images", "labels"))
@@ -38,23 +39,45 @@ def arrays(dataset: "Dataset", data: Path) -> Source:
             raise InputError(
                 f"{path} has {before}images of {images.dtype}, {shape}: give uint8, N x H x W (x 1, 3 or 4)"
             )
-        splits.append((images, [str(label) for label in labels.tolist()]))
+        splits.append((images, list(map(str, labels.read().tolist()))))
     classes = sorted({label for _, labels in splits for label in labels}, key=natural)
     if len(classes) < 2:
         raise InputError(f"{path} has labels of {len(classes)} classes: a classifier needs two or more")
 
     def find() -> Found:
+        numbers = {name: number for number, name in enumerate(classes)}
         samples = [
-            [
-                Sample(f"{before}image {at}", classes.index(label), partial(_as_image, image))
-                for at, (image, label) in enumerate(zip(images, labels, strict=True))
-            ]
+            ArraySamples(before, images.map(data / "arrays"), [numbers[label] for label in labels])
             for before, (images, labels) in zip(("", "test "), splits, strict=False)
         ]
         return Found.of(classes, samples)
 
-    return Source([classes, hashlib.sha256(path.read_bytes()).hexdigest()], find)
+    with path.open("rb") as file:
+        return Source([classes, hashlib.file_digest(file, "sha256").hexdigest()], find)
 
 
-def _as_image(array: np.ndarray) -> Image.Image:
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+class ArraySamples(Sequence[Sample]):
+    """The images of an array as samples: uint8 [N, H, W] or [N, H, W, C]; may be a memory map."""
+
+    def __init__(self, before: str, images: np.ndarray, labels: list[int]) -> None:
+        self._before, self._images, self._labels = before, images, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Sample]: ...
+
+    def __getitem__(self, at: int | slice) -> Sample | list[Sample]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        return Sample(f"{self._before}image {at}", self._labels[at], partial(self._read, at))
+
+    def _read(self, at: int) -> np.ndarray:
+        if at % RELEASE_EVERY == 0:
+            release_pages(self._images)
+        image: np.ndarray = self._images[at]
+        return image

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from fastconv.system.names import valid_unicode
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-
-
 # Train images uint8 [N, H, W, C], train labels [N], test images, test labels, class names.
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 
@@ -31,33 +28,41 @@ class Found:
     """The samples of a source. If there are no test samples, the training samples are to be split."""
 
     classes: tuple[str, ...]
-    train: list[Sample]
-    test: list[Sample] | None
+    train: Sequence[Sample]
+    test: Sequence[Sample] | None
 
     @classmethod
-    def of(cls, classes: Sequence[str], splits: Sequence[list[Sample]]) -> "Found":
+    def of(cls, classes: Sequence[str], splits: Sequence[Sequence[Sample]]) -> "Found":
         """Make it from a training split, and a test split if there is one."""
         return cls(tuple(map(valid_unicode, classes)), splits[0], splits[1] if len(splits) > 1 else None)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little."""
+    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little.
+
+    `notes` are sentences about how the source is understood and what is passed over; `problems` are sentences about
+    what keeps its images from being trained on. `audit_note` returns another one, for the audit: it may take longer.
+    """
 
     stamp: list[Any]
     find: Callable[[], Found]
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    audit_note: Callable[[], str] = str
 
 
 Opener = Callable[["Dataset", Path], Source]
+AnyOpener = TypeVar("AnyOpener", bound=Opener)
 Reader = Callable[[Path], Arrays]
 _SOURCES: dict[str, Opener] = {}
 _BUILTIN: dict[str, Reader] = {}
 
 
-def source(name: str) -> Callable[[Opener], Opener]:
+def source(name: str) -> Callable[[AnyOpener], AnyOpener]:
     """Register a function of (dataset's config, data folder) as `dataset.source=NAME`."""
 
-    def register(function: Opener) -> Opener:
+    def register(function: AnyOpener) -> AnyOpener:
         _SOURCES[name] = function
         return function
 

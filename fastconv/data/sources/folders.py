@@ -2,46 +2,46 @@
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
+from fastconv.data.sources.base import Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.layout import find_layout
+from fastconv.data.sources.walk import Folder
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "testing", "val", "valid", "validation")
-
 
 @source("image_folder")
-def image_folder(dataset: "Dataset", data: Path) -> Source:
-    """A folder for each class, below `dataset.root` or below its folders `train` and `test` (or `val`)."""
+def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> Source:
+    """A folder for each class, below `dataset.root` or below its folders `train` and `test` (or `val`).
+
+    Args:
+        dataset: the config of the data set.
+        data: the folder of the data sets.
+        own: folders that fastconv writes to, which are no classes where they lie below `dataset.root`.
+    """
     root = _root(dataset)
-    parts = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
-    train = next((parts[name] for name in TRAIN_FOLDERS if name in parts), None)
-    test = next((parts[name] for name in TEST_FOLDERS if name in parts), None)
-    splits = [train, test] if train and test else [train or root]
-    classes = sorted({path.name for split in splits for path in split.iterdir() if _is_class(path)}, key=natural)
-    if len(classes) < 2:
-        raise InputError(
-            f"dataset.root={root} has no folders of classes: make one for each class, two or more, with its images"
-        )
-    found = [
-        [(label, path) for label, name in enumerate(classes) for path in image_files(split / name)] for split in splits
-    ]
-    if not found[0]:
-        raise InputError(f"dataset.root={root} has no images ({', '.join(ENDINGS)})")
+    layout = find_layout(root, [data, *own])
+    # Classes without images to train on are among the problems: only an audit goes on without them.
+    kept = [at for at, entries in enumerate(layout.images[0]) if entries]
+    start = 0 if root == Path() else len(os.path.join(root, ""))  # where paths below the root begin
 
     def find() -> Found:
         samples = [
-            [Sample(str(path.relative_to(root)), label, path.read_bytes) for label, path in split] for split in found
-        ]
-        return Found.of(classes, samples)
+            [Sample(entry.path[start:], label, partial(_content, entry.path))
+             for label, at in enumerate(kept) for entry in split[at]]
+            for split in layout.images
+        ]  # fmt: skip
+        return Found.of([layout.classes[at] for at in kept], samples)
 
-    return Source([classes, [[stamp(path, root) for _, path in split] for split in found]], find)
+    stamps = [[_stamp(entry, start) for entries in split for entry in entries] for split in layout.images]
+    return Source([layout.classes, stamps], find, tuple(layout.notes), tuple(layout.problems), layout.hidden_note)
 
 
 @source("csv")
@@ -64,8 +64,9 @@ def table(dataset: "Dataset", data: Path) -> Source:
             )
 
     def find() -> Found:
+        numbers = {name: number for number, name in enumerate(classes)}
         samples = [
-            [Sample(name, classes.index(label), (root / name).read_bytes) for name, label, _ in split]
+            [Sample(name, numbers[label], (root / name).read_bytes) for name, label, _ in split]
             for root, split in zip(roots, splits, strict=True)
         ]
         return Found.of(classes, samples)
@@ -77,19 +78,31 @@ def table(dataset: "Dataset", data: Path) -> Source:
     return Source([classes, stamps], find)
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe."""
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        place = os.stat(here)
-        if (place.st_dev, place.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                yield Path(here, name)
+def image_files(folder: Path, skip: Sequence[Path] = ()) -> Iterator[Path]:
+    """Yield the image files below a folder, without hidden and system ones. Links are followed, and each folder is
+    visited once, so loops are safe.
+
+    Args:
+        folder: to walk.
+        skip: folders below it to leave out.
+    """
+    for each in Folder(folder, frozenset(map(os.path.realpath, skip))).walk():
+        for entry in each.images:
+            yield Path(entry.path)
+
+
+def _stamp(entry: os.DirEntry[str], start: int) -> list[str | int]:
+    """What `stamp` gives of a file, from its folder's listing; `start` is where its path below the root begins."""
+    try:
+        about = entry.stat()
+    except OSError:  # a broken link, which counts as unreadable
+        return [entry.path, 0, 0]
+    return [entry.path[start:], about.st_size, about.st_mtime_ns]
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _root(dataset: "Dataset") -> Path:
@@ -99,10 +112,6 @@ def _root(dataset: "Dataset") -> Path:
     if not root.is_dir():
         raise InputError(f"dataset.root={root} is no folder: give the one that has the images")
     return root
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith((".", "__"))
 
 
 def _existing(path: object, key: str) -> Path:

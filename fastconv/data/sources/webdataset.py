@@ -1,4 +1,7 @@
-"""A user's own images in WebDataset tars, on disk or behind URLs. The tars are never unpacked to disk."""
+"""A user's own images in WebDataset tars, on disk or behind URLs.
+
+The tars are not unpacked: their images are read once, into one temporary file.
+"""
 
 import glob
 import json
@@ -8,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
-from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.base import Found, Source, natural, source, stamp
+from fastconv.data.sources.formats import ENDINGS
+from fastconv.data.sources.spool import Spool, SpooledSamples
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,8 +31,9 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
     splits = [list(_tars(getattr(dataset, key), f"dataset.{key}")) for key in keys]
 
     def find() -> Found:
-        read = [[sample for url in urls for sample in _members(url)] for urls in splits]
-        labels = {label for split in read for _, label, _ in split}
+        spool, numbered = Spool(data / "arrays"), dict[str, int]()
+        read = [SpooledSamples(spool, (each for url in urls for each in _members(url)), numbered) for urls in splits]
+        labels = {label for split in read for label in split.labels}
         if len(labels) < 2:
             raise InputError(f"{splits[0][0]} has images of {len(labels)} classes: a classifier needs two or more")
         numbers = [label for label in labels if isinstance(label, int)]
@@ -38,11 +43,8 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
             names = [str(label) for label in range(max(numbers) + 1)]
         else:
             names = sorted({str(label) for label in labels}, key=natural)
-        at = {name: label for label, name in enumerate(names)}
-        samples = [
-            [Sample(name, at[str(label)], partial(bytes, content)) for name, label, content in split] for split in read
-        ]
-        return Found.of(names, samples)
+        numbered.update((name, label) for label, name in enumerate(names))
+        return Found.of(names, read)
 
     return Source(
         [[[url, *([] if "://" in url else stamp(Path(url), Path())[1:])] for url in urls] for urls in splits], find
