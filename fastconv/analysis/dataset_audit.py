@@ -62,7 +62,10 @@ class Audit:
         if few := [name for name, count in zip(classes, counts, strict=True) if count < FEW]:
             lines.append(f"few images: {len(few)} classes have less than {FEW}, such as {few[0]}. More would help most")
         if self.opened.unreadable:
-            lines.append(f"unreadable: {self.opened.note}. Training leaves them out; dataset.strict=true would stop")
+            lines.append(
+                f"unreadable: {self.opened.unreadable_note}. Training leaves them out; dataset.strict=true would stop"
+            )
+        lines += [f"note: {note}" for note in self.opened.notes]
         if self.leaked:
             one, other = self.leaked[0]
             lines.append(

@@ -12,7 +12,8 @@ from fastconv.data.augment.plan import SkipSchedule
 class ImageData:
     """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
 
-    `note` is a sentence about images that were left out; `skip_schedule` says which images every other epoch skips.
+    `note` says, in one line, what was left out of the source; `skip_schedule` says which images every other epoch
+    skips.
     """
 
     name: str

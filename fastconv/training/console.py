@@ -50,7 +50,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "outputs": config.outputs,
     }
     if run.train.note:
-        rows["left out"] = run.train.note
+        rows["note"] = run.train.note
     rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
     return _table("plan", rows)
 

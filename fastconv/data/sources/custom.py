@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Opened:
     """The images that were read from a source: its splits, and notes about all of its files.
 
-    `sizes` are (width, height) of the readable images, `unreadable` are (name, reason) of the others.
+    `sizes` are (width, height) of the readable images, `unreadable` are (name, reason) of the others, `notes` are the
+    source's own (see `Found`).
     """
 
     classes: tuple[str, ...]
@@ -25,9 +26,15 @@ class Opened:
     test: Decoded
     sizes: list[tuple[int, int]]
     unreadable: list[tuple[str, str]]
+    notes: tuple[str, ...] = ()
 
     @property
     def note(self) -> str:
+        """All that a user should know of what was not read, in one line; empty if there is nothing."""
+        return "; ".join([*([f"left out: {self.unreadable_note}"] if self.unreadable else ()), *self.notes])
+
+    @property
+    def unreadable_note(self) -> str:
         """A sentence about the images that could not be read; empty if all could."""
         if not self.unreadable:
             return ""
@@ -62,9 +69,11 @@ def read(dataset: "Dataset", source: Source) -> Opened:
         whole = ImageData(dataset.name, splits[0].images, splits[0].labels, found.classes, "")
         splits = [splits[0].take(rows) for rows in stratified_split(whole, dataset.test_share, dataset.split_seed)]
     train, test = splits
-    opened = Opened(found.classes, train, test, sizes, unreadable)
+    opened = Opened(found.classes, train, test, sizes, unreadable, found.notes)
     if dataset.strict and unreadable:
-        raise InputError(f"{opened.note}. Mend or remove them, or set dataset.strict=false to go on without them")
+        raise InputError(
+            f"{opened.unreadable_note}. Mend or remove them, or set dataset.strict=false to go on without them"
+        )
     for labels, part in ((opened.train.labels, "train on"), (opened.test.labels, "test with")):
         absent = [name for label, name in enumerate(found.classes) if not (labels == label).any()]
         if absent and (part == "train on" or not len(labels)):
