@@ -30,6 +30,7 @@ class Audit:
 
     `duplicates`: names of images that are equal within a split; `leaked`: pairs (training image, test image) that are
     equal; `contradictory`: names of equal images with different labels. Images are compared as the network sees them.
+    `notes`: how the source is understood and what is passed over.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Audit:
     duplicates: list[list[str]]
     leaked: list[tuple[str, str]]
     contradictory: list[list[str]]
+    notes: tuple[str, ...] = ()
 
     def report(self) -> list[str]:
         """Return the findings as lines, each with advice on what to do."""
@@ -65,7 +67,7 @@ class Audit:
             lines.append(
                 f"unreadable: {self.opened.unreadable_note}. Training leaves them out; dataset.strict=true would stop"
             )
-        lines += [f"note: {note}" for note in self.opened.notes]
+        lines += [f"note: {note}" for note in self.notes]
         if self.leaked:
             one, other = self.leaked[0]
             lines.append(
@@ -125,7 +127,8 @@ def audit(config: Config) -> Audit:
         leaked += [(in_train[0], name) for name in in_test if in_train]
         if len({label for _, label, _ in places}) > 1:
             contradictory.append([name for *_, name in places])
-    return Audit(dataset.name, opened, duplicates, leaked, contradictory)
+    notes = (*source.notes, *opened.notes) if isinstance(source, Source) else ()
+    return Audit(dataset.name, opened, duplicates, leaked, contradictory, notes)
 
 
 def write(found: Audit, config: Config) -> Path:

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +49,15 @@ def load(dataset: "Dataset | str", root: Path) -> tuple[ImageData, ImageData]:
     about = [opened.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
     folder = _folder(dataset, root, [dataset._target_ or dataset.source, *about])
     if there := _read_arrays(dataset.name, folder):
-        return there
+        return _with_notes(there, opened.notes)
     found = read(dataset, opened)
     arrays = (found.train.images, found.train.labels, found.test.images, found.test.labels, found.classes)
-    return _stored(dataset.name, folder, arrays, found.note)
+    return _with_notes(_stored(dataset.name, folder, arrays, found.note), opened.notes)
+
+
+def _with_notes(splits: tuple[ImageData, ImageData], notes: Sequence[str]) -> tuple[ImageData, ImageData]:
+    train, test = (replace(split, note="; ".join(filter(None, (split.note, *notes)))) for split in splits)
+    return train, test
 
 
 def open_source(dataset: "Dataset", root: Path) -> Source | Arrays:

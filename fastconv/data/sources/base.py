@@ -6,7 +6,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.data.sources.decode import Sample
-from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -30,26 +29,38 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[
 class Found:
     """The samples of a source. If there are no test samples, the training samples are to be split.
 
-    `notes` are sentences, without a full stop, about what the source does not use, or may have meant otherwise.
+    `unreadable` are (name, reason) of images that are left out before they are read, such as those without a label;
+    `notes` are sentences, without a full stop, about what is passed over (see `Source`).
     """
 
     classes: tuple[str, ...]
     train: list[Sample]
     test: list[Sample] | None
-    notes: tuple[str, ...] = ()
+    unreadable: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, classes: Sequence[str], splits: Sequence[list[Sample]], notes: Sequence[str] = ()) -> "Found":
+    def of(
+        cls,
+        classes: Sequence[str],
+        splits: Sequence[list[Sample]],
+        unreadable: Sequence[tuple[str, str]] = (),
+        notes: Sequence[str] = (),
+    ) -> "Found":
         """Make it from a training split, and a test split if there is one."""
-        return cls(tuple(classes), splits[0], splits[1] if len(splits) > 1 else None, tuple(notes))
+        return cls(tuple(classes), splits[0], splits[1] if len(splits) > 1 else None, unreadable, notes)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little."""
+    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little.
+
+    `notes` are sentences about how the source is understood and what is passed over.
+    """
 
     stamp: list[Any]
     find: Callable[[], Found]
+    notes: tuple[str, ...] = ()
 
 
 Opener = Callable[["Dataset", Path], Source]
@@ -101,15 +112,6 @@ def _import_all() -> None:
 def natural(name: str) -> tuple[int, int, str]:
     """Sort key: numbers in numeric order, before words. No two names have the same."""
     return (0, int(name), name) if re.fullmatch(r"[0-9]{1,18}", name) else (1, 0, name)
-
-
-def unreadable(name: str, why: str) -> Sample:
-    """Stand for an image that cannot be used, so that it is counted and listed among the unreadable ones."""
-    return Sample(name, 0, partial(_refuse, why))
-
-
-def _refuse(why: str) -> bytes:
-    raise InputError(why)
 
 
 def stamp(path: Path, root: Path) -> list[str | int]:

@@ -1,5 +1,6 @@
 """A user's own images: found by a source, decoded and split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 class Opened:
     """The images that were read from a source: its splits, and notes about all of its files.
 
-    `sizes` are (width, height) of the readable images, `unreadable` are (name, reason) of the others, `notes` are the
-    source's own (see `Found`).
+    `sizes` are (width, height) of the readable images, `unreadable` are (name, reason) of the others; `notes` are
+    those of `Found`.
     """
 
     classes: tuple[str, ...]
@@ -26,7 +27,7 @@ class Opened:
     test: Decoded
     sizes: list[tuple[int, int]]
     unreadable: list[tuple[str, str]]
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     @property
     def note(self) -> str:
@@ -65,6 +66,7 @@ def read(dataset: "Dataset", source: Source) -> Opened:
         splits = [decode(part, size, grey, lambda: progress.advance(task)) for part in parts]
     unreadable = [each for split in splits for each in split.unreadable]
     sizes = sizes[: len(everything) - len(unreadable)]
+    unreadable += found.unreadable
     if found.test is None:
         whole = ImageData(dataset.name, splits[0].images, splits[0].labels, found.classes, "")
         splits = [splits[0].take(rows) for rows in stratified_split(whole, dataset.test_share, dataset.split_seed)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from fastconv.data.sources.base import Found, Source, source, stamp, unreadable
+from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.image_paths import ImagePaths, is_file
 from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, label_of
@@ -70,16 +70,18 @@ def table(dataset: "Dataset", data: Path) -> Source:
     classes = list(dict.fromkeys(names.values()))
     number = {label: classes.index(name) for label, name in names.items()}
     notes += class_notes(classes)
+    unlabelled = [(f"{row.name} (line {row.line})", NO_LABEL) for split in splits for row in split if row.label is None]
     places = roots if len(roots) == len(splits) else roots * 2
 
     def find() -> Found:
-        return Found.of(classes, [[_sample(row, number) for row in split] for split in splits], notes)
+        samples = [[_sample(row, number[row.label]) for row in split if row.label is not None] for split in splits]
+        return Found.of(classes, samples, unlabelled)
 
     stamps: list[Any] = [
         [[names.get(row.label or "", ""), *_stamp(row, root)] for row in split]
         for root, split in zip(places, splits, strict=True)
     ]
-    return Source([classes, stamps, *([notes] if notes else [])], find)
+    return Source([classes, stamps], find, tuple(notes))
 
 
 def _read(path: Path, root: Path) -> tuple[Columns, list[Row]]:
@@ -196,12 +198,10 @@ def _unparted(path: Path, columns: Columns) -> list[str]:
     return [f"the column {columns.head[columns.split]} of {path} is not used, since dataset.test is set"]
 
 
-def _sample(row: Row, number: dict[str, int]) -> Sample:
-    if row.label is None:
-        return unreadable(f"{row.name} (line {row.line})", NO_LABEL)
+def _sample(row: Row, label: int) -> Sample:
     assert row.image is not None
     read = row.image.read_bytes if isinstance(row.image, Path) else partial(Image.fromarray, row.image)
-    return Sample(row.name, number[row.label], read)
+    return Sample(row.name, label, read)
 
 
 def _stamp(row: Row, root: Path) -> list[str | int]:
