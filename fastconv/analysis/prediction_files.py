@@ -22,7 +22,7 @@ from fastconv.data.sources.webdataset import tar_images
 
 # Images that a thread decodes at once.
 SLICE = 50
-TARS = (".tar", ".tar.gz", ".tgz")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 T = TypeVar("T")
 Ranking = list[tuple[str, float]]

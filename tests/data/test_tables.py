@@ -1,5 +1,6 @@
 """Tables of images as people have them: headers, separators, encodings, labels and splits; or one line."""
 
+import io
 import os
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from fastconv.config.overrides import compose
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load, open_source
 from fastconv.data.sources.custom import read
-from fastconv.data.sources.decode import open_image
 from fastconv.system.errors import InputError
 
 COUNT = 12
@@ -41,7 +41,7 @@ def levels(samples, classes):
     seen = {}
     for sample in samples:
         content = sample.read()
-        image = content if isinstance(content, Image.Image) else open_image(content)
+        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
         seen[np.asarray(image)[0, 0].item()] = classes[sample.label]
     return seen
 
