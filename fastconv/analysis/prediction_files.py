@@ -25,7 +25,7 @@ from fastconv.system.names import csv_cell, valid_unicode
 
 # Images that a thread decodes at once.
 SLICE = 50
-TARS = (".tar", ".tar.gz", ".tgz")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 T = TypeVar("T")
 Ranking = list[tuple[str, float]]

@@ -17,7 +17,7 @@ PIXELS = 4 * 2**20
 class ImageData:
     """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
 
-    `note` is a sentence about images that were left out; `levels` says how values of more than eight bits became bytes,
+    `note` says, in one line, what was left out; `levels` says how values of more than eight bits became bytes,
     None if there were none; `skip_schedule` says which images every other epoch skips; `hashes`, uint64 [N], identify
     the images of a user's own data set by their content (fastconv.data.hashes).
     """

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from fastconv.data.sources.base import Found, Source, natural, source
+from fastconv.data.sources.array_keys import find_keys
+from fastconv.data.sources.array_values import as_images, as_labels, require_images, shape_of
+from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, numbers_of
 from fastconv.data.sources.npz import open_npz
 from fastconv.system.errors import InputError
 from fastconv.system.memory import release_pages
@@ -17,6 +20,8 @@ from fastconv.system.memory import release_pages
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
+# Names of arrays whose first stamps did not have them.
+FIRST_KEYS = [("images", "labels"), ("test_images", "test_labels")]
 # Images after which the pages of a memory-mapped array are given back.
 RELEASE_EVERY = 4096
 
@@ -24,43 +29,54 @@ RELEASE_EVERY = 4096
 @source("arrays")
 def arrays(dataset: "Dataset", data: Path) -> Source:
     """A .npz with `images`, uint8 [N, H, W] or [N, H, W, C], and `labels` [N], numbers or names. It may have
-    `test_images` and `test_labels` too."""
+    `test_images` and `test_labels` too. Other names that are in use are known as well (`array_keys`)."""
     path = Path(dataset.root or "")
     if not dataset.root or not path.is_file():
         raise InputError(f"dataset.root={dataset.root} is no file: give a .npz that has arrays images and labels")
     stored = open_npz(path)
-    splits = []
-    for before in ("", "test_") if "test_images" in stored else ("",):
-        images, labels = (stored.get(f"{before}{key}") for key in ("images", "labels"))
-        if images is None or labels is None or labels.ndim != 1 or len(images) != len(labels):
-            raise InputError(f"{path} needs as many {before}labels as {before}images")
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,), (4,)):
-            shape = "x".join(map(str, images.shape))
+    keys, unused = find_keys(path, stored)
+    labels_of = []
+    for images_key, labels_key in keys:
+        images, labels = stored[images_key], stored[labels_key].read()
+        if not images.ndim or not labels.ndim or len(images) != len(labels):
             raise InputError(
-                f"{path} has {before}images of {images.dtype}, {shape}: give uint8, N x H x W (x 1, 3 or 4)"
+                f"{path} needs as many {labels_key} as {images_key}: they are {shape_of(labels.shape)} and"
+                f" {shape_of(images.shape)}"
             )
-        splits.append((images, list(map(str, labels.read().tolist()))))
-    classes = sorted({label for _, labels in splits for label in labels}, key=natural)
-    if len(classes) < 2:
-        raise InputError(f"{path} has labels of {len(classes)} classes: a classifier needs two or more")
+        require_images(images.shape, images.dtype, f"{path} has {images_key}")
+        labels_of.append(as_labels(labels, f"{path} has {labels_key}"))
+    names = class_names((label for labels in labels_of for label in labels if label is not None), path)
+    number, classes = numbers_of(names), list(dict.fromkeys(names.values()))
+    notes = [f"{path} has arrays that are not used: {', '.join(unused[:8])}"] if unused else []
 
     def find() -> Found:
-        numbers = {name: number for number, name in enumerate(classes)}
-        samples = [
-            ArraySamples(before, images.map(data / "arrays"), [numbers[label] for label in labels])
-            for before, (images, labels) in zip(("", "test "), splits, strict=False)
-        ]
-        return Found.of(classes, samples)
+        samples = []
+        unreadable = []
+        for before, (key, _), labels in zip(("", "test "), keys, labels_of, strict=False):
+            images = as_images(stored[key].map(data / "arrays"), f"{path} has {key}")
+            rows = [at for at, label in enumerate(labels) if label is not None]
+            unreadable += [(f"{before}image {at}", NO_LABEL) for at, label in enumerate(labels) if label is None]
+            samples.append(ArraySamples(before, images, rows, [number[label] for label in labels if label is not None]))
+        return Found.of(classes, samples, unreadable)
 
+    told = [] if keys == FIRST_KEYS[: len(keys)] else [keys]
     with path.open("rb") as file:
-        return Source([classes, hashlib.file_digest(file, "sha256").hexdigest()], find)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Source([classes, digest, *told], find, (*notes, *class_notes(classes)))
 
 
 class ArraySamples(Sequence[Sample]):
-    """The images of an array as samples: uint8 [N, H, W] or [N, H, W, C]; may be a memory map."""
+    """Images of an array as samples.
 
-    def __init__(self, before: str, images: np.ndarray, labels: list[int]) -> None:
-        self._before, self._images, self._labels = before, images, labels
+    Args:
+        before: what their names begin with.
+        images: whole numbers from 0 to 255 [N, H, W] or [N, H, W, C]; may be a memory map.
+        rows: of the array, for each sample.
+        labels: the class of each sample.
+    """
+
+    def __init__(self, before: str, images: np.ndarray, rows: list[int], labels: list[int]) -> None:
+        self._before, self._images, self._rows, self._labels = before, images, rows, labels
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -74,10 +90,10 @@ class ArraySamples(Sequence[Sample]):
     def __getitem__(self, at: int | slice) -> Sample | list[Sample]:
         if isinstance(at, slice):
             return [self[each] for each in range(*at.indices(len(self)))]
-        return Sample(f"{self._before}image {at}", self._labels[at], partial(self._read, at))
+        row = self._rows[at]
+        return Sample(f"{self._before}image {row}", self._labels[at], partial(self._read, row))
 
-    def _read(self, at: int) -> np.ndarray:
-        if at % RELEASE_EVERY == 0:
+    def _read(self, row: int) -> np.ndarray:
+        if row % RELEASE_EVERY == 0:
             release_pages(self._images)
-        image: np.ndarray = self._images[at]
-        return image
+        return np.ascontiguousarray(self._images[row], np.uint8)

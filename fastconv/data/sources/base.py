@@ -25,16 +25,29 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[
 
 @dataclass(frozen=True)
 class Found:
-    """The samples of a source. If there are no test samples, the training samples are to be split."""
+    """The samples of a source. If there are no test samples, the training samples are to be split.
+
+    `unreadable` are (name, reason) of images that are left out before they are read, such as those without a label;
+    `notes` are sentences, without a full stop, about what is passed over (see `Source`).
+    """
 
     classes: tuple[str, ...]
     train: Sequence[Sample]
     test: Sequence[Sample] | None
+    unreadable: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, classes: Sequence[str], splits: Sequence[Sequence[Sample]]) -> "Found":
+    def of(
+        cls,
+        classes: Sequence[str],
+        splits: Sequence[Sequence[Sample]],
+        unreadable: Sequence[tuple[str, str]] = (),
+        notes: Sequence[str] = (),
+    ) -> "Found":
         """Make it from a training split, and a test split if there is one."""
-        return cls(tuple(map(valid_unicode, classes)), splits[0], splits[1] if len(splits) > 1 else None)
+        test = splits[1] if len(splits) > 1 else None
+        return cls(tuple(map(valid_unicode, classes)), splits[0], test, unreadable, notes)
 
 
 @dataclass(frozen=True)
@@ -100,8 +113,8 @@ def _import_all() -> None:
 
 
 def natural(name: str) -> tuple[int, int, str]:
-    """Sort key: numbers in numeric order, before words."""
-    return (0, int(name), "") if re.fullmatch(r"[0-9]{1,18}", name) else (1, 0, name)
+    """Sort key: numbers in numeric order, before words. No two names have the same."""
+    return (0, int(name), name) if re.fullmatch(r"[0-9]{1,18}", name) else (1, 0, name)
 
 
 def stamp(path: Path, root: Path) -> list[str | int]:

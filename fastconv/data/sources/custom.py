@@ -32,7 +32,7 @@ class Opened:
     """The images that were read from a source: its splits, and notes about all of its files.
 
     `sizes` are (width, height) of the readable images, int64 [N, 2]; `unreadable` are (name, reason) of the others;
-    `notes` are sentences about how the images were decoded.
+    `notes` are sentences about what is passed over, and how the images were decoded.
     """
 
     classes: tuple[str, ...]
@@ -98,8 +98,10 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
                 for number, part in enumerate(parts)
             ]
     unreadable = [each for split in decoded for each in split.unreadable]
-    note = note_of(unreadable, count)
-    notes = describe(ranges)
+    sizes = sizes[: count - len(unreadable)]
+    unreadable += found.unreadable
+    note = note_of(unreadable, count + len(found.unreadable))
+    notes = [*found.notes, *describe(ranges)]
     if several:
         notes.append(f"{len(several):,} images have several frames or pages, such as {min(several)}: the first is used")
     if dataset.strict and unreadable:
@@ -135,11 +137,12 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         names[part] = [split.names[row] for row in rows.tolist()]
     for number in range(len(parts)):
         (writer.aside / f"decoded-{number}").unlink()
-    about = {"names": names, "unreadable": unreadable, "sizes": sizes[: count - len(unreadable)].ravel().tolist()}
+    about = {"names": names, "unreadable": unreadable, "sizes": sizes.ravel().tolist()}
     about["notes"] = notes
     with writing(writer.folder):
         (writer.aside / ABOUT).write_text(as_json(about))
-    writer.finish(found.classes, "; ".join(filter(None, (note, *notes))), levels if ranges else None)
+    told = [*([f"left out: {note}"] if note else ()), *notes]
+    writer.finish(found.classes, "; ".join(told), levels if ranges else None)
 
 
 def read(name: str, folder: Path) -> Opened | None:

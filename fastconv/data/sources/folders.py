@@ -1,13 +1,12 @@
-"""A user's own images in folders, and in tables of paths."""
+"""A user's own images in folders."""
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastconv.data.sources.base import Found, Source, natural, source, stamp
+from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.layout import find_layout
 from fastconv.data.sources.walk import Folder
@@ -44,40 +43,6 @@ def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> So
     return Source([layout.classes, stamps], find, tuple(layout.notes), tuple(layout.problems), layout.hidden_note)
 
 
-@source("csv")
-def table(dataset: "Dataset", data: Path) -> Source:
-    """A csv with a column of paths, below `dataset.root` or the table's own folder, and one of labels."""
-    paths = [_existing(dataset.train, "dataset.train")]
-    if dataset.test:
-        paths.append(_existing(dataset.test, "dataset.test"))
-    splits = [_rows(path) for path in paths]
-    classes = sorted({label for split in splits for _, label, _ in split}, key=natural)
-    if len(classes) < 2:
-        raise InputError(f"{paths[0]} has a single label, {classes[0]}: a classifier needs two or more")
-    roots = [Path(dataset.root) if dataset.root else path.parent for path in paths]
-    for path, root, split in zip(paths, roots, splits, strict=True):
-        missing = [f"{name} (line {line})" for name, _, line in split if not (root / name).is_file()]
-        if missing:
-            raise InputError(
-                f"{path} names {len(missing)} files that are not there, such as {missing[0]}: correct it, or set"
-                " dataset.root to their folder"
-            )
-
-    def find() -> Found:
-        numbers = {name: number for number, name in enumerate(classes)}
-        samples = [
-            [Sample(name, numbers[label], (root / name).read_bytes) for name, label, _ in split]
-            for root, split in zip(roots, splits, strict=True)
-        ]
-        return Found.of(classes, samples)
-
-    stamps = [
-        [[label, *stamp(root / name, root)] for name, label, _ in split]
-        for root, split in zip(roots, splits, strict=True)
-    ]
-    return Source([classes, stamps], find)
-
-
 def image_files(folder: Path, skip: Sequence[Path] = ()) -> Iterator[Path]:
     """Yield the image files below a folder, without hidden and system ones. Links are followed, and each folder is
     visited once, so loops are safe.
@@ -112,42 +77,3 @@ def _root(dataset: "Dataset") -> Path:
     if not root.is_dir():
         raise InputError(f"dataset.root={root} is no folder: give the one that has the images")
     return root
-
-
-def _existing(path: object, key: str) -> Path:
-    if not isinstance(path, str) or not path:
-        raise InputError(f"{key} is not set: give a csv with a column of paths and one of labels, {key}=table.csv")
-    if not Path(path).is_file():
-        raise InputError(f"{key}={path} is no file: give a csv with a column of paths and one of labels")
-    return Path(path)
-
-
-def _rows(path: Path) -> list[tuple[str, str, int]]:
-    """The (path, label, line number) of each row."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    head = [name.strip().lower() for name in lines[0]] if lines else []
-    at_path = next((head.index(name) for name in ("path", "file", "filename", "image") if name in head), None)
-    at_label = next((head.index(name) for name in ("label", "class", "target", "category") if name in head), None)
-    begin = 1
-    if at_path is None and at_label is None:
-        at_path, at_label, begin = 0, 1, 0
-    elif at_path is None or at_label is None:
-        raise InputError(
-            f"{path} has no column {'path' if at_path is None else 'label'}: its first line is {','.join(lines[0])}"
-        )
-    rows = []
-    for number, row in enumerate(lines[begin:], begin + 1):
-        if not row:
-            continue
-        if len(row) <= max(at_path, at_label) or not row[at_path].strip() or not row[at_label].strip():
-            raise InputError(
-                f"{path}, line {number}: a path and a label are wanted, there is {','.join(row) or 'nothing'}"
-            )
-        rows.append((row[at_path].strip(), row[at_label].strip(), number))
-    if not rows:
-        raise InputError(f"{path} has no rows: give a path and a label in each")
-    return rows

@@ -63,12 +63,12 @@ class SpooledSamples(Sequence[Sample]):
         found: (name, label, content) of each.
     """
 
-    def __init__(self, spool: Spool, found: Iterable[tuple[str, int | str, bytes]], numbers: dict[str, int]) -> None:
+    def __init__(self, spool: Spool, found: Iterable[tuple[str, str, bytes]], numbers: dict[str, int]) -> None:
         self._spool, self._numbers = spool, numbers
         self._names: list[str] = []
         self._starts, self._sizes = array("q"), array("q")
-        self.labels: list[int | str] = []
-        once: dict[int | str, int | str] = {}  # equal labels are one object
+        self.labels: list[str] = []
+        once: dict[str, str] = {}  # equal labels are one object
         for name, label, content in found:
             self._names.append(name)
             self.labels.append(once.setdefault(label, label))
@@ -89,4 +89,4 @@ class SpooledSamples(Sequence[Sample]):
         if isinstance(at, slice):
             return [self[each] for each in range(*at.indices(len(self)))]
         read = partial(self._spool.read, self._starts[at], self._sizes[at])
-        return Sample(self._names[at], self._numbers[str(self.labels[at])], read)
+        return Sample(self._names[at], self._numbers[self.labels[at]], read)
