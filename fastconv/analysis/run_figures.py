@@ -137,8 +137,9 @@ def draw_confusion(counts: np.ndarray, classes: tuple[str, ...], title: str, pat
 def _most_frequent_errors(counts: np.ndarray, names: list[str]) -> str:
     """List the most frequent errors in counts int64 [classes, classes], one a line."""
     errors = counts - np.diag(counts.diagonal())
-    most = np.argsort(-errors, axis=None, kind="stable")[:NAMED_ERRORS]
-    pairs = zip(*np.unravel_index(most[errors.flat[most] > 0], counts.shape), strict=True)
+    places = np.flatnonzero(errors)  # few of the millions that thousands of classes have
+    most = places[np.argsort(-errors.flat[places], kind="stable")[:NAMED_ERRORS]]
+    pairs = zip(*np.unravel_index(most, counts.shape), strict=True)
     lines = [f"{counts[each]} of {counts[each[0]].sum()}: {names[each[0]]} as {names[each[1]]}" for each in pairs]
     return "\n".join(["most frequent errors: label as prediction", "", *lines])
 
