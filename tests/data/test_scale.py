@@ -16,7 +16,6 @@ from fastconv.data.loading import load, open_described, open_source
 from fastconv.data.sources import npz, ordering
 from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import stratified_split
-from fastconv.system.errors import InputError
 
 
 @pytest.fixture
