@@ -57,4 +57,5 @@ def _histogram(values: np.ndarray) -> np.ndarray:
     """How often each level occurs, int64 [256]. Counts pairs of pixels, in half of the time that pixels take."""
     even = len(values) // 2 * 2
     pairs = np.bincount(values[:even].view(np.uint16), minlength=256 * 256).reshape(256, 256)
-    return pairs.sum(0) + pairs.sum(1) + np.bincount(values[even:], minlength=256)
+    counts: np.ndarray = pairs.sum(0) + pairs.sum(1) + np.bincount(values[even:], minlength=256)
+    return counts
