@@ -161,8 +161,8 @@ def show() -> None:
     devices = "; ".join(dict.fromkeys(f"{row['device']}; {row['date']}; {row['versions']}" for row in rows))
     note = (
         "Images are 32x32x3, raw, in tars. Memory is that of the whole process at its peak, with mapped files as far as"
-        " they are in use; it is never below the 530 MB of the process that measures. The machine was shared, so seconds are indicative only: those of the processor, all cores"
-        " together, depend less on what else runs."
+        " they are in use; it is never below the 530 MB of the process that measures. The machine was shared, so"
+        " seconds are indicative only: those of the processor, all cores together, depend less on what else runs."
     )
     (RESULTS / "scale.md").write_text("\n".join([*lines, "", f"{devices}. {note}"]) + "\n")
 
