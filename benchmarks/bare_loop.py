@@ -132,7 +132,7 @@ def measure_pairs(
         tempfile.TemporaryDirectory() as folder,
         # First of the callbacks, so that all that fastconv's own do is inside its time.
         mock.patch.object(
-            training, "make_trainer", lambda run, loggers, own: make_trainer(run, loggers, [timer, *own])
+            training, "make_trainer", lambda run, loggers, own, *more: make_trainer(run, loggers, [timer, *own], *more)
         ),
     ):
         training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), overrides)

@@ -15,6 +15,7 @@ from fastconv.config.cli import command
 from fastconv.config.prerequisites import require_known, require_writable
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
+from fastconv.system.errors import InputError
 
 
 def check_audit(config: Config) -> None:
@@ -34,6 +35,8 @@ def main(config: Config) -> None:
     for line in found.report():
         print(line)
     print(f"findings and pictures are in {write(found, config)}")
+    if found.problems:
+        raise InputError(f"{found.name} cannot be trained on yet: {'; '.join(found.problems)}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from torch import nn
 
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
+from fastconv.data.dataset import ImageData
+from fastconv.data.sources.levels import Levels
 from fastconv.models import build_model
 from fastconv.models.weights import DIGEST, weights_digest
 from fastconv.models.whitening import Whitening
@@ -32,11 +34,23 @@ class TrainedRun:
     std: tuple[float, ...]
     settings: dict[str, Any]
     """The network's own, such as `width`."""
+    levels: Levels | None = None
+    """How pixel values of more than eight bits became bytes; None if the run is of an earlier version."""
 
     @property
     def name(self) -> str:
         """The folder's own name."""
         return self.folder.resolve().name
+
+    def require_same_data(self, images: ImageData) -> None:
+        """Raise InputError for images that are not as those that the network was trained on."""
+        if images.classes != self.classes or images.images.shape[1:] != self.shape:
+            raise InputError(f"{self.folder} has other classes or images than {images.name}: its data set has changed")
+        if self.levels and images.levels and self.levels != images.levels:
+            raise InputError(
+                f"{images.name} has images of more than 8 bits, which are scaled otherwise than when {self.folder} was"
+                " trained, since images were added or removed: restore the data set"
+            )
 
     def untrained(self) -> nn.Module:
         """The same network with new first weights, drawn from torch's global generator.
@@ -79,6 +93,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         network = checkpoint["network"]
         shape, classes, settings = tuple(network["shape"]), tuple(network["classes"]), dict(network["settings"])
         name, mean, std = network["model"], tuple(network["mean"]), tuple(network["std"])
+        levels = Levels.from_dict(network.get("levels"))
         state = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
     except Exception as error:  # torch, zipfile and pickle each have their own
         raise InputError(f"{path} is damaged or not fastconv's, and cannot be read: choose another run") from error
@@ -105,6 +120,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         mean=mean,
         std=std,
         settings=settings,
+        levels=levels,
     )
 
 

@@ -1,22 +1,21 @@
 """Audit of a data set before training: counts, sizes, unreadable files, duplicates and leaks."""
 
 import csv
-import hashlib
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
 from fastconv.analysis import figures, run_figures
+from fastconv.analysis.duplicates import equal_images
 from fastconv.config.schema import Config
-from fastconv.data.loading import load, open_source
+from fastconv.data.loading import load, open_described, open_source
 from fastconv.data.sources.base import Source
-from fastconv.data.sources.custom import Opened, read
+from fastconv.data.sources.custom import Opened
 from fastconv.data.sources.decode import Decoded
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.runs.folder import new_run_folder
+from fastconv.system.errors import InputError
 from fastconv.system.names import csv_cell, printable
 
 # Ratio of the largest to the smallest class, and images of a class, from which on the report warns.
@@ -31,6 +30,7 @@ class Audit:
 
     `duplicates`: names of images that are equal within a split; `leaked`: pairs (training image, test image) that are
     equal; `contradictory`: names of equal images with different labels. Images are compared as the network sees them.
+    `notes`: how the source is understood and what is passed over; `problems`: what keeps it from being trained on.
     """
 
     name: str
@@ -38,6 +38,8 @@ class Audit:
     duplicates: list[list[str]]
     leaked: list[tuple[str, str]]
     contradictory: list[list[str]]
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def report(self) -> list[str]:
         """Return the findings as lines, each with advice on what to do."""
@@ -47,12 +49,14 @@ class Audit:
             f"{self.name}: {len(train.labels):,} images to train on and {len(test.labels):,} to test with,"
             f" {len(classes)} classes, as {side}x{side}x{train.images.shape[3]}"
         ]
-        if self.opened.sizes:
-            widths, heights = zip(*self.opened.sizes, strict=True)
+        if len(sizes := self.opened.sizes):
+            (width, height), (most_width, most_height) = sizes.min(0).tolist(), sizes.max(0).tolist()
             lines.append(
-                f"sizes: {min(widths)} to {max(widths)} pixels wide, {min(heights)} to {max(heights)} high; the middle"
-                f" one's shorter side has {median(map(min, self.opened.sizes)):g}"
+                f"sizes: {width} to {most_width} pixels wide, {height} to {most_height} high; the middle one's shorter"
+                f" side has {np.median(sizes.min(1)):g}"
             )
+        lines += [f"problem: {problem}" for problem in self.problems]
+        lines += [f"note: {note}" for note in self.notes]
         counts = np.bincount(train.labels, minlength=len(classes))
         most, least = int(counts.argmax()), int(counts.argmin())
         if counts[most] > IMBALANCE * max(1, counts[least]):
@@ -81,7 +85,7 @@ class Audit:
                 f"contradictory: {len(self.contradictory)} images have several labels, such as"
                 f" {' and '.join(self.contradictory[0][:2])}. Decide which is right"
             )
-        if len(lines) == 1 + bool(self.opened.sizes):
+        if len(lines) == 1 + bool(len(sizes)):
             lines.append("nothing to object to")
         return [printable(line) for line in lines]
 
@@ -97,33 +101,38 @@ class Audit:
 
 
 def audit(config: Config) -> Audit:
-    """Read a data set and search it for problems. Raises InputError as loading it does."""
+    """Read a data set and search it for problems. Raises InputError, which names all of them, for one that cannot be
+    read at all."""
     dataset, root = config.dataset, Path(config.data)
     builtin = dataset._target_ is None and dataset.source == "builtin"
-    source = None if builtin else open_source(dataset, root)
+    source = None if builtin else open_source(dataset, root, config.own_folders())
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     if not isinstance(source, Source):
         splits = load(dataset, root)
         train, test = (
             Decoded(split.images, split.labels, [f"{part} image {at}" for at in range(len(split))], [])
             for split, part in zip(splits, ("training", "test"), strict=True)
         )
-        opened = Opened(splits[0].classes, train, test, [], [])
+        opened = Opened(splits[0].classes, train, test, np.empty((0, 2), np.int64), [])
     else:
-        opened = read(dataset, source)
-    seen: dict[bytes, list[tuple[str, int, str]]] = defaultdict(list)
-    for part, split in (("train", opened.train), ("test", opened.test)):
-        for image, label, name in zip(split.images, split.labels, split.names, strict=True):
-            seen[hashlib.sha256(np.ascontiguousarray(image).data).digest()].append((part, int(label), name))
+        try:
+            opened = open_described(dataset, root, source)
+        except InputError as error:
+            raise InputError("; ".join([*source.problems, str(error)])) from error
+        notes = tuple(filter(None, (*source.notes, source.audit_note(), *opened.notes)))
+        problems = source.problems
+    parts = (opened.train, opened.test)
     duplicates: list[list[str]] = []
     leaked: list[tuple[str, str]] = []
     contradictory: list[list[str]] = []
-    for places in seen.values():
-        in_train, in_test = ([name for part, _, name in places if part == which] for which in ("train", "test"))
+    for places in equal_images([part.images for part in parts]):
+        in_train, in_test = ([part.names[row] for at, row in places if parts[at] is part] for part in parts)
         duplicates += [names for names in (in_train, in_test) if len(names) > 1]
         leaked += [(in_train[0], name) for name in in_test if in_train]
-        if len({label for _, label, _ in places}) > 1:
-            contradictory.append([name for *_, name in places])
-    return Audit(dataset.name, opened, duplicates, leaked, contradictory)
+        if len({int(parts[at].labels[row]) for at, row in places}) > 1:
+            contradictory.append([parts[at].names[row] for at, row in places])
+    return Audit(dataset.name, opened, duplicates, leaked, contradictory, notes, problems)
 
 
 def write(found: Audit, config: Config) -> Path:

@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from fastconv.analysis.fonts import fit_fonts
 from fastconv.system.names import DIRECTIONS, printable
 
 DPI = 110
@@ -93,6 +94,7 @@ def draw_tiles(
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     FigureCanvasAgg(figure)
+    fit_fonts(figure)
     figure.savefig(path, dpi=DPI)
 
 

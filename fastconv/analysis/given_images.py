@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fastconv.data.sources.decode import to_array
+from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.levels import Levels
+from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
 
 # Numbers of channels that an image may have.
@@ -43,11 +45,12 @@ def sequence_of(given: Any, shape: tuple[int, int, int]) -> np.ndarray | Sequenc
     return _channels_last(array, shape)
 
 
-def pixels_of(image: Any, shape: tuple[int, int, int], at: int) -> np.ndarray:
+def pixels_of(image: Any, shape: tuple[int, int, int], at: int, levels: Levels | None = None) -> np.ndarray:
     """One image of a sequence, in the size and the colours of the network, uint8 `shape`.
 
     Args:
         at: its place in the sequence, for errors.
+        levels: how values of more than eight bits become bytes; None to decide by this image alone.
 
     Raises InputError for one that cannot be read.
     """
@@ -63,10 +66,15 @@ def pixels_of(image: Any, shape: tuple[int, int, int], at: int) -> np.ndarray:
     if isinstance(image, str | Path) and Path(image).is_dir():
         raise InputError(f"{image} is a folder: give its files, or use python -m fastconv.predict images={image}")
     try:
-        opened = image if isinstance(image, Image.Image) else Image.open(image)
-        return to_array(opened, shape[0], grey=shape[2] == 1)
+        return to_array(_opened(image), shape[0], grey=shape[2] == 1, levels=levels)
     except Exception as error:  # each of Pillow's readers has its own
         raise InputError(f"{name} cannot be read as an image: {error}") from error
+
+
+def _opened(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    return open_image(image.read() if hasattr(image, "read") else Path(image).read_bytes())
 
 
 def _is_array(given: Any) -> bool:

@@ -16,8 +16,10 @@ import numpy as np
 from fastconv.analysis.predictor import Predictor
 from fastconv.analysis.scoring import BATCH_SIZE
 from fastconv.data.download import read_url
-from fastconv.data.sources.decode import open_image, reason_of, to_array
+from fastconv.data.sources.decode import reason_of
 from fastconv.data.sources.folders import image_files
+from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.data.sources.tar_files import MOST_FILE_BYTES
 from fastconv.data.sources.webdataset import tar_images
 from fastconv.system.json_text import as_json
@@ -26,7 +28,7 @@ from fastconv.system.urls import redacted
 
 # Images that a thread decodes at once.
 SLICE = 50
-TARS = (".tar", ".tar.gz", ".tgz")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 T = TypeVar("T")
 Ranking = list[tuple[str, float]]
@@ -73,10 +75,12 @@ def write_predictions(
 def decoded_batches(predictor: Predictor, images: Sequence[str]) -> Iterator[Batch]:
     """Yield the images in batches, decoded by threads in the colours and the size that the network takes."""
 
+    target = predictor.shape[0], predictor.shape[2] == 1, predictor.run.levels
+
     def decode(content: bytes | Path) -> np.ndarray | str:
         try:
             data = content.read_bytes() if isinstance(content, Path) else content
-            return to_array(open_image(data), predictor.shape[0], grey=predictor.shape[2] == 1)
+            return to_array(open_image(data), *target)
         except Exception as error:  # Pillow has many, and a file may be anything
             return reason_of(error)
 

@@ -1,6 +1,7 @@
 """Figures of a run, drawn from its files: curves, schedule, confusion matrix, augmented images."""
 
 import csv
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,17 @@ def draw_run(folder: Path, results: Results, title: str) -> None:
     draw_curves(metrics, results, title, folder / "curves.png")
 
 
-def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """Read the columns of a `metrics.csv`: float64 [rows] by name, NaN where a row has no value."""
+def read_metrics(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the columns of a `metrics.csv`: float64 [rows] by name, NaN where a row has no value.
+
+    Args:
+        names: the columns to read, as far as they are there; None for all.
+    """
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0].keys() if rows else ()
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+        header, *rows = list(csv.reader(file)) or [[]]
+    rows = [row for row in rows if row]
+    wanted = [(at, name) for at, name in enumerate(header) if names is None or name in names]
+    return {name: np.array([float(row[at] or "nan") for row in rows]) for at, name in wanted} if rows else {}
 
 
 def column(metrics: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -136,8 +142,9 @@ def draw_confusion(counts: np.ndarray, classes: tuple[str, ...], title: str, pat
 def _most_frequent_errors(counts: np.ndarray, names: list[str]) -> str:
     """List the most frequent errors in counts int64 [classes, classes], one a line."""
     errors = counts - np.diag(counts.diagonal())
-    most = np.argsort(-errors, axis=None, kind="stable")[:NAMED_ERRORS]
-    pairs = zip(*np.unravel_index(most[errors.flat[most] > 0], counts.shape), strict=True)
+    places = np.flatnonzero(errors)  # few of the millions that thousands of classes have
+    most = places[np.argsort(-errors.flat[places], kind="stable")[:NAMED_ERRORS]]
+    pairs = zip(*np.unravel_index(most, counts.shape), strict=True)
     lines = [f"{counts[each]} of {counts[each[0]].sum()}: {names[each[0]]} as {names[each[1]]}" for each in pairs]
     return "\n".join(["most frequent errors: label as prediction", "", *lines])
 

@@ -10,7 +10,6 @@ from fastconv.data.dataset import ImageData, mean_and_std
 from fastconv.data.loading import is_builtin
 from fastconv.data.split_record import SplitRecord, own_images
 from fastconv.data.splits import Splits
-from fastconv.system.errors import InputError
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of pixels, per channel."""
@@ -24,10 +23,9 @@ def images_of(run: TrainedRun, data: Path) -> tuple[Splits, list[str]]:
 
     Raises InputError if the data set cannot be read, or is not the one that the run was trained on.
     """
-    found = own_images(run.config.dataset, data, run.folder)
+    found = own_images(run.config.dataset, data, run.folder, run.config.own_folders())
     splits, lines = found.splits, [found.changes.sentence()]
-    if splits.test.classes != run.classes or splits.test.images.shape[1:] != run.shape:
-        raise InputError(f"{run.folder} has other classes or images than {splits.test.name}: its data set has changed")
+    run.require_same_data(splits.test)
     has_record = is_builtin(run.config.dataset) or SplitRecord.read(run.folder) is not None
     if not has_record and not same_pixels(mean_and_std(splits.train.images), (run.mean, run.std)):
         lines.append(

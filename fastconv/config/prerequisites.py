@@ -27,7 +27,7 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
     """
     require_known(config)
     name, share = config.dataset.name, config.dataset.holdout
-    splits = open_splits(config.dataset, Path(config.data))
+    splits = open_splits(config.dataset, Path(config.data), config.own_folders())
     train = splits.train
     for images, part in ((train, "for training"), (splits.holdout, "to hold out")):
         if share and len(np.unique(images.labels)) < len(train.classes):

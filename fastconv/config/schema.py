@@ -5,6 +5,7 @@ fields are the keys of the command line, and their field docs are its help.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
@@ -160,3 +161,16 @@ class Config:
     """For precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False
     """For precompute: remove the least recently used streams until the rest fits in stream.max_gb."""
+
+    def own_folders(self) -> tuple[Path, ...]:
+        """Folders that fastconv writes to: where they lie among the user's images, they are no classes."""
+        data, outputs = Path(self.data), Path(self.outputs)
+        inside = [
+            data / "arrays",
+            data / "streams",
+            data / "benchmarks",
+            outputs / "sweeps",
+            outputs / self.dataset.name,
+        ]
+        streams = [] if self.stream.is_remote else [Path(self.stream.root)]
+        return (data, outputs, *streams, Path(self.stream.cache), *inside)

@@ -6,14 +6,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastconv.data.augment.plan import SkipSchedule
+from fastconv.data.sources.levels import Levels
+from fastconv.system.memory import release_pages
+
+# Pixels that are counted at a time.
+PIXELS = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class ImageData:
     """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
 
-    `note` is a sentence about images that were left out; `skip_schedule` says which images every other epoch skips;
-    `hashes`, uint64 [N], identify the images of a user's own data set by their content (fastconv.data.hashes).
+    `note` says, in one line, what was left out; `levels` says how values of more than eight bits became bytes,
+    None if there were none; `skip_schedule` says which images every other epoch skips; `hashes`, uint64 [N], identify
+    the images of a user's own data set by their content (fastconv.data.hashes).
     """
 
     name: str
@@ -23,6 +29,7 @@ class ImageData:
     digest: str
     note: str = ""
     skip_schedule: SkipSchedule | None = None
+    levels: Levels | None = None
     hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -36,15 +43,29 @@ class ImageData:
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation per channel of pixel values scaled to [0, 1]; exact, from histograms."""
+    """Mean and population standard deviation per channel of pixel values scaled to [0, 1]; exact, from histograms.
+
+    The deviation of a channel that has one value only is given as 1, so that normalising it gives 0.
+    """
     channels = images.shape[3]
     histogram = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), 5000):  # in parts: bincount widens its input to 64 bits
-        part = images[start : start + 5000]
+    step = max(1, PIXELS // int(np.prod(images.shape[1:])))
+    for start in range(0, len(images), step):  # in parts: bincount widens its input to 64 bits
+        part = images[start : start + step]
         for channel in range(channels):
-            histogram[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
+            histogram[channel] += _histogram(part[..., channel].ravel())
+        release_pages(images)
     share = histogram / histogram.sum(axis=1, keepdims=True)
     values = np.arange(256) / 255
     mean = share @ values
     std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    std[std == 0] = 1
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _histogram(values: np.ndarray) -> np.ndarray:
+    """How often each level occurs, int64 [256]. Counts pairs of pixels, in half of the time that pixels take."""
+    even = len(values) // 2 * 2
+    pairs = np.bincount(values[:even].view(np.uint16), minlength=256 * 256).reshape(256, 256)
+    counts: np.ndarray = pairs.sum(0) + pairs.sum(1) + np.bincount(values[even:], minlength=256)
+    return counts

@@ -3,27 +3,49 @@
 import dataclasses
 import hashlib
 import io
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastconv.data.dataset import ImageData
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
+from fastconv.system.memory import release_pages
+
+# Bytes of the images of a memory map that are in memory at a time.
+BLOCK_BYTES = 8 * 2**20
 
 
-def content_hashes(images: np.ndarray) -> np.ndarray:
-    """The first 8 bytes of the sha256 of each image's pixels, uint64 [N], for images uint8 [N, H, W, C].
+def content_hashes(images: np.ndarray) -> NDArray[np.uint64]:
+    """The first 8 bytes of the sha256 of each image's pixels, little-endian, uint64 [N], for images uint8 [N, H, W, C].
 
     The chance that any two of a million different images share a hash is 1 in 37 million.
     """
-    digests = (hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8] for image in images)
-    return np.frombuffer(b"".join(digests), "<u8")
+    found = np.empty(len(images), np.uint64)
+    for start, block in blocks(images):
+        digests = b"".join(hashlib.sha256(image.data).digest()[:8] for image in block)
+        found[start : start + len(block)] = np.frombuffer(digests, "<u8")
+    return found
+
+
+def blocks(images: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (position, images uint8 [B, H, W, C]) of `images[rows]`, a block of limited size at a time."""
+    count = len(images) if rows is None else len(rows)
+    step = max(1, BLOCK_BYTES // max(1, int(np.prod(images.shape[1:]))))
+    for start in range(0, count, step):
+        part = slice(start, start + step) if rows is None else rows[start : start + step]
+        yield start, np.ascontiguousarray(images[part], np.uint8)
+        release_pages(images)
 
 
 def with_hashes(folder: Path, splits: tuple[ImageData, ImageData]) -> tuple[ImageData, ImageData]:
-    """Add the hashes to a training and a test split. They are computed once, and kept beside the arrays in `folder`."""
+    """Add the hashes to a training and a test split: those that were written beside the arrays in `folder`.
+
+    Earlier versions wrote none. Then they are computed, and kept there.
+    """
     train, test = (
         dataclasses.replace(data, hashes=_kept(folder / f"{split}-hashes.npy", data.images))
         for split, data in zip(("train", "test"), splits, strict=True)
@@ -31,9 +53,9 @@ def with_hashes(folder: Path, splits: tuple[ImageData, ImageData]) -> tuple[Imag
     return train, test
 
 
-def _kept(path: Path, images: np.ndarray) -> np.ndarray:
+def _kept(path: Path, images: np.ndarray) -> NDArray[np.uint64]:
     with suppress(OSError, ValueError, EOFError):
-        stored: np.ndarray = np.load(path, allow_pickle=False)
+        stored: NDArray[np.uint64] = np.load(path, allow_pickle=False)
         if stored.dtype == np.uint64 and stored.shape == images.shape[:1]:
             return stored
     hashes, content = content_hashes(images), io.BytesIO()

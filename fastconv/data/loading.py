@@ -2,36 +2,41 @@
 
 import hashlib
 import json
-import os
-import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
+from fastconv.data.array_files import ArraysWriter, new_arrays, read_arrays
 from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import with_hashes
 from fastconv.data.sources import code
 from fastconv.data.sources.base import Arrays, Source, builtin_sets, sources
-from fastconv.data.sources.custom import read
+from fastconv.data.sources.custom import Opened, read, write
+from fastconv.data.sources.folders import image_folder
 from fastconv.data.splits import Splits, content_split, stratified_split
 from fastconv.system.errors import InputError
-from fastconv.system.files import unwritable
-from fastconv.system.json_text import as_json
-from fastconv.system.names import check_name, valid_unicode
+from fastconv.system.names import check_name
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-ARRAYS_FORMAT = 1
+Stored = TypeVar("Stored")
+# Changes when the same files are decoded to other pixels, so that they are read again. 2: 16 bits and floats by one
+# rule for all images of a data set.
+DECODER = 2
 
 
-def load(dataset: "Dataset | str", root: Path, by_content: bool = True) -> tuple[ImageData, ImageData]:
+def load(
+    dataset: "Dataset | str", root: Path, own: Sequence[Path] = (), by_content: bool = True
+) -> tuple[ImageData, ImageData]:
     """Load the training and test split of a data set; built-in sets have their official splits.
 
     Args:
         dataset: the config of a data set, or the name of a built-in one.
         root: the folder that holds, or will hold, the data sets' files.
+        own: folders that fastconv writes to (`Config.own_folders`), which hold no images to train on.
         by_content: draw the test split of a user's images, if they come without one, by their content; else by their
             position, as earlier versions did.
 
@@ -42,22 +47,20 @@ def load(dataset: "Dataset | str", root: Path, by_content: bool = True) -> tuple
     if isinstance(dataset, str) or is_builtin(dataset):
         name = dataset if isinstance(dataset, str) else dataset.name
         folder = root / "arrays" / name
-        return _read_arrays(name, folder) or _stored(name, folder, builtin_sets()[name](root))
+        return read_arrays(name, folder) or _stored(name, folder, builtin_sets()[name](root))
     if dataset._target_ is not None:
         folder = _folder(dataset, root, code.stamp_of(dataset))
-        if there := _read_arrays(dataset.name, folder):
+        if there := read_arrays(dataset.name, folder):
             return with_hashes(folder, there)
-    opened = open_source(dataset, root)
+    opened = open_source(dataset, root, own)
     if not isinstance(opened, Source):
         return with_hashes(folder, _stored(dataset.name, folder, opened))
-    about: list[Any] = [opened.stamp, dataset.image_size, dataset.test_share, dataset.split_seed, dataset.strict]
-    about += ["content"] * by_content
-    folder = _folder(dataset, root, [dataset._target_ or dataset.source, *about])
-    if there := _read_arrays(dataset.name, folder):
-        return with_hashes(folder, there)
-    found = read(dataset, opened, by_content)
-    arrays = (found.train.images, found.train.labels, found.test.images, found.test.labels, found.classes)
-    return with_hashes(folder, _stored(dataset.name, folder, arrays, found.note))
+    if opened.problems:
+        raise InputError("; ".join(opened.problems))
+    folder = _folder_of_source(dataset, root, opened, by_content)
+    make = partial(write, dataset, opened, by_content=by_content)
+    splits = _open(folder, partial(read_arrays, dataset.name, folder), make)
+    return _with_notes(with_hashes(folder, splits), opened.notes)
 
 
 def is_builtin(dataset: "Dataset") -> bool:
@@ -65,17 +68,35 @@ def is_builtin(dataset: "Dataset") -> bool:
     return dataset._target_ is None and dataset.source == "builtin"
 
 
-def open_source(dataset: "Dataset", root: Path) -> Source | Arrays:
+def open_described(dataset: "Dataset", root: Path, opened: Source) -> Opened:
+    """Load a user's own data set with the names of its images, their sizes, and the files that cannot be read.
+
+    Raises InputError as `load` does.
+    """
+    folder = _folder_of_source(dataset, root, opened)
+    return _open(folder, partial(read, dataset.name, folder), partial(write, dataset, opened))
+
+
+def _with_notes(splits: tuple[ImageData, ImageData], notes: Sequence[str]) -> tuple[ImageData, ImageData]:
+    train, test = (replace(split, note="; ".join(filter(None, (split.note, *notes)))) for split in splits)
+    return train, test
+
+
+def open_source(dataset: "Dataset", root: Path, own: Sequence[Path] = ()) -> Source | Arrays:
     """Open the source of a user's data set. If it is a function that returns arrays, return these.
 
     Raises InputError for a source that does not match the config.
     """
-    return code.call(dataset) if dataset._target_ is not None else sources()[dataset.source](dataset, root)
+    if dataset._target_ is not None:
+        return code.call(dataset)
+    if dataset.source == "image_folder":
+        return image_folder(dataset, root, own)
+    return sources()[dataset.source](dataset, root)
 
 
-def open_splits(dataset: "Dataset", root: Path, by_content: bool = True) -> Splits:
-    """Load a data set and hold out a part of its training images. Raises InputError and takes arguments as `load`."""
-    return hold_out(dataset, *load(dataset, root, by_content), by_content)
+def open_splits(dataset: "Dataset", root: Path, own: Sequence[Path] = (), by_content: bool = True) -> Splits:
+    """Load a data set and hold out a part of its training images. Takes and raises what `load` does."""
+    return hold_out(dataset, *load(dataset, root, own, by_content), by_content)
 
 
 def hold_out(dataset: "Dataset", everything: ImageData, test: ImageData, by_content: bool = True) -> Splits:
@@ -94,63 +115,38 @@ def _folder(dataset: "Dataset", root: Path, stamp: list[Any]) -> Path:
     return root / "arrays" / f"{dataset.name}-{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]}"
 
 
-def _stored(name: str, folder: Path, arrays: Arrays, note: str = "") -> tuple[ImageData, ImageData]:
-    _write_arrays(folder, arrays, note)
-    stored = _read_arrays(name, folder)
-    if stored is None:
+def _folder_of_source(dataset: "Dataset", root: Path, opened: Source, by_content: bool = True) -> Path:
+    about: list[Any] = [
+        opened.stamp,
+        dataset.image_size,
+        dataset.test_share,
+        dataset.split_seed,
+        dataset.strict,
+        DECODER,
+    ]
+    about += ["content"] * by_content
+    return _folder(dataset, root, [dataset._target_ or dataset.source, *about])
+
+
+def _open(folder: Path, stored: Callable[[], Stored | None], write: Callable[[ArraysWriter], None]) -> Stored:
+    """Open the arrays in a folder; write them first if they are not there."""
+    there = stored()
+    if there is None:
+        with new_arrays(folder) as writer:
+            there = stored()  # another process may have written them meanwhile
+            if there is None:
+                write(writer)
+        there = stored() if there is None else there
+    if there is None:
         raise InputError(f"cannot read {folder}, which was just written: check the disk")
-    return stored
+    return there
 
 
-def _read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
-    """Memory-map the decoded arrays; None if they are absent, in another format or truncated."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        if meta["format"] != ARRAYS_FORMAT:
-            return None
-        arrays = {
-            split: tuple(np.load(folder / f"{split}-{part}.npy", mmap_mode="r") for part in ("images", "labels"))
-            for split in ("train", "test")
-        }
-        classes = tuple(meta["classes"])
-        train, test = (
-            ImageData(name, images, labels, classes, meta["digest"][split], meta.get("note", ""))
-            for split, (images, labels) in arrays.items()
-        )
-        return train, test
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _stored(name: str, folder: Path, arrays: Arrays) -> tuple[ImageData, ImageData]:
+    def write(writer: ArraysWriter) -> None:
+        train_images, train_labels, test_images, test_labels, classes = arrays
+        writer.write("train", train_images, train_labels)
+        writer.write("test", test_images, test_labels)
+        writer.finish(classes)
 
-
-def _write_arrays(
-    folder: Path,
-    arrays: Arrays,
-    note: str = "",
-) -> None:
-    """Store decoded arrays in a folder that appears only when it is complete."""
-    train_images, train_labels, test_images, test_labels, classes = arrays
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    digests = {}
-    try:
-        aside.mkdir(parents=True)
-        for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
-            images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
-            digests[split] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-            np.save(aside / f"{split}-images.npy", images)
-            np.save(aside / f"{split}-labels.npy", labels)
-        meta = {
-            "format": ARRAYS_FORMAT,
-            "classes": [valid_unicode(name) for name in classes],
-            "digest": digests,
-            "note": note,
-        }
-        (aside / "meta.json").write_text(as_json(meta, indent=1))
-        if _read_arrays("", folder) is None:  # another process may have written the same arrays meanwhile
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
-    except OSError as error:
-        # Another process may have written the same arrays first.
-        if not os.path.exists(folder / "meta.json"):
-            raise unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    return _open(folder, partial(read_arrays, name, folder), write)

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,7 @@ class OwnImages:
     changes: Changes = Changes()
 
 
-def own_images(dataset: "Dataset", root: Path, run: Path) -> OwnImages:
+def own_images(dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = ()) -> OwnImages:
     """The images that a run trained on, held out and tested on, each split in the order that the run had it in.
 
     Images that are new to the data set are left out, as are those that are gone. Labels are those of today. A run of an
@@ -146,17 +147,18 @@ def own_images(dataset: "Dataset", root: Path, run: Path) -> OwnImages:
         dataset: the run's own config of its data set.
         root: the data folder.
         run: the run's folder.
+        own: folders that fastconv writes to (`Config.own_folders`), which hold no images to train on.
 
     Raises InputError as `load` does, and if the data set lacks a class of the run or all of its test images.
     """
     record = SplitRecord.read(run)
     if record is None:
-        return OwnImages(open_splits(dataset, root, by_content=False))
-    parts = load(dataset, root)
+        return OwnImages(open_splits(dataset, root, own, by_content=False))
+    parts = load(dataset, root, own)
     splits = hold_out(dataset, *parts)
     if _is_unchanged(record, splits):
         return OwnImages(splits)
-    found = _found(record, _pool(dataset, root, parts, record, run))
+    found = _found(record, _pool(dataset, root, own, parts, record, run))
     if not len(found.splits.test):
         raise InputError(
             f"none of the {len(record.test.hashes):,} test images of {run} is in {dataset.name} now: give the data set"
@@ -171,12 +173,17 @@ def _is_unchanged(record: SplitRecord, splits: Splits) -> bool:
 
 
 def _pool(
-    dataset: "Dataset", root: Path, parts: tuple[ImageData, ImageData], record: SplitRecord, run: Path
+    dataset: "Dataset",
+    root: Path,
+    own: Sequence[Path],
+    parts: tuple[ImageData, ImageData],
+    record: SplitRecord,
+    run: Path,
 ) -> list[ImageData]:
     """Today's images in the size, the colours and with the label numbers of the run; -1 for a class that it lacks."""
     side, channels = record.shape[0], record.shape[2]
     if parts[0].images.shape[1] != side <= LARGEST_SIDE and dataset.image_size is None:  # it follows from the images
-        parts = load(dataclasses.replace(dataset, image_size=side), root)
+        parts = load(dataclasses.replace(dataset, image_size=side), root, own)
     names = parts[0].classes
     if missing := [name for name in record.classes if name not in names]:
         raise InputError(
@@ -241,11 +248,13 @@ def _taken(
         inside = (found >= start) & (found < start + len(data))
         images[inside], labels[inside] = data.images[found[inside] - start], data.labels[found[inside] - start]
         start += len(data)
-    own = hashes[found]
-    whole = ImageData(first.name, images, labels, classes, part.digest, first.note, hashes=own)
+    content = hashes[found]
+    whole = dataclasses.replace(
+        first, images=images, labels=labels, classes=classes, digest=part.digest, hashes=content
+    )
     if len(found) == len(rows) and np.array_equal(labels, part.labels):
         return whole
-    changed = part.digest.encode() + own.tobytes() + labels.tobytes()
+    changed = part.digest.encode() + content.tobytes() + labels.tobytes()
     return dataclasses.replace(whole, digest=hashlib.sha256(changed).hexdigest())
 
 

@@ -1,7 +1,6 @@
 """Splits of a data set: the images to train on, to hold out and to test on."""
 
 import hashlib
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,13 +30,17 @@ def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.nd
     Rows are drawn by their position: for images that never change, such as those of the built-in data sets.
     """
     generator = np.random.Philox(key=np.array([seed, 0], np.uint64))
-    parts = []
-    for label in range(len(data.classes)):
-        rows = np.flatnonzero(data.labels == label)
-        shuffled = rows[np.argsort(generator.random_raw(len(rows)), kind="stable")]
-        parts.append(shuffled[: round(fraction * len(rows))])
-    held = np.sort(np.concatenate(parts))
-    return np.setdiff1d(np.arange(len(data)), held), held
+    order = np.argsort(data.labels, kind="stable")  # the rows of each class, one class after the other
+    labels = data.labels[order]
+    begin, end = np.searchsorted(labels, [0, len(data.classes)])
+    order, labels = order[begin:end], labels[begin:end]
+    shuffled = order[np.lexsort((generator.random_raw(len(order)), labels))]
+    held = np.zeros(len(data), bool)
+    start = 0
+    for count in np.bincount(labels, minlength=len(data.classes)).tolist():
+        held[shuffled[start : start + round(fraction * count)]] = True
+        start += count
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def content_split(
@@ -56,39 +59,39 @@ def content_split(
         seed, purpose: another seed or purpose gives another draw.
     """
     order = np.argsort(_places(hashes, seed, purpose), kind="stable")
-    copies: dict[int, list[int]] = defaultdict(list)  # rows by content, in the order of the draw
-    for row, content in zip(order.tolist(), hashes[order].tolist(), strict=True):
-        copies[content].append(row)
-    groups: dict[int, list[list[int]]] = defaultdict(list)
-    for rows in copies.values():
-        groups[min(int(labels[row]) for row in rows)].append(rows)
-    held = [row for each in groups.values() for rows in _drawn(each, fraction) for row in rows]
+    _, first, group, sizes = np.unique(hashes[order], return_index=True, return_inverse=True, return_counts=True)
+    group_labels = np.full(len(sizes), np.iinfo(np.int64).max)
+    np.minimum.at(group_labels, group, labels[order])
+    by_class = np.lexsort((first, group_labels))  # groups of copies in the order of the draw, one class after the other
+    group_is_held = np.zeros(len(sizes), bool)
+    for groups in np.split(by_class, np.flatnonzero(np.diff(group_labels[by_class])) + 1):
+        group_is_held[groups[_drawn(sizes[groups], fraction)]] = True
     is_held = np.zeros(len(labels), bool)
-    is_held[held] = True
+    is_held[order] = group_is_held[group]
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
 def _places(hashes: np.ndarray, seed: int, purpose: str) -> np.ndarray:
     """Random numbers, uint64 [N], which depend on nothing but the content, the seed and the purpose."""
     salted = hashlib.sha256(f"{purpose} {seed} ".encode())
-
-    def place(content: bytes) -> bytes:
-        copy = salted.copy()
-        copy.update(content)
-        return copy.digest()[:8]
-
     content = hashes.astype("<u8").tobytes()
-    return np.frombuffer(b"".join(place(content[at : at + 8]) for at in range(0, len(content), 8)), "<u8")
+    places = bytearray(len(content))
+    for at in range(0, len(content), 8):
+        copy = salted.copy()
+        copy.update(content[at : at + 8])
+        places[at : at + 8] = copy.digest()[:8]
+    return np.frombuffer(places, "<u8")
 
 
-def _drawn(groups: list[list[int]], fraction: float) -> list[list[int]]:
-    """The first groups of copies that together have `fraction` of the images."""
-    wanted = round(fraction * sum(map(len, groups)))
-    found, count = [], 0
-    for rows in groups:
-        if count + len(rows) <= wanted:
-            found.append(rows)
-            count += len(rows)
-    if wanted and not found and len(groups) > 1:  # every image has copies, more than are wanted
-        found.append(min(groups, key=len))
-    return found
+def _drawn(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """Positions of the first groups of copies, of some sizes, that together have `fraction` of the images."""
+    wanted = round(fraction * int(sizes.sum()))
+    parts, room, left = [], wanted, np.arange(len(sizes))
+    while len(left := left[sizes[left] <= room]):  # a group that does not fit is passed over
+        count = int(np.searchsorted(np.cumsum(sizes[left]), room, side="right"))
+        parts.append(left[:count])
+        room -= int(sizes[left[:count]].sum())
+        left = left[count:]
+    if wanted and not parts and len(sizes) > 1:  # every image has copies, more than are wanted
+        parts.append(np.array([sizes.argmin()]))
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -54,7 +54,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "outputs": config.outputs,
     }
     if run.train.note:
-        rows["left out"] = run.train.note
+        rows["note"] = run.train.note
     tested = np.bincount(run.test.labels, minlength=len(spec.classes))
     if untested := [name for name, count in zip(spec.classes, tested, strict=True) if not count]:
         rows["not tested"] = f"{len(untested)} of {len(tested)} classes have no test images, such as {untested[0]}"

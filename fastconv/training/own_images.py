@@ -30,7 +30,7 @@ def images_to_go_on_with(config: Config, data: Splits, begun: RunFolder | None, 
         return data
     if SplitRecord.read(Path(folder)) is None and not Path(folder, CHECKPOINT).exists():  # it had not begun to train
         return data
-    found = own_images(config.dataset, Path(config.data), Path(folder))
+    found = own_images(config.dataset, Path(config.data), Path(folder), config.own_folders())
     changes = found.changes
     if changes.relabelled or any(changes.gone.values()):
         raise InputError(

@@ -10,6 +10,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from fastconv.data.sources.levels import Levels
 from fastconv.models.classifier import whiten
 from fastconv.models.tta import views_of
 from fastconv.system.distributed import started_by_torchrun
@@ -42,6 +43,7 @@ def make_module(run: Run) -> ImageClassifier:
         classes=run.spec.classes,
         mean=run.spec.mean,
         std=run.spec.std,
+        levels=(run.train.levels or Levels()).as_dict(),
         optimizer=functools.partial(
             config.optimizer.build, batch_size=config.batch_size, precision=run.device.precision
         ),

@@ -221,7 +221,7 @@ def damage(runs: Path, what: str) -> None:
         ("", ["run=0", "target=labels"], "target=labels is unknown; did you mean label?"),
         ("", ["run=0", "steps=0"], "steps=0 is not possible"),
         ("", ["run=0", "names=[a,b]"], "names=['a', 'b'] is not possible"),
-        ("", ["run=0", "images={a: 1}"], "images={'a': 1} is not possible"),
+        ("", ["run=0", "images={a: 1}"], "images={a: 1} is not there"),
         ("", ["run=0", "folder=/proc/no"], "cannot write /proc/no"),
     ],
 )

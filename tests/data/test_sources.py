@@ -163,7 +163,7 @@ def test_broken_arrays_are_decoded_again(small_mnist, harm):
     else:
         (folder / "meta.json").unlink()
     np.testing.assert_array_equal(load("mnist", small_mnist)[0].images, expected)
-    assert [path.name for path in folder.parent.iterdir()] == ["mnist"]
+    assert [path.name for path in folder.parent.glob("[!.]*")] == ["mnist"]
 
 
 def test_cifar10_is_read_as_torchvision_reads_it(small_cifar10):

@@ -1,12 +1,14 @@
 """Splits that follow from the images' content: nothing else moves an image from one side to the other."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from harness import noise
 
 from fastconv.data.configs import Dataset
 from fastconv.data.hashes import content_hashes
-from fastconv.data.loading import hold_out, open_splits
+from fastconv.data.loading import hold_out, load, open_splits
 from fastconv.data.splits import content_split, stratified_split
 
 
@@ -68,6 +70,41 @@ def test_a_class_of_copies_still_has_test_images():
     assert np.bincount(labels[held]).tolist() == [3, 3], "the fewest that keep copies together"
     _, held = content_split(np.full(9, 7, np.uint64), np.zeros(9, np.int64), 0.2, 0, "test")
     assert not len(held), "a single image, nine times, is for training"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_of_copies_are_taken_in_the_order_of_the_draw_as_long_as_they_fit(seed):
+    generator = np.random.default_rng(seed)
+    hashes = drawn(25, seed=seed)[0][generator.integers(0, 25, 60)]
+    labels = generator.integers(0, 3, 60)
+
+    def place(content: int) -> int:
+        text = f"test {seed} ".encode() + content.to_bytes(8, "little")
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+
+    contents = sorted(set(hashes.tolist()), key=place)
+    label_of = {content: labels[hashes == content].min() for content in contents}
+    count_of = {content: int((hashes == content).sum()) for content in contents}
+    expected = set()
+    for label in range(3):
+        groups = [content for content in contents if label_of[content] == label]
+        wanted = room = round(0.3 * sum(count_of[content] for content in groups))
+        for content in groups:
+            if count_of[content] <= room:
+                expected.add(content)
+                room -= count_of[content]
+        if wanted == room and wanted and len(groups) > 1:
+            expected.add(min(groups, key=count_of.__getitem__))
+    assert held_content(hashes, labels, 0.3, seed) == expected
+
+
+@pytest.mark.parametrize("by_content", [True, False])
+def test_the_hashes_beside_the_arrays_are_those_of_their_images(tmp_path, by_content):
+    data = noise(60, 3)
+    np.savez(tmp_path / "own.npz", images=data.images, labels=data.labels)
+    dataset = Dataset(name="own", source="arrays", root=str(tmp_path / "own.npz"))
+    for split in load(dataset, tmp_path, by_content=by_content):
+        np.testing.assert_array_equal(split.hashes, content_hashes(split.images))
 
 
 def test_hashes_are_of_the_pixels():

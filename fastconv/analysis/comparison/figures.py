@@ -15,6 +15,10 @@ from fastconv.runs.collection import as_text
 COLOURED = 10
 # Characters of a name in a legend.
 LEGEND = 44
+# Runs whose curves are drawn, the best settings first: more would hide each other.
+CURVES = 500
+# Values of a setting that are named.
+VALUES = 20
 LABELS = {
     "accuracy": "accuracy in %",
     "accuracy_tta": "accuracy with TTA in %",
@@ -35,21 +39,24 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
     """
     drawing = Drawing(figsize=(9, 4.6), layout="constrained")
     axes = drawing.add_subplot(xlabel="seconds counted", ylabel=LABELS[measure])
-    points, names = [], names_of(groups)
-    for place, group in enumerate(groups):
+    names, runs, means = names_of(groups), [], []
+    for group in groups:
         found = [(run.seconds_counted, 100 * getattr(run, measure)) for run in group.finished
                  if run.seconds_counted is not None and getattr(run, measure) is not None]  # fmt: skip
-        if not found:
-            continue
-        axes.plot(*zip(*found, strict=True), ".", color=colour(place), markersize=4, alpha=0.6)
-        seconds_mean, score_mean = np.mean(found, axis=0).tolist()
-        points.append((seconds_mean, score_mean))
-        label = figure_text(names[place], LEGEND) if place < COLOURED else None
-        axes.plot(
-            seconds_mean, score_mean, "o", color=colour(place), markersize=8, markeredgecolor="black", label=label
-        )
+        runs.append(np.array(found).reshape(-1, 2))
+        means.append(runs[-1].mean(0, keepdims=True) if found else runs[-1])
+    points = [tuple(mean) for mean in np.concatenate(means).tolist()]
     if not points:
         return False
+    # All grey groups at once: a line for each of thousands would take minutes.
+    for place in (COLOURED, *range(min(COLOURED, len(groups)))):
+        which = slice(place, place + 1) if place < COLOURED else slice(place, None)
+        if not len(some := np.concatenate([np.empty((0, 2)), *runs[which]])):
+            continue
+        axes.plot(*some.T, ".", color=colour(place), markersize=4, alpha=0.6)
+        label = figure_text(names[place], LEGEND) if place < COLOURED else None
+        dots = np.concatenate(means[which])
+        axes.plot(*dots.T, "o", color=colour(place), markersize=8, markeredgecolor="black", label=label)
     # Runs of one budget end within fractions of a second of each other, which make none of them faster.
     seconds = [each for each, _ in points]
     step = max(seconds) / 100 or 1.0
@@ -66,12 +73,19 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
 
 
 def draw_curves(groups: list[Group], path: Path) -> bool:
-    """Plot validation accuracy of every run over the counted seconds; returns whether there was any to draw."""
+    """Plot validation accuracy over the counted seconds, of all runs of the first groups up to `CURVES` runs.
+
+    Returns whether there was any to draw.
+    """
     drawing = Drawing(figsize=(9, 4.6), layout="constrained")
     axes = drawing.add_subplot(xlabel="seconds counted", ylabel="validation accuracy in %")
     drawn, names = False, names_of(groups)
-    for place, group in reversed(list(enumerate(groups))):
-        lines = [curve for entry in group.entries if len(curve := validation_curve(entry.folder))]
+    entries = [group.entries for group in groups]
+    grey = [entry for each in entries[COLOURED:] for entry in each]
+    for place, some in reversed(list(enumerate([*entries[:COLOURED], grey]))):
+        before = sum(map(len, entries[:place]))
+        some = some[: max(0, CURVES - before)]
+        lines = [curve for entry in some if len(curve := validation_curve(entry.folder))]
         if lines:
             label = figure_text(names[place], LEGEND) if place < COLOURED else None
             axes.add_collection(LineCollection(lines, colors=colour(place), linewidths=1.2, alpha=0.75, label=label))
@@ -89,8 +103,8 @@ def draw_curves(groups: list[Group], path: Path) -> bool:
 def validation_curve(run: Path) -> np.ndarray:
     """Return (seconds counted, accuracy in %) of each validation of a run, float64 [N, 2]; empty if unreadable."""
     try:
-        metrics = read_metrics(run / "metrics.csv")
-    except (OSError, ValueError):
+        metrics = read_metrics(run / "metrics.csv", ("train/epoch", "budget/seconds_counted", "validate/accuracy"))
+    except (OSError, ValueError, IndexError):
         return np.empty((0, 2))
     at, seconds = column(metrics, "budget/seconds_counted")
     epochs, accuracy = column(metrics, "validate/accuracy")
@@ -110,11 +124,12 @@ def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
         axes.axis("off")
     for axes, effect in zip(grid.flat, effects, strict=False):
         places = np.arange(len(effect.values))
-        for place, results in zip(places, effect.results, strict=True):
-            axes.plot([place] * len(results), 100 * np.array(results), ".", color="0.6")
+        each_run = np.repeat(places, [len(results) for results in effect.results])
+        axes.plot(each_run, 100 * np.concatenate(effect.results), ".", color="0.6")
         line = "o-" if effect.is_numeric else "o"
         axes.plot(places, [100 * np.mean(results) for results in effect.results], line, color="C0")
-        names = [figure_text(as_text(value), 18) for value in effect.values]
+        places = places[:: -(-len(places) // VALUES)]
+        names = [figure_text(as_text(effect.values[place]), 18) for place in places]
         axes.set_xticks(places, names, fontsize=8, rotation=30 if sum(map(len, names)) > 36 else 0)
         axes.set_title(figure_text(effect.key, 40), fontsize=10)
         axes.grid(alpha=0.3, axis="y")

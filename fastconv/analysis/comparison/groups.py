@@ -56,7 +56,7 @@ class Group:
         by_seed: dict[tuple[int, int], list[float]] = {}
         for run in self.finished:
             by_seed.setdefault((run.seed, run.stream_seed), []).append(as_number(getattr(run, key)))
-        return summarise(float(np.mean(values)) for values in by_seed.values())
+        return summarise(float(np.mean(values)) if len(values) > 1 else values[0] for values in by_seed.values())
 
 
 def as_number(value: Any) -> float:
@@ -83,8 +83,9 @@ def group_runs(entries: list[Entry], measure: str = "accuracy") -> list[Group]:
     members = [Group({}, runs) for runs in _of_a_kind(entries)]
     keys = distinguishing_keys([group.entries for group in members])
     groups = [replace(group, values={key: _shared(group.entries, key) for key in keys}) for group in members]
-    groups.sort(key=lambda group: -np.nan_to_num(group.summary(measure).mean, nan=-1))
-    return _judged(groups, measure)
+    summed = [(group, group.summary(measure)) for group in groups]
+    summed.sort(key=lambda pair: pair[1].mean if pair[1].n else -1, reverse=True)
+    return _judged(summed)
 
 
 def choose_measure(entries: list[Entry]) -> str:
@@ -117,6 +118,11 @@ def _shared(entries: list[Entry], key: str) -> Any:
     return next((value for value in (entry.value(key) for entry in entries) if value is not None), None)
 
 
+def _text(value: Any) -> str:
+    """A value as a text that differs between any two values."""
+    return repr(value) if isinstance(value, str | int | float) else json.dumps(value, default=str)
+
+
 def distinguishing_keys(groups: list[list[Entry]]) -> list[str]:
     """Return the settings that distinguish groups: all that were set and differ, and the fewest others needed."""
     written = dict.fromkeys(key for group in groups for entry in group for key in entry.written if not is_location(key))
@@ -126,8 +132,7 @@ def distinguishing_keys(groups: list[list[Entry]]) -> list[str]:
     for key in (*written, *(key for key in FIRST if key in composed), *composed, "device", "precision", "test_digest"):
         if is_seed(key) or key in chosen or (key not in written and len(set(parts)) == len(groups)):
             continue
-        values = [{json.dumps(value, default=str) for entry in group if (value := entry.value(key)) is not None}
-                  for group in groups]  # fmt: skip
+        values = [{_text(value) for entry in group if (value := entry.value(key)) is not None} for group in groups]
         ones = [next(iter(each), "") for each in values]
         if any(len(each) > 1 for each in values) or len(set(ones)) == 1:  # it varies within a group, or not at all
             continue
@@ -138,22 +143,21 @@ def distinguishing_keys(groups: list[list[Entry]]) -> list[str]:
     return chosen
 
 
-def _judged(groups: list[Group], measure: str) -> list[Group]:
+def _judged(groups: list[tuple[Group, Summary]]) -> list[Group]:
     """Give each group that has results its verdict."""
-    best: dict[str, Group] = {}
+    best: dict[str, Summary] = {}
     judged = []
-    for group in groups:
+    for group, summary in groups:
         verdict = ""
-        if group.summary(measure).n:
-            first = best.setdefault(group.dataset, group)
-            verdict = BEST if first is group else _against(group, first, measure)
+        if summary.n:
+            first = best.setdefault(group.dataset, summary)
+            verdict = BEST if first is summary else _against(summary, first)
         judged.append(replace(group, verdict=verdict))
     return judged
 
 
-def _against(one: Group, best: Group, measure: str) -> str:
+def _against(ours: Summary, theirs: Summary) -> str:
     """Compare a group with the best one by Welch's t-test."""
-    ours, theirs = one.summary(measure), best.summary(measure)
     if min(ours.n, theirs.n) < 2:
         return UNTESTED
     if ours.sd == theirs.sd == 0:  # no spread to test by

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastconv.analysis.comparison.figures import draw_curves, draw_effects, draw_front
+from fastconv.analysis.comparison.figures import CURVES, draw_curves, draw_effects, draw_front
 from fastconv.analysis.comparison.groups import (
     BEST,
     NOT_DIFFERENT,
@@ -83,7 +83,9 @@ def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> list[F
         figures.append(Figure(path, "Accuracy against seconds, with the Pareto front", caption))
     path = folder / f"{prefix}curves.png"
     if draw_curves(groups, path):
-        caption = "Validation accuracy of every run over the counted seconds."
+        runs = sum(len(group.entries) for group in groups)
+        which = "every run" if runs <= CURVES else f"the first {CURVES} of {runs} runs, the best settings first,"
+        caption = f"Validation accuracy of {which} over the counted seconds."
         figures.append(Figure(path, "Validation accuracy of each run over time", caption))
     if found := effects(groups, measure):
         path = folder / f"{prefix}effects.png"

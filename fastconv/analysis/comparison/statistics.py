@@ -33,7 +33,7 @@ class Summary:
 
 def summarise(values: Iterable[float]) -> Summary:
     """Summarise the values that are not NaN."""
-    there = np.array([value for value in values if not np.isnan(value)], np.float64)
+    there = np.array([value for value in values if value == value], np.float64)
     if not len(there):
         return Summary(float("nan"), float("nan"), 0)
     return Summary(float(there.mean()), float(there.std(ddof=1)) if len(there) > 1 else float("nan"), len(there))

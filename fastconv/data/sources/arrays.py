@@ -1,60 +1,99 @@
 """A user's own images as numpy arrays in a .npz file."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-from PIL import Image
 
-from fastconv.data.sources.base import Found, Source, natural, source
+from fastconv.data.sources.array_keys import find_keys
+from fastconv.data.sources.array_values import as_images, as_labels, require_images, shape_of
+from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, numbers_of
+from fastconv.data.sources.npz import open_npz
 from fastconv.system.errors import InputError
+from fastconv.system.memory import release_pages
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
+
+# Names of arrays whose first stamps did not have them.
+FIRST_KEYS = [("images", "labels"), ("test_images", "test_labels")]
+# Images after which the pages of a memory-mapped array are given back.
+RELEASE_EVERY = 4096
 
 
 @source("arrays")
 def arrays(dataset: "Dataset", data: Path) -> Source:
     """A .npz with `images`, uint8 [N, H, W] or [N, H, W, C], and `labels` [N], numbers or names. It may have
-    `test_images` and `test_labels` too."""
+    `test_images` and `test_labels` too. Other names that are in use are known as well (`array_keys`)."""
     path = Path(dataset.root or "")
     if not dataset.root or not path.is_file():
         raise InputError(f"dataset.root={dataset.root} is no file: give a .npz that has arrays images and labels")
-    try:
-        with np.load(path, allow_pickle=False) as file:  # a pickle could run any code
-            stored = {key: file[key] for key in file.files}
-    except Exception as error:  # numpy and zipfile each raise their own
-        raise InputError(f"cannot read {path}: give a .npz that has arrays images and labels") from error
-    splits = []
-    for before in ("", "test_") if "test_images" in stored else ("",):
-        images, labels = (stored.get(f"{before}{key}") for key in ("images", "labels"))
-        if images is None or labels is None or labels.ndim != 1 or len(images) != len(labels):
-            raise InputError(f"{path} needs as many {before}labels as {before}images")
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,), (4,)):
-            shape = "x".join(map(str, images.shape))
+    stored = open_npz(path)
+    keys, unused = find_keys(path, stored)
+    labels_of = []
+    for images_key, labels_key in keys:
+        images, labels = stored[images_key], stored[labels_key].read()
+        if not images.ndim or not labels.ndim or len(images) != len(labels):
             raise InputError(
-                f"{path} has {before}images of {images.dtype}, {shape}: give uint8, N x H x W (x 1, 3 or 4)"
+                f"{path} needs as many {labels_key} as {images_key}: they are {shape_of(labels.shape)} and"
+                f" {shape_of(images.shape)}"
             )
-        splits.append((images, [str(label) for label in labels.tolist()]))
-    classes = sorted({label for _, labels in splits for label in labels}, key=natural)
-    if len(classes) < 2:
-        raise InputError(f"{path} has labels of {len(classes)} classes: a classifier needs two or more")
+        require_images(images.shape, images.dtype, f"{path} has {images_key}")
+        labels_of.append(as_labels(labels, f"{path} has {labels_key}"))
+    names = class_names((label for labels in labels_of for label in labels if label is not None), path)
+    number, classes = numbers_of(names), list(dict.fromkeys(names.values()))
+    notes = [f"{path} has arrays that are not used: {', '.join(unused[:8])}"] if unused else []
 
     def find() -> Found:
-        samples = [
-            [
-                Sample(f"{before}image {at}", classes.index(label), partial(_as_image, image))
-                for at, (image, label) in enumerate(zip(images, labels, strict=True))
-            ]
-            for before, (images, labels) in zip(("", "test "), splits, strict=False)
-        ]
-        return Found.of(classes, samples)
+        samples = []
+        unreadable = []
+        for before, (key, _), labels in zip(("", "test "), keys, labels_of, strict=False):
+            images = as_images(stored[key].map(data / "arrays"), f"{path} has {key}")
+            rows = [at for at, label in enumerate(labels) if label is not None]
+            unreadable += [(f"{before}image {at}", NO_LABEL) for at, label in enumerate(labels) if label is None]
+            samples.append(ArraySamples(before, images, rows, [number[label] for label in labels if label is not None]))
+        return Found.of(classes, samples, unreadable)
 
-    return Source([classes, hashlib.sha256(path.read_bytes()).hexdigest()], find)
+    told = [] if keys == FIRST_KEYS[: len(keys)] else [keys]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Source([classes, digest, *told], find, (*notes, *class_notes(classes)))
 
 
-def _as_image(array: np.ndarray) -> Image.Image:
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+class ArraySamples(Sequence[Sample]):
+    """Images of an array as samples.
+
+    Args:
+        before: what their names begin with.
+        images: whole numbers from 0 to 255 [N, H, W] or [N, H, W, C]; may be a memory map.
+        rows: of the array, for each sample.
+        labels: the class of each sample.
+    """
+
+    def __init__(self, before: str, images: np.ndarray, rows: list[int], labels: list[int]) -> None:
+        self._before, self._images, self._rows, self._labels = before, images, rows, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Sample]: ...
+
+    def __getitem__(self, at: int | slice) -> Sample | list[Sample]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        row = self._rows[at]
+        return Sample(f"{self._before}image {row}", self._labels[at], partial(self._read, row))
+
+    def _read(self, row: int) -> np.ndarray:
+        if row % RELEASE_EVERY == 0:
+            release_pages(self._images)
+        return np.ascontiguousarray(self._images[row], np.uint8)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,45 +19,63 @@ from fastconv.system.names import valid_unicode
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-
-
 # Train images uint8 [N, H, W, C], train labels [N], test images, test labels, class names.
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The samples of a source. If there are no test samples, the training samples are to be split."""
+    """The samples of a source. If there are no test samples, the training samples are to be split.
+
+    `unreadable` are (name, reason) of images that are left out before they are read, such as those without a label;
+    `notes` are sentences, without a full stop, about what is passed over (see `Source`).
+    """
 
     classes: tuple[str, ...]
-    train: list[Sample]
-    test: list[Sample] | None
+    train: Sequence[Sample]
+    test: Sequence[Sample] | None
+    unreadable: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, classes: Sequence[str], splits: Sequence[list[Sample]]) -> "Found":
+    def of(
+        cls,
+        classes: Sequence[str],
+        splits: Sequence[Sequence[Sample]],
+        unreadable: Sequence[tuple[str, str]] = (),
+        notes: Sequence[str] = (),
+    ) -> "Found":
         """Make it from a training split, and a test split if there is one."""
-        return cls(tuple(map(valid_unicode, classes)), splits[0], splits[1] if len(splits) > 1 else None)
+        test = splits[1] if len(splits) > 1 else None
+        return cls(tuple(map(valid_unicode, classes)), splits[0], test, unreadable, notes)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little."""
+    """A source of images: `find` returns them. `stamp`, which JSON can hold, changes when they do and costs little.
+
+    `notes` are sentences about how the source is understood and what is passed over; `problems` are sentences about
+    what keeps its images from being trained on. `audit_note` returns another one, for the audit: it may take longer.
+    """
 
     stamp: list[Any]
     find: Callable[[], Found]
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    audit_note: Callable[[], str] = str
 
 
 Opener = Callable[["Dataset", Path], Source]
+AnyOpener = TypeVar("AnyOpener", bound=Opener)
 Reader = Callable[[Path], Arrays]
 _SOURCES: dict[str, Opener] = {}
 _BUILTIN: dict[str, Reader] = {}
 
 
-def source(name: str) -> Callable[[Opener], Opener]:
+def source(name: str) -> Callable[[AnyOpener], AnyOpener]:
     """Register a function of (dataset's config, data folder) as `dataset.source=NAME`."""
 
-    def register(function: Opener) -> Opener:
+    def register(function: AnyOpener) -> AnyOpener:
         _SOURCES[name] = function
         return function
 
@@ -95,8 +113,8 @@ def _import_all() -> None:
 
 
 def natural(name: str) -> tuple[int, int, str]:
-    """Sort key: numbers in numeric order, before words."""
-    return (0, int(name), "") if re.fullmatch(r"[0-9]{1,18}", name) else (1, 0, name)
+    """Sort key: numbers in numeric order, before words. No two names have the same."""
+    return (0, int(name), name) if re.fullmatch(r"[0-9]{1,18}", name) else (1, 0, name)
 
 
 def stamp(path: Path, root: Path) -> list[str | int]:

@@ -1,45 +1,66 @@
-"""A user's own images: found by a source, decoded and split."""
+"""A user's own images: found by a source, decoded, split and written to arrays."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fastconv.data.array_files import ArraysWriter, read_arrays, writing
 from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import content_hashes
 from fastconv.data.sources.base import Source
 from fastconv.data.sources.decode import Decoded, choose_size, decode, look
+from fastconv.data.sources.levels import describe, levels_of
+from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import content_split, stratified_split
 from fastconv.system.errors import InputError
+from fastconv.system.json_text import as_json
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
+
+# The file, beside the arrays, of the images' names and sizes and of what could not be read.
+ABOUT = "images.json"
 
 
 @dataclass(frozen=True)
 class Opened:
     """The images that were read from a source: its splits, and notes about all of its files.
 
-    `sizes` are (width, height) of the readable images, `unreadable` are (name, reason) of the others.
+    `sizes` are (width, height) of the readable images, int64 [N, 2]; `unreadable` are (name, reason) of the others;
+    `notes` are sentences about what is passed over, and how the images were decoded.
     """
 
     classes: tuple[str, ...]
     train: Decoded
     test: Decoded
-    sizes: list[tuple[int, int]]
+    sizes: NDArray[np.int64]
     unreadable: list[tuple[str, str]]
+    notes: Sequence[str] = ()
 
     @property
     def note(self) -> str:
         """A sentence about the images that could not be read; empty if all could."""
-        if not self.unreadable:
-            return ""
-        (name, why), count = self.unreadable[0], len(self.sizes) + len(self.unreadable)
-        return f"{len(self.unreadable):,} of {count:,} images cannot be read, such as {name} ({why})"
+        return note_of(self.unreadable, len(self.sizes) + len(self.unreadable))
 
 
-def read(dataset: "Dataset", source: Source, by_content: bool = True) -> Opened:
-    """Decode the images of a source, with a progress bar, and split them if they come without a test split.
+def note_of(unreadable: Sequence[tuple[str, str]], count: int) -> str:
+    """A sentence about the images, of `count`, that could not be read; empty if all could."""
+    if not unreadable:
+        return ""
+    name, why = unreadable[0]
+    return f"{len(unreadable):,} of {count:,} images cannot be read, such as {name} ({why})"
+
+
+def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: bool = True) -> None:
+    """Decode the images of a source, with a progress bar, split them if they come without a test split, and write them.
+
+    The order of a split depends only on labels and pixels: the same images give the same arrays from every source. The
+    names of the images and what else an audit tells of them are written beside the arrays.
 
     Args:
         by_content: draw the split by the images' content; else by their position, as earlier versions did.
@@ -50,38 +71,99 @@ def read(dataset: "Dataset", source: Source, by_content: bool = True) -> Opened:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     found = source.find()
-    everything = [*found.train, *(found.test or [])]
+    parts = [found.train] if found.test is None else [found.train, found.test]
+    count = sum(map(len, parts))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("looking at images", total=len(everything))
-        sizes, grey = look(everything, lambda: progress.advance(task))
-        if not sizes:
-            raise InputError(f"none of {len(everything):,} images of {dataset.name} can be read")
+        task = progress.add_task("looking at images", total=count)
+        looked = [look(part, lambda more: progress.advance(task, more)) for part in parts]
+        sizes, grey = np.concatenate([each.sizes for each in looked]), all(each.grey for each in looked)
+        ranges, several = ([each for part in looked for each in getattr(part, key)] for key in ("ranges", "several"))
+        levels = levels_of(ranges)
+        if not len(sizes):
+            raise InputError(f"none of {count:,} images of {dataset.name} can be read")
         size = dataset.image_size or choose_size(sizes)
-        task = progress.add_task(f"decoding to {size}x{size}", total=len(everything))
-        parts = [found.train] if found.test is None else [found.train, found.test]
-        splits = [decode(part, size, grey, lambda: progress.advance(task)) for part in parts]
-    unreadable = [each for split in splits for each in split.unreadable]
-    sizes = sizes[: len(everything) - len(unreadable)]
-    if found.test is None:
-        splits = [splits[0].take(rows) for rows in _split(dataset, splits[0], found.classes, by_content)]
-    train, test = splits
-    opened = Opened(found.classes, train, test, sizes, unreadable)
+        task = progress.add_task(f"decoding to {size}x{size}", total=count)
+        with writing(writer.folder):
+            decoded = [
+                decode(
+                    part,
+                    size,
+                    grey,
+                    lambda more: progress.advance(task, more),
+                    writer.aside / f"decoded-{number}",
+                    levels,
+                )
+                for number, part in enumerate(parts)
+            ]
+    unreadable = [each for split in decoded for each in split.unreadable]
+    sizes = sizes[: count - len(unreadable)]
+    unreadable += found.unreadable
+    note = note_of(unreadable, count + len(found.unreadable))
+    notes = [*found.notes, *describe(ranges)]
+    if several:
+        notes.append(f"{len(several):,} images have several frames or pages, such as {min(several)}: the first is used")
     if dataset.strict and unreadable:
-        raise InputError(f"{opened.note}. Mend or remove them, or set dataset.strict=false to go on without them")
-    for labels, part in ((opened.train.labels, "train on"), (opened.test.labels, "test with")):
-        absent = [name for label, name in enumerate(found.classes) if not (labels == label).any()]
-        if absent and (part == "train on" or not len(labels)):
-            name = absent[0]
-            raise InputError(f"{dataset.name} has no image of class {name} to {part}: add some, or remove the class")
-    return opened
+        raise InputError(f"{note}. Mend or remove them, or set dataset.strict=false to go on without them")
+    hashes = [content_hashes(each.images) for each in decoded]
+    if count > 1 and len(np.unique(np.concatenate(hashes))) == 1:
+        raise InputError(f"all images of {dataset.name} are the same, pixel by pixel: there is nothing to learn")
+    splits = [
+        (each, content, canonical_order(each.images, each.labels))
+        for each, content in zip(decoded, hashes, strict=True)
+    ]
+    if found.test is None:
+        ((each, content, order),) = splits
+        whole = ImageData(dataset.name, each.images, each.labels[order], found.classes, "")
+        share, seed = dataset.test_share, dataset.split_seed
+        halves = (
+            content_split(content[order], whole.labels, share, seed, "test")
+            if by_content
+            else stratified_split(whole, share, seed)
+        )
+        splits = [(each, content, order[rows]) for rows in halves]
+    for (split, _, rows), part in zip(splits, ("train on", "test with"), strict=True):
+        if len(rows) and not 0 <= split.labels[rows].min() <= split.labels[rows].max() < len(found.classes):
+            raise InputError(f"{dataset.name} has labels outside of [0, {len(found.classes)}): number its classes so")
+        counts = np.bincount(split.labels[rows], minlength=len(found.classes))
+        if not counts.all() and (part == "train on" or not len(rows)):
+            absent = [found.classes[label] for label in np.flatnonzero(counts == 0).tolist()]
+            which = f"class {absent[0]}" if len(absent) == 1 else f"{len(absent)} classes ({', '.join(absent[:5])})"
+            raise InputError(f"{dataset.name} has no image of {which} to {part}: add some, or remove the class")
+    names = {}
+    for (split, content, rows), part in zip(splits, ("train", "test"), strict=True):
+        writer.write(part, split.images, split.labels, rows, content[rows])
+        names[part] = [split.names[row] for row in rows.tolist()]
+    for number in range(len(parts)):
+        (writer.aside / f"decoded-{number}").unlink()
+    about = {"names": names, "unreadable": unreadable, "sizes": sizes.ravel().tolist()}
+    about["notes"] = notes
+    with writing(writer.folder):
+        (writer.aside / ABOUT).write_text(as_json(about))
+    told = [*([f"left out: {note}"] if note else ()), *notes]
+    writer.finish(found.classes, "; ".join(told), levels if ranges else None)
 
 
-def _split(
-    dataset: "Dataset", decoded: Decoded, classes: tuple[str, ...], by_content: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    images, labels, share, seed = decoded.images, decoded.labels, dataset.test_share, dataset.split_seed
-    if by_content:
-        return content_split(content_hashes(images), labels, share, seed, "test")
-    return stratified_split(ImageData(dataset.name, images, labels, classes, ""), share, seed)
+def read(name: str, folder: Path) -> Opened | None:
+    """Open the arrays that `write` has written, with the names of their images; None if there are none."""
+    splits = read_arrays(name, folder)
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+    except (OSError, ValueError):  # earlier versions did not write it
+        return None
+    if splits is None:
+        return None
+    train, test = (
+        Decoded(split.images, split.labels, about["names"][part], [])
+        for split, part in zip(splits, ("train", "test"), strict=True)
+    )
+    sizes = np.array(about["sizes"], np.int64).reshape(-1, 2)
+    return Opened(
+        splits[0].classes,
+        train,
+        test,
+        sizes,
+        [(name, why) for name, why in about["unreadable"]],
+        about.get("notes", ()),
+    )

@@ -1,128 +1,181 @@
 """Decodes image files of any size and mode, in parallel, to arrays of one size."""
 
-import io
+import contextlib
 import os
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
+from fastconv.data.sources.formats import TOO_LARGE, open_image
+from fastconv.data.sources.levels import Levels, ValueRange, is_deep, value_range
+from fastconv.data.sources.pixels import orientation_of, to_array
 from fastconv.system.errors import InputError
 
 # Limits, in pixels, of an image_size that is chosen from the images.
 SMALLEST, LARGEST = 24, 128
-# A file that claims more pixels is made to fill the memory. Pillow refuses twice as many, and warns of fewer.
-MOST_PIXELS = 2**27
-TOO_LARGE = "more pixels than any photograph has"
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-ORIENTATION = 0x0112  # EXIF's tag
-BACKGROUND = 255  # the level behind transparent pixels
+# Images, and bytes of their arrays, that a thread works on at a time: enough to make the cost of a task negligible.
+TASK_IMAGES, TASK_BYTES = 64, 4 * 2**20
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """An image to read: `name` says where it is from; `read` returns the bytes of its file, or the image itself."""
+    """An image to read: `name` says where it is from; `read` returns the bytes of its file, or the image itself.
+
+    An image may be an array, uint8 [H, W] or [H, W, C].
+    """
 
     name: str
     label: int
-    read: Callable[[], bytes | Image.Image]
+    read: Callable[[], bytes | Image.Image | np.ndarray]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`images` uint8 [N, H, W, C], `labels` int64 [N] and `names`, in the order that `decode` documents; and (name,
-    reason) of the files that cannot be read."""
+    """`images` uint8 [N, H, W, C], `labels` int64 [N] and `names`; and (name, reason) of the files that cannot be
+    read."""
 
     images: np.ndarray
     labels: np.ndarray
-    names: list[str]
+    names: Sequence[str]
     unreadable: list[tuple[str, str]]
 
-    def take(self, rows: np.ndarray) -> "Decoded":
-        """The images at `rows`, int64 [M]."""
-        return Decoded(self.images[rows], self.labels[rows], [self.names[row] for row in rows], [])
+
+@dataclass(frozen=True)
+class Looked:
+    """What was read of images before they are decoded.
+
+    `sizes` are width and height, int64 [N, 2], of each readable image as displayed; `grey`, whether all are grey;
+    `ranges`, the values of those of more than eight bits; `several`, names of those that have several frames or pages.
+    """
+
+    sizes: NDArray[np.int64]
+    grey: bool
+    ranges: list[ValueRange]
+    several: list[str]
 
 
-def look(samples: Sequence[Sample], on_image: Callable[[], None]) -> tuple[list[tuple[int, int]], bool]:
-    """Read the width and height of each readable image as displayed, and whether all are grey."""
+def look(samples: Sequence[Sample], on_images: Callable[[int], None]) -> Looked:
+    """Read the headers of images, and the values of those of more than eight bits.
 
-    def header(sample: Sample) -> tuple[int, int, str] | None:
+    Args:
+        on_images: called with a number of images when that many more have been read.
+    """
+    ranges: list[ValueRange] = []
+    several: list[str] = []
+
+    def header(sample: Sample) -> tuple[int, int, bool] | None:
         try:
-            image = _open(sample)
+            content = sample.read()
+            if isinstance(content, np.ndarray):
+                height, width, *channels = content.shape
+                return width, height, channels in ([], [1])
+            image = content if isinstance(content, Image.Image) else open_image(content)
             width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) >= 5  # these EXIF orientations swap the sides
-            return (height, width, image.mode) if turned else (width, height, image.mode)
+            turned = orientation_of(image) >= 5  # these EXIF orientations swap the sides
+            if _has_frames(image):
+                several.append(sample.name)
+            if is_deep(image.mode):
+                ranges.append(value_range(image))
+            return (height, width, _is_grey(image.mode)) if turned else (width, height, _is_grey(image.mode))
         except Exception:  # decoding will report the reason
             return None
-        finally:
-            on_image()
 
-    with _threads() as pool:
-        found = [each for each in pool.map(header, samples) if each]
-    return [(width, height) for width, height, _ in found], all(_is_grey(mode) for *_, mode in found)
+    def work(part: range) -> tuple[NDArray[np.int64], bool]:
+        found = [each for at in part if (each := header(samples[at]))]
+        on_images(len(part))
+        return np.array([each[:2] for each in found], np.int64).reshape(-1, 2), all(grey for *_, grey in found)
 
-
-def choose_size(sizes: Sequence[tuple[int, int]]) -> int:
-    """Side of the arrays in pixels: the median of the images' shorter sides, within limits."""
-    return int(min(max(round(median(min(size) for size in sizes)), SMALLEST), LARGEST))
+    parts = list(_in_order(work, len(samples), TASK_IMAGES))
+    sizes = np.concatenate([np.empty((0, 2), np.int64), *(sizes for sizes, _ in parts)])
+    return Looked(sizes, all(grey for _, grey in parts), ranges, several)
 
 
-def decode(samples: Sequence[Sample], size: int, grey: bool, on_image: Callable[[], None]) -> Decoded:
-    """Decode images and scale them to one size.
+def choose_size(sizes: NDArray[np.int64]) -> int:
+    """Side of the arrays in pixels: the median of the images' shorter sides, within limits. `sizes` is int64 [N, 2]."""
+    return int(min(max(round(float(np.median(sizes.min(1)))), SMALLEST), LARGEST))
 
-    An image is rotated as its EXIF data says, put on white where it is transparent, scaled so that its shorter side is
-    `size` (by antialiased bicubic interpolation, unless it already has that size) and cropped to the central square.
-    Images of 16 bits keep the upper eight.
 
-    The order depends only on labels and pixels: the same images give the same arrays from every source.
+def decode(
+    samples: Sequence[Sample], size: int, grey: bool, on_images: Callable[[int], None], path: Path, levels: Levels
+) -> Decoded:
+    """Decode images and scale them to one size, in the order of the samples. See `to_array`.
 
     Args:
         size: side in pixels.
         grey: decode to one channel instead of three.
-        on_image: called after each image.
+        on_images: called with a number of images when that many more have been decoded.
+        path: a file to write the pixels to, which the returned images map.
+        levels: how values of more than eight bits become bytes.
+
+    Raises OSError if the file cannot be written.
     """
-
-    def work(sample: Sample) -> np.ndarray | str:
-        try:
-            return to_array(_open(sample), size, grey)
-        except Exception as error:  # Pillow raises many kinds, and a file may contain anything
-            return reason_of(error)
-        finally:
-            on_image()
-
-    with _threads() as pool:
-        found = list(pool.map(work, samples))
-    whole = [(sample, each) for each, sample in zip(found, samples, strict=True) if not isinstance(each, str)]
-    unreadable = [(sample.name, each) for each, sample in zip(found, samples, strict=True) if isinstance(each, str)]
-    whole.sort(key=lambda pair: (pair[0].label, pair[1].tobytes()))
     shape = (size, size, 1 if grey else 3)
-    images = np.stack([image for _, image in whole]) if whole else np.empty((0, *shape), np.uint8)
-    labels = np.array([sample.label for sample, _ in whole], np.int64)
-    return Decoded(images, labels, [sample.name for sample, _ in whole], unreadable)
+    kept: list[int] = []
+    unreadable: list[tuple[str, str]] = []
+
+    def work(part: range) -> tuple[np.ndarray, list[int], list[tuple[str, str]]]:
+        images = np.empty((len(part), *shape), np.uint8)
+        read: list[int] = []
+        failed: list[tuple[str, str]] = []
+        for at in part:
+            sample = samples[at]
+            try:
+                images[len(read)] = _decoded(sample, size, grey, levels)
+                read.append(at)
+            except Exception as error:  # Pillow raises many kinds, and a file may contain anything
+                failed.append((sample.name, reason_of(error)))
+        on_images(len(part))
+        return images[: len(read)], read, failed
+
+    with path.open("wb") as file:
+        for images, read, failed in _in_order(work, len(samples), max(1, TASK_BYTES // int(np.prod(shape)))):
+            file.write(images.data)
+            kept += read
+            unreadable += failed
+    labels = np.array([samples[at].label for at in kept], np.int64)
+    whole = (len(kept), *shape)
+    mapped = np.memmap(path, np.uint8, "r", shape=whole) if kept else np.empty(whole, np.uint8)
+    return Decoded(mapped, labels, [samples[at].name for at in kept], unreadable)
 
 
-def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:
-    """One image as uint8 [H, W, C]; see `decode`."""
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        values = np.asarray(image, np.float64)
-        deep = image.mode != "F" or values.max() > 255  # how Pillow represents grey images of 16 bits
-        image = Image.fromarray((values / 256 if deep and values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (BACKGROUND,) * 4), image)
-    if image.mode != (mode := "L" if grey else "RGB"):
-        image = image.convert(mode)
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    array = np.asarray(image, np.uint8)
-    return array[..., None] if grey else array
+def _decoded(sample: Sample, size: int, grey: bool, levels: Levels) -> np.ndarray:
+    content = sample.read()
+    if isinstance(content, np.ndarray):
+        content = content[..., 0] if content.shape[2:] == (1,) else content
+        if content.dtype == np.uint8 and content.shape == ((size, size) if grey else (size, size, 3)):
+            return content[..., None] if grey else content
+        content = Image.fromarray(content)
+    return to_array(content if isinstance(content, Image.Image) else open_image(content), size, grey, levels)
+
+
+def _in_order(work: Callable[[range], Result], count: int, most: int) -> Iterator[Result]:
+    """Yield the results of `work` for parts of the positions 0 to `count`, in their order, computed by some threads.
+
+    Pillow releases the interpreter lock while it decodes. Few parts are in work at a time, so that they fit in memory.
+    """
+    threads = os.cpu_count() or 1
+    step = max(1, min(most, TASK_IMAGES, count // (8 * threads)))
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for start in range(0, count, step):
+                waiting.append(pool.submit(work, range(start, min(start + step, count))))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
 
 
 def reason_of(error: Exception) -> str:
@@ -137,24 +190,12 @@ def reason_of(error: Exception) -> str:
     return (f"{type(error).__name__}: {text}" if text else type(error).__name__)[:200]
 
 
-def _open(sample: Sample) -> Image.Image:
-    content = sample.read()
-    return content if isinstance(content, Image.Image) else open_image(content)
-
-
-def open_image(content: bytes) -> Image.Image:
-    """Open an image from the bytes of its file; only the header is decoded. Raises Pillow's errors, or InputError."""
-    if not content:
-        raise InputError("empty")
-    image = Image.open(io.BytesIO(content))
-    if image.width * image.height > MOST_PIXELS:
-        raise InputError(TOO_LARGE)
-    return image
+def _has_frames(image: Image.Image) -> bool:
+    """Whether there are several frames or pages to see; MPO files, of phones, hold a photograph and its depth."""
+    with contextlib.suppress(Exception):  # of a damaged file, whose first frame may be whole
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    return False
 
 
 def _is_grey(mode: str) -> bool:
     return mode in GREY_MODES or mode.startswith("I;16")
-
-
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow releases the interpreter lock while it decodes

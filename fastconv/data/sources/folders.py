@@ -1,95 +1,73 @@
-"""A user's own images in folders, and in tables of paths."""
+"""A user's own images in folders."""
 
-import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
+from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.layout import find_layout
+from fastconv.data.sources.walk import Folder
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "testing", "val", "valid", "validation")
-
 
 @source("image_folder")
-def image_folder(dataset: "Dataset", data: Path) -> Source:
-    """A folder for each class, below `dataset.root` or below its folders `train` and `test` (or `val`)."""
+def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> Source:
+    """A folder for each class, below `dataset.root` or below its folders `train` and `test` (or `val`).
+
+    Args:
+        dataset: the config of the data set.
+        data: the folder of the data sets.
+        own: folders that fastconv writes to, which are no classes where they lie below `dataset.root`.
+    """
     root = _root(dataset)
-    parts = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
-    train = next((parts[name] for name in TRAIN_FOLDERS if name in parts), None)
-    test = next((parts[name] for name in TEST_FOLDERS if name in parts), None)
-    splits = [train, test] if train and test else [train or root]
-    classes = sorted({path.name for split in splits for path in split.iterdir() if _is_class(path)}, key=natural)
-    if len(classes) < 2:
-        raise InputError(
-            f"dataset.root={root} has no folders of classes: make one for each class, two or more, with its images"
-        )
-    found = [
-        [(label, path) for label, name in enumerate(classes) for path in image_files(split / name)] for split in splits
-    ]
-    if not found[0]:
-        raise InputError(f"dataset.root={root} has no images ({', '.join(ENDINGS)})")
+    layout = find_layout(root, [data, *own])
+    # Classes without images to train on are among the problems: only an audit goes on without them.
+    kept = [at for at, entries in enumerate(layout.images[0]) if entries]
+    start = 0 if root == Path() else len(os.path.join(root, ""))  # where paths below the root begin
 
     def find() -> Found:
         samples = [
-            [Sample(str(path.relative_to(root)), label, path.read_bytes) for label, path in split] for split in found
-        ]
-        return Found.of(classes, samples)
+            [Sample(entry.path[start:], label, partial(_content, entry.path))
+             for label, at in enumerate(kept) for entry in split[at]]
+            for split in layout.images
+        ]  # fmt: skip
+        return Found.of([layout.classes[at] for at in kept], samples)
 
-    return Source([classes, [[stamp(path, root) for _, path in split] for split in found]], find)
-
-
-@source("csv")
-def table(dataset: "Dataset", data: Path) -> Source:
-    """A csv with a column of paths, below `dataset.root` or the table's own folder, and one of labels."""
-    paths = [_existing(dataset.train, "dataset.train")]
-    if dataset.test:
-        paths.append(_existing(dataset.test, "dataset.test"))
-    splits = [_rows(path) for path in paths]
-    classes = sorted({label for split in splits for _, label, _ in split}, key=natural)
-    if len(classes) < 2:
-        raise InputError(f"{paths[0]} has a single label, {classes[0]}: a classifier needs two or more")
-    roots = [Path(dataset.root) if dataset.root else path.parent for path in paths]
-    for path, root, split in zip(paths, roots, splits, strict=True):
-        missing = [f"{name} (line {line})" for name, _, line in split if not (root / name).is_file()]
-        if missing:
-            raise InputError(
-                f"{path} names {len(missing)} files that are not there, such as {missing[0]}: correct it, or set"
-                " dataset.root to their folder"
-            )
-
-    def find() -> Found:
-        samples = [
-            [Sample(name, classes.index(label), (root / name).read_bytes) for name, label, _ in split]
-            for root, split in zip(roots, splits, strict=True)
-        ]
-        return Found.of(classes, samples)
-
-    stamps = [
-        [[label, *stamp(root / name, root)] for name, label, _ in split]
-        for root, split in zip(roots, splits, strict=True)
-    ]
-    return Source([classes, stamps], find)
+    stamps = [[_stamp(entry, start) for entries in split for entry in entries] for split in layout.images]
+    return Source([layout.classes, stamps], find, tuple(layout.notes), tuple(layout.problems), layout.hidden_note)
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe."""
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        place = os.stat(here)
-        if (place.st_dev, place.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                yield Path(here, name)
+def image_files(folder: Path, skip: Sequence[Path] = ()) -> Iterator[Path]:
+    """Yield the image files below a folder, without hidden and system ones. Links are followed, and each folder is
+    visited once, so loops are safe.
+
+    Args:
+        folder: to walk.
+        skip: folders below it to leave out.
+    """
+    for each in Folder(folder, frozenset(map(os.path.realpath, skip))).walk():
+        for entry in each.images:
+            yield Path(entry.path)
+
+
+def _stamp(entry: os.DirEntry[str], start: int) -> list[str | int]:
+    """What `stamp` gives of a file, from its folder's listing; `start` is where its path below the root begins."""
+    try:
+        about = entry.stat()
+    except OSError:  # a broken link, which counts as unreadable
+        return [entry.path, 0, 0]
+    return [entry.path[start:], about.st_size, about.st_mtime_ns]
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _root(dataset: "Dataset") -> Path:
@@ -99,46 +77,3 @@ def _root(dataset: "Dataset") -> Path:
     if not root.is_dir():
         raise InputError(f"dataset.root={root} is no folder: give the one that has the images")
     return root
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith((".", "__"))
-
-
-def _existing(path: object, key: str) -> Path:
-    if not isinstance(path, str) or not path:
-        raise InputError(f"{key} is not set: give a csv with a column of paths and one of labels, {key}=table.csv")
-    if not Path(path).is_file():
-        raise InputError(f"{key}={path} is no file: give a csv with a column of paths and one of labels")
-    return Path(path)
-
-
-def _rows(path: Path) -> list[tuple[str, str, int]]:
-    """The (path, label, line number) of each row."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    head = [name.strip().lower() for name in lines[0]] if lines else []
-    at_path = next((head.index(name) for name in ("path", "file", "filename", "image") if name in head), None)
-    at_label = next((head.index(name) for name in ("label", "class", "target", "category") if name in head), None)
-    begin = 1
-    if at_path is None and at_label is None:
-        at_path, at_label, begin = 0, 1, 0
-    elif at_path is None or at_label is None:
-        raise InputError(
-            f"{path} has no column {'path' if at_path is None else 'label'}: its first line is {','.join(lines[0])}"
-        )
-    rows = []
-    for number, row in enumerate(lines[begin:], begin + 1):
-        if not row:
-            continue
-        if len(row) <= max(at_path, at_label) or not row[at_path].strip() or not row[at_label].strip():
-            raise InputError(
-                f"{path}, line {number}: a path and a label are wanted, there is {','.join(row) or 'nothing'}"
-            )
-        rows.append((row[at_path].strip(), row[at_label].strip(), number))
-    if not rows:
-        raise InputError(f"{path} has no rows: give a path and a label in each")
-    return rows

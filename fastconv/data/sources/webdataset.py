@@ -1,16 +1,21 @@
-"""A user's own images in WebDataset tars, on disk or behind URLs. The tars are never unpacked to disk."""
+"""A user's own images in WebDataset tars, on disk or behind URLs.
+
+The tars are not unpacked: their images are read once, into one temporary file.
+"""
 
 import glob
-import json
 import re
-from collections.abc import Iterator
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
-from fastconv.data.sources.decode import Sample
+from fastconv.data.download import Place
+from fastconv.data.sources.base import Found, Source, source, stamp
+from fastconv.data.sources.labels import class_names, class_notes, numbers_of
+from fastconv.data.sources.spool import Spool, SpooledSamples
 from fastconv.data.sources.tar_files import tar_files
+from fastconv.data.sources.tar_samples import TarSamples, image_members
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
 
@@ -18,6 +23,11 @@ if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
 MOST_CLASSES = 99_999
+# Part of the stamp: to be counted up when other members of a tar are read than before.
+READING = 2
+# What protocols tell about a file that differs between two versions of it.
+VERSION_KEYS = ("size", "etag", "last-modified", "lastmodified", "last_modified", "mtime", "content-md5", "digest",
+                "md5hash", "checksum", "generation", "updated", "versionid")  # fmt: skip
 
 
 @source("webdataset")
@@ -26,36 +36,45 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
     if not dataset.train:
         raise InputError("dataset.train is not set: name the tars to train on, such as dataset.train=train-*.tar")
     keys = ["train", "test"] if dataset.test else ["train"]
-    splits = [list(_tars(getattr(dataset, key), f"dataset.{key}")) for key in keys]
+    splits = [[(url, f"dataset.{key}") for url in _tars(getattr(dataset, key), f"dataset.{key}")] for key in keys]
+    first = redacted(splits[0][0][0])
 
     def find() -> Found:
-        read = [[sample for url in urls for sample in _members(url)] for urls in splits]
-        labels = {label for split in read for _, label, _ in split}
-        if len(labels) < 2:
-            raise InputError(f"{splits[0][0]} has images of {len(labels)} classes: a classifier needs two or more")
-        numbers = [label for label in labels if isinstance(label, int)]
-        if len(numbers) == len(labels):
-            if wrong := [label for label in numbers if not 0 <= label <= MOST_CLASSES]:
-                raise InputError(f"{splits[0][0]} has the label {wrong[0]}: number the classes from 0 on")
-            names = [str(label) for label in range(max(numbers) + 1)]
-        else:
-            names = sorted({str(label) for label in labels}, key=natural)
-        at = {name: label for label, name in enumerate(names)}
-        samples = [
-            [Sample(name, at[str(label)], partial(bytes, content)) for name, label, content in split] for split in read
-        ]
-        return Found.of(names, samples)
+        tars = [[TarSamples(tar_files(url, key), redacted(url)) for url, key in urls] for urls in splits]
+        texts, number = Counter[str](), dict[str, int]()
 
-    return Source(
-        [[[url, *([] if "://" in url else stamp(Path(url), Path())[1:])] for url in urls] for urls in splits], find
-    )
+        def members(tar: TarSamples) -> Iterator[tuple[str, str, bytes]]:
+            for sample in tar:
+                texts[sample.label] += sample.ending == ".txt"
+                yield sample.name, sample.label, sample.image
+
+        spool = Spool(data / "arrays")
+        read = [SpooledSamples(spool, (each for tar in split for each in members(tar)), number) for split in tars]
+        unreadable = [each for split in tars for tar in split for each in tar.unreadable]
+        labels = {label for split in read for label in split.labels}
+        if not labels and unreadable:
+            name, why = unreadable[0]
+            raise InputError(
+                f"{name} has {why}: each image needs a .cls, or a .json with a label, of the same name"
+                + ("; if its folder is its class, unpack the tar for dataset=image_folder" if "/" in name else "")
+            )
+        captions = [label for label, count in texts.items() if count]
+        if captions and len(captions) * 2 > texts.total():
+            raise InputError(
+                f"{first} has .txt files that seem to be captions, such as {captions[0][:60]!r}: each image needs a"
+                " .cls, or a .json with a label"
+            )
+        names, numbers = _classes(labels, first)
+        number.update(numbers)
+        notes = [note for split in tars for tar in split for note in tar.notes]
+        return Found.of(names, read, unreadable, (*notes, *class_notes(names)))
+
+    return Source([READING, *([[url, *_version(url, key)] for url, key in urls] for urls in splits)], find)
 
 
 def tar_images(url: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of each image of a tar."""
-    for sample in _grouped(url, "images"):
-        if (image := _image_of(sample)) is not None:
-            yield f"{redacted(url)}: {sample['__key__']}", image
+    """Yield (name, content) of each image of a tar, with a label or without. The content of a link is empty."""
+    return image_members(tar_files(url, "images"), redacted(url))
 
 
 def _tars(given: object, key: str) -> Iterator[str]:
@@ -72,40 +91,27 @@ def _tars(given: object, key: str) -> Iterator[str]:
                 raise InputError(f"{key}: there is no file {name}")
 
 
-def _members(url: str) -> Iterator[tuple[str, int | str, bytes]]:
-    """Yield (name, label, content) of each image of a tar, without writing anything to disk."""
-    for sample in _grouped(url, "dataset.train"):
-        if (image := _image_of(sample)) is not None:
-            name = f"{redacted(url)}: {sample['__key__']}"
-            yield name, _label(sample, name), image
-
-
-def _image_of(sample: dict[str, bytes]) -> bytes | None:
-    return next((sample[end[1:]] for end in ENDINGS if end[1:] in sample), None)
-
-
-def _grouped(url: str, key: str) -> Iterator[dict[str, Any]]:
-    """Yield the samples of a tar: for each key, the contents of its files by their ending."""
-    from webdataset.tariterators import group_by_keys
-
-    files = ((name, content) for name, content in tar_files(url, key) if content is not None)
-    entries = ({"fname": name, "data": content, "__url__": url} for name, content in files)
+def _version(url: str, key: str) -> list[Any]:
+    """What differs between two versions of a tar; empty if its server does not say."""
+    if "://" not in url:
+        return stamp(Path(url), Path())[1:]
     try:
-        yield from group_by_keys(entries)
-    except ValueError as error:  # two members of one name
-        raise InputError(f"cannot read {redacted(url)}: {' '.join(map(str, error.args[:1]))[:200]}") from error
+        place = Place(url, key)
+        place.system.invalidate_cache()  # it may remember what it listed before
+        about = place.system.info(place.path)
+    except Exception:  # every protocol raises its own; reading the tar will report the reason
+        return []
+    return sorted([key.lower(), str(value)] for key, value in about.items() if key.lower() in VERSION_KEYS)
 
 
-def _label(sample: dict[str, bytes], name: str) -> int | str:
-    try:
-        if "cls" in sample:
-            text = sample["cls"].decode().strip()
-        else:
-            told = json.loads(sample["json"])
-            keys = ("label", "cls", "class")
-            text = next(told[key] for key in keys if key in told) if isinstance(told, dict) else told
-        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", str(text)) else str(text)
-    except (KeyError, ValueError, StopIteration) as error:
-        raise InputError(
-            f"{name} has no label: each image needs a .cls, or a .json with a label, of the same name"
-        ) from error
+def _classes(labels: Set[str], where: str) -> tuple[list[str], dict[str, int]]:
+    """Names of the classes, and the number of each label. Labels that are whole numbers are the classes' numbers."""
+    if len(labels) < 2:
+        raise InputError(f"{where} has images of {len(labels)} classes: a classifier needs two or more")
+    names = class_names(labels, where)
+    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names.values()):
+        number = {label: int(name) for label, name in names.items()}
+        if wrong := [each for each in number.values() if not 0 <= each <= MOST_CLASSES]:
+            raise InputError(f"{where} has the label {wrong[0]}: number the classes from 0 on")
+        return [str(each) for each in range(max(number.values()) + 1)], number
+    return list(dict.fromkeys(names.values())), numbers_of(names)

@@ -23,6 +23,7 @@ from fastconv.data.stream.shards import Block, ShardEntry, possible_bytes
 from fastconv.system.errors import StreamError
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
+from fastconv.system.memory import release_pages
 
 FORMAT = 1
 # A block is the unit of augmenting and reading: large enough to make Python's cost per block negligible, small enough
@@ -30,6 +31,8 @@ FORMAT = 1
 BLOCK_BYTES = 4 * 2**20
 BLOCK_SAMPLES = 1000
 BLOCKS_PER_SHARD = 10
+# Of a data set larger than this, the pages that a block has read are given back.
+MAPPED_BYTES = 2**29
 # Fingerprints use the first names of settings that have been renamed since.
 FIRST_NAMES = {"color_jitter": "colour", "auto": "policy", "skip_schedule": "resting"}
 
@@ -123,7 +126,10 @@ class StreamSpec:
         height, width, _ = self.shape
         plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.skip_schedule)
         start, stop = block * self.block, min((block + 1) * self.block, self.samples)
-        return augment(data.images, plan, start, stop, self.fill), data.labels[plan.order[start:stop]]
+        images = augment(data.images, plan, start, stop, self.fill)
+        if data.images.nbytes > MAPPED_BYTES:
+            release_pages(data.images)
+        return images, data.labels[plan.order[start:stop]]
 
 
 # Fields that are left out of the fingerprint if they have these values.

@@ -1,0 +1,60 @@
+"""Finds the files that tables name: on other systems, in another case, or without their ending."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from fastconv.data.sources.formats import ENDINGS
+from fastconv.system.errors import InputError
+
+
+class ImagePaths:
+    """Finds files below a folder. Folders are listed once.
+
+    Args:
+        root: the folder that names are relative to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._listing = cache(_listing)
+
+    def find(self, name: str) -> Path | None:
+        """The file that a name means: as it is, with / for \\, in another case, or with the ending of an image.
+
+        None if there is no such file. Raises InputError if a name without an ending means several files.
+        """
+        if (path := self._root / name) and is_file(path):
+            return path
+        if not name or "\0" in name:
+            return None
+        path = self._root / name.replace("\\", "/")
+        found = self._listing(path.parent).get(path.name.lower(), [])
+        if not found and path.name:
+            # Without an ending. A dot in the name, as in photo.v2, need not begin one.
+            endings = (f"{path.name}{ending}".lower() for ending in ENDINGS)
+            found = [file for each in endings for file in self._listing(path.parent).get(each, [])]
+        if path.name in found:
+            found = [path.name]
+        if len(found) > 1:
+            raise InputError(f"{name} may be {' or '.join(sorted(found)[:3])} in {path.parent}: give the whole name")
+        return path.parent / found[0] if found and is_file(path.parent / found[0]) else None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a file; False for a text that cannot be a path."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
+
+
+def _listing(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder, by the same in lower case."""
+    found: dict[str, list[str]] = {}
+    try:
+        for name in os.listdir(folder):
+            found.setdefault(name.lower(), []).append(name)
+    except (OSError, ValueError):
+        pass
+    return found

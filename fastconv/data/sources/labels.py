@@ -1,0 +1,77 @@
+"""Labels as tables, arrays and tars spell them: which are missing, which are the same, and the order of the classes."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from fastconv.data.sources.base import natural
+from fastconv.system.errors import InputError
+
+# How pandas, databases and spreadsheets write that there is no value. None and NA are left to be names of classes.
+_NO_VALUE = ("", "nan", "null", "<na>", "#n/a", "#na")
+NO_LABEL = "no label"
+# Names of classes that may have been meant as no value.
+_DOUBTFUL = ("none", "na", "n/a", "nil", "unknown")
+_WHOLE = re.compile(r"-?[0-9]{1,18}(\.0*)?")
+
+
+def label_of(text: str) -> str | None:
+    """The label that a text stands for, without spaces around it; None if it says that there is none."""
+    text = text.strip()
+    return None if text.lower() in _NO_VALUE else text
+
+
+def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
+    """Map each label as it is spelled to the name of its class, in the order of the classes.
+
+    Labels that are equal as numbers (0 and 0.0) or as truth values (True and true) are one class. The order is that of
+    the numbers, then that of the words, the same in every process.
+
+    Args:
+        labels: the labels, as they are spelled.
+        where: the file, for errors.
+
+    Raises InputError for fewer than two classes, and for -1 among other numbers, since it usually means no label.
+    """
+    spelled = set(labels)
+    names = {label: label for label in spelled}
+    if all(_WHOLE.fullmatch(label) for label in spelled):
+        if any("." not in label for label in spelled):  # else all are written so, and may stay
+            names = {label: label.partition(".")[0] for label in spelled}
+        if "-1" in names.values() and sum(not name.startswith("-") for name in names.values()) > 1:
+            raise InputError(
+                f"{where} has the label -1 beside other numbers, which usually means no label: leave these images out,"
+                " or give the class another name"
+            )
+    elif spelled <= {"True", "False", "TRUE", "FALSE", "true", "false"} and len(spelled) > 2:
+        names = {label: label.capitalize() for label in spelled}
+    classes = sorted(set(names.values()), key=natural)
+    if len(classes) < 2:
+        raise InputError(f"{where} has a single label, {classes[0]}: a classifier needs two or more" if classes else
+                         f"{where} has no labels: a classifier needs images of two classes or more")  # fmt: skip
+    return dict(sorted(names.items(), key=lambda pair: (natural(pair[1]), pair[0])))
+
+
+def numbers_of(names: Mapping[str, str]) -> dict[str, int]:
+    """The number of the class of each label, of the names that `class_names` gives."""
+    numbers = {name: at for at, name in enumerate(dict.fromkeys(names.values()))}
+    return {label: numbers[name] for label, name in names.items()}
+
+
+def class_notes(classes: Iterable[str]) -> list[str]:
+    """Sentences about classes that may not be meant: the same but for their case or zeros, several names, no value."""
+    alike, notes = defaultdict(list), []
+    classes = list(classes)
+    for name in classes:
+        alike[re.sub(r"^0+(?=[0-9])", "", " ".join(name.casefold().split()))].append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            notes.append(f"the labels {' and '.join(group)} are {len(group)} classes")
+    known = set(classes)
+    for name in classes:
+        parts = [part.strip() for part in re.split(r"[|;,]", name)]
+        if len(parts) > 1 and known.issuperset(parts):
+            notes.append(f"the label {name} is a class of its own, though {' and '.join(parts)} are classes")
+        if name.lower() in _DOUBTFUL:
+            notes.append(f"the label {name} is a class: leave it empty where there is no label")
+    return notes if len(notes) <= 3 else [*notes[:3], f"{len(notes) - 3:,} more labels look like these"]

@@ -1,0 +1,92 @@
+"""A temporary file for what is read from a source once and needed again, so that it need not stay in memory."""
+
+import os
+import tempfile
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from fastconv.data.sources.decode import Sample
+from fastconv.system.files import unwritable
+
+
+class Spool:
+    """A file without a name in `folder`; the system removes it when it is closed, even by a kill.
+
+    Raises InputError if it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        self._size = 0
+
+    def add(self, content: bytes) -> int:
+        """Append bytes, and return the offset where they begin."""
+        start = self._size
+        try:
+            self._file.write(content)
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
+        self._size += len(content)
+        return start
+
+    def finish(self) -> None:
+        """Write what is buffered, before the first `read`."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes of the file; several threads may read."""
+        return os.pread(self._file.fileno(), size, start)
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """All of the file as an array, memory-mapped."""
+        return np.memmap(self._file, dtype, "r", shape=shape)
+
+
+class SpooledSamples(Sequence[Sample]):
+    """Samples whose content lies in a spool. `labels` are as the source has them; `numbers` gives the class of each,
+    and is to be filled before the samples are used.
+
+    Args:
+        found: (name, label, content) of each.
+    """
+
+    def __init__(self, spool: Spool, found: Iterable[tuple[str, str, bytes]], numbers: dict[str, int]) -> None:
+        self._spool, self._numbers = spool, numbers
+        self._names: list[str] = []
+        self._starts, self._sizes = array("q"), array("q")
+        self.labels: list[str] = []
+        once: dict[str, str] = {}  # equal labels are one object
+        for name, label, content in found:
+            self._names.append(name)
+            self.labels.append(once.setdefault(label, label))
+            self._starts.append(spool.add(content))
+            self._sizes.append(len(content))
+        spool.finish()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Sample]: ...
+
+    def __getitem__(self, at: int | slice) -> Sample | list[Sample]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        read = partial(self._spool.read, self._starts[at], self._sizes[at])
+        return Sample(self._names[at], self._numbers[self.labels[at]], read)

@@ -1,0 +1,222 @@
+"""A user's own images in tables: of paths and labels, or of pixels and labels."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import isqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastconv.data.sources.base import Found, Source, source, stamp
+from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.image_paths import ImagePaths, is_file
+from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, label_of, numbers_of
+from fastconv.data.sources.table_columns import Columns, find_columns, no_column
+from fastconv.data.sources.table_file import read_rows
+from fastconv.system.errors import InputError
+
+if TYPE_CHECKING:
+    from fastconv.data.configs import Dataset
+
+# Values of a column that says the split of each row.
+TRAIN = ("train", "training", "trn", "tr")
+TEST = (("test", "testing", "tst", "privatetest"), ("val", "valid", "validation", "dev", "publictest"))
+# Columns of truth values: what a row is where they are true, and where they are not.
+TRUTH = {"istest": ("test", "train"), "isvalid": ("val", "train"), "isval": ("val", "train"),
+         "istrain": ("train", "test"), "istrainingimage": ("train", "test")}  # fmt: skip
+# Names of unused columns that a note shows.
+SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row: its image's name, its label or None, its value in the column of the split, and its line.
+
+    `image` is the image's file, or its pixels as uint8 [H, W]; None for a file that is not there.
+    """
+
+    name: str
+    label: str | None
+    split: str
+    line: int
+    image: Path | np.ndarray | None
+
+
+@source("csv")
+def table(dataset: "Dataset", data: Path) -> Source:
+    """A csv with a column of images, paths below `dataset.root` or the table's own folder, and one of labels.
+
+    A column of the split, such as `split` or `is_test`, is used unless `dataset.test` names a table of its own.
+    """
+    paths = [_existing(dataset.train, "dataset.train")]
+    if dataset.test:
+        paths.append(_existing(dataset.test, "dataset.test"))
+    roots = [Path(dataset.root) if dataset.root else path.parent for path in paths]
+    splits, notes = [], []
+    for path, root in zip(paths, roots, strict=True):
+        columns, rows = _read(path, root)
+        _require_files(path, rows)
+        if columns.unused:
+            notes.append(f"{path} has columns that are not used: {_some(columns.unused)}")
+        parts, told = _parted(path, columns, rows) if len(paths) == 1 else ([rows], _unparted(path, columns))
+        splits += parts
+        notes += told
+    names = class_names((row.label for split in splits for row in split if row.label is not None), paths[0])
+    classes = list(dict.fromkeys(names.values()))
+    number = numbers_of(names)
+    notes += class_notes(classes)
+    unlabelled = [(f"{row.name} (line {row.line})", NO_LABEL) for split in splits for row in split if row.label is None]
+    places = roots if len(roots) == len(splits) else roots * 2
+
+    def find() -> Found:
+        samples = [[_sample(row, number[row.label]) for row in split if row.label is not None] for split in splits]
+        return Found.of(classes, samples, unlabelled)
+
+    stamps: list[Any] = [
+        [[names.get(row.label or "", ""), *_stamp(row, root)] for row in split]
+        for root, split in zip(places, splits, strict=True)
+    ]
+    return Source([classes, stamps], find, tuple(notes))
+
+
+def _read(path: Path, root: Path) -> tuple[Columns, list[Row]]:
+    """Read a table. Raises InputError for one that is not of images and labels."""
+    found, files, rows = read_rows(path), ImagePaths(root), []
+    line, first = next(found, (0, []))
+    columns = find_columns(path, first, lambda name: is_file(root / name))
+    if not columns.head:
+        rows.append(_row(path, columns, first, line, files))
+    for line, cells in found:
+        if len(cells) < columns.needed:
+            raise InputError(f"{path}, line {line}: a path and a label are wanted, there is {','.join(cells)[:200]}")
+        rows.append(_row(path, columns, cells, line, files))
+    if not rows:
+        raise InputError(f"{path} has no rows: give a path and a label in each")
+    return columns, rows
+
+
+def _row(path: Path, columns: Columns, cells: Sequence[str], line: int, files: ImagePaths) -> Row:
+    label = label_of(cells[columns.label]) if columns.label is not None else _one_hot(path, columns, cells, line)
+    split = cells[columns.split].lower() if columns.split is not None else ""
+    if columns.pixels:
+        return Row(f"line {line}", label, split, line, _pixels(path, [cells[at] for at in columns.pixels], line))
+    assert columns.image is not None
+    name = cells[columns.image]
+    if not name:
+        raise InputError(f"{path}, line {line}: a path and a label are wanted, there is {','.join(cells)[:200]}")
+    if len(values := name.strip("[]").replace(",", " ").split()) >= 64 and values[0].isdecimal():
+        return Row(f"line {line}", label, split, line, _pixels(path, values, line))
+    return Row(name, label, split, line, files.find(name))
+
+
+def _one_hot(path: Path, columns: Columns, cells: Sequence[str], line: int) -> str | None:
+    """The column of the one 1 of a row; None if all are 0."""
+    values = [cells[at].lower().removesuffix(".0") for at in columns.one_hot]
+    if not {"0", "1", "false", "true", ""}.issuperset(values):
+        raise no_column(path, columns.head)
+    ones = [columns.head[at] for at, value in zip(columns.one_hot, values, strict=True) if value in ("1", "true")]
+    if len(ones) > 1:
+        raise InputError(
+            f"{path}, line {line}: the image has several labels, {_some(ones)}. A classifier needs one each"
+        )
+    return ones[0] if ones else None
+
+
+def _pixels(path: Path, values: Sequence[str], line: int) -> np.ndarray:
+    """An image, uint8 [side, side], of its levels as text."""
+    side = isqrt(len(values))
+    if side * side != len(values):
+        raise InputError(f"{path}, line {line}: {len(values)} pixels are no square image of one channel")
+    try:
+        try:
+            levels = bytes(map(int, values))
+        except ValueError:
+            numbers = [float(value) for value in values]
+            if any(number % 1 for number in numbers):
+                raise
+            levels = bytes(map(int, numbers))
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path}, line {line}: pixels must be whole numbers from 0 to 255") from error
+    return np.frombuffer(levels, np.uint8).reshape(side, side)
+
+
+def _require_files(path: Path, rows: Iterable[Row]) -> None:
+    """Raise InputError if a table names files that are not there."""
+    missing = [f"{row.name[:200]} (line {row.line})" for row in rows if row.image is None]
+    if missing and "://" in missing[0]:
+        raise InputError(f"{path} names {len(missing)} URLs, such as {missing[0]}: download the images first")
+    if missing:
+        raise InputError(
+            f"{path} names {len(missing)} files that are not there, such as {missing[0]}: correct it, or set"
+            " dataset.root to their folder"
+        )
+
+
+def _parted(path: Path, columns: Columns, rows: list[Row]) -> tuple[list[list[Row]], list[str]]:
+    """Part the rows of a table by its column of the split, if it has one; with notes about rows that are not used."""
+    if columns.split is None:
+        return [rows], []
+    head = columns.head[columns.split]
+    truth = TRUTH.get("".join(each for each in head.lower() if each.isalpha()))
+    kinds = {row.split: _split_of(row.split, truth) for row in rows}
+    if unknown := [split for split, kind in kinds.items() if kind is None]:
+        return [rows], [f"the column {head} of {path} is not used: {unknown[0] or 'nothing'} is no split that is known"]
+    test = next((kind for kind in ("test", "val") if kind in kinds.values()), None)
+    if test is None or "train" not in kinds.values():
+        return [rows], []
+    parts = [[row for row in rows if kinds[row.split] == kind] for kind in ("train", test)]
+    notes = [f"the column {head} of {path} says which images are tested with"]
+    left = Counter(row.split for row in rows if kinds[row.split] not in ("train", test))
+    notes += [f"left out: {count:,} rows of {path} with {head}={split}" for split, count in left.items()]
+    return parts, notes
+
+
+def _split_of(value: str, truth: tuple[str, str] | None) -> str | None:
+    """The split, train, test or val, that a value of a column means; None if it is not known."""
+    if truth:
+        return (
+            truth[0]
+            if value in ("true", "1", "1.0", "yes")
+            else truth[1]
+            if value in ("false", "0", "0.0", "no")
+            else None
+        )
+    for kind, values in (("train", TRAIN), ("test", TEST[0]), ("val", TEST[1])):
+        if value in values:
+            return kind
+    return None
+
+
+def _unparted(path: Path, columns: Columns) -> list[str]:
+    if columns.split is None:
+        return []
+    return [f"the column {columns.head[columns.split]} of {path} is not used, since dataset.test is set"]
+
+
+def _sample(row: Row, label: int) -> Sample:
+    assert row.image is not None
+    read = row.image.read_bytes if isinstance(row.image, Path) else partial(np.asarray, row.image)
+    return Sample(row.name, label, read)
+
+
+def _stamp(row: Row, root: Path) -> list[str | int]:
+    if isinstance(row.image, Path):
+        return stamp(row.image, root)
+    assert row.image is not None
+    return [hashlib.sha256(row.image.tobytes()).hexdigest()]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _existing(path: object, key: str) -> Path:
+    if not isinstance(path, str) or not path:
+        raise InputError(f"{key} is not set: give a csv with a column of paths and one of labels, {key}=table.csv")
+    if not Path(path).is_file():
+        raise InputError(f"{key}={path} is no file: give a csv with a column of paths and one of labels")
+    return Path(path)

@@ -1,0 +1,157 @@
+"""Walks folders of images, and tells what it passes over: hidden and system files and folders, and files that are no
+images."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from fastconv.data.sources.formats import ENDINGS, HEIF_ENDINGS
+from fastconv.system.errors import InputError
+
+# Folders and files that systems, archives, network storage and editors leave beside a user's, besides hidden ones
+# (which begin with a dot): macOS; Windows; Linux; Synology, QNAP and others; Python.
+SYSTEM_FOLDERS = frozenset(
+    (
+        "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder",
+        "$recycle.bin", "recycler", "recycled", "system volume information", "found.000",
+        "lost+found",
+        "@eadir", "#recycle", "#snapshot", "~snapshot", "@recycle", "@recently-snapshot", "@sharebin", "@tmp",
+        "__pycache__",
+    )
+)  # fmt: skip
+SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a folder or file of this name is hidden or a system's own, at any depth."""
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image, by its ending."""
+    return name.lower().endswith(ENDINGS)
+
+
+class Folder:
+    """A folder as it is on disk. It is listed when it is first asked; links are followed.
+
+    Args:
+        path: of the folder.
+        skip: real paths of folders to leave out wherever they are met.
+
+    Raises InputError, when it is listed, for a folder that cannot be read.
+    """
+
+    def __init__(self, path: Path, skip: frozenset[str] = frozenset()) -> None:
+        self.path, self.skip = path, skip
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @property
+    def folders(self) -> list["Folder"]:
+        """The folders in it, by name, without hidden ones and those to leave out."""
+        return self._listed[0]
+
+    @property
+    def images(self) -> list[os.DirEntry[str]]:
+        """The images directly in it, by name. A broken link counts as one, as an image that cannot be read."""
+        return self._listed[1]
+
+    @property
+    def others(self) -> list[Path]:
+        """The files directly in it that are no images by their endings, or no files (a pipe, a device)."""
+        return self._listed[2]
+
+    @property
+    def hidden(self) -> list[Path]:
+        """The hidden images, and the hidden and system folders, directly in it."""
+        return self._listed[3]
+
+    @cached_property
+    def _listed(self) -> tuple[list["Folder"], list[os.DirEntry[str]], list[Path], list[Path]]:
+        folders: list[Folder] = []
+        images: list[os.DirEntry[str]] = []
+        others: list[Path] = []
+        hidden: list[Path] = []
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.is_dir():
+                        if is_hidden(entry.name):
+                            hidden.append(Path(entry.path))
+                        elif not self.skip or os.path.realpath(entry.path) not in self.skip:
+                            folders.append(Folder(Path(entry.path), self.skip))
+                    elif is_hidden(entry.name):
+                        if is_image(entry.name):
+                            hidden.append(Path(entry.path))
+                    elif is_image(entry.name) and (entry.is_file() or _is_broken_link(entry)):
+                        images.append(entry)
+                    elif entry.name.casefold() not in SYSTEM_FILES:
+                        others.append(Path(entry.path))
+        except OSError as error:
+            raise InputError(f"cannot read the folder {self.path}: {error.strerror}. Check its permissions") from error
+        return folders, images, others, hidden
+
+    def walk(self) -> Iterator["Folder"]:
+        """Yield this folder and those below it, each once, so that links in a circle end."""
+        seen, waiting = set(), [self]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                about = os.stat(folder.path)
+            except OSError as error:
+                raise InputError(f"cannot read the folder {folder.path}: {error.strerror}") from error
+            if (about.st_dev, about.st_ino) in seen:
+                continue
+            seen.add((about.st_dev, about.st_ino))
+            yield folder
+            waiting += reversed(folder.folders)
+
+    @cached_property
+    def all_images(self) -> list[os.DirEntry[str]]:
+        """The images in it, at any depth."""
+        return [entry for folder in self.walk() for entry in folder.images]
+
+    @cached_property
+    def has_images(self) -> bool:
+        """Whether there is an image in it, at any depth."""
+        return any(folder.images for folder in self.walk())
+
+
+def _is_broken_link(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def describe_others(others: Iterable[Path], root: Path) -> str:
+    """A sentence about files that are no images by their endings; empty if there are none."""
+    others = list(others)
+    if not others:
+        return ""
+    kinds = Counter(path.suffix.lower() or "no ending" for path in others)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4)) + ", ..." * (len(kinds) > 4)
+    line = f"{len(others):,} files are no images by their names ({counts}), such as {os.path.relpath(others[0], root)}"
+    if any(kind in HEIF_ENDINGS for kind in kinds):
+        line += ". Install pillow-heif to read .heic files"
+    return line
+
+
+def describe_hidden(hidden: Iterable[Path], root: Path) -> str:
+    """A sentence about the images that are hidden or in hidden and system folders; empty if there are none."""
+    images: list[str] = []
+    for path in hidden:
+        if not path.is_dir():
+            images.append(str(path))
+            continue
+        for here, _, names in os.walk(path):
+            images += [os.path.join(here, name) for name in names if is_image(name)]
+    if not images:
+        return ""
+    return (
+        f"{len(images):,} hidden images, or images in folders of the system, are passed over, such as"
+        f" {os.path.relpath(images[0], root)}"
+    )

@@ -1,0 +1,254 @@
+"""Tables of images as people have them: headers, separators, encodings, labels and splits; or one line."""
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from fastconv.analysis.dataset_audit import audit
+from fastconv.config.overrides import compose
+from fastconv.data.configs import Dataset
+from fastconv.data.loading import load, open_described, open_source
+from fastconv.system.errors import InputError
+
+COUNT = 12
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with 0.png to 11.png; each is of the level of its number."""
+    for at in range(COUNT):
+        Image.fromarray(np.full((24, 24), at, np.uint8)).save(tmp_path / f"{at}.png")
+    return tmp_path
+
+
+def found(folder, text, **settings):
+    """What a table says: (classes, {level of an image to train on: its class}, the same for those to test with)."""
+    given = settings.pop("given", "table.csv")
+    (folder / given).write_bytes(text if isinstance(text, bytes) else text.encode())
+    source = open_source(Dataset(name="own", source="csv", train=str(folder / given), **settings), folder)
+    each = source.find()
+    return each.classes, *(levels(split, each.classes) for split in (each.train, each.test or [])), source.notes
+
+
+def levels(samples, classes):
+    seen = {}
+    for sample in samples:
+        content = sample.read()
+        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
+        seen[np.asarray(image)[0, 0].item()] = classes[sample.label]
+    return seen
+
+
+def rows(form, *, head="", names=("cat", "dog")):
+    """A table of all photos; `form` is a row with {at} for the number of an image, and {label}."""
+    lines = [form.format(at=at, label=names[at % len(names)]) for at in range(COUNT)]
+    return "\n".join([head, *lines] if head else lines) + "\n"
+
+
+PIXELS = "label," + ",".join(f"pixel{at}" for at in range(784))
+TRUE = {at: ("cat", "dog")[at % 2] for at in range(COUNT)}
+READ = {
+    "known names": rows("{at}.png,{label}", head="path,label"),
+    "label first": rows("{label},{at}.png", head="label,path"),
+    "aptos": rows("{at},{label}", head="id_code,diagnosis"),
+    "dog breed": rows("{at},{label}", head="id,breed"),
+    "skin lesions": rows("L{at},{at},{label},histo,60", head="lesion_id,image_id,dx,dx_type,age"),
+    "eye pictures": rows("{at},{label}", head="image,level"),
+    "chest pictures": rows("{at}.png,{label}", head="Image Index,Finding Labels"),
+    "traffic signs": rows("29;30;5;6;{label};{at}.png", head="Width;Height;Roi.X1;Roi.Y1;ClassId;Path"),
+    "index of pandas": rows("{at},{at}.png,{label}", head=",filename,class"),
+    "no header": rows("{at}.png,{label}"),
+    "no header, label first": rows("{label},{at}.png"),
+    "no header, split first": rows("TRAIN,{at}.png,{label}"),
+    "semicolons": rows("{at}.png;{label}", head="path;label"),
+    "tabs": rows("{at}.png\t{label}", head="path\tlabel"),
+    "bars": rows("{at}.png|{label}", head="path|label"),
+    "spaces": rows("{at}.png {label}"),
+    "named separator": "sep=;\r\n" + rows("{at}.png;{label}", head="path;label"),
+    "byte order mark": b"\xef\xbb\xbf" + rows("{at}.png,{label}", head="path,label").encode(),
+    "utf-16": rows("{at}.png\t{label}", head="path\tlabel").encode("utf-16"),
+    "windows lines": rows("{at}.png,{label}", head="path,label").replace("\n", "\r\n"),
+    "quotes": rows('"{at}.png", "{label}"', head='"path", "label"'),
+    "spaces around": rows(" {at}.png , {label} ", head=" Path , Label "),
+    "empty rows": rows("{at}.png,{label},\n,,\n", head="path,label,"),
+    "backslashes": rows(".\\{at}.png,{label}", head="path,label"),
+    "other case": rows("{at}.PNG,{label}", head="FileName,LABEL"),
+    "one-hot": rows("{at},{label}", head="image,cat,dog", names=("1.0,0.0", "0.0,1.0")),
+    "pixels in a text": rows("{label},{at}" + " 0" * 2303, head="emotion,pixels"),
+    "pixels in a list": rows('"[{at}' + ", 0" * 783 + ']",{label}', head="image,label"),
+    "columns of pixels": rows("{label},{at}" + ",0" * 783, head=PIXELS),
+    "columns of places": rows("{label},{at}.0" + ",0.0" * 783,
+                              head="label," + ",".join(f"{y}x{x}" for y in range(28) for x in range(28))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ)
+def test_tables_as_people_have_them(photos, case):
+    classes, train, test, _ = found(photos, READ[case])
+    assert (classes, train, test) == (("cat", "dog"), TRUE, {})
+
+
+def test_absolute_paths_need_no_root(photos, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    _, train, _, _ = found(elsewhere, rows(f"{photos}/{{at}}.png,{{label}}"))
+    assert train == TRUE
+    _, train, _, _ = found(elsewhere, rows("{at},{label}", head="id,label"), root=str(photos))
+    assert train == TRUE
+
+
+REFUSED = {
+    "unknown names": (rows("{at},{label}", head="thing,kind"), "thing,kind.*path, file.*label, class"),
+    "no labels": (rows("{at}.png", head="path,"), "no column label.*path,.*label, class"),
+    "places and sizes": (rows("{at}.png,1,2", head="path,x,y"), "no column label.*path,x,y"),
+    "only labels": (rows("{label},1", head="label,weight"), "no column path.*label,weight.*path, file"),
+    "bare pixels": (rows("0" + ",{at}" * 784), "785 columns of numbers and no header"),
+    "pixels of colours": (rows("{label},{at}" + " 0" * 2351, head="emotion,pixels"), "line 2: 2352 pixels are no"),
+    "columns of colours": (rows("{label}" + ",{at}" * 192, head=PIXELS[: PIXELS.index(",pixel192")]), "192 columns of"),
+    "levels above 255": (rows("{label},300" + " 0" * 783, head="emotion,pixels"), "line 2: pixels must be whole"),
+    "levels to 1": (rows("{label},0.5" + ",0" * 783, head=PIXELS), "line 2: pixels must be whole numbers"),
+    "several labels": (rows("{at},{label}", head="image,cat,dog", names=("1,0", "1,1")), "line 3.*labels, cat, dog"),
+    "no number": (rows("{at}.png,{label}", head="path,label", names=("0", "1", "-1")), "label -1 beside other numbers"),
+    "latin-1": (b"path,label\n0.png,chien\n1.png,b\xeate\n", "byte that is not UTF-8, ea, after line"),
+    "open quote": ('path,label\n0.png,"cat\n1.png,dog\n', "cannot read .*line .*quotes"),
+    "excel": (b"PK\x03\x04" + bytes(100), "is a zip or an Excel file"),
+    "parquet": (b"PAR1" + bytes(100), "is a parquet file"),
+    "urls": (rows("https://example.org/{at}.png,{label}", head="path,label"), "12 URLs.*download"),
+    "long text": (rows("x" * 5000 + "{at},{label}", head="path,label"), "names 12 files that are not there"),
+    "one class": (rows("{at}.png,cat", head="path,label"), "single label, cat"),
+    "no values": (rows("{at}.png,", head="path,label"), "has no labels"),
+    "empty": ("", "no column path"),
+    "only a header": ("path,label\n", "has no rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_table_that_cannot_be_read_is_one_line(photos, case):
+    text, line = REFUSED[case]
+    with pytest.raises(InputError, match=line) as error:
+        found(photos, text)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 900
+
+
+def test_a_name_that_may_mean_two_files_is_refused(photos):
+    (photos / "0.jpg").write_bytes((photos / "0.png").read_bytes())
+    with pytest.raises(InputError, match=r"0 may be 0.jpg or 0.png"):
+        found(photos, rows("{at},{label}", head="id,label"))
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (("0", "0.0", "1", "1.0"), ("0", "1")),
+        (("0.0", "1.0"), ("0.0", "1.0")),
+        (("0", "00", "01", "1"), ("0", "00", "01", "1")),
+        (("True", "true", "false"), ("False", "True")),
+        (("10", "9", "b", "2", "a"), ("2", "9", "10", "a", "b")),
+        (("-1", "1"), ("1", "-1")),
+    ],
+)
+def test_labels_that_are_spelled_in_several_ways(photos, names, classes):
+    assert found(photos, rows("{at}.png,{label}", head="path,label", names=names))[0] == classes
+
+
+def test_the_order_of_the_classes_is_the_same_in_every_process(photos):
+    table = photos / "table.csv"
+    table.write_text(rows("{at}.png,{label}", head="path,label", names=("0", "00", "000", "01", "1", "x")))
+    code = (
+        "import sys; from fastconv.data.sources.labels import class_names;"
+        "print(list(dict.fromkeys(class_names(sys.argv[1:], '').values())))"
+    )
+    seen = set()
+    for seed in ("1", "2", "3"):
+        command = [sys.executable, "-c", code, "1", "x", "00", "000", "01", "0"]
+        seen.add(
+            subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
+        )
+    assert seen == {"['0', '00', '000', '01', '1', 'x']\n"}
+
+
+def test_images_without_a_label_are_left_out_and_counted(photos):
+    for value in ("", "NaN", "null", "<NA>"):
+        classes, train, _, _ = found(photos, rows("{at}.png,{label}", head="path,label", names=("cat", "dog", value)))
+        assert classes == ("cat", "dog")
+        assert sorted(train) == [at for at in range(COUNT) if at % 3 < 2]
+    given = Dataset(name="own", source="csv", train=str(photos / "table.csv"))
+    opened = open_described(given, photos / "data", open_source(given, photos))
+    assert opened.unreadable == [(f"{at}.png (line {at + 2})", "no label") for at in range(2, COUNT, 3)]
+    assert opened.note == "4 of 12 images cannot be read, such as 2.png (line 4) (no label)"
+    assert load(given, photos / "data")[0].note == f"left out: {opened.note}"
+    given.strict = True
+    with pytest.raises(InputError, match="4 of 12 images cannot be read"):
+        load(given, photos / "data")
+
+
+@pytest.mark.parametrize(
+    ("head", "values"),
+    [
+        ("split", ("train", "test")),
+        ("Usage", ("Training", "PrivateTest")),
+        ("data set", ("train", "valid")),
+        ("is_valid", ("False", "True")),
+        ("is_test", ("0", "1")),
+        ("is_training_image", ("1", "0")),
+    ],
+)
+def test_a_column_of_the_split_is_used(photos, head, values):
+    lines = [f"{at}.png,{('cat', 'dog')[at % 2]},{values[at >= 8]}" for at in range(COUNT)]
+    _, train, test, notes = found(photos, "\n".join([f"path,label,{head}", *lines]))
+    assert train == {at: label for at, label in TRUE.items() if at < 8}
+    assert test == {at: label for at, label in TRUE.items() if at >= 8}
+    assert [head in note for note in notes] == [True]
+
+
+def test_rows_of_a_third_split_are_left_out_and_counted(photos):
+    lines = [f"{at}.png,{('cat', 'dog')[at % 2]},{('train', 'val', 'test')[at // 4]}" for at in range(COUNT)]
+    _, train, test, notes = found(photos, "\n".join(["path,label,split", *lines]))
+    assert (sorted(train), sorted(test)) == ([0, 1, 2, 3], [8, 9, 10, 11])
+    assert any("left out: 4 rows" in note and "split=val" in note for note in notes)
+
+
+def test_columns_that_are_not_used_are_named(photos):
+    *_, notes = found(photos, rows("{at}.png,{label},1,2,3,4,0.5", head="path,label,xmin,ymin,xmax,ymax,weight"))
+    assert "xmin, ymin, xmax, ymax, weight" in notes[0]
+    *_, notes = found(photos, rows("{at}.png,{label},{at}", head="path,label,fold"))
+    assert "the column fold" in notes[0]
+    assert "not used" in notes[0]
+    (photos / "test.csv").write_text(rows("{at}.png,{label}", head="path,label"))
+    *_, notes = found(photos, rows("{at}.png,{label},train", head="path,label,split"), test=str(photos / "test.csv"))
+    assert "since dataset.test is set" in notes[0]
+
+
+def test_doubtful_classes_are_told(photos):
+    for names, told in (
+        (("cat", "Cat"), "Cat and cat are 2 classes"),
+        (("cat", "dog", "cat|dog"), "though cat and dog are classes"),
+        (("cat", "None"), "label None is a class"),
+    ):
+        *_, notes = found(photos, rows("{at}.png,{label}", head="path,label", names=names))
+        assert told in notes[0]
+
+
+def test_notes_are_in_the_plan_and_in_the_audit(photos, command):
+    lines = rows("{at}.png,{label},0.5", head="path,label,weight")
+    (photos / "table.csv").write_text(lines)
+    given = ("dataset=csv", "dataset.train=table.csv", "batch_size=4", "micro_batch_size=4")
+    ended = command("audit", *given)
+    assert ended.code == 0, ended.err
+    assert "note: table.csv has columns that are not used: weight" in ended.out
+    train, _ = load(Dataset(name="own", source="csv", train=str(photos / "table.csv")), photos / "data")
+    assert "weight" in train.note
+
+
+def test_an_image_with_two_labels_is_told_by_the_audit(photos):
+    lines = [*rows("{at}.png,{label}", head="path,label").splitlines(), "3.png,cat"]
+    (photos / "table.csv").write_text("\n".join(lines))
+    config = compose("train", ["dataset=csv", f"dataset.train={photos}/table.csv", "dataset.test_share=0.1"])
+    told = "\n".join(audit(OmegaConf.to_object(config)).report())
+    assert "contradictory: 1 images have several labels, such as 3.png and 3.png" in told
