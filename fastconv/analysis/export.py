@@ -15,6 +15,8 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.data.loading import load
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
+from fastconv.system.files import replacing, write_atomically
+from fastconv.system.text import printable
 
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
 TOLERANCE = 1e-4
@@ -44,6 +46,7 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
     and for a file whose predictions differ from the checkpoint's, which is removed.
     """
     run = load_run(folder, trust)
+    run.require_local_images()
     _, test = load(run.config.dataset, data)
     if test.images.shape[1:] != run.shape:
         raise InputError(f"{folder} has other images than {test.name}: its data set has changed")
@@ -54,23 +57,19 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
     lines = []
     for kind in formats:
         path = folder / FILES[kind]
-        partial = path.with_name(f"part-{path.name}")
-        try:
+        with replacing(path) as partial:
             predict = WRITERS[kind](network, some[:2], partial)
             error = float(np.abs(predict(some.numpy()) - expected).max())
             if not error <= TOLERANCE:
                 raise InputError(
                     f"{path} would predict otherwise than the checkpoint, by up to {error:.2g}: not written"
                 )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"
             f" on {len(some):,} test images"
         )
     classes = folder / "classes.txt"
-    classes.write_text("\n".join(run.classes) + "\n")
+    write_atomically(classes, "".join(f"{printable(name)}\n" for name in run.classes).encode())
     return [*lines, f"{classes}: the classes in the order of the probabilities"]
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
+from fastconv.config.trust import require_ours
 from fastconv.runs.folder import hold, is_finished, new_run_folder, running, write_config
 from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
@@ -52,8 +53,8 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml")
     if is_finished(folder):
         raise InputError(f"resume={folder} is finished: there is nothing to go on with")
-    named = targets_in(dataclasses.asdict(config)).values()
-    require_trust(OmegaConf.to_container(stored), folder / "config.yaml", config.trust, set(named))
+    ours = dataclasses.asdict(config)
+    require_trust(OmegaConf.to_container(stored), folder / "config.yaml", config.trust, set(targets_in(ours).values()))
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if not is_location(key):
@@ -61,6 +62,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         elif key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
     own: Any = OmegaConf.to_object(stored)
+    require_ours(dataclasses.asdict(own), ours, folder, config.trust)
     run = RunFolder(folder, own, resumed=True)
     if is_first_rank() and not _hold(run):
         raise InputError(f"resume={folder} is running in another process: wait for it, or end it first")

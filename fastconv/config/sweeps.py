@@ -12,8 +12,10 @@ import yaml
 from fastconv.config.resume import require_job
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_location
+from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
+from fastconv.system.text import printable
 
 # The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
 DESCRIPTION = "sweep.yaml"
@@ -70,11 +72,12 @@ def begin(sweep: Sweep) -> Sweep:
 def described(folder: Path) -> dict[str, Any] | None:
     """Read a sweep's description from its folder: command, overrides and number of jobs; None if there is none."""
     try:
-        found = yaml.safe_load((folder / DESCRIPTION).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        found = read_yaml(folder / DESCRIPTION)
+    except (OSError, ValueError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found.get("overrides"), list):
         return None
+    found["overrides"] = [printable(str(text)) for text in found["overrides"]]
     return found | {"command": "train"} if found.get("command") == "config" else found  # its name in version 0.1
 
 

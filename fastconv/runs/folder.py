@@ -66,5 +66,5 @@ def is_finished(folder: Path) -> bool:
     """Whether a run has been trained and scored."""
     try:
         return Results.read(folder).stop_reason in ("epochs", "budget")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False

@@ -59,6 +59,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
     runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
+    runs[0].require_local_images()
     train, test = load(runs[0].config.dataset, Path(config.data))
     if test.classes != runs[0].classes or test.images.shape[1:] != runs[0].shape:
         raise InputError(f"{runs[0].folder} has other classes or images than {test.name}: its data set has changed")

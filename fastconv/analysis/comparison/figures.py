@@ -93,7 +93,7 @@ def validation_curve(run: Path) -> np.ndarray:
     """Return (seconds counted, accuracy in %) of each validation of a run, float64 [N, 2]; empty if unreadable."""
     try:
         metrics = read_metrics(run / "metrics.csv")
-    except (OSError, ValueError):
+    except ValueError:
         return np.empty((0, 2))
     at, seconds = column(metrics, "budget/seconds_counted")
     epochs, accuracy = column(metrics, "validate/accuracy")
@@ -119,7 +119,7 @@ def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
         axes.plot(places, [100 * np.mean(results) for results in effect.results], line, color="C0")
         names = [shortened(as_text(value), 18) for value in effect.values]
         axes.set_xticks(places, names, fontsize=8, rotation=30 if sum(map(len, names)) > 36 else 0)
-        axes.set_title(effect.key, fontsize=10)
+        axes.set_title(shortened(effect.key), fontsize=10)
         axes.grid(alpha=0.3, axis="y")
         axes.margins(x=0.15)
     for axes in grid[:, 0]:
@@ -136,7 +136,7 @@ def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
     for number, (name, folder) in enumerate(runs.items()):
         try:
             metrics = read_metrics(folder / "metrics.csv")
-        except (OSError, ValueError):
+        except ValueError:
             continue
         for axes, key, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=False):
             epochs, values = column(metrics, f"train/{key}")

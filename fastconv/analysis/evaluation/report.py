@@ -29,6 +29,7 @@ def write_report(folder: Path, data: Path, tta: bool, accelerator: str, trust: b
     Raises InputError for a run that cannot be read, or a data set that is not the one it was trained on.
     """
     run = load_run(folder, trust)
+    run.require_local_images()
     _train, test = load(run.config.dataset, data)
     if test.classes != run.classes or test.images.shape[1:] != run.shape:
         raise InputError(f"{folder} has other classes or images than {test.name}: its data set has changed")
