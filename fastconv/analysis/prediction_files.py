@@ -16,8 +16,10 @@ import numpy as np
 
 from fastconv.analysis.predictor import Predictor
 from fastconv.analysis.scoring import BATCH_SIZE
-from fastconv.data.sources.decode import open_image, reason_of, to_array
+from fastconv.data.sources.decode import reason_of
 from fastconv.data.sources.folders import image_files
+from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.data.sources.webdataset import tar_images
 
 # Images that a thread decodes at once.

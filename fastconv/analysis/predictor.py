@@ -12,7 +12,8 @@ from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.scoring import BATCH_SIZE, batches, class_probabilities
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
-from fastconv.data.sources.decode import to_array
+from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.models.classifier import Classifier
 from fastconv.models.tta import Views, views_of
 from fastconv.system.errors import InputError
@@ -98,7 +99,7 @@ class Predictor:
         if isinstance(image, np.ndarray):
             image = Image.fromarray(np.squeeze(image))
         try:
-            opened = image if isinstance(image, Image.Image) else Image.open(image)
+            opened = image if isinstance(image, Image.Image) else open_image(Path(image).read_bytes())
             return to_array(opened, self.shape[0], grey=self.shape[2] == 1)
         except Exception as error:  # each of Pillow's readers has its own
             raise InputError(f"{image} cannot be read as an image: {error}") from error

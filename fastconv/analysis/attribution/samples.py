@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.decode import to_array
+from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
 
 UNKNOWN = -1
@@ -87,8 +87,7 @@ def read_files(paths: list[str], shape: tuple[int, int, int]) -> Samples:
     images = []
     for path in paths:
         try:
-            with Image.open(path) as image:
-                images.append(to_array(image, height, grey=channels == 1))
+            images.append(to_array(open_image(Path(path).read_bytes()), height, grey=channels == 1))
         except FileNotFoundError as error:
             raise InputError(f"images={path} is not there: give files, such as images=[a.png,b.jpg]") from error
         except Exception as error:  # each of Pillow's readers has its own

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
+from fastconv.data.sources.base import Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.formats import ENDINGS
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
