@@ -14,6 +14,7 @@ from fastconv.config.cli import command
 from fastconv.config.commands import Evaluate
 from fastconv.config.prerequisites import require_writable
 from fastconv.system.settings import check_settings
+from fastconv.system.text import printable
 
 
 def check(config: Evaluate) -> None:
@@ -29,7 +30,7 @@ def main(config: Evaluate) -> None:
     from fastconv.analysis.evaluation.report import write_report
 
     for line in write_report(Path(config.run), Path(config.data), config.tta, config.accelerator, config.trust):
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

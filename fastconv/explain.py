@@ -17,6 +17,7 @@ from fastconv.config.prerequisites import require_writable
 from fastconv.config.store import methods
 from fastconv.system.errors import InputError
 from fastconv.system.settings import check_settings
+from fastconv.system.text import printable
 
 
 def report_folder(config: Explain) -> Path:
@@ -69,7 +70,7 @@ def main(config: Explain) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     explanation = explain_runs(config, console)
     for line in write_report(explanation, config, report_folder(config)):
-        console.print(line)
+        console.print(printable(line))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from fastconv.config.commands import Export, as_list
 from fastconv.config.prerequisites import require_writable
 from fastconv.system.errors import InputError
 from fastconv.system.settings import check_settings
+from fastconv.system.text import printable
 
 
 def check(config: Export) -> None:
@@ -32,7 +33,7 @@ def main(config: Export) -> None:
     from fastconv.analysis.export import export
 
     for line in export(Path(config.run), as_list(config.format), Path(config.data), config.samples, config.trust):
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

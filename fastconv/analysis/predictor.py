@@ -17,6 +17,7 @@ from fastconv.data.sources.pixels import to_array
 from fastconv.models.classifier import Classifier
 from fastconv.models.tta import Views, views_of
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 AnyImage = str | Path | Image.Image | np.ndarray
 Images = np.ndarray | Sequence[AnyImage]
@@ -99,7 +100,7 @@ class Predictor:
         if isinstance(image, np.ndarray):
             image = Image.fromarray(np.squeeze(image))
         try:
-            opened = image if isinstance(image, Image.Image) else open_image(Path(image).read_bytes())
+            opened = image if isinstance(image, Image.Image) else open_image(read_file(Path(image)))
             return to_array(opened, self.shape[0], grey=self.shape[2] == 1)
         except Exception as error:  # each of Pillow's readers has its own
             raise InputError(f"{image} cannot be read as an image: {error}") from error

@@ -40,6 +40,8 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     try:
         text = read_file(path, MOST_BYTES).decode()
         names, *rows = csv.reader(io.StringIO(text, newline=""))
+        if rows and len(rows[-1]) < len(names):  # another process is writing it
+            rows.pop()
         if any(len(row) != len(names) for row in rows) or "train/epoch" not in names:
             raise ValueError(f"{path} is no table of metrics")
         values = np.array([[float(cell or "nan") for cell in row] for row in rows]).reshape(-1, len(names))

@@ -24,6 +24,7 @@ from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, StreamError
 from fastconv.system.signals import Interrupted, listening
+from fastconv.system.text import printable
 
 # A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
 FAILED = ".failed-"
@@ -142,7 +143,8 @@ class Job:
                 fail(line)
             if not isinstance(error, InputError):
                 traceback.print_exc()
-            print(f"fastconv: job {hydra_config.job.num}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+            line = printable(" ".join(line.split()))
+            print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
             self.failed = True
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
@@ -153,7 +155,7 @@ class Job:
 
 def fail(line: str) -> None:
     """End the command with one line on standard error and exit code 1."""
-    line = " ".join(line.split())
+    line = printable(" ".join(line.split()))
     print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
     raise SystemExit(1)
 

@@ -1,7 +1,7 @@
 """What the files of a run, which somebody else may have written, may make a command do: nothing but compute.
 
-A `_target_` runs code, and a URL tells its server who opens it: both are followed if the command names them too, or says
-`trust=true`. Paths on this machine are opened, as images, tables and arrays; nothing is written there.
+A `_target_` runs code, and a URL tells its server who opens it: both are followed if the command names them too, or
+says `trust=true`. Paths on this machine are opened, as images, tables and arrays; nothing is written there.
 """
 
 import os

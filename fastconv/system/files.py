@@ -56,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Its name cannot be guessed and it is created here, so a link that somebody planted in the folder is never followed:
     at `path` itself, a link is replaced. Raises InputError if the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.part")
+    partial = path.with_name(f"{path.name[:200]}.{secrets.token_hex(6)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch(exist_ok=False)

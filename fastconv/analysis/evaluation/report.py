@@ -1,6 +1,7 @@
 """The page of one run, and its metrics as a file."""
 
 import json
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fastconv.analysis import figures, run_figures
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.evaluation.metrics import TOP, Evaluation
 from fastconv.analysis.evaluation.per_class import is_imbalanced
-from fastconv.analysis.html import Figure, Table, data_url, write_page
+from fastconv.analysis.html import Figure, Table, data_url, stored_figure, write_page
 from fastconv.analysis.predictor import Predictor
 from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
@@ -77,9 +78,7 @@ def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: Im
             "run_report.html",
             title=f"{run.config.dataset.name}: {run.name}",
             findings=findings(run, evaluation, test),
-            curves=Figure(curves, "Loss and accuracy by epoch", "Loss and accuracy during training.")
-            if curves.exists()
-            else None,
+            curves=stored_figure(curves, "Loss and accuracy by epoch", "Loss and accuracy during training."),
             classes=class_table(evaluation),
             confusion=Figure(confusion, "Confusion matrix", "Test images by label and prediction."),
             reliability=Figure(
@@ -89,8 +88,10 @@ def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: Im
                 " it is overconfident; above it, underconfident. The bars are the share of the images.",
             ),
             errors=error_pictures(evaluation, test),
-            folder=run.folder,
-            overrides=" ".join(run.results.overrides) if run.results else "",
+            # Quoted, since these lines are there to be copied to a terminal.
+            folder=repr(str(run.folder)),
+            run=shlex.quote(f"run={run.folder}"),
+            overrides=shlex.join(run.results.overrides) if run.results else "",
         )
 
 

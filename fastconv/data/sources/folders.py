@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from fastconv.data.sources.base import Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.formats import ENDINGS
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -38,7 +40,8 @@ def image_folder(dataset: "Dataset", data: Path) -> Source:
 
     def find() -> Found:
         samples = [
-            [Sample(str(path.relative_to(root)), label, path.read_bytes) for label, path in split] for split in found
+            [Sample(str(path.relative_to(root)), label, partial(read_file, path)) for label, path in split]
+            for split in found
         ]
         return Found.of(classes, samples)
 
@@ -66,7 +69,7 @@ def table(dataset: "Dataset", data: Path) -> Source:
 
     def find() -> Found:
         samples = [
-            [Sample(name, classes.index(label), (root / name).read_bytes) for name, label, _ in split]
+            [Sample(name, classes.index(label), partial(read_file, root / name)) for name, label, _ in split]
             for root, split in zip(roots, splits, strict=True)
         ]
         return Found.of(classes, samples)

@@ -12,6 +12,7 @@ from fastconv.data.sources.base import Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.formats import ENDINGS
 from fastconv.system.errors import InputError
+from fastconv.system.files import require_regular
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -89,7 +90,9 @@ def _grouped(url: str) -> Iterator[dict[str, Any]]:
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
     try:
-        with fsspec.open(url, "rb") as file:
+        if "://" not in url:
+            require_regular(Path(url))
+        with open(url, "rb") if "://" not in url else fsspec.open(url, "rb") as file:
             entries = (
                 {**entry, "__url__": url} for entry in tar_file_iterator(file, select_files=partial(_inside, url))
             )
