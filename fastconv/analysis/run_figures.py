@@ -22,7 +22,7 @@ FEW_CLASSES, MAX_NAMES = 20, 50
 # Most frequent errors that are named where the cells are too small for counts.
 NAMED_ERRORS = 25
 # Bytes of the longest metrics.csv that is read, and the largest value that is drawn.
-MOST_BYTES, MOST = 64 * 2**20, 1e15
+MOST_BYTES, MOST = 16 * 2**20, 1e15
 
 
 def draw_run(folder: Path, results: Results, title: str) -> None:

@@ -22,7 +22,7 @@ def check_stored(config: Config) -> None:
     check_settings(config)
     require_known(config)
     name = config.dataset.name
-    if Path(name).name != name or name != printable(name):
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts or name != printable(name):
         raise InputError(f"dataset.name={name} is no name")
 
 

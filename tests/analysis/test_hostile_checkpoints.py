@@ -62,8 +62,8 @@ CHANGES = {
     "a wider network": (settings(width=1024), OTHER),
     "a width of text": (settings(width="wide"), "no readable config.yaml"),
     "a billion classes": (network(classes=range(10**9)), DAMAGED),
-    "many classes": (network(classes=["a"] * 200_000), DAMAGED),
-    "other classes": (network(classes=["a"] * 90_000), OTHER),
+    "many classes": (network(classes=["a"] * 100_001), DAMAGED),
+    "other classes": (network(classes=["a"] * 900), OTHER),
     "one class": (network(classes=["a"]), DAMAGED),
     "classes of numbers": (network(classes=list(range(10))), DAMAGED),
     "images of a terapixel": (network(shape=(10**6, 10**6, 1)), DAMAGED),
@@ -139,6 +139,7 @@ def sent(davidnet_run, tmp_path, monkeypatch):
     assert not list(here.iterdir()), "no code was run"
 
 
+@pytest.mark.filterwarnings("ignore:.*parse")  # of torch, about sparse tensors
 @pytest.mark.parametrize("name", CHANGES)
 def test_claims_that_cannot_be(sent, name):
     run, checkpoint = sent

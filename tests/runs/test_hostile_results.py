@@ -66,7 +66,7 @@ ODD = {
     "surrogates": text(json.dumps({**HEALTHY, "device": "\ud800"})),
     "escapes": changed(dataset="\x1b]0;owned\x07\x1b[2J", model="=cmd|' /C calc'!A0", device="a\nb"),
     "mathematics": changed(overrides=["model.name=$\\frac{1}$"], hparams={"model.name": "$\\frac{1}$", "loss": "x"}),
-    "names of columns": changed(overrides=["accuracy_=x", "sd=x", "epochs=x"], hparams={"parameters": "<b>", "low": []}),
+    "names of columns": changed(overrides=["accuracy_=x", "sd=x", "epochs=x"], hparams={"loss": "<b>", "low": []}),
 }  # fmt: skip
 
 
@@ -129,10 +129,10 @@ METRICS = {
 
 
 def test_other_bad_files_spoil_no_page(tmp_path, command):
-    for place, (name, make) in enumerate(CONFIGS.items()):
+    for place, make in enumerate(CONFIGS.values()):
         (tmp_path / "outputs" / f"config-{place}").mkdir(parents=True)
         make(tmp_path / "outputs" / f"config-{place}" / "config.yaml")
-    for place, (name, make) in enumerate(METRICS.items()):
+    for place, make in enumerate(METRICS.values()):
         run = tmp_path / "outputs" / f"metrics-{place}"
         run.mkdir()
         (run / "config.yaml").touch()

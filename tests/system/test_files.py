@@ -71,9 +71,14 @@ def test_writing_follows_no_link_that_was_planted(tmp_path):
 
 def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path):
     (tmp_path / "a").write_text("before")
-    with pytest.raises(RuntimeError), replacing(tmp_path / "a") as partial:
-        partial.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with replacing(tmp_path / "a") as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "before"
 

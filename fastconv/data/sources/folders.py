@@ -82,8 +82,11 @@ def table(dataset: "Dataset", data: Path) -> Source:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe."""
-    seen = set()
+    """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe.
+
+    A link to a folder that contains this one is passed over: the images there are not of this folder's class.
+    """
+    seen = {(above.st_dev, above.st_ino) for above in map(os.stat, folder.resolve().parents)}
     for here, folders, names in os.walk(folder, followlinks=True):
         place = os.stat(here)
         if (place.st_dev, place.st_ino) in seen:
