@@ -130,7 +130,7 @@ class Explain:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     trust: bool = False
-    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files that you
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
     trust."""
     data: str = "data"
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
@@ -158,7 +158,7 @@ class Predict:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     trust: bool = False
-    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files that you
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
     trust."""
 
 
@@ -173,7 +173,7 @@ class Evaluate:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     trust: bool = False
-    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files that you
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
     trust."""
     data: str = "data"
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
@@ -190,7 +190,7 @@ class Export:
     samples: int = setting(500, Range("a number of images", 1, 1e6))
     """Number of test images on which each file is compared with the checkpoint."""
     trust: bool = False
-    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files that you
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
     trust."""
     data: str = "data"
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""

@@ -78,10 +78,12 @@ def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     require_regular(path)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may have become a pipe
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
             raise InputError(f"{path} is not a regular file")
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
+        # Files of /proc have no size, and some have no end.
+        content = file.read(most_bytes + 1) if about.st_size <= most_bytes else b""
+    if max(len(content), about.st_size) > most_bytes:
         raise InputError(f"{path} has more than {most_bytes / 2**20:,.0f} MiB")
     return content
 

@@ -1,5 +1,6 @@
 """The article's page: results of its recipe on each data set of a sweep, with and without augmentation."""
 
+import hashlib
 import shlex
 from pathlib import Path
 
@@ -108,11 +109,17 @@ def results_table(entries: list[Entry], datasets: dict[str, list[Entry]]) -> Tab
     return Table(header, rows, sortable=True)
 
 
+def file_name(dataset: str) -> str:
+    """The name of a data set as a part of a file's name: short, and in no other folder."""
+    name = dataset.replace("/", "_")
+    return name if len(name) <= 50 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def figures_of(dataset: str, runs: list[Entry], heatmaps: Path | None) -> list[Figure]:
     """Return the figures of a data set: learning curves, augmented training images, and heatmaps."""
     figures = []
     folders = {variant(run): run.folder for run in reversed(runs)}
-    path = runs[0].folder.parent / f"learning-{dataset.replace('/', '_')}.png"
+    path = runs[0].folder.parent / f"learning-{file_name(dataset)}.png"
     if draw_learning(folders, dataset, path):
         text = "Loss and accuracy over the epochs (lines: training images as augmented; dots: test images, for looking"
         figures.append(Figure(path, f"{dataset}: curves", f"{text} only), and the learning rate as it was."))
