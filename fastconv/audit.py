@@ -15,6 +15,7 @@ from fastconv.config.cli import command
 from fastconv.config.prerequisites import require_known, require_writable
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
+from fastconv.system.names import printable
 
 
 def check_audit(config: Config) -> None:
@@ -32,7 +33,7 @@ def main(config: Config) -> None:
 
     found = audit(config)
     for line in found.report():
-        print(line)
+        print(printable(line))
     print(f"findings and pictures are in {write(found, config)}")
 
 

@@ -1,5 +1,6 @@
 """Drawing primitives: grids of image tiles, and figures as PNG files."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from fastconv.system.files import write_atomically
 from fastconv.system.names import DIRECTIONS, printable
 
 DPI = 110
@@ -91,9 +93,11 @@ def draw_tiles(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+    """Write a figure as PNG. Raises InputError if it cannot be written."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=DPI, format="png")
+    write_atomically(path, content.getbuffer())
 
 
 def read_png(path: Path) -> np.ndarray:

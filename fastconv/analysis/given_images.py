@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fastconv.data.sources.decode import to_array
+from fastconv.data.sources.decode import reason_of
+from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 # Numbers of channels that an image may have.
 CHANNELS = (1, 3, 4)
@@ -63,10 +66,16 @@ def pixels_of(image: Any, shape: tuple[int, int, int], at: int) -> np.ndarray:
     if isinstance(image, str | Path) and Path(image).is_dir():
         raise InputError(f"{image} is a folder: give its files, or use python -m fastconv.predict images={image}")
     try:
-        opened = image if isinstance(image, Image.Image) else Image.open(image)
-        return to_array(opened, shape[0], grey=shape[2] == 1)
+        return to_array(_opened(image), shape[0], grey=shape[2] == 1)
     except Exception as error:  # each of Pillow's readers has its own
-        raise InputError(f"{name} cannot be read as an image: {error}") from error
+        raise InputError(f"{name} cannot be read as an image: {reason_of(error)}") from error
+
+
+def _opened(image: Any) -> Image.Image:
+    """An image of Pillow, from a path or an open file if it is none."""
+    if isinstance(image, Image.Image):
+        return image
+    return open_image(read_file(Path(image)) if isinstance(image, str | Path) else image.read())
 
 
 def _is_array(given: Any) -> bool:

@@ -1,6 +1,7 @@
 """Figures of a run, drawn from its files: curves, schedule, confusion matrix, augmented images."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure
 from fastconv.analysis.figures import Tile, draw_tiles, figure_text, save
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 from fastconv.system.names import printable
 
 # Images of the augmented grid: rows x columns.
@@ -19,6 +22,8 @@ GRID_IMAGES = GRID_ROWS * GRID_COLUMNS
 FEW_CLASSES, MAX_NAMES = 20, 50
 # Most frequent errors that are named where the cells are too small for counts.
 NAMED_ERRORS = 25
+# Bytes of the longest metrics.csv that is read, and the largest value that is drawn.
+MOST_BYTES, MOST = 16 * 2**20, 1e15
 
 
 def draw_run(folder: Path, results: Results, title: str) -> None:
@@ -29,11 +34,22 @@ def draw_run(folder: Path, results: Results, title: str) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """Read the columns of a `metrics.csv`: float64 [rows] by name, NaN where a row has no value."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0].keys() if rows else ()
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+    """Read the columns of a `metrics.csv`: float64 [rows] by name, NaN where a row has no value that can be drawn.
+
+    Raises ValueError for a file that cannot be read or is no table of numbers.
+    """
+    try:
+        text = read_file(path, MOST_BYTES).decode()
+        names, *rows = csv.reader(io.StringIO(text, newline=""))
+        if rows and len(rows[-1]) < len(names):  # another process is writing it
+            rows.pop()
+        if any(len(row) != len(names) for row in rows) or "train/epoch" not in names:
+            raise ValueError(f"{path} is no table of metrics")
+        values = np.array([[float(cell or "nan") for cell in row] for row in rows]).reshape(-1, len(names))
+    except (OSError, InputError, csv.Error) as error:
+        raise ValueError(str(error)) from error
+    values[~(np.abs(values) <= MOST)] = np.nan  # axes have no place for them
+    return dict(zip(names, values.T, strict=True)) if rows else {}
 
 
 def column(metrics: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:

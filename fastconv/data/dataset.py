@@ -36,7 +36,10 @@ class ImageData:
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation per channel of pixel values scaled to [0, 1]; exact, from histograms."""
+    """Mean and population standard deviation per channel of pixel values scaled to [0, 1]; exact, from histograms.
+
+    The deviation of a channel that has one value only is given as 1, so that normalising it gives 0.
+    """
     channels = images.shape[3]
     histogram = np.zeros((channels, 256), np.int64)
     for start in range(0, len(images), 5000):  # in parts: bincount widens its input to 64 bits
@@ -47,4 +50,5 @@ def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
     values = np.arange(256) / 255
     mean = share @ values
     std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    std[std == 0] = 1
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from fastconv.config.overrides import compose
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
-from fastconv.data.sources.decode import to_array
+from fastconv.data.sources.pixels import to_array
 from fastconv.data.stream.spec import stream_spec
 
 NAMES = ("one", "two", "three", "four")
@@ -201,7 +201,7 @@ BAD = {
     "no folder": (("dataset=image_folder", "dataset.root=nowhere"), "is no folder"),
     "no classes": (("dataset=image_folder", "dataset.root=flat"), "has no folders of classes"),
     "no images": (("dataset=image_folder", "dataset.root=bare"), "has no images"),
-    "bomb": (("dataset=image_folder", "dataset.root=bombs", "dataset.strict=true"), "more pixels than any photograph"),
+    "bomb": (("dataset=image_folder", "dataset.root=bombs", "dataset.strict=true"), "million pixels"),
     "escape": (("dataset=webdataset", "dataset.train=escape.tar"), "leads out of it"),
     "absolute": (("dataset=webdataset", "dataset.train=absolute.tar"), "leads out of it"),
     "negative": (("dataset=webdataset", "dataset.train=negative.tar"), "has the label -1"),

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.decode import to_array
+from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 UNKNOWN = -1
 # Kinds of samples, and their headings on a page.
@@ -87,10 +88,11 @@ def read_files(paths: list[str], shape: tuple[int, int, int]) -> Samples:
     images = []
     for path in paths:
         try:
-            with Image.open(path) as image:
-                images.append(to_array(image, height, grey=channels == 1))
+            images.append(to_array(open_image(read_file(Path(path))), height, grey=channels == 1))
         except FileNotFoundError as error:
             raise InputError(f"images={path} is not there: give files, such as images=[a.png,b.jpg]") from error
+        except InputError as error:
+            raise InputError(f"images={path} cannot be read as an image: {error}") from error
         except Exception as error:  # each of Pillow's readers has its own
             raise InputError(f"images={path} cannot be read as an image: give a png, a jpeg or the like") from error
     return Samples(

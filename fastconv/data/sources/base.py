@@ -19,9 +19,6 @@ from fastconv.system.names import valid_unicode
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-
-
 # Train images uint8 [N, H, W, C], train labels [N], test images, test labels, class names.
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 

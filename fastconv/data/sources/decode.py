@@ -1,27 +1,21 @@
 """Decodes image files of any size and mode, in parallel, to arrays of one size."""
 
-import io
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from fastconv.data.sources.formats import TOO_LARGE, open_image
+from fastconv.data.sources.pixels import orientation_of, to_array
 from fastconv.system.errors import InputError
 
 # Limits, in pixels, of an image_size that is chosen from the images.
 SMALLEST, LARGEST = 24, 128
-# A file that claims more pixels is made to fill the memory. Pillow refuses twice as many, and warns of fewer.
-MOST_PIXELS = 2**27
-TOO_LARGE = "more pixels than any photograph has"
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-ORIENTATION = 0x0112  # EXIF's tag
-BACKGROUND = 255  # the level behind transparent pixels
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ def look(samples: Sequence[Sample], on_image: Callable[[], None]) -> tuple[list[
         try:
             image = _open(sample)
             width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) >= 5  # these EXIF orientations swap the sides
+            turned = orientation_of(image) >= 5  # these EXIF orientations swap the sides
             return (height, width, image.mode) if turned else (width, height, image.mode)
         except Exception:  # decoding will report the reason
             return None
@@ -106,25 +100,6 @@ def decode(samples: Sequence[Sample], size: int, grey: bool, on_image: Callable[
     return Decoded(images, labels, [sample.name for sample, _ in whole], unreadable)
 
 
-def to_array(image: Image.Image, size: int, grey: bool) -> np.ndarray:
-    """One image as uint8 [H, W, C]; see `decode`."""
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        values = np.asarray(image, np.float64)
-        deep = image.mode != "F" or values.max() > 255  # how Pillow represents grey images of 16 bits
-        image = Image.fromarray((values / 256 if deep and values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (BACKGROUND,) * 4), image)
-    if image.mode != (mode := "L" if grey else "RGB"):
-        image = image.convert(mode)
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    array = np.asarray(image, np.uint8)
-    return array[..., None] if grey else array
-
-
 def reason_of(error: Exception) -> str:
     """Why an image cannot be read, in a few words."""
     text = " ".join(str(error).split())
@@ -140,16 +115,6 @@ def reason_of(error: Exception) -> str:
 def _open(sample: Sample) -> Image.Image:
     content = sample.read()
     return content if isinstance(content, Image.Image) else open_image(content)
-
-
-def open_image(content: bytes) -> Image.Image:
-    """Open an image from the bytes of its file; only the header is decoded. Raises Pillow's errors, or InputError."""
-    if not content:
-        raise InputError("empty")
-    image = Image.open(io.BytesIO(content))
-    if image.width * image.height > MOST_PIXELS:
-        raise InputError(TOO_LARGE)
-    return image
 
 
 def _is_grey(mode: str) -> bool:

@@ -3,12 +3,15 @@
 import csv
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
+from fastconv.data.sources.base import Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.formats import ENDINGS
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -37,7 +40,8 @@ def image_folder(dataset: "Dataset", data: Path) -> Source:
 
     def find() -> Found:
         samples = [
-            [Sample(str(path.relative_to(root)), label, path.read_bytes) for label, path in split] for split in found
+            [Sample(str(path.relative_to(root)), label, partial(read_file, path)) for label, path in split]
+            for split in found
         ]
         return Found.of(classes, samples)
 
@@ -65,7 +69,7 @@ def table(dataset: "Dataset", data: Path) -> Source:
 
     def find() -> Found:
         samples = [
-            [Sample(name, classes.index(label), (root / name).read_bytes) for name, label, _ in split]
+            [Sample(name, classes.index(label), partial(read_file, root / name)) for name, label, _ in split]
             for root, split in zip(roots, splits, strict=True)
         ]
         return Found.of(classes, samples)
@@ -78,8 +82,11 @@ def table(dataset: "Dataset", data: Path) -> Source:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe."""
-    seen = set()
+    """Yield the image files below a folder. Links are followed, and each folder is visited once, so loops are safe.
+
+    A link to a folder that contains this one is passed over: the images there are not of this folder's class.
+    """
+    seen = {(above.st_dev, above.st_ino) for above in map(os.stat, folder.resolve().parents)}
     for here, folders, names in os.walk(folder, followlinks=True):
         place = os.stat(here)
         if (place.st_dev, place.st_ino) in seen:

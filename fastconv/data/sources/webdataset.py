@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastconv.data.sources.base import ENDINGS, Found, Source, natural, source, stamp
+from fastconv.data.sources.base import Found, Source, natural, source, stamp
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.formats import ENDINGS
 from fastconv.data.sources.tar_files import tar_files
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted

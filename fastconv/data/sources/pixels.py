@@ -1,0 +1,88 @@
+"""Turns an opened image of any size and mode into an array of one size, in training and prediction alike."""
+
+import contextlib
+import threading
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fastconv.data.sources.levels import STRIP_PIXELS, Levels, is_deep, levels_of_image, to_bytes
+
+ORIENTATION = 0x0112  # EXIF's tag
+BACKGROUND = 255  # the level behind transparent pixels
+TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
+# Images of more pixels are decoded one at a time, and of still more are reduced by whole factors first: each takes up
+# to a gigabyte.
+ALONE, REDUCED = 2**26, 2**27
+_ALONE = threading.Lock()
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 also where the EXIF data is damaged, as other programs show such a photograph."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow raises many kinds for damaged EXIF data
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def to_array(image: Image.Image, size: int, grey: bool, levels: Levels | None = None) -> np.ndarray:
+    """One image as uint8 [H, W, C].
+
+    It is rotated as its EXIF data says, put on white where it is transparent, scaled so that its shorter side is `size`
+    (by antialiased bicubic interpolation, unless it already has that size) and cropped to the central square. Of an
+    image with several frames or pages, this is the first.
+
+    Args:
+        image: of any size and mode.
+        size: side in pixels.
+        grey: give one channel instead of three.
+        levels: how values of more than eight bits become bytes; None to decide by this image alone.
+    """
+    pixels = image.width * image.height
+    with _ALONE if pixels > ALONE else contextlib.nullcontext():
+        step = 1
+        orientation = orientation_of(image)
+        if pixels > REDUCED:
+            image.draft(None, (2 * size, 2 * size))  # a JPEG decodes to a smaller one at once
+            if image.width * image.height > REDUCED:
+                step = max(1, min(image.size) // (2 * size))
+        image = _converted(image, "L" if grey else "RGB", step, levels)
+    if orientation != 1:
+        image.getexif()[ORIENTATION] = orientation
+        image = ImageOps.exif_transpose(image)
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    array = np.asarray(image, np.uint8)
+    return array[..., None] if grey else array
+
+
+def _converted(image: Image.Image, mode: str, step: int, levels: Levels | None) -> Image.Image:
+    """An image in the mode L or RGB, its sides divided by `step`; made in strips, so that a large one needs no further
+    memory of its size."""
+    image.load()
+    factor = (levels or levels_of_image(image)).factor(image.mode) if is_deep(image.mode) else 1.0
+    rows = max(1, STRIP_PIXELS // image.width // step) * step
+    if step == 1 and rows >= image.height:
+        return _convert(image, mode, factor)
+    if step == 1 and image.mode == mode and "transparency" not in image.info:
+        return image
+    width, height = image.size
+    whole = Image.new(mode, (-(-width // step), -(-height // step)))
+    for top in range(0, height, rows):
+        strip = _convert(image.crop((0, top, width, min(top + rows, height))), mode, factor)
+        whole.paste(strip.reduce(step) if step > 1 else strip, (0, top // step))
+    return whole
+
+
+def _convert(image: Image.Image, mode: str, factor: float) -> Image.Image:
+    if is_deep(image.mode):
+        image = Image.fromarray(to_bytes(np.asarray(image), factor))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in TRANSPARENT or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (BACKGROUND,) * 4), image)
+    if image.mode == "LAB":  # Pillow converts it to RGB only
+        image = image.convert("RGB")
+    return image.convert(mode) if image.mode != mode else image
