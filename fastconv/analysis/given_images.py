@@ -1,6 +1,7 @@
 """Images as Python code hands them over, in many forms: made uint8 [H, W, C], or refused in one line."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,11 @@ def _opened(image: Any) -> Image.Image:
     """An image of Pillow, from a path or an open file if it is none."""
     if isinstance(image, Image.Image):
         return image
-    return open_image(read_file(Path(image)) if isinstance(image, str | Path) else image.read())
+    if isinstance(image, str | Path):
+        return open_image(read_file(Path(image)))
+    with suppress(AttributeError, OSError):  # a file that cannot go back is read from where it is
+        image.seek(0)
+    return open_image(image.read())
 
 
 def _is_array(given: Any) -> bool:
