@@ -16,6 +16,7 @@ from fastconv.config.prerequisites import require_known, require_writable
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
 from fastconv.system.errors import InputError
+from fastconv.system.names import printable
 
 
 def check_audit(config: Config) -> None:
@@ -33,7 +34,7 @@ def main(config: Config) -> None:
 
     found = audit(config)
     for line in found.report():
-        print(line)
+        print(printable(line))
     print(f"findings and pictures are in {write(found, config)}")
     if found.problems:
         raise InputError(f"{found.name} cannot be trained on yet: {'; '.join(found.problems)}")

@@ -54,7 +54,8 @@ def report(config: Config, sweep: Path) -> bool:
     """Finish a sweep: print a table, and write its page and its report. Returns whether all its runs are finished."""
     from fastconv.analysis.comparison.sweep_report import write_sweep_report
 
-    return write_sweep_report(sweep, config.sweep.report, Path(config.data))
+    own = config.trust or config.sweep.resume is None  # a sweep to resume may be somebody else's
+    return write_sweep_report(sweep, config.sweep.report, Path(config.data), own)
 
 
 @command("train", __doc__, check_run, check_search, report)

@@ -10,7 +10,7 @@ import pytest
 from harness import PAGES, REPOSITORY, write_snippets
 from markdown.extensions.toc import slugify
 
-from fastconv.config.arguments import check_arguments
+from fastconv.config.arguments import check_arguments, prepare_arguments
 from fastconv.config.store import SCHEMAS
 
 REFERENCE = REPOSITORY / "docs" / "reference.md"
@@ -35,7 +35,9 @@ def test_every_command_can_be_typed(tmp_path, monkeypatch, page, line):
     name, *arguments = shlex.split(line, comments=True)[2:]
     name = name.removeprefix("fastconv.")
     assert (REPOSITORY / "fastconv" / f"{name}.py").exists()
-    check_arguments(name if name in SCHEMAS else "train", arguments, lambda config: None, lambda config: None)
+    config_name = name if name in SCHEMAS else "train"
+    prepared = prepare_arguments(config_name, arguments)
+    check_arguments(config_name, prepared, lambda config: None, lambda config: None)
 
 
 def test_there_are_commands():

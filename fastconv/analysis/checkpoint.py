@@ -1,5 +1,7 @@
 """A trained run, read back from its folder: its network, its configuration and its results."""
 
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,19 @@ from torch import nn
 
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
+from fastconv.config.trust import check_stored, require_local
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.levels import Levels
-from fastconv.models import build_model
+from fastconv.models import blueprint, build_model
 from fastconv.models.weights import DIGEST, weights_digest
 from fastconv.models.whitening import Whitening
+from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.runs.results import FINISHED, Results
 from fastconv.system.errors import InputError
-from fastconv.system.targets import require_trust
+from fastconv.system.targets import KEY, require_trust
+
+# Classes, and pixels of a side, of the largest images that a checkpoint may claim.
+MOST_CLASSES, MOST_SIDE = 100_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,12 @@ class TrainedRun:
     """The network's own, such as `width`."""
     levels: Levels | None = None
     """How pixel values of more than eight bits became bytes; None if the run is of an earlier version."""
+    trusted: bool = False
+    """Whether the user trusts whoever wrote the folder."""
+
+    def require_local_images(self) -> None:
+        """Raise InputError if the run's images are behind a URL that the user has not trusted."""
+        require_local(asdict(self.config.dataset), self.folder / "config.yaml", self.trusted, prefix="dataset.")
 
     @property
     def name(self) -> str:
@@ -64,24 +77,27 @@ class TrainedRun:
         return model
 
 
-def load_run(folder: Path, trust: bool = False) -> TrainedRun:
+def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> TrainedRun:
     """Read a run's folder, and check that its checkpoint is the network that its results are of.
 
     Args:
         folder: of a run, which somebody else may have written.
         trust: follow each `_target_` in its files, which runs code.
+        named: targets that the user named in the command itself, which are followed without it.
 
     Raises InputError if it is none, has no checkpoint, or one that is damaged or of another network, or if
     it names code and is not trusted.
     """
     try:
         config: Any = OmegaConf.to_object(stored(folder))
+        check_stored(config)
     except Exception as error:  # whatever is wrong with the file, it is not a run's
+        why = "" if isinstance(error, FileNotFoundError) else f" ({' '.join(str(error).split())[:200]})"
         raise InputError(
-            f"{folder} is not the folder of a run: it has no readable config.yaml. Give one such as"
+            f"{folder} is not the folder of a run: it has no readable config.yaml{why}. Give one such as"
             " outputs/digits/2026-11-25_09-00-00-a1b2c3"
         ) from error
-    require_trust(asdict(config), folder / "config.yaml", trust)
+    require_trust(asdict(config), folder / "config.yaml", trust, named)
     path = folder / "last.ckpt"
     if not path.exists():
         raise InputError(
@@ -89,16 +105,21 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
             " checkpoint.save=true, or choose another run"
         )
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint = load_checkpoint(path)
         network = checkpoint["network"]
         shape, classes, settings = tuple(network["shape"]), tuple(network["classes"]), dict(network["settings"])
         name, mean, std = network["model"], tuple(network["mean"]), tuple(network["std"])
         levels = Levels.from_dict(network.get("levels"))
         state = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
-    except Exception as error:  # torch, zipfile and pickle each have their own
-        raise InputError(f"{path} is damaged or not fastconv's, and cannot be read: choose another run") from error
+        _require_possible(shape, classes, mean, std, state)
+        is_same = name == config.model.name and all(
+            getattr(config.model, key, None) == value for key, value in settings.items()
+        )
+    except Exception as error:  # a file may hold anything
+        why = f" ({' '.join(str(error).split())})" if isinstance(error, InputError) else ""
+        raise InputError(f"{path} is damaged or not fastconv's, and cannot be read{why}: choose another run") from error
     other = f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
-    if name != config.model.name or any(getattr(config.model, key, None) != settings[key] for key in settings):
+    if not is_same or not (KEY in settings or _fits(state, name, shape, classes, settings)):
         raise InputError(other)
     model = build_model(name, shape[2], len(classes), **settings)
     try:
@@ -107,7 +128,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         raise InputError(other) from error
     try:
         results = Results.read(folder)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         results = None
     _require_own(path, checkpoint, results)
     return TrainedRun(
@@ -121,6 +142,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         std=std,
         settings=settings,
         levels=levels,
+        trusted=trust,
     )
 
 
@@ -130,6 +152,8 @@ def _require_own(path: Path, checkpoint: dict[str, Any], results: Results | None
     Runs of earlier versions have no digest; of these only the steps are compared, once they are finished.
     """
     digest, step = weights_digest(checkpoint["state_dict"]), checkpoint.get("global_step")
+    if not isinstance(step, int | None):
+        raise InputError(f"{path} is damaged: its step is no number. Train the network anew")
     if checkpoint.get(DIGEST) not in (None, digest):
         raise InputError(f"{path} is damaged: its weights are not those that were written. Train the network anew")
     if results is None or results.stop_reason not in FINISHED:
@@ -141,3 +165,41 @@ def _require_own(path: Path, checkpoint: dict[str, Any], results: Results | None
         f"{path} (step {step}) is not the network that results.json (step {results.steps}) is of: it was not saved, or"
         " one of the two files was replaced. Put the run's own files there, or train the network anew"
     )
+
+
+def _require_possible(
+    shape: Sequence[Any], classes: Sequence[Any], mean: Sequence[Any], std: Sequence[Any], state: Mapping[str, Any]
+) -> None:
+    """Raise ValueError for claims of a checkpoint that no run makes, whatever its network is."""
+    numbers = (*mean, *std)
+    if not (
+        len(shape) == 3
+        and all(type(side) is int and 1 <= side <= MOST_SIDE for side in shape)
+        and shape[2] in (1, 3)
+        and 2 <= len(classes) <= MOST_CLASSES
+        and all(isinstance(name, str) for name in classes)
+        and len(mean) == len(std) == shape[2]
+        and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        and all(_is_whole(value) for value in state.values())
+    ):
+        raise ValueError
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a tensor has memory of its own for every element, so that it is not larger than the file."""
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+
+
+def _fits(
+    state: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...], classes: Sequence[str], settings: Any
+) -> bool:
+    """Whether weights are those of a network of this package, found out without memory for the network."""
+    if any(isinstance(value, list) and len(value) > len(state) for value in settings.values()):
+        return False
+    try:
+        expected = blueprint(name, shape[2], len(classes), **settings).state_dict()
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        return False
+    return {key: value.shape for key, value in expected.items()} == {key: value.shape for key, value in state.items()}

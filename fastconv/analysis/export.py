@@ -15,7 +15,7 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.analysis.run_images import images_of
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
-from fastconv.system.files import write_atomically
+from fastconv.system.files import replacing, write_atomically
 from fastconv.system.names import printable
 
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
@@ -46,6 +46,7 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
     and for a file whose predictions differ from the checkpoint's, which is removed.
     """
     run = load_run(folder, trust)
+    run.require_local_images()
     splits, warnings = images_of(run, data)
     test = splits.test
     some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, min(samples, len(test))).astype(int)]))
@@ -55,23 +56,19 @@ def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust
     lines = []
     for kind in formats:
         path = folder / FILES[kind]
-        partial = path.with_name(f"part-{path.name}")
-        try:
+        with replacing(path) as partial:
             predict = WRITERS[kind](network, some[:2], partial)
             error = float(np.abs(predict(some.numpy()) - expected).max())
             if not error <= TOLERANCE:
                 raise InputError(
                     f"{path} would predict otherwise than the checkpoint, by up to {error:.2g}: not written"
                 )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"
             f" on {len(some):,} test images"
         )
     classes = folder / "classes.txt"
-    write_atomically(classes, ("\n".join(map(printable, run.classes)) + "\n").encode())
+    write_atomically(classes, "".join(f"{printable(name)}\n" for name in run.classes).encode())
     return [*lines, f"{classes}: the classes in the order of the probabilities", *warnings]
 
 

@@ -1,5 +1,6 @@
 """Drawing primitives: grids of image tiles, and figures as PNG files."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from fastconv.analysis.fonts import fit_fonts
+from fastconv.system.files import write_atomically
 from fastconv.system.names import DIRECTIONS, printable
 
 DPI = 110
@@ -92,10 +94,12 @@ def draw_tiles(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+    """Write a figure as PNG. Raises InputError if it cannot be written."""
     FigureCanvasAgg(figure)
     fit_fonts(figure)
-    figure.savefig(path, dpi=DPI)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=DPI, format="png")
+    write_atomically(path, content.getbuffer())
 
 
 def read_png(path: Path) -> np.ndarray:

@@ -1,16 +1,19 @@
 """Images as Python code hands them over, in many forms: made uint8 [H, W, C], or refused in one line."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fastconv.data.sources.decode import reason_of
 from fastconv.data.sources.formats import open_image
 from fastconv.data.sources.levels import Levels
 from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 # Numbers of channels that an image may have.
 CHANNELS = (1, 3, 4)
@@ -68,13 +71,18 @@ def pixels_of(image: Any, shape: tuple[int, int, int], at: int, levels: Levels |
     try:
         return to_array(_opened(image), shape[0], grey=shape[2] == 1, levels=levels)
     except Exception as error:  # each of Pillow's readers has its own
-        raise InputError(f"{name} cannot be read as an image: {error}") from error
+        raise InputError(f"{name} cannot be read as an image: {reason_of(error)}") from error
 
 
 def _opened(image: Any) -> Image.Image:
+    """An image of Pillow, from a path or an open file if it is none."""
     if isinstance(image, Image.Image):
         return image
-    return open_image(image.read() if hasattr(image, "read") else Path(image).read_bytes())
+    if isinstance(image, str | Path):
+        return open_image(read_file(Path(image)))
+    with suppress(AttributeError, OSError):  # a file that cannot go back is read from where it is
+        image.seek(0)
+    return open_image(image.read())
 
 
 def _is_array(given: Any) -> bool:

@@ -2,19 +2,25 @@
 
 import base64
 import csv
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
-from fastconv.system.files import unwritable, write_atomically
+from fastconv.data.sources.formats import open_image
+from fastconv.system.errors import InputError
+from fastconv.system.files import read_file, unwritable, write_atomically
 from fastconv.system.names import csv_cell, valid_unicode
 
 # Quality of the WebP pictures inside a page.
 QUALITY = 50
+# Pixels of the longest side of a figure from a run's folder. Ours have a few thousand.
+MOST_SIDE = 8000
 # Every value is escaped: class names, file names and errors come from elsewhere.
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
@@ -24,6 +30,9 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+# The script of every page, which nothing is filled into, and its digest as a page's policy names it.
+SCRIPT = Markup(Path(__file__).with_name("templates").joinpath("page.js").read_text(encoding="utf-8"))
+SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,17 @@ class Figure:
     @property
     def source(self) -> str:
         """The picture as a data URL."""
-        with Image.open(self.path) as image:
+        with Image.open(self.path, formats=["PNG"]) as image:
             return data_url(image)
+
+
+def stored_figure(path: Path, alt: str, caption: str) -> Figure | None:
+    """A figure that a run left in its folder; None if there is none that can be shown."""
+    try:
+        size = open_image(read_file(path)).size
+    except (OSError, InputError, ValueError, SyntaxError):
+        return None
+    return Figure(path, alt, caption) if max(size) <= MOST_SIDE else None
 
 
 @dataclass(frozen=True)
@@ -66,8 +84,11 @@ class Table:
 
 
 def render(template: str, **values: object) -> str:
-    """Render `templates/<template>` with values that are escaped."""
-    return ENVIRONMENT.get_template(template).render(values)
+    """Render `templates/<template>` with values that are escaped.
+
+    The page has a policy under which a browser runs its own script alone, and loads nothing.
+    """
+    return ENVIRONMENT.get_template(template).render(values, script=SCRIPT, script_digest=SCRIPT_DIGEST)
 
 
 def write_page(path: Path, template: str, **values: object) -> None:
@@ -91,6 +112,6 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows, all with the same keys, as CSV with a header."""
     with path.open("w", newline="", encoding="utf-8") as file:
         if rows:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+            writer = csv.writer(file)
+            writer.writerow(map(csv_cell, rows[0]))
+            writer.writerows(map(csv_cell, row.values()) for row in rows)

@@ -22,6 +22,7 @@ from fastconv.data.sources.formats import open_image
 from fastconv.data.sources.pixels import to_array
 from fastconv.data.sources.tar_files import MOST_FILE_BYTES
 from fastconv.data.sources.webdataset import tar_images
+from fastconv.system.files import read_file, replacing
 from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, valid_unicode
 from fastconv.system.urls import redacted
@@ -79,7 +80,7 @@ def decoded_batches(predictor: Predictor, images: Sequence[str]) -> Iterator[Bat
 
     def decode(content: bytes | Path) -> np.ndarray | str:
         try:
-            data = content.read_bytes() if isinstance(content, Path) else content
+            data = read_file(content) if isinstance(content, Path) else content
             return to_array(open_image(data), *target)
         except Exception as error:  # Pillow has many, and a file may be anything
             return reason_of(error)
@@ -137,15 +138,8 @@ def _open(out: str) -> Iterator[IO[str]]:
     if out == "-":
         yield sys.stdout
         return
-    path = Path(out)
-    partial = path.with_name(f".{path.name}.part")
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Path(out)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        yield file
 
 
 def _csv_writer(file: IO[str], top: int) -> Writer:

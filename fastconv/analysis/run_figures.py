@@ -1,6 +1,7 @@
 """Figures of a run, drawn from its files: curves, schedule, confusion matrix, augmented images."""
 
 import csv
+import io
 from collections.abc import Container
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from matplotlib.figure import Figure
 from fastconv.analysis.figures import Tile, draw_tiles, figure_text, save
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 from fastconv.system.names import printable
 
 # Images of the augmented grid: rows x columns.
@@ -20,6 +23,8 @@ GRID_IMAGES = GRID_ROWS * GRID_COLUMNS
 FEW_CLASSES, MAX_NAMES = 20, 50
 # Most frequent errors that are named where the cells are too small for counts.
 NAMED_ERRORS = 25
+# Bytes of the longest metrics.csv that is read, and the largest value that is drawn.
+MOST_BYTES, MOST = 16 * 2**20, 1e15
 
 
 def draw_run(folder: Path, results: Results, title: str) -> None:
@@ -29,17 +34,27 @@ def draw_run(folder: Path, results: Results, title: str) -> None:
     draw_curves(metrics, results, title, folder / "curves.png")
 
 
-def read_metrics(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarray]:
-    """Read the columns of a `metrics.csv`: float64 [rows] by name, NaN where a row has no value.
+def read_metrics(path: Path, wanted: Container[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the columns of a `metrics.csv`: float64 [rows] by name, NaN where a row has no value that can be drawn.
 
     Args:
-        names: the columns to read, as far as they are there; None for all.
+        wanted: names of the columns to read, as far as they are there; None for all.
+
+    Raises ValueError for a file that cannot be read or is no table of numbers.
     """
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    rows = [row for row in rows if row]
-    wanted = [(at, name) for at, name in enumerate(header) if names is None or name in names]
-    return {name: np.array([float(row[at] or "nan") for row in rows]) for at, name in wanted} if rows else {}
+    try:
+        text = read_file(path, MOST_BYTES).decode()
+        names, *rows = csv.reader(io.StringIO(text, newline=""))
+        if rows and len(rows[-1]) < len(names):  # another process is writing it
+            rows.pop()
+        if any(len(row) != len(names) for row in rows) or "train/epoch" not in names:
+            raise ValueError(f"{path} is no table of metrics")
+        kept = [at for at, name in enumerate(names) if wanted is None or name in wanted]
+        values = np.array([[float(row[at] or "nan") for at in kept] for row in rows]).reshape(-1, len(kept))
+    except (OSError, InputError, csv.Error) as error:
+        raise ValueError(str(error)) from error
+    values[~(np.abs(values) <= MOST)] = np.nan  # axes have no place for them
+    return dict(zip([names[at] for at in kept], values.T, strict=True)) if rows else {}
 
 
 def column(metrics: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -130,7 +130,8 @@ class Explain:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     trust: bool = False
-    """Run the code that `_target_` entries in the run's files name. Set it only for files that you trust."""
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
+    trust."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
 
@@ -157,7 +158,8 @@ class Predict:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     trust: bool = False
-    """Run the code that `_target_` entries in the run's files name. Set it only for files that you trust."""
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
+    trust."""
 
 
 @dataclass
@@ -171,7 +173,8 @@ class Evaluate:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     trust: bool = False
-    """Run the code that `_target_` entries in the run's files name. Set it only for files that you trust."""
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
+    trust."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
 
@@ -187,6 +190,7 @@ class Export:
     samples: int = setting(500, Range("a number of images", 1, 1e6))
     """Number of test images on which each file is compared with the checkpoint."""
     trust: bool = False
-    """Run the code that `_target_` entries in the run's files name. Set it only for files that you trust."""
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
+    trust."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""

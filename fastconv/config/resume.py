@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
+from fastconv.config.trust import require_ours
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, new_run_folder, write_config
 from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
@@ -50,11 +51,11 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     folder = Path(config.resume)
     stored = _read(folder)
     if stored is None:
-        raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml")
+        raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml{_why(folder)}")
     if is_finished(folder):
         raise InputError(f"resume={folder} is finished: there is nothing to go on with")
-    named = targets_in(dataclasses.asdict(config)).values()
-    require_trust(OmegaConf.to_container(stored), folder / "config.yaml", config.trust, set(named))
+    ours = dataclasses.asdict(config)
+    require_trust(OmegaConf.to_container(stored), folder / "config.yaml", config.trust, set(targets_in(ours).values()))
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if not is_location(key):
@@ -63,6 +64,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
             OmegaConf.update(stored, key, OmegaConf.select(OmegaConf.structured(config), key))
     own: Any = OmegaConf.to_object(stored)
     _require_secrets(own, folder)
+    require_ours(dataclasses.asdict(own), ours, folder, config.trust)
     run = RunFolder(folder, own, resumed=True)
     if is_first_rank() and not _hold(run):
         raise InputError(f"resume={folder} is running in another process: wait for it, or end it first")
@@ -157,6 +159,17 @@ def _newest(config: Config) -> RunFolder | None:
             if _hold(run):
                 return run
     return None
+
+
+def _why(folder: Path) -> str:
+    """Why the config of a run cannot be read, in brackets; nothing for a folder without one."""
+    try:
+        stored(folder)
+    except FileNotFoundError:
+        return ""
+    except Exception as error:  # whatever is wrong with the file
+        return f" ({' '.join(str(error).split())[:200]})"
+    return ""
 
 
 def _read(folder: Path) -> Any:

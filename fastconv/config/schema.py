@@ -156,7 +156,8 @@ class Config:
     dry_run: bool = False
     """Print the plan and stop before training."""
     trust: bool = False
-    """Run the code that `_target_` entries in the resumed run's files name. Set it only for files that you trust."""
+    """Run the code that `_target_` entries in the resumed run's files name, and open URLs in them. Set it only for
+    files that you trust."""
     verify: bool = False
     """For precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False

@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +23,7 @@ from fastconv.models.configs import SHIPPED
 from fastconv.optim import OPTIMIZERS, SCHEDULES
 from fastconv.optim.configs import Average
 from fastconv.runs.legacy import current_settings
+from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.targets import KEY
 from fastconv.system.urls import remember
@@ -135,14 +135,15 @@ def options_with(group: str, key: str) -> list[str]:
 def stored(folder: Path) -> DictConfig:
     """Read a run's config from its folder, with the types of the schema.
 
-    Raises the errors of yaml and OmegaConf for a file that is not a config or has values that do not fit, and
-    ValueError for one with interpolations: a run writes none, and `${oc.create:...}` or `${oc.env:...}` in a file that
-    somebody else wrote would become a `_target_` or give away the environment.
+    Raises OSError for a file that cannot be read, OmegaConf's errors and ValueError for one that is not a config, and
+    ValueError for interpolations: a run writes none, and `${oc.create:...}` or `${oc.env:...}` in a file that somebody
+    else wrote would become a `_target_` or give away the environment.
     """
-    text = (folder / "config.yaml").read_text()
-    if "${" in text:
-        raise ValueError("a run's config has no interpolations")
-    settings = current_settings(yaml.safe_load(text))
+    content = read_yaml(folder / "config.yaml")
+    if not isinstance(content, dict) or "${" in repr(content):  # not as written: YAML has escapes
+        interpolations = "it has interpolations, which are refused: ${ cannot be in it, even in a path of your own"
+        raise ValueError(interpolations if isinstance(content, dict) else "it has no settings")
+    settings = current_settings(content)
     values = OmegaConf.create({"logger": LOGGER, **settings})
     register()
     merged = OmegaConf.merge(_settable(Config), complete(values))

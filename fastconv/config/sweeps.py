@@ -13,8 +13,10 @@ from fastconv.config.quoting import quoted
 from fastconv.config.resume import require_job
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_location
+from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
+from fastconv.system.names import printable
 from fastconv.system.urls import redacted
 
 # The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
@@ -74,11 +76,12 @@ def begin(sweep: Sweep) -> Sweep:
 def described(folder: Path) -> dict[str, Any] | None:
     """Read a sweep's description from its folder: command, overrides and number of jobs; None if there is none."""
     try:
-        found = yaml.safe_load((folder / DESCRIPTION).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        found = read_yaml(folder / DESCRIPTION)
+    except (OSError, ValueError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found.get("overrides"), list):
         return None
+    found["overrides"] = [printable(str(text)) for text in found["overrides"]]
     return found | {"command": "train"} if found.get("command") == "config" else found  # its name in version 0.1
 
 
@@ -101,11 +104,10 @@ def override_of(folder: Path) -> str:
 
 
 def _of_interest(overrides: tuple[str, ...]) -> list[str]:
-    """The overrides that decide which runs a sweep has, URLs without their secrets."""
+    """The overrides that decide which runs a sweep has, as they are stored: printable, URLs without their secrets."""
     keys = {text: text.lstrip("+").partition("=")[0] for text in overrides}
-    return [
-        redacted(text) for text in overrides if not is_location(keys[text]) and not keys[text].startswith(LAUNCHING)
-    ]
+    kept = [text for text in overrides if not is_location(keys[text]) and not keys[text].startswith(LAUNCHING)]
+    return [printable(redacted(text)) for text in kept]
 
 
 def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:

@@ -21,7 +21,7 @@ from fastconv.data.hashes import content_hashes
 from fastconv.data.loading import hold_out, load, open_splits
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError, nearest
-from fastconv.system.files import write_atomically
+from fastconv.system.files import read_file, write_atomically
 from fastconv.system.json_text import as_json
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ FORMAT = 1
 HASH, LABEL = "<u8", "<u4"
 # The largest `dataset.image_size`: a record that somebody else wrote must not fill the memory.
 LARGEST_SIDE = 1024
+# Bytes of the largest file that is read: 16 for each image, in base64.
+MOST_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class SplitRecord:
         """The record of a run; None for a run without one. Raises InputError for a file that is damaged."""
         path = run / FILE
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_file(path, MOST_BYTES))
             if content["format"] != FORMAT:
                 raise InputError(f"{path} has format {content['format']}, this fastconv reads format {FORMAT}")
             classes, shape = tuple(map(str, content["classes"])), tuple(int(side) for side in content["shape"])

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fastconv.runs.hparams import hparams_of
 from fastconv.runs.legacy import current_settings
-from fastconv.runs.results import Results
+from fastconv.runs.results import Results, readable
+from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.names import printable
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _run_folders(folder: Path) -> Iterator[tuple[Path, float]]:
     """Yield (folder, time of its config) of every run below a folder."""
     for parent, below, files in os.walk(folder):
         if "config.yaml" in files and "experiment" not in below:  # else it is fastconv's own conf
-            yield Path(parent), os.stat(os.path.join(parent, "config.yaml")).st_mtime
+            yield Path(parent), os.lstat(os.path.join(parent, "config.yaml")).st_mtime
             below.clear()  # a run holds no other runs
 
 
@@ -74,8 +74,9 @@ def _read(folder: Path) -> Entry:
         problem = results.error or ("running, or killed" if results.stop_reason is None else None)
     except FileNotFoundError:
         results, problem = None, "unfinished: no results.json"
-    except (OSError, ValueError, KeyError) as error:
-        results, problem = None, f"results.json cannot be read: {error}"
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        results, problem = None, printable(f"results.json cannot be read: {why}")
     hparams = results.hparams if results else {}
     overrides = results.overrides if results else []
     written = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
@@ -85,10 +86,10 @@ def _read(folder: Path) -> Entry:
 def _stored_hparams(folder: Path) -> dict[str, Any]:
     """The settings of a run whose results do not include them."""
     try:
-        values = yaml.load((folder / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        values = read_yaml(folder / "config.yaml")
+        return readable("config", hparams_of(current_settings(values))) if isinstance(values, dict) else {}
+    except (OSError, ValueError):
         return {}
-    return hparams_of(current_settings(values)) if isinstance(values, dict) else {}
 
 
 def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:

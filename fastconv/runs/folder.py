@@ -76,5 +76,5 @@ def is_finished(folder: Path) -> bool:
     """Whether a run has been trained and scored."""
     try:
         return Results.read(folder).stop_reason in FINISHED
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False

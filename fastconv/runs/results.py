@@ -2,7 +2,7 @@
 
 import functools
 import importlib.metadata
-import json
+import math
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -11,8 +11,10 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from fastconv.runs.legacy import current_results
+from fastconv.system.documents import read_json
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
+from fastconv.system.names import printable
 from fastconv.system.urls import redact
 
 # Results by which runs can be ranked: higher is better.
@@ -20,6 +22,10 @@ MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tt
 # Reasons to stop of runs that were trained and scored.
 FINISHED = ("epochs", "budget")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
+# Results that are shares, in [0, 1].
+SHARES = (*MEASURES, "balanced_accuracy", "macro_f1")
+# No result is larger, no text longer, and no run has more settings.
+MOST, MOST_TEXT, MOST_SETTINGS = 2**64, 10_000, 1000
 
 
 @dataclass(frozen=True)
@@ -107,33 +113,77 @@ class Results:
 
     @classmethod
     def read(cls, run: Path) -> "Results":
-        """Read a run's `results.json`; keys of later versions are ignored.
+        """Read a run's `results.json`, which somebody else may have written; keys of later versions are ignored.
 
-        Raises ValueError or KeyError for a file with other content, OSError if there is none.
+        Texts become printable, and numbers that are not known (NaN) null. Raises ValueError for a file with other
+        content, OSError if there is none.
         """
-        content: Any = json.loads((run / "results.json").read_text())
+        content = read_json(run / "results.json")
         if not isinstance(content, dict):
             raise ValueError("not an object")
-        content, types = current_results(content), _types()
-        known = {key: value for key, value in content.items() if key in types}
-        for key, value in known.items():
-            if not isinstance(value, types[key]):
-                raise ValueError(f"{key} is {value!r}")
+        types = _types()
+        known = {key: _checked(key, value, *types[key])
+                 for key, value in current_results(content).items() if key in types}  # fmt: skip
         try:
             return cls(**known)
         except TypeError as error:
             raise ValueError(str(error)) from error
 
 
+Types = tuple[type, ...]
+
+
 @functools.cache
-def _types() -> dict[str, tuple[type, ...]]:
-    """The types that each key may have. They are cached: resolving them takes longer than reading a file."""
+def _types() -> dict[str, tuple[Types, Types]]:
+    """The types that each key may have, and those of the values in it if it is a list or a dict; none for any.
+
+    They are cached: resolving them takes longer than reading a file.
+    """
     found = {}
     for key, hint in get_type_hints(Results).items():
         options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        allowed = tuple(get_origin(each) or each for each in options)
-        found[key] = (*allowed, int) if float in allowed else allowed
+        inner = tuple(each for each in get_args(hint)[-1:] if each is not Any) if get_origin(hint) else ()
+        found[key] = (_with_int(tuple(get_origin(each) or each for each in options)), _with_int(inner))
     return found
+
+
+def _with_int(types: Types) -> Types:
+    return (*types, int) if float in types else types
+
+
+def _checked(key: str, value: Any, types: Types, inner: Types) -> Any:
+    """A value of a results file, if it can be one. Raises ValueError, naming the key, if not."""
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise ValueError(f"{key} is {_shortened(value)}")
+    if isinstance(value, float) and (math.isnan(value) or (key == "loss" and math.isinf(value))):
+        return None
+    if isinstance(value, int | float) and not 0 <= value <= (1 if key in SHARES else MOST):
+        raise ValueError(f"{key} is {_shortened(value)}")
+    if isinstance(value, list | dict):
+        if len(value) > MOST_SETTINGS:
+            raise ValueError(f"{key} has {len(value):,} entries")
+        for each in value.values() if isinstance(value, dict) else value:
+            if inner and (isinstance(each, bool) or not isinstance(each, inner)):
+                raise ValueError(f"{key} has {_shortened(each)}")
+    return readable(key, value)
+
+
+def readable(key: str, value: Any) -> Any:
+    """A value of a run's file with its texts printable. Raises ValueError, naming the key, for a text without end."""
+    if isinstance(value, str):
+        if len(value) > MOST_TEXT:
+            raise ValueError(f"{key} has a text of {len(value):,} characters")
+        return printable(value)
+    if isinstance(value, list):
+        return [readable(key, each) for each in value]
+    if isinstance(value, dict):
+        return {readable(key, name): readable(key, each) for name, each in value.items()}
+    return value
+
+
+def _shortened(value: object) -> str:
+    text = printable(repr(value)[:60])
+    return text if len(text) < 60 else f"{text}..."
 
 
 def versions() -> dict[str, str]:

@@ -1,8 +1,10 @@
-"""Files that survive a kill: atomic writes, locks between processes, and checks for free disk space."""
+"""Files that survive a kill: atomic writes, locks between processes, checks for free disk space, and safe reads."""
 
 import errno
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,8 @@ SPARE_BYTES = 64 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FILE_ERRORS = (*FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
                errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
+# Bytes of the largest file that is read into memory whole, such as an image.
+MOST_BYTES = 2**30
 
 
 def write_atomically(path: Path, data: "bytes | memoryview", *, durable: bool = False) -> None:
@@ -31,22 +35,13 @@ def write_atomically(path: Path, data: "bytes | memoryview", *, durable: bool = 
 
     Raises InputError if the file cannot be written; one that was there before then stays.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.replace(path)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(data)
         if durable:
-            _sync_folder(path.parent)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError):  # the folder may be gone, or read-only by now
-            partial.unlink(missing_ok=True)
+            file.flush()
+            os.fsync(file.fileno())
+    if durable:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -57,6 +52,62 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new, empty file beside `path`, which takes its name at the end, or goes if an error ends the block.
+
+    Its name cannot be guessed and it is created here, so a link that somebody planted in the folder is never followed:
+    at `path` itself, a link is replaced. Raises InputError if the folder cannot be written.
+    """
+    partial = path.with_name(f"{path.name[:200]}.{secrets.token_hex(6)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(exist_ok=False)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError):  # the folder may be gone, or read-only by now
+            partial.unlink(missing_ok=True)
+
+
+def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """Return the content of a regular file, or of the one that a link leads to.
+
+    Pipes, sockets and devices, which may block for ever or have no end, are not opened. Raises OSError for a file that
+    cannot be read, InputError for one that is not regular or has more than `most_bytes`.
+    """
+    require_regular(path)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may have become a pipe
+    with open(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise InputError(f"{path} is not a regular file")
+        # Files of /proc have no size, and some have no end.
+        content = file.read(most_bytes + 1) if about.st_size <= most_bytes else b""
+    if max(len(content), about.st_size) > most_bytes:
+        raise InputError(f"{path} has more than {most_bytes / 2**20:,.0f} MiB")
+    return content
+
+
+def require_regular(path: Path) -> None:
+    """Raise InputError for a pipe, a socket, a device or a folder; OSError for a file that is not there."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in KINDS if test(mode)), "something else")
+        raise InputError(f"{path} is {kind}, not a regular file")
+
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def unwritable(path: Path, error: OSError) -> InputError:

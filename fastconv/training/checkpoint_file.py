@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fastconv.models.weights import DIGEST, weights_digest
+from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 
@@ -63,7 +64,10 @@ def read_checkpoint(path: Path, *callbacks: L.Callback) -> dict[str, Any]:
     Raises InputError for one that is damaged or of another version.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        checkpoint = load_checkpoint(path, mmap=True)
+    except Exception as error:  # torch, zipfile and pickle each raise their own
+        raise _damaged(path) from error
+    try:
         states = checkpoint["callbacks"]
         if "stopped_by" in states["TimeBudget"]:
             raise InputError(
@@ -75,6 +79,10 @@ def read_checkpoint(path: Path, *callbacks: L.Callback) -> dict[str, Any]:
             callback.load_state_dict(states[callback.state_key])
     except InputError:
         raise
-    except Exception as error:  # torch, zipfile and pickle each raise their own
-        raise InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew") from error
+    except Exception as error:  # it may hold anything
+        raise _damaged(path) from error
     return checkpoint
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew")

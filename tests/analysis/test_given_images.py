@@ -1,6 +1,7 @@
 """Images in every form in which Python code hands them over: the same pixels, or one line."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,19 @@ def test_anything_else_is_one_line(case):
     with pytest.raises(InputError, match=line) as told:
         taken(given, SHAPES["colour"])
     assert "\n" not in str(told.value)
+
+
+def test_only_regular_files_of_known_formats_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with (tmp_path / "long.png").open("wb") as file:
+        file.truncate(2**40)
+    for name, line in (("pipe", "a named pipe"), ("page", "not an image"), ("long", "more than 1,024 MiB")):
+        with pytest.raises(InputError, match=f"{name}.png cannot be read as an image: .*{line}"):
+            taken(tmp_path / f"{name}.png", SHAPES["colour"])
+
+
+def test_an_open_file_is_read_from_its_beginning():
+    file = png(COLOUR[0])
+    file.read()
+    np.testing.assert_array_equal(taken(file, SHAPES["colour"]), COLOUR[:1])

@@ -149,7 +149,7 @@ def test_rows_are_chosen_and_sorted(swept, command):
             "measure=los is unknown. Choose from: accuracy, accuracy_tta, accuracy_holdout, accura",
         ),
         ("where=mnist", "where=mnist is not possible: write key:value, such as where=dataset:mnist"),
-        ("where=[{a:b}]", "where=[{'a': 'b'}] is not possible"),
+        ("where=[{a:b}]", "where={a:b}: no run has a {a"),
         ("where=sedule:x", "no run has a sedule"),
         ("where=schedule:cosine", "no run has schedule:cosine: 6 runs were looked at"),
         ("measure=accuracy_tta", "measure=accuracy_tta is not possible: no finished run has one"),

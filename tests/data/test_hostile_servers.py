@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from harness import noise, spec_of
 
-from fastconv.data import download
+from fastconv.data import download, url_file
 from fastconv.data.sources import tar_files as tars
 from fastconv.data.sources.tar_files import tar_files
 from fastconv.data.stream import remote
@@ -507,7 +507,7 @@ def test_a_compressed_tar_that_grows_to_a_multiple_is_refused(tmp_path, monkeypa
 
 
 def test_a_tar_without_an_end_is_read_up_to_a_limit(server, monkeypatch):
-    monkeypatch.setattr(download, "MOST_UNANNOUNCED_BYTES", 10**6)
+    monkeypatch.setattr("fastconv.data.url_file.MOST_UNANNOUNCED_BYTES", 10**6)
     server.answers["t.tar"] = lambda handler: endless(handler, ONE[:1536] * 40)
     with pytest.raises(InputError, match="does not say how long it is: download it"):
         for _ in tar_files(f"{server.url}/t.tar", "dataset.train"):

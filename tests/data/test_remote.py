@@ -153,7 +153,10 @@ def test_a_server_that_fails_for_good_gets_one_line(tmp_path, digits_root, serve
     [
         (["stream.root=http://127.0.0.1:9/streams"], r"cannot fetch http://127.0.0.1:9/streams/digits-.*in 5 tries"),
         (["stream.root=htp://nowhere"], "cannot open htp://nowhere: Protocol not known: htp"),
-        (["stream.cache=http://nowhere"], "stream.cache=http://nowhere is not possible: give a folder"),
+        (
+            ["stream.cache=http://nowhere"],
+            "stream.cache=http://nowhere is not possible: give a file or folder on this machine",
+        ),
     ],
 )
 def test_an_address_that_cannot_work_gets_one_line(tmp_path, digits_root, overrides, says):

@@ -1,6 +1,7 @@
 """A run's own images are found again in a folder that has changed, by what they show."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -190,6 +191,20 @@ def test_a_damaged_record_is_one_line(begun, damage):
         own_images(dataset, data, run)
     assert str(path) in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_a_record_without_an_end_is_not_read(begun):
+    dataset, data, run, _ = begun
+    path = run / "splits.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="is a named pipe"):
+        own_images(dataset, data, run)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match="more than 512 MiB"):
+        own_images(dataset, data, run)
 
 
 @pytest.mark.parametrize("shape", [[10**6, 10**6, 3], [SIDE, SIDE, 10**9], [-1, 0, 3]])

@@ -16,7 +16,7 @@ from fastconv.system.errors import InputError
 
 
 def explain_sweep(
-    sweep: Path, data: str, settings: tuple[str, ...] = (), console: Console | None = None
+    sweep: Path, data: str, settings: tuple[str, ...] = (), console: Console | None = None, trust: bool = True
 ) -> dict[str, Path]:
     """Pair the finished runs of a sweep that differ only in their augmentation, and write reports to its folder.
 
@@ -24,6 +24,7 @@ def explain_sweep(
         sweep: the sweep's folder, with one folder for each run.
         data: folder of the data sets.
         settings: overrides of `fastconv.explain`.
+        trust: run the code that the runs' files name, and open their URLs: the user's own sweep made them.
 
     Returns the reports' folders, by data set. Raises InputError if there are no such pairs.
     """
@@ -31,7 +32,7 @@ def explain_sweep(
     folders = sorted(
         (path.parent for path in sweep.glob("*/config.yaml")), key=lambda path: (len(path.name), path.name)
     )
-    finished = [load_run(folder, trust=True) for folder in folders if is_finished(folder)]
+    finished = [load_run(folder, trust) for folder in folders if is_finished(folder)]
     groups = pairs(finished)
     if not groups:
         raise InputError(
@@ -42,7 +43,7 @@ def explain_sweep(
         if folder not in paired:
             console.print(f"left out of the report: {folder}, which is not finished or has no partner of the same seed")
     for name, (plain, augmented) in groups.items():
-        config = typed("explain", compose("explain", ["run=-", "trust=true", *settings]), [])
+        config = typed("explain", compose("explain", ["run=-", f"trust={str(trust).lower()}", *settings]), [])
         config.run, config.against = ([str(run.folder) for run in group] for group in (plain, augmented))
         config.data = data
         for line in write_report(explain_runs(config, console), config, sweep / f"explain-{name}"):

@@ -49,6 +49,8 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
+        if old.is_symlink():
+            old.unlink()
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise unwritable(folder, error) from error

@@ -11,6 +11,7 @@ from fastconv.data.sources.formats import open_image
 from fastconv.data.sources.levels import Levels
 from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 UNKNOWN = -1
 # Kinds of samples, and their headings on a page.
@@ -88,9 +89,11 @@ def read_files(paths: list[str], shape: tuple[int, int, int], levels: Levels | N
     images = []
     for path in paths:
         try:
-            images.append(to_array(open_image(Path(path).read_bytes()), height, grey=channels == 1, levels=levels))
+            images.append(to_array(open_image(read_file(Path(path))), height, grey=channels == 1, levels=levels))
         except FileNotFoundError as error:
             raise InputError(f"images={path} is not there: give files, such as images=[a.png,b.jpg]") from error
+        except InputError as error:
+            raise InputError(f"images={path} cannot be read as an image: {error}") from error
         except Exception as error:  # each of Pillow's readers has its own
             raise InputError(f"images={path} cannot be read as an image: give a png, a jpeg or the like") from error
     return Samples(

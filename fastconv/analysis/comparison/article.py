@@ -8,9 +8,9 @@ from rich.console import Console
 from fastconv.analysis.attribution.augmentation_effect import explain_sweep
 from fastconv.analysis.comparison.figures import draw_learning
 from fastconv.analysis.comparison.tables import heading, shown
-from fastconv.analysis.html import Figure, Table, write_page
+from fastconv.analysis.html import Figure, Table, stored_figure, write_page
 from fastconv.config.sweeps import described
-from fastconv.runs.collection import Entry, find_runs
+from fastconv.runs.collection import Entry, as_text, find_runs
 from fastconv.runs.hparams import is_augmented
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
@@ -21,12 +21,13 @@ HEATMAPS = ("method=[grad_cam]", "per_class=1", "errors=0", "correct=0", "measur
 COLUMNS = ("accuracy", "loss", "epochs", "seconds_counted", "images_per_second", "parameters")
 
 
-def write_article(sweep: Path, data: str) -> Path:
+def write_article(sweep: Path, data: str, trust: bool = True) -> Path:
     """Write `article.html` to the folder of a sweep over data sets, with and without augmentation.
 
     Args:
         sweep: the sweep's folder, with one folder for each run.
         data: folder of the data sets.
+        trust: run the code that the files of its runs name.
 
     Raises InputError for a sweep without a finished run, or a page that cannot be written.
     """
@@ -39,7 +40,7 @@ def write_article(sweep: Path, data: str) -> Path:
         raise InputError(f"{sweep} has no finished run: there is nothing to write about")
     heatmaps: dict[str, Path] = {}
     try:
-        heatmaps = explain_sweep(sweep, data, HEATMAPS, Console(quiet=True))
+        heatmaps = explain_sweep(sweep, data, HEATMAPS, Console(quiet=True), trust)
     except InputError as error:  # no pair of runs
         reason = str(error)
     else:
@@ -81,7 +82,7 @@ def sentence(dataset: str, runs: list[Entry]) -> str:
             parts.append(f"{variant(run)}: {run.problem}")
             continue
         max_epochs = run.hparams.get("schedule.max_epochs")
-        epochs = f"{results.epochs:.2f}" + (f" of {max_epochs:g}" if max_epochs else "")
+        epochs = f"{results.epochs:.2f}" + (f" of {as_text(max_epochs)}" if max_epochs else "")
         parts.append(f"{100 * results.accuracy:.2f} % {variant(run)} after {epochs} epochs")
     return f"{dataset}: {'; '.join(parts)}."
 
@@ -117,9 +118,9 @@ def figures_of(dataset: str, runs: list[Entry], heatmaps: Path | None) -> list[F
         text = "Loss and accuracy over the epochs (lines: training images as augmented; dots: test images, for looking"
         figures.append(Figure(path, f"{dataset}: curves", f"{text} only), and the learning rate as it was."))
     augmented = next((run.folder / "augmented.png" for run in runs if is_augmented(run.hparams)), None)
-    if augmented and augmented.exists():
-        caption = "The first images of the training stream: padded and cropped, flipped, cut out."
-        figures.append(Figure(augmented, f"Augmented images of {dataset}", caption))
+    caption = "The first images of the training stream: padded and cropped, flipped, cut out."
+    if augmented and (found := stored_figure(augmented, f"Augmented images of {dataset}", caption)):
+        figures.append(found)
     if heatmaps:
         caption = (
             "One test image of each class under Grad-CAM of the network trained without and with augmentation: evidence"

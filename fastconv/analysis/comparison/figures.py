@@ -104,7 +104,7 @@ def validation_curve(run: Path) -> np.ndarray:
     """Return (seconds counted, accuracy in %) of each validation of a run, float64 [N, 2]; empty if unreadable."""
     try:
         metrics = read_metrics(run / "metrics.csv", ("train/epoch", "budget/seconds_counted", "validate/accuracy"))
-    except (OSError, ValueError, IndexError):
+    except ValueError:
         return np.empty((0, 2))
     at, seconds = column(metrics, "budget/seconds_counted")
     epochs, accuracy = column(metrics, "validate/accuracy")
@@ -148,7 +148,7 @@ def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
     for number, (name, folder) in enumerate(runs.items()):
         try:
             metrics = read_metrics(folder / "metrics.csv")
-        except (OSError, ValueError):
+        except ValueError:
             continue
         for axes, key, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=False):
             epochs, values = column(metrics, f"train/{key}")

@@ -17,6 +17,8 @@ FIRST = ("dataset.name", "model.name", "experiment")
 BEST, NOT_DIFFERENT, UNTESTED = "best", "not significantly different from the best", "untested"
 # Significance level of the test: the chance of calling two groups different that are not.
 SIGNIFICANCE = 0.05
+# Settings whose effects are drawn.
+MOST_EFFECTS = 60
 
 
 @dataclass(frozen=True)
@@ -190,9 +192,9 @@ class Effect:
 
 
 def effects(groups: list[Group], measure: str) -> list[Effect]:
-    """Return the effect of each setting that distinguishes groups; numeric values in rising order."""
+    """Return the effect of each of the first settings that distinguish groups; numeric values in rising order."""
     found = []
-    for key in groups[0].values if groups else ():
+    for key in list(groups[0].values if groups else ())[:MOST_EFFECTS]:
         by_value: dict[str, tuple[Any, list[float]]] = {}
         for group in sorted(groups, key=lambda group: group.entries[0].folder):
             results = [value for run in group.finished if (value := getattr(run, measure)) is not None]

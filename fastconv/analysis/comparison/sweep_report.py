@@ -9,31 +9,36 @@ from fastconv.analysis.comparison.tables import columns, group_rows, print_table
 from fastconv.runs.collection import find_runs
 
 
-def augmentation_effect(sweep: Path, data: Path) -> None:
+def augmentation_effect(sweep: Path, data: Path, trust: bool) -> None:
     """Report, for each data set, where the networks look with and without augmentation."""
     from fastconv.analysis.attribution.augmentation_effect import explain_sweep  # loads Captum
 
-    explain_sweep(sweep, str(data))
+    explain_sweep(sweep, str(data), trust=trust)
 
 
-def article(sweep: Path, data: Path) -> None:
+def article(sweep: Path, data: Path, trust: bool) -> None:
     """Write `article.html`: the results of the runs on each data set, with and without augmentation."""
     from fastconv.analysis.comparison.article import write_article  # loads Captum
 
-    print(write_article(sweep, str(data)))
+    print(write_article(sweep, str(data), trust))
 
 
-# The reports that `sweep.report` names. Each gets the folder of the sweep and that of the data sets.
-REPORTS: dict[str, Callable[[Path, Path], None]] = {"augmentation_effect": augmentation_effect, "article": article}
+# The reports that `sweep.report` names. Each gets the folder of the sweep, that of the data sets, and whether the
+# user trusts the sweep's files.
+REPORTS: dict[str, Callable[[Path, Path, bool], None]] = {
+    "augmentation_effect": augmentation_effect,
+    "article": article,
+}
 
 
-def write_sweep_report(sweep: Path, report: str, data: Path) -> bool:
+def write_sweep_report(sweep: Path, report: str, data: Path, trust: bool = True) -> bool:
     """Print a table of a sweep's runs, write `compare.html` and the report to its folder.
 
     Args:
         sweep: the sweep's folder, with one folder for each run.
         report: one of `REPORTS`, or `none`.
         data: folder of the data sets.
+        trust: run the code that the files of its runs name.
 
     Returns whether all runs are finished. Raises InputError for a report that the runs do not allow, or a page that
     cannot be written.
@@ -47,5 +52,5 @@ def write_sweep_report(sweep: Path, report: str, data: Path) -> bool:
     write_comparison(groups, measure, sweep / "compare.html")
     print(sweep / "compare.html")
     if report != "none":
-        REPORTS[report](sweep, data)
+        REPORTS[report](sweep, data, trust)
     return not any(entry.problem for entry in entries)

@@ -67,9 +67,9 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
         of = functools.partial(_result, entry)
         rows.append(
             {
-                "run": str(entry.folder),
-                "dataset": of("dataset") or entry.setting("dataset"),
-                "model": of("model") or entry.setting("model"),
+                "run": printable(str(entry.folder)),
+                "dataset": of("dataset") or _name(entry.setting("dataset")),
+                "model": of("model") or _name(entry.setting("model")),
                 "experiment": of("experiment"),
                 **{key: entry.value(key) for key in keys if key not in ("dataset", "model", "experiment")},
                 "seed": of("seed"),
@@ -86,6 +86,11 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
 
 def _result(entry: Entry, key: str) -> Any:
     return getattr(entry.results, key) if entry.results else None
+
+
+def _name(value: Any) -> str | None:
+    """A setting that is a name, whatever the file of an unfinished run has in its place."""
+    return None if value is None else as_text(value)
 
 
 def _known(number: float) -> float | None:
@@ -121,22 +126,21 @@ def shown(name: str, value: Any) -> str:
     """Format a cell for a reader: accuracies in percent, seconds with one decimal."""
     if value is None or value == "":
         return ""
-    if name in ("low", "high", "sd") or name.startswith("accuracy"):
+    if not isinstance(value, int | float):  # a setting may have the name of a result
+        return as_text(value)
+    if name in ("low", "high", "sd", *MEASURES):
         return f"{100 * value:.2f}"
     pattern = PATTERNS.get(name)
-    return format(value, pattern) if pattern else printable(as_text(value))
+    return format(int(value) if pattern == ",d" else value, pattern) if pattern else as_text(value)
 
 
 def heading(name: str) -> str:
     """Name a column for a reader."""
-    if name.startswith("accuracy"):
-        return {
-            "accuracy": "accuracy %",
-            "accuracy_tta": "with TTA %",
-            "accuracy_holdout": "held-out %",
-            "accuracy_holdout_tta": "held-out, with TTA %",
-        }[name]
     return {
+        "accuracy": "accuracy %",
+        "accuracy_tta": "with TTA %",
+        "accuracy_holdout": "held-out %",
+        "accuracy_holdout_tta": "held-out, with TTA %",
         "sd": "± sd",
         "low": "95 % from",
         "high": "to",
@@ -147,18 +151,19 @@ def heading(name: str) -> str:
 
 
 def as_csv(rows: list[dict[str, Any]], header: list[str]) -> str:
-    """Format rows as CSV, with accuracies in [0, 1] and every digit."""
+    """Format rows as CSV, with accuracies in [0, 1] and every digit. No text is a formula for a spreadsheet."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, header, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, header))
+    writer.writerows([csv_cell(row[name]) for name in header] for row in rows)
     return text.getvalue()
 
 
 def as_markdown(rows: list[dict[str, Any]], header: list[str]) -> str:
     """Format rows as a Markdown table for a reader."""
     lines = [[heading(name) for name in header], ["---"] * len(header)]
-    lines += [[shown(name, row[name]).replace("|", "\\|") for name in header] for row in rows]
+    lines += [[shown(name, row[name]) for name in header] for row in rows]
+    lines = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,5 +1,6 @@
 """The page of one run, and its metrics as a file."""
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fastconv.analysis import figures, run_figures
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.evaluation.metrics import TOP, Evaluation
 from fastconv.analysis.evaluation.per_class import is_imbalanced
-from fastconv.analysis.html import Figure, Table, data_url, write_page
+from fastconv.analysis.html import Figure, Table, data_url, stored_figure, write_page
 from fastconv.analysis.predictor import Predictor
 from fastconv.analysis.run_images import images_of
 from fastconv.data.dataset import ImageData
@@ -28,6 +29,7 @@ def write_report(folder: Path, data: Path, tta: bool, accelerator: str, trust: b
     Raises InputError for a run that cannot be read, or a data set that is not the one it was trained on.
     """
     run = load_run(folder, trust)
+    run.require_local_images()
     splits, warnings = images_of(run, data)
     test = splits.test
     probabilities = Predictor(run, accelerator).predict(test.images, tta).probabilities
@@ -76,9 +78,7 @@ def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: Im
             "run_report.html",
             title=f"{run.config.dataset.name}: {run.name}",
             findings=lines,
-            curves=Figure(curves, "Loss and accuracy by epoch", "Loss and accuracy during training.")
-            if curves.exists()
-            else None,
+            curves=stored_figure(curves, "Loss and accuracy by epoch", "Loss and accuracy during training."),
             classes=class_table(evaluation),
             confusion=Figure(confusion, "Confusion matrix", "Test images by label and prediction."),
             reliability=Figure(
@@ -88,8 +88,10 @@ def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: Im
                 " it is overconfident; above it, underconfident. The bars are the share of the images.",
             ),
             errors=error_pictures(evaluation, test),
-            folder=run.folder,
-            overrides=" ".join(run.results.overrides) if run.results else "",
+            # Quoted, since these lines are there to be copied to a terminal.
+            folder=repr(str(run.folder)),
+            run=shlex.quote(f"run={run.folder}"),
+            overrides=shlex.join(run.results.overrides) if run.results else "",
         )
 
 

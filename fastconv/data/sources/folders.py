@@ -11,6 +11,7 @@ from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.layout import find_layout
 from fastconv.data.sources.walk import Folder
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -66,8 +67,7 @@ def _stamp(entry: os.DirEntry[str], start: int) -> list[str | int]:
 
 
 def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    return read_file(Path(path))
 
 
 def _root(dataset: "Dataset") -> Path:

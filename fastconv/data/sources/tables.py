@@ -18,6 +18,7 @@ from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, lab
 from fastconv.data.sources.table_columns import Columns, find_columns, no_column
 from fastconv.data.sources.table_file import read_rows
 from fastconv.system.errors import InputError
+from fastconv.system.files import read_file
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -199,7 +200,7 @@ def _unparted(path: Path, columns: Columns) -> list[str]:
 
 def _sample(row: Row, label: int) -> Sample:
     assert row.image is not None
-    read = row.image.read_bytes if isinstance(row.image, Path) else partial(np.asarray, row.image)
+    read = partial(read_file, row.image) if isinstance(row.image, Path) else partial(np.asarray, row.image)
     return Sample(row.name, label, read)
 
 

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from fastconv.data.url_file import UrlFile
 from fastconv.system.errors import InputError
+from fastconv.system.files import require_regular
 from fastconv.system.urls import redacted
 
 # A larger file is not an image: a photograph of 151 million pixels has 0.45 GB without any compression.
@@ -73,7 +74,10 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _open(url: str, key: str) -> IO[bytes]:
-    return io.BufferedReader(UrlFile(url, key), BUFFER_BYTES) if "://" in url else Path(url).open("rb")
+    if "://" in url:
+        return io.BufferedReader(UrlFile(url, key), BUFFER_BYTES)
+    require_regular(Path(url))
+    return Path(url).open("rb")
 
 
 class _Counted:

@@ -98,8 +98,12 @@ class Folder:
         return folders, images, others, hidden
 
     def walk(self) -> Iterator["Folder"]:
-        """Yield this folder and those below it, each once, so that links in a circle end."""
-        seen, waiting = set(), [self]
+        """Yield this folder and those below it, each once, so that links in a circle end.
+
+        A link to a folder that contains this one is passed over: the images there are not of this folder's class.
+        """
+        above = map(os.stat, self.path.resolve().parents)
+        seen, waiting = {(about.st_dev, about.st_ino) for about in above}, [self]
         while waiting:
             folder = waiting.pop()
             try:

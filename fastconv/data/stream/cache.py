@@ -62,7 +62,8 @@ def stored_streams(root: Path) -> list[StoredStream]:
     streams = []
     for folder in root.iterdir():
         with suppress(FileNotFoundError):  # another process may be removing the folder, or renaming a file in it
-            if STREAM_FOLDER.fullmatch(folder.name) and _holds_only_a_stream(folder):
+            # A link leads to files elsewhere, which are not ours to remove.
+            if STREAM_FOLDER.fullmatch(folder.name) and not folder.is_symlink() and _holds_only_a_stream(folder):
                 size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
                 streams.append(StoredStream(folder, size, folder.stat().st_mtime))
     return sorted(streams, key=lambda stream: stream.used)
@@ -70,8 +71,8 @@ def stored_streams(root: Path) -> list[StoredStream]:
 
 def _holds_only_a_stream(folder: Path) -> bool:
     """Whether a folder contains only files that fastconv writes. Others are not ours to remove."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [""]
-    return all(name.startswith(("manifest.json", "epoch-")) for name in names)
+    paths = list(folder.iterdir()) if folder.is_dir() else [folder]
+    return all(path.name.startswith(("manifest.json", "epoch-")) and not path.is_symlink() for path in paths)
 
 
 def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredStream]:

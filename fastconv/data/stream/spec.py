@@ -112,13 +112,10 @@ class StreamSpec:
 
     def stored_blocks(self, epoch: int, blocks: range) -> list[Block]:
         """What a shard with some blocks of an epoch must hold."""
+        rows = [min(self.block, self.samples - block * self.block) for block in blocks]
         return [
-            Block(
-                f"{epoch:04d}-{block:05d}",
-                (min(self.block, self.samples - block * self.block), *self.shape),
-                len(self.classes),
-            )
-            for block in blocks
+            Block(f"{epoch:04d}-{block:05d}", (count, *self.shape), len(self.classes))
+            for block, count in zip(blocks, rows, strict=True)
         ]
 
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:

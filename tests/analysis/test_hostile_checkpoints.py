@@ -1,0 +1,195 @@
+"""Checkpoints of somebody else: refused in one line, with no code run and no memory beyond the file's size."""
+
+import os
+import pickle
+import resource
+import shutil
+import zipfile
+
+import pytest
+import torch
+import yaml
+
+from fastconv.analysis.checkpoint import load_run
+from fastconv.system.errors import InputError
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ("touch harm",)
+
+
+def network(**values):
+    def change(checkpoint):
+        checkpoint["network"] = {**checkpoint["network"], **values}
+
+    return change
+
+
+def settings(**values):
+    """Claims of the checkpoint that the config beside it repeats."""
+
+    def change(checkpoint):
+        checkpoint["network"]["settings"] |= values
+
+    return change
+
+
+def expand(checkpoint):
+    """A tensor of 4 bytes that claims four terabytes."""
+    key = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][key] = torch.zeros(1).expand(2**40)
+
+
+def sparse(checkpoint):
+    checkpoint["state_dict"]["more"] = torch.sparse_coo_tensor(size=(2**40, 2**20))
+
+
+def without(key):
+    def change(checkpoint):
+        del checkpoint[key]
+
+    return change
+
+
+def weights_of_text(checkpoint):
+    checkpoint["state_dict"] = dict.fromkeys(checkpoint["state_dict"], "x")
+
+
+OTHER, DAMAGED = "of another network", "damaged or not fastconv's"
+CHANGES = {
+    "a network of a billion filters": (settings(width=10**9), "no readable config.yaml .*width=1000000000"),
+    "a wider network": (settings(width=1024), OTHER),
+    "a width of text": (settings(width="wide"), "no readable config.yaml"),
+    "a billion classes": (network(classes=range(10**9)), DAMAGED),
+    "many classes": (network(classes=["a"] * 100_001), DAMAGED),
+    "other classes": (network(classes=["a"] * 900), OTHER),
+    "one class": (network(classes=["a"]), DAMAGED),
+    "classes of numbers": (network(classes=list(range(10))), DAMAGED),
+    "images of a terapixel": (network(shape=(10**6, 10**6, 1)), DAMAGED),
+    "a million channels": (network(shape=(8, 8, 10**6)), DAMAGED),
+    "a shape of text": (network(shape="abc"), DAMAGED),
+    "means without end": (network(mean=[float("inf")]), DAMAGED),
+    "too many means": (network(mean=[0.5] * 3), DAMAGED),
+    "a network without weights": (without("state_dict"), DAMAGED),
+    "no network": (without("network"), DAMAGED),
+    "weights of text": (weights_of_text, DAMAGED),
+    "a tensor of terabytes": (expand, DAMAGED),
+    "a sparse tensor": (sparse, DAMAGED),
+    "another name": (network(model="../../resnet18"), OTHER),
+    "code": (network(settings={"_target_": "os.system"}), OTHER),
+}  # fmt: skip
+
+
+def with_code(path, checkpoint):
+    torch.save({**checkpoint, "network": Harm()}, path)
+
+
+def plain_pickle(path, checkpoint):
+    path.write_bytes(pickle.dumps(Harm()))
+
+
+def bomb(path, checkpoint):
+    """A file of 20 kB that unpacks to 20 MB, as one of 2 MB would to 2 GB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", pickle.dumps({}, 2))
+        file.writestr("archive/data/0", bytes(20 * 2**20))
+
+
+def array_of_gigabytes(path, checkpoint):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.")
+        file.writestr("archive/version", "3\n")
+
+
+def truncated(path, checkpoint):
+    torch.save(checkpoint, path)
+    path.write_bytes(path.read_bytes()[:-3000])
+
+
+def tensor(path, checkpoint):
+    torch.save(torch.zeros(3), path)
+
+
+FILES = {
+    "code": (with_code, "more than plain values"),
+    "a pickle": (plain_pickle, "not in torch's format"),
+    "a bomb": (bomb, "unpack to more than its size"),
+    "an array of gigabytes": (array_of_gigabytes, "bytearray"),
+    "cut off": (truncated, "not in torch's format"),
+    "a tensor": (tensor, "it holds a Tensor"),
+    "text": (lambda path, checkpoint: path.write_text("<script>"), "not in torch's format"),
+    "empty": (lambda path, checkpoint: path.touch(), "not in torch's format"),
+    "a pipe": (lambda path, checkpoint: os.mkfifo(path), "a named pipe"),
+    "a device": (lambda path, checkpoint: path.symlink_to("/dev/zero"), "a device"),
+    "a folder": (lambda path, checkpoint: path.mkdir(), "a folder"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def sent(davidnet_run, tmp_path, monkeypatch):
+    """The folder of a run and what its checkpoint holds; the working folder is an empty one."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(davidnet_run / "config.yaml", run)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    yield run, torch.load(davidnet_run / "last.ckpt", weights_only=True)
+    assert not list(here.iterdir()), "no code was run"
+
+
+@pytest.mark.filterwarnings("ignore:.*parse")  # of torch, about sparse tensors
+@pytest.mark.parametrize("name", CHANGES)
+def test_claims_that_cannot_be(sent, name):
+    run, checkpoint = sent
+    change, reason = CHANGES[name]
+    change(checkpoint)
+    torch.save(checkpoint, run / "last.ckpt")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    claimed = checkpoint.get("network", {}).get("settings", {})
+    config["model"] |= {key: value for key, value in claimed.items() if key in config["model"]}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=reason) as caught:
+        load_run(run)
+    assert "\n" not in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "kB"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_no_checkpoint(sent, name):
+    run, checkpoint = sent
+    make, reason = FILES[name]
+    make(run / "last.ckpt", checkpoint)
+    with pytest.raises(InputError, match=reason) as caught:
+        load_run(run)
+    assert "\n" not in str(caught.value)
+
+
+# Texts in config.yaml, and why they are refused. YAML has several ways to write one character.
+CONFIGS = {
+    "an interpolation": ('{"train": "http://host/${oc.env:SECRET}"}', "interpolations"),
+    "an interpolation in YAML's escapes": ('{"train": "http://host/\\x24\\x7boc.env:SECRET}"}', "interpolations"),
+    "an interpolation as a key": ('{"arguments": {"${oc.env:SECRET}": 1}}', "interpolations"),
+    "a folder elsewhere": ('{"name": "../../../../tmp/x", "source": "image_folder"}', "is no name"),
+    "an escape": ('{"name": "a\\e[2Jb", "source": "image_folder"}', "is no name"),
+    "an unknown source": ('{"source": "os.system"}', "is unknown"),
+    "an unknown set": ('{"name": "../digits"}', "is unknown"),
+    "a size without end": ('{"image_size": 1000000000}', "is not possible"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_that_are_no_plain_values(sent, name):
+    run, checkpoint = sent
+    content, reason = CONFIGS[name]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    lines = yaml.safe_dump({key: value for key, value in config.items() if key != "dataset"})
+    dataset = yaml.safe_dump(config["dataset"], default_flow_style=True, width=10_000).strip()
+    merged = dataset[:-1] + ", " + content[1:]  # of two equal keys, the last one counts
+    (run / "config.yaml").write_text(f"{lines}\ndataset: {merged}\n")
+    torch.save(checkpoint, run / "last.ckpt")
+    with pytest.raises(InputError, match=f"no readable config.yaml .*{reason}") as caught:
+        load_run(run)
+    assert "\n" not in str(caught.value)

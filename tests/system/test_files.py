@@ -1,0 +1,98 @@
+"""Files that somebody else may have left: only regular ones are read, and no link leads a write elsewhere."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from fastconv.system.errors import InputError
+from fastconv.system.files import locked, read_file, replacing, write_atomically
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def unix_socket(path: Path) -> None:
+    before = os.getcwd()
+    os.chdir(path.parent)  # the path of a socket must be short
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+    finally:
+        os.chdir(before)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def linked_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(pipe, "a named pipe"), (unix_socket, "a socket"), (endless, "a device"), (linked_pipe, "a named pipe"),
+     (Path.mkdir, "a folder")],
+)  # fmt: skip
+def test_only_regular_files_are_read(tmp_path, make, kind):
+    make(tmp_path / "x.jpg")
+    with pytest.raises(InputError, match=f"x.jpg is {kind}, not a regular file"):
+        read_file(tmp_path / "x.jpg")
+
+
+def test_a_file_is_read_whole_or_not_at_all(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("a")
+    assert read_file(tmp_path / "link", 5) == b"12345"
+    with pytest.raises(InputError, match="a has more than"):
+        read_file(tmp_path / "a", 4)
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(10 * 2**30)  # it takes no space on the disk
+    with pytest.raises(InputError, match="huge has more than 1 MiB"):
+        read_file(tmp_path / "huge", 2**20)
+
+
+def test_writing_follows_no_link_that_was_planted(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("results.json", f"results.json.{os.getpid()}.part", "part-results.json", ".results.json.part"):
+        (run / name).symlink_to(precious)
+    write_atomically(run / "results.json", b"new")
+    assert precious.read_text() == "mine"
+    assert (run / "results.json").read_text() == "new"
+    assert not (run / "results.json").is_symlink()
+
+
+def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path):
+    (tmp_path / "a").write_text("before")
+
+    def fail():
+        with replacing(tmp_path / "a") as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "before"
+
+
+def test_files_are_made_with_the_usual_permissions(tmp_path):
+    write_atomically(tmp_path / "a", b"")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_lock_follows_no_link_that_was_planted(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / ".locks").mkdir()
+    (tmp_path / ".locks" / "a").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="cannot write"), locked(tmp_path, "a"):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"
