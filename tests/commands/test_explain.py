@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.config.commands import Method
 from fastconv.config.overrides import compose
 from fastconv.data.loading import load
+from fastconv.models.weights import DIGEST, weights_digest
 from fastconv.runs.results import Results
 
 SWEEP = ("experiment=augmentation_effect", "model.width=4", "seed=0,1", "budget.seconds=null", "schedule.max_epochs=2")
@@ -162,7 +164,9 @@ def test_a_map_without_evidence_is_marked(runs, digits_root):
     path = runs / "0" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["state_dict"]["model.linear.weight"][:] = 0
+    checkpoint[DIGEST] = weights_digest(checkpoint["state_dict"])
     torch.save(checkpoint, path)
+    replace(Results.read(path.parent), weights_digest=checkpoint[DIGEST]).write(path.parent)
     ended = explain(runs, digits_root, "run=0", *QUICK, "method=[grad_cam]")
     assert ended.code == 0, ended.err
     assert "not better than random heatmaps: Grad-CAM" in ended.out

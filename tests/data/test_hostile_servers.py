@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from harness import noise, spec_of
 
-from fastconv.data import download, url_file
+from fastconv.data import download
 from fastconv.data.sources import tar_files as tars
 from fastconv.data.sources.tar_files import tar_files
 from fastconv.data.stream import remote
