@@ -27,6 +27,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
     gc.freeze()  # half a million objects of the libraries, which the collector would walk again and again
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture

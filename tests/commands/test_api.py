@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 import fastconv
 from fastconv.system.errors import InputError
 
-SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=false", "schedule.max_epochs=10")
+SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=false", "schedule.max_epochs=6")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_named_set_is_learned_and_found_again(here):
         ("digits", ("batch_siz=3",), "did you mean batch_size"),
         ((np.zeros((5, 8, 8)), range(5)), (), "give uint8"),
         ((np.zeros((5, 8, 8), np.uint8), range(4)), (), "as many labels as images"),
-        ((np.zeros((5, 8, 8), np.uint8), [0] * 5), (), "labels of 1 classes"),
+        ((np.zeros((5, 8, 8), np.uint8), [0] * 5), (), "has a single label"),
         ("digits", ("dry_run=true",), "leave out dry_run"),
     ],
 )

@@ -26,6 +26,8 @@ from fastconv.runs.results import Results
 
 SWEEP = ("experiment=augmentation_effect", "model.width=4", "seed=0,1", "budget.seconds=null", "schedule.max_epochs=2")
 
+METHODS = ("method=[grad_cam,integrated_gradients,occlusion]",)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, digits_root) -> Path:
@@ -58,7 +60,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def report(folder, digits_root) -> Path:
     """The report of two pairs of runs."""
     sides = "run=[outputs/sweep/0,outputs/sweep/2]", "against=[outputs/sweep/1,outputs/sweep/3]"
-    ended = explain(folder, digits_root, *sides, *QUICK, "folder=report")
+    ended = explain(folder, digits_root, *sides, *QUICK, *METHODS, "folder=report")
     assert ended.code == 0, ended.err
     assert ended.out.strip().endswith("report/explain.html")
     return folder / "report"

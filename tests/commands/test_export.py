@@ -14,7 +14,7 @@ RESNET = ("dataset=digits", "model=resnet18", "model.width=4", "batch_size=64", 
           "budget.seconds=null", "schedule.max_epochs=0.5", "stream=online", "validate.on=none")  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["airbench", "davidnet", "resnet18"])
+@pytest.fixture(scope="module", params=["airbench", "davidnet", pytest.param("resnet18", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory, digits_root):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "resnet18":

@@ -354,6 +354,7 @@ def run_at_once(folder, data, barrier):
     )
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_a_stream_and_nothing_else(tmp_path, digits_root):
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)

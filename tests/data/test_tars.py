@@ -160,7 +160,9 @@ def test_a_broken_tar_is_not_the_end_of_its_images(tmp_path, harm):
     else:
         del content[at + 200 :]
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"cannot read .*own.tar: .*(broken after|unexpected end)"):
+    with pytest.raises(
+        InputError, match=r"cannot read .*own.tar, which must be a tar: .*(broken after|unexpected end)"
+    ):
         found(path)
 
 
