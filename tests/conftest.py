@@ -12,8 +12,10 @@ import torch
 from filelock import FileLock
 from harness import OFFICIAL_DATA, OFFICIAL_FOLDERS, SMALL, Ended, SimulatedTime, noise, only_run, run_command, spec_of
 
+from fastconv.data import download
 from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
+from fastconv.data.stream import remote
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.stream.writer import write_stream
@@ -117,6 +119,13 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return folder
 
     return root
+
+
+@pytest.fixture
+def patient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses between tries, and all the time that a shard needs, however busy the machine."""
+    monkeypatch.setattr(download, "PAUSES", (0.001, 0.001, 0.001, 0.001))
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 60)
 
 
 @pytest.fixture(params=[1, 3], ids=["grey", "colour"])

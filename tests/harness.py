@@ -10,8 +10,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 
@@ -260,6 +263,28 @@ def require_told_or_whole(ended, outputs):
     assert Results.read(run).weights_digest == weights_digest(weights(run))
     with (run / "metrics.csv").open() as file:
         assert int(list(csv.DictReader(file))[-1]["step"]) == Results.read(run).steps
+
+
+class QuietFolder(SimpleHTTPRequestHandler):
+    """Serves a folder, `functools.partial(QuietFolder, directory=...)`, and prints nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def served(handler: Callable[..., BaseHTTPRequestHandler], **attributes: object) -> Iterator[ThreadingHTTPServer]:
+    """A server on this machine that answers in threads while the block runs; its `url`, and further attributes."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        vars(server).update(attributes)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def write_snippets(folder: Path) -> list[Path]:

@@ -4,14 +4,12 @@ import functools
 import re
 import shlex
 import shutil
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from harness import PAGES, QUICK, SHORT, run_command, write_snippets
+from harness import PAGES, QUICK, SHORT, QuietFolder, run_command, served, write_snippets
 from PIL import Image
 from webdataset import TarWriter
 
@@ -93,14 +91,8 @@ def reader(folder, tmp_path) -> Path:
 def server(reader):
     """Serves that folder and its streams; its address."""
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=reader))
-    threading.Thread(target=server.serve_forever, args=(0.02,)).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(functools.partial(QuietFolder, directory=reader)) as server:
+        yield server.url
 
 
 def shortened(name: str, arguments: list[str]) -> list[str]:

@@ -26,8 +26,8 @@ def images_of(run: TrainedRun, data: Path) -> tuple[Splits, list[str]]:
     found = own_images(run.config.dataset, data, run.folder, run.config.own_folders())
     splits, lines = found.splits, [found.changes.sentence()]
     run.require_same_data(splits.test)
-    has_record = is_builtin(run.config.dataset) or SplitRecord.read(run.folder) is not None
-    if not has_record and not same_pixels(mean_and_std(splits.train.images), (run.mean, run.std)):
+    may_differ = not found.has_record and not is_builtin(run.config.dataset)
+    if may_differ and not same_pixels(mean_and_std(splits.train.images), (run.mean, run.std)):
         lines.append(
             "The training images are not those of this run, which kept no list of them: it may have been trained on"
             " some of these test images. Train anew for a true accuracy."

@@ -39,8 +39,8 @@ class ArraysWriter:
         labels: np.ndarray,
         rows: np.ndarray | None = None,
         hashes: NDArray[np.uint64] | None = None,
-    ) -> NDArray[np.uint64]:
-        """Write a split, `train` or `test`, and the hash of each of its images; return these hashes.
+    ) -> None:
+        """Write a split, `train` or `test`, and the hash of each of its images.
 
         Args:
             images: uint8 [N, H, W, C]; may be a memory map, of which only a block is in memory at a time.
@@ -65,7 +65,6 @@ class ArraysWriter:
             np.save(self.aside / f"{split}-labels.npy", labels)
             np.save(self.aside / f"{split}-hashes.npy", hashes)
         self._digests[split] = digest.hexdigest()
-        return hashes
 
     def finish(self, classes: Sequence[str], note: str = "", levels: Levels | None = None) -> None:
         """Write what makes the arrays complete: the names of the classes, a note about images left out, and how values

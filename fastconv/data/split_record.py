@@ -137,6 +137,8 @@ class OwnImages:
 
     splits: Splits
     changes: Changes = Changes()
+    has_record: bool = True
+    """Whether the run kept which images it has; a run of an earlier version did not."""
 
 
 def own_images(dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = ()) -> OwnImages:
@@ -155,7 +157,7 @@ def own_images(dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = 
     """
     record = SplitRecord.read(run)
     if record is None:
-        return OwnImages(open_splits(dataset, root, own, by_content=False))
+        return OwnImages(open_splits(dataset, root, own, by_content=False), has_record=False)
     parts = load(dataset, root, own)
     splits = hold_out(dataset, *parts)
     if _is_unchanged(record, splits):

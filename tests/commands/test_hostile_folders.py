@@ -3,12 +3,12 @@
 import http.server
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from harness import served
 from PIL import Image
 
 from fastconv.config.trust import require_ours
@@ -31,10 +31,8 @@ def server():
         def log_message(self, *_):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.server_port}", asked
-        listening.shutdown()
+    with served(Handler) as listening:
+        yield listening.url, asked
 
 
 @pytest.fixture

@@ -3,21 +3,14 @@
 import functools
 import io
 import tarfile
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import yaml
-from harness import SMALL, only_run, stop_at
+from harness import SMALL, QuietFolder, only_run, served, stop_at
 from PIL import Image
 
 SECRETS = ("pa55word", "5ignature", "t0ken-of-a-variable")
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
@@ -32,13 +25,8 @@ def url(tmp_path):
                 info = tarfile.TarInfo(f"{at:04}.{end}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    handler = functools.partial(Quiet, directory=tmp_path)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with served(functools.partial(QuietFolder, directory=tmp_path)) as server:
         yield f"http://ann:pa55word@127.0.0.1:{server.server_port}/t.tar?X-Amz-Signature=5ignature"
-        server.shutdown()
-        thread.join()
 
 
 def leaks(folder, *texts):

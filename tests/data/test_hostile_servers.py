@@ -10,11 +10,11 @@ import json
 import tarfile
 import threading
 import warnings
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
-from harness import noise, spec_of
+from harness import noise, served, spec_of
 
 from fastconv.data import download
 from fastconv.data.sources import tar_files as tars
@@ -67,22 +67,12 @@ def endless(handler, part=b" " * 2**16, **headers):
 
 @pytest.fixture
 def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        server.asked, server.answers, server.sent, server.ended = [], {}, 0, threading.Event()
-        server.daemon_threads = True
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with served(Answers, asked=[], answers={}, sent=0, ended=threading.Event(), daemon_threads=True) as server:
         yield server
         server.ended.set()
-        server.shutdown()
-        thread.join()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(download, "PAUSES", (0.001, 0.001, 0.001, 0.001))
-    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 60)
+pytestmark = pytest.mark.usefixtures("patient_downloads")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import OFFICIAL_DATA, OFFICIAL_FOLDERS
+from harness import OFFICIAL_FOLDERS
 from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
@@ -330,11 +330,10 @@ def test_many_classes_need_no_setting(tmp_path, command):
 
 
 @pytest.mark.slow
-def test_cifar10_is_the_same_stream_from_everywhere(tmp_path):
+def test_cifar10_is_the_same_stream_from_everywhere(official, tmp_path):
     """All 60,000 images as a folder of pngs, as tars and through torchvision: the same stream, by its sha256."""
-    if not (OFFICIAL_DATA / OFFICIAL_FOLDERS["cifar10"]).is_dir():
-        pytest.skip("CIFAR-10 is not here")
-    splits = dict(zip(("train", "test"), load("cifar10", OFFICIAL_DATA), strict=True))
+    root = official("cifar10")
+    splits = dict(zip(("train", "test"), load("cifar10", root), strict=True))
     classes = splits["train"].classes
     for part, split in splits.items():
         with tarfile.open(tmp_path / f"{part}.tar", "w") as tar:
@@ -353,7 +352,7 @@ def test_cifar10_is_the_same_stream_from_everywhere(tmp_path):
     streams, tests = set(), set()
     for at, settings in enumerate(given):
         (tmp_path / f"data{at}").mkdir()
-        os.symlink(OFFICIAL_DATA / OFFICIAL_FOLDERS["cifar10"], tmp_path / f"data{at}" / OFFICIAL_FOLDERS["cifar10"])
+        os.symlink(root / OFFICIAL_FOLDERS["cifar10"], tmp_path / f"data{at}" / OFFICIAL_FOLDERS["cifar10"])
         config = OmegaConf.to_object(compose("train", [*settings, "dataset.name=CIFAR10", "augment=standard"]))
         train, test = load(config.dataset, tmp_path / f"data{at}")
         assert (len(train), len(test)) == (50_000, 10_000)

@@ -5,18 +5,16 @@ import json
 import re
 import shutil
 import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
-from harness import SHORT, noise, only_run, run_command, same_weights, sha256s, spec_of
+from harness import SHORT, QuietFolder, noise, only_run, run_command, same_weights, served, sha256s, spec_of
 
 from fastconv.data import download
 from fastconv.data.stream import cache as storage
-from fastconv.data.stream import remote
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.writer import write_stream
@@ -25,10 +23,10 @@ from fastconv.system.errors import InputError, StreamError
 PAUSES = download.PAUSES
 
 
-class Handler(SimpleHTTPRequestHandler):
+class Handler(QuietFolder):
     """Serves a folder; each fault that the server holds for the end of a path spoils one answer."""
 
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802 - the name that the class looks for
         self.server.asked.append(self.path)
         faults = next((them for end, them in self.server.faults.items() if self.path.endswith(end)), [])
         fault = faults.pop(0) if faults else None
@@ -44,30 +42,16 @@ class Handler(SimpleHTTPRequestHandler):
         self.wfile.write(bytes(len(content)) if fault == "wrong" else content[:-1000])
         self.close_connection = True
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def server(tmp_path):
     """Serves the folder `uploaded`; `asked` are the paths of all requests."""
     (tmp_path / "uploaded").mkdir(exist_ok=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path / "uploaded"))
-    server.asked, server.faults = [], {}
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(functools.partial(Handler, directory=tmp_path / "uploaded"), asked=[], faults={}) as server:
+        yield server
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """No pauses between tries, and all the time that a shard needs, however busy the machine."""
-    monkeypatch.setattr(download, "PAUSES", (0.001, 0.001, 0.001, 0.001))
-    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 60)
+pytestmark = pytest.mark.usefixtures("patient_downloads")
 
 
 @pytest.fixture

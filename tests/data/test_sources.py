@@ -3,15 +3,13 @@
 import functools
 import gzip
 import hashlib
-import http.server
 import pickle
 import socket
 import struct
-import threading
 
 import numpy as np
 import pytest
-from harness import noise
+from harness import QuietFolder, noise, served
 from sklearn.datasets import load_digits
 
 from fastconv.data.dataset import mean_and_std
@@ -207,12 +205,9 @@ def test_missing_files_are_downloaded(small_mnist, tmp_path_factory, monkeypatch
         packed.write_bytes(gzip.compress(file.read_bytes()))
         resources.append((packed.name, hashlib.md5(packed.read_bytes()).hexdigest()))
     monkeypatch.setattr(MNIST, "resources", resources)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    with served(functools.partial(QuietFolder, directory=site)) as server:
+        monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}/"])
         train, _ = load("mnist", root)
-        server.shutdown()
     assert len(train) == 40
     assert sorted(path.name for path in root.iterdir()) == ["MNIST", "arrays"]
 

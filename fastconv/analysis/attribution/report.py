@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
 
     Returns lines to print: the findings, and the path of the page. Raises InputError if it cannot be written.
     """
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    aside = folder.with_name(f"{folder.name}.{secrets.token_hex(6)}.part")
     try:
         aside.mkdir(parents=True)
         figures = draw(explanation, config.target, aside)

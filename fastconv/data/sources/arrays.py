@@ -1,17 +1,16 @@
 """A user's own images as numpy arrays in a .npz file."""
 
 import hashlib
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastconv.data.sources.array_keys import find_keys
 from fastconv.data.sources.array_values import as_images, as_labels, require_images, shape_of
 from fastconv.data.sources.base import Found, Source, source
-from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.decode import LazySamples, Sample
 from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, numbers_of
 from fastconv.data.sources.npz import open_npz
 from fastconv.system.errors import InputError
@@ -65,7 +64,7 @@ def arrays(dataset: "Dataset", data: Path) -> Source:
     return Source([classes, digest, *told], find, (*notes, *class_notes(classes)))
 
 
-class ArraySamples(Sequence[Sample]):
+class ArraySamples(LazySamples):
     """Images of an array as samples.
 
     Args:
@@ -81,15 +80,8 @@ class ArraySamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._labels)
 
-    @overload
-    def __getitem__(self, at: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Sample]: ...
-
-    def __getitem__(self, at: int | slice) -> Sample | list[Sample]:
-        if isinstance(at, slice):
-            return [self[each] for each in range(*at.indices(len(self)))]
+    def sample(self, at: int) -> Sample:
+        """The sample at a place, counted from 0."""
         row = self._rows[at]
         return Sample(f"{self._before}image {row}", self._labels[at], partial(self._read, row))
 

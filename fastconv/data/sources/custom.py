@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # The file, beside the arrays, of the images' names and sizes and of what could not be read.
 ABOUT = "images.json"
+# Decoded images, their hashes uint64 [N], and the rows of them that a split has, in its order.
+Split = tuple[Decoded, NDArray[np.uint64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -109,28 +111,9 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
     hashes = [content_hashes(each.images) for each in decoded]
     if count > 1 and len(np.unique(np.concatenate(hashes))) == 1:
         raise InputError(f"all images of {dataset.name} are the same, pixel by pixel: there is nothing to learn")
-    splits = [
-        (each, content, canonical_order(each.images, each.labels))
-        for each, content in zip(decoded, hashes, strict=True)
-    ]
-    if found.test is None:
-        ((each, content, order),) = splits
-        whole = ImageData(dataset.name, each.images, each.labels[order], found.classes, "")
-        share, seed = dataset.test_share, dataset.split_seed
-        halves = (
-            content_split(content[order], whole.labels, share, seed, "test")
-            if by_content
-            else stratified_split(whole, share, seed)
-        )
-        splits = [(each, content, order[rows]) for rows in halves]
+    splits = _splits(dataset, found.classes, decoded, hashes, by_content)
     for (split, _, rows), part in zip(splits, ("train on", "test with"), strict=True):
-        if len(rows) and not 0 <= split.labels[rows].min() <= split.labels[rows].max() < len(found.classes):
-            raise InputError(f"{dataset.name} has labels outside of [0, {len(found.classes)}): number its classes so")
-        counts = np.bincount(split.labels[rows], minlength=len(found.classes))
-        if not counts.all() and (part == "train on" or not len(rows)):
-            absent = [found.classes[label] for label in np.flatnonzero(counts == 0).tolist()]
-            which = f"class {absent[0]}" if len(absent) == 1 else f"{len(absent)} classes ({', '.join(absent[:5])})"
-            raise InputError(f"{dataset.name} has no image of {which} to {part}: add some, or remove the class")
+        _require_classes(dataset.name, found.classes, split.labels[rows], part)
     names = {}
     for (split, content, rows), part in zip(splits, ("train", "test"), strict=True):
         writer.write(part, split.images, split.labels, rows, content[rows])
@@ -143,6 +126,41 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         (writer.aside / ABOUT).write_text(as_json(about))
     told = [*([f"left out: {note}"] if note else ()), *notes]
     writer.finish(found.classes, "; ".join(told), levels if ranges else None)
+
+
+def _splits(
+    dataset: "Dataset",
+    classes: tuple[str, ...],
+    decoded: list[Decoded],
+    hashes: list[NDArray[np.uint64]],
+    by_content: bool,
+) -> list[Split]:
+    """The training and the test split. Images that come without a test split are divided."""
+    splits = [
+        (each, content, canonical_order(each.images, each.labels))
+        for each, content in zip(decoded, hashes, strict=True)
+    ]
+    if len(splits) == 2:
+        return splits
+    ((each, content, order),) = splits
+    whole = ImageData(dataset.name, each.images, each.labels[order], classes, "")
+    share, seed = dataset.test_share, dataset.split_seed
+    if by_content:
+        halves = content_split(content[order], whole.labels, share, seed, "test")
+    else:
+        halves = stratified_split(whole, share, seed)
+    return [(each, content, order[rows]) for rows in halves]
+
+
+def _require_classes(name: str, classes: tuple[str, ...], labels: NDArray[np.int64], part: str) -> None:
+    """Raise InputError for labels of no class, and for classes without an image to train on, or without any."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise InputError(f"{name} has labels outside of [0, {len(classes)}): number its classes so")
+    counts = np.bincount(labels, minlength=len(classes))
+    if not counts.all() and (part == "train on" or not len(labels)):
+        absent = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
+        which = f"class {absent[0]}" if len(absent) == 1 else f"{len(absent)} classes ({', '.join(absent[:5])})"
+        raise InputError(f"{name} has no image of {which} to {part}: add some, or remove the class")
 
 
 def read(name: str, folder: Path) -> Opened | None:

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,25 @@ class Sample:
     name: str
     label: int
     read: Callable[[], bytes | Image.Image | np.ndarray]
+
+
+class LazySamples(Sequence[Sample], ABC):
+    """Samples that are made when they are asked for, since a million of them would fill the memory."""
+
+    @abstractmethod
+    def sample(self, at: int) -> Sample:
+        """The sample at a place, counted from 0."""
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Sample]: ...
+
+    def __getitem__(self, at: int | slice) -> Sample | list[Sample]:
+        if isinstance(at, slice):
+            return [self.sample(each) for each in range(*at.indices(len(self)))]
+        return self.sample(range(len(self))[at])
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
-from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.decode import LazySamples, Sample
 from fastconv.system.files import unwritable
 
 
@@ -55,7 +54,7 @@ class Spool:
         return np.memmap(self._file, dtype, "r", shape=shape)
 
 
-class SpooledSamples(Sequence[Sample]):
+class SpooledSamples(LazySamples):
     """Samples whose content lies in a spool. `labels` are as the source has them; `numbers` gives the class of each,
     and is to be filled before the samples are used.
 
@@ -79,14 +78,7 @@ class SpooledSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._names)
 
-    @overload
-    def __getitem__(self, at: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Sample]: ...
-
-    def __getitem__(self, at: int | slice) -> Sample | list[Sample]:
-        if isinstance(at, slice):
-            return [self[each] for each in range(*at.indices(len(self)))]
+    def sample(self, at: int) -> Sample:
+        """The sample at a place, counted from 0."""
         read = partial(self._spool.read, self._starts[at], self._sizes[at])
         return Sample(self._names[at], self._numbers[self.labels[at]], read)

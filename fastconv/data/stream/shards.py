@@ -6,7 +6,6 @@ arrays give the same bytes: tar times, owners and modes are fixed.
 
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.system.errors import StreamError
-from fastconv.system.files import unwritable
+from fastconv.system.files import replacing
 
 # Bytes that a .npy file of ours may have beside its values: its header, which numpy fills up to a multiple of 64.
 NPY_HEADER = range(64, 513)
@@ -66,33 +65,25 @@ def write_shard(path: Path, blocks: Iterable[tuple[str, np.ndarray, np.ndarray]]
 
     Raises InputError, and leaves no file behind, if it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     digest = hashlib.sha256()
     samples = size = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
 
-            def put(data: bytes) -> None:
-                nonlocal size
-                file.write(data)
-                digest.update(data)
-                size += len(data)
+        def put(data: bytes) -> None:
+            nonlocal size
+            file.write(data)
+            digest.update(data)
+            size += len(data)
 
-            for key, images, labels in blocks:
-                for suffix, array in (("x.npy", images), ("y.npy", labels)):
-                    payload = npy_bytes(array)
-                    # tarfile's own writer copies in 10 KB pieces; writing header and payload directly is twice as fast.
-                    put(tar_header(f"{key}.{suffix}", len(payload)))
-                    put(payload)
-                    put(bytes(-len(payload) % tarfile.BLOCKSIZE))
-                samples += len(labels)
-            put(bytes(2 * tarfile.BLOCKSIZE))
-        partial.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        for key, images, labels in blocks:
+            for suffix, array in (("x.npy", images), ("y.npy", labels)):
+                payload = npy_bytes(array)
+                # tarfile's own writer copies in 10 KB pieces; writing header and payload directly is twice as fast.
+                put(tar_header(f"{key}.{suffix}", len(payload)))
+                put(payload)
+                put(bytes(-len(payload) % tarfile.BLOCKSIZE))
+            samples += len(labels)
+        put(bytes(2 * tarfile.BLOCKSIZE))
     return ShardEntry(samples, size, digest.hexdigest())
 
 
