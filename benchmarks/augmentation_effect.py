@@ -3,7 +3,8 @@
 python benchmarks/augmentation_effect.py [folder for the runs]
 
 Three seeds with and without augmentation, 150 s each: about an hour on two cores, with the reports. Finished runs are
-kept in the folder, and a stopped one goes on. Keeps the reports in benchmarks/results/augmentation_effect.
+kept in the folder, and a stopped one goes on. The figures, the tables and the results go to
+benchmarks/results/augmentation_effect; the pages, of more than 1 MB each, stay with the runs.
 
 DavidNet has a quarter of its width here (an eighteenth of the parameters), so that two cores without bf16 get through
 more than an epoch in the time.
@@ -17,7 +18,7 @@ from pathlib import Path
 from measurements import RESULTS
 
 DATASETS = ("fashion_mnist", "cifar10", "mnist")
-KEPT = ("explain.html", "effect.png", "measures.png", "measures.csv", "images.csv")
+KEPT = ("effect.png", "measures.png", "measures.csv", "images.csv")
 SETTINGS = ("model.width=16",)
 
 
