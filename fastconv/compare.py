@@ -60,10 +60,10 @@ def main(config: Compare) -> None:
     rows = rows if config.sort is None else sort_rows(rows, config.sort)
     write_rows(rows, config.format, [entry for group in groups for entry in group.problems])
     if config.page is not None:
-        from fastconv.analysis.comparison.report import write_comparison
+        from fastconv.analysis.comparison.report import number_of_runs, write_comparison
 
         write_comparison(groups, measure, Path(config.page))
-        print(f"{config.page} shows {len(entries)} runs", file=sys.stderr)
+        print(f"{config.page} shows {number_of_runs(len(entries))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

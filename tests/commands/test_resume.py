@@ -93,16 +93,16 @@ def test_a_run_that_was_stopped_twice(command, tmp_path, monkeypatch, undisturbe
 
 
 def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch, simulated_time):
-    run = (*RUN, "budget.seconds=4", "schedule.max_epochs=null")
+    run = (*RUN, "budget.seconds=2", "schedule.max_epochs=null")
     for call in (20, 30):
         with monkeypatch.context() as patch:
             stop_at(patch, "training_step", call)
             assert command("train", *run, "resume=auto").code == 143
     before = Results.read(only_run(tmp_path)).seconds_counted
-    assert 0 < before < 4
+    assert 0 < before < 2
     assert command("train", *run, "resume=auto").code == 0
     found = Results.read(only_run(tmp_path))
-    assert before < found.seconds_counted <= 4
+    assert before < found.seconds_counted <= 2
     assert (found.stop_reason, found.resumed) == ("budget", 2)
     assert found.final_lr <= 0.01
 

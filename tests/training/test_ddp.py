@@ -10,7 +10,7 @@ def test_two_ranks_train_one_run(tmp_path, digits_root, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     overrides = ["dataset=digits", "trainer=ddp", "trainer.accelerator=cpu", "model.width=4", "micro_batch_size=32",
                  "figures=false"]  # fmt: skip
-    command = [sys.executable, "-m", "fastconv.train", *overrides, "budget.seconds=4", "schedule.max_epochs=null"]
+    command = [sys.executable, "-m", "fastconv.train", *overrides, "budget.seconds=2", "schedule.max_epochs=null"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
     assert ended.returncode == 0, ended.stderr
     (path,) = (tmp_path / "outputs").rglob("results.json")

@@ -23,6 +23,11 @@ from fastconv.runs.collection import as_text
 SHARED = ("dataset", "model", "experiment")
 
 
+def number_of_runs(count: int) -> str:
+    """A number of runs, in words for a title."""
+    return "1 run" if count == 1 else f"{count:,} runs"
+
+
 def write_comparison(groups: list[Group], measure: str, path: Path) -> None:
     """Write the page of some groups of runs to a file. Raises InputError if it cannot be written."""
     entries = [entry for group in groups for entry in group.entries]
@@ -31,7 +36,7 @@ def write_comparison(groups: list[Group], measure: str, path: Path) -> None:
         write_page(
             path,
             "comparison.html",
-            title=f"{len(entries)} runs of {', '.join(datasets)}",
+            title=f"{number_of_runs(len(entries))} of {', '.join(datasets)}",
             findings=findings(groups, measure),
             groups=table(group_rows(groups, measure)),
             datasets={
