@@ -293,7 +293,7 @@ def test_a_search_in_which_all_fail_shows_no_traceback(command, monkeypatch):
         raise InputError("out of paper")
 
     monkeypatch.setattr(runs, "plan_run", fail)
-    ended = command(*SEARCH, "hydra.sweeper.n_trials=1")
+    ended = command(*SEARCH, "hydra.sweeper.n_trials=2")
     assert ended.code == 1
     assert "Traceback" not in ended.err
     assert [line for line in ended.err.splitlines() if line.startswith("fastconv")] == [
