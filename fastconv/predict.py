@@ -1,11 +1,12 @@
 """python -m fastconv.predict run=FOLDER images=FILES [key=value ...]
 
-Classify images with a trained network: files, folders (including subfolders) or tars. Writes a row for each image, as
-csv or as one JSON object per line. Images are processed one batch at a time, so memory does not grow with their number.
+Classify images with a trained network: files, folders (including subfolders) or tars, or patterns such as
+'photos/*.jpg' and 'photos/**/*.jpg'. Writes a row for each image, as csv or as one JSON object per line. Images are
+processed one batch at a time, so memory does not grow with their number.
 
   python -m fastconv.predict run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3 images=photos
   python -m fastconv.predict run=outputs/a images=[cat.png,more.tar] out=predictions.jsonl top=5
-  python -m fastconv.predict run=outputs/a images=photos out=-
+  python -m fastconv.predict run=outputs/a 'images=photos/*.jpg' out=-
 """
 
 import sys
@@ -15,6 +16,7 @@ from fastconv.config.cli import command
 from fastconv.config.commands import Predict, as_list
 from fastconv.config.prerequisites import require_writable
 from fastconv.system.errors import InputError
+from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
 
 
@@ -23,9 +25,11 @@ def check(config: Predict) -> None:
     if not as_list(config.images):
         raise InputError("images has no value: give files, folders or tars, as images=[a.png,photos,more.tar]")
     check_settings(config)
-    for path in as_list(config.images):
-        if "://" not in str(path) and not Path(str(path)).exists():
-            raise InputError(f"images={path} is not there: give files, folders or tars")
+    from fastconv.data.sources.patterns import matching
+
+    for path in map(str, as_list(config.images)):
+        if "://" not in path:
+            matching(path, "images")
     if config.out != "-":
         if not config.out.endswith((".csv", ".jsonl")):
             raise InputError(f"out={config.out} is not possible: give a file that ends in .csv or .jsonl, or -")
@@ -41,12 +45,11 @@ def main(config: Predict) -> None:
 
     images = [str(path) for path in as_list(config.images)]
     predictor = load(config.run, config.accelerator, config.trust)
-    total, failed = write_predictions(predictor, images, config.out, config.top, config.tta)
-    if not total:
-        raise InputError(f"images={config.images} has no images")
+    written = write_predictions(predictor, images, config.out, config.top, config.tta)
     where = "" if config.out == "-" else f" in {config.out}"
-    missing = f"; {failed:,} could not be read, and have the reason instead of a class" if failed else ""
-    print(f"{total:,} images{where}{missing}", file=sys.stderr if config.out == "-" else sys.stdout)
+    missing = f"; {written.failed:,} could not be read, and have the reason instead of a class"
+    lines = [*written.notes, f"{written.images:,} images{where}{missing if written.failed else ''}"]
+    print("\n".join(map(printable, lines)), file=sys.stderr if config.out == "-" else sys.stdout)
 
 
 if __name__ == "__main__":

@@ -13,29 +13,43 @@ from typing import IO, TypeVar
 
 import numpy as np
 
+from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.analysis.predictor import Predictor
 from fastconv.analysis.scoring import BATCH_SIZE
+from fastconv.config.schema import DATA_FOLDERS, Config
 from fastconv.data.download import read_url
 from fastconv.data.sources.decode import reason_of
 from fastconv.data.sources.folders import image_files
 from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.patterns import matching
 from fastconv.data.sources.pixels import to_array
 from fastconv.data.sources.tar_files import MOST_FILE_BYTES
+from fastconv.data.sources.walk import PassedOver, is_tar
 from fastconv.data.sources.webdataset import tar_images
+from fastconv.system.errors import InputError
 from fastconv.system.files import read_file, replacing
 from fastconv.system.json_text import as_json
-from fastconv.system.names import csv_cell, valid_unicode
+from fastconv.system.names import csv_cell, printable, valid_unicode
 from fastconv.system.urls import redacted
 
 # Images that a thread decodes at once.
 SLICE = 50
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 T = TypeVar("T")
 Ranking = list[tuple[str, float]]
 """The most probable classes of an image with their probabilities."""
 Writer = Callable[[str, Ranking, str | None], None]
 """Writes a row: the image's name, its classes, and why it could not be read or None."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The number of images that have a row, and of those that could not be read; and sentences, without a full stop,
+    about what was passed over."""
+
+    images: int
+    failed: int
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -49,33 +63,40 @@ class Batch:
 
 def write_predictions(
     predictor: Predictor, images: Sequence[str], out: str, top: int = 1, tta: bool = False
-) -> tuple[int, int]:
+) -> Written:
     """Predict images and write a row for each as they come, so that memory does not grow with their number.
 
     Args:
         predictor: the trained network.
-        images: paths of files, folders or tars.
+        images: paths of files, folders or tars, patterns of such, or URLs.
         out: a file that ends in .csv or .jsonl, or - for standard output, as JSON lines.
         top: most probable classes to write for each image.
         tta: score each image in the views that the run was tested with.
 
-    Returns the number of images, and of those that could not be read. Raises InputError for a tar that is not one.
+    Raises InputError for a tar that is not one, and if there is no image.
     """
     total = failed = 0
+    passed = PassedOver(output=Path(out).absolute())
     with _open(out) as file:
         write = _csv_writer(file, top) if out.endswith(".csv") else _json_writer(file)
-        for batch in decoded_batches(predictor, images):
+        for batch in decoded_batches(predictor, images, passed):
             rankings = iter(predictor.predict(batch.images, tta).top(top) if batch.images is not None else ())
             for name, error in zip(batch.names, batch.errors, strict=True):
                 write(name, next(rankings) if error is None else [], error)
                 failed += error is not None
             total += len(batch.names)
-    return total, failed
+        if not total:
+            line = "; ".join([f"images={' and '.join(images)} has no images", *passed.lines()])
+            raise InputError(printable(line))
+    return Written(total, failed, passed.lines())
 
 
-def decoded_batches(predictor: Predictor, images: Sequence[str]) -> Iterator[Batch]:
-    """Yield the images in batches, decoded by threads in the colours and the size that the network takes."""
+def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedOver) -> Iterator[Batch]:
+    """Yield the images in batches, decoded by threads in the colours and the size that the network takes.
 
+    `passed` notes what is passed over.
+    """
+    skip = frozenset(map(os.path.realpath, _own_folders(predictor.run)))
     target = predictor.shape[0], predictor.shape[2] == 1, predictor.run.levels
 
     def decode(content: bytes | Path) -> np.ndarray | str:
@@ -96,7 +117,7 @@ def decoded_batches(predictor: Predictor, images: Sequence[str]) -> Iterator[Bat
             errors = [each if isinstance(each, str) else None for each in decoded]
             return Batch([name for name, _ in chunk], np.stack(arrays) if arrays else None, errors)
 
-        chunks = _batched(_files(images), BATCH_SIZE)
+        chunks = _batched(_files(images, skip, passed), BATCH_SIZE)
         if predictor.on_cpu:  # a network whose threads wait for one that decodes loses more than all of them decoding
             yield from map(work, chunks)
             return
@@ -111,6 +132,12 @@ def decoded_batches(predictor: Predictor, images: Sequence[str]) -> Iterator[Bat
             yield waiting.result()
 
 
+def _own_folders(run: TrainedRun) -> Iterator[Path]:
+    """Yield the folders that fastconv writes to: those of the run, and the usual ones of a run that came here."""
+    data = Path(os.environ.get("FASTCONV_DATA", Config.data))
+    yield from (run.folder, *run.config.own_folders(), Path(Config.outputs), *(data / name for name in DATA_FOLDERS))
+
+
 def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
     """Yield tuples of `size` items, the last one of what is left."""
     iterator = iter(items)
@@ -118,18 +145,20 @@ def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
         yield batch
 
 
-def _files(images: Sequence[str]) -> Iterator[tuple[str, bytes | Path]]:
+def _files(images: Sequence[str], skip: frozenset[str], passed: PassedOver) -> Iterator[tuple[str, bytes | Path]]:
     """Yield (name, file) of each image, or (name, content) of those in tars."""
-    for text in images:
-        path = Path(text)
-        if text.lower().partition("?")[0].endswith(TARS):
-            yield from tar_images(text)
-        elif "://" in text:
-            yield redacted(text), read_url(text, "images", MOST_FILE_BYTES)
-        elif path.is_dir():
-            yield from ((str(file), file) for file in image_files(path))
-        else:
-            yield text, path
+    for given in images:
+        for text in [given] if "://" in given else matching(given, "images", skip, passed):
+            path = Path(text)
+            if is_tar(text.partition("?")[0]):
+                yield from tar_images(text)
+            elif "://" in text:
+                yield redacted(text), read_url(text, "images", MOST_FILE_BYTES)
+            elif path.is_dir():
+                around = skip - {os.path.realpath(path)}
+                yield from ((str(file), file) for file in image_files(path, around, passed))
+            else:
+                yield text, path
 
 
 @contextlib.contextmanager

@@ -148,7 +148,8 @@ class Predict:
     run: str = setting(MISSING, path=True, local=True)
     """Folder of a trained run."""
     images: Any = setting(MISSING, path=True)
-    """The images to classify: a file, folder or tar, or a list [a,b] of them."""
+    """The images to classify: a file, folder, tar or URL, a pattern such as 'photos/*.jpg' or 'photos/**/*.jpg', or a
+    list [a,b] of them."""
     out: str = setting("predictions.csv", path=True, local=True)
     """File to write: .csv, .jsonl (one JSON object per line), or - to print JSON to the terminal."""
     top: int = setting(1, Range("a number of classes", 1, 100_000))

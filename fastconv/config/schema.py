@@ -24,6 +24,8 @@ else:  # OmegaConf does not support protocols
 
 # Segments of a run's clock, in order.
 SEGMENTS = ("setup", "benchmark", "precompute", "compile", "train", "validate", "checkpoint", "test")
+# Folders that fastconv makes in the folder of the data sets.
+DATA_FOLDERS = ("arrays", "streams", "benchmarks")
 ACCELERATORS = ("auto", "cpu", "gpu")
 # The settings that `autotune` can choose.
 CHOICES = ("model", "epochs", "batch_size", "flip", "augment", "data_pruning", "tta")
@@ -167,9 +169,7 @@ class Config:
         """Folders that fastconv writes to: where they lie among the user's images, they are no classes."""
         data, outputs = Path(self.data), Path(self.outputs)
         inside = [
-            data / "arrays",
-            data / "streams",
-            data / "benchmarks",
+            *(data / name for name in DATA_FOLDERS),
             outputs / "sweeps",
             outputs / self.dataset.name,
         ]

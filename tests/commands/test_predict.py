@@ -70,6 +70,52 @@ def test_files_folders_and_tars_give_the_same_rows(trained, digits_root):
     assert [row["classes"][0]["class"] for row in rows] == names
 
 
+@pytest.fixture(scope="module")
+def shared_folder(trained, tmp_path_factory):
+    """A folder of five photos among what systems and fastconv leave there: hidden files, the run, figures, arrays."""
+    folder, run, _ = trained
+    root = tmp_path_factory.mktemp("shared")
+    places = ("a.png", "trip [1]/b.png", "trip [1]/more/c.png", "trip [1]/d.jpg.png", "outputs2/e.png",
+              "trip [1]/.f.png", "__MACOSX/trip/._a.png", "@eaDir/a.png/thumb.png", "trip [1]/@eaDir/b.png",
+              "outputs/digits/other/curves.png", "data/arrays/x.png")  # fmt: skip
+    for place in places:
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "images" / "000.png", root / place)
+    shutil.copytree(run, root / "renamed")
+    shutil.copy(folder / "images" / "000.png", root / "renamed" / "samples.png")
+    (root / "trip [1]" / "Thumbs.db").touch()
+    (root / "trip [1]" / "a.txt").touch()
+    return root
+
+
+PHOTOS = ["a.png", "outputs2/e.png", "trip [1]/b.png", "trip [1]/d.jpg.png", "trip [1]/more/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ("images=.", PHOTOS),
+        ("images=**/*.png", PHOTOS),
+        ("images=*", PHOTOS),
+        ("images=trip*/*.png", PHOTOS[2:4]),
+        ("images=[a.png,trip [1]/more]", [PHOTOS[0], PHOTOS[4]]),
+        ("images=outputs2/e.[p]ng", PHOTOS[1:2]),
+        ("images=outputs/digits/*/*.png", ["outputs/digits/other/curves.png"]),
+    ],
+)
+def test_what_systems_and_fastconv_leave_is_no_photo(shared_folder, images, expected):
+    """Unless the user names it; what is passed over is told."""
+    ended = run_command(shared_folder, "data", "predict", "run=renamed", images, "out=found.csv")
+    assert ended.code == 0, ended.err
+    with (shared_folder / "found.csv").open() as file:
+        assert sorted(row["image"] for row in csv.DictReader(file)) == expected
+    for folder in ("outputs", "data/arrays", "renamed"):
+        assert (f"{folder} is passed over: fastconv writes there" in ended.out) == (expected == PHOTOS)
+    if images == "images=.":
+        assert "hidden images, or images in folders of the system, are passed over" in ended.out
+        assert "1 files are no images by their names (1 .txt), such as trip [1]/a.txt" in ended.out
+
+
 def test_what_cannot_be_read_has_the_reason(trained, digits_root, tmp_path):
     _, run, test = trained
     buffer = io.BytesIO()
@@ -91,18 +137,25 @@ def test_what_cannot_be_read_has_the_reason(trained, digits_root, tmp_path):
         (("images=nothing",), "images=nothing is not there"),
         (("images=images", "out=found.txt"), "ends in .csv or .jsonl"),
         (("images=images", "top=0"), "top=0 is not possible"),
-        (("images=empty",), "has no images"),
+        (("images=empty",), "images=empty has no images"),
+        (("images=phone",), "images=phone has no images; 1 files are no images by their names (1 .xyz), such as phone"),
+        (("images=images/*.jpg",), "images=images/*.jpg matches no file"),
+        (("images=[images,none/**/*.png]",), "images=none/**/*.png matches no file"),
         (("images=broken.tar",), "cannot read broken.tar"),
     ],
 )
 def test_bad_input_is_one_line(trained, digits_root, overrides, line):
     folder, run, _ = trained
     (folder / "empty").mkdir(exist_ok=True)
+    (folder / "phone").mkdir(exist_ok=True)
+    (folder / "phone" / "a.xyz").touch()
+    (folder / "found.csv").write_text("of before")
     (folder / "broken.tar").write_bytes(b"no tar")
-    ended = run_command(folder, digits_root, "predict", f"run={run}", *overrides)
+    ended = run_command(folder, digits_root, "predict", f"run={run}", "out=found.csv", *overrides)
     assert ended.code == 1
     assert ended.err.count("\n") == 1
     assert line in ended.err
+    assert (folder / "found.csv").read_text() == "of before"
     assert not list(folder.glob("*.part"))
 
 

@@ -1,7 +1,6 @@
 """The experiment of `fastconv.explain`: attribution maps of trained runs on the same images."""
 
 import functools
-import glob
 import itertools
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from fastconv.budget.hardware import prepare
 from fastconv.config.commands import Explain
 from fastconv.config.schema import Trainer
 from fastconv.config.store import methods
+from fastconv.data.sources.patterns import matching
 from fastconv.system.errors import InputError
 
 
@@ -71,7 +71,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     pixels = Pixels.of(splits.train.images)
     if config.images is not None:
         paths = config.images if isinstance(config.images, list) else [config.images]
-        matches = (sorted(glob.glob(str(path))) or [str(path)] for path in paths)
+        matches = (matching(str(path), "images") for path in paths)
         samples = read_files(list(itertools.chain(*matches)), runs[0].shape, runs[0].levels)
     else:
         network = PixelNetwork(runs[0].model, runs[0].mean, runs[0].std).to(device)

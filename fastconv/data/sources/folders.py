@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.layout import find_layout
-from fastconv.data.sources.walk import Folder
+from fastconv.data.sources.walk import Folder, PassedOver
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file
 
@@ -44,15 +44,18 @@ def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> So
     return Source([layout.classes, stamps], find, tuple(layout.notes), tuple(layout.problems), layout.hidden_note)
 
 
-def image_files(folder: Path, skip: Sequence[Path] = ()) -> Iterator[Path]:
+def image_files(folder: Path, skip: frozenset[str] = frozenset(), passed: PassedOver | None = None) -> Iterator[Path]:
     """Yield the image files below a folder, without hidden and system ones. Links are followed, and each folder is
     visited once, so loops are safe.
 
     Args:
         folder: to walk.
-        skip: folders below it to leave out.
+        skip: real paths of folders below it to leave out.
+        passed: notes what is left out.
     """
-    for each in Folder(folder, frozenset(map(os.path.realpath, skip))).walk():
+    for each in Folder(folder, skip).walk():
+        if passed is not None:
+            passed.add(each)
         for entry in each.images:
             yield Path(entry.path)
 

@@ -4,6 +4,7 @@ images."""
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,7 @@ SYSTEM_FOLDERS = frozenset(
         "__pycache__",
     )
 )  # fmt: skip
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"))
 
 
@@ -32,6 +34,11 @@ def is_hidden(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Whether a file of this name is an image, by its ending."""
     return name.lower().endswith(ENDINGS)
+
+
+def is_tar(name: str) -> bool:
+    """Whether a file of this name is a tar, by its ending."""
+    return name.lower().endswith(TAR_ENDINGS)
 
 
 class Folder:
@@ -72,19 +79,27 @@ class Folder:
         """The hidden images, and the hidden and system folders, directly in it."""
         return self._listed[3]
 
+    @property
+    def skipped(self) -> list[Path]:
+        """The folders directly in it that are left out because of `skip`."""
+        return self._listed[4]
+
     @cached_property
-    def _listed(self) -> tuple[list["Folder"], list[os.DirEntry[str]], list[Path], list[Path]]:
+    def _listed(self) -> tuple[list["Folder"], list[os.DirEntry[str]], list[Path], list[Path], list[Path]]:
         folders: list[Folder] = []
         images: list[os.DirEntry[str]] = []
         others: list[Path] = []
         hidden: list[Path] = []
+        skipped: list[Path] = []
         try:
             with os.scandir(self.path) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.is_dir():
                         if is_hidden(entry.name):
                             hidden.append(Path(entry.path))
-                        elif not self.skip or os.path.realpath(entry.path) not in self.skip:
+                        elif self.skip and os.path.realpath(entry.path) in self.skip:
+                            skipped.append(Path(entry.path))
+                        else:
                             folders.append(Folder(Path(entry.path), self.skip))
                     elif is_hidden(entry.name):
                         if is_image(entry.name):
@@ -95,7 +110,7 @@ class Folder:
                         others.append(Path(entry.path))
         except OSError as error:
             raise InputError(f"cannot read the folder {self.path}: {error.strerror}. Check its permissions") from error
-        return folders, images, others, hidden
+        return folders, images, others, hidden, skipped
 
     def walk(self) -> Iterator["Folder"]:
         """Yield this folder and those below it, each once, so that links in a circle end.
@@ -125,6 +140,37 @@ class Folder:
     def has_images(self) -> bool:
         """Whether there is an image in it, at any depth."""
         return any(folder.images for folder in self.walk())
+
+
+@dataclass
+class PassedOver:
+    """What is no image, hidden or fastconv's own among images that a command was given.
+
+    `output` is the file that the command writes, maybe among the images; it is not told of.
+    """
+
+    output: Path
+    others: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
+    own: list[Path] = field(default_factory=list)
+
+    def add(self, folder: Folder) -> None:
+        """Note what is directly in a folder."""
+        for path in folder.others:
+            self.add_other(path)
+        self.hidden += folder.hidden
+        self.own += folder.skipped
+
+    def add_other(self, path: Path) -> None:
+        """Note a file that is no image by its ending."""
+        if not path.name.startswith(self.output.name) or path.parent.absolute() != self.output.parent:
+            self.others.append(path)
+
+    def lines(self) -> list[str]:
+        """Sentences about it, without a full stop."""
+        lines = [f"{path} is passed over: fastconv writes there" for path in dict.fromkeys(self.own)]
+        lines += [describe_hidden(self.hidden, Path()), describe_others(self.others, Path())]
+        return [line for line in lines if line]
 
 
 def _is_broken_link(entry: "os.DirEntry[str]") -> bool:

@@ -3,7 +3,6 @@
 The tars are not unpacked: their images are read once, into one temporary file.
 """
 
-import glob
 import re
 from collections import Counter
 from collections.abc import Iterator, Set
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastconv.data.download import Place
 from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.labels import class_names, class_notes, numbers_of
+from fastconv.data.sources.patterns import matching
 from fastconv.data.sources.spool import Spool, SpooledSamples
 from fastconv.data.sources.tar_files import tar_files
 from fastconv.data.sources.tar_samples import TarSamples, image_members
@@ -83,12 +83,7 @@ def _tars(given: object, key: str) -> Iterator[str]:
 
     for text in given if isinstance(given, list) else [given]:
         for name in braceexpand(str(text)):
-            if "://" in name:
-                yield name
-            elif found := sorted(glob.glob(name)):
-                yield from found
-            else:
-                raise InputError(f"{key}: there is no file {name}")
+            yield from [name] if "://" in name else matching(name, key)
 
 
 def _version(url: str, key: str) -> list[Any]:
