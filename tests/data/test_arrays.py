@@ -1,10 +1,15 @@
 """Arrays of images and labels as MedMNIST, Keras and others store them; or one line."""
 
+import io
+import warnings
+import zipfile
+
 import numpy as np
 import pytest
 
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load, open_source
+from fastconv.data.sources import npz
 from fastconv.system.errors import InputError
 
 COUNT = 12
@@ -35,6 +40,8 @@ READ = {
     "truth": {"images": X, "labels": np.eye(2, dtype=bool)[Y]},
     "X, y": {"X": COLOUR, "y": Y},
     "data, target": {"data": X, "target": Y},
+    "Fortran order": {"images": np.asfortranarray(X), "labels": Y},
+    "the other byte order": {"images": X.astype(">i4"), "labels": Y.astype(">i8")},
     "int64": {"images": X.astype(np.int64), "labels": Y},
     "channels first": {"images": COLOUR.transpose(0, 3, 1, 2), "labels": Y},
     "one channel first": {"images": X[:, None], "labels": Y},
@@ -131,6 +138,67 @@ def test_another_file_is_one_line(tmp_path, content):
     np.save(tmp_path / "own.npy", X)
     with pytest.raises(InputError, match=r"own.npy is a single array: give a .npz"):
         open_source(Dataset(name="own", source="arrays", root=f"{tmp_path}/own.npy"), tmp_path)
+
+
+def npy(descr, shape, content, fortran_order=False):
+    """The bytes of an array that says of itself what it likes."""
+    file = io.BytesIO()
+    header = {"descr": descr, "fortran_order": fortran_order, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
+
+
+LABELS = npy("<i8", (COUNT,), Y.astype("<i8").tobytes())
+HOSTILE = {
+    "zeros without end": (npy("|u1", (COUNT, 1024, 1024), bytes(COUNT * 2**20)), LABELS, "images .*fill the memory"),
+    "a million of them": (npy("|u1", (10**6, 1, 1), bytes(10**6)), npy("|u1", (10**6,), bytes(10**6)), "fill the mem"),
+    "one-hot without end": (npy("|u1", X.shape, X.tobytes()), npy("|u1", (COUNT, 10**6), bytes(COUNT * 10**6)), "fill"),
+    "a huge image": (npy("|u1", (COUNT, 10**6, 10**6), X.tobytes()), LABELS, "more than 268 million pixels"),
+    "more than there is": (npy("|u1", (COUNT, 20, 21), X.tobytes()), LABELS, "damaged: images .* has 4,800 bytes"),
+    "less than there is": (npy("|u1", (COUNT, 20, 19), X.tobytes()), LABELS, "damaged: images .* has 4,800 bytes"),
+    "a count of labels": (npy("|u1", X.shape, X.tobytes()), npy("<i8", (10**12,), b""), "as many labels as images"),
+    "less than none": (npy("|u1", (-COUNT, 20, 20), X.tobytes()), LABELS, "as many labels as images"),
+    "less than nothing": (npy("|u1", (-COUNT, 20, 20), b""), npy("|u1", (-COUNT,), b""), "damaged"),
+    "a header without end": (b"\x93NUMPY\2\0" + b"\xff" * 4 + b" " * 10**6, LABELS, "its header has 4,294,967,295 b"),
+    "fields": (npy([("a", "|u1")], X.shape, X.tobytes()), LABELS, "give uint8"),
+    "no array": (b"text", LABELS, r"cannot read images.npy of .*magic string"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_array_is_not_what_it_says(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(npz, "FREE_BYTES", 2**20)
+    images, labels, says = HOSTILE[name]
+    with zipfile.ZipFile(tmp_path / "own.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("images.npy", images)
+        file.writestr("labels.npy", labels)
+    with pytest.raises(InputError, match=says) as error:
+        load(Dataset(name="own", source="arrays", root=f"{tmp_path}/own.npz"), tmp_path)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(("place", "value", "says"), [(0, 1, "it is encrypted"), (2, 9, "compression method")])
+def test_members_that_cannot_be_unpacked_are_named(tmp_path, place, value, says):
+    """Encrypted, and packed by deflate64, as Windows does with large files."""
+    np.savez_compressed(tmp_path / "own.npz", images=X, labels=Y)
+    content = bytearray((tmp_path / "own.npz").read_bytes())
+    for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        begin = content.find(signature)
+        content[begin + at + place : begin + at + place + 2] = value.to_bytes(2, "little")
+    (tmp_path / "own.npz").write_bytes(content)
+    with pytest.raises(InputError, match=rf"cannot read images.npy of .*own.npz \(.*{says}"):
+        load(Dataset(name="own", source="arrays", root=f"{tmp_path}/own.npz"), tmp_path)
+
+
+def test_one_name_for_two_arrays_and_an_array_for_each_image_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "MOST_ARRAYS", 3)
+    given = Dataset(name="own", source="arrays", root=f"{tmp_path}/own.npz")
+    for names, says in ((("images", "labels", "images"), "images twice"), ("abcd", "has 4 arrays")):
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(tmp_path / "own.npz", "w") as file:
+            for name in names:
+                file.writestr(f"{name}.npy", LABELS)
+        with pytest.raises(InputError, match=says):
+            load(given, tmp_path)
 
 
 def test_images_are_the_same_bytes(tmp_path):

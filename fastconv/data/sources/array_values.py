@@ -1,7 +1,10 @@
 """Images and labels of arrays, whatever their dtype and the order of their axes; or one line."""
 
+import math
+
 import numpy as np
 
+from fastconv.data.sources.formats import MOST_PIXELS, TOO_LARGE
 from fastconv.data.sources.labels import label_of
 from fastconv.system.errors import InputError
 from fastconv.system.memory import release_pages
@@ -15,6 +18,8 @@ def require_images(shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
         raise InputError(f"{where} of {dtype}, {shape_of(shape)}: give uint8, N x H x W (x 1, 3 or 4)")
     if 0 in shape:
         raise InputError(f"{where} of {dtype}, {shape_of(shape)}: there is no pixel in them")
+    if math.prod(shape[1:]) > MOST_PIXELS:
+        raise InputError(f"{where} of {dtype}, {shape_of(shape)}: an image has {TOO_LARGE}")
 
 
 def as_images(array: np.ndarray, where: str) -> np.ndarray:

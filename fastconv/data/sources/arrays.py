@@ -12,7 +12,7 @@ from fastconv.data.sources.array_values import as_images, as_labels, require_ima
 from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import LazySamples, Sample
 from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, numbers_of
-from fastconv.data.sources.npz import open_npz
+from fastconv.data.sources.npz import IMAGE_BYTES, open_npz
 from fastconv.system.errors import InputError
 from fastconv.system.memory import release_pages
 
@@ -36,14 +36,15 @@ def arrays(dataset: "Dataset", data: Path) -> Source:
     keys, unused = find_keys(path, stored)
     labels_of = []
     for images_key, labels_key in keys:
-        images, labels = stored[images_key], stored[labels_key].read()
-        if not images.ndim or not labels.ndim or len(images) != len(labels):
+        images, labels = stored[images_key], stored[labels_key]
+        if not images.ndim or not labels.ndim or images.count != labels.count:
             raise InputError(
                 f"{path} needs as many {labels_key} as {images_key}: they are {shape_of(labels.shape)} and"
                 f" {shape_of(images.shape)}"
             )
         require_images(images.shape, images.dtype, f"{path} has {images_key}")
-        labels_of.append(as_labels(labels, f"{path} has {labels_key}"))
+        images.require_plain(images.count * IMAGE_BYTES)
+        labels_of.append(as_labels(labels.read(), f"{path} has {labels_key}"))
     names = class_names((label for labels in labels_of for label in labels if label is not None), path)
     number, classes = numbers_of(names), list(dict.fromkeys(names.values()))
     notes = [f"{path} has arrays that are not used: {', '.join(unused[:8])}"] if unused else []

@@ -1,6 +1,13 @@
-"""Reads .npz files: shapes at once, and arrays only when they are needed, without holding large ones in memory."""
+"""Reads .npz files: shapes at once, and arrays only when they are needed, without holding large ones in memory.
 
+Nothing that a file says of its size is believed: an array must have the bytes that its shape needs, and must not unpack
+to a multiple of the file that arrays of images never reach.
+"""
+
+import io
+import math
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -12,19 +19,30 @@ from fastconv.system.errors import InputError
 
 # Arrays of more bytes are memory-mapped, copied in parts of this size.
 LARGE_BYTES, COPIED_BYTES = 16 * 2**20, 2**20
+# An array may unpack to FREE_BYTES and MOST_RATIO times its compressed bytes: deflate reaches 1,032 on zeros alone, and
+# 5 on images of MNIST, which are mostly black. An image counts IMAGE_BYTES at least, which is what its name, its label
+# and its hash take in memory.
+FREE_BYTES, MOST_RATIO, IMAGE_BYTES = 2**28, 200, 256
+# numpy refuses longer headers too, once it has read them. A file of more arrays has one for each image.
+MOST_HEADER_BYTES, MOST_ARRAYS = 10_000, 1000
 
 
 @dataclass(frozen=True)
 class NpzArray:
-    """An array of a .npz file that has not been read yet."""
+    """An array of a .npz file that has not been read yet. `packed` are the bytes of the file that hold it, and
+    `unpacked` those that they say they unpack to, without the header."""
 
     path: Path
     member: str
     shape: tuple[int, ...]
     dtype: np.dtype
     fortran_order: bool
+    packed: int
+    unpacked: int
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """The length of its first axis."""
         return self.shape[0] if self.shape else 0
 
     @property
@@ -33,8 +51,9 @@ class NpzArray:
         return len(self.shape)
 
     def read(self) -> np.ndarray:
-        """Read the array into memory. Raises InputError for a damaged file, and for an array of Python objects."""
-        self._require_plain()
+        """Read the array into memory. Raises InputError for a damaged file, for an array of Python objects, and for one
+        that is made to fill the memory."""
+        self.require_plain()
         try:
             with zipfile.ZipFile(self.path) as file, file.open(self.member) as content:
                 array: np.ndarray = np.lib.format.read_array(content, allow_pickle=False)
@@ -43,13 +62,12 @@ class NpzArray:
             raise self._damaged(error) from error
 
     def map(self, folder: Path) -> np.ndarray:
-        """Read the array. A large one is copied to a temporary file in `folder`, and memory-mapped.
+        """Read the images of an array. A large one is copied to a temporary file in `folder`, and memory-mapped.
 
-        Raises InputError for a damaged file, for an array of Python objects, and if the temporary file cannot be
-        written.
+        Raises InputError as `read` does, and if the temporary file cannot be written.
         """
-        self._require_plain()
-        if int(np.prod(self.shape)) * self.dtype.itemsize <= LARGE_BYTES:
+        self.require_plain()
+        if self.unpacked <= LARGE_BYTES:
             return self.read()
         try:
             with zipfile.ZipFile(self.path) as file, file.open(self.member) as content:
@@ -65,12 +83,23 @@ class NpzArray:
         except Exception as error:
             raise self._damaged(error) from error
 
-    def _require_plain(self) -> None:
+    def require_plain(self, least: int = 0) -> None:
+        """Raise InputError for an array that cannot be read safely; in memory, it takes `least` bytes or more."""
+        key = _key(self.member)
         if self.dtype.hasobject:  # a pickle could run any code
-            key = _key(self.member)
             raise InputError(
                 f"{self.path} has {key} of Python objects, which are never unpickled: store numbers or texts, such as"
                 f" np.stack({key}) or {key}.astype(str)"
+            )
+        if min(self.shape, default=0) < 0 or self.unpacked != math.prod(self.shape) * self.dtype.itemsize:
+            raise InputError(
+                f"{self.path} is damaged: {key} should be {self.dtype} {'x'.join(map(str, self.shape))}, and has"
+                f" {self.unpacked:,} bytes"
+            )
+        if max(self.unpacked, least) > FREE_BYTES + MOST_RATIO * self.packed:
+            raise InputError(
+                f"{self.path} has {key} of {self.unpacked:,} bytes in {self.packed:,}, which would fill the memory: if"
+                " it is yours, store it with np.savez"
             )
 
     def _damaged(self, error: Exception) -> InputError:
@@ -79,20 +108,38 @@ class NpzArray:
 
 def open_npz(path: Path) -> dict[str, NpzArray]:
     """The arrays of a .npz file by name. Raises InputError for another file."""
-    found = {}
+    wanted = "give a .npz that has arrays images and labels"
     try:
         with path.open("rb") as plain:
             single = plain.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
         with zipfile.ZipFile(path) as file:
-            for member in file.namelist():
-                if member.endswith(".npy"):
-                    with file.open(member) as content:
-                        found[_key(member)] = NpzArray(path, member, *_read_header(content))
+            members = [member for member in file.infolist() if member.filename.endswith(".npy")]
+            if len(members) > MOST_ARRAYS:
+                raise InputError(f"{path} has {len(members):,} arrays: {wanted}")
+            if twice := [name for name, count in Counter(each.filename for each in members).items() if count > 1]:
+                raise InputError(f"{path} has {_key(twice[0])} twice: {wanted}")
+            return {_key(member.filename): _open(path, file, member) for member in members}
+    except InputError:
+        raise
     except Exception as error:  # numpy and zipfile each raise their own
         if isinstance(error, zipfile.BadZipFile) and single:
-            raise InputError(f"{path} is a single array: give a .npz that has arrays images and labels") from error
-        raise InputError(f"cannot read {path}: give a .npz that has arrays images and labels") from error
-    return found
+            raise InputError(f"{path} is a single array: {wanted}") from error
+        raise InputError(f"cannot read {path}: {wanted}") from error
+
+
+def _open(path: Path, file: zipfile.ZipFile, member: zipfile.ZipInfo) -> NpzArray:
+    """An array of an open file. Raises InputError for one that is encrypted, damaged or packed in an unknown way."""
+    try:
+        with file.open(member) as content:
+            header = _read_header(content)
+            unpacked = member.file_size - content.tell()
+        return NpzArray(path, member.filename, *header, min(member.compress_size, path.stat().st_size), unpacked)
+    except Exception as error:  # numpy and zipfile each raise their own
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        why = "it is encrypted" if member.flag_bits & 1 else why
+        raise InputError(
+            f"cannot read {member.filename[:200]} of {path} ({why}): store arrays images and labels with np.savez"
+        ) from error
 
 
 def _key(member: str) -> str:
@@ -100,8 +147,14 @@ def _key(member: str) -> str:
 
 
 def _read_header(content: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, bool]:
-    """The shape of an array, its dtype, and whether its first axis is the fastest."""
+    """The shape of an array, its dtype, and whether its first axis is the fastest.
+
+    Raises ValueError for what is no header, before it is read if it is too long.
+    """
     version = np.lib.format.read_magic(content)
+    size = content.read(2 if version == (1, 0) else 4)
+    if (length := int.from_bytes(size, "little")) > MOST_HEADER_BYTES:
+        raise ValueError(f"its header has {length:,} bytes")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(content)
+    shape, fortran_order, dtype = read(io.BytesIO(size + content.read(length)))
     return shape, dtype, fortran_order
