@@ -11,8 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted, require_whole
 
-# Seconds between tries: 3.75 in all, so that a broken server is told of within 5 s. A server that restarts, or a network
-# that changes, is back by then.
+# Seconds between tries: 3.75 in all, so that a broken server is told of within 5 s. A network that changes is back by
+# then.
 PAUSES = (0.25, 0.5, 1.0, 2.0)
 # A try ends if the server sends nothing for this many seconds, or from then on fewer bytes per second than these on
 # average. A download that makes progress has no time limit.

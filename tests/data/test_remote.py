@@ -5,19 +5,34 @@ import json
 import re
 import shutil
 import threading
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
-from harness import SHORT, QuietFolder, noise, only_run, run_command, same_weights, served, sha256s, spec_of
+from harness import (
+    SHORT,
+    SMALL,
+    QuietFolder,
+    SimulatedTime,
+    noise,
+    only_run,
+    run_command,
+    same_weights,
+    served,
+    sha256s,
+    spec_of,
+)
 
 from fastconv.data import download
 from fastconv.data.stream import cache as storage
+from fastconv.data.stream import remote
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.writer import write_stream
+from fastconv.runs.results import Results
 from fastconv.system.errors import InputError, StreamError
 
 PAUSES = download.PAUSES
@@ -35,6 +50,14 @@ class Handler(QuietFolder):
         if fault == "error":
             return self.send_error(500)
         content = Path(self.translate_path(self.path)).read_bytes()
+        if fault == "trickle":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:1])
+            self.server.ended.wait(60)
+            self.close_connection = True
+            return None
         self.send_response(200)
         if fault != "short":
             self.send_header("Content-Length", str(len(content)))
@@ -47,8 +70,11 @@ class Handler(QuietFolder):
 def server(tmp_path):
     """Serves the folder `uploaded`; `asked` are the paths of all requests."""
     (tmp_path / "uploaded").mkdir(exist_ok=True)
-    with served(functools.partial(Handler, directory=tmp_path / "uploaded"), asked=[], faults={}) as server:
+    with served(
+        functools.partial(Handler, directory=tmp_path / "uploaded"), asked=[], faults={}, ended=threading.Event()
+    ) as server:
         yield server
+        server.ended.set()
 
 
 pytestmark = pytest.mark.usefixtures("patient_downloads")
@@ -130,6 +156,45 @@ def test_a_server_that_fails_for_good_gets_one_line(tmp_path, digits_root, serve
     assert ended.code == 0, ended.err
     assert list((tmp_path / "cache").rglob("*.tar"))
     assert same_weights(only_run(tmp_path / "computed"), only_run(tmp_path / "fetched"))
+
+
+def test_a_shard_that_trickles_does_not_hold_up_a_budget(tmp_path, digits_root, server, monkeypatch):
+    """The server has a manifest, and sends a shard's bytes at no pace that helps. Waiting passes on the clock of the
+    run alone; the run without a server tells how many steps the budget has."""
+    ended = run_command(tmp_path, digits_root, "precompute", "dataset=digits", *SHORT, "stream.root=uploaded")
+    assert ended.code == 0, ended.err
+    budget = ["dataset=digits", *SMALL, "budget.seconds=8", "schedule.max_epochs=null"]
+
+    def steps(outputs, *overrides):
+        time = SimulatedTime(0.02)
+        monkeypatch.setattr("fastconv.budget.clock.now", time)
+        monkeypatch.setattr(remote, "time", SimpleNamespace(perf_counter=time))
+
+        class Arrival(remote.Future):
+            def result(self, timeout=None):
+                waits.append(timeout)
+                time.seconds += timeout
+                raise TimeoutError
+
+        monkeypatch.setattr(remote, "Future", Arrival)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            ended = run_command(tmp_path, digits_root, "train", *budget, f"outputs={outputs}", *overrides)
+        assert ended.code == 0, ended.err
+        found = Results.read(only_run(tmp_path / outputs))
+        assert found.seconds_counted < 8.5  # the clock moves by 0.02 s at a reading
+        return found.steps, [str(each.message) for each in told if "too late" in str(each.message)]
+
+    waits = []
+    alone, _ = steps("alone", "stream=online")
+    server.faults = {".tar": ["trickle"] * 99}
+    held, told = steps("held", f"stream.root={server.url}", "stream.cache=cache")
+    server.ended.set()
+    assert len(told) == 1
+    assert told[0].endswith("sends shards too late: what is late is computed instead")
+    assert waits[0] == remote.FIRST_WAIT_SECONDS
+    assert max(waits[1:]) < 0.1, "no longer than computing a block"
+    assert held > 0.5 * alone > 20
 
 
 @pytest.mark.parametrize(
