@@ -6,6 +6,10 @@ network. The metrics are also written to `evaluation.json`.
 
   python -m fastconv.evaluate run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.evaluate run=outputs/a tta=true
+  python -m fastconv.evaluate run=outputs/a dataset.train=train.tar dataset.test=test.tar
+
+`dataset.root`, `dataset.train` and `dataset.test` say where the run's images are now, if they have moved or are behind
+a URL. Those that the run was trained on are found again by their content.
 """
 
 from pathlib import Path
@@ -29,7 +33,7 @@ def main(config: Evaluate) -> None:
     check(config)
     from fastconv.analysis.evaluation.report import write_report
 
-    for line in write_report(Path(config.run), Path(config.data), config.tta, config.accelerator, config.trust):
+    for line in write_report(config):
         print(printable(line))
 
 

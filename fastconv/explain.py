@@ -7,6 +7,9 @@ against=[d,e,f].
   python -m fastconv.explain run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.explain run=outputs/a against=outputs/b per_class=5
   python -m fastconv.explain run=outputs/a images=[cat.png,dog.jpg] measures=false method=[grad_cam,occlusion]
+
+`dataset.root`, `dataset.train` and `dataset.test` say where the run's images are now, if they have moved or are behind
+a URL.
 """
 
 from pathlib import Path

@@ -6,6 +6,9 @@ probabilities, float32 [N, classes]. Their predictions are first compared with t
 
   python -m fastconv.export run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.export run=outputs/a format=[onnx]
+
+`dataset.root`, `dataset.train` and `dataset.test` say where the run's images are now, if they have moved or are behind
+a URL.
 """
 
 from pathlib import Path
@@ -32,7 +35,7 @@ def main(config: Export) -> None:
     check(config)
     from fastconv.analysis.export import export
 
-    for line in export(Path(config.run), as_list(config.format), Path(config.data), config.samples, config.trust):
+    for line in export(config):
         print(printable(line))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from fastconv.config.commands import GivenImages
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import check_stored, require_local
+from fastconv.data.configs import PLACES
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.levels import Levels
 from fastconv.models import blueprint, build_model
@@ -46,9 +48,20 @@ class TrainedRun:
     trusted: bool = False
     """Whether the user trusts whoever wrote the folder."""
 
-    def require_local_images(self) -> None:
-        """Raise InputError if the run's images are behind a URL that the user has not trusted."""
-        require_local(asdict(self.config.dataset), self.folder / "config.yaml", self.trusted, prefix="dataset.")
+    def with_images(self, given: GivenImages) -> "TrainedRun":
+        """The same run with its images where the user says; what is not given is as the run has it.
+
+        Raises InputError if the images are behind a URL that the user has neither given nor trusted, and for a setting
+        that the run's kind of data set does not have.
+        """
+        changes = {key: value for key, value in asdict(given).items() if value is not None}
+        source = self.config.dataset.source
+        for key in changes:
+            if self.config.dataset._target_ is not None or key not in PLACES.get(source, ()):
+                raise InputError(f"dataset.{key} is not possible: {self.folder} is of dataset.source={source}")
+        stored = {key: value for key, value in asdict(self.config.dataset).items() if key not in changes}
+        require_local(stored, self.folder / "config.yaml", self.trusted, prefix="dataset.")
+        return replace(self, config=replace(self.config, dataset=replace(self.config.dataset, **changes)))
 
     @property
     def name(self) -> str:

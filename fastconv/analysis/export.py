@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastconv.analysis.checkpoint import load_run
 from fastconv.analysis.run_images import images_of
+from fastconv.config.commands import Export, as_list
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 from fastconv.system.files import replacing, write_atomically
@@ -35,26 +36,22 @@ class Probabilities(nn.Module):
         return logits.softmax(1)
 
 
-def export(folder: Path, formats: Sequence[str], data: Path, samples: int, trust: bool = False) -> list[str]:
-    """Write a run's network into its folder in the given formats, beside a list of its classes.
-
-    Args:
-        samples: test images on which each file is compared with the checkpoint.
-        trust: run the code that the run's files name.
+def export(config: Export) -> list[str]:
+    """Write a run's network into its folder in some formats, beside a list of its classes.
 
     Returns lines to print. Raises InputError for a run that cannot be read, for a format whose packages are missing,
     and for a file whose predictions differ from the checkpoint's, which is removed.
     """
-    run = load_run(folder, trust)
-    run.require_local_images()
-    splits, warnings = images_of(run, data)
-    test = splits.test
-    some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, min(samples, len(test))).astype(int)]))
+    folder = Path(config.run)
+    run = load_run(folder, config.trust).with_images(config.dataset)
+    splits, warnings = images_of(run, Path(config.data))
+    test, count = splits.test, min(config.samples, len(splits.test))
+    some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, count).astype(int)]))
     network = Probabilities(Classifier(run.model, run.mean, run.std)).eval().requires_grad_(False)
     with torch.inference_mode():
         expected = network(some).numpy()
     lines = []
-    for kind in formats:
+    for kind in as_list(config.format):
         path = folder / FILES[kind]
         with replacing(path) as partial:
             predict = WRITERS[kind](network, some[:2], partial)

@@ -88,6 +88,19 @@ class Method:
 
 
 @dataclass
+class GivenImages:
+    """Where the images of a run's data set are now. What is not given is as in the run's config.yaml; URLs with
+    passwords or signatures, which are not stored, are given again here."""
+
+    root: str | None = setting(None, path=True, local=True)
+    """The folder or file that `dataset.root` names, such as dataset.root=photos; null for that of the run."""
+    train: Any = setting(None, path=True)
+    """The table or the tars that `dataset.train` names: paths or URLs; null for those of the run."""
+    test: Any = setting(None, path=True)
+    """The same for `dataset.test`."""
+
+
+@dataclass
 class Explain:
     """A report of where networks look."""
 
@@ -134,6 +147,7 @@ class Explain:
     trust."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    dataset: GivenImages = field(default_factory=GivenImages)
 
     def folders(self) -> tuple[list[Path], list[Path]]:
         """The folders that `run` and `against` name."""
@@ -178,6 +192,7 @@ class Evaluate:
     trust."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    dataset: GivenImages = field(default_factory=GivenImages)
 
 
 @dataclass
@@ -195,3 +210,4 @@ class Export:
     trust."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    dataset: GivenImages = field(default_factory=GivenImages)

@@ -5,6 +5,7 @@ says `trust=true`. Paths on this machine are opened, as images, tables and array
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
 from fastconv.system.urls import is_redacted
 
+# Settings of images that commands on a run take too (`commands.GivenImages`).
+GIVEN = ("dataset.root", "dataset.train", "dataset.test")
+
 
 def check_stored(config: Config) -> None:
     """Raise InputError for a stored config with a value out of range, or a data set whose name leads elsewhere."""
@@ -28,7 +32,7 @@ def check_stored(config: Config) -> None:
 
 
 def require_local(settings: Mapping[str, Any], file: Path, trust: bool, prefix: str = "") -> None:
-    """Raise InputError for settings, read from a file, without their secrets, or with a URL that is not trusted.
+    """Raise InputError for settings of images, read from a file, without their secrets, or with URLs not trusted.
 
     Args:
         settings: nested settings.
@@ -39,13 +43,22 @@ def require_local(settings: Mapping[str, Any], file: Path, trust: bool, prefix: 
     for key, text in _texts(settings, prefix):
         if is_redacted(text):
             raise InputError(
-                f"{file} has {key}={text} without its password or signature, so its images cannot be opened: write the"
-                " whole value there, or the path of a copy on this machine"
+                f"{file} has {key}={text} without its password or signature, so its images cannot be opened:"
+                f" {_name_again(key)}"
             )
     for key, text in () if trust else _addresses(settings, prefix):
         raise InputError(
-            f"{file} names {key}={_server(text)}, and may be somebody else's: add trust=true if you trust it"
+            f"{file} names {key}={_server(text)}, and may be somebody else's: add trust=true if you trust it, or"
+            f" {_name_again(key)}"
         )
+
+
+def _name_again(key: str) -> str:
+    """How to name images on the command line; `key` may be that of one of several."""
+    key = re.sub(r"\.[0-9]+$", "", key)
+    if key in GIVEN:
+        return f"give the images again, {key}=URL, or a copy of them on this machine, {key}=PATH"
+    return "write the path of a copy on this machine there"
 
 
 def require_ours(stored: Mapping[str, Any], ours: Mapping[str, Any], folder: Path, trust: bool) -> None:

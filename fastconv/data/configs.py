@@ -6,6 +6,14 @@ from typing import Any
 
 from fastconv.system.settings import BATCH, CHANCE, MISSING, PIXELS, SEED, SHARE, Range, setting
 
+# The settings that say where the images of a source are.
+PLACES: dict[str, tuple[str, ...]] = {
+    "image_folder": ("root",),
+    "csv": ("train", "test", "root"),
+    "webdataset": ("train", "test"),
+    "arrays": ("root",),
+}
+
 
 @dataclass
 class Dataset:

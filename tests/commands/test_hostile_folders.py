@@ -74,7 +74,7 @@ def test_images_behind_a_url_that_was_stored_without_its_secret(run, command, se
     for name in ("evaluate", "export"):
         ended = command(name, f"run={run}", "trust=true")
         assert (ended.code, asked, ended.err.count("\n")) == (1, [], 1)
-        assert "signature=*** without its password or signature, so its images cannot be opened: write" in ended.err
+        assert "signature=*** without its password or signature, so its images cannot be opened: give" in ended.err
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("***", "confidential"))
     assert command("evaluate", f"run={run}", "trust=true").code == 1  # this server has no images

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -64,6 +65,23 @@ def test_a_run_keeps_no_secret_and_resumes_once_it_is_given_again(command, tmp_p
     assert leaks(tmp_path / "outputs", ended.err, other.err, resumed.out, resumed.err) == []
     table = command("compare", "page=compare.html")
     assert leaks(tmp_path / "outputs", table.out, (tmp_path / "compare.html").read_text()) == []
+
+    stored["dataset"]["arguments"] = {}
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    asked = command("evaluate", f"run={run}")
+    assert (asked.code, asked.err.count("\n")) == (1, 1)
+    assert asked.err.endswith(
+        "give the images again, dataset.train=URL, or a copy of them on this machine, dataset.train=PATH\n"
+    )
+    for given in (train, f"dataset.train={tmp_path / 't.tar'}"):
+        scored = command("evaluate", f"run={run}", given)
+        assert scored.code == 0, scored.err
+        found = json.loads((run / "evaluation.json").read_text())
+        assert found["accuracy"] == pytest.approx(json.loads((run / "results.json").read_text())["accuracy"])
+        assert leaks(tmp_path / "outputs", scored.out, scored.err) == []
+    other = command("evaluate", f"run={run}", "dataset.root=photos")
+    assert (other.code, other.err.count("\n")) == (1, 1)
+    assert "dataset.root is not possible" in other.err
 
 
 def test_a_line_about_a_url_has_no_secret(command, tmp_path, url):

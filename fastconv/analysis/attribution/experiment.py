@@ -59,8 +59,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
     runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
-    runs[0].require_local_images()
-    splits, warnings = images_of(runs[0], Path(config.data))
+    splits, warnings = images_of(runs[0].with_images(config.dataset), Path(config.data))
     test = splits.test if config.images is not None else untrained_on(splits.test, runs)
     if left_out := len(splits.test) - len(test):
         warnings.append(f"{left_out:,} test images are left out: another of the runs was trained on them.")

@@ -15,6 +15,7 @@ from fastconv.analysis.evaluation.per_class import is_imbalanced
 from fastconv.analysis.html import Figure, Table, data_url, stored_figure, write_page
 from fastconv.analysis.predictor import Predictor
 from fastconv.analysis.run_images import images_of
+from fastconv.config.commands import Evaluate
 from fastconv.data.dataset import ImageData
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
@@ -23,16 +24,16 @@ from fastconv.system.json_text import as_json
 SHOWN_ERRORS, PICTURE_SIDE = 24, 96
 
 
-def write_report(folder: Path, data: Path, tta: bool, accelerator: str, trust: bool = False) -> list[str]:
+def write_report(config: Evaluate) -> list[str]:
     """Score a run's network and write `evaluation.json` and `report.html` into its folder; returns lines to print.
 
     Raises InputError for a run that cannot be read, or a data set that is not the one it was trained on.
     """
-    run = load_run(folder, trust)
-    run.require_local_images()
-    splits, warnings = images_of(run, data)
+    folder = Path(config.run)
+    run = load_run(folder, config.trust).with_images(config.dataset)
+    splits, warnings = images_of(run, Path(config.data))
     test = splits.test
-    probabilities = Predictor(run, accelerator).predict(test.images, tta).probabilities
+    probabilities = Predictor(run, config.accelerator).predict(test.images, config.tta).probabilities
     evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes)
     content = as_json({**evaluation.summary(), "warnings": warnings}, indent=1)
     write_atomically(folder / "evaluation.json", content.encode())
