@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fastconv.data.image_rows import ImageRows
 from fastconv.data.sources.decode import reason_of
 from fastconv.data.sources.formats import open_image
 from fastconv.data.sources.levels import Levels
@@ -91,6 +92,8 @@ def _is_array(given: Any) -> bool:
 
 
 def _as_array(given: Any) -> np.ndarray:
+    if isinstance(given, ImageRows):  # read by rows, like an array
+        return given  # type: ignore[return-value]
     if hasattr(given, "detach"):  # a tensor, perhaps of a GPU
         given = given.detach().cpu()
     try:

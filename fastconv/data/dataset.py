@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastconv.data.augment.plan import SkipSchedule
+from fastconv.data.image_rows import choose_rows
 from fastconv.data.sources.levels import Levels
 from fastconv.system.memory import release_pages
 
@@ -36,10 +37,12 @@ class ImageData:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> "ImageData":
-        """The images at `rows` (int64 [M]), copied, with a digest of their own."""
+        """The images at `rows` (int64 [M]), with a digest of their own; large ones are not copied (`image_rows`)."""
         digest = hashlib.sha256(self.digest.encode() + np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()
         hashes = None if self.hashes is None else self.hashes[rows]
-        return replace(self, images=self.images[rows], labels=self.labels[rows], digest=digest, hashes=hashes)
+        return replace(
+            self, images=choose_rows([self.images], rows), labels=self.labels[rows], digest=digest, hashes=hashes
+        )
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import content_hashes
+from fastconv.data.image_rows import choose_rows
 from fastconv.data.loading import hold_out, load, open_splits
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError, nearest
@@ -245,13 +246,8 @@ def _taken(
 ) -> ImageData:
     """The images at some rows of the pool, without those at -1; the digest of the record if they are all there."""
     found, first = rows[rows >= 0], pool[0]
-    images = np.empty((len(found), *first.images.shape[1:]), np.uint8)
-    labels = np.empty(len(found), np.int64)
-    start = 0
-    for data in pool:
-        inside = (found >= start) & (found < start + len(data))
-        images[inside], labels[inside] = data.images[found[inside] - start], data.labels[found[inside] - start]
-        start += len(data)
+    images = choose_rows([data.images for data in pool], found)
+    labels = np.concatenate([data.labels for data in pool])[found]
     content = hashes[found]
     whole = dataclasses.replace(
         first, images=images, labels=labels, classes=classes, digest=part.digest, hashes=content

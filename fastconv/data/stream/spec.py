@@ -19,6 +19,7 @@ from fastconv.data.augment.plan import augment, plan_epoch
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.auto_augment import library_versions
 from fastconv.data.dataset import ImageData, mean_and_std
+from fastconv.data.image_rows import MAPPED_BYTES
 from fastconv.data.stream.shards import Block, ShardEntry, possible_bytes
 from fastconv.system.errors import StreamError
 from fastconv.system.files import write_atomically
@@ -31,8 +32,6 @@ FORMAT = 1
 BLOCK_BYTES = 4 * 2**20
 BLOCK_SAMPLES = 1000
 BLOCKS_PER_SHARD = 10
-# Of a data set larger than this, the pages that a block has read are given back.
-MAPPED_BYTES = 2**29
 # Fingerprints use the first names of settings that have been renamed since.
 FIRST_NAMES = {"color_jitter": "colour", "auto": "policy", "skip_schedule": "resting"}
 
@@ -124,7 +123,7 @@ class StreamSpec:
         plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.skip_schedule)
         start, stop = block * self.block, min((block + 1) * self.block, self.samples)
         images = augment(data.images, plan, start, stop, self.fill)
-        if data.images.nbytes > MAPPED_BYTES:
+        if data.images.nbytes > MAPPED_BYTES:  # else the pages of all blocks add up
             release_pages(data.images)
         return images, data.labels[plan.order[start:stop]]
 
