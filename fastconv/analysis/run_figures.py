@@ -21,6 +21,8 @@ GRID_ROWS, GRID_COLUMNS = 4, 10
 GRID_IMAGES = GRID_ROWS * GRID_COLUMNS
 # Up to FEW_CLASSES, a confusion matrix has its counts written into the cells; its axes have room for MAX_NAMES names.
 FEW_CLASSES, MAX_NAMES = 20, 50
+# Cells of a side that are drawn of a confusion matrix: it has no more pixels.
+MAX_CELLS = 1000
 # Most frequent errors that are named where the cells are too small for counts.
 NAMED_ERRORS = 25
 # Bytes of the longest metrics.csv that is read, and the largest value that is drawn.
@@ -134,9 +136,13 @@ def draw_confusion(counts: np.ndarray, classes: tuple[str, ...], title: str, pat
     side = min(max(0.45 * len(classes), 3.5), 8)
     figure = Figure(figsize=(side + (1.5 if few else 5), side + (0.8 if few else 1.5)), layout="constrained")
     axes, *beside = figure.subplots(1, 1 if few else 2, squeeze=False, width_ratios=[1] if few else [side, 3])[0]
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = np.divide(counts, np.maximum(counts.sum(axis=1, keepdims=True), 1), dtype=np.float32)
+    # Of several cells that share a pixel, the largest is seen.
+    begins = range(0, len(classes), -(-len(classes) // MAX_CELLS))
+    cells = np.maximum.reduceat(np.maximum.reduceat(shares, begins, axis=0), begins, axis=1)
     # An error of one in a hundred still has a tenth of the full colour.
-    picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    edges = (-0.5, len(classes) - 0.5)
+    picture = axes.imshow(cells, cmap="Blues", norm=PowerNorm(0.5, 0, 1), extent=(*edges, *edges[::-1]))
     bar = figure.colorbar(picture, ax=axes, label="share of the label's images", shrink=0.8)
     bar.set_ticks([0, 0.01, 0.1, 0.25, 0.5, 1])
     shown = range(0, len(classes), -(-len(classes) // MAX_NAMES))
@@ -156,7 +162,8 @@ def draw_confusion(counts: np.ndarray, classes: tuple[str, ...], title: str, pat
 
 def _most_frequent_errors(counts: np.ndarray, names: list[str]) -> str:
     """List the most frequent errors in counts int64 [classes, classes], one a line."""
-    errors = counts - np.diag(counts.diagonal())
+    errors = counts.copy()
+    np.fill_diagonal(errors, 0)
     places = np.flatnonzero(errors)  # few of the millions that thousands of classes have
     most = places[np.argsort(-errors.flat[places], kind="stable")[:NAMED_ERRORS]]
     pairs = zip(*np.unravel_index(most, counts.shape), strict=True)

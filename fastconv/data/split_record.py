@@ -195,7 +195,8 @@ def _pool(
             f"{dataset.name} has no class {missing[0]}, which {run} was trained on{nearest(missing[0], names)} Give its"
             " images their class back, or train anew"
         )
-    label_of = np.array([record.classes.index(name) if name in record.classes else -1 for name in names])
+    number = {name: at for at, name in enumerate(record.classes)}
+    label_of = np.array([number.get(name, -1) for name in names])
     pool = [_in_colours(dataclasses.replace(data, labels=label_of[data.labels]), channels) for data in parts]
     if pool[0].images.shape[1:] != record.shape:
         now, then = ("x".join(map(str, shape)) for shape in (pool[0].images.shape[1:], record.shape))

@@ -3,16 +3,21 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from harness import run_command
+from scipy.sparse import coo_array
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from fastconv.analysis.evaluation import metrics as evaluating
 from fastconv.analysis.evaluation.metrics import Evaluation, wilson
+from fastconv.analysis.evaluation.report import write_run_page
 from fastconv.data.loading import load
+from fastconv.system.json_text import as_json
 
 
 @pytest.fixture
@@ -41,6 +46,33 @@ def test_measures_are_those_of_libraries(evaluation):
     ours = torch.tensor(evaluation.probabilities), torch.tensor(labels)
     expected = multiclass_calibration_error(*ours, num_classes=12, n_bins=15, norm="l1")
     assert evaluation.calibration_error == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_a_file_of_many_classes_has_the_entries_that_are_not_zero(evaluation, monkeypatch):
+    """Those of thousands of classes would be millions of zeros."""
+    whole = evaluation.summary()["confusion"]
+    monkeypatch.setattr(evaluating, "DENSE_CLASSES", 11)
+    stored = evaluation.summary()["confusion"]
+    found = coo_array((stored["images"], (stored["label"], stored["prediction"])), shape=(12, 12))
+    np.testing.assert_array_equal(found.toarray(), whole)
+    assert min(stored["images"]) > 0
+
+
+@pytest.mark.slow
+def test_the_page_and_the_file_of_5000_classes_are_small(tmp_path):
+    labels = np.repeat(np.arange(5000), 2)
+    predicted = np.where(np.arange(10_000) % 3 > 0, labels, labels[::-1])
+    probabilities = np.zeros((10_000, 5000), np.float32)
+    probabilities[np.arange(10_000), predicted] = 0.9
+    found = Evaluation(probabilities, labels, tuple(f"class {at}" for at in range(5000)))
+    assert len(as_json(found.summary(), indent=1)) < 2e6
+    config, test = (
+        SimpleNamespace(dataset=SimpleNamespace(name="x")),
+        SimpleNamespace(images=np.zeros((10_000, 8, 8, 1), np.uint8)),
+    )
+    run = SimpleNamespace(folder=tmp_path, config=config, name="x", results=None)
+    write_run_page(tmp_path / "report.html", run, found, test, [])
+    assert (tmp_path / "report.html").stat().st_size < 2e6
 
 
 def test_the_interval_holds_what_it_promises():

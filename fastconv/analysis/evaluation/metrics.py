@@ -12,6 +12,9 @@ from fastconv.analysis.evaluation.per_class import balanced_accuracy, by_class, 
 TOP = 5
 # Bins of confidence of the calibration error, as in Guo et al. 2017.
 BINS = 15
+# Up to so many classes, a file has the whole confusion matrix: that of 5,000 classes has 25 million numbers, most of
+# them zero.
+DENSE_CLASSES = 200
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,16 @@ class Evaluation:
             "expected_calibration_error": self.calibration_error,
             "reliability": self.reliability,
             "classes": [{"class": name, **row} for name, row in zip(self.classes, self.per_class, strict=True)],
-            "confusion": self.confusion.tolist(),
+            "confusion": sparse(self.confusion) if len(self.classes) > DENSE_CLASSES else self.confusion.tolist(),
         }
+
+
+def sparse(confusion: np.ndarray) -> dict[str, list[int]]:
+    """The entries of a confusion matrix that are not zero: numbers of the classes that are their label and their
+    prediction, counted from 0, and their images."""
+    labels, predictions = np.nonzero(confusion)
+    counts = confusion[labels, predictions]
+    return {"label": labels.tolist(), "prediction": predictions.tolist(), "images": counts.tolist()}
 
 
 def wilson(correct: int, count: int, level: float = 0.95) -> tuple[float, float]:
