@@ -111,7 +111,7 @@ def audit(config: Config) -> Audit:
     if not isinstance(source, Source):
         splits = load(dataset, root)
         train, test = (
-            Decoded(split.images, split.labels, [f"{part} image {at}" for at in range(len(split))], [])
+            Decoded(split.images, split.labels, [f"{part} image {at}" for at in range(len(split))], [], split.hashes)
             for split, part in zip(splits, ("training", "test"), strict=True)
         )
         opened = Opened(splits[0].classes, train, test, np.empty((0, 2), np.int64), [])
@@ -126,7 +126,7 @@ def audit(config: Config) -> Audit:
     duplicates: list[list[str]] = []
     leaked: list[tuple[str, str]] = []
     contradictory: list[list[str]] = []
-    for places in equal_images([part.images for part in parts]):
+    for places in equal_images([part.images for part in parts], [part.hashes for part in parts]):
         in_train, in_test = ([part.names[row] for at, row in places if parts[at] is part] for part in parts)
         duplicates += [names for names in (in_train, in_test) if len(names) > 1]
         leaked += [(in_train[0], name) for name in in_test if in_train]

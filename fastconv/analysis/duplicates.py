@@ -3,17 +3,23 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastconv.data.hashes import content_hashes
 
 
-def equal_images(splits: Sequence[np.ndarray]) -> list[list[tuple[int, int]]]:
+def equal_images(
+    splits: Sequence[np.ndarray], known: Sequence[NDArray[np.uint64] | None]
+) -> list[list[tuple[int, int]]]:
     """Return the groups of two or more equal images, each as (split, row), in the order of their first images.
 
     Args:
         splits: images uint8 [N, H, W, C]; may be memory maps.
+        known: the hashes of each split's images, uint64 [N], where they are stored.
     """
-    hashes = np.concatenate([content_hashes(images) for images in splits])
+    hashes = np.concatenate(
+        [content_hashes(images) if there is None else there for images, there in zip(splits, known, strict=True)]
+    )
     begins = np.cumsum([0, *map(len, splits)])
     order = np.argsort(hashes, kind="stable")
     first = np.flatnonzero(np.concatenate([[True], np.diff(hashes[order]) != 0])[: len(order)])  # of equal hashes

@@ -7,6 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from fastconv.analysis import duplicates
 from fastconv.analysis.duplicates import equal_images
 from fastconv.data import hashes
 from fastconv.data.array_files import new_arrays, read_arrays
@@ -94,10 +95,15 @@ def test_names_stay_with_their_images(random, tmp_path):
     assert sorted(path.name for path in (tmp_path / "arrays").glob("[!.]*")) == [folder.name]
 
 
-def test_equal_images_are_found_in_and_across_splits(random):
+def test_equal_images_are_found_in_and_across_splits(random, monkeypatch):
     images = random.integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
     images[[7, 12]], images[15] = images[3], images[2]
-    assert equal_images([images[:10], images[10:]]) == [[(0, 2), (1, 5)], [(0, 3), (0, 7), (1, 2)]]
+    found = [[(0, 2), (1, 5)], [(0, 3), (0, 7), (1, 2)]]
+    splits = [images[:10], images[10:]]
+    assert equal_images(splits, [None, None]) == found
+    monkeypatch.setattr(duplicates, "content_hashes", lambda _: pytest.fail("they are known"))
+    assert equal_images(splits, [content_hashes(each) for each in splits]) == found
+    assert equal_images(splits, [np.zeros(len(each), np.uint64) for each in splits]) == found, "pixels decide"
 
 
 def test_a_split_of_thousands_of_classes_draws_each_class_by_itself(random):

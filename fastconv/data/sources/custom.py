@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastconv.data.array_files import ArraysWriter, read_arrays, writing
 from fastconv.data.dataset import ImageData
-from fastconv.data.hashes import content_hashes
+from fastconv.data.hashes import content_hashes, with_hashes
 from fastconv.data.sources.base import Source
 from fastconv.data.sources.decode import Decoded, choose_size, decode, look
 from fastconv.data.sources.levels import describe, levels_of
@@ -173,8 +173,8 @@ def read(name: str, folder: Path) -> Opened | None:
     if splits is None:
         return None
     train, test = (
-        Decoded(split.images, split.labels, about["names"][part], [])
-        for split, part in zip(splits, ("train", "test"), strict=True)
+        Decoded(split.images, split.labels, about["names"][part], [], split.hashes)
+        for split, part in zip(with_hashes(folder, splits), ("train", "test"), strict=True)
     )
     sizes = np.array(about["sizes"], np.int64).reshape(-1, 2)
     return Opened(

@@ -60,13 +60,14 @@ class LazySamples(Sequence[Sample], ABC):
 
 @dataclass(frozen=True)
 class Decoded:
-    """`images` uint8 [N, H, W, C], `labels` int64 [N] and `names`; and (name, reason) of the files that cannot be
-    read."""
+    """`images` uint8 [N, H, W, C], `labels` int64 [N] and `names`; (name, reason) of the files that cannot be read; and
+    `hashes` of the images, uint64 [N], where they are known (fastconv.data.hashes)."""
 
     images: np.ndarray
     labels: np.ndarray
     names: Sequence[str]
     unreadable: list[tuple[str, str]]
+    hashes: NDArray[np.uint64] | None = None
 
 
 @dataclass(frozen=True)
