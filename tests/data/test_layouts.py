@@ -2,10 +2,13 @@
 
 import os
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from fastconv.data.configs import Dataset
+from fastconv.data.loading import open_source
 from fastconv.data.sources.folders import image_files
 from fastconv.data.sources.layout import find_layout
 from fastconv.system.errors import InputError
@@ -110,3 +113,32 @@ def test_folders_of_fastconv_are_no_classes(tmp_path):
     fill(tmp_path, {"cat": 2, "dog": 2, "data/arrays": 1, "outputs/set/run": 3})
     assert find_layout(tmp_path, [tmp_path / "data", tmp_path / "outputs"]).classes == ["cat", "dog"]
     assert find_layout(tmp_path).classes == ["cat", "data", "dog", "outputs"]
+
+
+@pytest.mark.parametrize(("images", "others"), [("images", "labels"), ("JPEGImages", "Annotations")])
+def test_a_data_set_of_boxes_is_told_from_one_of_classes(tmp_path, images, others):
+    """As YOLO and Pascal VOC lay it out, and labelling tools export."""
+    fill(tmp_path, {f"{images}/train": 3, f"{images}/val": 2, others: 0})
+    (tmp_path / others / "0.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (problem,) = find_layout(tmp_path).problems
+    assert "as data sets for the detection of objects do" in problem
+
+
+def test_classes_that_differ_by_case_or_blanks_are_noted(tmp_path):
+    source = open_source(Dataset(name="x", root=str(fill(tmp_path, {"cat": 2, "Cat": 2, "dog": 2, "dog ": 2})),
+                                 source="image_folder"), tmp_path / "data")  # fmt: skip
+    assert {"the labels Cat and cat are 2 classes", "the labels dog and 'dog ' are 2 classes"} <= set(source.notes)
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+        file.writestr("a/0.png", b"")
+    for kind, says in (("image_folder", "is an archive: unpack it"), ("arrays", "has no arrays: images and labels")):
+        with pytest.raises(InputError, match=says):
+            open_source(Dataset(name="x", root=str(tmp_path / "photos.zip"), source=kind), tmp_path / "data")
+
+
+def test_an_empty_table_is_empty(tmp_path):
+    (tmp_path / "x.csv").touch()
+    with pytest.raises(InputError, match=r"x.csv is empty: give a table"):
+        open_source(Dataset(name="x", train=str(tmp_path / "x.csv"), source="csv"), tmp_path / "data")

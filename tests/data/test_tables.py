@@ -122,7 +122,7 @@ REFUSED = {
     "long text": (rows("x" * 5000 + "{at},{label}", head="path,label"), "names 12 files that are not there"),
     "one class": (rows("{at}.png,cat", head="path,label"), "single label, cat"),
     "no values": (rows("{at}.png,", head="path,label"), "has no labels"),
-    "empty": ("", "no column path"),
+    "empty": ("", "is empty: give a table"),
     "only a header": ("path,label\n", "has no rows"),
 }  # fmt: skip
 

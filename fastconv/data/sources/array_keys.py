@@ -32,7 +32,8 @@ def find_keys(path: Path, names: Collection[str]) -> tuple[list[tuple[str, str]]
             pairs[split] = (images, labels)
     train = next((pairs[split] for split in ("", "train") if split in pairs), None)
     if train is None:
-        raise InputError(f"{path} has the arrays {_some(sorted(names))}: {WANTED} are wanted")
+        there = f"the arrays {_some(sorted(names))}" if names else "no arrays"
+        raise InputError(f"{path} has {there}: {WANTED} are wanted")
     for kind, missing in (("images", "labels"), ("labels", "images")):
         if ("test", kind) in roles and ("test", missing) not in roles:
             there = min(roles["test", kind])[1]

@@ -1,6 +1,7 @@
 """A user's own images in folders."""
 
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import Sample
+from fastconv.data.sources.labels import class_notes
 from fastconv.data.sources.layout import find_layout
 from fastconv.data.sources.walk import Folder, PassedOver
 from fastconv.system.errors import InputError
@@ -41,7 +43,13 @@ def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> So
         return Found.of([layout.classes[at] for at in kept], samples)
 
     stamps = [[_stamp(entry, start) for entries in split for entry in entries] for split in layout.images]
-    return Source([layout.classes, stamps], find, tuple(layout.notes), tuple(layout.problems), layout.hidden_note)
+    return Source(
+        [layout.classes, stamps],
+        find,
+        (*layout.notes, *class_notes(layout.classes)),
+        tuple(layout.problems),
+        layout.hidden_note,
+    )
 
 
 def image_files(folder: Path, skip: frozenset[str] = frozenset(), passed: PassedOver | None = None) -> Iterator[Path]:
@@ -77,6 +85,8 @@ def _root(dataset: "Dataset") -> Path:
     if not dataset.root:
         raise InputError("dataset.root is not set: give the folder of the images, dataset.root=path")
     root = Path(dataset.root)
+    if root.is_file() and zipfile.is_zipfile(root):
+        raise InputError(f"dataset.root={root} is an archive: unpack it, and give the folder")
     if not root.is_dir():
         raise InputError(f"dataset.root={root} is no folder: give the one that has the images")
     return root

@@ -66,7 +66,8 @@ def class_notes(classes: Iterable[str]) -> list[str]:
         alike[re.sub(r"^0+(?=[0-9])", "", " ".join(name.casefold().split()))].append(name)
     for group in alike.values():
         if len(group) > 1:
-            notes.append(f"the labels {' and '.join(group)} are {len(group)} classes")
+            shown = (repr(name) if name != name.strip() else name for name in group)  # blanks can be seen
+            notes.append(f"the labels {' and '.join(shown)} are {len(group)} classes")
     known = set(classes)
     for name in classes:
         parts = [part.strip() for part in re.split(r"[|;,]", name)]

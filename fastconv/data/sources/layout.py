@@ -18,8 +18,9 @@ WORDS = {
     **dict.fromkeys(("test", "testing", "testset"), TEST),
     **dict.fromkeys(("val", "valid", "validation", "valset", "dev", "eval", "evaluation"), VAL),
 }
-# Names to show in a sentence.
-SHOWN = 3
+# Folders beside the images of YOLO, Pascal VOC, COCO and the labelling tools that write these.
+DETECTION = frozenset(("labels", "annotations", "imagesets", "segmentationclass"))
+SHOWN = 3  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,9 @@ def _problems(
     empty = [name for name, *counts in zip(classes, *images, strict=True) if not any(counts)]
     if empty and len(empty) == len(classes):
         return [f"dataset.root={root} has no images: its {len(classes)} folders of classes have none"]
+    if empty and DETECTION & {name.casefold() for name in empty} and len(classes) - len(empty) == 1:
+        line = f"dataset.root={root} has {_listed(classes)}, as data sets for the detection of objects do"
+        return [f"{line}: make a folder of images for each class, or list the images in a table (dataset=csv)"]
     if len(classes) == 1:
         problems.append(f"dataset.root={root} has a single class, {classes[0]}: a classifier needs two or more")
     if empty:

@@ -85,6 +85,8 @@ def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool
 
 def no_column(path: Path, head: Sequence[str], part: str = "label", known: Sequence[str] = LABELS) -> InputError:
     """The error for a table that has no column of images (`path`) or of labels."""
+    if not any(head):
+        return InputError(f"{path} is empty: give a table with a column of images and one of labels")
     shown = ",".join(head[:12]) + (", ..." if len(head) > 12 else "")
     both = "" if part == "label" else f" and one of labels ({', '.join(LABELS[:8])}, ...)"
     return InputError(
