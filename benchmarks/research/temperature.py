@@ -41,7 +41,6 @@ RUNS = {
     "cifar10, 40,000 images": ("cifar10", "[8,32,32]", 0.2, 2, 512, 0),
     "digits, 4 epochs": ("digits", "[8,32,32]", 0.3, 4, 64, 0),
     "cifar10, 10,000 images": ("cifar10", "[8,32,32]", 0.8, 10, 512, 1),
-    "fashion_mnist, 4,800 images": ("fashion_mnist", "[16,64,64]", 0.92, 12, 256, 1),
     "digits, 20 epochs": ("digits", "[8,32,32]", 0.3, 20, 64, 0),
     "fashion_mnist, 6,000 images": ("fashion_mnist", "[8,32,32]", 0.9, 25, 512, 0),
     "cifar10, 5,000 images": ("cifar10", "[8,32,32]", 0.9, 30, 512, 0),
