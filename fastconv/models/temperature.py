@@ -18,7 +18,7 @@ BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
 # Further epochs after which a network knows the labels of its training images by heart, so that only its own
 # probabilities count. Held-out images asked for 0.0, 0.1, 0.3, 0.3, 0.4, 0.5 and 0.9 of the way to the temperature of
-# these after 2, 4, 10, 20, 25, 30 and 50 epochs; being too sure is the worse error (benchmarks/research/temperature.py).
+# these after 2, 4, 10, 20, 25, 30 and 50 epochs; too sure is the worse error (benchmarks/research/temperature.py).
 REPEATS = 45.0
 
 

@@ -53,8 +53,9 @@ def test_labels_of_training_images_count_the_less_the_more_often_they_were_seen(
     true = (2.5 * logits).softmax(1)
     smoothed = (0.8 * true + 0.2 / 10).log()
     honest = torch.multinomial(true, 1, generator=generator)[:, 0]
-    unseen, often, always = (fit_on_training_images(smoothed, true.argmax(1), 0.2, epochs) for epochs in (1, 23.5, 1000))
-    assert unseen == pytest.approx(fit_temperature(smoothed, true.argmax(1)))
+    learned = true.argmax(1)
+    unseen, often, always = (fit_on_training_images(smoothed, learned, 0.2, epochs) for epochs in (1, 23.5, 1000))
+    assert unseen == pytest.approx(fit_temperature(smoothed, learned))
     assert often == pytest.approx((unseen * always) ** 0.5), "half of the way"
     assert always == pytest.approx(fit_temperature(smoothed, honest), rel=0.1), "that of images which it has not seen"
     assert unseen < 0.8 * always
