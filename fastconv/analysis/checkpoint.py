@@ -18,6 +18,7 @@ from fastconv.data.configs import PLACES
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.levels import Levels
 from fastconv.models import blueprint, build_model
+from fastconv.models.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, TEMPERATURE
 from fastconv.models.weights import DIGEST, weights_digest
 from fastconv.models.whitening import Whitening
 from fastconv.runs.checkpoint import load_checkpoint
@@ -43,6 +44,8 @@ class TrainedRun:
     std: tuple[float, ...]
     settings: dict[str, Any]
     """The network's own, such as `width`."""
+    temperature: float | None = None
+    """What the logits are divided by before they become probabilities; None for 1."""
     levels: Levels | None = None
     """How pixel values of more than eight bits became bytes; None if the run is of an earlier version."""
     trusted: bool = False
@@ -123,8 +126,9 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         shape, classes, settings = tuple(network["shape"]), tuple(network["classes"]), dict(network["settings"])
         name, mean, std = network["model"], tuple(network["mean"]), tuple(network["std"])
         levels = Levels.from_dict(network.get("levels"))
+        temperature = checkpoint.get(TEMPERATURE)
         state = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
-        _require_possible(shape, classes, mean, std, state)
+        _require_possible(shape, classes, mean, std, state, temperature)
         is_same = name == config.model.name and all(
             getattr(config.model, key, None) == value for key, value in settings.items()
         )
@@ -154,6 +158,7 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         mean=mean,
         std=std,
         settings=settings,
+        temperature=temperature,
         levels=levels,
         trusted=trust,
     )
@@ -172,7 +177,8 @@ def _require_own(path: Path, checkpoint: dict[str, Any], results: Results | None
     if results is None or results.stop_reason not in FINISHED:
         return
     same_step = results.weights_digest is not None or None in (step, results.steps) or step == results.steps
-    if same_step and results.weights_digest in (None, digest):
+    same_temperature = results.temperature == checkpoint.get(TEMPERATURE)
+    if same_step and same_temperature and results.weights_digest in (None, digest):
         return
     raise InputError(
         f"{path} (step {step}) is not the network that results.json (step {results.steps}) is of: it was not saved, or"
@@ -181,7 +187,12 @@ def _require_own(path: Path, checkpoint: dict[str, Any], results: Results | None
 
 
 def _require_possible(
-    shape: Sequence[Any], classes: Sequence[Any], mean: Sequence[Any], std: Sequence[Any], state: Mapping[str, Any]
+    shape: Sequence[Any],
+    classes: Sequence[Any],
+    mean: Sequence[Any],
+    std: Sequence[Any],
+    state: Mapping[str, Any],
+    temperature: Any,
 ) -> None:
     """Raise ValueError for claims of a checkpoint that no run makes, whatever its network is."""
     numbers = (*mean, *std)
@@ -194,6 +205,7 @@ def _require_possible(
         and len(mean) == len(std) == shape[2]
         and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
         and all(_is_whole(value) for value in state.values())
+        and (temperature is None or (type(temperature) is float and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE))
     ):
         raise ValueError
 

@@ -25,15 +25,20 @@ FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 
 
 class Probabilities(nn.Module):
-    """Maps raw images uint8 [N, H, W, C] to probabilities float32 [N, classes]."""
+    """Maps raw images uint8 [N, H, W, C] to probabilities float32 [N, classes].
 
-    def __init__(self, classifier: Classifier) -> None:
+    Args:
+        classifier: gives logits.
+        temperature: what the logits are divided by.
+    """
+
+    def __init__(self, classifier: Classifier, temperature: float = 1.0) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.temperature = classifier, temperature
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(images.float())
-        return logits.softmax(1)
+        return (logits / self.temperature).softmax(1)
 
 
 def export(config: Export) -> list[str]:
@@ -47,7 +52,8 @@ def export(config: Export) -> list[str]:
     splits, warnings = images_of(run, Path(config.data))
     test, count = splits.test, min(config.samples, len(splits.test))
     some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, count).astype(int)]))
-    network = Probabilities(Classifier(run.model, run.mean, run.std)).eval().requires_grad_(False)
+    classifier = Classifier(run.model, run.mean, run.std)
+    network = Probabilities(classifier, run.temperature or 1.0).eval().requires_grad_(False)
     with torch.inference_mode():
         expected = network(some).numpy()
     lines = []

@@ -93,12 +93,13 @@ class Predictor:
         return np.stack([pixels_of(image, self.shape, at, self.run.levels) for at, image in enumerate(images, first)])
 
     def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
-        """Return class probabilities float32 [N, classes] of images uint8 [N, H, W, C]."""
+        """Return class probabilities float32 [N, classes] of images uint8 [N, H, W, C], at the run's temperature."""
         views = views_of(self.run.config.tta, self.run.config.augment.mirrors) if tta else Views()
+        temperature = self.run.temperature or 1.0
 
         def logits(batch: torch.Tensor) -> torch.Tensor:
             with self._device.autocast():
-                return views.logits(self._network.model, self._network.normalise(batch))[1]
+                return views.logits(self._network.model, self._network.normalise(batch))[1] / temperature
 
         return class_probabilities(logits, images, self._device.kind) if len(images) else self._none()
 

@@ -63,6 +63,9 @@ def forecast(
         views=views.count,
         begin_seconds=begin_seconds,
         saves=int(config.checkpoint.save and "checkpoint" in counts),
+        calibration_images=(
+            min(pacing.calibration_images, spec.samples) if config.label_smoothing and "test" in counts else 0
+        ),
         pacing=pacing,
     )
     bound_epochs = config.schedule.max_epochs

@@ -23,7 +23,9 @@ MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tt
 FINISHED = ("epochs", "budget")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 # Results that are shares, in [0, 1].
-SHARES = (*MEASURES, "balanced_accuracy", "macro_f1")
+SHARES = (
+    *MEASURES, "balanced_accuracy", "macro_f1", "expected_calibration_error", "expected_calibration_error_unscaled"
+)  # fmt: skip
 # No result is larger, no text longer, and no run has more settings.
 MOST, MOST_TEXT, MOST_SETTINGS = 2**64, 10_000, 1000
 
@@ -53,6 +55,12 @@ class Results:
     """Accuracy on the held-out training images with test-time augmentation."""
     loss: float | None = None
     """Cross-entropy on the test split."""
+    temperature: float | None = None
+    """What the logits are divided by before they become probabilities; null if no labels were smoothed."""
+    expected_calibration_error: float | None = None
+    """Mean distance of confidence and accuracy on the test split (15 bins, Guo et al. 2017), with the temperature."""
+    expected_calibration_error_unscaled: float | None = None
+    """The same without the temperature."""
     balanced_accuracy: float | None = None
     """Mean of the classes' recalls on the test split."""
     macro_f1: float | None = None

@@ -84,6 +84,11 @@ def results_table(results: Results, folder: Path) -> Table:
         "run": str(folder),
         "dashboard": f"tensorboard --logdir {folder}",
     }
+    if results.expected_calibration_error_unscaled is not None:
+        rows["calibration"] = (
+            f"expected calibration error {results.expected_calibration_error:.3f};"
+            f" {results.expected_calibration_error_unscaled:.3f} before temperature scaling"
+        )
     if results.tta_skipped:
         rows["accuracy"] += f", for which there was no time with {results.tta_skipped:,} of them"
     if abs(results.balanced_accuracy - results.accuracy) > UNLIKE:

@@ -23,6 +23,7 @@ from fastconv.system import signals as interrupts
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import Interrupted
+from fastconv.training.calibration import calibrate
 from fastconv.training.callbacks import (
     AverageWeights,
     BudgetProgressBar,
@@ -37,15 +38,14 @@ from fastconv.training.callbacks.custom import restore_states
 from fastconv.training.checkpoint_file import read_checkpoint
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.loggers import Loggers
-from fastconv.training.module import ImageClassifier
+from fastconv.training.module import TEST_SCORES, ImageClassifier
 from fastconv.training.own_images import require_same_images
 from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.tensorboard import optional
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
-# Number of rows in the metrics.csv of a run of the expected length.
-RECORDS = 200
+RECORDS = 200  # rows in the metrics.csv of a run of the expected length
 
 
 def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> Results:
@@ -183,13 +183,14 @@ class Training:
         trainer = make_trainer(run, loggers.all, self._callbacks, self._checkpoints.plugin)
         if checkpoint and from_first_rank("trained", self._budget.is_over):
             module.load_state_dict(checkpoint["state_dict"])
-            self._finish_average(module, checkpoint)
+            self._finish(trainer, module, checkpoint)
             datamodule.load_state_dict(checkpoint["ShardDataModule"])
             restore_states(run.callbacks, checkpoint["callbacks"])
             self._budget.stop_reason = self._budget.stop_reason or "budget"
         else:
             path = self._folder.path / "last.ckpt" if checkpoint else None
             trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
+            calibrate(run, trainer, module, self._budget)
             self._checkpoints.save(trainer, last=True)
             interrupts.obey()
         trained, saved = weights_digest(module.state_dict()), self._checkpoints.plugin.digest
@@ -205,6 +206,7 @@ class Training:
         results = self._so_far(
             **scores,
             weights_digest=trained,
+            temperature=module.temperature,
             balanced_accuracy=balanced_accuracy(confusion),
             macro_f1=macro_f1(confusion),
             petaflop=run.petaflop(self._budget.steps),
@@ -232,14 +234,14 @@ class Training:
         """Close the loggers and the stream."""
         self._opened.close()
 
-    def _finish_average(self, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:
-        """Use the average of the weights, here and in the checkpoint, if time ended training before its last step."""
-        if not self._average:
-            return
-        self._average.load_state_dict(checkpoint["callbacks"][self._average.state_key])
-        self._average.average.finish(weights_of(module.model))
-        checkpoint["callbacks"][self._average.state_key] = self._average.state_dict()
-        if is_first_rank():
+    def _finish(self, trainer: L.Trainer, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:
+        """Average the weights and fit the temperature, here and in the checkpoint, as after a last step of training."""
+        if self._average:
+            self._average.load_state_dict(checkpoint["callbacks"][self._average.state_key])
+            self._average.average.finish(weights_of(module.model))
+            checkpoint["callbacks"][self._average.state_key] = self._average.state_dict()
+        calibrate(self._run, trainer, module, self._budget, checkpoint)
+        if is_first_rank() and (self._average or module.temperature):
             self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
 
     def _scoring_time(self, images: int, ranks: int) -> ScoringReserve | None:
@@ -268,7 +270,7 @@ class Training:
         if reserve:
             skipped = torch.tensor(float(reserve.skipped))
             scores["tta_skipped"] = int(trainer.strategy.reduce(skipped, reduce_op="sum"))
-        return {**scores, **{key: float(found[f"test/{key}"]) for key in ("accuracy", "accuracy_tta", "loss")}}
+        return {**scores, **{key: float(found[f"test/{key}"]) for key in TEST_SCORES if f"test/{key}" in found}}
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """Load the state of the previous process, if it left one, and take over its progress."""

@@ -9,13 +9,23 @@ import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
 from fastconv.models import build_model
 from fastconv.models.classifier import Normalise
+from fastconv.models.temperature import BINS, TEMPERATURE
 from fastconv.models.tta import ScoringTime, Views
 from fastconv.models.weights import weights_digest
 from fastconv.system.distributed import is_first_rank
+
+# Scores of the test split, each logged as test/SCORE; the last one only if there is a temperature.
+TEST_SCORES = (
+    "accuracy",
+    "accuracy_tta",
+    "loss",
+    "expected_calibration_error",
+    "expected_calibration_error_unscaled",
+)
 
 
 class ImageClassifier(L.LightningModule):
@@ -79,6 +89,9 @@ class ImageClassifier(L.LightningModule):
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
         self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
         self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+        for name in ("test_expected_calibration_error", "test_expected_calibration_error_unscaled"):
+            setattr(self, name, MulticlassCalibrationError(len(classes), BINS, validate_args=False))
+        self.temperature: float | None = None  # fitted at the end of training
         self.scored_digest: str | None = None
         self.scoring_time: ScoringTime | None = None  # limits the views, if the budget counts the test
 
@@ -172,6 +185,11 @@ class ImageClassifier(L.LightningModule):
         found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
         if is_final:
             found["accuracy_tta"] = (augmented, labels)
+        if split == "test":
+            scaled = logits.float() / (self.temperature or 1.0)
+            found["expected_calibration_error"] = (scaled.softmax(1), labels)
+            if self.temperature is not None:
+                found["expected_calibration_error_unscaled"] = (logits.float().softmax(1), labels)
         for name, value in found.items():
             score = getattr(self, f"{split}_{name}")
             score.update(*value)
@@ -185,6 +203,7 @@ class ImageClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.network
+        checkpoint[TEMPERATURE] = self.temperature
         checkpoint["train_sums"] = self._all_sums().tolist()
         self._average_statistics()  # in place, because the checkpoint refers to them
 

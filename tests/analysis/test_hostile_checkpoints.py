@@ -56,6 +56,13 @@ def weights_of_text(checkpoint):
     checkpoint["state_dict"] = dict.fromkeys(checkpoint["state_dict"], "x")
 
 
+def temperature(value):
+    def change(checkpoint):
+        checkpoint["temperature"] = value
+
+    return change
+
+
 OTHER, DAMAGED = "of another network", "damaged or not fastconv's"
 CHANGES = {
     "a network of a billion filters": (settings(width=10**9), "no readable config.yaml .*width=1000000000"),
@@ -74,6 +81,9 @@ CHANGES = {
     "a network without weights": (without("state_dict"), DAMAGED),
     "no network": (without("network"), DAMAGED),
     "weights of text": (weights_of_text, DAMAGED),
+    "a temperature of text": (temperature("warm"), DAMAGED),
+    "no temperature at all": (temperature(float("nan")), DAMAGED),
+    "a temperature of zero": (temperature(0.0), DAMAGED),
     "a tensor of terabytes": (expand, DAMAGED),
     "a sparse tensor": (sparse, DAMAGED),
     "another name": (network(model="../../resnet18"), OTHER),

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtri, softmax
 
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, by_class, macro_f1
+from fastconv.models.temperature import BINS
 
 # k of the top-k accuracy.
 TOP = 5
-# Bins of confidence of the calibration error, as in Guo et al. 2017.
-BINS = 15
 # Up to so many classes, a file has the whole confusion matrix: that of 5,000 classes has 25 million numbers, most of
 # them zero.
 DENSE_CLASSES = 200
@@ -19,11 +18,24 @@ DENSE_CLASSES = 200
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions of images: probabilities float [N, classes], labels int64 [N], and names of the classes."""
+    """Predictions of images: probabilities float [N, classes], labels int64 [N], and names of the classes.
+
+    `temperature` is what the logits were divided by (Guo et al. 2017); None if they were not.
+    """
 
     probabilities: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    temperature: float | None = None
+
+    @cached_property
+    def unscaled(self) -> "Evaluation":
+        """The same predictions without the temperature."""
+        if self.temperature is None:
+            return self
+        with np.errstate(divide="ignore"):  # a probability of 0 stays 0
+            logits = self.temperature * np.log(self.probabilities)
+        return Evaluation(softmax(logits, axis=1), self.labels, self.classes)
 
     @cached_property
     def predictions(self) -> np.ndarray:
@@ -107,8 +119,11 @@ class Evaluation:
             f"top_{TOP}_accuracy": self.top_k_accuracy() if len(self.classes) > TOP else None,
             "balanced_accuracy": self.balanced_accuracy,
             "macro_f1": self.macro_f1,
+            "temperature": self.temperature,
             "expected_calibration_error": self.calibration_error,
+            "expected_calibration_error_unscaled": self.unscaled.calibration_error,
             "reliability": self.reliability,
+            "reliability_unscaled": self.unscaled.reliability,
             "classes": [{"class": name, **row} for name, row in zip(self.classes, self.per_class, strict=True)],
             "confusion": sparse(self.confusion) if len(self.classes) > DENSE_CLASSES else self.confusion.tolist(),
         }

@@ -34,7 +34,7 @@ def write_report(config: Evaluate) -> list[str]:
     splits, warnings = images_of(run, Path(config.data))
     test = splits.test
     probabilities = Predictor(run, config.accelerator).predict(test.images, config.tta).probabilities
-    evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes)
+    evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes, run.temperature)
     content = as_json({**evaluation.summary(), "warnings": warnings}, indent=1)
     write_atomically(folder / "evaluation.json", content.encode())
     lines = [*findings(run, evaluation, test), *warnings]
@@ -57,6 +57,11 @@ def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[s
         f"Its mean confidence is {confidence:.1%} at {evaluation.accuracy:.1%} accuracy:"
         f" expected calibration error {evaluation.calibration_error:.3f}."
     )
+    if evaluation.temperature is not None:
+        lines[-1] += (
+            f" Before temperature scaling (its logits are divided by {evaluation.temperature:.3f}) the error was"
+            f" {evaluation.unscaled.calibration_error:.3f}."
+        )
     if run.results and run.results.seconds_counted is not None:
         limit = f" of {run.results.budget_seconds:g} s" if run.results.budget_seconds else ""
         lines.append(f"It took {run.results.seconds_counted:.1f} s{limit} on {run.results.device}.")
@@ -125,14 +130,21 @@ def error_pictures(evaluation: Evaluation, test: ImageData) -> list[dict[str, ob
 
 
 def draw_reliability(evaluation: Evaluation, path: Path) -> None:
-    """Draw the reliability diagram: accuracy by confidence, and the share of the images in each bin."""
+    """Draw the reliability diagram: accuracy by confidence, also before temperature scaling if the run has a
+    temperature, and the share of the images in each bin."""
     drawing = Drawing(figsize=(5, 4), layout="constrained")
     axes = drawing.subplots()
-    confidence, accuracy = ([each[key] for each in evaluation.reliability] for key in ("confidence", "accuracy"))
     count = np.array([each["images"] for each in evaluation.reliability])
+    confidence = [each["confidence"] for each in evaluation.reliability]
     axes.bar(confidence, count / count.sum(), width=0.05, color="0.85", label="share of images")
     axes.plot([0, 1], [0, 1], color="0.5", linewidth=1)
-    axes.plot(confidence, accuracy, marker="o", label="accuracy")
+    shown = {"accuracy": evaluation}
+    if evaluation.temperature is not None:
+        shown = {"before temperature scaling": evaluation.unscaled, **shown}
+    for label, each in shown.items():
+        points = [(row["confidence"], row["accuracy"]) for row in each.reliability]
+        style = "-o" if each is evaluation else "--."
+        axes.plot(*zip(*points, strict=True), style, color="C0" if each is evaluation else "C1", label=label)
     axes.set(xlabel="confidence", ylabel="accuracy, share of images", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(loc="upper left")
     figures.save(drawing, path)
