@@ -87,7 +87,7 @@ def values_of(config: DictConfig, prefix: str = "") -> dict[str, Any]:
     found = {}
     for name in config:
         node = config._get_node(name)
-        if isinstance(node, DictConfig):
+        if isinstance(node, DictConfig) and OmegaConf.get_type(node) is not dict:
             found |= values_of(node, f"{prefix}{name}.")
         else:
             found[prefix + name] = hints[name]
@@ -242,6 +242,9 @@ COMBINATIONS = [
     (("-m", "outputs=/dev/null", "seed=0,1"), "/dev/null"),
     (("--config-name=compare",), "config"),
     (("dataset.name=cifar100",), "dataset.name"),
+    (("logger=[csv,nothing]",), "nothing"),
+    (("logger=5",), "logger"),
+    (("+logger.mine={a:1}",), "logger.mine"),
 ]
 OTHER_COMMANDS = [
     ("precompute", ("stream=online",), "stream=online"),
