@@ -24,6 +24,7 @@ from fastconv.system.distributed import from_first_rank, is_first_rank, lost_ran
 from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import Interrupted
 from fastconv.training.callbacks import (
+    AdjustThreads,
     AverageWeights,
     BudgetProgressBar,
     Checkpoints,
@@ -148,8 +149,10 @@ class Training:
         if config.average.kind != "none":
             average = AVERAGES[config.average.kind](config.average.update_interval, config.average.decay)
             self._average = AverageWeights(average, self._budget)
+        self._threads = AdjustThreads(self._budget, run.device.threads)
         self._callbacks = [
             self._budget,
+            *([self._threads] if run.may_adjust_threads else []),
             ScheduleLR(config.schedule),
             *([self._average] if self._average else []),
             self._recorder,
@@ -294,5 +297,6 @@ class Training:
             steps=self._budget.steps,
             seconds_counted=self._budget.elapsed(),
             seconds=self._run.clock.seconds(),
+            threads=self._threads.used if self._run.device.kind == "cpu" else [],
             **more,
         )

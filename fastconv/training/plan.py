@@ -17,8 +17,9 @@ from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, for
 from fastconv.budget.clock import Clock
 from fastconv.budget.flops import training_flops
 from fastconv.budget.forecast import Forecast, forecast
-from fastconv.budget.hardware import Device, prepare
+from fastconv.budget.hardware import Device, prepare_in_time
 from fastconv.budget.pacing import PACING
+from fastconv.budget.threads import default_threads
 from fastconv.config.prerequisites import require_room
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
@@ -59,13 +60,22 @@ class Run:
         """The settings of the network."""
         return model_settings(self.config.model)
 
+    @property
+    def may_adjust_threads(self) -> bool:
+        """Whether the number of CPU threads may change while the run trains."""
+        trainer, is_limited = self.config.trainer, self.config.budget.seconds is not None
+        is_open = trainer.num_threads == "auto" and is_limited and default_threads() > 1
+        return is_open and self.device.kind == "cpu" and trainer.devices == 1
+
     def petaflop(self, steps: int) -> float:
         """10^15 floating-point operations of this many steps of training."""
         each = training_flops(self.config.model.name, self.model_settings, self.spec.shape, len(self.spec.classes))
         return each * steps * self.config.batch_size / 1e15
 
 
-def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | None = None) -> Run:
+def plan_run(
+    config: Config, data: Splits, clock: Clock, speed: SpeedProfile | None = None, threads: int | None = None
+) -> Run:
     """Work out what a run will do on this machine.
 
     Args:
@@ -74,12 +84,14 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
         clock: the run's clock: the benchmark goes to its segment `benchmark`, the choice of images to skip to
             `precompute`.
         speed: the speed at which this machine trains the network; None to measure it.
+        threads: the number of CPU threads that autotune has measured; None to measure it, where it is open.
 
     Raises InputError for missing hardware, a budget that is too short, or too little room for the stream.
     """
     check_world(config.trainer.devices)
     callbacks = tuple(make_callbacks(config.callbacks))
-    device = prepare(config.trainer)
+    with clock.segment("benchmark"):
+        device = prepare_in_time(config, threads)
     forget_peak_memory()
     train, holdout, test = data.train, data.holdout, data.test
     spec = stream_spec(train, config.augment, config.stream.seed)

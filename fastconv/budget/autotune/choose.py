@@ -15,7 +15,7 @@ from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, network_name
 from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.clock import Clock
-from fastconv.budget.hardware import prepare
+from fastconv.budget.hardware import prepare_in_time
 from fastconv.config.prerequisites import require_batch
 from fastconv.config.schema import Config
 from fastconv.data.augment.policy import Policy
@@ -49,6 +49,8 @@ class Choice:
     config: Config
     speed: SpeedProfile | None
     reasons: dict[str, str]
+    threads: int | None = None
+    """The number of CPU threads that was measured; None if nothing was chosen."""
 
 
 def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, settings: Autotune = AUTOTUNE) -> Choice:
@@ -69,7 +71,9 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
         require_batch(config, len(data.train))
     if not open_choices:
         return Choice(config, None, {})
-    device, budget = prepare(config.trainer), budget_seconds(config)
+    with clock.segment("benchmark"):
+        device = prepare_in_time(config)
+    threads, budget = device.threads, budget_seconds(config)
     if config.trainer.compile is None and device.compile and budget < settings.compile_min_seconds:
         config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, compile=False))
     device = dataclasses.replace(device, compile=False)  # compiling each network would take longer than a benchmark
@@ -82,7 +86,8 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
         return flip_test(train, profiles, device, cache, seconds, settings)
 
     with clock.segment("benchmark"):
-        return choose(config, open_choices, device.kind, train, scored, profiles, flips, settings)
+        choice = choose(config, open_choices, device.kind, train, scored, profiles, flips, settings)
+    return dataclasses.replace(choice, threads=threads)
 
 
 def left_open(config: Config, overrides: list[str]) -> list[str]:

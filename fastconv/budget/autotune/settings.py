@@ -29,6 +29,22 @@ class Autotune:
     max_time_growth: float = 1.2
     """Time cannot grow more than this many times as much as the arithmetic: a benchmark that says so was disturbed."""
 
+    # The number of CPU threads (fastconv.budget.threads).
+    thread_turns: int = 8
+    """Turns of the choice before training."""
+    thread_seconds: float = 0.1
+    """It ends after this time, from the second turn on: slices of the scheduler are some milliseconds."""
+    thread_gain: float = 1.15
+    """Another number must be this many times as fast to be taken: the noise of a trial is about a tenth."""
+    thread_slowdown: float = 1.5
+    """Steps that take this many times the usual show that something else keeps the machine busy."""
+    thread_trial_seconds: float = 0.25
+    """Seconds of the steps of a trial, and of the steps that it is compared with: many slices of the scheduler."""
+    thread_rest_seconds: float = 2.0
+    """Seconds of training before a trial, at least."""
+    thread_share: float = 0.05
+    """Share of the training time that trials may take where they bring nothing."""
+
     # The flip-invariance test.
     flip_test_share: float = 0.02
     """For the flip-invariance test: a guess, as `benchmark_share`."""

@@ -1,5 +1,6 @@
 """Callbacks that act on a training run: budget, schedule, records, guards, checkpoints, progress bar."""
 
+from fastconv.training.callbacks.adjust_threads import AdjustThreads
 from fastconv.training.callbacks.average_weights import AverageWeights
 from fastconv.training.callbacks.checkpoints import Checkpoints
 from fastconv.training.callbacks.compile_step import CompileStep
@@ -10,6 +11,7 @@ from fastconv.training.callbacks.schedule_lr import OneCycleLR, ScheduleLR
 from fastconv.training.callbacks.time_budget import TimeBudget
 
 __all__ = [
+    "AdjustThreads",
     "AverageWeights",
     "BudgetProgressBar",
     "Checkpoints",
