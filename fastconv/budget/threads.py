@@ -1,7 +1,7 @@
 """How many CPU threads compute, by measurement: before training, and again when its steps slow down.
 
-Threads share the work of a layer and wait for the slowest of them. Beside other work on the machine one of them may have
-to wait for a core, and all the others with it, so that fewer threads are faster.
+Threads share the work of a layer and wait for the slowest of them. Beside other work on the machine one of them may
+have to wait for a core, and all the others with it, so that fewer threads are faster.
 """
 
 import functools
@@ -63,8 +63,8 @@ class ThreadTrials:
     """Decides step by step how many threads compute the next one, by the seconds of the steps so far.
 
     Where steps have become much slower, or where fewer threads than possible compute, another number computes a few
-    steps now and then, in a small share of the time. The faster one stays; it must be clearly faster, so that the number
-    does not oscillate.
+    steps now and then, in a small share of the time. The faster one stays; it must be clearly faster, so that the
+    number does not oscillate.
 
     Args:
         threads: the first number.

@@ -1,4 +1,4 @@
-"""How the threads of torch's OpenMP wait for each other. Nothing here imports torch, which reads it when it is loaded."""
+"""How the threads of torch's OpenMP wait for each other. Nothing here imports torch, which reads it while it loads."""
 
 import os
 import sys

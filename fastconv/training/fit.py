@@ -136,7 +136,7 @@ class Training:
             max_steps=plan.max_steps,
             clock=run.clock,
             counts=tuple(config.budget.counts),
-            step_seconds=run.speed.step_seconds,
+            step_seconds=plan.step_seconds,
             validate_images=images,
             reserve=dataclasses.replace(plan.reserve),
             views=views_of(config.tta, config.augment.mirrors),

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fastconv.budget.autotune.data_pruning import skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
+from fastconv.budget.bounds import least_step_seconds, require_seconds
 from fastconv.budget.clock import Clock
 from fastconv.budget.flops import training_flops
 from fastconv.budget.forecast import Forecast, forecast
@@ -37,6 +38,9 @@ from fastconv.system.errors import InputError, reason
 from fastconv.system.urls import redacted
 from fastconv.training.callbacks.custom import make_callbacks
 
+# If fewer optimizer steps than this fit into the budget, something is wrong: the plan says so.
+FEW_STEPS = 10
+
 
 @dataclass(frozen=True)
 class Run:
@@ -59,6 +63,14 @@ class Run:
     def model_settings(self) -> dict[str, Any]:
         """The settings of the network."""
         return model_settings(self.config.model)
+
+    @property
+    def seems_busy(self) -> bool:
+        """Whether other work seems to keep the machine busy: a benchmark was disturbed, or hardly a step fits."""
+        few = self.config.budget.seconds is not None and self.plan.steps < min(
+            FEW_STEPS, self.plan.max_steps or FEW_STEPS
+        )
+        return not self.speed.is_steady or few
 
     @property
     def may_adjust_threads(self) -> bool:
@@ -128,6 +140,10 @@ def plan_run(
             cache, limit = Path(config.data) / "benchmarks", config.budget.seconds
             found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
             speed = SpeedProfile(**found)
+    counted, seconds = clock.counted(tuple(config.budget.counts)), config.budget.seconds
+    if seconds is not None and device.kind == "cpu" and speed.step_seconds + counted > seconds:
+        cache = Path(config.data) / "benchmarks"
+        require_seconds(seconds, from_first_rank("least", lambda: least_step_seconds(key, device, cache)), counted)
     curve = len({"test": test, "holdout": holdout}.get(config.validate.on, ()))
     plan = forecast(
         config,
@@ -138,7 +154,7 @@ def plan_run(
         test_images=len(test),
         views=views_of(config.tta, config.augment.mirrors),
         begin_seconds=PACING.begin_scoring_seconds[device.kind],
-        already_counted=clock.counted(tuple(config.budget.counts)),
+        already_counted=counted,
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
