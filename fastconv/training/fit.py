@@ -24,7 +24,6 @@ from fastconv.system.distributed import from_first_rank, is_first_rank, lost_ran
 from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import Interrupted
 from fastconv.training.callbacks import (
-    AdjustThreads,
     AverageWeights,
     BudgetProgressBar,
     Checkpoints,
@@ -33,8 +32,10 @@ from fastconv.training.callbacks import (
     Recorder,
     ScheduleLR,
     TimeBudget,
+    WatchSpeed,
 )
 from fastconv.training.callbacks.custom import restore_states
+from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.checkpoint_file import read_checkpoint
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.loggers import Loggers
@@ -44,9 +45,6 @@ from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.tensorboard import optional
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
-
-# Number of rows in the metrics.csv of a run of the expected length.
-RECORDS = 200
 
 
 def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> Results:
@@ -141,18 +139,17 @@ class Training:
             reserve=dataclasses.replace(plan.reserve),
             views=views_of(config.tta, config.augment.mirrors),
         )
-        every = max(1, plan.steps // RECORDS)
-        self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
+        self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, max(1, plan.steps // RECORDS))
         path = folder.path / "last.ckpt" if config.checkpoint.save else None
         self._checkpoints = Checkpoints(path, config.checkpoint.every, self._budget, self.note)
         self._average: AverageWeights | None = None
         if config.average.kind != "none":
             average = AVERAGES[config.average.kind](config.average.update_interval, config.average.decay)
             self._average = AverageWeights(average, self._budget)
-        self._threads = AdjustThreads(self._budget, run.device.threads)
+        self._watch = WatchSpeed(self._budget, run.speed, run.device.threads, run.may_adjust_threads)
         self._callbacks = [
             self._budget,
-            *([self._threads] if run.may_adjust_threads else []),
+            self._watch,
             ScheduleLR(config.schedule),
             *([self._average] if self._average else []),
             self._recorder,
@@ -297,6 +294,6 @@ class Training:
             steps=self._budget.steps,
             seconds_counted=self._budget.elapsed(),
             seconds=self._run.clock.seconds(),
-            threads=self._threads.used if self._run.device.kind == "cpu" else [],
+            threads=self._watch.threads if self._run.device.kind == "cpu" else [],
             **more,
         )

@@ -1,6 +1,5 @@
 """Callbacks that act on a training run: budget, schedule, records, guards, checkpoints, progress bar."""
 
-from fastconv.training.callbacks.adjust_threads import AdjustThreads
 from fastconv.training.callbacks.average_weights import AverageWeights
 from fastconv.training.callbacks.checkpoints import Checkpoints
 from fastconv.training.callbacks.compile_step import CompileStep
@@ -9,9 +8,9 @@ from fastconv.training.callbacks.progress_bar import BudgetProgressBar
 from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.schedule_lr import OneCycleLR, ScheduleLR
 from fastconv.training.callbacks.time_budget import TimeBudget
+from fastconv.training.callbacks.watch_speed import WatchSpeed
 
 __all__ = [
-    "AdjustThreads",
     "AverageWeights",
     "BudgetProgressBar",
     "Checkpoints",
@@ -21,4 +20,5 @@ __all__ = [
     "Recorder",
     "ScheduleLR",
     "TimeBudget",
+    "WatchSpeed",
 ]
