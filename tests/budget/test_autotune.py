@@ -45,6 +45,11 @@ OTHER = Autotune(
 Benchmark = Callable[..., SpeedProfile]
 
 
+def flip_result(plain: float, flipped: float) -> FlipAccuracy:
+    """A flip-invariance test with these accuracies, in which 20 images are right only flipped."""
+    return FlipAccuracy(plain, flipped, 1000, round(1000 * (plain - flipped)) + 20, 20)
+
+
 def machine(operations_per_second: float, micro_batches: float = 8) -> Benchmark:
     """The benchmark of a machine with this speed, which takes the time of some micro batches."""
 
@@ -188,7 +193,7 @@ def test_benchmarks_take_their_share_of_the_budget(chosen, first):
 )
 def test_images_are_pruned_where_a_gain_was_measured(chosen, flipped, seconds, share):
     """Neither with a small nor with a large network, nor images that are not flipped."""
-    flips, budget = FlipAccuracy(0.8, flipped), f"budget.seconds={seconds}"
+    flips, budget = flip_result(0.8, flipped), f"budget.seconds={seconds}"
     choice = chosen(machine(2e9), budget, flips=flips, copies=5)
     assert (WIDTHS.index(choice.config.model.widths) in (2, 3)) == (seconds == 1000)
     assert choice.config.data_pruning == share
@@ -214,7 +219,7 @@ def test_the_same_measurements_give_the_same_choice(digits_root, tmp_path):
     """Measured on this machine, and then read from the cache, whose files stay as they are."""
     load("digits", tmp_path)
     given = ["experiment=best", "dataset=digits", f"data={tmp_path}", "trainer=cpu", "budget.seconds=20"]
-    settings = Autotune(flip_test_min_seconds=0.0, repeats={"cpu": 1})
+    settings = Autotune(flip_test_min_seconds=0.0)
     config = config_of(*given)
     data = check_data(config, config.autotune)
     first = autotune(config, data, given, Clock(), settings)
@@ -272,7 +277,7 @@ def test_flips_are_tested_once_where_there_is_time(digits_root, tmp_path):
 def test_images_that_look_different_when_flipped_are_flipped_if_there_is_time(chosen, flipped, short, long, seconds):
     """By the accuracy of a proxy network on flipped images, where it is 80 % on images as they are."""
     wanted = {0.5: short, 2000: long}[seconds]
-    choice = chosen(machine(2e10), f"budget.seconds={seconds}", flips=FlipAccuracy(0.8, flipped))
+    choice = chosen(machine(2e10), f"budget.seconds={seconds}", flips=flip_result(0.8, flipped))
     assert (choice.config.dataset.flip > 0) == wanted, choice.reasons
     assert (choice.config.augment.flip.probability > 0) == wanted
     assert ("flipped" in choice.reasons["augment"]) == wanted
@@ -283,7 +288,7 @@ def test_images_that_look_different_when_flipped_are_flipped_if_there_is_time(ch
 def test_a_policy_that_is_set_decides_about_flips(chosen, probability, flips):
     """Also in scoring: a network that saw no flipped image is not shown one, whatever a flip test would say."""
     given = ("budget.seconds=1000", "augment=crop", f"augment.flip.probability={probability}")
-    choice = chosen(machine(2e10), *given, flips=FlipAccuracy(0.8, 0.8 - probability))
+    choice = chosen(machine(2e10), *given, flips=flip_result(0.8, 0.8 - probability))
     assert "flip" not in choice.reasons
     assert choice.config.augment.mirrors == flips
     assert views_of(choice.config.tta, choice.config.augment.mirrors).flip == flips
@@ -302,7 +307,7 @@ def test_a_smaller_network_may_win_by_flips_that_it_has_time_for(chosen, digits_
     given = ("budget.seconds=500", "batch_size=125", "tta.flip=false", "tta.shift=0", "data_pruning=0")
     for operations in np.geomspace(1e10, 1e11, 20).tolist():
         simulated = machine(operations, micro_batches=0)
-        choice = chosen(simulated, *given, flips=FlipAccuracy(0.8, 0.6), copies=30, settings=settings)
+        choice = chosen(simulated, *given, flips=flip_result(0.8, 0.6), copies=30, settings=settings)
         plain = PlainSearch(digits_root, operations, 500, 30, settings)
         doublings = [math.log2(epochs / settings.other_look_min_epochs) for epochs in plain.epochs]
         best = plain.best([settings.other_look_gain * min(1, max(0, each)) for each in doublings])
@@ -318,7 +323,7 @@ def test_a_network_may_win_by_data_pruning(chosen, digits_root, settings):
     """By a plain search among all networks, for images that may be flipped."""
     others, (fewest, most) = 0, settings.pruning_epochs
     given = ("budget.seconds=500", "batch_size=125", "tta.flip=false", "tta.shift=0")
-    flips, (train, _) = FlipAccuracy(0.8, 0.8), digits(digits_root, 30)
+    flips, (train, _) = flip_result(0.8, 0.8), digits(digits_root, 30)
     for operations in np.geomspace(1e9, 2e11, 40).tolist():
         simulated = machine(operations, micro_batches=0)
         choice = chosen(simulated, *given, flips=flips, copies=30, settings=settings)
