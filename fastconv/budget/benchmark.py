@@ -163,7 +163,7 @@ def benchmark(
     cache: Path,
     limit: float | None = None,
     repeats: int = 1,
-    measure: Callable[[BenchmarkKey, Device], SpeedProfile] = measure_speed,
+    measure: Callable[[BenchmarkKey, Device], SpeedProfile] | None = None,
     extra_seconds: float = ENOUGH_SECONDS,
 ) -> SpeedProfile:
     """Measure a network on this machine, or read an earlier measurement with the same key from the cache.
@@ -177,12 +177,13 @@ def benchmark(
         limit: seconds in which a step must fit; None for no limit.
         repeats: number of benchmarks, earlier calls included. The fastest one counts, as other work on the machine only
             makes it slower; but not if the others agree that it cannot be true.
-        measure: measures once.
+        measure: measures once; `measure_speed` if None.
         extra_seconds: seconds that further benchmarks may take because of a disturbance.
 
     Raises InputError, before anything is measured, for a network that needs more memory than is free (the system would
     end the process without a message) or far more time than the limit.
     """
+    measure = measure or measure_speed
     described = {"key": asdict(key), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
     if sources := key.sources():
         described["sources"] = sources

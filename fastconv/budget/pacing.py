@@ -29,7 +29,7 @@ class Pacing:
     max_steps_ahead: int = 8
     """Steps that the host may be ahead of a GPU: enough to keep it busy, few enough for the clock to be true."""
 
-    max_first_step: float = 0.25
+    max_first_step: float = 0.1
     """The first step counts as at most this share of the time: a disturbed benchmark must not make it the last one."""
 
     # Ending in time.

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness import SMALL, faulty_benchmarks, only_run
 from omegaconf import OmegaConf
+from scipy.stats import binomtest
 
 from fastconv.budget.autotune.choose import Choice, autotune, choose, left_open
-from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test
+from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test, mcnemar
 from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles
@@ -28,6 +30,7 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
 from fastconv.models.configs import model_settings
 from fastconv.models.tta import views_of
+from fastconv.runs.results import Results
 
 CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)
 WIDTHS = [size.network.widths for size in MODEL_SIZES]
@@ -162,6 +165,49 @@ def test_a_disturbed_benchmark_of_one_network_does_not_choose_a_smaller_one(chos
     assert chosen(disturbed, f"budget.seconds={seconds}").config.model == model
 
 
+def slower(profile: SpeedProfile, factor: float, **more: Any) -> SpeedProfile:
+    times = ("step_seconds", "score_seconds", "update_seconds")
+    return dataclasses.replace(profile, **{name: factor * getattr(profile, name) for name in times}, **more)
+
+
+@pytest.mark.parametrize("seconds", [2, 30, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_benchmarks_that_are_wrong_at_random_still_end_in_a_choice(chosen, seed, seconds):
+    """Each 1000 times too slow, or 10 times too fast."""
+    draw, quiet = np.random.default_rng(seed), machine(2e9)
+
+    def faulty(key: BenchmarkKey, *given: Any, **more: Any) -> SpeedProfile:
+        return slower(quiet(key, *given, **more), draw.choice([1000.0, 0.1]))
+
+    config = chosen(faulty, f"budget.seconds={seconds}").config
+    assert config.model.widths in WIDTHS
+    assert 64 <= config.batch_size <= 1438
+    assert config.batch_size % config.micro_batch_size == 0
+
+
+def test_where_nothing_is_affordable_the_smallest_network_gets_small_batches(chosen):
+    quiet = machine(2e9)
+    config = chosen(lambda *given, **more: slower(quiet(*given, **more), 1e6), "budget.seconds=30").config
+    assert (config.model.widths, config.batch_size, config.tta.shift) == (WIDTHS[0], 64, 0)
+
+
+@pytest.mark.parametrize(("disturbed", "factor"), [(0, 10), (1, 30)], ids=["the smaller", "the larger"])
+def test_a_benchmark_that_contradicts_that_of_another_size_is_not_kept(chosen, tmp_path, disturbed, factor):
+    """Nor does it decide, although it is confirmed."""
+    quiet = machine(2e9, micro_batches=0)
+
+    def benchmark(key: BenchmarkKey, *given: Any, **more: Any) -> SpeedProfile:
+        size = WIDTHS.index(key.settings["widths"])
+        path = tmp_path / str(size)
+        path.touch()
+        return slower(quiet(key, *given, **more), factor if size == disturbed else 1, path=str(path))
+
+    model = chosen(benchmark, "budget.seconds=300").config.model
+    assert not (tmp_path / str(disturbed)).exists()
+    assert (tmp_path / str(1 - disturbed)).exists()
+    assert model == chosen(quiet, "budget.seconds=300").config.model
+
+
 @pytest.mark.parametrize("first", [0.0, 0.15])
 def test_benchmarks_take_their_share_of_the_budget(chosen, first):
     """By a count, on machines whose time grows as estimated, but for some seconds of each network's first benchmark."""
@@ -260,6 +306,39 @@ def test_flipped_digits_are_other_digits_and_symmetric_ones_are_not(digits_root)
     train = dataclasses.replace(train, images=((both + both[:, :, ::-1]) // 2).astype(np.uint8))
     symmetric = flip_accuracy(train, MODEL_SIZES[0].network, CPU, images=5_000)
     assert symmetric.flipped == pytest.approx(symmetric.plain, abs=0.01)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 0), (10, 10), (5, 20), (120, 60)])
+def test_the_p_value_is_that_of_a_binomial_test(lost, gained):
+    wanted = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert mcnemar(lost, gained) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("plain", "flipped", "lost", "is_evident"),
+    [
+        (0.032, 0.036, 28, False),  # 100 classes: nearly all that is right is right by chance
+        (0.312, 0.317, 80, True),  # CIFAR-10: a difference would have shown
+        (0.705, 0.528, 200, True),  # Fashion-MNIST
+        (0.883, 0.41, 500, True),  # digits
+        (0.05, 0.01, 45, True),
+    ],
+)
+def test_flips_are_judged_by_evidence(plain, flipped, lost, is_evident):
+    found = FlipAccuracy(plain, flipped, 1000, lost, lost - round(1000 * (plain - flipped)))
+    assert found.is_evident() == is_evident
+
+
+def test_without_evidence_the_setting_of_the_data_set_stays(chosen):
+    choice = chosen(machine(1e9), "budget.seconds=200", flips=FlipAccuracy(0.032, 0.036, 1000, 25, 29))
+    assert choice.config.dataset.flip == 0
+    assert "too few to tell" in choice.reasons["flip"]
+
+
+def test_the_proxy_stops_learning_when_its_time_is_over(digits_root):
+    """Its 400 steps would otherwise be right for nine of ten digits."""
+    train, _ = digits(digits_root)
+    assert flip_accuracy(train, MODEL_SIZES[0].network, CPU, images=50_000, seconds=0.0).plain < 0.5
 
 
 def test_flips_are_tested_once_where_there_is_time(digits_root, tmp_path):
@@ -381,3 +460,28 @@ def test_the_stream_of_a_choice_can_be_written_before(command):
     ended = command("train", *given, "dry_run=true")
     assert ended.code == 0
     assert "chosen: model" in ended.out
+
+
+@pytest.mark.parametrize("factor", [1000.0, 0.1], ids=["too slow", "too fast"])
+def test_a_run_whose_benchmarks_are_all_wrong_ends_well(command, tmp_path, simulated_time, factor):
+    """It is not refused, ends within its budget and annealed, and has learned."""
+    with faulty_benchmarks(0, [factor]):
+        ended = command("train", "experiment=best", "dataset=digits", "budget.seconds=2", "outputs=runs")
+    assert ended.code == 0, ended.err
+    assert ("the machine seems busy" in ended.out) == (factor > 1)
+    found = Results.read(only_run(tmp_path / "runs"))
+    assert found.seconds_counted <= 2
+    assert found.steps > 20
+    assert found.final_lr < 0.02
+    assert found.accuracy > 0.3, "ten classes"
+
+
+def test_a_plain_run_whose_benchmark_is_too_slow_ends_well(command, tmp_path, simulated_time):
+    given = (*SMALL, "budget.seconds=1", "schedule.max_epochs=null", "validate.on=none")
+    with faulty_benchmarks(0, [1000.0]):
+        ended = command("train", "dataset=digits", *given)
+    assert ended.code == 0, ended.err
+    found = Results.read(only_run(tmp_path))
+    assert found.seconds_counted <= 1.02, "each reading of the simulated clock takes time"
+    assert found.steps > 20
+    assert found.final_lr < 0.02

@@ -200,13 +200,15 @@ class Candidates:
 
     def _within_budget(self, network: Network, speed: SpeedProfile, flip: float) -> Candidate:
         tta = self._tta(speed, flip) if "tta" in self._open else self._config.tta
-        seconds = self._seconds - self._scored_views(tta, flip) * speed.score_seconds
+        scoring = min(self._scored_views(tta, flip) * speed.score_seconds, PACING.max_first_reserve * self._seconds)
+        seconds = self._seconds - scoring
         per_image, batch_size = image_seconds(speed, self._settings), self._config.batch_size
         if "batch_size" in self._open:
             batch_size = self._batch_size(min(self.max_images, seconds / per_image))
         candidate = Candidate(network, speed, per_image, 0.0, batch_size, tta, flip)
-        affordable = max(1e-3, seconds / candidate.step_seconds * batch_size)
-        return dataclasses.replace(candidate, images=min(self.max_images, affordable))
+        return dataclasses.replace(
+            candidate, images=min(self.max_images, seconds / candidate.step_seconds * batch_size)
+        )
 
     def _batch_size(self, images: float) -> int:
         """The largest batch size that leaves enough optimizer steps in a run over this many images."""
