@@ -95,7 +95,8 @@ class Candidates:
         """The candidate with the least expected error.
 
         Sizes are tried from the smallest on, until the next one would have a larger error: those above it would see
-        even fewer images. A network that could make hardly a step is no candidate, unless it is the smallest.
+        even fewer images. A network that could make hardly a step is no candidate, unless it is the smallest, which
+        for its part is none for a few images that another one has time for.
         """
         if "model" not in self._open:
             return self._candidate(self._config.model, self._profiles.profile(self._config.model))
@@ -107,10 +108,11 @@ class Candidates:
             tried.append((size, candidate))
             if len(tried) > 1 and self._log_error(*tried[-1]) > self._log_error(*tried[-2]):
                 break
-        index = min(range(len(tried)), key=lambda index: self._log_error(*tried[index]))
+        smallest = int(len(self._train) < self._settings.few_images and len(tried) > 1)
+        index = min(range(smallest, len(tried)), key=lambda index: self._log_error(*tried[index]))
         best, least = tried[index][1], self._log_error(*tried[index])
         reasons = [f"{network_name(best.network)}, {self.epochs(best):.1f} epochs"]
-        for size, other in tried[max(0, index - 1) : index] + tried[index + 1 : index + 2]:
+        for size, other in tried[max(smallest, index - 1) : index] + tried[index + 1 : index + 2]:
             more = math.exp(self._log_error(size, other) - least) - 1
             name, epochs = network_name(other.network), self.epochs(other)
             reasons.append(f"{name} would see {epochs:.1f} epochs and make {more:.0%} more errors")
