@@ -110,7 +110,8 @@ def prepare_in_time(config: Config, threads: int | None = None) -> Device:
     device = prepare(trainer, threads)
     if threads or trainer.num_threads != "auto" or config.budget.seconds is None or device.kind != "cpu":
         return device
-    threads = from_first_rank("threads", lambda: choose_threads(default_threads()))
+    most = max(1, default_threads() // trainer.devices)  # the processes share the cores
+    threads = from_first_rank("threads", lambda: choose_threads(most))
     return device if threads == device.threads else prepare(trainer, threads)
 
 

@@ -110,7 +110,8 @@ class ThreadTrials:
         now = fmean(self._recent)
         self._usual = now if self._usual is None else min(self._usual, now)
         is_slow = now > self._settings.thread_slowdown * self._usual
-        if may_try and self._rested >= self._rest and (is_slow or self._threads < self._most):
+        rest = self._rest if is_slow else max(self._rest, self._cost(now) / self._settings.thread_share)
+        if may_try and self._rested >= rest and (is_slow or self._threads < self._most):
             self._tried, self._before, self._recent = self._other(is_slow), now, []
         return self.threads
 
@@ -128,6 +129,10 @@ class ThreadTrials:
             return fewer
         self._up = not self._up  # by turns: fewer at first
         return more if self._up else fewer
+
+    def _cost(self, step_seconds: float) -> float:
+        """Seconds of a trial, if the other number is as fast: its first step, and enough others."""
+        return step_seconds + max(step_seconds, self._settings.thread_trial_seconds)
 
     def _is_enough(self, steps: Sequence[float]) -> bool:
         """Whether these steps are enough to tell how fast they are; a long one is enough by itself."""

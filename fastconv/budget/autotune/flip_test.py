@@ -74,7 +74,7 @@ def mcnemar(lost: int, gained: int) -> float:
     """p-value of McNemar's exact test: two-sided, by the binomial distribution of the images that differ."""
     count = lost + gained
     tail = sum(math.comb(count, each) for each in range(min(lost, gained) + 1))
-    return min(1.0, 2 * tail / 2**count)
+    return float(min(1.0, 2 * tail / 2**count))
 
 
 def flip_test(

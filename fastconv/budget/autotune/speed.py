@@ -84,9 +84,10 @@ def image_seconds(profile: SpeedProfile, settings: Autotune = AUTOTUNE) -> float
 
 
 def scaled(profile: SpeedProfile, factor: float) -> SpeedProfile:
-    """The profile of a network that takes `factor` times as long."""
+    """The profile of a network that takes `factor` times as long: an estimate, which is not kept."""
     return dataclasses.replace(
         profile,
+        path="",
         step_seconds=factor * profile.step_seconds,
         score_seconds=factor * profile.score_seconds,
         update_seconds=factor * profile.update_seconds,
