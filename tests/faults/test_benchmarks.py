@@ -39,7 +39,7 @@ def test_a_run_with_wrong_benchmarks_is_neither_refused_nor_late(tmp_path, all_t
     assert ended.code == 0, ended.err
     found = Results.read(only_run(tmp_path))
     print(seed, found.hparams.get("model.widths"), found.batch_size, found.threads, found.steps, found.epochs,
-          found.accuracy, found.seconds_counted)  # fmt: skip
+          found.accuracy, found.seconds_counted, found.seconds)  # fmt: skip
     assert found.seconds_counted <= BUDGET
     assert found.final_lr < 0.02
     assert found.accuracy >= 0.95 or found.epochs < EPOCHS
