@@ -1,26 +1,31 @@
 """What tests of several packages share: commands run in this process or another, small runs, streams and images."""
 
 import csv
+import dataclasses
 import errno
 import hashlib
 import importlib
 import io
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 
+from fastconv.budget import benchmark
+from fastconv.budget.benchmark import SpeedProfile
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.crop import Crop
 from fastconv.data.augment.transforms.cutout import Cutout
@@ -79,6 +84,24 @@ class SimulatedTime:
     def __call__(self) -> float:
         self.seconds += self.tick
         return self.seconds
+
+
+@contextmanager
+def faulty_benchmarks(seed: int, factors: Sequence[float] = (1000.0, 0.1)) -> Iterator[None]:
+    """Within the block, each benchmark finds a network slower than it is, by a random one of these factors."""
+    draw, measure = random.Random(seed), benchmark.measure_speed
+
+    def measured(*given: Any) -> SpeedProfile:
+        profile, factor = measure(*given), draw.choice(factors)
+        return dataclasses.replace(
+            profile,
+            step_seconds=factor * profile.step_seconds,
+            score_seconds=factor * profile.score_seconds,
+            update_seconds=factor * profile.update_seconds,
+        )
+
+    with mock.patch.object(benchmark, "measure_speed", measured):
+        yield
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import platform
 import re
@@ -16,12 +17,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from fastconv.budget.bounds import is_plausible, least_needs, operations_per_second, require_room, require_seconds
 from fastconv.budget.hardware import Device
-from fastconv.models import blueprint, build_model
+from fastconv.models import build_model
 from fastconv.optim import optimizer_of
-from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
 from fastconv.system.targets import source_digest, targets_in
@@ -29,10 +29,11 @@ from fastconv.system.targets import source_digest, targets_in
 # Micro batches that are timed; after this many seconds, three of them are enough for a median.
 MICROBATCHES, MIN_MICROBATCHES = 5, 3
 ENOUGH_SECONDS = 2.0
-# Images with which memory and operations are counted: batch norm has no statistics of a single one.
-PAIR = 2
-# Bytes of weights beyond which even two images take long; needs are then counted on tensors without memory.
-LARGE_BYTES = 2**28
+# Times of micro batches agree if their median is at most this many times the shortest; benchmarks, if one takes at most
+# this many times as long as the other. On two cores beside a process that used one of them, neither did.
+SAME_SPREAD, SAME = 1.6, 1.5
+# Benchmarks that are made because others disagree, at most.
+MORE = 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ class SpeedProfile:
         benchmark_seconds: seconds that the benchmark takes on a device that is warm.
         first_seconds: seconds that the first benchmark took beyond that; 0 on a GPU, whose start does not depend on
             the network.
+        spread: the median time of its micro batches, divided by the shortest.
+        is_steady: whether it agrees with itself and with what the CPU can do; else something disturbed it, and it is
+            not kept.
+        path: the file in which it is kept; empty if it is not.
     """
 
     step_seconds: float
@@ -85,6 +90,9 @@ class SpeedProfile:
     update_seconds: float = 0.0
     benchmark_seconds: float = 0.0
     first_seconds: float = 0.0
+    spread: float = 1.0
+    is_steady: bool = True
+    path: str = ""
 
 
 def measure_speed(key: BenchmarkKey, device: Device) -> SpeedProfile:
@@ -119,18 +127,26 @@ def measure_speed(key: BenchmarkKey, device: Device) -> SpeedProfile:
     learn()
     update()
     began = time.perf_counter()
-    learn_seconds, update_seconds = _seconds(learn, device), _seconds(update, device, count=2)
+    times = _times(learn, device)
+    learn_seconds, update_seconds = median(times), median(_times(update, device, count=2))
     model.eval()
     score()
-    score_seconds = _seconds(score, device) / key.micro_batch_size
+    score_seconds = median(_times(score, device)) / key.micro_batch_size
     parts = key.batch_size // key.micro_batch_size
     step_seconds = parts * learn_seconds + update_seconds
     benchmark_seconds = learn_seconds + update_seconds + time.perf_counter() - began  # the first of each is slower
-    return SpeedProfile(step_seconds, score_seconds, peak_memory_mb(device.kind), update_seconds, benchmark_seconds)
+    return SpeedProfile(
+        step_seconds,
+        score_seconds,
+        peak_memory_mb(device.kind),
+        update_seconds,
+        benchmark_seconds,
+        spread=learn_seconds / min(times),
+    )
 
 
-def _seconds(work: Callable[[], object], device: Device, count: int = MICROBATCHES) -> float:
-    """Median seconds of a call."""
+def _times(work: Callable[[], object], device: Device, count: int = MICROBATCHES) -> list[float]:
+    """Seconds of each of several calls."""
     times: list[float] = []
     while len(times) < count and (len(times) < MIN_MICROBATCHES or sum(times) < ENOUGH_SECONDS):
         started = time.perf_counter()
@@ -138,7 +154,7 @@ def _seconds(work: Callable[[], object], device: Device, count: int = MICROBATCH
         if device.kind == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return median(times)
+    return times
 
 
 def benchmark(
@@ -147,130 +163,87 @@ def benchmark(
     cache: Path,
     limit: float | None = None,
     repeats: int = 1,
-    measure: Callable[[BenchmarkKey, Device], SpeedProfile] = measure_speed,
+    measure: Callable[[BenchmarkKey, Device], SpeedProfile] | None = None,
+    extra_seconds: float = ENOUGH_SECONDS,
 ) -> SpeedProfile:
     """Measure a network on this machine, or read an earlier measurement with the same key from the cache.
 
-    The benchmark builds a network of its own and leaves the random state as it is: it never changes a run.
+    The benchmark builds a network of its own and leaves the random state as it is: it never changes a run. If its times
+    disagree with each other, or with the operations of the network, something disturbed it: it is made again, and kept
+    only if two agree in the end.
 
     Args:
         cache: folder in which measurements are kept.
         limit: seconds in which a step must fit; None for no limit.
         repeats: number of benchmarks, earlier calls included. The fastest one counts, as other work on the machine only
-            makes it slower.
-        measure: measures once.
+            makes it slower; but not if the others agree that it cannot be true.
+        measure: measures once; `measure_speed` if None.
+        extra_seconds: seconds that further benchmarks may take because of a disturbance.
 
     Raises InputError, before anything is measured, for a network that needs more memory than is free (the system would
     end the process without a message) or far more time than the limit.
     """
+    measure = measure or measure_speed
     described = {"key": asdict(key), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
     if sources := key.sources():
         described["sources"] = sources
     path = cache / f"{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}.json"
-    profile, done = _read(path)
-    if profile and done >= repeats:
-        return profile
-    if not profile:
+    kept, done = _read(path)
+    needed, operations = least_needs(key, device) if device.kind == "cpu" or not kept else (0, 0)
+
+    def possible(profiles: list[SpeedProfile]) -> list[SpeedProfile]:
+        return [each for each in profiles if is_plausible(each.step_seconds, operations, device, cache)]
+
+    if kept and not possible([kept]):  # an earlier version kept these too
+        kept = None
+    if kept and done >= repeats:
+        return kept
+    if kept:
+        measured, first_seconds = [kept], kept.first_seconds
+    else:
         began = time.perf_counter()
-        _require_room_and_time(key, device, limit)
-        profile, done = measure(key, device), 1
+        require_room(key, device, needed)
+        if limit is not None and device.kind == "cpu":  # on a GPU the benchmark itself is as quick
+            require_seconds(limit, operations / operations_per_second(device, cache))
+        measured, done, first_seconds = [measure(key, device)], 1, 0.0
         if device.kind == "cpu":
-            beyond = time.perf_counter() - began - profile.benchmark_seconds
-            profile = dataclasses.replace(profile, first_seconds=max(0.0, beyond))
-    measured = [profile, *(measure(key, device) for _ in range(repeats - done))]
-    fastest = min(measured, key=lambda each: each.step_seconds)
-    fastest = dataclasses.replace(fastest, first_seconds=profile.first_seconds)
-    content = {"speed_profile": asdict(fastest), "repeats": repeats, **described}
+            first_seconds = max(0.0, time.perf_counter() - began - measured[0].benchmark_seconds)
+    measured += [measure(key, device) for _ in range(repeats - done)]
+    most, extra = max(done, repeats) + MORE, 0.0
+    while not (found := _agreed(measured, possible(measured), is_own=device.kind == "cuda")) and len(measured) < most:
+        extra += min(each.benchmark_seconds for each in measured)
+        if extra > extra_seconds:
+            break
+        measured.append(measure(key, device))
+    if not found:
+        fastest = min(possible(measured) or measured, key=lambda each: each.step_seconds)
+        return dataclasses.replace(fastest, first_seconds=first_seconds, is_steady=False)
+    found = dataclasses.replace(found, first_seconds=first_seconds, path=str(path))
+    content = {"speed_profile": asdict(found), "repeats": max(done, repeats), **described}
     write_atomically(path, as_json(content, indent=1).encode())
-    return fastest
+    return found
+
+
+def _agreed(measured: list[SpeedProfile], possible: list[SpeedProfile], is_own: bool) -> SpeedProfile | None:
+    """The fastest possible profile that another one confirms, or the only one if it agrees with itself; else None.
+
+    Args:
+        is_own: whether the device is the run's own, as a GPU is: then the fastest counts.
+    """
+    if is_own:
+        return min(measured, key=lambda each: each.step_seconds)
+    if len(measured) == 1:
+        return next((each for each in possible if each.spread <= SAME_SPREAD), None)
+    pairs = itertools.pairwise(sorted(possible, key=lambda each: each.step_seconds))
+    return next((one for one, other in pairs if other.step_seconds <= SAME * one.step_seconds), None)
 
 
 def _read(path: Path) -> tuple[SpeedProfile | None, int]:
     """A speed profile from the cache and of how many benchmarks it is; (None, 0) if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(path.read_text())
-        return SpeedProfile(**content["speed_profile"]), content["repeats"]
+        return dataclasses.replace(SpeedProfile(**content["speed_profile"]), path=str(path)), content["repeats"]
     return None, 0
-
-
-def _require_room_and_time(key: BenchmarkKey, device: Device, limit: float | None) -> None:
-    needed, operations = least_needs(key, device)
-    free = device.free_memory()
-    if free is not None and needed > free:
-        raise InputError(
-            f"model {key.model} with micro_batch_size={key.micro_batch_size} needs {needed / 1e9:.1f} GB of memory at"
-            f" least, {free / 1e9:.1f} GB are free. Give a smaller micro_batch_size or a narrower network"
-        )
-    if limit is not None and device.kind == "cpu":  # on a GPU the benchmark itself is as quick
-        require_seconds(limit, operations / _operations_per_second(device))
-
-
-def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
-    """Raise InputError for a budget in which not even one step fits.
-
-    Args:
-        limit: the budget in seconds.
-        step: seconds of a step.
-        besides: seconds of the budget that are needed for other things.
-    """
-    if step + besides > limit:
-        raise InputError(
-            f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
-            f" (and {besides:.2g} s are needed besides). Give more seconds, a smaller batch_size or a narrower network"
-        )
-
-
-def least_needs(key: BenchmarkKey, device: Device, large_bytes: int = LARGE_BYTES) -> tuple[int, int]:
-    """Lower bounds of an optimizer step's memory, in bytes, and of its floating-point operations.
-
-    The memory is that of weights, of gradients and momentum of trainable weights, and of what a micro batch keeps for
-    its gradients. The operations are those of the forward pass, a third of the whole, as some convolution algorithms
-    take fewer.
-
-    Args:
-        large_bytes: bytes of weights from which on the needs are counted on tensors without memory.
-    """
-    height, width, channels = key.shape
-
-    model = blueprint(key.model, channels, key.classes, **key.settings)
-    parameters = list(model.parameters())
-    weights = sum(weight.numel() * weight.itemsize for weight in parameters)
-    trainable = sum(weight.numel() * weight.itemsize for weight in parameters if weight.requires_grad)
-    # Tensors without memory take no time, but torch imports what they need in a second.
-    where = device.kind if weights < large_bytes else "meta"
-    if where != "meta":
-        with torch.random.fork_rng(), torch.device(where):
-            model = build_model(key.model, channels, key.classes, **key.settings).to(where)
-    images = torch.zeros(PAIR, channels, height, width, device=where)
-    operations, kept = 0, {}
-
-    def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal operations
-        if isinstance(layer.weight, Tensor) and layer.weight.ndim > 1:  # convolutions and linear layers
-            operations += 2 * layer.weight.numel() * output.numel() // output.shape[1]  # all weights for each pixel
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor  # by storage, as layers keep each other's results
-        return tensor
-
-    for layer in model.modules():
-        if isinstance(getattr(layer, "weight", None), Tensor):
-            layer.register_forward_hook(count)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(images)
-    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    activations = sum(
-        tensor.numel() * (device.dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
-        for storage, tensor in kept.items()
-        if storage not in own
-    )
-    return weights + 2 * trainable + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
-
-
-def _operations_per_second(device: Device, size: int = 1024) -> float:
-    """Floating-point operations per second of a matrix product, which no network reaches."""
-    factor = torch.ones(size, size, dtype=device.dtype, device=device.kind)
-    return 2 * size**3 / min(_seconds(lambda: factor @ factor, device, count=3) for _ in range(2))
 
 
 def forget_peak_memory() -> None:

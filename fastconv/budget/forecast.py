@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from fastconv.budget.benchmark import SpeedProfile, require_seconds
+from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.pacing import PACING, Pacing, ScoringReserve
 from fastconv.config.schema import Config
 from fastconv.data.stream.spec import StreamSpec
@@ -19,6 +19,7 @@ class Forecast:
         max_steps: optimizer steps that `schedule.max_epochs` allows; None without a bound.
         steps, epochs: expected steps and epochs.
         seconds: expected seconds of training and validation.
+        step_seconds: seconds of a step, until the run has measured one.
         reserve: time to keep for the end of the run.
         stream_epochs: epochs to precompute; 0 if the stream is computed while training.
     """
@@ -27,6 +28,7 @@ class Forecast:
     steps: int
     epochs: float
     seconds: float
+    step_seconds: float
     reserve: ScoringReserve
     stream_epochs: int
 
@@ -53,7 +55,8 @@ def forecast(
         begin_seconds: seconds before the first of them is scored.
         already_counted: seconds of the budget that are spent.
 
-    Raises InputError for a budget that is too short for one step.
+    A benchmark may have been disturbed, or the machine may be quieter by then, so that at least one step is expected,
+    and what the run relies on before its own measurements is bounded.
     """
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * speed.score_seconds
@@ -73,9 +76,11 @@ def forecast(
     step_epochs = config.batch_size / spec.samples
     # Each step takes its share of the validations, one in every `validate.every` epochs.
     share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
-    steps = math.inf if max_steps is None else max_steps
+    steps, step_seconds = math.inf if max_steps is None else max_steps, speed.step_seconds
     if seconds is not None:
-        require_seconds(seconds, speed.step_seconds, reserve.seconds + already_counted)
+        left = max(seconds - already_counted, 0.0)
+        step_seconds = min(step_seconds, pacing.max_first_step * left) or step_seconds
+        reserve = _bounded(reserve, pacing.max_first_reserve * left)
         # By the end it will be known how many images need all views.
         expected = dataclasses.replace(reserve, views=views.scored(pacing.uncertain))
         available = seconds - expected.seconds - already_counted
@@ -94,6 +99,17 @@ def forecast(
         steps=int(steps),
         epochs=epochs,
         seconds=steps * (speed.step_seconds + share),
+        step_seconds=step_seconds,
         reserve=reserve,
         stream_epochs=stream_epochs if config.stream.mode == "precomputed" else 0,
+    )
+
+
+def _bounded(reserve: ScoringReserve, seconds: float) -> ScoringReserve:
+    """The reserve, or a part of it that is `seconds` long."""
+    if not 0 < seconds < reserve.seconds:
+        return reserve
+    part = seconds / reserve.seconds
+    return dataclasses.replace(
+        reserve, image_seconds=part * reserve.image_seconds, begin_seconds=part * reserve.begin_seconds
     )

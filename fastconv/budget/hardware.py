@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch.utils._triton import has_triton
 
-from fastconv.config.schema import Trainer
+from fastconv.budget.threads import choose_threads, default_threads
+from fastconv.config.schema import Config, Trainer
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
 
@@ -64,8 +65,11 @@ class Device:
         return None
 
 
-def prepare(trainer: Trainer) -> Device:
+def prepare(trainer: Trainer, threads: int | None = None) -> Device:
     """Choose the device and set it up as configured.
+
+    Args:
+        threads: number of CPU threads where the config leaves it open; None for torch's choice.
 
     Raises InputError for GPUs or a compiler that are not there.
     """
@@ -86,12 +90,29 @@ def prepare(trainer: Trainer) -> Device:
             " a process that needs one. Use fewer"
         )
     kind = "cuda" if gpu and trainer.accelerator != "cpu" else "cpu"
-    if trainer.num_threads is not None:
-        torch.set_num_threads(trainer.num_threads)
+    default = default_threads()  # also where an earlier run of this process changed it
+    torch.set_num_threads(trainer.num_threads if isinstance(trainer.num_threads, int) else threads or default)
     keep_memory = kind == "cpu" and trainer.keep_memory and keep_freed_memory()
     precision = trainer.precision if trainer.precision != "auto" else _precision(kind)
     name = torch.cuda.get_device_name() if kind == "cuda" else cpu_name()
     return Device(kind, name, precision, torch.get_num_threads(), keep_memory, _compiles(kind, trainer.compile))
+
+
+def prepare_in_time(config: Config, threads: int | None = None) -> Device:
+    """`prepare` for a run: with a time limit, the number of CPU threads is measured, in about a tenth of a second.
+
+    Only where `trainer.num_threads` is `auto`. All ranks get the number of the first one.
+
+    Args:
+        threads: the number, if it was measured a moment ago.
+    """
+    trainer = config.trainer
+    device = prepare(trainer, threads)
+    if threads or trainer.num_threads != "auto" or config.budget.seconds is None or device.kind != "cpu":
+        return device
+    most = max(1, default_threads() // trainer.devices)  # the processes share the cores
+    threads = from_first_rank("threads", lambda: choose_threads(most))
+    return device if threads == device.threads else prepare(trainer, threads)
 
 
 def _precision(kind: str) -> str:

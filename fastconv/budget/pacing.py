@@ -29,6 +29,9 @@ class Pacing:
     max_steps_ahead: int = 8
     """Steps that the host may be ahead of a GPU: enough to keep it busy, few enough for the clock to be true."""
 
+    max_first_step: float = 0.1
+    """The first step counts as at most this share of the time: a disturbed benchmark must not make it the last one."""
+
     # Ending in time.
     stall_share: float = 0.01
     """Share of the limit that is kept for a stall of the machine, which may outlast many short steps."""
@@ -46,6 +49,8 @@ class Pacing:
         default_factory=lambda: MappingProxyType({"cpu": 0.05, "cuda": 0.6})
     )
     """Seconds before the first image is scored: on a GPU the scoring kernels have to be loaded."""
+    max_first_reserve: float = 0.5
+    """Share of the time that is kept for scoring at most, before a run has measured how long that takes."""
 
     # Measuring the time for scoring during training, on a CPU.
     score_at: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)

@@ -38,6 +38,7 @@ from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, RunWarning, StreamError
 from fastconv.system.files import is_of_files, of_file, write_atomically
 from fastconv.system.names import printable
+from fastconv.system.openmp import wait_passively
 from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import print_in_any_encoding
 from fastconv.system.urls import redacted
@@ -78,6 +79,7 @@ def command(
         @functools.wraps(body)
         def main() -> None:
             print_in_any_encoding()
+            wait_passively()
             register()
             job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them

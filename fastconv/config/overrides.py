@@ -287,6 +287,7 @@ def _holder(config: DictConfig, key: str) -> tuple[DictConfig | None, str]:
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error's message."""
+    """The first line of an error's message, without the types of Python in it."""
     text = (getattr(error, "msg", None) or str(error)).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    line = text.splitlines()[0] if text else type(error).__name__
+    return re.sub(r" of type '\w+' is incompatible with type hint '.*'", " is of a kind that it cannot have", line)

@@ -47,8 +47,11 @@ class Trainer:
     """Store the channels of a pixel next to each other in memory, which makes convolutions faster."""
     keep_memory: bool = True
     """On a CPU under Linux: make the C library keep freed memory instead of returning it in every step."""
-    num_threads: int | None = setting(None, Range("a number of threads", 1, 1024, note=", or null for torch's choice"))
-    """Number of CPU threads that compute; null for torch's choice."""
+    num_threads: int | str | None = setting(
+        "auto", Range("a number of threads", 1, 1024, note=", auto, or null for torch's choice"), options=("auto",)
+    )
+    """Number of CPU threads that compute; null for torch's choice. `auto` takes torch's choice too, but where a time
+    limit is set, measures before training, and again when steps slow down, whether fewer are faster."""
     compile: bool | None = None
     """Compile the training step with `torch.compile`; null to compile on GPUs only, where it pays off."""
 

@@ -100,6 +100,8 @@ class Results:
     """Learning rate of the last step, as a share of the peak."""
     device: str | None = None
     precision: str | None = None
+    threads: list[int] = field(default_factory=list)
+    """Numbers of CPU threads that trained, one after the other (`trainer.num_threads`). Empty on a GPU."""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     overrides: list[str] = field(default_factory=list)

@@ -69,7 +69,7 @@ def setting(
     Args:
         default: the default value; a list is copied for each instance.
         within: the range of a number, or of each number in a list.
-        options: the words that a string, or each string in a list, may be.
+        options: the words that a string, or each string in a list, may be. With a range, a number or one of the words.
         path: it is a path, or a list of paths.
         text: it is a text, or a list of texts, if its type does not say so.
         local: whether a string, or each string in a list, is a file or folder on this machine, and no URL.
@@ -139,9 +139,10 @@ def _check_value(key: str, value: object, each: object, field: "dataclasses.Fiel
     if each is None:
         return
     within, options = range_of(field), options_of(field)
-    if within is not None and not (isinstance(each, int | float) and each in within):
+    is_word = isinstance(each, str) and each in options
+    if within is not None and not is_word and not (isinstance(each, int | float) and each in within):
         raise InputError(f"{key}={value} is not possible: give {within}")
-    if options:
+    if options and within is None:
         check_option(key, each, options)
     if field.metadata.get(_LOCAL):
         check_local(key, each)

@@ -53,6 +53,11 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "memory": f"about {speed.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
         "outputs": config.outputs,
     }
+    if run.seems_busy:
+        rows["busy"] = (
+            "the machine seems busy with other work: its speed changes while it is measured, or hardly a step fits into"
+            " the budget. The run adapts to the time that it gets"
+        )
     if run.train.note:
         rows["note"] = run.train.note
     tested = np.bincount(run.test.labels, minlength=len(spec.classes))

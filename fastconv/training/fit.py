@@ -33,8 +33,10 @@ from fastconv.training.callbacks import (
     Recorder,
     ScheduleLR,
     TimeBudget,
+    WatchSpeed,
 )
 from fastconv.training.callbacks.custom import restore_states
+from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.checkpoint_file import read_checkpoint
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.loggers import Loggers
@@ -44,8 +46,6 @@ from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.tensorboard import optional
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
-
-RECORDS = 200  # rows in the metrics.csv of a run of the expected length
 
 
 def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> Results:
@@ -135,21 +135,22 @@ class Training:
             max_steps=plan.max_steps,
             clock=run.clock,
             counts=tuple(config.budget.counts),
-            step_seconds=run.speed.step_seconds,
+            step_seconds=plan.step_seconds,
             validate_images=images,
             reserve=dataclasses.replace(plan.reserve),
             views=views_of(config.tta, config.augment.mirrors),
         )
-        every = max(1, plan.steps // RECORDS)
-        self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, every)
+        self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, max(1, plan.steps // RECORDS))
         path = folder.path / "last.ckpt" if config.checkpoint.save else None
         self._checkpoints = Checkpoints(path, config.checkpoint.every, self._budget, self.note)
         self._average: AverageWeights | None = None
         if config.average.kind != "none":
             average = AVERAGES[config.average.kind](config.average.update_interval, config.average.decay)
             self._average = AverageWeights(average, self._budget)
+        self._watch = WatchSpeed(self._budget, run.speed, run.device.threads, run.may_adjust_threads)
         self._callbacks = [
             self._budget,
+            self._watch,
             ScheduleLR(config.schedule),
             *([self._average] if self._average else []),
             self._recorder,
@@ -296,5 +297,6 @@ class Training:
             steps=self._budget.steps,
             seconds_counted=self._budget.elapsed(),
             seconds=self._run.clock.seconds(),
+            threads=self._watch.threads if self._run.device.kind == "cpu" else [],
             **more,
         )

@@ -14,11 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fastconv.budget.autotune.data_pruning import skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
+from fastconv.budget.bounds import least_step_seconds, require_seconds
 from fastconv.budget.clock import Clock
 from fastconv.budget.flops import training_flops
 from fastconv.budget.forecast import Forecast, forecast
-from fastconv.budget.hardware import Device, prepare
+from fastconv.budget.hardware import Device, prepare_in_time
 from fastconv.budget.pacing import PACING
+from fastconv.budget.threads import default_threads
 from fastconv.config.prerequisites import require_room
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
@@ -35,6 +37,9 @@ from fastconv.system.distributed import check_world, from_first_rank, is_first_r
 from fastconv.system.errors import InputError, reason
 from fastconv.system.urls import redacted
 from fastconv.training.callbacks.custom import make_callbacks
+
+# If fewer optimizer steps than this fit into the budget, something is wrong: the plan says so.
+FEW_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,30 @@ class Run:
         """The settings of the network."""
         return model_settings(self.config.model)
 
+    @property
+    def seems_busy(self) -> bool:
+        """Whether other work seems to keep the machine busy: a benchmark was disturbed, or hardly a step fits."""
+        few = self.config.budget.seconds is not None and self.plan.steps < min(
+            FEW_STEPS, self.plan.max_steps or FEW_STEPS
+        )
+        return not self.speed.is_steady or few
+
+    @property
+    def may_adjust_threads(self) -> bool:
+        """Whether the number of CPU threads may change while the run trains."""
+        trainer, is_limited = self.config.trainer, self.config.budget.seconds is not None
+        is_open = trainer.num_threads == "auto" and is_limited and default_threads() > 1
+        return is_open and self.device.kind == "cpu" and trainer.devices == 1
+
     def petaflop(self, steps: int) -> float:
         """10^15 floating-point operations of this many steps of training."""
         each = training_flops(self.config.model.name, self.model_settings, self.spec.shape, len(self.spec.classes))
         return each * steps * self.config.batch_size / 1e15
 
 
-def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | None = None) -> Run:
+def plan_run(
+    config: Config, data: Splits, clock: Clock, speed: SpeedProfile | None = None, threads: int | None = None
+) -> Run:
     """Work out what a run will do on this machine.
 
     Args:
@@ -74,12 +96,14 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
         clock: the run's clock: the benchmark goes to its segment `benchmark`, the choice of images to skip to
             `precompute`.
         speed: the speed at which this machine trains the network; None to measure it.
+        threads: the number of CPU threads that autotune has measured; None to measure it, where it is open.
 
     Raises InputError for missing hardware, a budget that is too short, or too little room for the stream.
     """
     check_world(config.trainer.devices)
     callbacks = tuple(make_callbacks(config.callbacks))
-    device = prepare(config.trainer)
+    with clock.segment("benchmark"):
+        device = prepare_in_time(config, threads)
     forget_peak_memory()
     train, holdout, test = data.train, data.holdout, data.test
     spec = stream_spec(train, config.augment, config.stream.seed)
@@ -116,6 +140,10 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
             cache, limit = Path(config.data) / "benchmarks", config.budget.seconds
             found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
             speed = SpeedProfile(**found)
+    counted, seconds = clock.counted(tuple(config.budget.counts)), config.budget.seconds
+    if seconds is not None and device.kind == "cpu" and speed.step_seconds + counted > seconds:
+        cache = Path(config.data) / "benchmarks"
+        require_seconds(seconds, from_first_rank("least", lambda: least_step_seconds(key, device, cache)), counted)
     curve = len({"test": test, "holdout": holdout}.get(config.validate.on, ()))
     plan = forecast(
         config,
@@ -126,7 +154,7 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
         test_images=len(test),
         views=views_of(config.tta, config.augment.mirrors),
         begin_seconds=PACING.begin_scoring_seconds[device.kind],
-        already_counted=clock.counted(tuple(config.budget.counts)),
+        already_counted=counted,
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)

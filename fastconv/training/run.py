@@ -70,7 +70,7 @@ def carry_out(
         begun: the folder of the run to resume; None for a new one.
     """
     data = images_to_go_on_with(choice.config, data, begun, console)
-    run = plan_run(choice.config, data, clock, choice.speed)
+    run = plan_run(choice.config, data, clock, choice.speed, choice.threads)
     console.print(plan_table(run, choice.reasons))
     if run.config.dry_run:
         return None

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness import SMALL, faulty_benchmarks, only_run
 from omegaconf import OmegaConf
+from scipy.stats import binomtest
 
 from fastconv.budget.autotune.choose import Choice, autotune, choose, left_open
-from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test
+from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test, mcnemar
 from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles
@@ -28,6 +30,7 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
 from fastconv.models.configs import model_settings
 from fastconv.models.tta import views_of
+from fastconv.runs.results import Results
 
 CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)
 WIDTHS = [size.network.widths for size in MODEL_SIZES]
@@ -43,6 +46,11 @@ OTHER = Autotune(
     pruning_share=0.08,
 )
 Benchmark = Callable[..., SpeedProfile]
+
+
+def flip_result(plain: float, flipped: float) -> FlipAccuracy:
+    """A flip-invariance test with these accuracies, in which 20 images are right only flipped."""
+    return FlipAccuracy(plain, flipped, 1000, round(1000 * (plain - flipped)) + 20, 20)
 
 
 def machine(operations_per_second: float, micro_batches: float = 8) -> Benchmark:
@@ -99,6 +107,8 @@ def image_seconds(size: ModelSize, operations_per_second: float) -> float:
 class PlainSearch:
     """Images seen and expected error of each model size, when benchmarks take no time and scoring a third of training.
 
+    With less than 5,000 training images, the smallest size is none where the next one has time for 20 steps.
+
     Args:
         count: training images.
         scored: images that are scored after training.
@@ -110,6 +120,7 @@ class PlainSearch:
         train, scored = digits(root, copies)
         share = 1 - settings.benchmark_share - settings.flip_test_share
         most = settings.max_epochs * math.sqrt(max(45_000, len(train)) * len(train))
+        self.few = len(train) < 5000
         self.seconds = [image_seconds(size, operations) for size in MODEL_SIZES]
         self.images = [min((share * budget - scored * each / 3) / each, most) for each in self.seconds]
         self.epochs = [images / len(train) for images in self.images]
@@ -122,7 +133,8 @@ class PlainSearch:
         """The model size with the least error, of those from the smallest up to where the error first rises."""
         errors = np.subtract(self.log_errors, gains or 0.0)
         rises = np.flatnonzero(np.diff(errors) > 0)
-        return int(np.argmin(errors[: rises[0] + 1] if len(rises) else errors))
+        best = int(np.argmin(errors[: rises[0] + 1] if len(rises) else errors))
+        return max(best, 1) if self.few and self.images[1] >= 20 * 125 else best
 
 
 @pytest.mark.parametrize("settings", [AUTOTUNE, OTHER], ids=["default", "other"])
@@ -157,6 +169,49 @@ def test_a_disturbed_benchmark_of_one_network_does_not_choose_a_smaller_one(chos
     assert chosen(disturbed, f"budget.seconds={seconds}").config.model == model
 
 
+def slower(profile: SpeedProfile, factor: float, **more: Any) -> SpeedProfile:
+    times = ("step_seconds", "score_seconds", "update_seconds")
+    return dataclasses.replace(profile, **{name: factor * getattr(profile, name) for name in times}, **more)
+
+
+@pytest.mark.parametrize("seconds", [2, 30, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_benchmarks_that_are_wrong_at_random_still_end_in_a_choice(chosen, seed, seconds):
+    """Each 1000 times too slow, or 10 times too fast."""
+    draw, quiet = np.random.default_rng(seed), machine(2e9)
+
+    def faulty(key: BenchmarkKey, *given: Any, **more: Any) -> SpeedProfile:
+        return slower(quiet(key, *given, **more), draw.choice([1000.0, 0.1]))
+
+    config = chosen(faulty, f"budget.seconds={seconds}").config
+    assert config.model.widths in WIDTHS
+    assert 64 <= config.batch_size <= 1438
+    assert config.batch_size % config.micro_batch_size == 0
+
+
+def test_where_nothing_is_affordable_the_smallest_network_gets_small_batches(chosen):
+    quiet = machine(2e9)
+    config = chosen(lambda *given, **more: slower(quiet(*given, **more), 1e6), "budget.seconds=30").config
+    assert (config.model.widths, config.batch_size, config.tta.shift) == (WIDTHS[0], 64, 0)
+
+
+@pytest.mark.parametrize(("disturbed", "factor"), [(0, 10), (1, 30)], ids=["the smaller", "the larger"])
+def test_a_benchmark_that_contradicts_that_of_another_size_is_not_kept(chosen, tmp_path, disturbed, factor):
+    """Nor does it decide, although it is confirmed."""
+    quiet = machine(2e9, micro_batches=0)
+
+    def benchmark(key: BenchmarkKey, *given: Any, **more: Any) -> SpeedProfile:
+        size = WIDTHS.index(key.settings["widths"])
+        path = tmp_path / str(size)
+        path.touch()
+        return slower(quiet(key, *given, **more), factor if size == disturbed else 1, path=str(path))
+
+    model = chosen(benchmark, "budget.seconds=300").config.model
+    assert not (tmp_path / str(disturbed)).exists()
+    assert (tmp_path / str(1 - disturbed)).exists()
+    assert model == chosen(quiet, "budget.seconds=300").config.model
+
+
 @pytest.mark.parametrize("first", [0.0, 0.15])
 def test_benchmarks_take_their_share_of_the_budget(chosen, first):
     """By a count, on machines whose time grows as estimated, but for some seconds of each network's first benchmark."""
@@ -188,7 +243,7 @@ def test_benchmarks_take_their_share_of_the_budget(chosen, first):
 )
 def test_images_are_pruned_where_a_gain_was_measured(chosen, flipped, seconds, share):
     """Neither with a small nor with a large network, nor images that are not flipped."""
-    flips, budget = FlipAccuracy(0.8, flipped), f"budget.seconds={seconds}"
+    flips, budget = flip_result(0.8, flipped), f"budget.seconds={seconds}"
     choice = chosen(machine(2e9), budget, flips=flips, copies=5)
     assert (WIDTHS.index(choice.config.model.widths) in (2, 3)) == (seconds == 1000)
     assert choice.config.data_pruning == share
@@ -214,7 +269,7 @@ def test_the_same_measurements_give_the_same_choice(digits_root, tmp_path):
     """Measured on this machine, and then read from the cache, whose files stay as they are."""
     load("digits", tmp_path)
     given = ["experiment=best", "dataset=digits", f"data={tmp_path}", "trainer=cpu", "budget.seconds=20"]
-    settings = Autotune(flip_test_min_seconds=0.0, repeats={"cpu": 1})
+    settings = Autotune(flip_test_min_seconds=0.0)
     config = config_of(*given)
     data = check_data(config, config.autotune)
     first = autotune(config, data, given, Clock(), settings)
@@ -257,6 +312,39 @@ def test_flipped_digits_are_other_digits_and_symmetric_ones_are_not(digits_root)
     assert symmetric.flipped == pytest.approx(symmetric.plain, abs=0.01)
 
 
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 0), (10, 10), (5, 20), (120, 60)])
+def test_the_p_value_is_that_of_a_binomial_test(lost, gained):
+    wanted = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert mcnemar(lost, gained) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("plain", "flipped", "lost", "is_evident"),
+    [
+        (0.032, 0.036, 28, False),  # 100 classes: nearly all that is right is right by chance
+        (0.312, 0.317, 80, True),  # CIFAR-10: a difference would have shown
+        (0.705, 0.528, 200, True),  # Fashion-MNIST
+        (0.883, 0.41, 500, True),  # digits
+        (0.05, 0.01, 45, True),
+    ],
+)
+def test_flips_are_judged_by_evidence(plain, flipped, lost, is_evident):
+    found = FlipAccuracy(plain, flipped, 1000, lost, lost - round(1000 * (plain - flipped)))
+    assert found.is_evident() == is_evident
+
+
+def test_without_evidence_the_setting_of_the_data_set_stays(chosen):
+    choice = chosen(machine(1e9), "budget.seconds=200", flips=FlipAccuracy(0.032, 0.036, 1000, 25, 29))
+    assert choice.config.dataset.flip == 0
+    assert "too few to tell" in choice.reasons["flip"]
+
+
+def test_the_proxy_stops_learning_when_its_time_is_over(digits_root):
+    """Its 400 steps would otherwise be right for nine of ten digits."""
+    train, _ = digits(digits_root)
+    assert flip_accuracy(train, MODEL_SIZES[0].network, CPU, images=50_000, seconds=0.0).plain < 0.5
+
+
 def test_flips_are_tested_once_where_there_is_time(digits_root, tmp_path):
     """By 4 s, which a machine with this speed needs for some 2,500 images."""
     train, _ = digits(digits_root)
@@ -272,7 +360,7 @@ def test_flips_are_tested_once_where_there_is_time(digits_root, tmp_path):
 def test_images_that_look_different_when_flipped_are_flipped_if_there_is_time(chosen, flipped, short, long, seconds):
     """By the accuracy of a proxy network on flipped images, where it is 80 % on images as they are."""
     wanted = {0.5: short, 2000: long}[seconds]
-    choice = chosen(machine(2e10), f"budget.seconds={seconds}", flips=FlipAccuracy(0.8, flipped))
+    choice = chosen(machine(2e10), f"budget.seconds={seconds}", flips=flip_result(0.8, flipped))
     assert (choice.config.dataset.flip > 0) == wanted, choice.reasons
     assert (choice.config.augment.flip.probability > 0) == wanted
     assert ("flipped" in choice.reasons["augment"]) == wanted
@@ -283,7 +371,7 @@ def test_images_that_look_different_when_flipped_are_flipped_if_there_is_time(ch
 def test_a_policy_that_is_set_decides_about_flips(chosen, probability, flips):
     """Also in scoring: a network that saw no flipped image is not shown one, whatever a flip test would say."""
     given = ("budget.seconds=1000", "augment=crop", f"augment.flip.probability={probability}")
-    choice = chosen(machine(2e10), *given, flips=FlipAccuracy(0.8, 0.8 - probability))
+    choice = chosen(machine(2e10), *given, flips=flip_result(0.8, 0.8 - probability))
     assert "flip" not in choice.reasons
     assert choice.config.augment.mirrors == flips
     assert views_of(choice.config.tta, choice.config.augment.mirrors).flip == flips
@@ -302,7 +390,7 @@ def test_a_smaller_network_may_win_by_flips_that_it_has_time_for(chosen, digits_
     given = ("budget.seconds=500", "batch_size=125", "tta.flip=false", "tta.shift=0", "data_pruning=0")
     for operations in np.geomspace(1e10, 1e11, 20).tolist():
         simulated = machine(operations, micro_batches=0)
-        choice = chosen(simulated, *given, flips=FlipAccuracy(0.8, 0.6), copies=30, settings=settings)
+        choice = chosen(simulated, *given, flips=flip_result(0.8, 0.6), copies=30, settings=settings)
         plain = PlainSearch(digits_root, operations, 500, 30, settings)
         doublings = [math.log2(epochs / settings.other_look_min_epochs) for epochs in plain.epochs]
         best = plain.best([settings.other_look_gain * min(1, max(0, each)) for each in doublings])
@@ -318,7 +406,7 @@ def test_a_network_may_win_by_data_pruning(chosen, digits_root, settings):
     """By a plain search among all networks, for images that may be flipped."""
     others, (fewest, most) = 0, settings.pruning_epochs
     given = ("budget.seconds=500", "batch_size=125", "tta.flip=false", "tta.shift=0")
-    flips, (train, _) = FlipAccuracy(0.8, 0.8), digits(digits_root, 30)
+    flips, (train, _) = flip_result(0.8, 0.8), digits(digits_root, 30)
     for operations in np.geomspace(1e9, 2e11, 40).tolist():
         simulated = machine(operations, micro_batches=0)
         choice = chosen(simulated, *given, flips=flips, copies=30, settings=settings)
@@ -376,3 +464,28 @@ def test_the_stream_of_a_choice_can_be_written_before(command):
     ended = command("train", *given, "dry_run=true")
     assert ended.code == 0
     assert "chosen: model" in ended.out
+
+
+@pytest.mark.parametrize("factor", [1e6, 0.1], ids=["too slow", "too fast"])
+def test_a_run_whose_benchmarks_are_all_wrong_ends_well(command, tmp_path, simulated_time, factor):
+    """It is not refused, ends within its budget and annealed, and has learned."""
+    with faulty_benchmarks(0, [factor]):
+        ended = command("train", "experiment=best", "dataset=digits", "budget.seconds=2", "outputs=runs")
+    assert ended.code == 0, ended.err
+    assert "the machine seems busy" in ended.out or factor < 1
+    found = Results.read(only_run(tmp_path / "runs"))
+    assert found.seconds_counted <= 2
+    assert found.steps > 20
+    assert found.final_lr < 0.02
+    assert found.accuracy > 0.3, "ten classes"
+
+
+def test_a_plain_run_whose_benchmark_is_too_slow_ends_well(command, tmp_path, simulated_time):
+    given = (*SMALL, "budget.seconds=1", "schedule.max_epochs=null", "validate.on=none")
+    with faulty_benchmarks(0, [1000.0]):
+        ended = command("train", "dataset=digits", *given)
+    assert ended.code == 0, ended.err
+    found = Results.read(only_run(tmp_path))
+    assert found.seconds_counted <= 1.02, "each reading of the simulated clock takes time"
+    assert found.steps > 20
+    assert found.final_lr < 0.02

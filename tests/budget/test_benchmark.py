@@ -2,12 +2,14 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, least_needs
+from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
+from fastconv.budget.bounds import least_needs
 from fastconv.budget.hardware import Device, cpu_prefers_bf16, prepare
 from fastconv.config.schema import Trainer
 from fastconv.models import build_model, count_parameters
@@ -50,23 +52,77 @@ def test_memory_is_between_that_of_the_convolutions_and_of_all_layers(large):
     assert least_needs(key(96), device("fp32"), large)[0] - weights == pytest.approx(2 * whole, rel=0.01)
 
 
-def test_the_fastest_of_several_benchmarks_counts(tmp_path):
-    seconds = iter([3.0, 1.0, 2.0, 5.0])
+@pytest.fixture(autouse=True)
+def known_machine(monkeypatch):
+    """A CPU whose matrix products take 1e9 operations a second: the step of `key(48)` takes `LEAST` seconds there."""
+    monkeypatch.setattr("fastconv.budget.bounds._product", lambda device: 1e9)
+    monkeypatch.setattr("fastconv.budget.bounds._fastest", {})
+
+
+# Seconds of a step of `key(48)` at the speed of a matrix product.
+LEAST = 3 * least_needs(key(48), device("fp32"))[1] / 1e9
+
+
+def measured(tmp_path, seconds, repeats=1, **given):
+    """The outcome of a benchmark whose step takes the next of these seconds each time that it is made."""
 
     def measure(key: BenchmarkKey, device: Device) -> SpeedProfile:
-        return SpeedProfile(next(seconds), 0.1, 100.0)
+        return SpeedProfile(next(seconds), 0.1, 100.0, **given)
 
-    def measured(repeats: int) -> float:
-        return benchmark(key(48), device("fp32"), tmp_path, repeats=repeats, measure=measure).step_seconds
+    return benchmark(key(48), device("fp32"), tmp_path, repeats=repeats, measure=measure)
 
-    assert [measured(1), measured(1), measured(2), measured(2), measured(1)] == [3, 3, 1, 1, 1]
-    assert measured(4) == 1, "two more"
+
+def test_the_fastest_of_several_benchmarks_counts(tmp_path):
+    seconds = iter([3.0, 2.5, 2.9])
+    found = [measured(tmp_path, seconds, repeats).step_seconds for repeats in (1, 1, 2, 2, 1)]
+    assert found == [3, 3, 2.5, 2.5, 2.5]
+    assert measured(tmp_path, seconds, 3).step_seconds == 2.5
     assert not list(seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "repeats", "found"),
+    [
+        ([900.0, 1.0, 1.2], 2, 1.0),  # the first was disturbed
+        ([0.1, 1.0, 1.2], 2, 1.0),  # and here it cannot be true
+        ([2.0, 1.0, 4.0, 1.1], 2, 1.0),
+        ([2000 * LEAST, 3.0, 3.2], 1, 3.0),  # far slower than a matrix product
+        ([LEAST / 5, 3.0, 3.2], 1, 3.0),  # faster than a matrix product
+    ],
+)
+def test_a_benchmark_that_cannot_be_true_is_made_again(tmp_path, seconds, repeats, found):
+    left = iter(seconds)
+    profile = measured(tmp_path, left, repeats)
+    assert (profile.step_seconds, profile.is_steady, list(left)) == (found, True, [])
+    assert measured(tmp_path, iter([])) == profile, "kept"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "given"),
+    [([1.0, 2.0, 4.0, 8.0, 16.0], {}), ([3.0], {"spread": 3.0, "benchmark_seconds": 100.0}), ([1e6] * 4, {})],
+    ids=["benchmarks disagree", "the times of one disagree", "impossible"],
+)
+def test_a_benchmark_that_is_never_confirmed_is_not_kept(tmp_path, seconds, given):
+    left = iter(seconds)
+    profile = measured(tmp_path, left, 2 if len(seconds) == 5 else 1, **given)
+    assert (profile.step_seconds, profile.is_steady, list(left)) == (min(seconds), False, [])
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("product-")]
+
+
+def test_a_kept_benchmark_that_cannot_be_true_is_made_again(tmp_path):
+    """As an earlier version may have kept it."""
+    path = measured(tmp_path, iter([3.0])).path
+    content = json.loads(Path(path).read_text())
+    content["speed_profile"]["step_seconds"] = 3.3e4
+    for name in ("spread", "is_steady", "path"):
+        del content["speed_profile"][name]
+    Path(path).write_text(json.dumps(content))
+    assert measured(tmp_path, iter([3.0])).step_seconds == 3
 
 
 def test_what_the_first_benchmark_takes_beyond_the_others_is_kept(monkeypatch, tmp_path):
     """It takes 2 s, on a simulated clock, of which 1.2 s would be taken by any."""
-    now, steps = 0.0, iter([3.0, 1.0])
+    now, steps = 0.0, iter([3.0, 2.1])
 
     def measure(key: BenchmarkKey, device: Device) -> SpeedProfile:
         nonlocal now
@@ -77,18 +133,14 @@ def test_what_the_first_benchmark_takes_beyond_the_others_is_kept(monkeypatch, t
     for repeats in (1, 2):
         profile = benchmark(key(48), device("fp32"), tmp_path, repeats=repeats, measure=measure)
         assert profile.first_seconds == pytest.approx(0.8)
-    assert profile.step_seconds == 1
+    assert profile.step_seconds == 2.1
 
 
 def test_a_damaged_measurement_is_made_anew(tmp_path):
-    def measured(seconds: float) -> float:
-        profile = benchmark(key(48), device("fp32"), tmp_path, measure=lambda *_: SpeedProfile(seconds, 0.1, 100.0))
-        return profile.step_seconds
-
-    assert [measured(3.0), measured(2.0)] == [3, 3]
-    (kept,) = tmp_path.iterdir()
-    kept.write_text('{"speed_profile": {"step')
-    assert measured(2.0) == 2
+    kept = measured(tmp_path, iter([3.0]))
+    assert measured(tmp_path, iter([2.0])) == kept
+    Path(kept.path).write_text('{"speed_profile": {"step')
+    assert measured(tmp_path, iter([2.0])).step_seconds == 2
 
 
 def test_the_random_state_stays():

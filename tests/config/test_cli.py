@@ -263,6 +263,8 @@ BAD = {
     "schedule.max_epochs=0": "schedule.max_epochs=0.0 is not possible",
     "trainer.devices=0": "trainer.devices=0 is not possible",
     "trainer.num_threads=0": "give a number of threads in [1, 1024]",
+    "trainer.num_threads=many": "give a number of threads in [1, 1024], auto, or null",
+    "trainer.num_threads=1.5": "trainer.num_threads: Value '1.5' is of a kind that it cannot have",
     "trainer.num_threads=100000": "give a number of threads in [1, 1024]",
     "stream.epochs=0": "stream.epochs=0 is not possible",
 }

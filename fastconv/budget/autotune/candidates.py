@@ -88,27 +88,31 @@ class Candidates:
         )
         self._budget_seconds, self._benchmark_seconds, self._seconds = budget_seconds, benchmark_seconds, seconds
         self._flip, self._other_look, self._settings = flip, other_look, settings
-        self._repeats_done: dict[str, int] = {}
         self._benchmarks_took = 0.0
         self.reason: str | None = None
 
-    def best(self, repeats: int) -> Candidate:
-        """The candidate with the least expected error, after at most `repeats` benchmarks of each network.
+    def best(self) -> Candidate:
+        """The candidate with the least expected error.
 
         Sizes are tried from the smallest on, until the next one would have a larger error: those above it would see
-        even fewer images.
+        even fewer images. A network that could make hardly a step is no candidate, unless it is the smallest, which
+        for its part is none for a few images that another one has time for.
         """
         if "model" not in self._open:
-            return self._candidate(self._config.model, self._profiles.profile(self._config.model, repeats))
+            return self._candidate(self._config.model, self._profiles.profile(self._config.model))
         tried: list[tuple[ModelSize, Candidate]] = []
         for size in MODEL_SIZES:
-            tried.append((size, self._candidate(size.network, self._speed(size, tried, repeats))))
+            candidate = self._candidate(size.network, self._speed(size, tried))
+            if tried and candidate.images < self._settings.least_steps * candidate.batch_size:
+                break
+            tried.append((size, candidate))
             if len(tried) > 1 and self._log_error(*tried[-1]) > self._log_error(*tried[-2]):
                 break
-        index = min(range(len(tried)), key=lambda index: self._log_error(*tried[index]))
+        smallest = int(len(self._train) < self._settings.few_images and len(tried) > 1)
+        index = min(range(smallest, len(tried)), key=lambda index: self._log_error(*tried[index]))
         best, least = tried[index][1], self._log_error(*tried[index])
         reasons = [f"{network_name(best.network)}, {self.epochs(best):.1f} epochs"]
-        for size, other in tried[max(0, index - 1) : index] + tried[index + 1 : index + 2]:
+        for size, other in tried[max(smallest, index - 1) : index] + tried[index + 1 : index + 2]:
             more = math.exp(self._log_error(size, other) - least) - 1
             name, epochs = network_name(other.network), self.epochs(other)
             reasons.append(f"{name} would see {epochs:.1f} epochs and make {more:.0%} more errors")
@@ -141,39 +145,44 @@ class Candidates:
         seconds = steps * step_seconds + len(self._train) * profile.score_seconds
         return seconds if seconds <= settings.pruning_share * self._budget_seconds else None
 
-    def _speed(self, size: ModelSize, tried: list[tuple[ModelSize, Candidate]], repeats: int) -> SpeedProfile:
+    def _speed(self, size: ModelSize, tried: list[tuple[ModelSize, Candidate]]) -> SpeedProfile:
         """The network's speed profile: measured, or estimated from the next smaller network's.
 
-        A measured one is bounded by what the arithmetic lets it take, as other work may have disturbed the benchmark.
+        A larger network takes longer, but by no more than its arithmetic: where a measurement says otherwise, other
+        work may have disturbed it or the one before, so that it is confirmed or bounded. What was wrong is not kept.
         """
         if not tried:
-            measured = self._measure(size.network, None, repeats)
-            assert measured is not None  # the first one is always affordable
-            return measured
-        smaller, candidate = tried[-1]
+            return self._measure(size.network)
+        settings, (smaller, candidate) = self._settings, tried[-1]
         growth = size.flops / smaller.flops
-        estimate = scaled(candidate.speed, growth**self._settings.time_exponent)
-        bound = scaled(candidate.speed, growth * self._settings.max_time_growth)
-        return faster(self._measure(size.network, estimate, repeats) or estimate, bound)
+        estimate = scaled(candidate.speed, growth**settings.time_exponent)
+        if self._benchmarks_took + estimate.benchmark_seconds > self._benchmark_seconds:
+            return estimate
+        measured = self._measure(size.network)
+        if measured.step_seconds < candidate.speed.step_seconds:
+            confirmed = self._confirm(smaller.network, candidate.speed)
+            if measured.step_seconds < confirmed.step_seconds:
+                self._profiles.forget(confirmed)
+            tried[-1] = smaller, self._candidate(smaller.network, faster(confirmed, measured))
+            return measured
+        bound = scaled(candidate.speed, growth * settings.max_time_growth)
+        if measured.step_seconds > bound.step_seconds:
+            measured = self._confirm(size.network, measured)
+            if measured.step_seconds > bound.step_seconds:
+                self._profiles.forget(measured)
+        return faster(measured, bound)
 
-    def _measure(self, network: Network, estimate: SpeedProfile | None, repeats: int) -> SpeedProfile | None:
-        """The fastest of up to `repeats` benchmarks, fewer where the time is too short; None where there is none.
-
-        Args:
-            estimate: the expected speed profile; None for a network that is measured in any case.
-        """
-        name = network_name(network)
-        done = self._repeats_done.get(name, 0)
-        expected = self._profiles.profile(network, done) if done else estimate
-        new, left = repeats - done, self._benchmark_seconds - self._benchmarks_took
-        while expected and new > 0 and new * expected.benchmark_seconds > left:
-            new -= 1
-        self._repeats_done[name] = done + new
-        if not self._repeats_done[name]:
-            return None
-        measured = self._profiles.profile(network, done + new)
-        self._benchmarks_took += new * measured.benchmark_seconds + (0.0 if done else measured.first_seconds)
+    def _measure(self, network: Network, repeats: int = 1) -> SpeedProfile:
+        """The network's speed profile by this number of benchmarks."""
+        measured = self._profiles.profile(network, repeats)
+        self._benchmarks_took += measured.benchmark_seconds + (measured.first_seconds if repeats == 1 else 0.0)
         return measured
+
+    def _confirm(self, network: Network, measured: SpeedProfile) -> SpeedProfile:
+        """The network's speed profile after another benchmark, if there is time for one."""
+        if self._benchmarks_took + measured.benchmark_seconds > self._benchmark_seconds:
+            return measured
+        return self._measure(network, repeats=2)
 
     def _log_error(self, size: ModelSize, candidate: Candidate) -> float:
         """Expected log error: the scaling law's, less what data pruning and flips of another look gain."""
@@ -193,13 +202,15 @@ class Candidates:
 
     def _within_budget(self, network: Network, speed: SpeedProfile, flip: float) -> Candidate:
         tta = self._tta(speed, flip) if "tta" in self._open else self._config.tta
-        seconds = self._seconds - self._scored_views(tta, flip) * speed.score_seconds
+        scoring = min(self._scored_views(tta, flip) * speed.score_seconds, PACING.max_first_reserve * self._seconds)
+        seconds = self._seconds - scoring
         per_image, batch_size = image_seconds(speed, self._settings), self._config.batch_size
         if "batch_size" in self._open:
             batch_size = self._batch_size(min(self.max_images, seconds / per_image))
         candidate = Candidate(network, speed, per_image, 0.0, batch_size, tta, flip)
-        affordable = max(1.0, seconds / candidate.step_seconds * batch_size)
-        return dataclasses.replace(candidate, images=min(self.max_images, affordable))
+        return dataclasses.replace(
+            candidate, images=min(self.max_images, seconds / candidate.step_seconds * batch_size)
+        )
 
     def _batch_size(self, images: float) -> int:
         """The largest batch size that leaves enough optimizer steps in a run over this many images."""

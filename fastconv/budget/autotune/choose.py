@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_test
 from fastconv.budget.autotune.scaling_law import PRUNING_PROXY, model_size
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, network_name
-from fastconv.budget.benchmark import SpeedProfile
+from fastconv.budget.benchmark import SpeedProfile, benchmark
 from fastconv.budget.clock import Clock
-from fastconv.budget.hardware import prepare
+from fastconv.budget.hardware import prepare_in_time
 from fastconv.config.prerequisites import require_batch
 from fastconv.config.schema import Config
 from fastconv.data.augment.policy import Policy
@@ -49,6 +50,8 @@ class Choice:
     config: Config
     speed: SpeedProfile | None
     reasons: dict[str, str]
+    threads: int | None = None
+    """The number of CPU threads that was measured; None if nothing was chosen."""
 
 
 def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, settings: Autotune = AUTOTUNE) -> Choice:
@@ -69,20 +72,24 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
         require_batch(config, len(data.train))
     if not open_choices:
         return Choice(config, None, {})
-    device, budget = prepare(config.trainer), budget_seconds(config)
+    with clock.segment("benchmark"):
+        device = prepare_in_time(config)
+    threads, budget = device.threads, budget_seconds(config)
     if config.trainer.compile is None and device.compile and budget < settings.compile_min_seconds:
         config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, compile=False))
     device = dataclasses.replace(device, compile=False)  # compiling each network would take longer than a benchmark
     train, holdout, test = data.train, data.holdout, data.test
     counts, cache = config.budget.counts, Path(config.data) / "benchmarks"
     scored = len(holdout) * ("validate" in counts and config.validate.on == "holdout") + len(test) * ("test" in counts)
-    profiles = SpeedProfiles(config, device, train, cache, settings=settings)
+    measure = functools.partial(benchmark, extra_seconds=settings.confirm_share * budget)
+    profiles = SpeedProfiles(config, device, train, cache, measure, settings)
 
     def flips(seconds: float) -> FlipAccuracy | None:
         return flip_test(train, profiles, device, cache, seconds, settings)
 
     with clock.segment("benchmark"):
-        return choose(config, open_choices, device.kind, train, scored, profiles, flips, settings)
+        choice = choose(config, open_choices, device.kind, train, scored, profiles, flips, settings)
+    return dataclasses.replace(choice, threads=threads)
 
 
 def left_open(config: Config, overrides: list[str]) -> list[str]:
@@ -125,7 +132,13 @@ def choose(
     test_seconds = settings.flip_test_share * budget
     flip = config.dataset.flip if "augment" in open_choices else config.augment.flip.probability
     accuracy = flips(test_seconds) if "flip" in open_choices else None
-    if accuracy:
+    if accuracy and not accuracy.is_evident(settings):
+        reasons["flip"] = (
+            f"dataset.flip={flip:g} stays, as {accuracy.plain:.1%} of {accuracy.images:,} images right, and"
+            f" {accuracy.flipped:.1%} of them flipped, are too few to tell a difference"
+        )
+        accuracy = None
+    elif accuracy:
         flip = 0.5 if accuracy.same_class(settings) else 0.0
     elif "flip" in open_choices:
         reasons["flip"] = f"dataset.flip={flip:g} stays, as the budget is too short for a flip-invariance test"
@@ -145,8 +158,7 @@ def choose(
         other_look=accuracy is not None and accuracy.other_look(settings),
         settings=settings,
     )
-    for repeats in range(1, settings.repeats[device] + 1):
-        best = candidates.best(repeats)  # the second benchmarks are some seconds later: it may be quieter then
+    best = candidates.best()
     epochs = candidates.epochs(best)
     tuned = dataclasses.replace(config, model=best.network)
     if candidates.reason:

@@ -8,6 +8,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +33,33 @@ from fastconv.system.json_text import as_json
 
 @dataclass(frozen=True)
 class FlipAccuracy:
-    """Accuracy, in [0, 1], of a proxy network on held-out images as they are, and flipped."""
+    """What a proxy network gets right of held-out images as they are, and flipped.
+
+    Args:
+        plain: accuracy on the images as they are, in [0, 1].
+        flipped: accuracy on the same images flipped.
+        images: number of images.
+        lost: images that it gets right only as they are.
+        gained: images that it gets right only flipped.
+    """
 
     plain: float
     flipped: float
+    images: int
+    lost: int
+    gained: int
+
+    def is_evident(self, settings: Autotune = AUTOTUNE) -> bool:
+        """Whether the accuracies tell anything, by McNemar's exact test.
+
+        They do if they differ significantly, or if they would with a ratio of `same_class_other_look`.
+        """
+        if mcnemar(self.lost, self.gained) < settings.flip_test_significance:
+            return True
+        difference = round((1 - settings.same_class_other_look) * self.plain * self.images)
+        unlike = max(self.lost + self.gained, difference)
+        lost = (unlike + difference) // 2
+        return mcnemar(lost, unlike - lost) < settings.flip_test_significance
 
     def same_class(self, settings: Autotune = AUTOTUNE) -> bool:
         """Whether flipped images are of the same class."""
@@ -43,6 +68,13 @@ class FlipAccuracy:
     def other_look(self, settings: Autotune = AUTOTUNE) -> bool:
         """Whether flipped images are of the same class but look different, so that a network has to learn both."""
         return self.same_class(settings) and self.flipped < settings.same_class * self.plain
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """p-value of McNemar's exact test: two-sided, by the binomial distribution of the images that differ."""
+    count = lost + gained
+    tail = sum(math.comb(count, each) for each in range(min(lost, gained) + 1))
+    return float(min(1.0, 2 * tail / 2**count))
 
 
 def flip_test(
@@ -63,7 +95,7 @@ def flip_test(
     """
     path = cache / f"flip_test-{hashlib.sha256(train.digest.encode()).hexdigest()[:16]}.json"
 
-    def test() -> dict[str, float] | None:
+    def test() -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
             return dataclasses.asdict(FlipAccuracy(**json.loads(path.read_text())))
         if seconds < settings.flip_test_min_seconds:
@@ -73,7 +105,8 @@ def flip_test(
         scoring = 2 * settings.flip_test_held_out * profile.score_seconds
         affordable = max(0.0, seconds - scoring) / step_seconds * batch_size
         images = int(min(settings.flip_test_images, affordable))
-        result = dataclasses.asdict(flip_accuracy(train, FLIP_PROXY, device, images, settings))
+        most = settings.flip_test_max_share * seconds
+        result = dataclasses.asdict(flip_accuracy(train, FLIP_PROXY, device, images, settings, most))
         write_atomically(path, as_json(result).encode())
         return result
 
@@ -82,12 +115,21 @@ def flip_test(
 
 
 def flip_accuracy(
-    data: ImageData, network: Airbench, device: Device, images: int, settings: Autotune = AUTOTUNE
+    data: ImageData,
+    network: Airbench,
+    device: Device,
+    images: int,
+    settings: Autotune = AUTOTUNE,
+    seconds: float = math.inf,
 ) -> FlipAccuracy:
     """Train a network on `images` of the images as they are, and score it on others, as they are and flipped.
 
     Leaves the random state as it is.
+
+    Args:
+        seconds: after which training stops, as a machine may be slower than its benchmark.
     """
+    began = time.perf_counter()
     kept, held_out = stratified_split(data, min(0.5, settings.flip_test_held_out / len(data)), seed=0)
     generator = torch.Generator().manual_seed(0)
     batch_size, score_size = settings.flip_test_batch_size, settings.scoring_batch_size
@@ -96,16 +138,19 @@ def flip_accuracy(
         return torch.from_numpy(data.images[rows]), torch.from_numpy(data.labels[rows])
 
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        while True:
+        while time.perf_counter() - began < seconds:
             yield batch(kept[torch.randint(len(kept), (batch_size,), generator=generator).numpy()])
 
     whitened = data.take(kept[: settings.flip_test_whitening_images])
     steps = max(settings.flip_test_min_steps, images // batch_size)
     module = train_proxy(whitened, network, device, batches(), steps)
-    plain = flipped = 0
+    right = np.zeros((2, 2), int)  # images by whether they are right as they are, and flipped
     with torch.no_grad(), device.autocast():
         for start in range(0, len(held_out), score_size):
             inputs, labels = (part.to(device.kind) for part in batch(held_out[start : start + score_size]))
-            plain += int((module(inputs).argmax(1) == labels).sum())
-            flipped += int((module(inputs.flip(2)).argmax(1) == labels).sum())
-    return FlipAccuracy(plain / len(held_out), flipped / len(held_out))
+            plain, flipped = ((module(each).argmax(1) == labels).cpu().numpy() for each in (inputs, inputs.flip(2)))
+            np.add.at(right, (plain.astype(int), flipped.astype(int)), 1)
+    count = len(held_out)
+    return FlipAccuracy(
+        float(right[1].sum() / count), float(right[:, 1].sum() / count), count, int(right[1, 0]), int(right[0, 1])
+    )

@@ -34,7 +34,7 @@ class ModelSize:
 
     def log_error(self, images: float) -> float:
         """The law after this many images, without the data set's scale and offset."""
-        return self.irreducible + math.log1p((self.half_images / max(images, 1.0)) ** EXPONENT)
+        return self.irreducible + math.log1p((self.half_images / images) ** EXPONENT)
 
 
 # From the smallest: airbench94's network, narrower and itself, then airbench95's and airbench96's, then that twice as

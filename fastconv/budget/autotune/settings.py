@@ -16,9 +16,8 @@ class Autotune:
     # Benchmarks of networks.
     benchmark_share: float = 0.02
     """For benchmarks of networks: a guess, which leaves 96 % of the budget for training and scoring."""
-    repeats: Mapping[str, int] = field(default_factory=lambda: _by_device(cpu=2, cuda=1))
-    """Benchmarks of each network, of which the fastest counts. Other work on a machine makes a benchmark slower, never
-    faster; a GPU is a run's own."""
+    confirm_share: float = 0.01
+    """For further benchmarks of a network because the first was disturbed."""
     benchmark_batch_size: int = 2048
     """Images per optimizer step in a benchmark; the step of another batch size is computed from it."""
     benchmark_micro_batch_size: Mapping[str, int] = field(default_factory=lambda: _by_device(cpu=64, cuda=1024))
@@ -28,6 +27,22 @@ class Autotune:
     between the smallest sizes, 0.95 between the largest."""
     max_time_growth: float = 1.2
     """Time cannot grow more than this many times as much as the arithmetic: a benchmark that says so was disturbed."""
+
+    # The number of CPU threads (fastconv.budget.threads).
+    thread_turns: int = 8
+    """Turns of the choice before training."""
+    thread_seconds: float = 0.1
+    """It ends after this time, from the second turn on: slices of the scheduler are some milliseconds."""
+    thread_gain: float = 1.15
+    """Another number must be this many times as fast to be taken: the noise of a trial is about a tenth."""
+    thread_slowdown: float = 1.5
+    """Steps that take this many times the usual show that something else keeps the machine busy."""
+    thread_trial_seconds: float = 0.25
+    """Seconds of the steps of a trial, and of the steps that it is compared with: many slices of the scheduler."""
+    thread_rest_seconds: float = 2.0
+    """Seconds of training before a trial, at least."""
+    thread_share: float = 0.05
+    """Share of the training time that trials may take where they bring nothing."""
 
     # The flip-invariance test.
     flip_test_share: float = 0.02
@@ -41,6 +56,10 @@ class Autotune:
     flip_test_min_steps: int = 10
     flip_test_held_out: int = 1000
     """Held-out images that are classified, as they are and flipped: a standard error of at most 1.6 points."""
+    flip_test_significance: float = 0.01
+    """The p-value below which the two accuracies differ: with 100 classes, 3.2 and 3.6 % are chance."""
+    flip_test_max_share: float = 1.5
+    """Training of the proxy network stops after this many times its seconds: a machine may become slow."""
     flip_test_whitening_images: int = 1000
     """Images of which the proxy network's whitening layer is computed."""
     same_class: float = 0.85
@@ -79,10 +98,18 @@ class Autotune:
 
     # The settings of the run.
     steps_for_batch_size: Mapping[int, int] = field(
-        default_factory=lambda: MappingProxyType({2000: 1000, 1000: 180, 500: 180, 250: 180, 125: 0})
+        default_factory=lambda: MappingProxyType({2000: 1000, 1000: 180, 500: 180, 250: 180, 125: 40, 64: 0})
     )
     """Batch sizes, the largest first, and the optimizer steps that a run must have to take each. The 1000 steps are a
-    guess; with 400 steps or fewer, smaller batches than 2000 were better."""
+    guess; with 400 steps or fewer, smaller batches than 2000 were better. After 4,000 images or fewer, 64 were as good
+    as 125 or better, and 32 and 16 no better (8-32-32, CIFAR-10 and Fashion-MNIST, two seeds each)."""
+    few_images: int = 5_000
+    """With fewer training images than this, the smallest network is a candidate only where the next one has no time:
+    8-32-32 got 88 to 98 % of the digits right after 12,000 images, 16-64-64 95 to 99 % after 4,000 (batches of 125,
+    three seeds, no augmentation)."""
+    least_steps: int = 20
+    """Optimizer steps that a larger network than the smallest must have: with fewer, none learns, and the scaling law
+    says nothing."""
     cpu_micro_batch_size: int = 500
     """Images over which batch norm takes its statistics on a CPU: their activations stay near its caches."""
     max_epochs: float = 100

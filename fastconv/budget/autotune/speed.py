@@ -11,7 +11,7 @@ from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
 from fastconv.models.configs import Network, model_settings
 from fastconv.optim import optimizer_key
-from fastconv.system.distributed import from_first_rank
+from fastconv.system.distributed import from_first_rank, is_first_rank
 
 
 class SpeedProfiles:
@@ -35,12 +35,25 @@ class SpeedProfiles:
     ) -> None:
         self._config, self._device, self._train, self._cache = config, device, train, cache
         self._benchmark, self._settings = benchmark, settings
+        self._known: dict[tuple[str, int], SpeedProfile] = {}
 
     def profile(self, network: Network, repeats: int = 1) -> SpeedProfile:
         """The fastest of `repeats` benchmarks, those made before included, of steps over `benchmark_batch_size` images.
 
         Of several ranks the first one measures; the devices of a run share the images of a step.
         """
+        name = repr(network)
+        if (known := max((key for key in self._known if key[0] == name), default=(name, 0)))[1] < repeats:
+            known = name, repeats
+            self._known[known] = self._measured(network, repeats)
+        return self._known[known]
+
+    def forget(self, profile: SpeedProfile) -> None:
+        """Remove a profile from the cache, so that the next run measures it again; this one goes on with it."""
+        if profile.path and is_first_rank():
+            Path(profile.path).unlink(missing_ok=True)
+
+    def _measured(self, network: Network, repeats: int) -> SpeedProfile:
         config, settings = self._config, self._settings
         height, width, channels = self._train.images.shape[1:]
         key = BenchmarkKey(
@@ -71,9 +84,10 @@ def image_seconds(profile: SpeedProfile, settings: Autotune = AUTOTUNE) -> float
 
 
 def scaled(profile: SpeedProfile, factor: float) -> SpeedProfile:
-    """The profile of a network that takes `factor` times as long."""
+    """The profile of a network that takes `factor` times as long: an estimate, which is not kept."""
     return dataclasses.replace(
         profile,
+        path="",
         step_seconds=factor * profile.step_seconds,
         score_seconds=factor * profile.score_seconds,
         update_seconds=factor * profile.update_seconds,

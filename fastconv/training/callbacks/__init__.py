@@ -8,6 +8,7 @@ from fastconv.training.callbacks.progress_bar import BudgetProgressBar
 from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.schedule_lr import OneCycleLR, ScheduleLR
 from fastconv.training.callbacks.time_budget import TimeBudget
+from fastconv.training.callbacks.watch_speed import WatchSpeed
 
 __all__ = [
     "AverageWeights",
@@ -19,4 +20,5 @@ __all__ = [
     "Recorder",
     "ScheduleLR",
     "TimeBudget",
+    "WatchSpeed",
 ]

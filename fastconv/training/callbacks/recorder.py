@@ -17,6 +17,10 @@ class ScoresTraining(Protocol):
         ...
 
 
+# Number of rows in the metrics.csv of a run of the expected length.
+RECORDS = 200
+
+
 class Recorder(L.Callback):
     """Logs means over `every` optimizer steps. Reading values from the device more often would slow training.
 

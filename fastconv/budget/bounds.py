@@ -1,0 +1,153 @@
+"""Bounds of what a network needs, which other work on the machine cannot disturb: memory, operations and seconds."""
+
+import contextlib
+import hashlib
+import json
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastconv.budget.hardware import Device
+from fastconv.models import blueprint, build_model
+from fastconv.system.errors import InputError
+from fastconv.system.files import write_atomically
+from fastconv.system.json_text import as_json
+
+if TYPE_CHECKING:
+    from fastconv.budget.benchmark import BenchmarkKey
+
+# Images with which memory and operations are counted: batch norm has no statistics of a single one.
+PAIR = 2
+# Bytes of weights beyond which even two images take long; needs are then counted on tensors without memory.
+LARGE_BYTES = 2**28
+# Side of the square matrices whose product shows the speed of the machine (3 ms on two AVX2 cores), and their number.
+PRODUCT_SIDE, PRODUCTS = 512, 6
+# Training takes three times the operations of a forward pass: a gradient of the images and one of the weights.
+TRAINING = 3
+# No network computes faster than this many times the matrix product, even where its convolutions take 2.25 times fewer
+# operations (Winograd: Lavin & Gray 2016, arXiv 1509.09308), and none of ours comes near to this many times slower: on
+# an AVX2 core, 8-32-32 is 40 times slower on images of 8x8 pixels, airbench94's network 5 times on those of 32x32.
+FASTEST, SLOWEST = 2.5, 1000
+
+
+def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
+    """Raise InputError for a budget in which not even one step fits.
+
+    Args:
+        limit: the budget in seconds.
+        step: seconds of a step.
+        besides: seconds of the budget that are needed for other things.
+    """
+    if step + besides > limit:
+        raise InputError(
+            f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
+            f" (and {besides:.2g} s are needed besides). Give more seconds, a smaller batch_size or a narrower network"
+        )
+
+
+def require_room(key: "BenchmarkKey", device: Device, needed: int) -> None:
+    """Raise InputError if a step needs more memory, in bytes, than is free."""
+    free = device.free_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            f"model {key.model} with micro_batch_size={key.micro_batch_size} needs {needed / 1e9:.1f} GB of memory at"
+            f" least, {free / 1e9:.1f} GB are free. Give a smaller micro_batch_size or a narrower network"
+        )
+
+
+def least_step_seconds(key: "BenchmarkKey", device: Device, cache: Path) -> float:
+    """Seconds that a step on a CPU takes at least: a forward pass, a third of it, as fast as a matrix product."""
+    return least_needs(key, device)[1] / operations_per_second(device, cache)
+
+
+def is_plausible(step_seconds: float, operations: int, device: Device, cache: Path) -> bool:
+    """Whether a CPU can take this long for a step, by the operations of its forward pass.
+
+    Far longer, and something kept the machine busy; shorter than possible, and the measurement is wrong.
+    """
+    if device.kind != "cpu":
+        return True
+    least = TRAINING * operations / operations_per_second(device, cache)
+    return least / FASTEST <= step_seconds <= SLOWEST * least
+
+
+def least_needs(key: "BenchmarkKey", device: Device, large_bytes: int = LARGE_BYTES) -> tuple[int, int]:
+    """Lower bounds of an optimizer step's memory, in bytes, and of its floating-point operations.
+
+    The memory is that of weights, of gradients and momentum of trainable weights, and of what a micro batch keeps for
+    its gradients. The operations are those of the forward pass, a third of the whole, as some convolution algorithms
+    take fewer.
+
+    Args:
+        large_bytes: bytes of weights from which on the needs are counted on tensors without memory.
+    """
+    height, width, channels = key.shape
+
+    model = blueprint(key.model, channels, key.classes, **key.settings)
+    parameters = list(model.parameters())
+    weights = sum(weight.numel() * weight.itemsize for weight in parameters)
+    trainable = sum(weight.numel() * weight.itemsize for weight in parameters if weight.requires_grad)
+    # Tensors without memory take no time, but torch imports what they need in a second.
+    where = device.kind if weights < large_bytes else "meta"
+    if where != "meta":
+        with torch.random.fork_rng(), torch.device(where):
+            model = build_model(key.model, channels, key.classes, **key.settings).to(where)
+    images = torch.zeros(PAIR, channels, height, width, device=where)
+    operations, kept = 0, {}
+
+    def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal operations
+        if isinstance(layer.weight, Tensor) and layer.weight.ndim > 1:  # convolutions and linear layers
+            operations += 2 * layer.weight.numel() * output.numel() // output.shape[1]  # all weights for each pixel
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # by storage, as layers keep each other's results
+        return tensor
+
+    for layer in model.modules():
+        if isinstance(getattr(layer, "weight", None), Tensor):
+            layer.register_forward_hook(count)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    activations = sum(
+        tensor.numel() * (device.dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+        for storage, tensor in kept.items()
+        if storage not in own
+    )
+    return weights + 2 * trainable + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
+
+
+_fastest: dict[Device, float] = {}
+
+
+def operations_per_second(device: Device, cache: Path) -> float:
+    """Floating-point operations per second of a matrix product: the most that was ever measured on this CPU.
+
+    Measured once in a process, and kept in `cache`: other work makes it slower, never faster.
+    """
+    described = {"device": asdict(device), "torch": torch.__version__, "host": platform.node()}
+    path = cache / f"product-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    known = 0.0
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = float(json.loads(path.read_text())["operations_per_second"])
+    if device not in _fastest:
+        _fastest[device] = _product(device)
+    if _fastest[device] > known:
+        write_atomically(path, as_json({"operations_per_second": _fastest[device], **described}, indent=1).encode())
+    return max(known, _fastest[device])
+
+
+def _product(device: Device) -> float:
+    factor = torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=device.dtype)
+    seconds = []
+    for _ in range(PRODUCTS):
+        started = time.perf_counter()
+        factor @ factor
+        seconds.append(time.perf_counter() - started)
+    return 2 * PRODUCT_SIDE**3 / min(seconds)

@@ -1,0 +1,150 @@
+"""How many CPU threads compute, by measurement: before training, and again when its steps slow down.
+
+Threads share the work of a layer and wait for the slowest of them. Beside other work on the machine one of them may
+have to wait for a core, and all the others with it, so that fewer threads are faster.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+import torch
+import torch.nn.functional as F
+
+from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
+
+
+@functools.cache
+def default_threads() -> int:
+    """torch's own number of threads, from before fastconv first changed it."""
+    return torch.get_num_threads()
+
+
+def choose_threads(most: int, work: Callable[[], object] | None = None, settings: Autotune = AUTOTUNE) -> int:
+    """The number of threads with which this machine is fastest now: all, half of them or one.
+
+    Measured in turns, so that other work disturbs all alike. Fewer than all must be clearly faster.
+
+    Args:
+        most: number of threads at most.
+        work: what is timed; None for a convolution, forward and backward.
+    """
+    options = list(dict.fromkeys([most, max(1, most // 2), 1]))
+    if len(options) == 1:
+        return most
+    before = torch.get_num_threads()
+    work, seconds = work or _convolution(), dict.fromkeys(options, 0.0)
+    began = time.perf_counter()
+    try:
+        for turn in range(settings.thread_turns):
+            for threads in options:
+                torch.set_num_threads(threads)
+                work()  # threads start and wake up
+                started = time.perf_counter()
+                work()
+                seconds[threads] += time.perf_counter() - started
+            if turn and time.perf_counter() - began > settings.thread_seconds:
+                break
+    finally:
+        torch.set_num_threads(before)
+    best = min(options, key=lambda threads: seconds[threads])
+    return best if seconds[best] * settings.thread_gain < seconds[most] else most
+
+
+def _convolution() -> Callable[[], object]:
+    """A convolution of the size of a small network's, forward and backward. Leaves the random state as it is."""
+    images = torch.ones(32, 24, 16, 16).to(memory_format=torch.channels_last)
+    weight = torch.ones(32, 24, 3, 3, requires_grad=True)
+    return lambda: F.conv2d(images, weight, padding=1).sum().backward()
+
+
+class ThreadTrials:
+    """Decides step by step how many threads compute the next one, by the seconds of the steps so far.
+
+    Where steps have become much slower, or where fewer threads than possible compute, another number computes a few
+    steps now and then, in a small share of the time. The faster one stays; it must be clearly faster, so that the
+    number does not oscillate.
+
+    Args:
+        threads: the first number.
+        most: number of threads at most.
+    """
+
+    def __init__(self, threads: int, most: int, settings: Autotune = AUTOTUNE) -> None:
+        self._threads, self._most, self._settings = threads, most, settings
+        self._tried: int | None = None
+        self._before = 0.0
+        self._recent: list[float] = []
+        self._usual: float | None = None
+        self._rest, self._rested = settings.thread_rest_seconds, 0.0
+        self._up = True
+
+    @property
+    def threads(self) -> int:
+        """Number of threads for the next step."""
+        return self._threads if self._tried is None else self._tried
+
+    @property
+    def settled(self) -> int:
+        """The number that won so far, also while another is tried."""
+        return self._threads
+
+    def add(self, seconds: float, may_try: bool = True) -> int:
+        """Record a step, and return the number of threads for the next one.
+
+        Args:
+            may_try: whether another number may be tried now; a trial that has begun ends anyway.
+        """
+        self._recent.append(seconds)
+        if self._tried is not None:
+            steps = self._recent[1:] or self._recent  # the first one wakes the threads up
+            if self._is_enough(steps):
+                self._judge(steps)
+            return self.threads
+        self._rested += seconds
+        while self._is_enough(self._recent[1:]):
+            self._recent.pop(0)
+        if not self._is_enough(self._recent):
+            return self.threads
+        now = fmean(self._recent)
+        self._usual = now if self._usual is None else min(self._usual, now)
+        is_slow = now > self._settings.thread_slowdown * self._usual
+        rest = self._rest if is_slow else max(self._rest, self._cost(now) / self._settings.thread_share)
+        if may_try and self._rested >= rest and (is_slow or self._threads < self._most):
+            self._tried, self._before, self._recent = self._other(is_slow), now, []
+        return self.threads
+
+    def stop(self) -> int:
+        """End a trial without a verdict; return the number that was used before it."""
+        self._tried, self._recent = None, []
+        return self._threads
+
+    def _other(self, is_slow: bool) -> int:
+        """The number to try: half as many where steps are slow, else twice as many, each where it is possible."""
+        fewer, more = max(1, self._threads // 2), min(self._most, 2 * self._threads)
+        if not is_slow or fewer == self._threads:
+            return more
+        if more == self._threads:
+            return fewer
+        self._up = not self._up  # by turns: fewer at first
+        return more if self._up else fewer
+
+    def _cost(self, step_seconds: float) -> float:
+        """Seconds of a trial, if the other number is as fast: its first step, and enough others."""
+        return step_seconds + max(step_seconds, self._settings.thread_trial_seconds)
+
+    def _is_enough(self, steps: Sequence[float]) -> bool:
+        """Whether these steps are enough to tell how fast they are; a long one is enough by itself."""
+        return sum(steps) >= self._settings.thread_trial_seconds
+
+    def _judge(self, steps: list[float]) -> None:
+        settings, now, spent = self._settings, fmean(steps), sum(self._recent)
+        assert self._tried is not None
+        is_better = now * settings.thread_gain < self._before
+        if is_better:
+            self._threads, self._usual, self._rest = self._tried, now, settings.thread_rest_seconds
+        else:
+            self._usual = self._before  # that is usual now: only steps that are slower still are slow
+            self._rest = max(settings.thread_rest_seconds, spent / settings.thread_share)
+        self._tried, self._recent, self._rested = None, [], 0.0

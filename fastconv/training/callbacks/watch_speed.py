@@ -1,0 +1,62 @@
+"""Watches how fast a run's own steps are: adapts the number of CPU threads, and forgets a benchmark that was wrong."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+import torch
+
+from fastconv.budget.benchmark import SpeedProfile
+from fastconv.budget.threads import ThreadTrials, default_threads
+from fastconv.system.distributed import is_first_rank
+from fastconv.training.callbacks.time_budget import TimeBudget
+
+# Progress from which on no other number of threads is tried: a slow trial must not be the last step.
+LAST_TRIAL = 0.9
+# The benchmark was wrong if steps take this many times as long as it said, or as little. The benchmark of autotune has
+# other batches than the run, and was within 1.4 of its steps on two AVX2 cores.
+WRONG_FACTOR = 2.0
+# With fewer steps than this, of which the first is slower, nothing is known.
+MIN_STEPS = 4
+
+
+class WatchSpeed(L.Callback):
+    """On a CPU, tries another number of threads when steps slow down, and at the end checks the benchmark.
+
+    Its place is after `TimeBudget`, which times the steps.
+
+    Args:
+        budget: the run's.
+        speed: the speed profile that the run was planned by.
+        threads: the number of CPU threads.
+        may_adjust: whether that may change, in a run of one process whose number of threads is open.
+    """
+
+    def __init__(self, budget: TimeBudget, speed: SpeedProfile, threads: int, may_adjust: bool) -> None:
+        self._budget, self._speed = budget, speed
+        self._trials = ThreadTrials(threads, default_threads()) if may_adjust else None
+        self.threads = [threads]
+        """Numbers of threads that computed steps, in order; those that were only tried are left out."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        trials = self._trials
+        if trials is None or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        before = trials.threads
+        threads = trials.add(self._budget.times.latest()[-1], may_try=self._budget.progress < LAST_TRIAL)
+        if threads != before:
+            torch.set_num_threads(threads)
+        if trials.settled != self.threads[-1]:
+            self.threads.append(trials.settled)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._trials is not None:
+            torch.set_num_threads(self._trials.stop())
+        steps, speed = self._budget.times.latest(), self._speed
+        if pl_module.device.type != "cpu" or not speed.path or len(steps) < MIN_STEPS or not is_first_rank():
+            return
+        if not 1 / WRONG_FACTOR <= median(steps) / speed.step_seconds <= WRONG_FACTOR:
+            Path(speed.path).unlink(missing_ok=True)  # the next run measures anew

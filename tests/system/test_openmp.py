@@ -1,0 +1,28 @@
+"""The wait policy of OpenMP's threads, which is set before torch is loaded."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from harness import REPOSITORY
+
+SCRIPT = "import os, sys; {first}from fastconv.system.openmp import wait_passively; wait_passively();"
+SCRIPT += "print(os.environ.get('OMP_WAIT_POLICY'))"
+
+
+@pytest.mark.parametrize(
+    ("first", "given", "policy"),
+    [
+        ("", {}, "passive"),
+        ("", {"OMP_WAIT_POLICY": "active"}, "active"),
+        ("", {"GOMP_SPINCOUNT": "100"}, "None"),
+        ("sys.modules['torch'] = os; ", {}, "None"),
+    ],
+    ids=["open", "set", "set otherwise", "torch is loaded"],
+)
+def test_threads_wait_passively_unless_the_user_says_otherwise(first, given, policy):
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_"))}
+    command = [sys.executable, "-c", SCRIPT.format(first=first)]
+    ended = subprocess.run(command, env={**kept, **given}, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == policy
