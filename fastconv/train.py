@@ -26,6 +26,7 @@ from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.distributed import check_world, end_with_first_rank
 from fastconv.system.errors import InputError
+from fastconv.system.process import take_start_seconds
 
 
 def check_run(config: Config) -> Splits:
@@ -58,10 +59,10 @@ def report(config: Config, sweep: Path) -> bool:
     return write_sweep_report(sweep, config.sweep.report, Path(config.data), own)
 
 
-@command("train", __doc__, check_run, check_search, report)
+@command("train", __doc__, check_run, check_search, report, "fastconv: reading the settings and the images")
 def main(config: Config) -> float | None:
     """Run the command; see the top of this file. Returns the held-out accuracy, which a search maximises."""
-    clock, overrides, hydra = Clock(), task_overrides(), HydraConfig.get()
+    clock, overrides, hydra = Clock(start_seconds=take_start_seconds()), task_overrides(), HydraConfig.get()
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none"):
         raise InputError("sweep.resume and sweep.report need a sweep: add -m and the values, or use resume")

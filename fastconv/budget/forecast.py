@@ -72,7 +72,8 @@ def forecast(
     share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
     steps = math.inf if max_steps is None else max_steps
     if seconds is not None:
-        require_seconds(seconds, speed.step_seconds, reserve.seconds + already_counted)
+        # Not for what is spent, such as a slow start: the run then ends soon. Not for views: they can be left out.
+        require_seconds(seconds, speed.step_seconds, dataclasses.replace(reserve, views=1.0).seconds)
         # By the end it will be known how many images need all views.
         expected = dataclasses.replace(reserve, views=views.scored(pacing.uncertain))
         available = seconds - expected.seconds - already_counted
