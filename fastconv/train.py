@@ -10,6 +10,8 @@ Writes results, curves, figures and the checkpoint to a new folder below `output
   python -m fastconv.train dataset=mnist experiment=augmentation_effect
 """
 
+import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +28,9 @@ from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.distributed import check_world, end_with_first_rank
 from fastconv.system.errors import InputError
+from fastconv.system.lean_imports import lean_imports
 from fastconv.system.process import take_start_seconds
+from fastconv.system.targets import targets_in
 
 
 def check_run(config: Config) -> Splits:
@@ -70,7 +74,8 @@ def main(config: Config) -> float | None:
     config = begun.config if begun else config
     data = check_run(config)
     end_with_first_rank()
-    from fastconv.training.run import train
+    with nullcontext() if targets_in(dataclasses.asdict(config)) else lean_imports():
+        from fastconv.training.run import train
 
     folder = train(config, data, overrides, clock, begun, job)
     return Results.read(folder).accuracy_holdout if job and folder else None
