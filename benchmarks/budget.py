@@ -2,14 +2,14 @@
 
   load    40 runs of 8 to 25 s, plain and best, on the digits and on a folder of 1,700 small images, beside one and two
           busy loops and beside another training: about 25 minutes on a quiet machine
-  wall    best in 30, 100 and 300 s on each data set, alone and with a busy loop on one core from the middle on: about 65
-          minutes; the seconds are those from the command to the result on the screen
+  wall    best in 30, 100 and 300 s on each data set, alone and with a busy loop on one core from the middle on: about
+          65 minutes; the seconds are those from the command to the result on the screen
   long    plain runs of 20 to 1000 s: about half an hour
 
 Appends a row to benchmarks/results/budget.csv for each finished run and skips the rows that this machine has: delete
-rows to measure them anew. Without a name, all are measured. --only keeps the runs in whose description TEXT occurs, such
-as "digits, best, 8 s". Every run has a data folder of its own, so that it makes its benchmarks itself, beside what runs
-beside it.
+rows to measure them anew. Without a name, all are measured. --only keeps the runs in whose description TEXT occurs,
+such as "digits, best, 8 s". Every run has a data folder of its own, so that it makes its benchmarks itself, with the
+same work beside it.
 """
 
 import argparse
@@ -255,8 +255,8 @@ def show() -> None:
         ]
     lines.append(
         f"{describe_device()}; {rows[-1]['date']}; {describe_versions()}; n = 1 for each row. A budget is kept if the"
-        " counted clock ends at or under it, with the last learning rate at 1 % of the peak or less (or two steps' worth"
-        " of it), in long runs and from the command at 97 % of it or more (less one step, where a step is longer than"
+        " counted clock ends at or under it, with the last learning rate at 1 % of the peak or less (or two steps'"
+        " worth of it), in long runs and from the command at 97 % of it or more (less one step, where a step is longer than"
         " 1.5 % of it), and from the command if the result is there within a second after it. Plain runs count training"
         " and validation, best everything from the start of the process."
     )
@@ -273,7 +273,7 @@ def is_done(case: Case) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", choices=["load", "wall", "long"])
+    parser.add_argument("kinds", nargs="*", metavar="load|wall|long")
     parser.add_argument("--only", default="", metavar="TEXT")
     given = parser.parse_args()
     for case in CASES:
