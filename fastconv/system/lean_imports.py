@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-# Packages that fastconv itself imports later, if at all. Without them, fastconv.training.run is imported in 6.5 s of CPU
-# time instead of 9.4 (medians of 3 on two very busy AMD EPYC cores, torch 2.14, lightning 2.6).
+# Packages that fastconv itself imports later, if at all. Without them, importing fastconv.training.run takes 6.5 s of
+# CPU time instead of 9.4 (medians of 3 on two very busy AMD EPYC cores, torch 2.14, lightning 2.6).
 UNUSED = frozenset({"torchvision", "scipy", "matplotlib"})
 
 
