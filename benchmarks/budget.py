@@ -257,8 +257,8 @@ def show() -> None:
         f"{describe_device()}; {rows[-1]['date']}; {describe_versions()}; n = 1 for each row. A budget is kept if the"
         " counted clock ends at or under it, with the last learning rate at 1 % of the peak or less (or two steps'"
         " worth of it), in long runs and from the command at 97 % of it or more (less one step, where a step is longer"
-        " than 1.5 % of it), and from the command if the result is there within a second after it. Plain runs count training"
-        " and validation, best everything from the start of the process."
+        " than 1.5 % of it), and from the command if the result is there within a second after it. Plain runs count"
+        " training and validation, best everything from the start of the process."
     )
     text = "\n".join(lines) + "\n"
     print(text)
