@@ -15,7 +15,6 @@ same work beside it.
 import argparse
 import contextlib
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -83,18 +82,10 @@ CASES = [
 ]
 
 
-def hog(core: int | None) -> None:
+def start_hog(core: int | None = None) -> subprocess.Popen[bytes]:
     """Keep one core busy until killed: the one given, or any."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-    while True:
-        pass
-
-
-def start_hog(core: int | None = None) -> multiprocessing.Process:
-    process = multiprocessing.get_context("spawn").Process(target=hog, args=(core,), daemon=True)
-    process.start()
-    return process
+    pin = "" if core is None else f"import os; os.sched_setaffinity(0, [{core}])\n"
+    return subprocess.Popen([sys.executable, "-c", f"{pin}while True: pass"])
 
 
 def write_folder(root: Path) -> Path:
@@ -148,6 +139,7 @@ def company(beside: str, folder: Path) -> Iterator[None]:
     finally:
         for loop in loops:
             loop.kill()
+            loop.wait()
         if training:
             training.kill()
             training.wait()
@@ -179,6 +171,7 @@ def measure(case: Case) -> dict[str, object]:
             seconds = time.monotonic() - started
         if loop:
             loop.kill()
+            loop.wait()
         found = {}
         if process.returncode == 0:
             (path,) = (folder / "runs").rglob("results.json")
@@ -191,7 +184,7 @@ def row(case: Case, found: dict, seen: dict[str, float], seconds: float, error: 
     counted, steps, lr = (found.get(key) or 0.0 for key in ("seconds_counted", "steps", "final_lr"))
     wall = seen.get("result", seconds)
     # With few steps, the last one's learning rate is not far from that of the one before.
-    annealed = bool(found) and lr <= max(0.01, 2 / max(steps, 1))
+    annealed = bool(found) and lr <= max(0.01, min(0.1, 2 / max(steps, 1)))
     step = found["seconds"]["train"] / steps if found else 0.0
     # A run need not use what is left when another step would not fit surely.
     least = 0.97 - (step / case.seconds if step > 0.015 * case.seconds else 0.0)

@@ -207,6 +207,13 @@ def test_a_reserve_goes_on_with_the_measurements_of_a_checkpoint():
     assert resumed == measured
 
 
+def test_the_start_of_the_process_is_part_of_the_setup():
+    time = Time()
+    clock = Clock(time, start_seconds=2.5)
+    time.now = 1.0
+    assert clock.seconds()["setup"] == clock.counted(SEGMENTS) == 3.5
+
+
 def test_a_clock_counts_what_an_earlier_process_spent():
     time = Time()
     clock = Clock(time)
