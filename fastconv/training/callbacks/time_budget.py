@@ -65,7 +65,8 @@ class TimeBudget(L.Callback):
         self.step = Step(0.0, last=False)
         self.stop_reason: str | None = None
         self._begun = False
-        self._step_started = 0.0
+        self._step_ended: float | None = None
+        self._between = StepTimes(0.0, pacing)
         self._validation_started: float | None = None
         self._val_batches: int | float = 1.0
         self._score_at = list(pacing.score_at) if seconds is not None and self.reserve.images else []
@@ -79,7 +80,8 @@ class TimeBudget(L.Callback):
         """Counted seconds by which training must have ended."""
         if self.seconds is None:
             return None
-        return self.seconds - min(self.reserve.seconds, math.inf if self._scored else self._most_unmeasured)
+        reserve = min(self.reserve.seconds, math.inf if self._scored else self._most_unmeasured)
+        return self.seconds - reserve - self._between.slow  # other callbacks follow the last step too
 
     @property
     def progress(self) -> float:
@@ -103,7 +105,11 @@ class TimeBudget(L.Callback):
         if self._begun:
             return
         self._begun = True
-        self._step_started = self.clock.counted(("train",))
+        trained = self.clock.counted(("train",))
+        if self._step_ended is None:
+            self._step_ended = trained
+        else:
+            self._between.add(trained - self._step_ended)
         decided = self._agree(trainer, self._next())
         # Time has run out unexpectedly (the process was stopped, or a validation took far longer than the earlier
         # ones): end with a last step.
@@ -127,10 +133,13 @@ class TimeBudget(L.Callback):
             return
         self._wait_for_device(pl_module.device)
         self.steps += 1
-        self.times.add(self.clock.counted(("train",)) - self._step_started)
-        self.reserve.spread = self.times.spread
+        # With what other callbacks did after the step before, and with the time that the batch took to come.
+        self.times.add(self.clock.counted(("train",)) - (self._step_ended or 0.0))
+        if pl_module.device.type == "cpu":  # on a GPU the host's first steps only start work
+            self.reserve.spread = self.times.spread
         self._begun = False
         self._time_scoring(trainer, pl_module, batch[0])
+        self._step_ended = self.clock.counted(("train",))
         stop, validate = self._agree(trainer, (self._must_stop(), self._validation_fits()))
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
