@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fastconv.system import process as _process  # notes the time  # noqa: F401
+
 if TYPE_CHECKING:
     from fastconv.analysis.predictor import load as load
     from fastconv.api import fit as fit

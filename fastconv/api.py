@@ -30,7 +30,7 @@ def fit(
     *overrides: str,
     experiment: str = "best",
 ) -> "Predictor":
-    """Train on images within a budget of seconds, which counts everything, and return the predictor.
+    """Train on images within a budget of seconds, from the call to the written result, and return the predictor.
 
     Args:
         dataset: the name of a data set, such as `cifar10`; a folder that contains a folder of images for each class; or
@@ -43,6 +43,7 @@ def fit(
     Raises InputError for input that cannot work.
     """
     wait_passively()
+    clock = Clock()
     settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset), *overrides]
     given = prepare_arguments("train", settings)
     try:
@@ -51,7 +52,6 @@ def fit(
         raise InputError(explain(error, "train", given)) from error
     if config.dry_run or config.resume:
         raise InputError("fit trains a new network: leave out dry_run and resume")
-    clock = Clock()
     data = check_run(config)
     # Both import torch, so they are imported after the checks that do not need it.
     from fastconv.analysis.predictor import load

@@ -10,6 +10,8 @@ Writes results, curves, figures and the checkpoint to a new folder below `output
   python -m fastconv.train dataset=mnist experiment=augmentation_effect
 """
 
+import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +28,9 @@ from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.distributed import check_world, end_with_first_rank
 from fastconv.system.errors import InputError
+from fastconv.system.lean_imports import lean_imports
+from fastconv.system.process import take_start_seconds
+from fastconv.system.targets import targets_in
 
 
 def check_run(config: Config) -> Splits:
@@ -58,10 +63,10 @@ def report(config: Config, sweep: Path) -> bool:
     return write_sweep_report(sweep, config.sweep.report, Path(config.data), own)
 
 
-@command("train", __doc__, check_run, check_search, report)
+@command("train", __doc__, check_run, check_search, report, "fastconv: reading the settings and the images")
 def main(config: Config) -> float | None:
     """Run the command; see the top of this file. Returns the held-out accuracy, which a search maximises."""
-    clock, overrides, hydra = Clock(), task_overrides(), HydraConfig.get()
+    clock, overrides, hydra = Clock(start_seconds=take_start_seconds()), task_overrides(), HydraConfig.get()
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none"):
         raise InputError("sweep.resume and sweep.report need a sweep: add -m and the values, or use resume")
@@ -69,7 +74,8 @@ def main(config: Config) -> float | None:
     config = begun.config if begun else config
     data = check_run(config)
     end_with_first_rank()
-    from fastconv.training.run import train
+    with nullcontext() if targets_in(dataclasses.asdict(config)) else lean_imports():
+        from fastconv.training.run import train
 
     folder = train(config, data, overrides, clock, begun, job)
     return Results.read(folder).accuracy_holdout if job and folder else None

@@ -17,11 +17,13 @@ class Clock:
 
     Args:
         read: a monotonic time in seconds; `now` if None.
+        start_seconds: seconds that the command took before this, since its process began: they belong to `setup`.
     """
 
-    def __init__(self, read: Callable[[], float] | None = None) -> None:
+    def __init__(self, read: Callable[[], float] | None = None, start_seconds: float = 0.0) -> None:
         self._now = read or now
         self._spent = dict.fromkeys(SEGMENTS, 0.0)
+        self._spent["setup"] = start_seconds
         self._open = ["setup"]
         self._since = self._now()
 

@@ -79,8 +79,8 @@ def forecast(
     steps, step_seconds = math.inf if max_steps is None else max_steps, speed.step_seconds
     if seconds is not None:
         left = max(seconds - already_counted, 0.0)
-        step_seconds = min(step_seconds, pacing.max_first_step * left) or step_seconds
-        reserve = _bounded(reserve, pacing.max_first_reserve * left)
+        step_seconds = min(step_seconds, pacing.unmeasured_step_share * left) or step_seconds
+        reserve = _bounded(reserve, pacing.unmeasured_share * left)
         # By the end it will be known how many images need all views.
         expected = dataclasses.replace(reserve, views=views.scored(pacing.uncertain))
         available = seconds - expected.seconds - already_counted

@@ -3,6 +3,7 @@
 Plain arithmetic on measured times.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,16 +22,20 @@ class Pacing:
     slow_steps: int = 32
     """Steps among which the slowest is taken as what the next step may take."""
     max_slow_factor: float = 2.0
-    """The slowest step counts as at most this many median steps: one outlier must not cost a run its last seconds."""
+    """The slowest step counts as at most this many median steps, unless another was as slow: one outlier must not cost
+    a run its last seconds."""
+    slow_share: float = 0.01
+    """It counts for that share of the budget all the same: beside other work, short steps take up to six times the
+    usual (two busy loops on two cores), and time for one of these costs a run little."""
+    slower_still: float = 0.25
+    """The slowest of a few steps is not the slowest there can be: it counts as slower by this share of what it took
+    beyond the usual."""
     min_slow_factor: float = 1.1
     """A step may take this many times what is predicted, even if none has yet."""
     warm_up_factor: float = 5.0
     """A first step that takes this many times the estimate warms something up, and says nothing of the next one."""
     max_steps_ahead: int = 8
     """Steps that the host may be ahead of a GPU: enough to keep it busy, few enough for the clock to be true."""
-
-    max_first_step: float = 0.1
-    """The first step counts as at most this share of the time: a disturbed benchmark must not make it the last one."""
 
     # Ending in time.
     stall_share: float = 0.01
@@ -43,19 +48,37 @@ class Pacing:
     `max_slow_factor` times the usual, miss fewer."""
     reserve_factor: float = 1.2
     """Time that was measured once may be this many times as long the next time."""
+    max_spread: float = 6.0
+    """What happens once, such as writing the checkpoint, may take longer by the spread of the latest steps, which
+    reaches this beside two busy loops on two cores."""
     slow_validation_factor: float = 1.5
-    """A validation during training starts only if there is time for one that takes this many times the usual."""
+    """A validation during training starts only if there is time for one that takes this many times the usual, or for
+    one that is as slow as the slowest step is."""
+    sudden_factor: float = 3.0
+    """A machine may be this many times slower from one moment to the next: when two busy loops begin on its two cores.
+    The first validation, which only the benchmark has measured, must fit even then."""
+    finish_seconds: float = 0.15
+    """Seconds between scoring and the written result, on a CPU: the digest of the weights, metrics.csv, results.json.
+    They take 0.05 s on two quiet cores and 0.2 s beside six other processes."""
+    least_portion: int = 16
+    """Images of a portion at least: of fewer, each takes longer."""
+    portion_seconds: float = 0.25
+    """When time becomes short, further views are scored in portions that should take so long: what a machine that is
+    suddenly slower adds to one is the most that they can cost beyond the budget."""
     begin_scoring_seconds: Mapping[str, float] = field(
         default_factory=lambda: MappingProxyType({"cpu": 0.05, "cuda": 0.6})
     )
     """Seconds before the first image is scored: on a GPU the scoring kernels have to be loaded."""
-    max_first_reserve: float = 0.5
-    """Share of the time that is kept for scoring at most, before a run has measured how long that takes."""
 
     # Measuring the time for scoring during training, on a CPU.
-    score_at: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
+    score_at: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
     """Progress at which a batch is scored, as the benchmark may be out of date. Often, as a shared machine may be
     three times slower at the end than a minute before."""
+    unmeasured_share: float = 0.5
+    """Share of the time that is left which is kept for scoring at most, before any was measured: a benchmark that was
+    disturbed must not end the run with its first step."""
+    unmeasured_step_share: float = 0.1
+    """Share of the time that is left which the first step is expected to take at most, for the same reason."""
     doubtful_factor: float = 1.5
     """A time this many times the median of those before is measured again before it counts."""
     uncertain: float = 0.5
@@ -63,9 +86,11 @@ class Pacing:
     unseen_factor: float = 1.25
     """Of unseen images, this many times the share of the training images is uncertain: a network may have memorised
     those."""
+    views_share: float = 0.1
+    """Share of the budget that is kept for views that can be left out at most, as `Autotune` plans no more for them:
+    on a machine that is many times slower than its benchmark, they would leave nothing for training."""
     min_uncertain: float = 0.25
     """Share of the images taken to be uncertain at least, for the same reason."""
-
     calibration_images: int = 2000
     """Images on which the temperature is fitted: at 70 to 90 % accuracy, the mean confidence is then within 1 % of what
     all images would ask for (the standard error of the accuracy), which is what calibration is judged by."""
@@ -84,10 +109,12 @@ class StepTimes:
 
     Args:
         estimate: seconds of a step, before one was measured.
+        allowance: seconds up to which the slowest step counts, even if they are many usual ones.
     """
 
     estimate: float
     pacing: Pacing = PACING
+    allowance: float = 0.0
     _times: deque[float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,9 +139,18 @@ class StepTimes:
     @property
     def slow(self) -> float:
         """Duration of the next step if it is a slow one."""
-        slowest = max(self._times, default=self.estimate)
-        pacing = self.pacing
-        return min(max(slowest, pacing.min_slow_factor * self.expected), pacing.max_slow_factor * self.expected)
+        ordered, expected = sorted(self._times) or [self.estimate], self.expected
+        second = ordered[-2] if len(ordered) > self.pacing.recent_steps else 0.0
+        most = max(self.pacing.max_slow_factor * expected, second, self.allowance)
+        slowest = ordered[-1] + self.pacing.slower_still * max(0.0, ordered[-1] - expected)
+        return min(max(slowest, self.pacing.min_slow_factor * expected), most)
+
+    @property
+    def spread(self) -> float:
+        """How many times as long as a quick step a slow one takes: one in eight is quicker, one in eight slower."""
+        ordered = sorted(self._times)
+        eighth = len(ordered) // 8
+        return ordered[-1 - eighth] / max(ordered[eighth], 1e-9) if eighth else 1.0
 
     @property
     def worst(self) -> float:
@@ -124,11 +160,11 @@ class StepTimes:
 
 @dataclass
 class ScoringReserve:
-    """Counted time that is kept for the end of a run: for scoring images and for writing checkpoints.
+    """Counted time that is kept for the end of a run: for scoring images, for writing the checkpoint and the results.
 
     Until scoring starts, `seconds` says how much to keep, by what was measured last (`update`). After `start_scoring`,
-    while images are scored one batch after the other, `allows` says whether there is time for more views of them. What
-    the budget does not count is 0.
+    while images are scored one batch after the other, `allows` says for how many images there is time for more views.
+    What the budget does not count is 0.
 
     Args:
         images: images to score.
@@ -136,9 +172,12 @@ class ScoringReserve:
         view_seconds: seconds per further view of an image as a rule, where views can be left out; else None.
         views: views per image on average.
         begin_seconds: seconds before the first image is scored.
+        finish_seconds: seconds after the last image was scored.
         saves: checkpoints to write.
         save_seconds: seconds per checkpoint.
         calibration_images: images to score in one view before, to fit the temperature on.
+        spread: how many times as long as the last time something may take that happens once.
+        most_optional: seconds to keep at most for views that can be left out.
     """
 
     images: int = 0
@@ -146,23 +185,54 @@ class ScoringReserve:
     view_seconds: float | None = None
     views: float = 1.0
     begin_seconds: float = 0.0
+    finish_seconds: float = 0.0
     saves: int = 0
     save_seconds: float = 0.0
     calibration_images: int = 0
+    spread: float = 1.0
+    most_optional: float = math.inf
     pacing: Pacing = PACING
     skipped: int = field(default=0, init=False)
     """Images for whose further views there was no time."""
     _seconds_left: Callable[[], float] | None = field(default=None, init=False, repr=False)
+    _latest: deque[float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._latest = deque(maxlen=self.pacing.recent_steps)
+
+    @property
+    def least(self) -> float:
+        """Seconds to keep for what cannot be left out, should it take longer than measured."""
+        factor = self.pacing.reserve_factor
+        return factor * self._scoring + self._unlikely(self.spread) * self._once
 
     @property
     def seconds(self) -> float:
-        """Seconds to keep. Views that can be left out get no margin."""
-        factor = self.pacing.reserve_factor
-        single = self.images + self.calibration_images
-        scoring = self.begin_seconds + single * self.image_seconds if self.images else 0.0
-        each = factor * self.image_seconds if self.view_seconds is None else self.view_seconds
-        further = self.images * (self.views - 1) * each
-        return factor * (scoring + self.saves * self.save_seconds) + further
+        """Seconds to keep. Views that can be left out get no margin, and are the margin of the rest."""
+        return max(self.least, self._scoring + self._once + self._optional)
+
+    @property
+    def spare(self) -> float:
+        """Seconds that are kept for nothing but views that can be left out."""
+        return self.seconds - self.least
+
+    @property
+    def _scoring(self) -> float:
+        views = self.images * (self.views if self.view_seconds is None else 1.0)
+        return (views + self.calibration_images * bool(self.images)) * self.image_seconds
+
+    @property
+    def _once(self) -> float:
+        return self.begin_seconds * bool(self.images) + self.finish_seconds + self.saves * self.save_seconds
+
+    def _unlikely(self, spread: float) -> float:
+        return min(max(spread, self.pacing.reserve_factor), self.pacing.max_spread)
+
+    @property
+    def _optional(self) -> float:
+        if self.view_seconds is None:
+            return 0.0
+        return min(self.images * (self.views - 1) * self.view_seconds, self.most_optional)
 
     def update(
         self,
@@ -186,27 +256,51 @@ class ScoringReserve:
     def start_scoring(self, images: int, seconds_left: Callable[[], float]) -> None:
         """Begin to score `images` images; `seconds_left` says at any time how many seconds of the budget are left."""
         self.images, self.skipped, self._seconds_left = images, 0, seconds_left
+        self._latest.clear()
 
     def scored(self, images: int, seconds: float) -> None:
         """Record that the next batch was scored, in one view of each image, and how many seconds that took."""
         self.images = max(0, self.images - images)
         self.image_seconds = seconds / images
+        self._latest.append(self.image_seconds)
 
-    def allows(self, images: int, views: int) -> bool:
-        """Whether there is time for `views` further views of `images` images of the batch scored last.
+    def allows(self, images: int, views: int) -> int:
+        """The number of images, of `images` ones of the batch scored last, to score next in `views` further views.
 
-        There is if all images that are left can still be scored in one view, should each take as long as in that batch.
-        Counts the images as skipped if there is not.
+        It is a portion of them, or 0 if there is no time: all images that are left must still be scored in one view,
+        should each take as long as in the slowest of the latest batches, and the results be written. Counts the images
+        as skipped if there is no time.
         """
-        needed = self.pacing.reserve_factor * self.image_seconds * (self.images + images * views)
-        is_allowed = self._seconds_left is None or self._seconds_left() >= needed
-        self.skipped += 0 if is_allowed else images
-        return is_allowed
+        if self._seconds_left is None:
+            return images
+        slowest = self.pacing.reserve_factor * max(self._latest, default=self.image_seconds)
+        left = self._seconds_left() - self._unlikely(self.spread) * self.finish_seconds - self.images * slowest
+        each = slowest * views
+        if left >= self.pacing.sudden_factor * each * images:
+            return images
+        portion = min(images, max(self.pacing.least_portion, int(self.pacing.portion_seconds / each)))
+        if left < each * portion:
+            self.skipped += images
+            return 0
+        return portion
 
 
-def is_cut_short(reached: float, limit: float | None, times: StepTimes) -> bool:
-    """Whether a run whose time is over was stopped in the middle of its schedule, at progress `reached`."""
-    return limit is not None and (1 - reached) * limit > times.pacing.missed_steps * times.worst
+def ends_with_another_step(reached: float, elapsed: float, limit: float, spare: float, times: StepTimes) -> bool:
+    """Whether a run that has no time for another step, and has not reached the end of its schedule, takes one more.
+
+    Args:
+        reached: progress so far.
+        elapsed: seconds counted.
+        limit: seconds that there were for steps.
+        spare: seconds after the limit that such a step may take.
+        times: predicted step times.
+    """
+    last = limit + spare
+    if elapsed + times.worst <= last:
+        return True
+    if (1 - reached) * limit <= times.pacing.missed_steps * times.worst:  # nearly there
+        return False
+    return elapsed + times.expected <= last or elapsed >= last  # in the second case the process was stopped
 
 
 @dataclass(frozen=True)
@@ -218,7 +312,13 @@ class Step:
 
 
 def next_step(
-    done: int, max_steps: int | None, elapsed: float, limit: float | None, times: StepTimes, reached: float
+    done: int,
+    max_steps: int | None,
+    elapsed: float,
+    limit: float | None,
+    times: StepTimes,
+    reached: float,
+    spare: float = 0.0,
 ) -> Step | None:
     """Decide the coming step, or None if the time for it has run out.
 
@@ -230,6 +330,7 @@ def next_step(
         elapsed, limit: seconds counted, and seconds there are for steps (None: only steps end it).
         times: predicted step times.
         reached: progress of the step before; progress never falls.
+        spare: seconds after the limit that a stall of the machine may take too.
     """
     progress, last = reached, False
     if max_steps is not None:
@@ -240,7 +341,7 @@ def next_step(
         if elapsed + times.worst > limit and done:
             return None
         # If one step turns out slow, there must still be time for a slow last one.
-        stall = min(times.pacing.stall_share * limit, times.pacing.stall_seconds)
+        stall = max(0.0, min(times.pacing.stall_share * limit, times.pacing.stall_seconds) - spare)
         goal = limit - max(2 * (times.slow - times.expected), stall)
         end = elapsed + times.expected
         progress = max(progress, end / goal if goal > 0 else 1.0)

@@ -39,6 +39,7 @@ from fastconv.system.errors import InputError, RunWarning, StreamError
 from fastconv.system.files import is_of_files, of_file, write_atomically
 from fastconv.system.names import printable
 from fastconv.system.openmp import wait_passively
+from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import print_in_any_encoding
 from fastconv.system.urls import redacted
@@ -60,6 +61,7 @@ def command(
     check: Callable[[Any], object] = lambda config: None,
     check_search: Callable[[Any], None] = no_search,
     after_sweep: Callable[[Any, Path], bool] = lambda config, folder: True,
+    first_line: str = "",
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Make a function of a typed config the body of `python -m fastconv.NAME key=value ...`.
 
@@ -73,6 +75,7 @@ def command(
         check_search: the same for a search, in which a sweeper maximises the value that the body returns.
         after_sweep: called with the config of a sweep's first job and the sweep's folder when all jobs have ended;
             returns whether all of them succeeded.
+        first_line: printed at once by a command that takes seconds before it has anything to say.
     """
 
     def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
@@ -80,6 +83,8 @@ def command(
         def main() -> None:
             print_in_any_encoding()
             wait_passively()
+            if body.__module__ == "__main__":
+                begin_command()
             register()
             job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
@@ -96,6 +101,9 @@ def command(
                 if {"--help", "-h"} & set(arguments):
                     print(help_text(config_name, doc, arguments))
                     return
+                asked = read_arguments(arguments)
+                if first_line and is_first_rank() and (asked.is_plain or asked.multirun):
+                    print(first_line, flush=True)
                 planned = check_arguments(config_name, arguments, check, check_search)
                 with listening():
                     sweep = begin(planned) if planned else None
@@ -103,7 +111,7 @@ def command(
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
                     if sweep and sweep.composed:
                         job.run_all(sweep)
-                    elif sweep or not job.run_alone(read_arguments(arguments)):
+                    elif sweep or not job.run_alone(asked):
                         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
                     sweep = sweep or job.sweep
                     if sweep:

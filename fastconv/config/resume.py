@@ -117,6 +117,19 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
     return run or RunFolder(Path(first["path"]), config, first["resumed"])
 
 
+def earlier_results(folder: Path) -> Results | None:
+    """The results so far of the process that began a run; None if it was stopped before it wrote them.
+
+    Removes the files that it left half-written.
+    """
+    for leftover in folder.glob("*.part") if is_first_rank() else ():
+        leftover.unlink()
+    try:
+        return Results.read(folder)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
     """Write into a run's folder why the run failed before training began. A run that fails later writes this itself."""
     config = folder.config

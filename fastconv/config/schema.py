@@ -150,8 +150,8 @@ class Config:
     outputs: str = setting("outputs", path=True, local=True)
     """Folder in which each run creates its own folder."""
     figures: bool = True
-    """Draw the run's figures and, for TensorBoard, the network's graph. This takes some seconds before and after
-    training, which the budget does not count."""
+    """Draw the run's figures and, for TensorBoard, the network's graph. This takes some seconds after the result, which
+    the budget does not count."""
     autotune: list[str] = setting([], options=CHOICES)
     """Settings to choose automatically, from what the budget allows on this machine (`experiment=best`): model, epochs,
     batch_size, flip, augment, data_pruning, tta. Settings given on the command line stay."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,8 +18,9 @@ class ScoringTime(Protocol):
     def scored(self, images: int, seconds: float) -> None:
         """Record how many seconds it took to score one view of each image of a batch."""
 
-    def allows(self, images: int, views: int) -> bool:
-        """Whether there is time for `views` further views of `images` images of that batch."""
+    def allows(self, images: int, views: int) -> int:
+        """The number of images, of `images` ones of that batch, to score next in `views` further views; 0 if there is
+        no time."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Views:
         Args:
             model: maps images [B, C, H, W] to logits [B, classes].
             images: float [B, C, H, W].
-            scoring_time: if it says that there is no time for further views, the logits of the images alone stay; None
+            scoring_time: if it says that there is no time for further views of some images, their own logits stay; None
                 for no time limit.
         """
         started = time.perf_counter()
@@ -95,19 +97,21 @@ class Views:
         augmented = plain.float()
         if self.count == 1:
             return plain, augmented
-        chosen: slice | Tensor = slice(None)
-        wanted = len(images)
+        rows = torch.arange(len(images), device=images.device)
         if self.confidence_threshold < 1:
-            chosen = self.uncertain(plain)
-            wanted = int(chosen.sum())
-        if not wanted or (scoring_time and not scoring_time.allows(wanted, self.count - 1)):
-            return plain, augmented
-        (weight, _), *others = self.of(images[chosen])
-        total = weight * augmented[chosen]
-        for weight, view in others:
-            total = total + weight * model(view).float()
+            rows = rows[self.uncertain(plain)]
         augmented = augmented.clone()
-        augmented[chosen] = total
+        while len(rows):
+            count = scoring_time.allows(len(rows), self.count - 1) if scoring_time else len(rows)
+            if not count:
+                break
+            chosen, rows = rows[:count], rows[count:]
+            some = images if count == len(images) else images[chosen]
+            (weight, _), *others = self.of(some)
+            total = weight * augmented[chosen]
+            for weight, view in others:
+                total = total + weight * model(view).float()
+            augmented[chosen] = total
         return plain, augmented
 
 

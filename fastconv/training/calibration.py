@@ -72,10 +72,13 @@ def _fitted(run: Run, trainer: L.Trainer, module: ImageClassifier, budget: TimeB
     module.eval().to(device)  # Lightning moves it to the CPU after training
     for start in range(0, len(labels), BATCH_SIZE):
         batch = torch.from_numpy(images[start : start + BATCH_SIZE])
-        if not reserve.allows(len(batch), 1):
+        count = reserve.allows(len(batch), 1)
+        if not count:
             break
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
-            found.append(module(batch.to(device)).float().cpu())
+            found.append(module(batch[:count].to(device)).float().cpu())
+        if count < len(batch):  # time is short
+            break
     logits = torch.cat(found) if found else torch.empty(0)
     if not len(logits) or not torch.isfinite(logits).all():
         return None

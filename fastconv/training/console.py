@@ -7,6 +7,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from fastconv.config.schema import SEGMENTS
 from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.names import printable
@@ -25,7 +26,8 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     """
     config, spec, device, speed, plan = run.config, run.spec, run.device, run.speed, run.plan
     budget, schedule, images = config.budget, config.schedule, len(run.train)
-    limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {' + '.join(budget.counts)}"
+    counted = "everything up to the result" if set(budget.counts) == set(SEGMENTS) else " + ".join(budget.counts)
+    limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {counted}"
     bound = "as many epochs as fit" if schedule.max_epochs is None else f"at most {schedule.max_epochs:g} epochs"
     height, width, channels = spec.shape
     described = f"{images:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes"

@@ -1,20 +1,18 @@
 """Carries out a planned run: trains, scores and records it."""
 
 import dataclasses
+import time
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from rich.console import Console
 
-from fastconv.analysis import run_figures
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
-from fastconv.budget.pacing import ScoringReserve
-from fastconv.config.resume import RunFolder, hparams
-from fastconv.data.stream.spec import Stream
+from fastconv.budget.pacing import PACING, ScoringReserve
+from fastconv.config.resume import RunFolder, earlier_results, hparams
 from fastconv.models.tta import views_of
 from fastconv.models.weights import weights_digest
 from fastconv.optim.averaging import AVERAGES, weights_of
@@ -38,11 +36,11 @@ from fastconv.training.callbacks import (
 from fastconv.training.callbacks.custom import restore_states
 from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.checkpoint_file import read_checkpoint
+from fastconv.training.console import results_table
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import TEST_SCORES, ImageClassifier
 from fastconv.training.own_images import require_same_images
-from fastconv.training.pictures import show_augmented, show_network
 from fastconv.training.plan import Run, open_stream
 from fastconv.training.tensorboard import optional
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
@@ -52,7 +50,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
     """Train, or resume training, and score the test split once. All results are written to the run's folder.
 
     `results.json` records the progress of the run from the start, and the reason if it fails. Checkpoint and results
-    are written before anything is drawn. With several ranks, only the first one writes.
+    are written, and the results shown, before anything is drawn. With several ranks, only the first one writes.
 
     Raises InputError if training diverges or a rank is lost, Interrupted after a signal.
     """
@@ -78,8 +76,15 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         overrides=overrides,
         hparams=hparams(config),
     )
-    if folder.resumed:
-        described = _go_on(described, folder.path, run)
+    if folder.resumed and (earlier := earlier_results(folder.path)):
+        run.clock.add(earlier.seconds)
+        described = dataclasses.replace(
+            described,
+            expected_epochs=earlier.expected_epochs or described.expected_epochs,
+            expected_seconds=earlier.expected_seconds or described.expected_seconds,
+            overrides=earlier.overrides,
+            resumed=earlier.resumed + 1,
+        )
     with closing(Training(run, console, folder, described)) as training:
         training.note()
         try:
@@ -95,7 +100,8 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
                 ) from error
             raise
         if is_first_rank():
-            training.show(results)
+            console.print(results_table(results, folder.path))
+            results = training.show(results)
     return results
 
 
@@ -104,30 +110,12 @@ def _leave_reason(training: "Training", error: BaseException) -> None:
         training.note(stop_reason="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
 
 
-def _go_on(described: Results, folder: Path, run: Run) -> Results:
-    """Take over the plan, the clock and the overrides of the previous process."""
-    for leftover in folder.glob("*.part") if is_first_rank() else ():
-        leftover.unlink()
-    try:
-        earlier = Results.read(folder)
-    except (OSError, ValueError, KeyError):  # that process was stopped before it wrote them
-        return described
-    run.clock.add(earlier.seconds)
-    return dataclasses.replace(
-        described,
-        expected_epochs=earlier.expected_epochs or described.expected_epochs,
-        expected_seconds=earlier.expected_seconds or described.expected_seconds,
-        overrides=earlier.overrides,
-        resumed=earlier.resumed + 1,
-    )
-
-
 class Training:
     """The training and scoring of a planned run, with the callbacks that track its progress."""
 
     def __init__(self, run: Run, console: Console, folder: RunFolder, described: Results) -> None:
         config, plan = run.config, run.plan
-        self._run, self._folder, self._described = run, folder, described
+        self._run, self._console, self._folder, self._described = run, console, folder, described
         validated = {"test": run.test, "holdout": run.holdout, "none": None}[config.validate.on]
         images = 0 if validated is None else min(len(validated), config.validate.samples or len(validated))
         self._budget = TimeBudget(
@@ -137,7 +125,11 @@ class Training:
             counts=tuple(config.budget.counts),
             step_seconds=plan.step_seconds,
             validate_images=images,
-            reserve=dataclasses.replace(plan.reserve),
+            reserve=dataclasses.replace(
+                plan.reserve,
+                view_seconds=plan.reserve.image_seconds if self._limits_views() else None,
+                finish_seconds=PACING.finish_seconds if "setup" in config.budget.counts else 0.0,
+            ),
             views=views_of(config.tta, config.augment.mirrors),
         )
         self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, max(1, plan.steps // RECORDS))
@@ -174,13 +166,13 @@ class Training:
         run, config = self._run, self._run.config
         silence_lightning()
         self._module = module = make_module(run)
-        stream = self._opened.enter_context(closing(open_stream(run)))
+        self._stream = stream = self._opened.enter_context(closing(open_stream(run)))
         datamodule = ShardDataModule(
             stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
         )
         checkpoint = self._load_checkpoint()
         self._loggers = loggers = self._opened.enter_context(closing(Loggers(config, self._folder.path)))
-        self._begin(loggers, stream)
+        self._begin(loggers)
         trainer = make_trainer(run, loggers.all, self._callbacks, self._checkpoints.plugin)
         if checkpoint and from_first_rank("trained", self._budget.is_over):
             module.load_state_dict(checkpoint["state_dict"])
@@ -210,7 +202,6 @@ class Training:
             temperature=module.temperature,
             balanced_accuracy=balanced_accuracy(confusion),
             macro_f1=macro_f1(confusion),
-            petaflop=run.petaflop(self._budget.steps),
             images_per_second=self._budget.steps * config.batch_size / spent["train"],
             dataloader_wait_fraction=datamodule.wait_seconds / spent["train"],
             peak_memory_mb=peak_memory_mb(run.device.kind),
@@ -222,14 +213,21 @@ class Training:
             results.write(self._folder.path, durable=True)
         return results
 
-    def show(self, results: Results) -> None:
-        """Log the results, and draw the run's figures. What fails is left out with a warning: the results stand."""
-        run, config, loggers = self._run, self._run.config, self._loggers
+    def show(self, results: Results) -> Results:
+        """Count operations, log results and draw figures, which no budget counts. A part that fails is left out."""
+        run, loggers, folder = self._run, self._loggers, self._folder.path
+        with optional("petaflop"):
+            results = dataclasses.replace(results, petaflop=run.petaflop(self._budget.steps))
+            results.write(folder, durable=True)
         loggers.log_results(results)
-        if config.figures:
-            show_network(self._module, results, run, self._folder.path, loggers.dashboard)
-            with optional("curves"):
-                run_figures.draw_run(self._folder.path, results, f"{config.dataset.name}, {config.model.name}")
+        if run.config.figures:
+            from fastconv.training.pictures import draw_figures  # imports matplotlib, which training does not need
+
+            started = time.monotonic()
+            draw_figures(self._module, self._stream, results, run, folder, loggers.dashboard)
+            line = f"figures in {time.monotonic() - started:.1f} s (none with figures=false)"
+            self._console.print(line, highlight=False)
+        return results
 
     def close(self) -> None:
         """Close the loggers and the stream."""
@@ -245,13 +243,18 @@ class Training:
         if is_first_rank() and (self._average or module.temperature):
             self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
 
-    def _scoring_time(self, images: int, ranks: int) -> ScoringReserve | None:
-        """The time for scoring further views of this rank's images; None if the budget does not count the test."""
-        seconds, budget = self._run.config.budget.seconds, self._budget
+    def _limits_views(self) -> bool:
+        """Whether further views are left out when there is no time for them."""
+        budget = self._run.config.budget
         # On a GPU the host runs ahead, so the time of a single batch cannot be measured.
-        if seconds is None or "test" not in budget.counts or self._run.device.kind != "cpu":
+        return budget.seconds is not None and "test" in budget.counts and self._run.device.kind == "cpu"
+
+    def _scoring_time(self, images: int, ranks: int) -> ScoringReserve | None:
+        """The time for scoring further views of this rank's images; None if all of them are scored."""
+        budget = self._budget
+        if not self._limits_views():
             return None
-        budget.reserve.start_scoring(-(-images // ranks), lambda: seconds - budget.elapsed())
+        budget.reserve.start_scoring(-(-images // ranks), budget.seconds_left)
         return budget.reserve
 
     def _score(self, trainer: L.Trainer, module: ImageClassifier, datamodule: ShardDataModule) -> dict[str, float]:
@@ -282,13 +285,11 @@ class Training:
         require_same_images(self._run.spec, checkpoint, path)
         return checkpoint
 
-    def _begin(self, loggers: Loggers, stream: Stream) -> None:
-        """Log the values of an earlier process again, then the settings and the first images."""
+    def _begin(self, loggers: Loggers) -> None:
+        """Log the values of an earlier process again, then the settings."""
         self._recorder.log_again(loggers.all)
         if is_first_rank():
             loggers.log_settings()
-            if self._run.config.figures:
-                show_augmented(stream, self._run, self._folder.path, loggers.dashboard)
 
     def _so_far(self, **more: Any) -> Results:
         return dataclasses.replace(

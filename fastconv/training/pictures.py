@@ -21,6 +21,16 @@ from fastconv.training.tensorboard import Dashboard, optional
 HEATMAPS = 10
 
 
+def draw_figures(
+    module: ImageClassifier, stream: Stream, results: Results, run: Run, folder: Path, dashboard: Dashboard | None
+) -> None:
+    """Draw all figures of a run that is trained and scored: its images, its network and its curves."""
+    show_augmented(stream, run, folder, dashboard)
+    show_network(module, results, run, folder, dashboard)
+    with optional("curves"):
+        run_figures.draw_run(folder, results, f"{results.dataset}, {results.model}")
+
+
 def show_augmented(stream: Stream, run: Run, folder: Path, dashboard: Dashboard | None) -> None:
     """Draw `augmented.png`, the first images of the training stream."""
     path = folder / "augmented.png"

@@ -12,7 +12,7 @@ from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_finished
 from fastconv.system.distributed import is_first_rank
-from fastconv.training.console import plan_table, results_table
+from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
 from fastconv.training.own_images import images_to_go_on_with, keep_record
 from fastconv.training.plan import plan_run, precompute, stream_in_use
@@ -64,7 +64,7 @@ def settle(config: Config, data: Splits, overrides: list[str], clock: Clock) -> 
 def carry_out(
     choice: Choice, data: Splits, overrides: list[str], clock: Clock, console: Console, begun: RunFolder | None
 ) -> Path | None:
-    """Plan a run. Then, unless it is a dry run, precompute its stream, train, and show the results.
+    """Plan a run. Then, unless it is a dry run, precompute its stream, and train.
 
     Args:
         begun: the folder of the run to resume; None for a new one.
@@ -82,6 +82,5 @@ def carry_out(
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
             if is_first_rank():
                 keep_record(data, folder)
-            results = fit(run, console, folder, overrides)
-    console.print(results_table(results, folder.path))
+            fit(run, console, folder, overrides)
     return folder.path

@@ -16,7 +16,6 @@ from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from torch import nn
 
-from fastconv.analysis import figures
 from fastconv.config.resume import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
@@ -98,6 +97,8 @@ class Dashboard(TensorBoardLogger):
 
     def show_picture(self, path: Path, step: int) -> None:
         """Show a PNG file under its name."""
+        from fastconv.analysis import figures  # imports matplotlib, which training does not need
+
         with optional(path.stem):
             self.experiment.add_image(path.stem, figures.read_png(path), step, dataformats="HWC")
 

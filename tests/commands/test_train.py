@@ -45,6 +45,21 @@ def test_a_budget_ends_the_run_with_the_schedule(trained):
     assert found["seconds_counted"] == pytest.approx(found["seconds"]["train"] + found["seconds"]["validate"])
 
 
+def test_something_is_said_at_once_and_the_result_before_any_figure(trained):
+    _, _, printed = trained
+    first, *others = printed.splitlines()
+    assert first == "fastconv: reading the settings and the images"
+    assert [line for line in others if line.startswith(("plan", "result", "figures in "))][-1].startswith("figures in ")
+    assert printed.index("\nplan") < printed.index("\nresult") < printed.index("\nfigures in ")
+
+
+def test_best_counts_everything():
+    """From the start of the process to the written result, though plain runs count what the article does."""
+    best, plain = (compose("train", overrides).budget.counts for overrides in (["experiment=best"], []))
+    assert sorted(best) == sorted(SEGMENTS.split())
+    assert sorted(plain) == ["train", "validate"]
+
+
 def test_it_learns(trained):
     assert trained[1]["accuracy"] >= 0.9
 

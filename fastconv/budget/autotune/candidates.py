@@ -202,7 +202,7 @@ class Candidates:
 
     def _within_budget(self, network: Network, speed: SpeedProfile, flip: float) -> Candidate:
         tta = self._tta(speed, flip) if "tta" in self._open else self._config.tta
-        scoring = min(self._scored_views(tta, flip) * speed.score_seconds, PACING.max_first_reserve * self._seconds)
+        scoring = min(self._scored_views(tta, flip) * speed.score_seconds, PACING.unmeasured_share * self._seconds)
         seconds = self._seconds - scoring
         per_image, batch_size = image_seconds(speed, self._settings), self._config.batch_size
         if "batch_size" in self._open:

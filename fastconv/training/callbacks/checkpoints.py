@@ -141,7 +141,7 @@ class Checkpoints(L.Callback):
     def _is_due(self, now: float) -> bool:
         if self._saved_at is None:
             return True
-        return self._every is not None and now - self._saved_at >= self._every
+        return self._every is not None and now - self._saved_at >= self._every and self._budget.has_time_to_save()
 
     def _obey(self, trainer: L.Trainer) -> None:
         """End the run so that it can be resumed, if any rank received a signal, unless training is ending anyway."""

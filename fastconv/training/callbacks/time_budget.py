@@ -1,5 +1,6 @@
 """Ends a run within its budget, with the schedule at its end."""
 
+import math
 from collections import deque
 from statistics import median
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastconv.budget.clock import Clock
-from fastconv.budget.pacing import PACING, Pacing, ScoringReserve, Step, StepTimes, is_cut_short, next_step
+from fastconv.budget.pacing import PACING, Pacing, ScoringReserve, Step, StepTimes, ends_with_another_step, next_step
 from fastconv.models.tta import Views
 
 T = TypeVar("T")
@@ -55,25 +56,32 @@ class TimeBudget(L.Callback):
         self.clock = clock or Clock()
         self.counts = counts
         self.reserve, self._views = reserve or ScoringReserve(pacing=pacing), views or Views()
+        if seconds is not None:
+            self.reserve.most_optional = pacing.views_share * seconds
         self._pacing = pacing
-        self.times = StepTimes(step_seconds, pacing)
+        self.times = StepTimes(step_seconds, pacing, 0.0 if seconds is None else pacing.slow_share * seconds)
         self.validate_images = validate_images
         self.steps = 0
         self.step = Step(0.0, last=False)
         self.stop_reason: str | None = None
         self._begun = False
-        self._step_started = 0.0
+        self._step_ended: float | None = None
+        self._between = StepTimes(0.0, pacing)
         self._validation_started: float | None = None
         self._val_batches: int | float = 1.0
         self._score_at = list(pacing.score_at) if seconds is not None and self.reserve.images else []
         self._scored: list[float] = []
+        self._most_unmeasured = math.inf
         self._doubtful: float | None = None
         self._events: deque[torch.cuda.Event] = deque()
 
     @property
     def limit(self) -> float | None:
         """Counted seconds by which training must have ended."""
-        return None if self.seconds is None else self.seconds - self.reserve.seconds
+        if self.seconds is None:
+            return None
+        reserve = min(self.reserve.seconds, math.inf if self._scored else self._most_unmeasured)
+        return self.seconds - reserve - self._between.slow  # other callbacks follow the last step too
 
     @property
     def progress(self) -> float:
@@ -84,6 +92,10 @@ class TimeBudget(L.Callback):
         """Seconds counted so far."""
         return self.clock.counted(self.counts)
 
+    def seconds_left(self) -> float:
+        """Seconds of the budget that are left."""
+        return math.inf if self.seconds is None else self.seconds - self.elapsed()
+
     def is_over(self) -> bool:
         """Whether training has ended or has no time for another step."""
         return self.stop_reason is not None or self._next() is None
@@ -93,7 +105,11 @@ class TimeBudget(L.Callback):
         if self._begun:
             return
         self._begun = True
-        self._step_started = self.clock.counted(("train",))
+        trained = self.clock.counted(("train",))
+        if self._step_ended is None:
+            self._step_ended = trained
+        else:
+            self._between.add(trained - self._step_ended)
         decided = self._agree(trainer, self._next())
         # Time has run out unexpectedly (the process was stopped, or a validation took far longer than the earlier
         # ones): end with a last step.
@@ -102,6 +118,10 @@ class TimeBudget(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._val_batches = trainer.limit_val_batches
         self.clock.enter("train")
+        left = max(0.0, self.seconds_left())
+        self.times.estimate = min(self.times.estimate, self._pacing.unmeasured_step_share * left)
+        if self._score_at and pl_module.device.type == "cpu":
+            self._most_unmeasured = self._pacing.unmeasured_share * left
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         self.begin_step(trainer)
@@ -113,9 +133,13 @@ class TimeBudget(L.Callback):
             return
         self._wait_for_device(pl_module.device)
         self.steps += 1
-        self.times.add(self.clock.counted(("train",)) - self._step_started)
+        # With what other callbacks did after the step before, and with the time that the batch took to come.
+        self.times.add(self.clock.counted(("train",)) - (self._step_ended or 0.0))
+        if pl_module.device.type == "cpu":  # on a GPU the host's first steps only start work
+            self.reserve.spread = self.times.spread
         self._begun = False
         self._time_scoring(trainer, pl_module, batch[0])
+        self._step_ended = self.clock.counted(("train",))
         stop, validate = self._agree(trainer, (self._must_stop(), self._validation_fits()))
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
@@ -155,7 +179,7 @@ class TimeBudget(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.stop_reason = state["steps"], state["stop_reason"]
         self.step = Step(state["progress"], last=False)
-        self.times = StepTimes(self.times.estimate, self._pacing)
+        self.times = StepTimes(self.times.estimate, self._pacing, self.times.allowance)
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
         names = self.reserve.state()  # checkpoints of earlier versions lack some of these
@@ -200,7 +224,8 @@ class TimeBudget(L.Callback):
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
-        return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, self.step.progress)
+        reached, spare = self.step.progress, self.reserve.spare
+        return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, reached, spare)
 
     def _must_stop(self) -> bool:
         """Whether no further step follows: the schedule has ended, or nearly so and there is no time for another step.
@@ -209,7 +234,10 @@ class TimeBudget(L.Callback):
         """
         if self.step.last or (self.max_steps is not None and self.steps >= self.max_steps):
             return True
-        return self._next() is None and not is_cut_short(self.step.progress, self.limit, self.times)
+        if self.limit is None or self._next() is not None:
+            return False
+        spare = self.reserve.spare  # views can be left out
+        return not ends_with_another_step(self.step.progress, self.elapsed(), self.limit, spare, self.times)
 
     def _steps_ahead(self) -> int:
         """Number of steps that were started but that the device has not finished."""
@@ -217,10 +245,23 @@ class TimeBudget(L.Callback):
 
     def _validation_fits(self) -> bool:
         """Whether there is time for a slow validation and two steps after it."""
-        if self.limit is None or "validate" not in self.counts:
-            return True
-        validation = self.validate_images * self.reserve.image_seconds
-        return self.elapsed() + self._pacing.slow_validation_factor * validation + 2 * self.times.slow < self.limit
+        pacing, times = self._pacing, self.times
+        factor = pacing.sudden_factor
+        if self._validation_started is not None:
+            factor = max(pacing.slow_validation_factor, times.slow / times.expected)
+        return "validate" not in self.counts or self.has_time_for(
+            factor * self.validate_images * self.reserve.image_seconds
+        )
+
+    def has_time_to_save(self) -> bool:
+        """Whether there is time for another checkpoint before the last one."""
+        return "checkpoint" not in self.counts or self.has_time_for(
+            self._pacing.reserve_factor * self.reserve.save_seconds
+        )
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether two slow steps fit after something that takes so many counted seconds."""
+        return self.limit is None or self.elapsed() + seconds + 2 * self.times.slow < self.limit
 
     def _agree(self, trainer: L.Trainer, decision: T) -> T:
         """The first rank's decision. Clocks differ between ranks, but all must stop at the same step."""

@@ -1,0 +1,44 @@
+"""How long the command of this process has been running: the start of Python and all imports are part of it."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+# A process that began longer before its first import of fastconv did other things first, such as a shell script that
+# ends with `exec python`. Python itself starts in 0.1 s, or in about 1 s on a busy machine.
+LONGEST_START = 10.0
+
+_imported = time.monotonic()
+_began: float | None = None
+
+
+def process_start() -> float:
+    """The monotonic time in seconds at which this process began.
+
+    Where the system does not say (elsewhere than on Linux), the time at which fastconv was imported.
+    """
+    with suppress(OSError, ValueError, IndexError, AttributeError):
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # field 22 of proc(5)
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        began = time.monotonic() - age
+        if _imported - LONGEST_START <= began <= _imported:
+            return began
+    return _imported
+
+
+def begin_command() -> None:
+    """Note that this process was started for the command that it now begins."""
+    global _began
+    _began = process_start()
+
+
+def take_start_seconds() -> float:
+    """Seconds since the process began, for the command that it was started for.
+
+    Only the first call finds them: a later job of a sweep, or a command that other code calls, begins when it is
+    called, so it gets 0.
+    """
+    global _began
+    began, _began = _began, None
+    return 0.0 if began is None else time.monotonic() - began

@@ -1,0 +1,180 @@
+"""Whole runs on simulated machines: what the budget counts at the end, and where the schedule ends."""
+
+import contextlib
+import itertools
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fastconv.budget.clock import Clock
+from fastconv.budget.pacing import PACING, ScoringReserve
+from fastconv.callbacks import TimeBudget
+from fastconv.config.schema import SEGMENTS
+from fastconv.models.tta import Views
+
+BATCH, MICROBATCH = 500, 125
+IMAGES, SETUP = 5000, 2.0
+FEW_VIEWS, MANY_VIEWS = Views(shift=1), Views(flip=True, shift=1, neighbors=True, confidence_threshold=0.9)
+
+
+@dataclass
+class Machine:
+    """A machine on which everything takes some times as long as on a quiet one.
+
+    Args:
+        step, image: seconds of a step and of scoring an image on the quiet machine.
+        factor: how many times as long something takes that begins at a time, in seconds.
+        stall: when it stops for a while, and for how many seconds.
+        uncertain: share of the images that get further views.
+    """
+
+    step: float = 0.06
+    image: float = 2e-4
+    factor: object = lambda now: 1.0
+    stall: tuple[float, float] = (1e9, 0.0)
+    uncertain: float = 0.3
+    now: float = 0.0
+    stalled: bool = field(default=False, init=False)
+
+    def work(self, seconds):
+        self.now += seconds * self.factor(self.now)
+        if self.now >= self.stall[0] and not self.stalled:
+            self.stalled, self.now = True, self.now + self.stall[1]
+
+    def __call__(self):
+        return self.now
+
+    def logits(self, images):
+        self.work(self.image * len(images))
+        sure = torch.arange(len(images)) >= self.uncertain * len(images)
+        return 9.0 * torch.stack([sure, torch.zeros_like(sure)], 1)
+
+
+def steps_of(budget, machine):
+    """Train to the end of the budget, with a checkpoint after the first step as in a run."""
+    module = type("Module", (), {"__call__": lambda self, images: machine.logits(images)})()
+    module.device, module.eval, module.train = torch.device("cpu"), lambda: None, lambda: None
+    precision = SimpleNamespace(forward_context=contextlib.nullcontext)
+    trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0, precision_plugin=precision)
+    budget.on_train_start(trainer, module)
+    for index in itertools.count():
+        budget.on_train_batch_start(trainer)
+        machine.work(machine.step)
+        budget.on_train_batch_end(trainer, module, None, (torch.zeros(MICROBATCH, 1), None), index)
+        if index == 0:
+            save(budget, machine)
+        if budget.stop_reason:
+            break
+    budget.on_train_end(trainer, module)
+
+
+def save(budget, machine):
+    with budget.clock.segment("checkpoint"):
+        before = machine.now
+        machine.work(0.05)
+    budget.reserve.update(save_seconds=machine.now - before)
+
+
+def run(machine, monkeypatch, seconds, views, images=IMAGES, setup=SETUP, benchmark=1.0):
+    """A run that counts everything, like experiment=best; returns its budget, which has ended.
+
+    `benchmark` is how many times as long as on a quiet machine everything took in the benchmark.
+    """
+    reserve = ScoringReserve(
+        images,
+        image_seconds=machine.image * benchmark,
+        view_seconds=machine.image * benchmark,
+        views=views.count,
+        begin_seconds=0.05,
+        finish_seconds=PACING.finish_seconds,
+        saves=1,
+    )
+    clock = Clock(machine, start_seconds=setup)
+    step_seconds = machine.step * benchmark
+    budget = TimeBudget(seconds, None, clock, SEGMENTS, step_seconds, reserve=reserve, views=views)
+    steps_of(budget, machine)
+    save(budget, machine)
+    monkeypatch.setattr("fastconv.models.tta.time.perf_counter", machine)
+    with clock.segment("test"):
+        machine.work(0.03)
+        reserve.start_scoring(images, budget.seconds_left)
+        for _ in range(images // BATCH):
+            views.logits(machine.logits, torch.zeros(BATCH, 1, 4, 4), reserve)
+    machine.work(0.05)  # the digest of the weights and the results
+    return budget
+
+
+def machines(count):
+    """Random machines: steps of 5 to 500 ms, scoring of an image 5 to 50 times as fast as training on it."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        step = 10 ** generator.uniform(-1.5, -0.3)
+        image = step / MICROBATCH / 10 ** generator.uniform(0.7, 1.7)
+        seconds = float(generator.choice([12, 20, 30, 40]))
+        if step * 25 > seconds:  # such a network is not chosen for so short a budget
+            step /= 4
+        yield Machine(step, min(image, 0.02 * seconds / IMAGES)), seconds, np.random.default_rng(number)
+
+
+VIEWS = pytest.mark.parametrize("views", [Views(), FEW_VIEWS, MANY_VIEWS], ids=["no views", "3 views", "18 views"])
+
+
+@VIEWS
+def test_a_quiet_machine_uses_97_percent_and_never_more_than_all(views, monkeypatch):
+    for machine, seconds, generator in machines(12):
+        machine.factor = lambda now, draw=generator: 1 + abs(draw.normal(0, 0.02))
+        budget = run(machine, monkeypatch, seconds, views)
+        assert budget.progress == 1
+        step = machine.step if machine.step > 0.015 * seconds else 0.0
+        assert (0.97 if seconds >= 30 else 0.95) * seconds - step <= budget.elapsed() <= seconds, (machine, seconds)
+
+
+@VIEWS
+def test_times_that_fluctuate_up_to_six_times_never_break_the_budget(views, monkeypatch):
+    for machine, seconds, generator in machines(15):
+        machine.factor = lambda now, draw=generator: draw.uniform(1, 6)
+        budget = run(machine, monkeypatch, seconds, views)
+        assert (1 - budget.progress) * seconds <= 6 * machine.step, "at most the last step is missing"
+        assert budget.elapsed() <= seconds, (machine, seconds)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0, 3.0])
+@VIEWS
+def test_a_machine_whose_speed_changes_at_any_moment(views, factor, monkeypatch):
+    """Once it has measured the new speed, a run is on time. Before that, what cannot be left out may take longer."""
+    for machine, seconds, generator in machines(10):
+        at = generator.uniform(0, 1) * seconds
+        machine.factor = lambda now, at=at: factor if now > at - SETUP else 1.0
+        budget = run(machine, monkeypatch, seconds, views)
+        is_late = at > 0.9 * seconds - 5 * machine.step
+        beyond = (factor - 1) * (IMAGES * machine.image + 0.3 + 2 * machine.step) if is_late else 0.0
+        assert (1 - budget.progress) * seconds <= 2 * factor * machine.step
+        assert budget.elapsed() <= seconds + max(0.0, beyond), (machine, seconds, at)
+
+
+@VIEWS
+def test_a_stall_at_any_moment_costs_at_most_itself(views, monkeypatch):
+    for machine, seconds, generator in machines(15):
+        machine.stall = (generator.uniform(0, 1) * seconds, generator.uniform(1, 3))
+        budget = run(machine, monkeypatch, seconds, views)
+        at, length = machine.stall
+        assert budget.elapsed() <= (seconds if at + length < 0.85 * seconds - 2 else seconds + length)
+        assert budget.progress == 1 or at + length > 0.85 * seconds - 2
+
+
+def test_a_start_that_took_nearly_everything_still_leaves_an_end(monkeypatch):
+    budget = run(Machine(), monkeypatch, 10.0, FEW_VIEWS, images=1000, setup=8.0)
+    assert budget.progress == 1
+    assert 9.5 <= budget.elapsed() <= 10
+
+
+@pytest.mark.parametrize("benchmark", [0.1, 10.0, 1000.0])
+@VIEWS
+def test_a_benchmark_that_was_wrong_costs_nothing(views, benchmark, monkeypatch):
+    for machine, seconds, _ in machines(6):
+        budget = run(machine, monkeypatch, seconds, views, benchmark=benchmark)
+        assert budget.progress == 1
+        assert 0.9 * seconds - 2 * machine.step <= budget.elapsed() <= seconds, (machine, seconds)
