@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -466,8 +467,16 @@ def test_the_stream_of_a_choice_can_be_written_before(command):
     assert "chosen: model" in ended.out
 
 
+@pytest.fixture
+def no_benchmarks(digits_root):
+    """No kept benchmarks, neither true ones before the test nor wrong ones after it."""
+    shutil.rmtree(digits_root / "benchmarks", ignore_errors=True)
+    yield
+    shutil.rmtree(digits_root / "benchmarks", ignore_errors=True)
+
+
 @pytest.mark.parametrize("factor", [1e6, 0.1], ids=["too slow", "too fast"])
-def test_a_run_whose_benchmarks_are_all_wrong_ends_well(command, tmp_path, simulated_time, factor):
+def test_a_run_whose_benchmarks_are_all_wrong_ends_well(command, tmp_path, no_benchmarks, simulated_time, factor):
     """It is not refused, ends within its budget and annealed, and has learned."""
     with faulty_benchmarks(0, [factor]):
         ended = command("train", "experiment=best", "dataset=digits", "budget.seconds=2", "outputs=runs")
@@ -480,7 +489,7 @@ def test_a_run_whose_benchmarks_are_all_wrong_ends_well(command, tmp_path, simul
     assert found.accuracy > 0.3, "ten classes"
 
 
-def test_a_plain_run_whose_benchmark_is_too_slow_ends_well(command, tmp_path, simulated_time):
+def test_a_plain_run_whose_benchmark_is_too_slow_ends_well(command, tmp_path, no_benchmarks, simulated_time):
     given = (*SMALL, "budget.seconds=1", "schedule.max_epochs=null", "validate.on=none")
     with faulty_benchmarks(0, [1000.0]):
         ended = command("train", "dataset=digits", *given)
