@@ -14,6 +14,8 @@ from fastconv.system.names import printable
 from fastconv.system.urls import redacted
 from fastconv.training.plan import Run
 
+# The plan says how much of the budget is spent before training if it is more than this share.
+SPENT = 0.2
 # Balanced accuracy is shown if it differs from accuracy by more than this share.
 UNLIKE = 0.005
 
@@ -28,6 +30,9 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     budget, schedule, images = config.budget, config.schedule, len(run.train)
     counted = "everything up to the result" if set(budget.counts) == set(SEGMENTS) else " + ".join(budget.counts)
     limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {counted}"
+    spent = run.clock.counted(tuple(budget.counts))
+    if budget.seconds is not None and spent > SPENT * budget.seconds:
+        limit += f", of which {spent:.1f} s are spent"
     bound = "as many epochs as fit" if schedule.max_epochs is None else f"at most {schedule.max_epochs:g} epochs"
     height, width, channels = spec.shape
     described = f"{images:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes"
