@@ -92,6 +92,8 @@ class Results:
     """Learning rate of the last step, as a share of the peak."""
     device: str | None = None
     precision: str | None = None
+    winograd_layers: int | None = None
+    """Number of convolutions that Winograd's algorithm computed (trainer.winograd)."""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     overrides: list[str] = field(default_factory=list)

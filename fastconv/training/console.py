@@ -7,6 +7,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from fastconv.budget.hardware import direct_because
 from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.names import printable
@@ -40,6 +41,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     step += [f"{device.threads} threads"] * (device.kind == "cpu")
     step += ["keeps freed memory"] * device.keep_memory
     step += ["compiled"] * device.compile
+    step += [f"Winograd in {run.winograd_layers} convolutions"] * (run.winograd_layers > 0)
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
@@ -53,6 +55,8 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "memory": f"about {speed.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
         "outputs": config.outputs,
     }
+    if config.trainer.winograd == "auto" and (device.kind, device.precision, device.winograd) == ("cpu", "fp32", False):
+        rows["direct"] = f"no Winograd convolutions: {direct_because(device.kind, device.precision, config.trainer)}"
     if run.train.note:
         rows["note"] = run.train.note
     tested = np.bincount(run.test.labels, minlength=len(spec.classes))

@@ -73,6 +73,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         expected_seconds=run.plan.seconds,
         device=run.device.name,
         precision=run.device.precision,
+        winograd_layers=run.winograd_layers,
         versions=versions(),
         git_commit=git_commit(),
         overrides=overrides,

@@ -29,6 +29,7 @@ from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifes
 from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec, stream_spec
 from fastconv.data.stream.writer import write_stream
 from fastconv.models import CustomNetwork, blueprint, check_network, count_parameters, model_settings
+from fastconv.models.layers import winograd_layers
 from fastconv.models.tta import views_of
 from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
@@ -53,6 +54,8 @@ class Run:
     parameters: int
     callbacks: tuple[L.Callback, ...] = ()
     """The user's own callbacks."""
+    winograd_layers: int = 0
+    """Number of convolutions that are Winograd's."""
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -130,7 +133,8 @@ def plan_run(config: Config, data: Splits, clock: Clock, speed: SpeedProfile | N
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
-    return Run(config, clock, device, train, holdout, test, spec, speed, plan, parameters, callbacks)
+    winograd = winograd_layers(network, spec.shape, config.micro_batch_size) if device.winograd else 0
+    return Run(config, clock, device, train, holdout, test, spec, speed, plan, parameters, callbacks, winograd)
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
