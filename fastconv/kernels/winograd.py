@@ -108,7 +108,9 @@ def tile_of(images: int, inputs: int, outputs: int, height: int, width: int) -> 
 def tile_for(x: Tensor, weight: Tensor, padding: int) -> int:
     """`tile_of` the convolution of a map by 3x3 filters, stride 1; 0 too if it is not in fp32 and channels last, on a
     CPU, or if it is recorded for an export, where other programs are to find a convolution that they know."""
-    if not _is_on or x.ndim != 4 or torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if not _is_on or x.ndim != 4:
+        return 0
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return 0
     plain = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if not plain or torch.is_autocast_enabled("cpu") or not x.is_contiguous(memory_format=torch.channels_last):

@@ -36,7 +36,8 @@ class Convolution(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size == (3, 3) and (tile := tile_for(x, self.weight, padding=1)):
-            return winograd_conv2d(x, self.weight, 1, tile)
+            found: Tensor = winograd_conv2d(x, self.weight, 1, tile)
+            return found
         if self._is_slow(x):
             out: Tensor = _SmallMap.apply(x.bfloat16(), self.weight.bfloat16())
             return out

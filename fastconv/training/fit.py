@@ -21,7 +21,7 @@ from fastconv.optim.averaging import AVERAGES, weights_of
 from fastconv.runs.results import Results, git_commit, versions
 from fastconv.system import signals as interrupts
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
-from fastconv.system.errors import InputError, reason
+from fastconv.system.errors import InputError, reason, warn
 from fastconv.system.signals import Interrupted
 from fastconv.training.callbacks import (
     AverageWeights,
@@ -114,6 +114,11 @@ def _go_on(described: Results, folder: Path, run: Run) -> Results:
     except (OSError, ValueError, KeyError):  # that process was stopped before it wrote them
         return described
     run.clock.add(earlier.seconds)
+    if earlier.winograd_layers not in (None, run.winograd_layers):
+        warn(
+            f"{folder} began with Winograd's convolutions in {earlier.winograd_layers} layers and goes on with them in"
+            f" {run.winograd_layers}, so it will not end bit for bit as it would have"
+        )
     return dataclasses.replace(
         described,
         expected_epochs=earlier.expected_epochs or described.expected_epochs,

@@ -229,17 +229,9 @@ def test_layers_are_counted_as_they_are_computed(monkeypatch):
         assert counted == len(taken) > 0
 
 
-def test_torch_compiles_and_exports_them():
+def test_an_export_has_a_convolution_that_others_know():
     layer, x = layer_and_map()
     winograd.use_winograd(True)
-    expected = layer(x)
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    found = compiled(x)
-    assert torch.equal(found, expected)
-    found.sum().backward()
-    gradient, layer.weight.grad = layer.weight.grad, None
-    layer(x).sum().backward()
-    assert torch.equal(gradient, layer.weight.grad)
     exported = torch.export.export(layer, (x,))
     assert {str(node.target) for node in exported.graph.nodes if node.op == "call_function"} == {"aten.conv2d.default"}
     with warnings.catch_warnings():
@@ -247,6 +239,20 @@ def test_torch_compiles_and_exports_them():
         traced = str(torch.jit.trace(layer, x, check_trace=False).graph)
     assert "aten::_convolution" in traced
     assert "winograd" not in traced
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_torch_compiles_them(backend):
+    layer, x = layer_and_map()
+    winograd.use_winograd(True)
+    expected = layer(x)
+    found = torch.compile(layer, backend=backend, fullgraph=True)(x)
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    gradient, layer.weight.grad = layer.weight.grad, None
+    layer(x).sum().backward()
+    assert torch.equal(gradient, layer.weight.grad)
 
 
 def test_the_operator_keeps_to_torchs_rules():
