@@ -38,6 +38,8 @@ def load_library(source: Path) -> ctypes.CDLL:
 
     Raises UnavailableError where that is not possible either.
     """
+    if os.name != "posix":
+        raise UnavailableError("it is for Linux and macOS")
     compiler = find_compiler()
     try:
         content = source.read_bytes()

@@ -10,7 +10,7 @@ LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify
              "logger", "stream.root", "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
 # Lists of a user's additions. Empty ones are left out, so that runs of versions without them compare as equal.
 ADDED = ("callbacks", "extra")
-# Settings that are left out at the value that they had before there was a choice, for the same reason.
+# Settings whose default is left out, for the same reason.
 LATER = {"trainer.winograd": "auto"}
 
 
