@@ -119,7 +119,6 @@ def tile_for(x: Tensor, weight: Tensor, padding: int) -> int:
     return tile_of(images, inputs, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)
 
 
-@torch.library.custom_op("fastconv::winograd_conv2d", mutates_args=(), device_types="cpu")
 def winograd_conv2d(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
     """Convolve maps float32 [N, C, H, W] with filters float32 [K, C, 3, 3]: [N, K, H + 2p - 2, W + 2p - 2].
 
@@ -127,15 +126,18 @@ def winograd_conv2d(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tenso
         padding: p zeros around each map, 0 to 2.
         tile: side of the tiles, 2 or 4.
     """
+    found: Tensor = torch.ops.fastconv.winograd_conv2d(x, weight, padding, tile)
+    return found
+
+
+def _output(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
     return _convolve(x, weight, padding, tile, turned=False)
 
 
-@torch.library.custom_op("fastconv::winograd_conv2d_input", mutates_args=(), device_types="cpu")
 def _input_gradient(gradient: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
     return _convolve(gradient, weight, 2 - padding, tile, turned=True)
 
 
-@torch.library.custom_op("fastconv::winograd_conv2d_weight", mutates_args=(), device_types="cpu")
 def _weight_gradient(gradient: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
     x, gradient = _channels_last(x), _channels_last(gradient)
     threads = torch.get_num_threads()
@@ -146,19 +148,16 @@ def _weight_gradient(gradient: Tensor, x: Tensor, padding: int, tile: int) -> Te
     return out
 
 
-@winograd_conv2d.register_fake
-def _(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
+def _fake_output(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
     return _like(x, x.shape[0], weight.shape[0], x.shape[2] + 2 * padding - 2, x.shape[3] + 2 * padding - 2)
 
 
-@_input_gradient.register_fake
-def _(gradient: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
+def _fake_input_gradient(gradient: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
     height, width = (side + 2 - 2 * padding for side in gradient.shape[2:])
     return _like(gradient, gradient.shape[0], weight.shape[1], height, width)
 
 
-@_weight_gradient.register_fake
-def _(gradient: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
+def _fake_weight_gradient(gradient: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
     return _like(x, gradient.shape[1], x.shape[1], 3, 3)
 
 
@@ -170,15 +169,26 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     x, weight = ctx.saved_tensors
     of_x, of_weight = ctx.needs_input_grad[:2]
+    of = torch.ops.fastconv
     return (
-        _input_gradient(gradient, weight, ctx.padding, ctx.tile) if of_x else None,
-        _weight_gradient(gradient, x, ctx.padding, ctx.tile) if of_weight else None,
+        of.winograd_conv2d_input(gradient, weight, ctx.padding, ctx.tile) if of_x else None,
+        of.winograd_conv2d_weight(gradient, x, ctx.padding, ctx.tile) if of_weight else None,
         None,
         None,
     )
 
 
-winograd_conv2d.register_autograd(_backward, setup_context=_keep)
+# torch.library.custom_op would import torch's compiler at the first call: 2 s and 160 MB.
+_operators = torch.library.Library("fastconv", "FRAGMENT")
+for _name, _arguments, _implementation, _fake in (
+    ("winograd_conv2d", "Tensor x, Tensor weight", _output, _fake_output),
+    ("winograd_conv2d_input", "Tensor gradient, Tensor weight", _input_gradient, _fake_input_gradient),
+    ("winograd_conv2d_weight", "Tensor gradient, Tensor x", _weight_gradient, _fake_weight_gradient),
+):
+    _operators.define(f"{_name}({_arguments}, int padding, int tile) -> Tensor")
+    _operators.impl(_name, _implementation, "CPU")
+    torch.library.register_fake(f"fastconv::{_name}", _fake, lib=_operators)
+torch.library.register_autograd("fastconv::winograd_conv2d", _backward, setup_context=_keep, lib=_operators)
 
 
 def _convolve(x: Tensor, weight: Tensor, padding: int, tile: int, turned: bool) -> Tensor:

@@ -87,11 +87,12 @@ def _of_weight(x: Tensor, gradient: Tensor) -> Tensor:
     return product.view(-1, 3, 3, inputs).permute(0, 3, 1, 2)
 
 
+@torch.no_grad()
 def winograd_layers(network: nn.Module, shape: tuple[int, int, int], images: int) -> int:
     """Number of layers of a network whose convolutions Winograd's would be fastest for.
 
     Args:
-        network: on torch's meta device; it is computed there once.
+        network: it is computed once, in evaluation mode, on one black image.
         shape: height, width and channels of an image.
         images: of a batch.
     """
@@ -106,7 +107,7 @@ def winograd_layers(network: nn.Module, shape: tuple[int, int, int], images: int
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         if layers:
-            network(torch.zeros(2, channels, height, width, device="meta"))  # batch norm needs two images
+            network.eval()(torch.zeros(1, channels, height, width))
     finally:
         for hook in hooks:
             hook.remove()

@@ -56,7 +56,8 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "outputs": config.outputs,
     }
     if config.trainer.winograd == "auto" and (device.kind, device.precision, device.winograd) == ("cpu", "fp32", False):
-        rows["convolutions"] = f"no Winograd convolutions: {direct_because(device.kind, device.precision, config.trainer)}"
+        why = direct_because(device.kind, device.precision, config.trainer)
+        rows["convolutions"] = f"no Winograd convolutions: {why}"
     if run.train.note:
         rows["note"] = run.train.note
     tested = np.bincount(run.test.labels, minlength=len(spec.classes))

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -221,8 +222,7 @@ def test_layers_are_counted_as_they_are_computed(monkeypatch):
     winograd.use_winograd(True)
     for name, settings in NETWORKS[1:]:
         taken.clear()
-        with torch.device("meta"):
-            counted = winograd_layers(build_model(name, 3, 10, **settings), (16, 16, 3), 24)
+        counted = winograd_layers(build_model(name, 3, 10, **settings), (16, 16, 3), 24)
         build_model(name, 3, 10, **settings).to(memory_format=torch.channels_last)(
             torch.zeros(24, 16, 16, 3).permute(0, 3, 1, 2)
         )
@@ -259,7 +259,22 @@ def test_the_operator_keeps_to_torchs_rules():
     x = torch.randn(2, 16, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn(3, 16, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(winograd_conv2d, (x, weight, 1, 4), test_utils=checks)
+    torch.library.opcheck(torch.ops.fastconv.winograd_conv2d.default, (x, weight, 1, 4), test_utils=checks)
+
+
+@pytest.mark.slow
+def test_a_first_call_does_not_import_torchs_compiler():
+    """That takes 2 s."""
+    code = """if True:
+        import sys, torch
+        from fastconv.kernels import winograd
+        winograd.use_winograd(True)
+        x = torch.randn(2, 16, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+        winograd.winograd_conv2d(x, torch.randn(16, 16, 3, 3), 1, 4).sum().backward()
+        print("torch._dynamo" in sys.modules)
+    """
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
 
 
 def test_hooks_on_gradients_work():
