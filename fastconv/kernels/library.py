@@ -47,13 +47,13 @@ def load_library(source: Path) -> ctypes.CDLL:
         raise UnavailableError(f"{source.name} cannot be read ({error.strerror})") from error
     key = [content.hex(), *compiler, *FLAGS, _version(compiler), _processor()]
     name = f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:DIGEST_DIGITS]}"
-    with contextlib.suppress(OSError, InputError, UnavailableError):
-        folder = private_folder(cache_folder())
-        found = _stored(folder, name)
-        if found is None:
-            with locked(folder, name):
-                found = _stored(folder, name) or _store(build(compiler, source), folder, name)
-        return ctypes.CDLL(str(found))
+    with contextlib.suppress(OSError, InputError):
+        if folder := private_folder():
+            found = _stored(folder, name)
+            if found is None:
+                with locked(folder, name):
+                    found = _stored(folder, name) or _store(build(compiler, source), folder, name)
+            return ctypes.CDLL(str(found))
     try:
         with tempfile.TemporaryDirectory(prefix="fastconv-") as temporary:
             return ctypes.CDLL(str(_store(build(compiler, source), Path(temporary), name)))
@@ -87,23 +87,18 @@ def build(compiler: list[str], source: Path) -> bytes:
             raise UnavailableError(f"the C compiler cannot be run ({error.strerror or error})") from error
 
 
-def cache_folder() -> Path:
-    """Where built libraries are kept. Raises UnavailableError for a user without a home."""
+def private_folder() -> Path | None:
+    """The folder of the user's cache, which is created if need be; None if others own it or may write to it, or for a
+    user without a home. Raises OSError if it cannot be created."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "fastconv"
-    except RuntimeError as error:
-        raise UnavailableError("there is no home folder") from error
-
-
-def private_folder(folder: Path) -> Path:
-    """Create a folder if need be. Raises UnavailableError if others own it or may write to it, OSError if it cannot be
-    created."""
+        folder = (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "fastconv"
+    except RuntimeError:
+        return None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = folder.stat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o022:
-        raise UnavailableError(f"others may write to {folder}")
-    return folder
+    is_private = about.st_uid == os.geteuid() and not about.st_mode & 0o022
+    return folder if is_private else None
 
 
 def _stored(folder: Path, name: str) -> Path | None:
