@@ -1,9 +1,12 @@
 """Winograd's convolutions of 3x3 filters in fp32 on a CPU: up to four times fewer multiplications than direct ones.
 
 Lavin & Gray 2015, arXiv 1509.09308; `winograd.c` computes them. Results and gradients err by about 2e-6 relative,
-direct ones by 3e-7, and do not depend on the number of threads up to four. Whether layers use them is one choice of the
-process, as the number of threads is (`use_winograd`), and of each layer's shape (`tile_of`). The operators have
-gradients and fake implementations, so that torch can compile them.
+direct ones by 3e-7, and do not depend on the number of threads up to four. Pixels of a map whose results are equal, as
+those of an identity filter on an even background, may come out with a difference of that size, so that a max-pool takes
+another one of them.
+
+Whether layers use them is one choice of the process, as the number of threads is (`use_winograd`), and of each layer's
+shape (`tile_of`). The operators have gradients and fake implementations, so that torch can compile them.
 """
 
 import contextlib

@@ -16,12 +16,6 @@ LARGE = ("dataset=digits", "model.width=16", "batch_size=64", "micro_batch_size=
          "trainer.precision=fp32", "budget.seconds=null", "schedule.max_epochs=0.2", "stream=online")  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    yield
-    winograd.use_winograd(False)
-
-
 @pytest.fixture
 def possible():
     if why := winograd.obstacle():

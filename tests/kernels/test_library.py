@@ -148,7 +148,6 @@ def fresh():
     yield
     for each in caches:
         each.cache_clear()
-    winograd.use_winograd(False)
 
 
 def test_another_library_is_not_used(fresh, source, monkeypatch, cache):

@@ -30,12 +30,8 @@ NETWORKS = [
 
 @pytest.fixture(autouse=True)
 def possible():
-    """Each test begins and ends with direct convolutions."""
     if why := winograd.obstacle():
         pytest.skip(why)
-    winograd.use_winograd(False)
-    yield
-    winograd.use_winograd(False)
 
 
 def errors(images, inputs, outputs, height, width, padding, tile, threads=1):
