@@ -38,8 +38,8 @@ lint: $(READY) ## check style, types, and which package imports which
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-bench: $(READY) ## measure speed, start-up, memory and budgets; about 70 minutes on two cores, can be stopped and started again
-	for each in step micro_batch_size stream precompute startup memory budget; do $(PY) benchmarks/$$each.py || exit 1; done
+bench: $(READY) ## measure speed, start-up, memory and budgets; about 100 minutes on two cores, can be stopped and started again
+	for each in step winograd micro_batch_size stream precompute startup memory budget; do $(PY) benchmarks/$$each.py || exit 1; done
 
 article: $(READY) ## the article, whole: six runs of 1000 s and a page; ARGS="budget.seconds=100" for less
 	$(PY) -m fastconv.train experiment=article sweep.resume=auto $(ARGS)

@@ -106,6 +106,19 @@ def wait_for(device: Device) -> None:
         torch.cuda.synchronize()
 
 
+def train_with(run: Run, timer: L.Callback, overrides: list[str]) -> None:
+    """Train by fastconv's own path, with one more callback."""
+    make_trainer = training.make_trainer
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # First of the callbacks, so that all that fastconv's own do is inside its time.
+        mock.patch.object(
+            training, "make_trainer", lambda run, loggers, own, *more: make_trainer(run, loggers, [timer, *own], *more)
+        ),
+    ):
+        training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), overrides)
+
+
 def measure_pairs(
     overrides: list[str], pairs: int, group: int, warm_up: int, others: dict[str, Callable[[], float]] | None = None
 ) -> dict[str, float]:
@@ -127,15 +140,7 @@ def measure_pairs(
         return run.config.batch_size * group / (time.perf_counter() - started)
 
     timer = Pairs(run, group, warm_up, {"bare loop": time_bare, **(others or {})})
-    make_trainer = training.make_trainer
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        # First of the callbacks, so that all that fastconv's own do is inside its time.
-        mock.patch.object(
-            training, "make_trainer", lambda run, loggers, own, *more: make_trainer(run, loggers, [timer, *own], *more)
-        ),
-    ):
-        training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), overrides)
+    train_with(run, timer, overrides)
     bare.stream.close()
     fast, others = sorted(timer.found, key=lambda pair: pair[0] / pair[1]["bare loop"])[len(timer.found) // 2]
     return {"fastconv": fast, **others}

@@ -4,7 +4,7 @@ import functools
 import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from fastconv.data.stream import remote
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.stream.writer import write_stream
+from fastconv.kernels.winograd import use_winograd
 
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
@@ -30,6 +31,13 @@ def one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
     gc.freeze()  # half a million objects of the libraries, which the collector would walk again and again
     gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.fixture(autouse=True)
+def direct_convolutions() -> Iterator[None]:
+    """A command sets whether its process uses Winograd's convolutions; the next test begins with direct ones."""
+    yield
+    use_winograd(False)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from fastconv.system.targets import source_digest, targets_in
 MICROBATCHES, MIN_MICROBATCHES = 5, 3
 ENOUGH_SECONDS = 2.0
 # Times of micro batches agree if their median is at most this many times the shortest; benchmarks, if one takes at most
-# this many times as long as the other. On two cores beside a process that used one of them, neither did.
+# this many times as long as the other. Both are judgements.
 SAME_SPREAD, SAME = 1.6, 1.5
 # Benchmarks that are made because others disagree, at most.
 MORE = 3

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fastconv.kernels.winograd import direct_convolutions
 from fastconv.models import blueprint, build_model
 
 # Images that are counted: batch norm has no statistics of a single one.
@@ -40,6 +41,6 @@ def _count_in(network: torch.nn.Module, shape: tuple[int, int, int], where: str)
     from torch.utils.flop_counter import FlopCounterMode
 
     height, width, channels = shape
-    with FlopCounterMode(display=False) as counter:
+    with direct_convolutions(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(PAIR, channels, height, width, device=where)).sum().backward()
     return int(counter.get_total_flops()) // PAIR

@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass
 
 from fastconv.budget.benchmark import SpeedProfile
-from fastconv.budget.pacing import PACING, Pacing, ScoringReserve
+from fastconv.budget.pacing import PACING, Pacing
+from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.config.schema import Config
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.models.tta import Views

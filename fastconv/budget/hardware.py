@@ -17,6 +17,7 @@ from torch.utils._triton import has_triton
 
 from fastconv.budget.threads import choose_threads, default_threads
 from fastconv.config.schema import Config, Trainer
+from fastconv.kernels import winograd
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
 
@@ -37,6 +38,7 @@ class Device:
         threads: CPU threads that compute.
         keep_memory: whether the C library keeps freed memory.
         compile: whether the training step is compiled.
+        winograd: whether 3x3 convolutions may be Winograd's, where a layer's shape suits them.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Device:
     threads: int
     keep_memory: bool
     compile: bool
+    winograd: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,7 +74,7 @@ def prepare(trainer: Trainer, threads: int | None = None) -> Device:
     Args:
         threads: number of CPU threads where the config leaves it open; None for torch's choice.
 
-    Raises InputError for GPUs or a compiler that are not there.
+    Raises InputError for GPUs, a compiler or Winograd's convolutions that are asked for and not there.
     """
     gpu = torch.cuda.is_available()
     if trainer.accelerator == "gpu" and not gpu:
@@ -95,7 +98,34 @@ def prepare(trainer: Trainer, threads: int | None = None) -> Device:
     keep_memory = kind == "cpu" and trainer.keep_memory and keep_freed_memory()
     precision = trainer.precision if trainer.precision != "auto" else _precision(kind)
     name = torch.cuda.get_device_name() if kind == "cuda" else cpu_name()
-    return Device(kind, name, precision, torch.get_num_threads(), keep_memory, _compiles(kind, trainer.compile))
+    use = use_winograd(kind, precision, trainer)
+    return Device(kind, name, precision, torch.get_num_threads(), keep_memory, _compiles(kind, trainer.compile), use)
+
+
+def use_winograd(kind: str, precision: str, trainer: Trainer) -> bool:
+    """Set whether the convolutions of this process may be Winograd's, as the settings say, and return it.
+
+    Raises InputError for trainer.winograd=on where they are not possible.
+    """
+    why = "" if trainer.winograd == "off" else direct_because(kind, precision, trainer)
+    if trainer.winograd == "on" and why:
+        raise InputError(f"trainer.winograd=on is not possible: {why}. Use trainer.winograd=auto")
+    use = trainer.winograd != "off" and why is None
+    winograd.use_winograd(use)
+    return use
+
+
+def direct_because(kind: str, precision: str, trainer: Trainer) -> str | None:
+    """Why Winograd's convolutions are not possible, or for `auto` not advisable; None if they are."""
+    if kind != "cpu":
+        return "it is for CPUs"
+    if precision != "fp32":
+        return f"it is for fp32, not for {precision} (trainer.precision)"
+    if not trainer.channels_last:
+        return "it needs trainer.channels_last=true"
+    if trainer.winograd == "auto" and not winograd.is_measured():
+        return "it was not measured with this processor's instructions; trainer.winograd=on tries it"
+    return winograd.obstacle()
 
 
 def prepare_in_time(config: Config, threads: int | None = None) -> Device:

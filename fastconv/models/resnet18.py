@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from fastconv.models import configs
+from fastconv.models.layers import Convolution
 from fastconv.models.registry import register_network
 
 
@@ -22,10 +23,11 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        whole = stride == 1
+        self.conv1 = Convolution(inputs, width) if whole else nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(width)
         self.activation1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = Convolution(width, width)
         self.norm2 = nn.BatchNorm2d(width)
         self.activation2 = nn.ReLU(inplace=True)  # a separate module: attribution hooks each module once
         self.shortcut: nn.Module = nn.Identity()
@@ -60,9 +62,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, channels: int, classes: int, width: int = 64) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(Convolution(channels, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.stage1 = self._stage(width, width, stride=1)
         self.stage2 = self._stage(width, 2 * width, stride=2)
         self.stage3 = self._stage(2 * width, 4 * width, stride=2)

@@ -10,6 +10,8 @@ LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify
              "logger", "stream.root", "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
 # Lists of a user's additions. Empty ones are left out, so that runs of versions without them compare as equal.
 ADDED = ("callbacks", "extra")
+# Settings whose default is left out, for the same reason.
+LATER = {"trainer.winograd": "auto"}
 
 
 def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -18,9 +20,14 @@ def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         if isinstance(value, dict):
             found.update(hparams_of(value, f"{prefix}{name}."))
-        elif not is_location(f"{prefix}{name}") and not (name in ADDED and not value):
+        elif not is_location(f"{prefix}{name}") and not _is_as_before(f"{prefix}{name}", value):
             found[f"{prefix}{name}"] = redact(value)
     return found
+
+
+def _is_as_before(key: str, value: Any) -> bool:
+    """Whether a setting leaves a run as it was in versions without the setting."""
+    return (key.rpartition(".")[2] in ADDED and not value) or (key in LATER and value == LATER[key])
 
 
 def is_location(key: str) -> bool:

@@ -102,6 +102,8 @@ class Results:
     precision: str | None = None
     threads: list[int] = field(default_factory=list)
     """Numbers of CPU threads that trained, one after the other (`trainer.num_threads`). Empty on a GPU."""
+    winograd_layers: int | None = None
+    """Number of convolutions that Winograd's algorithm computed (trainer.winograd)."""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     overrides: list[str] = field(default_factory=list)

@@ -7,6 +7,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from fastconv.budget.hardware import direct_because
 from fastconv.config.schema import SEGMENTS
 from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
@@ -47,6 +48,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     step += [f"{device.threads} threads"] * (device.kind == "cpu")
     step += ["keeps freed memory"] * device.keep_memory
     step += ["compiled"] * device.compile
+    step += [f"Winograd in {run.winograd_layers} convolutions"] * (run.winograd_layers > 0)
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
@@ -65,6 +67,9 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
             "the machine seems busy with other work: its speed changes while it is measured, or hardly a step fits into"
             " the budget. The run adapts to the time that it gets"
         )
+    if config.trainer.winograd == "auto" and (device.kind, device.precision, device.winograd) == ("cpu", "fp32", False):
+        why = direct_because(device.kind, device.precision, config.trainer)
+        rows["convolutions"] = f"no Winograd convolutions: {why}"
     if run.train.note:
         rows["note"] = run.train.note
     tested = np.bincount(run.test.labels, minlength=len(spec.classes))

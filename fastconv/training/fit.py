@@ -11,12 +11,13 @@ from rich.console import Console
 
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
-from fastconv.budget.pacing import PACING, ScoringReserve
-from fastconv.config.resume import RunFolder, earlier_results, hparams
+from fastconv.budget.pacing import PACING
+from fastconv.budget.scoring_reserve import ScoringReserve
+from fastconv.config.resume import RunFolder
 from fastconv.models.tta import views_of
 from fastconv.models.weights import weights_digest
 from fastconv.optim.averaging import AVERAGES, weights_of
-from fastconv.runs.results import Results, git_commit, versions
+from fastconv.runs.results import Results
 from fastconv.system import signals as interrupts
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
 from fastconv.system.errors import InputError, reason
@@ -38,6 +39,7 @@ from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.checkpoint_file import read_checkpoint
 from fastconv.training.console import results_table
 from fastconv.training.datamodule import ShardDataModule
+from fastconv.training.first_results import first_results
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import TEST_SCORES, ImageClassifier
 from fastconv.training.own_images import require_same_images
@@ -54,37 +56,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
 
     Raises InputError if training diverges or a rank is lost, Interrupted after a signal.
     """
-    config = run.config
-    described = Results(
-        dataset=config.dataset.name,
-        model=config.model.name,
-        experiment=config.experiment,
-        seed=config.seed,
-        stream_seed=config.stream.seed,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        budget_seconds=config.budget.seconds,
-        budget_counts=config.budget.counts,
-        test_digest=None if run.test.hashes is None else run.test.digest[:16],
-        parameters=run.parameters,
-        expected_epochs=run.plan.epochs,
-        expected_seconds=run.plan.seconds,
-        device=run.device.name,
-        precision=run.device.precision,
-        versions=versions(),
-        git_commit=git_commit(),
-        overrides=overrides,
-        hparams=hparams(config),
-    )
-    if folder.resumed and (earlier := earlier_results(folder.path)):
-        run.clock.add(earlier.seconds)
-        described = dataclasses.replace(
-            described,
-            expected_epochs=earlier.expected_epochs or described.expected_epochs,
-            expected_seconds=earlier.expected_seconds or described.expected_seconds,
-            overrides=earlier.overrides,
-            resumed=earlier.resumed + 1,
-        )
+    described = first_results(run, folder, overrides)
     with closing(Training(run, console, folder, described)) as training:
         training.note()
         try:
@@ -93,10 +65,10 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
                 error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
-            if config.trainer.devices > 1 and lost_rank(error):
+            if run.config.trainer.devices > 1 and lost_rank(error):
                 raise InputError(
-                    f"a process of this run on {config.trainer.devices} devices is gone, so the others cannot go on:"
-                    f" go on from the last checkpoint with resume={folder.path}"
+                    f"a process of this run on {run.config.trainer.devices} devices is gone, so the others cannot go"
+                    f" on: go on from the last checkpoint with resume={folder.path}"
                 ) from error
             raise
         if is_first_rank():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -30,7 +31,8 @@ from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec, stream_spec
 from fastconv.data.stream.writer import write_stream
-from fastconv.models import CustomNetwork, blueprint, check_network, count_parameters, model_settings
+from fastconv.models import CustomNetwork, blueprint, build_model, check_network, count_parameters, model_settings
+from fastconv.models.layers import winograd_layers
 from fastconv.models.tta import views_of
 from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
@@ -58,6 +60,8 @@ class Run:
     parameters: int
     callbacks: tuple[L.Callback, ...] = ()
     """The user's own callbacks."""
+    winograd_layers: int = 0
+    """Number of convolutions that are Winograd's."""
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -158,7 +162,13 @@ def plan_run(
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
-    return Run(config, clock, device, train, holdout, test, spec, speed, plan, parameters, callbacks)
+    winograd = 0
+    if device.winograd:
+        with torch.random.fork_rng(devices=[]):
+            # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
+            measured = build_model(config.model.name, channels, classes, **settings)
+        winograd = winograd_layers(measured, spec.shape, config.micro_batch_size)
+    return Run(config, clock, device, train, holdout, test, spec, speed, plan, parameters, callbacks, winograd)
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:

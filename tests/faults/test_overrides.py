@@ -44,9 +44,9 @@ SEEDS = {"stream.seed", "dataset.holdout_seed"}  # 10**12 is as good as any
 WORDS = {
     "dataset.name": "fashion_mnist", "model.name": "davidnet", "optimizer.name": "sgd", "schedule.name": "one_cycle",
     "stream.mode": "precomputed", "validate.on": "holdout", "trainer.accelerator": "cpu", "trainer.strategy": "ddp",
-    "trainer.precision": "bf16", "augment.crop.mode": "reflect", "augment.flip.mode": "alternating",
-    "augment.auto": "trivial_augment", "model.activation": "gelu", "average.kind": "lookahead",
-    "schedule.anneal_strategy": "cos", "format": "markdown",
+    "trainer.precision": "bf16", "trainer.winograd": "off", "augment.crop.mode": "reflect",
+    "augment.flip.mode": "alternating", "augment.auto": "trivial_augment", "model.activation": "gelu",
+    "average.kind": "lookahead", "schedule.anneal_strategy": "cos", "format": "markdown",
 }  # fmt: skip
 FOLDERS = {"data", "outputs", "stream.root"}
 FREE_TEXT = {*FOLDERS, "stream.cache", "sort"}  # [1] is a folder's name as good as any

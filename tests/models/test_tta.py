@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
-from fastconv.budget.pacing import Pacing, ScoringReserve
+from fastconv.budget.pacing import Pacing
+from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.config.overrides import compose
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.crop import Crop

@@ -10,7 +10,7 @@ from harness import STANDARD, by_hand, noise, only_run, run_command, spec_of
 
 from fastconv.analysis.checkpoint import load_run
 from fastconv.analysis.predictor import load as load_predictor
-from fastconv.budget.pacing import ScoringReserve
+from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.data.augment.plan import plan_epoch
 from fastconv.data.loading import load
 from fastconv.runs.results import Results

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fastconv.budget.clock import Clock
-from fastconv.budget.pacing import PACING, ScoringReserve
+from fastconv.budget.pacing import PACING
+from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.callbacks import TimeBudget
 from fastconv.config.schema import SEGMENTS
 from fastconv.models.tta import Views

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastconv.budget.clock import Clock
-from fastconv.budget.pacing import PACING, Pacing, ScoringReserve, Step, StepTimes, ends_with_another_step, next_step
+from fastconv.budget.pacing import PACING, Pacing, Step, StepTimes, ends_with_another_step, next_step
+from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.models.tta import Views
 
 T = TypeVar("T")

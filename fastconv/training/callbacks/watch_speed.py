@@ -14,8 +14,8 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 
 # Progress from which on no other number of threads is tried: a slow trial must not be the last step.
 LAST_TRIAL = 0.9
-# The benchmark was wrong if steps take this many times as long as it said, or as little. The benchmark of autotune has
-# other batches than the run, and was within 1.4 of its steps on two AVX2 cores.
+# The benchmark was wrong if steps take this many times as long as it said, or as little: a judgement, wide enough for
+# the benchmark of autotune, which has other batches than the run.
 WRONG_FACTOR = 2.0
 # With fewer steps than this, of which the first is slower, nothing is known.
 MIN_STEPS = 4

@@ -1,0 +1,1 @@
+"""Kernels in C that torch lacks, built by the machine's own compiler when they are first needed."""

@@ -1,0 +1,54 @@
+"""What the results of a run say before it trains."""
+
+import dataclasses
+
+from fastconv.config.resume import RunFolder, earlier_results, hparams
+from fastconv.runs.results import Results, git_commit, versions
+from fastconv.system.errors import warn
+from fastconv.training.plan import Run
+
+
+def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
+    """The run's settings, plan and machine; of a resumed run, with the plan and the clock of the process before.
+
+    Args:
+        overrides: the overrides of the command line. A resumed run keeps those with which it began.
+    """
+    config = run.config
+    described = Results(
+        dataset=config.dataset.name,
+        model=config.model.name,
+        experiment=config.experiment,
+        seed=config.seed,
+        stream_seed=config.stream.seed,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        budget_seconds=config.budget.seconds,
+        budget_counts=config.budget.counts,
+        test_digest=None if run.test.hashes is None else run.test.digest[:16],
+        parameters=run.parameters,
+        expected_epochs=run.plan.epochs,
+        expected_seconds=run.plan.seconds,
+        device=run.device.name,
+        precision=run.device.precision,
+        winograd_layers=run.winograd_layers,
+        versions=versions(),
+        git_commit=git_commit(),
+        overrides=overrides,
+        hparams=hparams(config),
+    )
+    if folder.resumed and (earlier := earlier_results(folder.path)):
+        run.clock.add(earlier.seconds)
+        if earlier.winograd_layers not in (None, run.winograd_layers):
+            warn(
+                f"{folder.path} began with Winograd's convolutions in {earlier.winograd_layers} layers and goes on with"
+                f" them in {run.winograd_layers}, so it will not end bit for bit as it would have"
+            )
+        return dataclasses.replace(
+            described,
+            expected_epochs=earlier.expected_epochs or described.expected_epochs,
+            expected_seconds=earlier.expected_seconds or described.expected_seconds,
+            overrides=earlier.overrides,
+            resumed=earlier.resumed + 1,
+        )
+    return described

@@ -1,0 +1,160 @@
+"""Building, keeping and loading a library, and what happens where that is not possible."""
+
+import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from fastconv.kernels import library, winograd
+from fastconv.kernels.library import UnavailableError, find_compiler, load_library
+
+COUNTING = """#!/bin/sh
+case "$1" in --version) echo counting;; *) echo built >> {log};; esac
+exec {compiler} "$@"
+"""
+
+
+@pytest.fixture(autouse=True)
+def compiler():
+    try:
+        return find_compiler()[0]
+    except UnavailableError as why:
+        pytest.skip(str(why))
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "answer.c"
+    path.write_text("int answer(void) { return 42; }\n")
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "fastconv"
+
+
+@pytest.fixture
+def builds(tmp_path, monkeypatch, compiler):
+    """Counts the builds."""
+    script, log = tmp_path / "counting", tmp_path / "builds.txt"
+    script.write_text(COUNTING.format(log=log, compiler=library.shutil.which(compiler)))
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    return lambda: len(log.read_text().split()) if log.exists() else 0
+
+
+def test_it_is_built_once(source, cache, builds):
+    assert [load_library(source).answer() for _ in range(3)] == [42, 42, 42]
+    assert builds() == 1
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    source.write_text("int answer(void) { return 43; }\n")
+    assert load_library(source).answer() == 43
+    assert builds() == 2
+
+
+def test_a_damaged_one_is_built_anew(source, cache, builds):
+    load_library(source)
+    (path,) = cache.glob("*.so")
+    content = path.read_bytes()
+    path.unlink()  # this process has it mapped
+    path.write_bytes(content[: len(content) // 2])
+    path.chmod(0o700)
+    assert load_library(source).answer() == 42
+    assert builds() == 2
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("why", ["a file", "read-only", "others write", "of another user", "a link to such a one"])
+def test_a_cache_that_cannot_be_used_is_left_alone(source, cache, monkeypatch, why):
+    cache.parent.mkdir()
+    if why == "a file":
+        cache.write_text("")
+    else:
+        place = cache.parent / "elsewhere" if "link" in why else cache
+        place.mkdir(mode=0o755)
+        if place != cache:
+            cache.symlink_to(place)
+        place.chmod({"read-only": 0o555, "of another user": 0o755}.get(why, 0o777))
+    if why == "of another user":
+        monkeypatch.setattr(library.os, "geteuid", lambda: os.getuid() + 1)
+    if why == "read-only":  # also for root
+        refuse = PermissionError(13, "Permission denied")
+        monkeypatch.setattr(library, "write_atomically", refusing(library.write_atomically, cache, refuse))
+        monkeypatch.setattr(library, "locked", refusing(library.locked, cache, refuse))
+    assert load_library(source).answer() == 42
+    assert why == "a file" or not list(cache.glob("*.so"))
+
+
+def refusing(function, folder, error):
+    def called(path, *more, **named):
+        if path == folder or folder in path.parents:
+            raise error
+        return function(path, *more, **named)
+
+    return called
+
+
+@pytest.mark.parametrize(
+    ("compiler_script", "message"),
+    [
+        (None, "there is no C compiler, such as gcc"),
+        ("exit 1", "the C compiler fails"),
+        ("case $1 in --version) ;; *) echo 'x.c:1: error: unknown flag' >&2; exit 1;; esac", "error: unknown flag"),
+        ("exit 0", "cannot be run"),  # it writes no file
+        ('[ "$1" = --version ] || { while [ "$1" != -o ]; do shift; done; echo text > "$2"; }', "cannot be loaded"),
+    ],
+)
+def test_without_a_compiler_that_works_it_says_why(tmp_path, source, cache, monkeypatch, compiler_script, message):
+    if compiler_script is None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CC", raising=False)
+    else:
+        script = tmp_path / "compiler"
+        script.write_text(f"#!/bin/sh\n{compiler_script}\n")
+        script.chmod(0o755)
+        monkeypatch.setenv("CC", str(script))
+    with pytest.raises(UnavailableError, match=message) as failed:
+        load_library(source)
+    assert len(str(failed.value).splitlines()) == 1
+
+
+def test_eight_processes_build_it_once(source, cache, builds):
+    code = (
+        "from pathlib import Path; from fastconv.kernels.library import load_library;"
+        f" print(load_library(Path({str(source)!r})).answer())"
+    )
+
+    def load(_):
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(load, range(8))) == ["42\n"] * 8
+    assert builds() == 1
+    assert len(list(cache.glob("*.so"))) == 1
+
+
+@pytest.fixture
+def fresh():
+    """The library is looked for anew, and afterwards too."""
+    caches = (winograd.obstacle, winograd._library)
+    for each in caches:
+        each.cache_clear()
+    yield
+    for each in caches:
+        each.cache_clear()
+
+
+def test_another_library_is_not_used(fresh, source, monkeypatch, cache):
+    monkeypatch.setattr(winograd, "SOURCE", source)
+    assert winograd.obstacle() == "the library is not this one's"
+
+
+def test_wrong_results_are_not_used(fresh, monkeypatch):
+    monkeypatch.setattr(winograd, "_convolve", lambda *given, **named: torch.ones(()))
+    assert winograd.obstacle().startswith("their results are wrong here")
