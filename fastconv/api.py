@@ -16,7 +16,7 @@ from fastconv.config.quoting import quoted
 from fastconv.config.store import CONF
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
-from fastconv.system.openmp import wait_passively
+from fastconv.system.openmp import wait_briefly
 from fastconv.system.settings import check_local
 from fastconv.train import check_run
 
@@ -42,7 +42,7 @@ def fit(
 
     Raises InputError for input that cannot work.
     """
-    wait_passively()
+    wait_briefly()
     clock = Clock()
     settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset), *overrides]
     given = prepare_arguments("train", settings)

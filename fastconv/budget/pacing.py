@@ -156,7 +156,9 @@ class StepTimes:
         return self.slow if len(self._times) > 2 else max(self.slow, *self._times, 0.0)
 
 
-def ends_with_another_step(reached: float, elapsed: float, limit: float, spare: float, times: StepTimes) -> bool:
+def ends_with_another_step(
+    reached: float, elapsed: float, limit: float, spare: float, times: StepTimes, began: float = 0.0
+) -> bool:
     """Whether a run that has no time for another step, and has not reached the end of its schedule, takes one more.
 
     Args:
@@ -165,11 +167,12 @@ def ends_with_another_step(reached: float, elapsed: float, limit: float, spare: 
         limit: seconds that there were for steps.
         spare: seconds after the limit that such a step may take.
         times: predicted step times.
+        began: seconds counted when the first step began.
     """
     last = limit + spare
     if elapsed + times.worst <= last:
         return True
-    if (1 - reached) * limit <= times.pacing.missed_steps * times.worst:  # nearly there
+    if (1 - reached) * (limit - began) <= times.pacing.missed_steps * times.worst:  # nearly there
         return False
     return elapsed + times.expected <= last or elapsed >= last  # in the second case the process was stopped
 
@@ -190,11 +193,12 @@ def next_step(
     times: StepTimes,
     reached: float,
     spare: float = 0.0,
+    began: float = 0.0,
 ) -> Step | None:
     """Decide the coming step, or None if the time for it has run out.
 
-    The progress of a run is the larger of its share of steps and its share of time. The step after which no other would
-    surely fit is the last one; its progress is 1, so the schedule always ends.
+    The progress of a run is the larger of its share of steps and its share of the time for steps. The step after which
+    no other would surely fit is the last one; its progress is 1, so the schedule always ends.
 
     Args:
         done, max_steps: steps done, and steps after which the run ends (None: only time ends it).
@@ -202,6 +206,7 @@ def next_step(
         times: predicted step times.
         reached: progress of the step before; progress never falls.
         spare: seconds after the limit that a stall of the machine may take too.
+        began: seconds counted when the first step began: what was spent before is no progress.
     """
     progress, last = reached, False
     if max_steps is not None:
@@ -215,6 +220,6 @@ def next_step(
         stall = max(0.0, min(times.pacing.stall_share * limit, times.pacing.stall_seconds) - spare)
         goal = limit - max(2 * (times.slow - times.expected), stall)
         end = elapsed + times.expected
-        progress = max(progress, end / goal if goal > 0 else 1.0)
+        progress = max(progress, (end - began) / (goal - began) if goal > began else 1.0)
         last = last or end + times.expected > goal
     return Step(1.0 if last else min(progress, 1.0), last)

@@ -38,7 +38,7 @@ from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, RunWarning, StreamError
 from fastconv.system.files import is_of_files, of_file, write_atomically
 from fastconv.system.names import printable
-from fastconv.system.openmp import wait_passively
+from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import print_in_any_encoding
@@ -82,7 +82,7 @@ def command(
         @functools.wraps(body)
         def main() -> None:
             print_in_any_encoding()
-            wait_passively()
+            wait_briefly()
             if body.__module__ == "__main__":
                 begin_command()
             register()

@@ -89,7 +89,7 @@ class Page(HTMLParser):
         if self._in_script:
             self.scripts.append(data)
         else:
-            self.text += data
+            self.text += f"{data}\n"  # else numbers of neighbouring cells run together
 
     def handle_endtag(self, tag):
         self._in_script = False

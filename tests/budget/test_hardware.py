@@ -100,7 +100,8 @@ def test_a_run_that_goes_on_without_them_says_so(possible, command, tmp_path, mo
     assert not same_weights(only_run(tmp_path / "whole"), only_run(tmp_path / "outputs"))
 
 
-def test_benchmarks_with_and_without_are_kept_apart(possible, tmp_path):
+def test_benchmarks_with_and_without_are_kept_apart(possible, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastconv.budget.benchmark.is_plausible", lambda *_: True)
     key = BenchmarkKey("davidnet", {"width": 4}, (8, 8, 1), 10, 32, 32, True, "sgd")
     measured = []
 

@@ -206,7 +206,7 @@ BAD = {
     "absolute": (("dataset=webdataset", "dataset.train=absolute.tar"), "leads out of it"),
     "negative": (("dataset=webdataset", "dataset.train=negative.tar"), "has the label -1"),
     "no label": (("dataset=webdataset", "dataset.train=unlabelled.tar"), "has no label"),
-    "no tar": (("dataset=webdataset", "dataset.train=missing-*.tar"), "there is no file"),
+    "no tar": (("dataset=webdataset", "dataset.train=missing-*.tar"), "matches no file"),
     "not a tar": (("dataset=webdataset", "dataset.train=text.tar"), "cannot read text.tar"),
     "missing files": (
         ("dataset=csv", "dataset.train=missing.csv"),

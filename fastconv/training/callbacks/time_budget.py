@@ -66,6 +66,7 @@ class TimeBudget(L.Callback):
         self.step = Step(0.0, last=False)
         self.stop_reason: str | None = None
         self._begun = False
+        self._began = 0.0
         self._step_ended: float | None = None
         self._between = StepTimes(0.0, pacing)
         self._validation_started: float | None = None
@@ -118,6 +119,8 @@ class TimeBudget(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._val_batches = trainer.limit_val_batches
+        if not self.steps:
+            self._began = self._agree(trainer, self.elapsed())
         self.clock.enter("train")
         left = max(0.0, self.seconds_left())
         self.times.estimate = min(self.times.estimate, self._pacing.unmeasured_step_share * left)
@@ -173,12 +176,14 @@ class TimeBudget(L.Callback):
             "steps": self.steps,
             "progress": self.step.progress,
             "stop_reason": self.stop_reason,
+            "began": self._began,
             "step_seconds": self.times.latest(),
             **self.reserve.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.stop_reason = state["steps"], state["stop_reason"]
+        self._began = state.get("began", 0.0)  # checkpoints of earlier versions lack it
         self.step = Step(state["progress"], last=False)
         self.times = StepTimes(self.times.estimate, self._pacing, self.times.allowance)
         for seconds in state["step_seconds"]:
@@ -226,7 +231,7 @@ class TimeBudget(L.Callback):
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
         reached, spare = self.step.progress, self.reserve.spare
-        return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, reached, spare)
+        return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, reached, spare, self._began)
 
     def _must_stop(self) -> bool:
         """Whether no further step follows: the schedule has ended, or nearly so and there is no time for another step.
@@ -237,8 +242,8 @@ class TimeBudget(L.Callback):
             return True
         if self.limit is None or self._next() is not None:
             return False
-        spare = self.reserve.spare  # views can be left out
-        return not ends_with_another_step(self.step.progress, self.elapsed(), self.limit, spare, self.times)
+        reached, elapsed, spare = self.step.progress, self.elapsed(), self.reserve.spare  # views can be left out
+        return not ends_with_another_step(reached, elapsed, self.limit, spare, self.times, self._began)
 
     def _steps_ahead(self) -> int:
         """Number of steps that were started but that the device has not finished."""
