@@ -118,7 +118,7 @@ def run_command(folder: Path, data: Path, name: str, *overrides: str) -> Ended:
 
     Runs draw no figures unless asked for with figures=true: they would take most of a short run's time.
     """
-    if name == "train" and "figures=true" not in overrides and not any(each[:2] == "--" for each in overrides):
+    if name == "train" and not any("figures" in each or each[:2] == "--" for each in overrides):
         overrides = (*overrides, "figures=false")
     main = importlib.import_module(f"fastconv.{name}").main
     before, code, out, err = os.getcwd(), 0, io.StringIO(), io.StringIO()

@@ -270,7 +270,9 @@ def _misfit(config_name: str, config: DictConfig, override: Override) -> str | N
             return f"{key} cannot be set as a whole: set its keys, such as {key}.{next(iter(there))!s}=value"
         if isinstance(there, ListConfig) and not isinstance(value, list):
             return f"{key} is a list: write {key}=[a,b]"
-        return f"{getattr(error, 'full_key', key)}: {_first_line(error)}"
+        # For an entry of a list OmegaConf names only its number.
+        at = str(getattr(error, "full_key", None) or key)
+        return f"{at if at.startswith(key) else f'{key}[{at}]'}: {_first_line(error)}"
     return None
 
 

@@ -34,13 +34,14 @@ TIMED = 20
 # -- the judgement: what may be zero, what may be huge, and which words a key takes
 
 ZERO_IS_FINE = {
-    "seed", "stream.seed", "dataset.holdout", "dataset.holdout_seed", "dataset.flip", "dataset.crop_padding",
-    "dataset.cutout_size", "augment.crop.padding", "augment.flip.probability", "augment.cutout.size", "label_smoothing",
+    "seed", "stream.seed", "dataset.holdout", "dataset.holdout_seed", "dataset.split_seed", "dataset.flip",
+    "dataset.crop_padding", "dataset.cutout_size",
+    "augment.crop.padding", "augment.flip.probability", "augment.cutout.size", "label_smoothing",
     "augment.color_jitter.brightness", "augment.color_jitter.contrast", "augment.magnitude", "optimizer.weight_decay",
     "optimizer.beta2", "optimizer.sgd_momentum", "average.decay", "tta.shift", "schedule.base_momentum",
     "schedule.warmup", "schedule.min_lr_ratio",
 }  # fmt: skip
-SEEDS = {"stream.seed", "dataset.holdout_seed"}  # 10**12 is as good as any
+SEEDS = {"stream.seed", "dataset.holdout_seed", "dataset.split_seed"}  # 10**12 is as good as any
 WORDS = {
     "dataset.name": "fashion_mnist", "model.name": "davidnet", "optimizer.name": "sgd", "schedule.name": "one_cycle",
     "stream.mode": "precomputed", "validate.on": "holdout", "trainer.accelerator": "cpu", "trainer.strategy": "ddp",
@@ -49,7 +50,7 @@ WORDS = {
     "average.kind": "lookahead", "schedule.anneal_strategy": "cos", "format": "markdown",
 }  # fmt: skip
 FOLDERS = {"data", "outputs", "stream.root"}
-FREE_TEXT = {*FOLDERS, "stream.cache", "sort"}  # [1] is a folder's name as good as any
+FREE_TEXT = {*FOLDERS, "stream.cache", "sort", "sweep.resume"}  # [1] is a folder's name as good as any
 SHARES = {
     "dataset.holdout", "dataset.flip", "label_smoothing", "augment.flip.probability", "optimizer.momentum",
     "augment.color_jitter.brightness", "augment.color_jitter.contrast", "schedule.pct_start", "schedule.base_momentum",
@@ -230,7 +231,6 @@ COMBINATIONS = [
     (("stream.max_gb=0.000001", "dry_run=true"), "stream.max_gb"),
     (("stream.epochs=1000000",), "stream.max_gb"),
     (("budget.seconds=null", "schedule.max_epochs=1000000"), "stream.max_gb"),
-    (("schedule.max_epochs=null", "budget.seconds=1e9"), "stream.max_gb"),
     (("trainer=gpu", "model.width=4"), "GPU"),
     (("model.width=1024", "micro_batch_size=1024", "batch_size=1024"), "micro_batch_size"),
     (("-m", "seed=0,-1"), "seed"),
