@@ -88,16 +88,17 @@ def results_table(results: Results, folder: Path) -> Table:
     """The results of a finished run, and its folder."""
     assert results.accuracy is not None
     assert results.balanced_accuracy is not None
-    speed = f"{results.images_per_second:,.0f} images/s"
+    speed = "" if results.images_per_second is None else f" at {results.images_per_second:,.0f} images/s"
+    waited = results.dataloader_wait_fraction
     rows = {
         "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f});"
         f" {results.accuracy_tta:.2%} with test-time augmentation",
-        "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps at {speed}",
+        "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps{speed}",
         "ended by": str(results.stop_reason),
         "budget": f"{results.seconds_counted:.1f} s counted"
         + (f" of {results.budget_seconds:g} s" if results.budget_seconds else ""),
         "seconds": "  ".join(f"{name} {spent:.1f}" for name, spent in results.seconds.items() if spent >= 0.05),
-        "waiting for data": f"{results.dataloader_wait_fraction:.2%} of the training time",
+        "waiting for data": "unknown" if waited is None else f"{waited:.2%} of the training time",
         "run": str(folder),
         "dashboard": f"tensorboard --logdir {folder}",
     }
