@@ -18,7 +18,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fastconv.budget.bounds import is_plausible, least_needs, operations_per_second, require_room, require_seconds
+from fastconv.budget.bounds import (
+    FASTEST,
+    TRAINING,
+    is_plausible,
+    least_needs,
+    operations_per_second,
+    require_room,
+    require_seconds,
+)
 from fastconv.budget.hardware import Device
 from fastconv.models import build_model
 from fastconv.optim import optimizer_of
@@ -204,7 +212,7 @@ def benchmark(
         began = time.perf_counter()
         require_room(key, device, needed)
         if limit is not None and device.kind == "cpu":  # on a GPU the benchmark itself is as quick
-            require_seconds(limit, operations / operations_per_second(device, cache))
+            require_seconds(limit, TRAINING * operations / FASTEST / operations_per_second(device, cache))
         measured, done, first_seconds = [measure(key, device)], 1, 0.0
         if device.kind == "cpu":
             first_seconds = max(0.0, time.perf_counter() - began - measured[0].benchmark_seconds)

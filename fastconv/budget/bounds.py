@@ -29,10 +29,11 @@ LARGE_BYTES = 2**28
 PRODUCT_SIDE, PRODUCTS = 512, 6
 # Training takes three times the operations of a forward pass: a gradient of the images and one of the weights.
 TRAINING = 3
-# No network computes faster than this many times the matrix product, even where its convolutions take 2.25 times fewer
-# operations (Winograd: Lavin & Gray 2016, arXiv 1509.09308), and none of ours comes near to this many times slower: on
-# an AVX2 core, 8-32-32 is 40 times slower on images of 8x8 pixels, airbench94's network 5 times on those of 32x32.
-FASTEST, SLOWEST = 2.5, 1000
+# No network computes faster than this many times the matrix product, even where its convolutions take 4 times fewer
+# multiplications (Winograd's F(4x4, 3x3): Lavin & Gray 2016, arXiv 1509.09308; DavidNet was 2.24 times as fast). None
+# of ours comes near to this many times slower: on an AVX2 core, 8-32-32 is 40 times slower on images of 8x8 pixels,
+# airbench94's network 5 times on those of 32x32.
+FASTEST, SLOWEST = 4.0, 1000
 
 
 def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
@@ -61,8 +62,8 @@ def require_room(key: "BenchmarkKey", device: Device, needed: int) -> None:
 
 
 def least_step_seconds(key: "BenchmarkKey", device: Device, cache: Path) -> float:
-    """Seconds that a step on a CPU takes at least: a forward pass, a third of it, as fast as a matrix product."""
-    return least_needs(key, device)[1] / operations_per_second(device, cache)
+    """Seconds that a step on a CPU takes at least: forward and backward pass, as fast as any network computes."""
+    return TRAINING * least_needs(key, device)[1] / FASTEST / operations_per_second(device, cache)
 
 
 def is_plausible(step_seconds: float, operations: int, device: Device, cache: Path) -> bool:
