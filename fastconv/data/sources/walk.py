@@ -66,12 +66,12 @@ class Folder:
 
     @property
     def images(self) -> list[os.DirEntry[str]]:
-        """The images directly in it, by name. A broken link counts as one, as an image that cannot be read."""
+        """The images directly in it, by name. A broken link, a pipe or a device counts as one that cannot be read."""
         return self._listed[1]
 
     @property
     def others(self) -> list[Path]:
-        """The files directly in it that are no images by their endings, or no files (a pipe, a device)."""
+        """The files directly in it that are no images by their endings."""
         return self._listed[2]
 
     @property
@@ -104,7 +104,7 @@ class Folder:
                     elif is_hidden(entry.name):
                         if is_image(entry.name):
                             hidden.append(Path(entry.path))
-                    elif is_image(entry.name) and (entry.is_file() or _is_broken_link(entry)):
+                    elif is_image(entry.name):
                         images.append(entry)
                     elif entry.name.casefold() not in SYSTEM_FILES:
                         others.append(Path(entry.path))
@@ -171,10 +171,6 @@ class PassedOver:
         lines = [f"{path} is passed over: fastconv writes there" for path in dict.fromkeys(self.own)]
         lines += [describe_hidden(self.hidden, Path()), describe_others(self.others, Path())]
         return [line for line in lines if line]
-
-
-def _is_broken_link(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def describe_others(others: Iterable[Path], root: Path) -> str:
