@@ -9,8 +9,8 @@ import pytest
 from harness import run_command, sha256s
 
 from fastconv.config import prerequisites
-from fastconv.data.stream import cache as storage
 from fastconv.data.stream import writer
+from fastconv.system.files import SPARE_BYTES
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_is_told_before_it_is_full(tmp_path, digits_root, s
         written.append(path)
         if len(written) == 100:
             with (folder / "another").open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).free - storage.SPARE_BYTES)
+                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).free - SPARE_BYTES)
         return write_shard(path, blocks)
 
     with monkeypatch.context() as patch:
