@@ -28,7 +28,7 @@ from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.distributed import check_world, end_with_first_rank
 from fastconv.system.errors import InputError
-from fastconv.system.lean_imports import lean_imports
+from fastconv.system.lean_imports import lean_imports, without_garbage_collection
 from fastconv.system.process import take_start_seconds
 from fastconv.system.targets import targets_in
 
@@ -74,7 +74,8 @@ def main(config: Config) -> float | None:
     config = begun.config if begun else config
     data = check_run(config)
     end_with_first_rank()
-    with nullcontext() if targets_in(dataclasses.asdict(config)) else lean_imports():
+    own_code = targets_in(dataclasses.asdict(config))
+    with without_garbage_collection(), nullcontext() if own_code else lean_imports():
         from fastconv.training.run import train
 
     folder = train(config, data, overrides, clock, begun, job)
