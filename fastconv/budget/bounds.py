@@ -42,12 +42,17 @@ def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
     Args:
         limit: the budget in seconds.
         step: seconds of a step.
-        besides: seconds of the budget that are needed for other things.
+        besides: seconds of the budget that are spent already.
     """
+    if besides >= limit:
+        raise InputError(
+            f"budget.seconds={limit:g} was over before training began: {besides:.2g} s went to starting, reading and"
+            " measuring. Give more seconds, or try again when the machine is less busy"
+        )
     if step + besides > limit:
         raise InputError(
             f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
-            f" (and {besides:.2g} s are needed besides). Give more seconds, a smaller batch_size or a narrower network"
+            f" ({besides:.2g} s are spent already). Give more seconds, a smaller batch_size or a narrower network"
         )
 
 
