@@ -26,6 +26,7 @@ from fastconv.config.schema import Trainer
 from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
 from fastconv.runs.results import Results, git_commit
+from fastconv.system.json_text import as_json
 
 ROWS, TABLE = RESULTS / "calibration.csv", RESULTS / "calibration.md"
 FORMAT = "onnx" if importlib.util.find_spec("onnxruntime") else "torch"
@@ -59,14 +60,19 @@ def of_exported(run: Path, test: ImageData) -> Evaluation:
 
 def table() -> str:
     """The rows as a table."""
-    lines = ["# Calibration of experiment=best", "", "| data set | budget | seed | network | epochs | accuracy % |"
-             " temperature | ECE before | ECE | ECE, exported | machine |", "|" + " --- |" * 11]  # fmt: skip
+    names = ("data set", "budget", "seed", "network", "epochs", "accuracy %", "with other views %", "counted s")
+    names += ("temperature", "ECE before", "ECE", "ECE, exported", "machine")
+    lines = ["# Calibration of experiment=best", "", f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
     for row in sorted(read(ROWS), key=lambda row: (row["dataset"], float(row["budget"]), row["device"], row["seed"])):
         cells = [row["dataset"], f"{row['budget']} s", row["seed"], row["network"], f"{float(row['epochs']):.1f}"]
-        cells += [f"{100 * float(row['accuracy']):.2f}", f"{float(row['temperature'] or 1):.3f}"]
+        cells += [f"{100 * float(row['accuracy']):.2f}", f"{100 * float(row['accuracy_views'] or 'nan'):.2f}"]
+        cells += [f"{float(row['seconds_counted']):.1f}", f"{float(row['temperature'] or 1):.3f}"]
         cells += [f"{float(row[key] or 'nan'):.4f}" for key in ("ece_unscaled", "ece", "ece_exported")]
         lines.append(f"| {' | '.join([*cells, row['device'] + ', ' + row['precision']])} |")
-    note = "Test images as they are, without test-time augmentation. ECE: expected calibration error, 15 bins."
+    note = (
+        "Seconds from the start of the process to the written result. Temperature and ECE (expected calibration error,"
+    )
+    note += " 15 bins) are of test images as they are, without other views. n = 1 a row."
     return "\n".join([*lines, "", f"{note} Exported: as {FORMAT}."]) + "\n"
 
 
@@ -88,6 +94,9 @@ def main(*arguments: str) -> None:
                     "network": "-".join([results.model, *map(str, results.hparams.get("model.widths", []))]),
                     "epochs": results.epochs,
                     "accuracy": results.accuracy,
+                    "accuracy_views": results.accuracy_tta,
+                    "seconds_counted": results.seconds_counted,
+                    "segments": as_json(results.seconds),
                     "temperature": results.temperature,
                     "ece_unscaled": results.expected_calibration_error_unscaled,
                     "ece": results.expected_calibration_error,
