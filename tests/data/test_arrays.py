@@ -112,6 +112,7 @@ REFUSED = {
     "deep labels": ({"images": X, "labels": np.zeros((COUNT, 2, 2))}, "labels of float64, 12x2x2: give N labels"),
     "objects": ({"images": X, "labels": OBJECTS}, "labels of Python objects, which are never unpickled"),
     "minus one": ({"images": X, "labels": np.arange(COUNT) % 3 - 1}, "label -1 beside other numbers"),
+    "joined labels": ({"images": X, "labels": np.array(["a", "b", "a|b"] * 4)}, "the label a\\|b, which is several in"),
     "one class": ({"images": X, "labels": Y * 0}, "single label, 0"),
     "one image": ({"images": X[0], "labels": Y}, "as many labels as images: they are 12 and 20x20"),
 }  # fmt: skip
