@@ -72,7 +72,7 @@ def pixels_of(image: Any, shape: tuple[int, int, int], at: int, levels: Levels |
     try:
         return to_array(_opened(image), shape[0], grey=shape[2] == 1, levels=levels)
     except Exception as error:  # each of Pillow's readers has its own
-        raise InputError(f"{name} cannot be read as an image: {reason_of(error)}") from error
+        raise InputError(f"{name} cannot be read as an image: {reason_of(error, str(name))}") from error
 
 
 def _opened(image: Any) -> Image.Image:

@@ -99,19 +99,18 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
     skip = frozenset(map(os.path.realpath, _own_folders(predictor.run)))
     target = predictor.shape[0], predictor.shape[2] == 1, predictor.run.levels
 
-    def decode(content: bytes | Path) -> np.ndarray | str:
+    def decode(name: str, content: bytes | Path) -> np.ndarray | str:
         try:
             data = read_file(content) if isinstance(content, Path) else content
             return to_array(open_image(data), *target)
         except Exception as error:  # Pillow has many, and a file may be anything
-            return reason_of(error)
+            return reason_of(error, name)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool, ThreadPoolExecutor(1) as ahead:
 
         def work(chunk: Sequence[tuple[str, bytes | Path]]) -> Batch:
             # In slices: handing a thread one small image at a time would take as long as decoding it.
-            slices = _batched((content for _, content in chunk), SLICE)
-            decoded = [each for part in pool.map(lambda part: [decode(content) for content in part], slices)
+            decoded = [each for part in pool.map(lambda part: [decode(*each) for each in part], _batched(chunk, SLICE))
                        for each in part]  # fmt: skip
             arrays = [each for each in decoded if not isinstance(each, str)]
             errors = [each if isinstance(each, str) else None for each in decoded]

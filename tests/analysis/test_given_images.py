@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastconv.analysis.attribution.samples import read_files
 from fastconv.analysis.given_images import pixels_of, sequence_of
+from fastconv.data.sources.tar_samples import image_members
 from fastconv.system.errors import InputError
 
 SHAPES = {"grey": (8, 8, 1), "colour": (8, 8, 3)}
@@ -139,6 +141,18 @@ def test_only_regular_files_of_known_formats_are_opened(tmp_path):
     for name, line in (("pipe", "a named pipe"), ("page", "not an image"), ("long", "more than 1,024 MiB")):
         with pytest.raises(InputError, match=f"{name}.png cannot be read as an image: .*{line}"):
             taken(tmp_path / f"{name}.png", SHAPES["colour"])
+
+
+def test_photographs_that_need_pillow_heif_say_so(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(b"of a phone")
+    (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x18ftypmif1" + bytes(50))
+    for path in map(str, sorted(tmp_path.iterdir())):
+        for read in (lambda given: taken(given, SHAPES["colour"]), lambda given: read_files([given], SHAPES["colour"])):
+            with pytest.raises(InputError, match="cannot be read as an image: Install pillow-heif to read"):
+                read(path)
+    assert [name for name, _ in image_members(iter([("x/a.heic", b"1"), ("a.txt", b"1")]), "t.tar")] == [
+        "t.tar: x/a.heic"
+    ]
 
 
 def test_an_open_file_is_read_from_its_beginning():

@@ -163,6 +163,23 @@ def test_a_name_that_may_mean_two_files_is_refused(photos):
         found(photos, rows("{at},{label}", head="id,label"))
 
 
+@pytest.mark.parametrize("form", ["{at}.heic,{label}", "{at}.jpg,{label}", "{at},{label}"])
+def test_photographs_that_need_pillow_heif_say_so(photos, form):
+    """Also by their content, whatever they are called."""
+    for at in range(COUNT):
+        path = photos / f"{at}.png"
+        if at % 2 or form == "{at}.jpg,{label}":
+            path.unlink()
+        ending = "jpg" if "jpg" in form else "heic"
+        (photos / f"{at}.{ending}").write_bytes(b"\0\0\0\x18ftypheic" + bytes(at + 50))
+    (photos / "table.csv").write_text(rows(form, head="id,label"))
+    given = Dataset(name="own", source="csv", train=str(photos / "table.csv"))
+    some = form == "{at},{label}"
+    line = "own has no image of class dog to train on .6 of 12" if some else "none of 12 images of own can be read"
+    with pytest.raises(InputError, match=rf"{line}.* \(Install pillow-heif to read .heic files\)"):
+        load(given, photos / "data")
+
+
 @pytest.mark.parametrize(
     ("names", "classes"),
     [
@@ -202,10 +219,10 @@ def test_images_without_a_label_are_left_out_and_counted(photos):
     given = Dataset(name="own", source="csv", train=str(photos / "table.csv"))
     opened = open_described(given, photos / "data", open_source(given, photos))
     assert opened.unreadable == [(f"{at}.png (line {at + 2})", "no label") for at in range(2, COUNT, 3)]
-    assert opened.note == "4 of 12 images cannot be read, such as 2.png (line 4) (no label)"
+    assert opened.note == "4 of 12 images have no label, such as 2.png (line 4)"
     assert load(given, photos / "data")[0].note == f"left out: {opened.note}"
     given.strict = True
-    with pytest.raises(InputError, match="4 of 12 images cannot be read"):
+    with pytest.raises(InputError, match="4 of 12 images have no label"):
         load(given, photos / "data")
 
 
