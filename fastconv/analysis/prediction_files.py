@@ -44,12 +44,13 @@ Writer = Callable[[str, Ranking, str | None], None]
 
 @dataclass(frozen=True)
 class Written:
-    """The number of images that have a row, and of those that could not be read; and sentences, without a full stop,
-    about what was passed over."""
+    """The number of images that have a row, and of those that could not be read; sentences, without a full stop, about
+    what was passed over; and (name, reason) of the first image that could not be read, if there is one."""
 
     images: int
     failed: int
     notes: list[str]
+    first_failed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def write_predictions(
     Raises InputError for a tar that is not one, and if there is no image.
     """
     total = failed = 0
+    first_failed = None
     passed = PassedOver(output=Path(out).absolute())
     with _open(out) as file:
         write = _csv_writer(file, top) if out.endswith(".csv") else _json_writer(file)
@@ -84,11 +86,13 @@ def write_predictions(
             for name, error in zip(batch.names, batch.errors, strict=True):
                 write(name, next(rankings) if error is None else [], error)
                 failed += error is not None
+                if error is not None and first_failed is None:
+                    first_failed = name, error
             total += len(batch.names)
         if not total:
             line = "; ".join([f"images={' and '.join(images)} has no images", *passed.lines()])
             raise InputError(printable(line))
-    return Written(total, failed, passed.lines())
+    return Written(total, failed, passed.lines(), first_failed)
 
 
 def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedOver) -> Iterator[Batch]:

@@ -84,6 +84,12 @@ def test_grey_images_of_a_colour_network_and_the_reverse():
     np.testing.assert_array_equal(taken(opaque, SHAPES["colour"]), COLOUR)
 
 
+def test_narrow_grey_images_are_those_of_a_narrow_network():
+    narrow = np.arange(5 * 6 * 6, dtype=np.uint8).reshape(5, 6, 6)
+    for channels in (1, 3):
+        np.testing.assert_array_equal(taken(narrow, (6, 6, channels))[..., 0], narrow)
+
+
 def test_images_of_several_sizes():
     mixed = [COLOUR[0], np.zeros((20, 30, 3), np.uint8), Image.new("L", (9, 9)), np.zeros((16, 8), np.uint8)]
     assert taken(mixed, SHAPES["colour"]).shape == (4, 8, 8, 3)
@@ -107,6 +113,12 @@ BAD = {
     "complex": (np.zeros((1, 8, 8, 3), complex), "complex128"),
     "list of floats": ([COLOUR[0] / 255], "float64 from 0"),
     "three channels or three images": (np.zeros((3, 8, 8), np.uint8), "3x8x8: this may be one image .* or 3 grey ones"),
+    "grey and its opacity": (
+        np.zeros((30, 20, 2), np.uint8),
+        "30x20x2: this may be one image of 2 channels, or 30 grey",
+    ),
+    "five channels": (torch.zeros((30, 20, 5), dtype=torch.uint8), "30x20x5: this may be one image of 5 channels"),
+    "three rows of five channels": (np.zeros((3, 20, 5), np.uint8), "3x20x5: this may be one image of 5"),
     "five axes": (COLOUR[None], "1x5x8x8x3"),
     "two channels": (COLOUR[..., :2], "5x8x8x2"),
     "one axis": (COLOUR.reshape(-1), "960: give"),
