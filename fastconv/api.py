@@ -3,9 +3,10 @@
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,11 +41,13 @@ def fit(
         overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
         experiment: name of the experiment, such as `best`.
 
-    Raises InputError for input that cannot work.
+    Raises InputError for input that cannot work; images and labels that are refused are not stored.
     """
     wait_briefly()
     clock = Clock()
-    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *_settings(dataset), *overrides]
+    arrays = _packed(*_pair(dataset)) if isinstance(dataset, tuple | list) else b""
+    chosen = _settings(dataset) if isinstance(dataset, str | Path) else _settings_of_arrays(arrays)
+    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *chosen, *overrides]
     given = prepare_arguments("train", settings)
     try:
         config = typed("train", compose("train", given), given)
@@ -52,7 +55,8 @@ def fit(
         raise InputError(explain(error, "train", given)) from error
     if config.dry_run or config.resume:
         raise InputError("fit trains a new network: leave out dry_run and resume")
-    data = check_run(config)
+    with _stored(arrays):  # later commands on this run need the images
+        data = check_run(config)
     # Both import torch, so they are imported after the checks that do not need it.
     from fastconv.analysis.predictor import load
     from fastconv.training.run import train
@@ -62,22 +66,113 @@ def fit(
     return load(folder, config.trainer.accelerator, trust=True)
 
 
-def _settings(dataset: str | Path | tuple[np.ndarray, Sequence[object]]) -> list[str]:
-    """The overrides that make a run train on a data set."""
-    if isinstance(dataset, tuple):
-        images, labels = dataset
-        file = io.BytesIO()
-        np.savez(file, images=np.asarray(images), labels=np.asarray(labels))
-        # Later commands on this run need the images. The file is named by its content, so the same images are stored
-        # once.
-        name = hashlib.sha256(file.getvalue()).hexdigest()[:16]
-        data = os.environ.get("FASTCONV_DATA", "data")
-        check_local("FASTCONV_DATA", data)
-        path = Path(data, "arrays", f"{name}.npz").absolute()
-        write_atomically(path, file.getvalue())
-        return ["dataset=arrays", f"dataset.root={quoted(path)}"]
-    if (CONF / "dataset" / f"{dataset}.yaml").exists():
-        return [f"dataset={dataset}"]
-    if not Path(dataset).is_dir():
-        raise InputError(f"{dataset} is neither a folder nor one of fastconv's data sets")
-    return ["dataset=image_folder", f"dataset.root={quoted(Path(dataset).absolute())}"]
+# File endings of other data sets, with the name of the set and the setting that takes the file.
+_FILES = {
+    **dict.fromkeys((".csv", ".tsv", ".txt"), ("csv", "dataset.train")),
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz"), ("webdataset", "dataset.train")),
+    ".npz": ("arrays", "dataset.root"),
+}
+_WANTED = "give the name of a data set, a folder, or (images, labels)"
+
+
+def _settings(dataset: str | Path) -> list[str]:
+    """The overrides that make a run train on a named data set or a folder."""
+    name = str(dataset)
+    if name and _there(CONF / "dataset" / f"{name}.yaml"):
+        return [f"dataset={name}"]
+    if name and _there(Path(name), folder=True):
+        return ["dataset=image_folder", f"dataset.root={quoted(Path(name).absolute())}"]
+    if found := [each for ending, each in _FILES.items() if name.lower().endswith(ending)]:
+        kind, key = found[0]
+        raise InputError(
+            f'{name[:200]} is no folder: for a file of this kind say fit("{kind}", 300, "{key}={name[:200]}")'
+        )
+    raise InputError(f"{name[:200] or 'an empty text'} is neither a folder nor one of fastconv's data sets")
+
+
+def _there(path: Path, folder: bool = False) -> bool:
+    """Whether there is a file, or a folder; False for a text that cannot be a path."""
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
+
+
+def _pair(dataset: Any) -> tuple[Any, Any]:
+    """Images and labels of a tuple."""
+    if not isinstance(dataset, tuple) or len(dataset) != 2:
+        raise InputError(f"the data set is a {type(dataset).__name__} of {len(dataset)}: {_WANTED}")
+    return dataset
+
+
+def _packed(images: Any, labels: Any) -> bytes:
+    """Images and their labels as the content of a .npz. Raises InputError for those that cannot be learned."""
+    from fastconv.analysis.given_images import require_bytes
+    from fastconv.data.sources.array_values import as_labels, require_images
+    from fastconv.data.sources.labels import class_names
+
+    images, labels = _array(images, "images"), _array(labels, "labels")
+    if images.dtype.kind in "US":
+        raise InputError(
+            "images are texts: list the files with their labels in a table, and say"
+            ' fit("csv", 300, "dataset.train=table.csv")'
+        )
+    whole = images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() <= 255
+    if not whole:
+        require_bytes(images)
+    require_images(images.shape, images.dtype, "the data set has images")
+    if not labels.ndim or len(labels) != len(images):
+        count = f"{len(labels):,}" if labels.ndim else "a single value"
+        raise InputError(f"the data set needs as many labels as images: they are {count} and {len(images):,}")
+    if labels.dtype.kind == "O":  # of pandas, or of several types
+        wrong = next(
+            (at for at, label in enumerate(labels.flat) if not isinstance(label, str | int | float | np.generic)), None
+        )
+        if wrong is not None or labels.ndim > 1:
+            shown = type(labels.flat[wrong or 0]).__name__
+            raise InputError(f"label {wrong or 0} is {shown}: give numbers or names, and leave out images without one")
+        labels = np.array([str(label) for label in labels])
+    given = as_labels(labels, "the data set has labels")
+    class_names((label for label in given if label is not None), "the data set")
+    file = io.BytesIO()
+    np.savez(file, images=images, labels=labels)
+    return file.getvalue()
+
+
+def _array(given: Any, what: str) -> np.ndarray:
+    given = given.detach().cpu() if hasattr(given, "detach") else given  # a tensor, perhaps of a GPU
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        advice = "of one size, uint8 [N, H, W, C]; files of several sizes can lie in folders" if what == "images" else (
+            "numbers or names, one for each image"
+        )  # fmt: skip
+        raise InputError(f"{what} do not make one array: give {advice}") from error
+
+
+@contextmanager
+def _stored(content: bytes) -> Iterator[None]:
+    """Store images and labels, if there are any; what is refused afterwards is removed, unless it was there before."""
+    path = _arrays_path(content) if content else None
+    known = path is None or path.exists()
+    if path is not None:
+        write_atomically(path, content)
+    try:
+        yield
+    except InputError:
+        if path is not None and not known:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _arrays_path(content: bytes) -> Path:
+    """Where images and labels are stored: named by their content, so that the same ones are stored once."""
+    data = os.environ.get("FASTCONV_DATA", "data")
+    check_local("FASTCONV_DATA", data)
+    return Path(data, "arrays", f"{hashlib.sha256(content).hexdigest()[:16]}.npz").absolute()
+
+
+def _settings_of_arrays(content: bytes) -> list[str]:
+    if not content:
+        raise InputError(f"the data set is no text, path or tuple: {_WANTED}")
+    return ["dataset=arrays", f"dataset.root={quoted(_arrays_path(content))}"]

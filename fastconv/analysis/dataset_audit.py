@@ -13,6 +13,7 @@ from fastconv.data.loading import load, open_described, open_source
 from fastconv.data.sources.base import Source
 from fastconv.data.sources.custom import Opened
 from fastconv.data.sources.decode import Decoded
+from fastconv.data.sources.labels import NO_LABEL
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.runs.folder import new_run_folder
 from fastconv.system.errors import InputError
@@ -67,7 +68,8 @@ class Audit:
         if few := [name for name, count in zip(classes, counts, strict=True) if count < FEW]:
             lines.append(f"few images: {len(few)} classes have less than {FEW}, such as {few[0]}. More would help most")
         if self.opened.unreadable:
-            lines.append(f"unreadable: {self.opened.note}. Training leaves them out; dataset.strict=true would stop")
+            kind = "unreadable" if any(why != NO_LABEL for _, why in self.opened.unreadable) else "unlabelled"
+            lines.append(f"{kind}: {self.opened.note}. Training leaves them out; dataset.strict=true would stop")
         if self.leaked:
             one, other = self.leaked[0]
             lines.append(
@@ -91,7 +93,8 @@ class Audit:
 
     def rows(self) -> list[dict[str, str]]:
         """Return a row for every finding about an image."""
-        found = [{"finding": "unreadable", "image": name, "about": why} for name, why in self.opened.unreadable]
+        found = [{"finding": "unlabelled" if why == NO_LABEL else "unreadable", "image": name, "about": why}
+                 for name, why in self.opened.unreadable]  # fmt: skip
         found += [{"finding": "leak", "image": test, "about": f"is {train}"} for train, test in self.leaked]
         for finding, groups in (("copy", self.duplicates), ("contradictory", self.contradictory)):
             found += [

@@ -18,6 +18,8 @@ from fastconv.system.files import read_file
 
 # Numbers of channels that an image may have.
 CHANNELS = (1, 3, 4)
+# A last axis that is shorter is one of channels, unless the network's images are as narrow.
+NARROWEST = 8
 AnyImage = str | Path | Image.Image | np.ndarray
 Images = AnyImage | Iterable[AnyImage]
 
@@ -45,7 +47,7 @@ def sequence_of(given: Any, shape: tuple[int, int, int]) -> np.ndarray | Sequenc
         return array.reshape(-1).tolist()
     if array.size == 0 and array.ndim and len(array) == 0:
         return []
-    _require_bytes(array)
+    require_bytes(array)
     return _channels_last(array, shape)
 
 
@@ -60,7 +62,7 @@ def pixels_of(image: Any, shape: tuple[int, int, int], at: int, levels: Levels |
     """
     if _is_array(image):
         array = _as_array(image)
-        _require_bytes(array)
+        require_bytes(array)
         image = Image.fromarray(_single(array, at))
     elif not (isinstance(image, str | Path | Image.Image) or hasattr(image, "read")):
         raise InputError(
@@ -72,7 +74,7 @@ def pixels_of(image: Any, shape: tuple[int, int, int], at: int, levels: Levels |
     try:
         return to_array(_opened(image), shape[0], grey=shape[2] == 1, levels=levels)
     except Exception as error:  # each of Pillow's readers has its own
-        raise InputError(f"{name} cannot be read as an image: {reason_of(error)}") from error
+        raise InputError(f"{name} cannot be read as an image: {reason_of(error, str(name))}") from error
 
 
 def _opened(image: Any) -> Image.Image:
@@ -102,7 +104,7 @@ def _as_array(given: Any) -> np.ndarray:
         raise InputError(f"images are {given.dtype}, which is no array of pixels: give uint8, 0 to 255") from error
 
 
-def _require_bytes(array: np.ndarray) -> None:
+def require_bytes(array: np.ndarray) -> None:
     """Raise InputError for values that are not bytes: only their owner knows which level is white."""
     if array.dtype == np.uint8:
         return
@@ -131,6 +133,11 @@ def _channels_last(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray
     if array.ndim == 3:
         if array.shape[2] in CHANNELS:
             return array[None]
+        if array.shape[2] < NARROWEST and array.shape[2] != shape[1]:
+            raise InputError(
+                f"images are {_shown(array)}: this may be one image of {array.shape[2]} channels, or {len(array)} grey"
+                f" ones. Give [H, W, C] with {', '.join(map(str, CHANNELS))} channels, or [N, H, W, 1]"
+            )
         if array.shape[0] not in CHANNELS or shape[2] == 1:
             return array[..., None]
         if array.shape[0] == 1:

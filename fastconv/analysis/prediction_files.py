@@ -44,12 +44,13 @@ Writer = Callable[[str, Ranking, str | None], None]
 
 @dataclass(frozen=True)
 class Written:
-    """The number of images that have a row, and of those that could not be read; and sentences, without a full stop,
-    about what was passed over."""
+    """The number of images that have a row, and of those that could not be read; sentences, without a full stop, about
+    what was passed over; and (name, reason) of the first image that could not be read, if there is one."""
 
     images: int
     failed: int
     notes: list[str]
+    first_failed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def write_predictions(
     Raises InputError for a tar that is not one, and if there is no image.
     """
     total = failed = 0
+    first_failed = None
     passed = PassedOver(output=Path(out).absolute())
     with _open(out) as file:
         write = _csv_writer(file, top) if out.endswith(".csv") else _json_writer(file)
@@ -84,11 +86,13 @@ def write_predictions(
             for name, error in zip(batch.names, batch.errors, strict=True):
                 write(name, next(rankings) if error is None else [], error)
                 failed += error is not None
+                if error is not None and first_failed is None:
+                    first_failed = name, error
             total += len(batch.names)
         if not total:
             line = "; ".join([f"images={' and '.join(images)} has no images", *passed.lines()])
             raise InputError(printable(line))
-    return Written(total, failed, passed.lines())
+    return Written(total, failed, passed.lines(), first_failed)
 
 
 def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedOver) -> Iterator[Batch]:
@@ -99,19 +103,18 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
     skip = frozenset(map(os.path.realpath, _own_folders(predictor.run)))
     target = predictor.shape[0], predictor.shape[2] == 1, predictor.run.levels
 
-    def decode(content: bytes | Path) -> np.ndarray | str:
+    def decode(name: str, content: bytes | Path) -> np.ndarray | str:
         try:
             data = read_file(content) if isinstance(content, Path) else content
             return to_array(open_image(data), *target)
         except Exception as error:  # Pillow has many, and a file may be anything
-            return reason_of(error)
+            return reason_of(error, name)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool, ThreadPoolExecutor(1) as ahead:
 
         def work(chunk: Sequence[tuple[str, bytes | Path]]) -> Batch:
             # In slices: handing a thread one small image at a time would take as long as decoding it.
-            slices = _batched((content for _, content in chunk), SLICE)
-            decoded = [each for part in pool.map(lambda part: [decode(content) for content in part], slices)
+            decoded = [each for part in pool.map(lambda part: [decode(*each) for each in part], _batched(chunk, SLICE))
                        for each in part]  # fmt: skip
             arrays = [each for each in decoded if not isinstance(each, str)]
             errors = [each if isinstance(each, str) else None for each in decoded]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Stored = TypeVar("Stored")
 # Changes when the same files are decoded to other pixels, so that they are read again. 2: 16 bits and floats by one
-# rule for all images of a data set.
-DECODER = 2
+# rule for all images of a data set. 3: images with NaN are unreadable.
+DECODER = 3
 
 
 def load(

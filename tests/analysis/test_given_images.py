@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastconv.analysis.attribution.samples import read_files
 from fastconv.analysis.given_images import pixels_of, sequence_of
+from fastconv.data.sources.tar_samples import image_members
 from fastconv.system.errors import InputError
 
 SHAPES = {"grey": (8, 8, 1), "colour": (8, 8, 3)}
@@ -82,6 +84,12 @@ def test_grey_images_of_a_colour_network_and_the_reverse():
     np.testing.assert_array_equal(taken(opaque, SHAPES["colour"]), COLOUR)
 
 
+def test_narrow_grey_images_are_those_of_a_narrow_network():
+    narrow = np.arange(5 * 6 * 6, dtype=np.uint8).reshape(5, 6, 6)
+    for channels in (1, 3):
+        np.testing.assert_array_equal(taken(narrow, (6, 6, channels))[..., 0], narrow)
+
+
 def test_images_of_several_sizes():
     mixed = [COLOUR[0], np.zeros((20, 30, 3), np.uint8), Image.new("L", (9, 9)), np.zeros((16, 8), np.uint8)]
     assert taken(mixed, SHAPES["colour"]).shape == (4, 8, 8, 3)
@@ -105,6 +113,12 @@ BAD = {
     "complex": (np.zeros((1, 8, 8, 3), complex), "complex128"),
     "list of floats": ([COLOUR[0] / 255], "float64 from 0"),
     "three channels or three images": (np.zeros((3, 8, 8), np.uint8), "3x8x8: this may be one image .* or 3 grey ones"),
+    "grey and its opacity": (
+        np.zeros((30, 20, 2), np.uint8),
+        "30x20x2: this may be one image of 2 channels, or 30 grey",
+    ),
+    "five channels": (torch.zeros((30, 20, 5), dtype=torch.uint8), "30x20x5: this may be one image of 5 channels"),
+    "three rows of five channels": (np.zeros((3, 20, 5), np.uint8), "3x20x5: this may be one image of 5"),
     "five axes": (COLOUR[None], "1x5x8x8x3"),
     "two channels": (COLOUR[..., :2], "5x8x8x2"),
     "one axis": (COLOUR.reshape(-1), "960: give"),
@@ -139,6 +153,18 @@ def test_only_regular_files_of_known_formats_are_opened(tmp_path):
     for name, line in (("pipe", "a named pipe"), ("page", "not an image"), ("long", "more than 1,024 MiB")):
         with pytest.raises(InputError, match=f"{name}.png cannot be read as an image: .*{line}"):
             taken(tmp_path / f"{name}.png", SHAPES["colour"])
+
+
+def test_photographs_that_need_pillow_heif_say_so(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(b"of a phone")
+    (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x18ftypmif1" + bytes(50))
+    for path in map(str, sorted(tmp_path.iterdir())):
+        for read in (lambda given: taken(given, SHAPES["colour"]), lambda given: read_files([given], SHAPES["colour"])):
+            with pytest.raises(InputError, match="cannot be read as an image: Install pillow-heif to read"):
+                read(path)
+    assert [name for name, _ in image_members(iter([("x/a.heic", b"1"), ("a.txt", b"1")]), "t.tar")] == [
+        "t.tar: x/a.heic"
+    ]
 
 
 def test_an_open_file_is_read_from_its_beginning():

@@ -54,13 +54,35 @@ def test_a_named_set_is_learned_and_found_again(here):
     [
         ("digit", (), "neither a folder nor one of fastconv's data sets"),
         ("digits", ("batch_siz=3",), "did you mean batch_size"),
-        ((np.zeros((5, 8, 8)), range(5)), (), "give uint8"),
+        ((np.zeros((5, 8, 8)), range(5)), (), r"float64 from 0 to 0: give uint8, .* \(255 \* images\)"),
+        ((np.full((5, 8, 8), 0.5), range(5)), (), r"float64 from 0.5 to 0.5: give uint8, .* \(255 \* images\)"),
+        ((np.zeros((5, 8), np.uint8), range(5)), (), "images of uint8, 5x8: give uint8, N x H x W"),
+        ((np.zeros((5, 8, 8), np.uint8), 3), (), "as many labels as images: they are a single value and 5"),
+        ((np.zeros((3, 8, 8), np.uint8), ["a", None, "b"]), (), "label 1 is NoneType: give numbers or names"),
+        ((np.zeros((3, 8, 8), np.uint8), ["a", "b", "a|b"]), (), "the label a.b, which is several in one"),
+        ((np.zeros((2, 8, 8), np.uint8), [["a"], ["a", "b"]]), (), "labels do not make one array: give numbers"),
+        (([np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)], [0, 1]), (), "images do not make one array"),
+        ((["a.png", "b.png"], [0, 1]), (), r'fit\("csv", 300, "dataset.train=table.csv"\)'),
+        ((np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8), [0, 1]), ("batch_siz=3",), "did you mean batch_size"),
+        ((np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1]), (), "all images of arrays are the same"),
+        ([np.zeros((5, 8, 8), np.uint8), range(5)], (), "is a list of 2: give the name"),
+        ((np.zeros((5, 8, 8), np.uint8),), (), "is a tuple of 1: give the name"),
+        ([1, 2], (), r"is a list of 2: give the name of a data set, a folder, or \(images, labels\)"),
+        (None, (), "is no text, path or tuple: give the name"),
+        ("", (), "an empty text is neither a folder"),
+        ("x" * 5000, (), "neither a folder"),
+        ("my/t.csv", (), r'fit\("csv", 300, "dataset.train=my/t.csv"\)'),
+        ("a.npz", (), r'fit\("arrays", 300, "dataset.root=a.npz"\)'),
+        ("a.tar", (), r'fit\("webdataset", 300, "dataset.train=a.tar"\)'),
         ((np.zeros((5, 8, 8), np.uint8), range(4)), (), "as many labels as images"),
         ((np.zeros((5, 8, 8), np.uint8), [0] * 5), (), "has a single label"),
         ("digits", ("dry_run=true",), "leave out dry_run"),
     ],
 )
-def test_bad_input_is_an_error_of_one_line(here, dataset, overrides, line):
+def test_bad_input_is_an_error_of_one_line(here, digits_root, dataset, overrides, line):
+    """And leaves no copy of the images."""
+    before = {path.name for path in digits_root.glob("arrays/*.npz")}
     with pytest.raises(InputError, match=line):
         fastconv.fit(dataset, 60, *overrides)
     assert not (here / "outputs").exists()
+    assert {path.name for path in digits_root.glob("arrays/*.npz")} == before

@@ -130,6 +130,20 @@ def test_what_cannot_be_read_has_the_reason(trained, digits_root, tmp_path):
     assert (second["classes"], second["error"]) == ([], "not an image")
 
 
+@pytest.mark.parametrize("out", ["found.csv", "-"])
+def test_images_none_of_which_can_be_read_are_an_error(trained, digits_root, tmp_path, out):
+    """Each has its reason all the same."""
+    _, run, _ = trained
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    ended = run_command(tmp_path, digits_root, "predict", f"run={run}", "images=[a.png,b.png]", f"out={out}")
+    assert ended.code == 1
+    assert ended.err.endswith("none of 2 images can be read, such as a.png (not an image)\n")
+    assert ended.err.count("\n") == 1
+    written = ended.out if out == "-" else (tmp_path / out).read_text()
+    assert written.count("not an image") == 2
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [

@@ -89,9 +89,7 @@ def test_missing_labels_are_left_out_and_counted(tmp_path):
     assert classes == ("0.0", "1.0")
     assert sorted(train) == [at for at in range(COUNT) if at != 3]
     given = Dataset(name="own", source="arrays", root=f"{tmp_path}/own.npz")
-    assert (
-        load(given, tmp_path / "data")[0].note == "left out: 1 of 12 images cannot be read, such as image 3 (no label)"
-    )
+    assert load(given, tmp_path / "data")[0].note == "left out: 1 of 12 images have no label, such as image 3"
 
 
 OBJECTS = np.empty(COUNT, object)
@@ -112,6 +110,7 @@ REFUSED = {
     "deep labels": ({"images": X, "labels": np.zeros((COUNT, 2, 2))}, "labels of float64, 12x2x2: give N labels"),
     "objects": ({"images": X, "labels": OBJECTS}, "labels of Python objects, which are never unpickled"),
     "minus one": ({"images": X, "labels": np.arange(COUNT) % 3 - 1}, "label -1 beside other numbers"),
+    "joined labels": ({"images": X, "labels": np.array(["a", "b", "a|b"] * 4)}, "the label a\\|b, which is several in"),
     "one class": ({"images": X, "labels": Y * 0}, "single label, 0"),
     "one image": ({"images": X[0], "labels": Y}, "as many labels as images: they are 12 and 20x20"),
 }  # fmt: skip

@@ -82,6 +82,23 @@ def test_all_problems_are_told_at_once(tmp_path):
     assert "cat is written Cat there" in told
 
 
+def test_photographs_that_need_pillow_heif_say_so(tmp_path):
+    advice = "Install pillow-heif to read .heic files"
+    fill(tmp_path, {"cat": 0, "dog/in": 0})
+    for at, place in enumerate(("cat/0.heic", "dog/in/1.HEIC")):
+        assert [advice in problem for problem in find_layout(tmp_path).problems] == [at > 0]
+        (tmp_path / place).touch()
+    (problem,) = find_layout(tmp_path).problems
+    assert problem.endswith(f"has no images: its 2 folders of classes have none. {advice}")
+    fill(tmp_path, {"cat": 2})
+    (problem,) = find_layout(tmp_path).problems
+    assert problem == f"there is no image of class dog: add some, or remove the folder. {advice}"
+    (tmp_path / "more" / "test" / "cat").mkdir(parents=True)
+    (tmp_path / "more" / "test" / "cat" / "0.hif").touch()
+    layout = find_layout(fill(tmp_path / "more", split("train", 2, 2)))
+    assert any("test has no images: a part" in note and note.endswith(advice) for note in layout.notes)
+
+
 def test_hidden_and_system_files_are_passed_over_and_counted(tmp_path):
     fill(
         tmp_path, {"cat": 2, "dog": 2, "__MACOSX/cat": 3, "cat/@eaDir": 4, "dog/in/.ipynb_checkpoints": 1, "dog/in": 1}

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastconv.data.configs import Dataset
 from fastconv.data.dataset import mean_and_std
+from fastconv.data.loading import load
 from fastconv.data.sources import pixels
 from fastconv.data.sources.formats import ENDINGS, FORMATS, open_image
 from fastconv.data.sources.levels import Levels, describe, levels_of, value_range
 from fastconv.data.sources.pixels import to_array
+from fastconv.system.errors import InputError
 
 
 def grey(values: np.ndarray, image: Levels | None) -> np.ndarray:
@@ -41,9 +44,25 @@ def test_floats_have_one_rule():
     assert grey(unit / 10, levels).max() == 26  # 25.5, rounded to even
     levels, _ = rule(unit, unit * 200)
     assert grey(unit, levels).max() == 1
-    gap = unit.copy()
-    gap[0, 3] = np.nan
-    assert grey(gap, Levels())[0, 3] == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_make_an_image_unreadable(tmp_path, value):
+    whole = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    gap, nothing = whole.copy(), np.full_like(whole, value)
+    gap[0, 3] = value
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for at in range(4):
+            Image.fromarray(np.roll(whole, at + 4 * (label == "b"))).save(tmp_path / label / f"{at}.tif")
+    for name, image in (("gap", gap), ("nothing", nothing)):
+        Image.fromarray(image).save(tmp_path / "a" / f"{name}.tif")
+        for levels in (None, Levels()):
+            with pytest.raises(InputError, match="has values that are no numbers"):
+                grey(image, levels)
+    note = load(Dataset(name="own", source="image_folder", root=str(tmp_path)), tmp_path / "data")[0].note
+    assert "2 of 10 images cannot be read, such as a/gap.tif (has values that are no numbers" in note
+    assert "8 images have floating-point values, from 0 to 1:" in note
 
 
 def test_negative_values_are_told():

@@ -114,7 +114,28 @@ REFUSED = {
     "levels to 1": (rows("{label},0.5" + ",0" * 783, head=PIXELS), "line 2: pixels must be whole numbers"),
     "several labels": (rows("{at},{label}", head="image,cat,dog", names=("1,0", "1,1")), "line 3.*labels, cat, dog"),
     "no number": (rows("{at}.png,{label}", head="path,label", names=("0", "1", "-1")), "label -1 beside other numbers"),
-    "latin-1": (b"path,label\n0.png,chien\n1.png,b\xeate\n", "byte that is not UTF-8, ea, after line"),
+    "latin-1": (b"path,label\n0.png,chien\n1.png,b\xeate\n", "byte that is not UTF-8, ea, in line 3: save"),
+    "latin-1, far below": (b"path,label\r\n" + b"0.png,caf\xc3\xa9\r\n" * 5000 + b"1.png,\xe9",
+                           "UTF-8, e9, in line 5002:"),
+    "latin-1 after a mark": (b"\xef\xbb\xbfpath,label\r0.png,\xc3\xa9\r\xe9.png,cat\r", "UTF-8, e9, in line 3:"),
+    "cut in a character": ("path,label\n0.png,cat".encode("utf-16-le").join((b"\xff\xfe", b"\n")),
+                           "not UTF-16, 0a, in line 2:"),
+    "unquoted comma": ("path,label\n0.png,Dog\n1.png,Cat, tabby\n",
+                       "line 3: 3 cells, where the first line has 2: 1.png,Cat,t"),
+    "unquoted comma, unnamed column": ("path,label,\n0.png,Dog,\n1.png,Cat, tabby\n",
+                                       "line 3: 3 cells, where .* has 2"),
+    "unquoted comma before the path": ("label,path\nDog,0.png\nCat, tabby,1.png\n", "line 3: 3 cells"),
+    "unquoted comma, no header": ("0.png,Dog\n1.png,Cat, tabby\n", "line 2: 3 cells, where the first line has 2"),
+    "unquoted comma in the first row": ("0.png,Cat, tabby\n1.png,Dog\n", "line 2: 2 cells, where the first line has 3"),
+    "joined labels": (rows("{at},{label}", head="id,label", names=("cat", "dog", "dog | owl")),
+                      "line 4: .*labels, dog, owl"),
+    "joined by semicolons": (rows('{at},"{label}"', head="id,label", names=("cat", "dog", "owl;cat")),
+                             "line 4: .*owl, cat"),
+    "joined findings": (rows("{at}.png,{label}", head="Image Index,Finding Labels", names=("a|b", "c|d")),
+                        "line 2: .*a, b"),
+    "json": (b'[\n {"path": "0.png", "label": "cat"}]', "is JSON: give a table, such as a csv or tsv"),
+    "json lines": (b'\xef\xbb\xbf{"path": "0.png", "label": "cat"}\n', "is JSON: give a table"),
+    "web page": (b"\n<!DOCTYPE html><html>", "is a web page: give a table"),
     "open quote": ('path,label\n0.png,"cat\n1.png,dog\n', "cannot read .*line .*quotes"),
     "excel": (b"PK\x03\x04" + bytes(100), "is a zip or an Excel file"),
     "parquet": (b"PAR1" + bytes(100), "is a parquet file"),
@@ -140,6 +161,23 @@ def test_a_name_that_may_mean_two_files_is_refused(photos):
     (photos / "0.jpg").write_bytes((photos / "0.png").read_bytes())
     with pytest.raises(InputError, match=r"0 may be 0.jpg or 0.png"):
         found(photos, rows("{at},{label}", head="id,label"))
+
+
+@pytest.mark.parametrize("form", ["{at}.heic,{label}", "{at}.jpg,{label}", "{at},{label}"])
+def test_photographs_that_need_pillow_heif_say_so(photos, form):
+    """Also by their content, whatever they are called."""
+    for at in range(COUNT):
+        path = photos / f"{at}.png"
+        if at % 2 or form == "{at}.jpg,{label}":
+            path.unlink()
+        ending = "jpg" if "jpg" in form else "heic"
+        (photos / f"{at}.{ending}").write_bytes(b"\0\0\0\x18ftypheic" + bytes(at + 50))
+    (photos / "table.csv").write_text(rows(form, head="id,label"))
+    given = Dataset(name="own", source="csv", train=str(photos / "table.csv"))
+    some = form == "{at},{label}"
+    line = "own has no image of class dog to train on .6 of 12" if some else "none of 12 images of own can be read"
+    with pytest.raises(InputError, match=rf"{line}.* \(Install pillow-heif to read .heic files\)"):
+        load(given, photos / "data")
 
 
 @pytest.mark.parametrize(
@@ -181,10 +219,10 @@ def test_images_without_a_label_are_left_out_and_counted(photos):
     given = Dataset(name="own", source="csv", train=str(photos / "table.csv"))
     opened = open_described(given, photos / "data", open_source(given, photos))
     assert opened.unreadable == [(f"{at}.png (line {at + 2})", "no label") for at in range(2, COUNT, 3)]
-    assert opened.note == "4 of 12 images cannot be read, such as 2.png (line 4) (no label)"
+    assert opened.note == "4 of 12 images have no label, such as 2.png (line 4)"
     assert load(given, photos / "data")[0].note == f"left out: {opened.note}"
     given.strict = True
-    with pytest.raises(InputError, match="4 of 12 images cannot be read"):
+    with pytest.raises(InputError, match="4 of 12 images have no label"):
         load(given, photos / "data")
 
 
@@ -214,6 +252,11 @@ def test_rows_of_a_third_split_are_left_out_and_counted(photos):
     assert any("left out: 4 rows" in note and "split=val" in note for note in notes)
 
 
+def test_values_of_the_split_are_shown_as_typed(photos):
+    *_, notes = found(photos, rows("{at}.png,{label},A", head="path,label,Split"))
+    assert notes == (f"the column Split of {photos}/table.csv is not used: A is no split that is known",)
+
+
 def test_columns_that_are_not_used_are_named(photos):
     *_, notes = found(photos, rows("{at}.png,{label},1,2,3,4,0.5", head="path,label,xmin,ymin,xmax,ymax,weight"))
     assert "xmin, ymin, xmax, ymax, weight" in notes[0]
@@ -228,10 +271,12 @@ def test_columns_that_are_not_used_are_named(photos):
 def test_doubtful_classes_are_told(photos):
     for names, told in (
         (("cat", "Cat"), "Cat and cat are 2 classes"),
-        (("cat", "dog", "cat|dog"), "though cat and dog are classes"),
+        (("cat", "dog", "cat, dog"), "though cat and dog are classes"),
+        (("pet|cat", "pet|dog"), "label pet|cat is a class of its own"),
+        (("cat", "No_label"), "label No_label is a class: if it means"),
         (("cat", "None"), "label None is a class"),
     ):
-        *_, notes = found(photos, rows("{at}.png,{label}", head="path,label", names=names))
+        *_, notes = found(photos, rows('{at}.png,"{label}"', head="path,label", names=names))
         assert told in notes[0]
 
 

@@ -116,13 +116,15 @@ def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path):
         "alone": "no label",
         "empty": "no label",
         "null": "no label",
-        "phone": "no image of a known format, but phone.heic",
+        "phone": "Install pillow-heif to read .heic files",
         "label": "a label without an image",
         "link.png": "a link, not a file",
     }
     assert notes == []
     given = Dataset(name="own", source="webdataset", train=str(path), test_share=0.5)
-    assert "left out: 6 of 10 images cannot be read, such as " in load(given, tmp_path / "data")[0].note
+    note = load(given, tmp_path / "data")[0].note
+    assert "left out: 3 of 10 images cannot be read, such as " in note
+    assert " and 3 of 10 images have no label, such as " in note
 
 
 def test_what_is_not_used_is_noted(tmp_path):

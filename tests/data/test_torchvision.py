@@ -92,7 +92,7 @@ class Handed(OnDisk):
 
 class Gone(Fake):
     def __init__(self, root, download=False):
-        raise RuntimeError("not found\nanywhere")
+        raise RuntimeError("not found\nanywhere.")
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_sets_with_other_signatures(tmp_path):
     ("name", "line"),
     [
         ("Boxes", "no set for classification: its targets are no numbers"),
-        ("Gone", "cannot open Gone in .*: not found anywhere. Put its files there"),
+        ("Gone", "cannot open Gone in .*: not found anywhere[.] Put its files there"),
         *[(name, f"torchvision's {name} is no set for classification: ")
           for name in ("Kitti", "FakeData", "CocoDetection", "VOCSegmentation", "Flickr8k", "SBU", "UCF101", "Sintel",
                        "CarlaStereo", "CelebA", "LFWPairs", "VisionDataset", "ImageFolder", "MovingMNIST")],

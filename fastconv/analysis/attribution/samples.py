@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.sources.formats import open_image
+from fastconv.data.sources.formats import heif_advice, open_image
 from fastconv.data.sources.levels import Levels
 from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
@@ -95,7 +95,8 @@ def read_files(paths: list[str], shape: tuple[int, int, int], levels: Levels | N
         except InputError as error:
             raise InputError(f"images={path} cannot be read as an image: {error}") from error
         except Exception as error:  # each of Pillow's readers has its own
-            raise InputError(f"images={path} cannot be read as an image: give a png, a jpeg or the like") from error
+            advice = heif_advice([path]) or "give a png, a jpeg or the like"
+            raise InputError(f"images={path} cannot be read as an image: {advice}") from error
     return Samples(
         np.stack(images),
         np.full(len(images), UNKNOWN),

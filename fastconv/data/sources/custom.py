@@ -13,7 +13,8 @@ from fastconv.data.array_files import ArraysWriter, read_arrays, writing
 from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import content_hashes, with_hashes
 from fastconv.data.sources.base import Source
-from fastconv.data.sources.decode import Decoded, choose_size, decode, look
+from fastconv.data.sources.decode import Decoded, choose_size, decode, look, why_unreadable
+from fastconv.data.sources.labels import NO_LABEL
 from fastconv.data.sources.levels import describe, levels_of
 from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import content_split, stratified_split
@@ -46,16 +47,17 @@ class Opened:
 
     @property
     def note(self) -> str:
-        """A sentence about the images that could not be read; empty if all could."""
+        """A sentence about the images that could not be read or have no label; empty if there are none."""
         return note_of(self.unreadable, len(self.sizes) + len(self.unreadable))
 
 
 def note_of(unreadable: Sequence[tuple[str, str]], count: int) -> str:
-    """A sentence about the images, of `count`, that could not be read; empty if all could."""
-    if not unreadable:
-        return ""
-    name, why = unreadable[0]
-    return f"{len(unreadable):,} of {count:,} images cannot be read, such as {name} ({why})"
+    """A sentence about the images, of `count`, that could not be read or have no label; empty if there are none."""
+    unlabelled = [name for name, why in unreadable if why == NO_LABEL]
+    others = [(name, why) for name, why in unreadable if why != NO_LABEL]
+    lines = [f"{len(others):,} of {count:,} images cannot be read, such as {name} ({why})" for name, why in others[:1]]
+    lines += [f"{len(unlabelled):,} of {count:,} images have no label, such as {name}" for name in unlabelled[:1]]
+    return " and ".join(lines)
 
 
 def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: bool = True) -> None:
@@ -84,7 +86,11 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         ranges, several = ([each for part in looked for each in getattr(part, key)] for key in ("ranges", "several"))
         levels = levels_of(ranges)
         if not len(sizes):
-            raise InputError(f"none of {count:,} images of {dataset.name} can be read")
+            first = next(sample for part in parts for sample in part)
+            raise InputError(
+                f"none of {count:,} images of {dataset.name} can be read, such as {first.name}"
+                f" ({why_unreadable(first)})"
+            )
         size = dataset.image_size or choose_size(sizes)
         task = progress.add_task(f"decoding to {size}x{size}", total=count)
         with writing(writer.folder):
@@ -113,7 +119,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         raise InputError(f"all images of {dataset.name} are the same, pixel by pixel: there is nothing to learn")
     splits = _splits(dataset, found.classes, decoded, hashes, by_content)
     for (split, _, rows), part in zip(splits, ("train on", "test with"), strict=True):
-        _require_classes(dataset.name, found.classes, split.labels[rows], part)
+        _require_classes(dataset.name, found.classes, split.labels[rows], part, note)
     names = {}
     for (split, content, rows), part in zip(splits, ("train", "test"), strict=True):
         writer.write(part, split.images, split.labels, rows, content[rows])
@@ -152,15 +158,19 @@ def _splits(
     return [(each, content, order[rows]) for rows in halves]
 
 
-def _require_classes(name: str, classes: tuple[str, ...], labels: NDArray[np.int64], part: str) -> None:
-    """Raise InputError for labels of no class, and for classes without an image to train on, or without any."""
+def _require_classes(name: str, classes: tuple[str, ...], labels: NDArray[np.int64], part: str, left_out: str) -> None:
+    """Raise InputError for labels of no class, and for classes without an image to train on, or without any.
+
+    `left_out` tells of the images that are left out, which may be all of a class.
+    """
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise InputError(f"{name} has labels outside of [0, {len(classes)}): number its classes so")
     counts = np.bincount(labels, minlength=len(classes))
     if not counts.all() and (part == "train on" or not len(labels)):
         absent = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
         which = f"class {absent[0]}" if len(absent) == 1 else f"{len(absent)} classes ({', '.join(absent[:5])})"
-        raise InputError(f"{name} has no image of {which} to {part}: add some, or remove the class")
+        why = f" ({left_out})" if left_out else ""
+        raise InputError(f"{name} has no image of {which} to {part}{why}: add some, or remove the class")
 
 
 def read(name: str, folder: Path) -> Opened | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fastconv.data.sources.formats import TOO_LARGE, open_image
+from fastconv.data.sources.formats import TOO_LARGE, heif_advice, open_image
 from fastconv.data.sources.levels import Levels, ValueRange, is_deep, value_range
 from fastconv.data.sources.pixels import orientation_of, to_array
 from fastconv.system.errors import InputError
@@ -153,7 +153,7 @@ def decode(
                 images[len(read)] = _decoded(sample, size, grey, levels)
                 read.append(at)
             except Exception as error:  # Pillow raises many kinds, and a file may contain anything
-                failed.append((sample.name, reason_of(error)))
+                failed.append((sample.name, reason_of(error, sample.name)))
         on_images(len(part))
         return images[: len(read)], read, failed
 
@@ -199,11 +199,20 @@ def _in_order(work: Callable[[range], Result], count: int, most: int) -> Iterato
                 each.cancel()
 
 
-def reason_of(error: Exception) -> str:
-    """Why an image cannot be read, in a few words."""
+def why_unreadable(sample: Sample) -> str:
+    """Why a sample cannot be decoded; empty if it can."""
+    try:
+        _decoded(sample, SMALLEST, False, Levels())
+    except Exception as error:  # as in `decode`
+        return reason_of(error, sample.name)
+    return ""
+
+
+def reason_of(error: Exception, name: str = "") -> str:
+    """Why the image of a file of this name cannot be read, in a few words."""
     text = " ".join(str(error).split())
     if isinstance(error, UnidentifiedImageError):
-        return "not an image"
+        return heif_advice([name]) or "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return TOO_LARGE
     if isinstance(error, InputError):

@@ -4,9 +4,10 @@ import importlib
 import importlib.util
 import io
 import warnings
+from collections.abc import Iterable
 from functools import cache
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fastconv.system.errors import InputError
 
@@ -34,6 +35,12 @@ FORMATS: dict[str, tuple[str, ...]] = {
 # Photographs of phones, which Pillow opens once the package pillow-heif is installed.
 HEIF_ENDINGS = (".heic", ".heics", ".heif", ".heifs", ".hif")
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+INSTALL_HEIF = "Install pillow-heif to read .heic files"
+# What such files begin with, from their fifth byte on.
+_HEIF_BRANDS = tuple(
+    b"ftyp" + brand
+    for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
 ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings) + HEIF_ENDINGS * HAS_HEIF
 
 # The most pixels of one image, from anywhere. A file that claims more is made to fill the memory: a photograph of the
@@ -55,14 +62,25 @@ def _openable() -> tuple[str, ...]:
     return tuple(name for name in (*FORMATS, "HEIF") if name in Image.OPEN)
 
 
+def heif_advice(names: Iterable[str]) -> str:
+    """The sentence that says what reads files of these names; empty unless one of them needs the absent pillow-heif."""
+    return INSTALL_HEIF if not HAS_HEIF and any(name.lower().endswith(HEIF_ENDINGS) for name in names) else ""
+
+
 def open_image(content: bytes) -> Image.Image:
     """Open an image from the bytes of its file, whatever its name; only the header is decoded.
 
-    Raises Pillow's errors for what is no image of `FORMATS`, and InputError for an empty or a too large one.
+    Raises Pillow's errors for what is no image of `FORMATS`, and InputError for an empty or a too large one
+    and for one that needs pillow-heif.
     """
     if not content:
         raise InputError("empty")
-    image = Image.open(io.BytesIO(content), formats=_openable())
+    try:
+        image = Image.open(io.BytesIO(content), formats=_openable())
+    except UnidentifiedImageError as error:
+        if not HAS_HEIF and content[4:].startswith(_HEIF_BRANDS):
+            raise InputError(INSTALL_HEIF) from error
+        raise
     if image.width * image.height > MOST_PIXELS:
         raise InputError(TOO_LARGE)
     return image

@@ -4,7 +4,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from fastconv.data.sources.formats import ENDINGS
+from fastconv.data.sources.formats import ENDINGS, HEIF_ENDINGS
 from fastconv.system.errors import InputError
 
 
@@ -30,10 +30,11 @@ class ImagePaths:
             return None
         path = self._root / name.replace("\\", "/")
         found = self._listing(path.parent).get(path.name.lower(), [])
-        if not found and path.name:
-            # Without an ending. A dot in the name, as in photo.v2, need not begin one.
-            endings = (f"{path.name}{ending}".lower() for ending in ENDINGS)
-            found = [file for each in endings for file in self._listing(path.parent).get(each, [])]
+        for endings in (ENDINGS, HEIF_ENDINGS):  # those that cannot be opened last: decoding them tells why
+            if not found and path.name:
+                # Without an ending. A dot in the name, as in photo.v2, need not begin one.
+                names = (f"{path.name}{ending}".lower() for ending in endings)
+                found = [file for each in names for file in self._listing(path.parent).get(each, [])]
         if path.name in found:
             found = [path.name]
         if len(found) > 1:

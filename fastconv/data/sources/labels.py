@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from fastconv.data.sources.base import natural
 from fastconv.system.errors import InputError
@@ -11,7 +11,9 @@ from fastconv.system.errors import InputError
 _NO_VALUE = ("", "nan", "null", "<na>", "#n/a", "#na")
 NO_LABEL = "no label"
 # Names of classes that may have been meant as no value.
-_DOUBTFUL = ("none", "na", "n/a", "nil", "unknown")
+_DOUBTFUL = ("none", "na", "n/a", "nil", "unknown", "no label", "nolabel", "unlabeled", "unlabelled", "undefined")
+# What stands between several labels in one text. A comma does too, but names of classes have commas as well.
+_BETWEEN = re.compile(r"\s*[|;]\s*")
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0*)?")
 
 
@@ -31,9 +33,14 @@ def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
         labels: the labels, as they are spelled.
         where: the file, for errors.
 
-    Raises InputError for fewer than two classes, and for -1 among other numbers, since it usually means no label.
+    Raises InputError for fewer than two classes, for -1 among other numbers, since it usually means no label, and for a
+    label that joins others.
     """
     spelled = set(labels)
+    if joined := combined(spelled):
+        raise InputError(
+            f"{where} has the label {min(joined)}, which is several in one: a classifier needs one for each image"
+        )
     names = {label: label for label in spelled}
     if all(_WHOLE.fullmatch(label) for label in spelled):
         if any("." not in label for label in spelled):  # else all are written so, and may stay
@@ -50,6 +57,22 @@ def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
         raise InputError(f"{where} has a single label, {classes[0]}: a classifier needs two or more" if classes else
                          f"{where} has no labels: a classifier needs images of two classes or more")  # fmt: skip
     return dict(sorted(names.items(), key=lambda pair: (natural(pair[1]), pair[0])))
+
+
+def combined(labels: Collection[str], always: bool = False) -> dict[str, list[str]]:
+    """The labels that join several, as cat|dog and cat;dog do, with their parts.
+
+    A part of such a label is a label of its own; names that merely have a bar in them are left.
+
+    Args:
+        always: a bar never is a part of a name here.
+    """
+    known, found = set(labels), {}
+    for label in known:
+        parts = [part for part in _BETWEEN.split(label) if part]
+        if len(parts) > 1 and (known.intersection(parts) or (always and "|" in label)):
+            found[label] = parts
+    return found
 
 
 def numbers_of(names: Mapping[str, str]) -> dict[str, int]:
@@ -73,6 +96,8 @@ def class_notes(classes: Iterable[str]) -> list[str]:
         parts = [part.strip() for part in re.split(r"[|;,]", name)]
         if len(parts) > 1 and known.issuperset(parts):
             notes.append(f"the label {name} is a class of its own, though {' and '.join(parts)} are classes")
-        if name.lower() in _DOUBTFUL:
-            notes.append(f"the label {name} is a class: leave it empty where there is no label")
+        elif len(parts) > 1 and re.search("[|]", name):
+            notes.append(f"the label {name} is a class of its own: if it is several labels, give one for each image")
+        if re.sub(r"[\s_-]+", " ", name.lower()) in _DOUBTFUL:
+            notes.append(f"the label {name} is a class: if it means that there is no label, leave these images out")
     return notes if len(notes) <= 3 else [*notes[:3], f"{len(notes) - 3:,} more labels look like these"]

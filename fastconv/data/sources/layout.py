@@ -184,8 +184,8 @@ def _splits(base: Folder) -> tuple[list[Folder], list[str]]:
         for folder in tests[1:]
     ]
     if not tests:
-        notes += [f"{folder.path} has no images: a part of the others is kept to test with" for folder in base.folders
-                  if roles[folder.name][0] in (TEST, VAL) and not folder.has_images]  # fmt: skip
+        notes += [f"{each.path} has no images: a part of the others is kept to test with{each.needs_heif}"
+                  for each in base.folders if roles[each.name][0] in (TEST, VAL) and not each.has_images]  # fmt: skip
         return [inner], notes
     if words or roles[tests[0].name][1]:
         notes.insert(0, f"{train.name} is to train on and {tests[0].name} to test with")
@@ -260,28 +260,28 @@ def _problems(
 ) -> list[str]:
     """What keeps the images from being trained on, all of it."""
     problems = []
+    heif = "".join({split.needs_heif for split in splits})
     empty = [name for name, *counts in zip(classes, *images, strict=True) if not any(counts)]
     if empty and len(empty) == len(classes):
-        return [f"dataset.root={root} has no images: its {len(classes)} folders of classes have none"]
+        return [f"dataset.root={root} has no images: its {len(classes)} folders of classes have none{heif}"]
     if empty and DETECTION & {name.casefold() for name in empty} and len(classes) - len(empty) == 1:
         line = f"dataset.root={root} has {_listed(classes)}, as data sets for the detection of objects do"
         return [f"{line}: make a folder of images for each class, or list the images in a table (dataset=csv)"]
     if len(classes) == 1:
         problems.append(f"dataset.root={root} has a single class, {classes[0]}: a classifier needs two or more")
     if empty:
-        problems.append(f"there is no image of {_of(empty)}: add some, or remove the folder")
-    if len(splits) > 1:
-        absent = [name for name, train, test in zip(classes, *images, strict=True) if test and not train]
-        if absent:
-            problems.append(
-                f"there is no image of {_of(absent)} to train on in {splits[0].path}, but there is in"
-                f" {splits[1].path}{_only_case(absent, classes)}: add some, or remove the folder"
-            )
+        problems.append(f"there is no image of {_of(empty)}: add some, or remove the folder{heif}")
+    both = list(zip(classes, *images, strict=True)) if len(splits) > 1 else []
+    if absent := [name for name, train, test in both if test and not train]:
+        problems.append(
+            f"there is no image of {_of(absent)} to train on in {splits[0].path}, but there is in"
+            f" {splits[1].path}{_only_case(absent, classes)}: add some, or remove the folder{heif}"
+        )
     return problems
 
 
 def _only_case(names: list[str], classes: list[str]) -> str:
-    """A remark if a class differs from another one only in upper and lower case or in spaces."""
+    """A remark if a class differs from another only in case or in spaces."""
     for name in names:
         for other in classes:
             if other != name and other.casefold().split() == name.casefold().split():

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fastconv.system.errors import InputError
+
 # Rows of a large image that are converted at a time have about as many pixels.
 STRIP_PIXELS = 2**22
 # The largest values of a byte, and of 16 bits.
@@ -42,7 +44,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class ValueRange:
-    """The lowest and highest pixel value of an image, and whether they are floats; NaN does not count."""
+    """The lowest and highest pixel value of an image, and whether they are floats."""
 
     floats: bool
     low: float
@@ -55,13 +57,13 @@ def is_deep(mode: str) -> bool:
 
 
 def value_range(image: Image.Image) -> ValueRange:
-    """Read the range of values of an image whose mode `is_deep`."""
+    """Read the range of values of an image whose mode `is_deep`. Raises InputError for NaN and infinite values."""
     lows, highs = [], []
     for values in strips(image):
-        there = values[np.isfinite(values)] if image.mode == "F" else values
-        if there.size:
-            lows.append(float(there.min()))
-            highs.append(float(there.max()))
+        _require_finite(values)
+        if values.size:
+            lows.append(float(values.min()))
+            highs.append(float(values.max()))
     return ValueRange(image.mode == "F", min(lows, default=0.0), max(highs, default=0.0))
 
 
@@ -91,13 +93,23 @@ def levels_of(ranges: Iterable[ValueRange]) -> Levels:
     )
 
 
+def _require_finite(values: np.ndarray) -> None:
+    """Raise InputError for NaN and infinite values: only their owner knows what is to be seen there."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError("has values that are no numbers (NaN or infinite)")
+
+
 def to_bytes(values: np.ndarray, factor: float) -> np.ndarray:
-    """Turn pixel values [H, W] into bytes uint8 [H, W]; what is beyond black or white is cut, NaN is black."""
+    """Turn pixel values [H, W] into bytes uint8 [H, W]; what is beyond black or white is cut.
+
+    Raises InputError for NaN and infinite values.
+    """
     if values.dtype.kind in "ui":  # without floats, which take eight times as much memory
         shifted = values >> 8 if factor == 1 / 256 else values
         quick: np.ndarray = shifted.clip(0, BYTE).astype(np.uint8)
         return quick
-    scaled = np.nan_to_num(values.astype(np.float64), nan=0.0) * factor
+    _require_finite(values)
+    scaled = values.astype(np.float64) * factor
     if factor > 1:  # floats that were bytes divided by 255 become what they were
         scaled = np.rint(scaled)
     cut: np.ndarray = scaled.clip(0, BYTE).astype(np.uint8)

@@ -4,7 +4,7 @@ import glob
 import os
 from pathlib import Path
 
-from fastconv.data.sources.walk import PassedOver, is_hidden, is_image, is_tar
+from fastconv.data.sources.walk import PassedOver, is_hidden, is_image, is_tar, needs_heif
 from fastconv.system.errors import InputError
 
 
@@ -47,7 +47,8 @@ def matching(text: str, key: str, skip: frozenset[str] = frozenset(), passed: Pa
     if passed is not None:
         passed.own += sorted(ours)
     if not found:
-        raise InputError(f"{key}={text} matches no file" + (f" outside of {min(ours)}" if ours else ""))
+        beside = f" outside of {min(ours)}" if ours else ""
+        raise InputError(f"{key}={text} matches no file{beside}{needs_heif(passed.others) if passed else ''}")
     return found
 
 

@@ -18,6 +18,8 @@ LABELS = ("label", "class", "target", "category", "labels", "classname", "classl
           "breed", "species", "emotion", "grade", "level", "variety", "digit", "findinglabels", "y")  # fmt: skip
 SPLITS = ("split", "usage", "subset", "dataset", "set", "partition", "phase", "fold", "istest", "isvalid", "isval",
           "istrain", "istrainingimage")  # fmt: skip
+# Columns whose cells may hold several labels with | between them.
+MULTI_LABEL = ("findinglabels",)
 # An index that pandas wrote without a name.
 _INDEX = re.compile(r"|unnamed:? ?[0-9]+|index|#")
 _PIXEL = re.compile(r"(?:pixel|px)_?[0-9]+|[0-9]+x[0-9]+")
@@ -39,6 +41,11 @@ class Columns:
     unused: tuple[str, ...] = ()
 
     @property
+    def label_name(self) -> str:
+        """The name of the column of labels, without case, spaces and signs; empty if it has none."""
+        return plain_name(self.head[self.label]) if self.head and self.label is not None else ""
+
+    @property
     def needed(self) -> int:
         """Cells that a row must have."""
         return 1 + max(at for at in (self.image, self.label, self.split, *self.pixels, *self.one_hot) if at is not None)
@@ -51,7 +58,7 @@ def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool
 
     Raises InputError that names the header and the known names if there is no column of images or none of labels.
     """
-    names = [re.sub(r"[^a-z0-9:#]", "", name.lower()) for name in first]
+    names = list(map(plain_name, first))
     pixels = tuple(at for at, name in enumerate(first) if _PIXEL.fullmatch(name.lower()))
     pixels = pixels if len(pixels) >= _MANY else ()
     image = None if pixels else _first_of(IMAGES, names)
@@ -81,6 +88,11 @@ def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool
         )
     unused = () if one_hot else tuple(first[at] for at in others)
     return Columns(head, image, pixels, label, one_hot, split, unused)
+
+
+def plain_name(name: str) -> str:
+    """The name of a column without case, spaces and signs."""
+    return re.sub(r"[^a-z0-9:#]", "", name.lower())
 
 
 def no_column(path: Path, head: Sequence[str], part: str = "label", known: Sequence[str] = LABELS) -> InputError:

@@ -1,6 +1,7 @@
 """Reads the rows of a table in a text file, whatever its encoding and its separator."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,9 @@ _NO_TEXT = {
     b"\x89HDF": "an HDF5 file",
     b"SQLite": "a database",
 }
+# The first characters of texts that are no tables.
+_NO_TABLE = {**dict.fromkeys(('{"', "{'", "[{", '["', '[["'), "JSON"), "<?xml": "XML", "<html": "a web page",
+             "<!doctype": "a web page"}  # fmt: skip
 
 Rows = Iterator[tuple[int, list[str]]]
 """The number of the line on which a row ends, from 1 on, and its cells without spaces around them."""
@@ -33,7 +37,8 @@ def read_rows(path: Path) -> Rows:
     """
     number = 0
     try:
-        with path.open(newline="", encoding=_encoding(path)) as file:
+        encoding = _encoding(path)
+        with path.open(newline="", encoding=encoding) as file:
             separator = _separator(file)
             reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True) if separator else None
             before = csv.field_size_limit(LONGEST_CELL)
@@ -46,19 +51,36 @@ def read_rows(path: Path) -> Rows:
             finally:
                 csv.field_size_limit(before)
     except UnicodeDecodeError as error:
-        byte = error.object[error.start : error.start + 1].hex()
-        raise InputError(
-            f"{path} has a byte that is not UTF-8, {byte}, after line {number}: save the table as UTF-8"
-        ) from error
+        raise _undecodable(path, encoding) from error
     except csv.Error as error:
         raise InputError(f"cannot read {path}, line {number + 1}: {error}. Are its quotes in pairs?") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
+def _undecodable(path: Path, encoding: str) -> InputError:
+    """The error for a text with a byte that is not of its encoding; it names the byte and its line."""
+    content = path.read_bytes()
+    plain = encoding.removesuffix("-sig")  # errors count from behind the byte order mark otherwise
+    try:
+        content.decode(plain)
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode(plain, "ignore")
+        line = 1 + len(re.findall(r"\r\n?|\n", before))
+        byte = content[error.start : error.start + 1].hex()
+        return InputError(
+            f"{path} has a byte that is not {plain.upper()}, {byte}, in line {line}: save the table as UTF-8"
+        )
+    return InputError(f"{path} has changed while it was read: try again")
+
+
 def _encoding(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(1024)
+    text = "".join(head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "ignore").split()).lower()
+    for begins, what in _NO_TABLE.items():
+        if text.startswith(begins):
+            raise InputError(f"{path} is {what}: give a table, such as a csv or tsv")
     for start, what in _NO_TEXT.items():
         if head.startswith(start):
             raise InputError(f"{path} is {what}: give a table of text, such as a csv")

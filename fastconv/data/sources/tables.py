@@ -14,8 +14,8 @@ import numpy as np
 from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.image_paths import ImagePaths, is_file
-from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, label_of, numbers_of
-from fastconv.data.sources.table_columns import Columns, find_columns, no_column
+from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, combined, label_of, numbers_of
+from fastconv.data.sources.table_columns import MULTI_LABEL, Columns, find_columns, no_column
 from fastconv.data.sources.table_file import read_rows
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file
@@ -57,7 +57,7 @@ def table(dataset: "Dataset", data: Path) -> Source:
     if dataset.test:
         paths.append(_existing(dataset.test, "dataset.test"))
     roots = [Path(dataset.root) if dataset.root else path.parent for path in paths]
-    splits, notes = [], []
+    splits, notes, tables = [], [], []
     for path, root in zip(paths, roots, strict=True):
         columns, rows = _read(path, root)
         _require_files(path, rows)
@@ -66,6 +66,8 @@ def table(dataset: "Dataset", data: Path) -> Source:
         parts, told = _parted(path, columns, rows) if len(paths) == 1 else ([rows], _unparted(path, columns))
         splits += parts
         notes += told
+        tables.append((path, columns, rows))
+    _require_single_labels(tables)
     names = class_names((row.label for split in splits for row in split if row.label is not None), paths[0])
     classes = list(dict.fromkeys(names.values()))
     number = numbers_of(names)
@@ -89,11 +91,18 @@ def _read(path: Path, root: Path) -> tuple[Columns, list[Row]]:
     found, files, rows = read_rows(path), ImagePaths(root), []
     line, first = next(found, (0, []))
     columns = find_columns(path, first, lambda name: is_file(root / name))
+    width = max((at + 1 for at, cell in enumerate(first) if cell), default=0)
     if not columns.head:
         rows.append(_row(path, columns, first, line, files))
     for line, cells in found:
         if len(cells) < columns.needed:
             raise InputError(f"{path}, line {line}: a path and a label are wanted, there is {','.join(cells)[:200]}")
+        if any(cells[width:]) or (not columns.head and len(cells) < width):
+            count = max(at + 1 for at, cell in enumerate(cells) if cell)
+            raise InputError(
+                f"{path}, line {line}: {count} cells, where the first line has {width}: {','.join(cells)[:200]}. Put"
+                " quotes around a text that holds the separator"
+            )
         rows.append(_row(path, columns, cells, line, files))
     if not rows:
         raise InputError(f"{path} has no rows: give a path and a label in each")
@@ -102,7 +111,7 @@ def _read(path: Path, root: Path) -> tuple[Columns, list[Row]]:
 
 def _row(path: Path, columns: Columns, cells: Sequence[str], line: int, files: ImagePaths) -> Row:
     label = label_of(cells[columns.label]) if columns.label is not None else _one_hot(path, columns, cells, line)
-    split = cells[columns.split].lower() if columns.split is not None else ""
+    split = cells[columns.split] if columns.split is not None else ""
     if columns.pixels:
         return Row(f"line {line}", label, split, line, _pixels(path, [cells[at] for at in columns.pixels], line))
     assert columns.image is not None
@@ -125,6 +134,19 @@ def _one_hot(path: Path, columns: Columns, cells: Sequence[str], line: int) -> s
             f"{path}, line {line}: the image has several labels, {_some(ones)}. A classifier needs one each"
         )
     return ones[0] if ones else None
+
+
+def _require_single_labels(tables: Sequence[tuple[Path, Columns, list[Row]]]) -> None:
+    """Raise InputError for a label that joins several, such as cat|dog: it is no class of its own."""
+    known = {row.label for *_, rows in tables for row in rows if row.label is not None}
+    for path, columns, rows in tables:
+        joined = combined(known, always=columns.label_name in MULTI_LABEL)
+        for row in rows:
+            if parts := joined.get(row.label or ""):
+                raise InputError(
+                    f"{path}, line {row.line}: the image has several labels, {_some(parts)}. A classifier needs one"
+                    " each"
+                )
 
 
 def _pixels(path: Path, values: Sequence[str], line: int) -> np.ndarray:
@@ -178,6 +200,7 @@ def _parted(path: Path, columns: Columns, rows: list[Row]) -> tuple[list[list[Ro
 
 def _split_of(value: str, truth: tuple[str, str] | None) -> str | None:
     """The split, train, test or val, that a value of a column means; None if it is not known."""
+    value = value.lower()
     if truth:
         return (
             truth[0]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastconv.data.sources.formats import ENDINGS
+from fastconv.data.sources.formats import ENDINGS, HEIF_ENDINGS, heif_advice
 from fastconv.data.sources.labels import NO_LABEL, label_of
 from fastconv.system.errors import InputError
 
@@ -158,7 +158,7 @@ class TarSamples:
             if group.images or stem in used:
                 continue
             if any(ending in group.labels for ending in SURE_ENDINGS):
-                why = (
+                why = heif_advice(group.others) or (
                     f"no image of a known format, but {group.others[0]}" if group.others else "a label without an image"
                 )
                 self.unreadable.append((f"{self._where}: {stem}", why))
@@ -176,13 +176,16 @@ class TarSamples:
 
 
 def image_members(files: Files, where: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of each image of a tar, with a label or without. The content of a link is empty."""
+    """Yield (name, content) of each image of a tar, with a label or without. The content of a link is empty.
+
+    Photographs that need pillow-heif are among them, so that they are told of.
+    """
     last = ""
     for name, content in files:
         place = _place(name)
-        if place is not None and place[2] in ENDINGS:
+        if place is not None and place[2] in ENDINGS + HEIF_ENDINGS:
             stem = place[1]
-            yield f"{where}: {name if stem == last else stem}", content or b""
+            yield f"{where}: {name if stem == last or place[2] not in ENDINGS else stem}", content or b""
             last = stem
 
 

@@ -117,7 +117,7 @@ def _open_torchvision(name: str, data: Path) -> list[Indexed]:
                 raise
             return [kind(data, **each, download=True) for each in splits]
     except Exception as error:
-        line = " ".join(str(error).split())[:300] or type(error).__name__
+        line = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
         raise InputError(f"torchvision cannot open {name} in {data}: {line}. Put its files there") from error
     finally:
         socket.setdefaulttimeout(timeout)

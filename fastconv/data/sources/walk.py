@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from fastconv.data.sources.formats import ENDINGS, HEIF_ENDINGS
+from fastconv.data.sources.formats import ENDINGS, heif_advice
 from fastconv.system.errors import InputError
 
 # Folders and files that systems, archives, network storage and editors leave beside a user's, besides hidden ones
@@ -141,6 +141,11 @@ class Folder:
         """Whether there is an image in it, at any depth."""
         return any(folder.images for folder in self.walk())
 
+    @cached_property
+    def needs_heif(self) -> str:
+        """What `needs_heif` says of the files in it, at any depth."""
+        return needs_heif(path for folder in self.walk() for path in folder.others)
+
 
 @dataclass
 class PassedOver:
@@ -181,9 +186,13 @@ def describe_others(others: Iterable[Path], root: Path) -> str:
     kinds = Counter(path.suffix.lower() or "no ending" for path in others)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4)) + ", ..." * (len(kinds) > 4)
     line = f"{len(others):,} files are no images by their names ({counts}), such as {os.path.relpath(others[0], root)}"
-    if any(kind in HEIF_ENDINGS for kind in kinds):
-        line += ". Install pillow-heif to read .heic files"
-    return line
+    return f"{line}{needs_heif(others)}"
+
+
+def needs_heif(paths: Iterable[Path]) -> str:
+    """What to add to a sentence about missing images if pillow-heif would read some of these files."""
+    advice = heif_advice(path.name for path in paths)
+    return f". {advice}" if advice else ""
 
 
 def describe_hidden(hidden: Iterable[Path], root: Path) -> str:
