@@ -12,7 +12,7 @@ import numpy as np
 from fastconv.budget.clock import Clock
 from fastconv.config.arguments import prepare_arguments
 from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, typed
-from fastconv.config.quoting import quoted
+from fastconv.config.quoting import literally
 from fastconv.config.store import CONF
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
@@ -75,9 +75,9 @@ def _settings(dataset: str | Path | tuple[np.ndarray, Sequence[object]]) -> list
         check_local("FASTCONV_DATA", data)
         path = Path(data, "arrays", f"{name}.npz").absolute()
         write_atomically(path, file.getvalue())
-        return ["dataset=arrays", f"dataset.root={quoted(path)}"]
+        return ["dataset=arrays", f"dataset.root={literally(path)}"]
     if (CONF / "dataset" / f"{dataset}.yaml").exists():
         return [f"dataset={dataset}"]
     if not Path(dataset).is_dir():
         raise InputError(f"{dataset} is neither a folder nor one of fastconv's data sets")
-    return ["dataset=image_folder", f"dataset.root={quoted(Path(dataset).absolute())}"]
+    return ["dataset=image_folder", f"dataset.root={literally(Path(dataset).absolute())}"]

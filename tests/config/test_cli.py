@@ -376,10 +376,18 @@ def test_missing_data_without_a_network(tmp_path, monkeypatch):
     assert files(tmp_path / "data") == []
 
 
-def test_a_debugger_sees_tracebacks(monkeypatch, tmp_path, digits_root):
-    """HYDRA_FULL_ERROR=1 hides nothing."""
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
+def test_a_debugger_sees_tracebacks(monkeypatch, tmp_path, value, shown):
+    """HYDRA_FULL_ERROR=1 hides nothing; another value means nothing, as for Hydra."""
     command = [sys.executable, "-m", "fastconv.train", "dataset=nothing"]
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", value)
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "Traceback" in ended.stderr
+    assert ("Traceback" in ended.stderr) == shown
+
+
+def test_a_sweep_in_a_folder_that_no_config_could_name_is_refused(command, tmp_path):
+    ended = command("train", "-m", "seed=0,1", "hydra.sweep.dir=a/\\${x}", "dry_run=true")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "hydra.sweep.dir=a/${x} is not possible" in ended.err
+    assert files(tmp_path) == []
