@@ -117,7 +117,7 @@ BAD = {
     "a number": (7, "images are int"),
     "content of a file": (b"\x89PNG", "images are bytes"),
     "dict": ({"image": COLOUR}, "images are dict"),
-    "no such file": ("nowhere.png", "nowhere.png cannot be read as an image"),
+    "no such file": ("nowhere.png", "^nowhere.png is not there$"),
     "folder": (str(Path(__file__).parent), "is a folder: give its files, or use python -m fastconv.predict"),
     "no image": (__file__, "cannot be read as an image"),
 }
@@ -139,6 +139,14 @@ def test_only_regular_files_of_known_formats_are_opened(tmp_path):
     for name, line in (("pipe", "a named pipe"), ("page", "not an image"), ("long", "more than 1,024 MiB")):
         with pytest.raises(InputError, match=f"{name}.png cannot be read as an image: .*{line}"):
             taken(tmp_path / f"{name}.png", SHAPES["colour"])
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path):
+    link = tmp_path / "link.png"
+    link.symlink_to("gone.png")
+    with pytest.raises(InputError) as told:
+        taken(link, SHAPES["colour"])
+    assert str(told.value) == f"{link} is a link to a file that is not there"
 
 
 def test_an_open_file_is_read_from_its_beginning():
