@@ -235,8 +235,10 @@ class Job:
             try:
                 return self._body(config)
             except RunningElsewhereError as error:
-                print(f"{error.folder} is running in another process, which is left to finish it", flush=True)
-                if self.may_come_back and os.getpid() == self._process:
+                skipped = self.may_come_back and os.getpid() == self._process
+                does = f"job {HydraConfig.get().job.num} {'is skipped' if skipped else 'waits'}"
+                print(f"{does}: {error.folder} is running in another process, which is left to finish it", flush=True)
+                if skipped:
                     self._elsewhere.append(error.folder)
                     return None
                 wait_until_free(error.folder)
