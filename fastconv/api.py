@@ -13,7 +13,7 @@ import numpy as np
 from fastconv.budget.clock import Clock
 from fastconv.config.arguments import prepare_arguments
 from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, typed
-from fastconv.config.quoting import quoted
+from fastconv.config.quoting import literally
 from fastconv.config.store import CONF
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
@@ -81,7 +81,7 @@ def _settings(dataset: str | Path) -> list[str]:
     if name and _there(CONF / "dataset" / f"{name}.yaml"):
         return [f"dataset={name}"]
     if name and _there(Path(name), folder=True):
-        return ["dataset=image_folder", f"dataset.root={quoted(Path(name).absolute())}"]
+        return ["dataset=image_folder", f"dataset.root={literally(Path(name).absolute())}"]
     if found := [each for ending, each in _FILES.items() if name.lower().endswith(ending)]:
         kind, key = found[0]
         raise InputError(
@@ -175,4 +175,4 @@ def _arrays_path(content: bytes) -> Path:
 def _settings_of_arrays(content: bytes) -> list[str]:
     if not content:
         raise InputError(f"the data set is no text, path or tuple: {_WANTED}")
-    return ["dataset=arrays", f"dataset.root={quoted(_arrays_path(content))}"]
+    return ["dataset=arrays", f"dataset.root={literally(_arrays_path(content))}"]

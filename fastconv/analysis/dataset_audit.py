@@ -8,6 +8,7 @@ import numpy as np
 
 from fastconv.analysis import figures, run_figures
 from fastconv.analysis.duplicates import equal_images
+from fastconv.config.prerequisites import too_large_batch
 from fastconv.config.schema import Config
 from fastconv.data.loading import load, open_described, open_source
 from fastconv.data.sources.base import Source
@@ -125,6 +126,9 @@ def audit(config: Config) -> Audit:
             raise InputError("; ".join([*source.problems, str(error)])) from error
         notes = tuple(filter(None, (*source.notes, source.audit_note(), *opened.notes)))
         problems = source.problems
+    too_large = too_large_batch(config, len(opened.train.labels))
+    if too_large and "batch_size" not in config.autotune:
+        notes = (*notes, too_large)
     parts = (opened.train, opened.test)
     duplicates: list[list[str]] = []
     leaked: list[tuple[str, str]] = []

@@ -59,7 +59,7 @@ def export(config: Export) -> list[str]:
     lines = []
     for kind in as_list(config.format):
         path = folder / FILES[kind]
-        with replacing(path) as partial:
+        with replacing(path, f".part{path.suffix}") as partial:  # torch warns of any other ending
             predict = WRITERS[kind](network, some[:2], partial)
             error = float(np.abs(predict(some.numpy()) - expected).max())
             if not error <= TOLERANCE:

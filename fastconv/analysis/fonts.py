@@ -1,5 +1,6 @@
 """Draws names in any script: with the fonts that this system has, else spelled in letters that can be drawn."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -15,6 +16,9 @@ from matplotlib.ticker import FixedFormatter, Formatter, FuncFormatter
 # What is left of Unicode's name of a letter or sign without these words is its sound.
 LETTER = re.compile(r".*\b(?:LETTER|SYLLABLE|VOWEL SIGN|SIGN|LIGATURE)\b(?: SMALL| CAPITAL)? (.+)")
 FAMILY = "DejaVu Sans"  # matplotlib's own
+
+# It warns of each family of the system's that lacks a weight, though another weight of it is drawn.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def fit_fonts(figure: Figure) -> None:

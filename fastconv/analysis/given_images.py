@@ -73,6 +73,9 @@ def pixels_of(image: Any, shape: tuple[int, int, int], at: int, levels: Levels |
         raise InputError(f"{image} is a folder: give its files, or use python -m fastconv.predict images={image}")
     try:
         return to_array(_opened(image), shape[0], grey=shape[2] == 1, levels=levels)
+    except FileNotFoundError as error:
+        link = " a link to a file that is" if isinstance(image, str | Path) and Path(image).is_symlink() else ""
+        raise InputError(f"{name} is{link} not there") from error
     except Exception as error:  # each of Pillow's readers has its own
         raise InputError(f"{name} cannot be read as an image: {reason_of(error, str(name))}") from error
 

@@ -8,7 +8,7 @@ import numpy as np
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.data.dataset import ImageData, mean_and_std
 from fastconv.data.loading import is_builtin
-from fastconv.data.split_record import SplitRecord, own_images
+from fastconv.data.split_record import FILE, SplitRecord, own_images
 from fastconv.data.splits import Splits
 
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -29,8 +29,9 @@ def images_of(run: TrainedRun, data: Path) -> tuple[Splits, list[str]]:
     may_differ = not found.has_record and not is_builtin(run.config.dataset)
     if may_differ and not same_pixels(mean_and_std(splits.train.images), (run.mean, run.std)):
         lines.append(
-            "The training images are not those of this run, which kept no list of them: it may have been trained on"
-            " some of these test images. Train anew for a true accuracy."
+            f"{run.folder / FILE}, the list of this run's images, is missing, and the split that is drawn without it is"
+            " another: the run may have been trained on some of these test images. Restore the file if there was one, or"
+            " train anew for a true accuracy."
         )
     if count := splits.leaked:
         lines.append(

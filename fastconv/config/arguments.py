@@ -28,7 +28,7 @@ from fastconv.config.overrides import (
 from fastconv.config.sweeps import Sweep
 from fastconv.config.text import as_typed
 from fastconv.system.errors import InputError
-from fastconv.system.settings import check_local
+from fastconv.system.settings import check_local, check_plain
 
 Check = Callable[[Any], object]
 
@@ -173,6 +173,7 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
         if in_turn and len(checked) <= KEPT:
             composed = tuple(values for values, _ in checked)
     check_local("hydra.sweep.dir", settings.sweep.dir)
+    check_plain("hydra.sweep.dir", settings.sweep.dir)
     return Sweep(config_name, tuple(asked.overrides), tuple(configs), Path(settings.sweep.dir), searches, composed)
 
 

@@ -86,8 +86,8 @@ def command(
             if body.__module__ == "__main__":
                 begin_command()
             register()
-            job = Job(config_name, body, "HYDRA_FULL_ERROR" in os.environ)
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # have Hydra raise its errors instead of printing them
+            job = Job(config_name, body, os.environ.get("HYDRA_FULL_ERROR") == "1")
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise its errors instead of printing them
             given, well, format_warning = sys.argv, True, warnings.formatwarning
             arguments = given[1:]
             warnings.formatwarning = functools.partial(_format_warning, format_warning)
@@ -235,8 +235,10 @@ class Job:
             try:
                 return self._body(config)
             except RunningElsewhereError as error:
-                print(f"{error.folder} is running in another process, which is left to finish it", flush=True)
-                if self.may_come_back and os.getpid() == self._process:
+                skipped = self.may_come_back and os.getpid() == self._process
+                does = f"job {HydraConfig.get().job.num} {'is skipped' if skipped else 'waits'}"
+                print(f"{does}: {error.folder} is running in another process, which is left to finish it", flush=True)
+                if skipped:
                     self._elsewhere.append(error.folder)
                     return None
                 wait_until_free(error.folder)

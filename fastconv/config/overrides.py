@@ -14,13 +14,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 
 from fastconv.config.custom import own_options, with_config_folders, with_custom_groups
 from fastconv.config.quoting import to_paste
 from fastconv.config.store import CONF, SCHEMAS, complete, options_with, register, registered_options
+from fastconv.config.text import is_path_key
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.settings import INTERPOLATION, NOT_PLAIN
 
 # The exceptions that Hydra, its grammar and OmegaConf raise for input that they cannot use.
 COMPOSING_ERRORS = (
@@ -129,8 +131,10 @@ def _how_to_write(text: str) -> str:
         return "write key=value"
     if key != key.strip():
         return f"write key=value, without blanks around =, as {shlex.quote(f'{key.strip()}={value.strip()}')}"
-    if "${" in value:
-        return "write key=value, and close every ${...}"
+    if value.count(INTERPOLATION) > value.count("}"):
+        return f"write key=value, and close every ${{...}}; {NOT_PLAIN}"
+    if INTERPOLATION in value and is_path_key(key.lstrip("+")):
+        return f"{NOT_PLAIN}. Write an interpolation without quotes"
     return f"write key=value, and quote special characters for Hydra and for the shell, as {to_paste(key, value)}"
 
 
@@ -202,8 +206,7 @@ def unknown_key(key: str, config_name: str) -> str:
     if key in legacy.SETTINGS:
         return f"unknown key {key}: it is {legacy.SETTINGS[key]} now. --help lists all keys"
     group, _, name = key.partition(".")
-    owners = [f"{group}={option}" for option in options_with(group, name)]
-    if owners:
+    if owners := [f"{group}={option}" for option in options_with(group, name)]:
         return f"{key} is a key of {' and '.join(owners)} alone: choose that too, or leave it out"
     return f"unknown key {key}{nearest(key, keys(config_name))} --help lists all keys"
 
@@ -291,5 +294,7 @@ def _holder(config: DictConfig, key: str) -> tuple[DictConfig | None, str]:
 def _first_line(error: Exception) -> str:
     """The first line of an error's message, without the types of Python in it."""
     text = (getattr(error, "msg", None) or str(error)).strip()
-    line = text.splitlines()[0] if text else type(error).__name__
+    line = (text or type(error).__name__).splitlines()[0]
+    if isinstance(error, InterpolationKeyError | GrammarParseError) and is_path_key(str(error.full_key)):
+        line += f"; {NOT_PLAIN}"
     return re.sub(r" of type '\w+' is incompatible with type hint '.*'", " is of a kind that it cannot have", line)

@@ -76,11 +76,21 @@ def require_loggers(config: Config) -> None:
 
 def require_batch(config: Config, images: int) -> None:
     """Raise InputError for a batch that is larger than the training set."""
-    if config.batch_size > images:
-        raise InputError(
-            f"batch_size={config.batch_size} is not possible: {config.dataset.name} has {images} images for training."
-            " Give fewer"
-        )
+    if line := too_large_batch(config, images):
+        raise InputError(line)
+
+
+def too_large_batch(config: Config, images: int) -> str | None:
+    """Why a batch is not possible with some training images, and what to give instead; None if it is possible."""
+    if config.batch_size <= images:
+        return None
+    devices, part = config.trainer.devices, config.micro_batch_size * config.trainer.devices
+    # A batch is made of whole parts, which are smaller than the model's own in a batch that is smaller than one.
+    largest = max(2, images // part * part or images // devices * devices)
+    return (
+        f"batch_size={config.batch_size} is not possible: {config.dataset.name} has {images} images for training."
+        f" Give batch_size={largest} or fewer, or experiment=best"
+    )
 
 
 def require_known(config: Config) -> None:

@@ -10,6 +10,11 @@ def quoted(text: object, quote: str = "'") -> str:
     return f"{quote}{escaped}{quote}"
 
 
+def literally(text: object) -> str:
+    """Quote a text for Hydra's grammar so that a `${` in it stays what it is, and is no interpolation."""
+    return quoted(re.sub(r"(?<!\\)(\\*)(?=\$\{)", lambda found: 2 * found[1] + "\\", str(text)))
+
+
 def to_paste(key: str, value: str) -> str:
     """A part of a command that sets a key to a text with any characters: quoted for Hydra and for the shell."""
     return shlex.quote(f"{key}={quoted(value, chr(34))}")

@@ -25,6 +25,7 @@ from fastconv.optim.configs import Average
 from fastconv.runs.legacy import current_settings
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.settings import interpolated
 from fastconv.system.targets import KEY
 from fastconv.system.urls import remember
 
@@ -140,9 +141,10 @@ def stored(folder: Path) -> DictConfig:
     else wrote would become a `_target_` or give away the environment.
     """
     content = read_yaml(folder / "config.yaml")
-    if not isinstance(content, dict) or "${" in repr(content):  # not as written: YAML has escapes
-        interpolations = "it has interpolations, which are refused: ${ cannot be in it, even in a path of your own"
-        raise ValueError(interpolations if isinstance(content, dict) else "it has no settings")
+    if not isinstance(content, dict):
+        raise ValueError("it has no settings")
+    if interpolated("", content) is not None:
+        raise ValueError("it has interpolations, which are refused: ${ cannot be in it, even in a path of your own")
     settings = current_settings(content)
     values = OmegaConf.create({"logger": LOGGER, **settings})
     register()

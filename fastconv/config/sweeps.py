@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from fastconv.config.quoting import quoted
+from fastconv.config.quoting import literally
 from fastconv.config.resume import require_job
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_location
@@ -100,7 +100,7 @@ def _require_same(sweep: Sweep) -> None:
 
 def override_of(folder: Path) -> str:
     """The override that makes Hydra put a sweep's runs into a folder."""
-    return f"hydra.sweep.dir={quoted(folder)}"
+    return f"hydra.sweep.dir={literally(folder)}"
 
 
 def _of_interest(overrides: tuple[str, ...]) -> list[str]:

@@ -128,6 +128,11 @@ def _kind(config_name: str, key: str) -> _Kind | None:
     return None
 
 
+def is_path_key(key: str) -> bool:
+    """Whether a key of some command takes a path."""
+    return any((kind := _kind(name, key)) is not None and kind.path for name in SCHEMAS)
+
+
 def _split(text: str) -> list[str]:
     """The parts of a text between commas that stand neither in quotes nor, where they are balanced, in brackets."""
     for brackets in ("([{", ""):

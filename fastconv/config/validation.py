@@ -1,5 +1,6 @@
 """Checks the values of a run's config, each by itself and in combination."""
 
+import dataclasses
 from operator import attrgetter
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastconv.optim.schedules import OneCycle
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError
 from fastconv.system.names import check_name
-from fastconv.system.settings import check_local, check_option, check_settings
+from fastconv.system.settings import check_local, check_option, check_plain, check_settings
 from fastconv.system.targets import Component
 
 
@@ -33,6 +34,7 @@ def check(config: Config) -> None:
             raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
 
     check_words(config)
+    check_plain("", dataclasses.asdict(config))
     check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
     check_name("dataset.name", config.dataset.name)

@@ -55,13 +55,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, ending: str = ".part") -> Iterator[Path]:
     """Yield a new, empty file beside `path`, which takes its name at the end, or goes if an error ends the block.
 
+    Its own name has an `ending`, which matters to some writers.
     Its name cannot be guessed and it is created here, so a link that somebody planted in the folder is never followed:
     at `path` itself, a link is replaced. Raises InputError if the folder cannot be written.
     """
-    partial = path.with_name(f"{path.name[:200]}.{secrets.token_hex(6)}.part")
+    partial = path.with_name(f"{path.name[:200]}.{secrets.token_hex(6)}{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch(exist_ok=False)
@@ -112,7 +113,13 @@ KINDS = (
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """The error for a file that could not be written."""
-    return InputError(f"cannot write {path}: {error.strerror or error}. Free some space or choose another folder")
+    return InputError(f"cannot write {path}: {error.strerror or error}. {_advice(error)}")
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in FULL:
+        return "Free some space or choose another folder"
+    return "Choose a shorter name" if error.errno == errno.ENAMETOOLONG else "Choose another folder"
 
 
 def is_of_files(error: BaseException) -> bool:
@@ -124,8 +131,7 @@ def of_file(error: BaseException) -> str:
     """Say in one line which file the system refused to read or write, and why."""
     assert isinstance(error, OSError)
     where = f"cannot read or write {error.filename}" if error.filename else "cannot write a file"
-    advice = " Free some space or choose another folder" if error.errno in FULL else ""
-    return f"{where}: {error.strerror}.{advice}"
+    return f"{where}: {error.strerror}. {_advice(error) if error.errno in FULL else ''}".rstrip()
 
 
 @contextmanager

@@ -18,6 +18,9 @@ MISSING: Any = "???"
 
 _RANGE, _OPTIONS, _PATH, _TEXT, _LOCAL = "range", "options", "path", "text", "local"
 
+# The beginning of an interpolation, in which OmegaConf would put another value.
+INTERPOLATION = "${"
+NOT_PLAIN = "a setting cannot have ${ in its text, not even in a path: rename the folder, or link to it"
 # The beginning of a URL, such as s3:// or file://.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -126,6 +129,28 @@ def check_local(key: str, value: object) -> None:
             f"{key}={value} is not possible: give a file or folder on this machine. Those of a server can be used where"
             " they are mounted, or copied there afterwards"
         )
+
+
+def check_plain(key: str, value: object) -> None:
+    """Raise InputError, naming the key, for a value of a run, or one nested in it, that has `${` in it.
+
+    A run stores its settings as plain values, and opens none that could be an interpolation (`config.store.stored`).
+    """
+    if (found := interpolated(key, value)) is not None:
+        at, text = found
+        raise InputError(f"{at}={text} is not possible: {NOT_PLAIN}")
+
+
+def interpolated(key: str, value: object) -> tuple[str, object] | None:
+    """The first key and value with `${`, among a value and those nested in it; None if there is none."""
+    if INTERPOLATION in key:
+        return key, value
+    if isinstance(value, dict | list | tuple):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        nested = (interpolated(f"{key}.{name}" if key else str(name), each) for name, each in pairs)
+        return next((found for found in nested if found is not None), None)
+    # Not as written: YAML has escapes.
+    return (key, value) if INTERPOLATION in (value if isinstance(value, str) else repr(value)) else None
 
 
 def check_option(key: str, value: object, options: Sequence[str]) -> None:

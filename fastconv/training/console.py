@@ -1,5 +1,6 @@
 """The tables that a run prints: its plan before it starts, and its result."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def results_table(results: Results, folder: Path) -> Table:
         "seconds": "  ".join(f"{name} {spent:.1f}" for name, spent in results.seconds.items() if spent >= 0.05),
         "waiting for data": "unknown" if waited is None else f"{waited:.2%} of the training time",
         "run": str(folder),
-        "dashboard": f"tensorboard --logdir {folder}",
+        "dashboard": f"tensorboard --logdir {shlex.quote(str(folder))}",
     }
     if results.expected_calibration_error_unscaled is not None:
         rows["calibration"] = (
@@ -118,6 +119,8 @@ def results_table(results: Results, folder: Path) -> Table:
 
 def _table(title: str, rows: Mapping[str, str]) -> Table:
     table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path is shown whole
     for name, value in rows.items():
         table.add_row(name, escape(printable(value)))
     return table

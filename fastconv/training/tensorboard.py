@@ -65,8 +65,13 @@ class Dashboard(TensorBoardLogger):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, name="", version="")
-        self._folder = folder
+        # The path is absolute, since Lightning's file system would take a leading ~ for somebody's home.
+        super().__init__(folder.absolute(), name="", version="")
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the run as it is: Lightning's own would replace `$HOME` in it, and write elsewhere."""
+        return str(self.save_dir)
 
     def finalize(self, status: str) -> None:
         self.experiment.flush()

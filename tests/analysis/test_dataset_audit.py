@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import shutil
 
 import numpy as np
@@ -105,6 +106,7 @@ def test_copies_and_contradictions_are_told(command, tmp_path):
     ended = command("audit", "dataset=image_folder", "dataset.root=f", "dataset.test_share=0.3")
     assert "contradictory: 1 images have several labels" in ended.out
     assert "few images: 3 classes" in ended.out
+    assert re.search(r"note: batch_size=512 is not possible: .* Give batch_size=\d\d or fewer", ended.out)
     os.remove(tmp_path / "f" / "1" / "other.png")
     buffer = io.BytesIO()
     Image.open(tmp_path / "f" / "0" / "0.png").save(buffer, "bmp")

@@ -1,5 +1,6 @@
 """Figures show names in any script without boxes, and say nothing of fonts."""
 
+import logging
 import warnings
 
 import pytest
@@ -9,6 +10,10 @@ from fastconv.analysis import fonts
 from fastconv.analysis.figures import save
 
 NAMES = ["cat", "猫", "قطة", "बिल्ली", "🦊", "고양이", "ねこ", "кошка", "γάτα"]
+
+
+def test_matplotlib_says_nothing_of_weights():
+    assert not logging.getLogger("matplotlib.font_manager").isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.parametrize("installed", [True, False], ids=["fonts of the system", "no other font"])

@@ -131,7 +131,7 @@ BAD = {
     "a number": (7, "images are int"),
     "content of a file": (b"\x89PNG", "images are bytes"),
     "dict": ({"image": COLOUR}, "images are dict"),
-    "no such file": ("nowhere.png", "nowhere.png cannot be read as an image"),
+    "no such file": ("nowhere.png", "^nowhere.png is not there$"),
     "folder": (str(Path(__file__).parent), "is a folder: give its files, or use python -m fastconv.predict"),
     "no image": (__file__, "cannot be read as an image"),
 }
@@ -165,6 +165,14 @@ def test_photographs_that_need_pillow_heif_say_so(tmp_path):
     assert [name for name, _ in image_members(iter([("x/a.heic", b"1"), ("a.txt", b"1")]), "t.tar")] == [
         "t.tar: x/a.heic"
     ]
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path):
+    link = tmp_path / "link.png"
+    link.symlink_to("gone.png")
+    with pytest.raises(InputError) as told:
+        taken(link, SHAPES["colour"])
+    assert str(told.value) == f"{link} is a link to a file that is not there"
 
 
 def test_an_open_file_is_read_from_its_beginning():

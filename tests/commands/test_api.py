@@ -41,6 +41,17 @@ def test_a_folder_with_an_odd_name_is_learned(here):
     assert predictor.shape == (24, 24, 1)
 
 
+def test_a_folder_that_no_run_could_name_again_is_refused(here):
+    for label in "ab":
+        folder = here / "${x}" / label
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "1.png")
+    with pytest.raises(InputError, match="rename the folder, or link to it") as error:
+        fastconv.fit(here / "${x}", 60, *SMALL)
+    assert str(error.value).startswith(f"dataset.root={here}/${{x}} is not possible")
+    assert not (here / "outputs").exists()
+
+
 def test_a_named_set_is_learned_and_found_again(here):
     predictor = fastconv.fit("digits", 60, *SMALL, "schedule.max_epochs=2")
     again = fastconv.load(predictor.run.folder)

@@ -151,5 +151,6 @@ def test_a_run_of_an_earlier_version_warns_if_its_images_have_changed(grown, com
     (run / "splits.json").unlink()
     stored = torch.load(run / "last.ckpt", weights_only=True)
     said, _ = evaluate(command, run)
-    assert "The training images are not those of this run, which kept no list of them" in said
+    assert f"{run / 'splits.json'}, the list of this run's images, is missing" in said
+    assert "the run may have been trained on some of these test images" in said
     assert stored["network"]["mean"], "by which it is told"

@@ -229,7 +229,7 @@ def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path, 
 
         monkeypatch.setattr("fastconv.config.cli.wait_until_free", other_ends)
         ended = command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}")
-        assert f"{copy}/0 is running in another process, which is left to finish it" in ended.out
+        assert f"job 0 is skipped: {copy}/0 is running in another process, which is left to finish it" in ended.out
         assert ended.code == (0 if finishes else 1), ended.err
         assert ("job 0: the other process did not finish it: go on with sweep.resume=" in ended.err) != finishes
     assert command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}").code == 0

@@ -236,7 +236,7 @@ BAD = {
     f"data={'x' * 300}": "File name too long",
     "stream.root=/dev/null": "cannot write /dev/null: Not a directory",
     "stream.max_gb=0": "more than stream.max_gb=0",
-    "batch_size=4096": "digits has 1438 images for training",
+    "batch_size=4096": "digits has 1438 images for training. Give batch_size=1280 or fewer, or",
     "budget.counts=[validate]": "it must name train",
     "batch_size=0": "batch_size=0 is not possible",
     "batch_size=300": "multiple of micro_batch_size x trainer.devices = 256",
@@ -351,7 +351,7 @@ def test_an_unwritable_output_folder_is_found_out_before_anything_long(command, 
     (tmp_path / "outputs").write_text("a file")
     ended = command("train", "dataset=digits", "model.width=4", "stream.root=streams")
     assert ended.code == 1
-    assert ended.err.startswith("fastconv: cannot write outputs")
+    assert ended.err == "fastconv: cannot write outputs: Not a directory. Choose another folder\n"
     assert files(tmp_path) == ["outputs"]
 
 
@@ -376,10 +376,18 @@ def test_missing_data_without_a_network(tmp_path, monkeypatch):
     assert files(tmp_path / "data") == []
 
 
-def test_a_debugger_sees_tracebacks(monkeypatch, tmp_path, digits_root):
-    """HYDRA_FULL_ERROR=1 hides nothing."""
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
+def test_a_debugger_sees_tracebacks(monkeypatch, tmp_path, value, shown):
+    """HYDRA_FULL_ERROR=1 hides nothing; another value means nothing, as for Hydra."""
     command = [sys.executable, "-m", "fastconv.train", "dataset=nothing"]
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", value)
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "Traceback" in ended.stderr
+    assert ("Traceback" in ended.stderr) == shown
+
+
+def test_a_sweep_in_a_folder_that_no_config_could_name_is_refused(command, tmp_path):
+    ended = command("train", "-m", "seed=0,1", "hydra.sweep.dir=a/\\${x}", "dry_run=true")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "hydra.sweep.dir=a/${x} is not possible" in ended.err
+    assert files(tmp_path) == []

@@ -1,10 +1,13 @@
 """What a run needs is found missing before it begins."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 
-from fastconv.config.prerequisites import require_loggers
+from fastconv.config.overrides import compose, typed
+from fastconv.config.prerequisites import require_loggers, too_large_batch
+from fastconv.config.validation import check
 from fastconv.system.errors import InputError
 
 
@@ -22,6 +25,22 @@ def test_a_logger_that_cannot_be_made(settings, says):
     with pytest.raises(InputError) as error:
         require_loggers(SimpleNamespace(logger={"csv": True, "mine": settings}))
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("images", [2, 3, 97, 200, 300, 511])
+@pytest.mark.parametrize("given", [(), ("micro_batch_size=64",), ("trainer.devices=2",)], ids=" ".join)
+def test_the_batch_that_is_advised_is_possible(images, given):
+    def config(*settings):
+        overrides = ["dataset=image_folder", *given, *settings]
+        return typed("train", compose("train", overrides), overrides)
+
+    line = too_large_batch(config(), images)
+    assert f"image_folder has {images} image" in line
+    (advised,) = re.findall(r"Give batch_size=(\d+) or fewer, or experiment=best", line)
+    assert int(advised) <= images
+    assert too_large_batch(config(f"batch_size={advised}"), images) is None
+    if int(advised) >= 64 or not given:  # a smaller one needs a smaller micro_batch_size too, which its own line says
+        check(config(f"batch_size={advised}"))
 
 
 def test_a_logger_that_can():

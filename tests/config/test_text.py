@@ -7,9 +7,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fastconv.config.arguments import last_of_each, prepare_arguments, read_arguments
 from fastconv.config.overrides import compose, parse_override
-from fastconv.config.quoting import quoted, to_paste
+from fastconv.config.quoting import literally, quoted, to_paste
 from fastconv.config.text import as_typed
 from fastconv.system.errors import InputError
+from fastconv.system.settings import NOT_PLAIN
 
 TEXTS = [
     "2024_01_15", "1e3", "007", "0x10", "true", "on", "nan", "inf", "café", "写真", "photos (1)", "a=b", "x,y", "C:\\x",
@@ -48,6 +49,12 @@ def test_the_composed_config_has_the_text():
     config = compose("train", given)
     assert (config.dataset.root, config.outputs) == ("2024_01_15", "a=b (1)")
     assert config.stream.root == compose("train", []).stream.root
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "${x}", "a/\\${x}", "\\\\${a}'${b}\\"])
+def test_a_text_is_taken_literally(text):
+    config = compose("train", prepare_arguments("train", [f"dataset.root={literally(text)}"]))
+    assert config.dataset.root == text
 
 
 @pytest.mark.parametrize(
@@ -126,6 +133,17 @@ WRONG = {
     "autotune=[rest]": "autotune=rest is unknown: it is called data_pruning now",
     "dataset.root=photos": "add dataset=image_folder",
     "seed=${": "close every ${...}",
+    'seed="${seed}': "quote special characters for Hydra and for the shell",
+    "dataset.root=${oc.env:HOME": "close every ${...}",
+    # A stored config with an interpolation would be refused ever after.
+    "dataset.root=a/\\${x}": f"dataset.root=a/${{x}} is not possible: {NOT_PLAIN}",
+    'dataset.root="a/${x}"': f"dataset.root: Interpolation key 'x' not found; {NOT_PLAIN}",
+    "dataset.root=a/${x}": f"dataset.root: Interpolation key 'x' not found; {NOT_PLAIN}",
+    "dataset.root=it's/${x}": f"{NOT_PLAIN}. Write an interpolation without quotes",
+    "dataset.train=[b.csv,a/\\${x}]": "dataset.train.1=a/${x} is not possible",
+    "outputs=\\${x}": "outputs=${x} is not possible",
+    "dataset.name=\\${x}": "dataset.name=${x} is not possible",
+    "logger.mlflow={experiment: '\\${x}'}": "logger.mlflow.experiment=${x} is not possible",
     "dataset.name=../../escape": "it becomes the name of a folder, so it cannot have / or \\",
 }
 

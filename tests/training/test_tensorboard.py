@@ -30,6 +30,7 @@ from fastconv.data.loading import load
 from fastconv.runs.folder import is_finished
 from fastconv.runs.results import MEASURES, Results
 from fastconv.training import pictures
+from fastconv.training.tensorboard import Dashboard
 
 EVERYTHING = ("dataset=digits", *SMALL, "budget.seconds=500", "schedule.max_epochs=1", "validate.every=0.5",
               "dataset.holdout=0.1", "validate.on=holdout", "stream=online", "figures=true")  # fmt: skip
@@ -71,6 +72,22 @@ def shown(tmp_path_factory, digits_root):
     run = only_run(folder)
     (counts,) = drawn
     return run, read(run), counts
+
+
+@pytest.mark.parametrize("name", ["$HOME", "~", "a::b", "${HOME}"])
+def test_events_are_in_the_folder_whatever_its_name(tmp_path, monkeypatch, name):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    dashboard = Dashboard(Path(name))
+    dashboard.log_metrics({"loss": 1.0}, 1)
+    dashboard.save()
+    dashboard.close()
+    assert [path.name.split(".")[0] for path in (tmp_path / name).glob("events.out.*")] == ["events"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["home", name])
+    assert list(home.iterdir()) == []
 
 
 def test_the_tags_are_those_of_the_docs(shown):

@@ -217,6 +217,10 @@ def reason_of(error: Exception, name: str = "") -> str:
         return TOO_LARGE
     if isinstance(error, InputError):
         return text
+    if isinstance(error, FileNotFoundError):  # a link may lead nowhere
+        return "it is not there"
+    if isinstance(error, OSError) and error.strerror:  # its text would name the file again
+        return error.strerror
     return (f"{type(error).__name__}: {text}" if text else type(error).__name__)[:200]
 
 
