@@ -8,10 +8,11 @@ from fastconv.data.sources.base import natural
 from fastconv.system.errors import InputError
 
 # How pandas, databases and spreadsheets write that there is no value. None and NA are left to be names of classes.
-_NO_VALUE = ("", "nan", "null", "<na>", "#n/a", "#na")
+_NO_VALUE = ("", "nan", "-nan", "null", "<na>", "#n/a", "#na")
 NO_LABEL = "no label"
 # Names of classes that may have been meant as no value.
 _DOUBTFUL = ("none", "na", "n/a", "nil", "unknown")
+_INFINITE = re.compile(r"[-+]?inf(inity)?", re.IGNORECASE)
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0*)?")
 
 
@@ -31,10 +32,14 @@ def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
         labels: the labels, as they are spelled.
         where: the file, for errors.
 
-    Raises InputError for fewer than two classes, and for -1 among other numbers, since it usually means no label.
+    Raises InputError for fewer than two classes, and for infinity or -1 among other numbers, since these usually mean
+    no label.
     """
     spelled = set(labels)
     names = {label: label for label in spelled}
+    infinite = sorted(label for label in spelled if _INFINITE.fullmatch(label))
+    if infinite and all(map(_is_number, spelled)):
+        raise InputError(f"{where} has the label {infinite[0]} beside numbers: correct it, or leave these images out")
     if all(_WHOLE.fullmatch(label) for label in spelled):
         if any("." not in label for label in spelled):  # else all are written so, and may stay
             names = {label: label.partition(".")[0] for label in spelled}
@@ -50,6 +55,14 @@ def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
         raise InputError(f"{where} has a single label, {classes[0]}: a classifier needs two or more" if classes else
                          f"{where} has no labels: a classifier needs images of two classes or more")  # fmt: skip
     return dict(sorted(names.items(), key=lambda pair: (natural(pair[1]), pair[0])))
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def numbers_of(names: Mapping[str, str]) -> dict[str, int]:
