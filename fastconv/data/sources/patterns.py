@@ -14,10 +14,10 @@ from fastconv.system.errors import InputError
 def matching(text: str, key: str, skip: frozenset[str] = frozenset(), passed: PassedOver | None = None) -> list[str]:
     """The paths that a text names: itself if it is there, else what it matches as a pattern, by name.
 
-    `**` stands for folders at any depth; it then names files only. Links are followed, but not to a folder that contains
-    them, and what a pattern finds on several ways is named once. Hidden and system files and folders that a pattern
-    runs into are left out, and so are, if `passed` is given, files that it names without their ending, as photos/*
-    does, and that are no images or tars by their endings.
+    `**` stands for folders at any depth; it then names files only. Links are followed, but not to a folder that
+    contains them, and what a pattern finds on several ways is named once. Hidden and system files and folders that a
+    pattern runs into are left out, and so are, if `passed` is given, files that it names without their ending, as
+    photos/* does, and that are no images or tars by their endings.
 
     Args:
         key: the setting, for messages.
