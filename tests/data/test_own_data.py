@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -172,6 +173,25 @@ def test_files_that_only_look_the_same_are_read_again(tmp_path, monkeypatch, sou
         (tmp_path / "g" / table.name).write_bytes(table.read_bytes())
         monkeypatch.chdir(tmp_path / "g")
     require_labels(given, data, images, 1 - labels)
+
+
+@pytest.mark.parametrize("by_content", [True, False])
+def test_the_splits_stay_where_only_places_and_dates_change(tmp_path, by_content):
+    images, labels = pictures(20)
+    as_bitmaps(tmp_path / "f", images, labels)
+
+    def digests(root: str) -> list[str]:
+        given = Dataset(name="own", source="image_folder", root=str(tmp_path / root))
+        return [split.digest for split in load(given, tmp_path / "data", by_content=by_content)]
+
+    first = digests("f")
+    shutil.copytree(tmp_path / "f", tmp_path / "copied")
+    assert digests("copied") == first
+    (tmp_path / "f").rename(tmp_path / "moved")
+    for path in (tmp_path / "moved").rglob("*.bmp"):
+        path.touch()
+    assert digests("moved") == first
+    assert len(list((tmp_path / "data" / "arrays").glob("own-*"))) == 3
 
 
 @pytest.mark.parametrize("change", ["replaced", "written over", "another folder"])
