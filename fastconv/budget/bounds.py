@@ -16,7 +16,7 @@ from fastconv.budget.hardware import Device
 from fastconv.models import blueprint, build_model
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
-from fastconv.system.json_text import as_json
+from fastconv.system.json_text import as_json, from_json
 
 if TYPE_CHECKING:
     from fastconv.budget.benchmark import BenchmarkKey
@@ -141,7 +141,7 @@ def operations_per_second(device: Device, cache: Path) -> float:
     path = cache / f"product-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}.json"
     known = 0.0
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = float(json.loads(path.read_text())["operations_per_second"])
+        known = float(from_json(path.read_text())["operations_per_second"])
     if device not in _fastest:
         _fastest[device] = _product(device)
     if _fastest[device] > known:

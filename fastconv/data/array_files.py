@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import json
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import blocks, content_hashes
 from fastconv.data.sources.levels import Levels
 from fastconv.system.files import locked, unwritable
-from fastconv.system.json_text import as_json
+from fastconv.system.json_text import as_json, from_json
 from fastconv.system.names import valid_unicode
 
 ARRAYS_FORMAT = 1
@@ -114,7 +113,7 @@ def writing(path: Path) -> Iterator[None]:
 def read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
     """Memory-map the training and test arrays; None if they are absent, in another format or truncated."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = from_json((folder / "meta.json").read_text())
         if meta["format"] != ARRAYS_FORMAT:
             return None
         arrays = {

@@ -1,6 +1,5 @@
 """Small JSON and YAML files of plain values, which somebody else may have written."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import yaml
 
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file
+from fastconv.system.json_text import from_json
 
 # Bytes, levels of nesting and size of whole numbers that no file of ours comes near.
 MOST_BYTES = 4 * 2**20
@@ -18,11 +18,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises OSError if it cannot be read, ValueError for content that is not plain and small."""
-    text = _text(path)
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"it has more than {MOST_LEVELS} levels") from None
+    content = from_json(_text(path))
     _check(content)
     return content
 

@@ -1,4 +1,5 @@
-"""The text of every JSON file and line that fastconv writes, in one place, so that any reader accepts it."""
+"""The text of every JSON file and line that fastconv writes, in one place, so that any reader accepts it; and reading
+JSON that somebody else may have written."""
 
 import json
 import math
@@ -16,6 +17,14 @@ def as_json(value: Any, indent: int | None = None, ascii_only: bool = True) -> s
     TypeError for a value of another type.
     """
     return json.dumps(_finite(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for what is none, and for one that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it has too many levels") from None
 
 
 def _finite(value: Any) -> Any:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -122,6 +123,99 @@ def test_a_changed_folder_is_read_again(tmp_path):
     assert load(given, tmp_path / "data")[0].digest == first.digest
     (tmp_path / "f" / "one" / "more.png").write_bytes(png(images[0] // 2))
     assert len(load(given, tmp_path / "data")[0]) == len(first) + 1
+
+
+def as_bitmaps(root: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """As an archive leaves them: one size, and one time of modification."""
+    for at, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = root / NAMES[label] / f"{at // 2:05}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        os.utime(path, (1e9, 1e9))
+
+
+def bitmap_table(root: Path, count: int) -> Path:
+    path = root / "table.csv"
+    lines = [f"{name}/{at:05}.bmp,{name}" for at in range(count // 2) for name in NAMES[:2]]
+    path.write_text("path,label\n" + "".join(f"{line}\n" for line in lines))
+    return path
+
+
+def require_labels(given: Dataset, data: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Fail unless a data set has these images with these labels, none left out."""
+    wanted = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    found = [(image.tobytes(), label) for split in load(given, data)
+             for image, label in zip(split.images, split.labels, strict=True)]  # fmt: skip
+    assert len(found) == len(wanted)
+    assert all(wanted[image] == label for image, label in found)
+
+
+@pytest.mark.parametrize("source", ["image_folder", "csv"])
+@pytest.mark.parametrize("change", ["folders exchange their names", "files are written over", "another root"])
+def test_files_that_only_look_the_same_are_read_again(tmp_path, monkeypatch, source, change):
+    images, labels = pictures(20)
+    root, data = tmp_path / "f", tmp_path / "data"
+    as_bitmaps(root, images, labels)
+    table = bitmap_table(root, 20)
+    monkeypatch.chdir(root)
+    settings = {"root": "."} if source == "image_folder" else {"train": "table.csv"}
+    given = Dataset(name="own", source=source, **settings)
+    require_labels(given, data, images, labels)
+    require_labels(given, data, images, labels)
+    assert len(list((data / "arrays").glob("own-*"))) == 1, "kept arrays are used again"
+    if change == "folders exchange their names":
+        for old, new in (("one", "aside"), ("two", "one"), ("aside", "two")):
+            (root / old).rename(root / new)
+    elif change == "files are written over":
+        as_bitmaps(root, images, 1 - labels)
+    else:
+        as_bitmaps(tmp_path / "g", images, 1 - labels)
+        (tmp_path / "g" / table.name).write_bytes(table.read_bytes())
+        monkeypatch.chdir(tmp_path / "g")
+    require_labels(given, data, images, 1 - labels)
+
+
+@pytest.mark.parametrize("by_content", [True, False])
+def test_the_splits_stay_where_only_places_and_dates_change(tmp_path, by_content):
+    images, labels = pictures(20)
+    as_bitmaps(tmp_path / "f", images, labels)
+
+    def digests(root: str) -> list[str]:
+        given = Dataset(name="own", source="image_folder", root=str(tmp_path / root))
+        return [split.digest for split in load(given, tmp_path / "data", by_content=by_content)]
+
+    first = digests("f")
+    shutil.copytree(tmp_path / "f", tmp_path / "copied")
+    assert digests("copied") == first
+    (tmp_path / "f").rename(tmp_path / "moved")
+    for path in (tmp_path / "moved").rglob("*.bmp"):
+        path.touch()
+    assert digests("moved") == first
+    assert len(list((tmp_path / "data" / "arrays").glob("own-*"))) == 3
+
+
+@pytest.mark.parametrize("change", ["replaced", "written over", "another folder"])
+def test_a_tar_that_only_looks_the_same_is_read_again(tmp_path, monkeypatch, change):
+    images, labels = pictures(20)
+    data, there = tmp_path / "data", tmp_path / "there"
+    there.mkdir()
+    tars = [as_tar(there / "a.tar", images, labels), as_tar(there / "b.tar", images, 1 - labels)]
+    assert tars[0].stat().st_size == tars[1].stat().st_size
+    for path in tars:
+        os.utime(path, (1e9, 1e9))
+    monkeypatch.chdir(there)
+    given = Dataset(name="own", source="webdataset", train="a.tar")
+    require_labels(given, data, images, labels)
+    if change == "replaced":
+        tars[1].replace(tars[0])
+    elif change == "written over":
+        tars[0].write_bytes(tars[1].read_bytes())
+        os.utime(tars[0], (1e9, 1e9))
+    else:
+        (tmp_path / "else").mkdir()
+        tars[1].replace(tmp_path / "else" / "a.tar")
+        monkeypatch.chdir(tmp_path / "else")
+    require_labels(given, data, images, 1 - labels)
 
 
 def test_modes_become_what_is_seen():

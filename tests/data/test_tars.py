@@ -104,6 +104,8 @@ def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path):
         ("empty.cls", b"\n"),
         ("null.png", picture(9)),
         ("null.json", b'{"label": null}'),
+        ("deep.png", picture(9)),
+        ("deep.json", b'{"label": ' + b"[" * 100_000),
         ("phone.heic", b"x"),
         ("phone.cls", b"cat"),
         ("label.cls", b"cat"),
@@ -117,14 +119,15 @@ def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path):
         "empty": "no label",
         "null": "no label",
         "phone": "Install pillow-heif to read .heic files",
+        "deep": "no label",
         "label": "a label without an image",
         "link.png": "a link, not a file",
     }
     assert notes == []
     given = Dataset(name="own", source="webdataset", train=str(path), test_share=0.5)
     note = load(given, tmp_path / "data")[0].note
-    assert "left out: 3 of 10 images cannot be read, such as " in note
-    assert " and 3 of 10 images have no label, such as " in note
+    assert "left out: 3 of 11 images cannot be read, such as " in note
+    assert " and 4 of 11 images have no label, such as " in note
 
 
 def test_what_is_not_used_is_noted(tmp_path):
@@ -173,6 +176,10 @@ REFUSED = {
         "seem to be captions, such as 'a photo of number 1'",
     ),
     "several": (pairs("{at}", '{{"label": ["{label}", "b"]}}', "json"), "0 has several labels, .*one for each image"),
+    "infinite": (
+        [*pairs("{at}", "1")[:2], *pairs("{at}", "2")[2:4], *pairs("{at}", '{{"label": Infinity}}', "json")[4:]],
+        "label inf beside numbers",
+    ),
     "one class": (pairs("{at}", "cat"), "images of 1 classes"),
 }  # fmt: skip
 

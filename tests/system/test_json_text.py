@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from harness import REPOSITORY
 
-from fastconv.system.json_text import as_json
+from fastconv.system.json_text import as_json, from_json
 
 
 def refuse(name):
@@ -46,3 +46,10 @@ def test_nothing_else_writes_json():
         if path.name != "json_text.py":
             for line in path.read_text(encoding="utf-8").splitlines():
                 assert not ("json.dump" in line and re.search(r"write|print|indent", line)), (path, line)
+
+
+def test_json_without_end_is_refused():
+    assert from_json(b'{"a": [1, null]}') == {"a": [1, None]}
+    for text in ("[" * 100_000, '{"a":' * 100_000, '{"a": '):
+        with pytest.raises(ValueError, match=r"levels|Expecting"):
+            from_json(text)

@@ -7,7 +7,6 @@ flipped image, so that its accuracy on them shows how much a flip changes.
 import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from fastconv.data.splits import stratified_split
 from fastconv.models.configs import Airbench
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.files import write_atomically
-from fastconv.system.json_text import as_json
+from fastconv.system.json_text import as_json, from_json
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def flip_test(
 
     def test() -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return dataclasses.asdict(FlipAccuracy(**json.loads(path.read_text())))
+            return dataclasses.asdict(FlipAccuracy(**from_json(path.read_text())))
         if seconds < settings.flip_test_min_seconds:
             return None
         profile, batch_size = profiles.profile(FLIP_PROXY), settings.flip_test_batch_size

@@ -38,7 +38,8 @@ def as_images(array: np.ndarray, where: str) -> np.ndarray:
     if array.dtype.kind in "iuf":
         low, high = array.min(), array.max()
         release_pages(array)
-        if array.dtype.kind in "iu" and low >= 0 and high <= 255:
+        # A largest value of 1 is white in some arrays, and nearly black in others.
+        if array.dtype.kind in "iu" and low >= 0 and high <= 255 and high != 1:
             return array
         spread = f", with NaN in {np.isnan(array).any((*range(1, array.ndim),)).sum():,} images" if low != low else (
             f", from {low:g} to {high:g}"

@@ -3,7 +3,7 @@
 import hashlib
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Names of arrays whose first stamps did not have them.
 FIRST_KEYS = [("images", "labels"), ("test_images", "test_labels")]
+# Part of the stamp of images that are not uint8: to be counted up when other values of them are refused than before.
+VALUES = 2
 # Images after which the pages of a memory-mapped array are given back.
 RELEASE_EVERY = 4096
 
@@ -59,7 +61,9 @@ def arrays(dataset: "Dataset", data: Path) -> Source:
             samples.append(ArraySamples(before, images, rows, [number[label] for label in labels if label is not None]))
         return Found.of(classes, samples, unreadable)
 
-    told = [] if keys == FIRST_KEYS[: len(keys)] else [keys]
+    told: list[Any] = [] if keys == FIRST_KEYS[: len(keys)] else [keys]
+    if any(stored[key].dtype != np.uint8 for key, _ in keys):
+        told.append(VALUES)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Source([classes, digest, *told], find, (*notes, *class_notes(classes)))

@@ -118,9 +118,21 @@ def natural(name: str) -> tuple[int, int, str]:
 
 
 def stamp(path: Path, root: Path) -> list[str | int]:
-    """Path below `root`, size and time of a file, which change when the file does."""
+    """Path below `root`, and version of a file, which change when the file does."""
     try:
         about = path.stat()
     except OSError:  # a broken link, which counts as unreadable
         return [str(path), 0, 0]
-    return [os.path.relpath(path, root), about.st_size, about.st_mtime_ns]
+    return [os.path.relpath(path, root), *version_of(about)]
+
+
+def version_of(about: os.stat_result) -> list[int]:
+    """What tells a file from another one, and from an earlier content of its own.
+
+    Size and time of modification do not: archives give all files one time, and uncompressed images of one shape have
+    one size, so that two folders of classes that change their names would look as before. So there is the number of the
+    file too (0 on systems whose listings have none), which moves with it, and the time of its last change, which
+    programs cannot set. The number of the device is left out: it changes when disks are mounted anew, and differs
+    between the machines that share one.
+    """
+    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]

@@ -1,6 +1,5 @@
 """A user's own images: found by a source, decoded, split and written to arrays."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from fastconv.data.sources.levels import describe, levels_of
 from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import content_split, stratified_split
 from fastconv.system.errors import InputError
-from fastconv.system.json_text import as_json
+from fastconv.system.json_text import as_json, from_json
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -177,7 +176,7 @@ def read(name: str, folder: Path) -> Opened | None:
     """Open the arrays that `write` has written, with the names of their images; None if there are none."""
     splits = read_arrays(name, folder)
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about = from_json((folder / ABOUT).read_text())
     except (OSError, ValueError):  # earlier versions did not write it
         return None
     if splits is None:

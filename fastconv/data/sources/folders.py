@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastconv.data.sources.base import Found, Source, source
+from fastconv.data.sources.base import Found, Source, source, version_of
 from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.labels import class_notes
 from fastconv.data.sources.layout import find_layout
@@ -44,7 +44,7 @@ def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> So
 
     stamps = [[_stamp(entry, start) for entries in split for entry in entries] for split in layout.images]
     return Source(
-        [layout.classes, stamps],
+        [layout.classes, stamps, os.path.realpath(root)],
         find,
         (*layout.notes, *class_notes(layout.classes)),
         tuple(layout.problems),
@@ -74,7 +74,7 @@ def _stamp(entry: os.DirEntry[str], start: int) -> list[str | int]:
         about = entry.stat()
     except OSError:  # a broken link, which counts as unreadable
         return [entry.path, 0, 0]
-    return [entry.path[start:], about.st_size, about.st_mtime_ns]
+    return [entry.path[start:], *version_of(about)]
 
 
 def _content(path: str) -> bytes:

@@ -8,12 +8,13 @@ from fastconv.data.sources.base import natural
 from fastconv.system.errors import InputError
 
 # How pandas, databases and spreadsheets write that there is no value. None and NA are left to be names of classes.
-_NO_VALUE = ("", "nan", "null", "<na>", "#n/a", "#na")
+_NO_VALUE = ("", "nan", "-nan", "null", "<na>", "#n/a", "#na")
 NO_LABEL = "no label"
 # Names of classes that may have been meant as no value.
 _DOUBTFUL = ("none", "na", "n/a", "nil", "unknown", "no label", "nolabel", "unlabeled", "unlabelled", "undefined")
 # What stands between several labels in one text. A comma does too, but names of classes have commas as well.
 _BETWEEN = re.compile(r"\s*[|;]\s*")
+_INFINITE = re.compile(r"[-+]?inf(inity)?", re.IGNORECASE)
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0*)?")
 
 
@@ -33,8 +34,8 @@ def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
         labels: the labels, as they are spelled.
         where: the file, for errors.
 
-    Raises InputError for fewer than two classes, for -1 among other numbers, since it usually means no label, and for a
-    label that joins others.
+    Raises InputError for fewer than two classes, for infinity or -1 among other numbers, since these usually mean no
+    label, and for a label that joins others.
     """
     spelled = set(labels)
     if joined := combined(spelled):
@@ -42,6 +43,9 @@ def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
             f"{where} has the label {min(joined)}, which is several in one: a classifier needs one for each image"
         )
     names = {label: label for label in spelled}
+    infinite = sorted(label for label in spelled if _INFINITE.fullmatch(label))
+    if infinite and all(map(_is_number, spelled)):
+        raise InputError(f"{where} has the label {infinite[0]} beside numbers: correct it, or leave these images out")
     if all(_WHOLE.fullmatch(label) for label in spelled):
         if any("." not in label for label in spelled):  # else all are written so, and may stay
             names = {label: label.partition(".")[0] for label in spelled}
@@ -73,6 +77,14 @@ def combined(labels: Collection[str], always: bool = False) -> dict[str, list[st
         if len(parts) > 1 and (known.intersection(parts) or (always and "|" in label)):
             found[label] = parts
     return found
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def numbers_of(names: Mapping[str, str]) -> dict[str, int]:

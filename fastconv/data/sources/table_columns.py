@@ -7,6 +7,7 @@ from math import isqrt
 from pathlib import Path
 
 from fastconv.data.sources.formats import ENDINGS
+from fastconv.data.sources.layout import WORDS
 from fastconv.system.errors import InputError
 
 # Names without case, spaces and signs. If a table has several, the first of them here counts.
@@ -54,9 +55,10 @@ class Columns:
 def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool]) -> Columns:
     """Find the columns of a table from its first row, which is its header if it names a column that is known.
 
-    A first row that names an image is no header; then an image's label is the next cell, or the one before.
+    A first row that names an image is no header; then its label is the one other cell that is no split and no image.
 
-    Raises InputError that names the header and the known names if there is no column of images or none of labels.
+    Raises InputError that names the header and the known names if there is no column of images or none of labels, and
+    for a table without a header that has several other cells.
     """
     names = list(map(plain_name, first))
     pixels = tuple(at for at, name in enumerate(first) if _PIXEL.fullmatch(name.lower()))
@@ -67,8 +69,18 @@ def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool
         label = None
     named = next((at for at, cell in enumerate(first) if is_file(cell) or cell.lower().endswith(ENDINGS)), None)
     if named is not None and len(first) > 1 and (image is None or label is None):
-        last = named == len(first) - 1
-        label = named - 1 if last else named + 1
+        last = max(at for at, cell in enumerate(first) if cell)  # the empty ones behind it end the row
+        could = [at for at, cell in enumerate(first[: last + 1])
+                 if at != named and cell.casefold() not in WORDS and not cell.lower().endswith(ENDINGS)]  # fmt: skip
+        if not could and len(first) == 2:
+            could = [1 - named]
+        if len(could) != 1:
+            cells = ",".join(first[:12]) + (", ..." if len(first) > 12 else "")
+            raise InputError(
+                f"{path} has no header, and begins with {cells[:200]}: it is not clear which column has the labels."
+                " Name the columns in a first line, such as path,label"
+            )
+        label = could[0]
         rest = [f"{at + 1} ({cell})" for at, cell in enumerate(first) if at not in (named, label)]
         return Columns((), image=named, label=label, unused=tuple(rest))
     if len(first) >= _MANY and all(re.fullmatch(r"[0-9.]+", cell) for cell in first):

@@ -1,6 +1,7 @@
 """A user's own images in tables: of paths and labels, or of pixels and labels."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def table(dataset: "Dataset", data: Path) -> Source:
         [[names.get(row.label or "", ""), *_stamp(row, root)] for row in split]
         for root, split in zip(places, splits, strict=True)
     ]
-    return Source([classes, stamps], find, tuple(notes))
+    return Source([classes, stamps, [os.path.realpath(root) for root in roots]], find, tuple(notes))
 
 
 def _read(path: Path, root: Path) -> tuple[Columns, list[Row]]:

@@ -1,6 +1,5 @@
 """Puts the members of a tar together to images with labels: by name, beside each other or not."""
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -11,6 +10,7 @@ from typing import Any
 from fastconv.data.sources.formats import ENDINGS, HEIF_ENDINGS, heif_advice
 from fastconv.data.sources.labels import NO_LABEL, label_of
 from fastconv.system.errors import InputError
+from fastconv.system.json_text import from_json
 
 # Endings of files with a label. If an image has several, the first counts.
 LABEL_ENDINGS = (".cls", ".class", ".label", ".json", ".txt")
@@ -211,7 +211,7 @@ def _label(content: bytes, ending: str, name: str) -> str | None:
     try:
         told: Any = content.decode("utf-8-sig")
         if ending == ".json":
-            told = json.loads(told)
+            told = from_json(told)
     except ValueError:
         return None
     if isinstance(told, dict):
@@ -219,6 +219,7 @@ def _label(content: bytes, ending: str, name: str) -> str | None:
     if isinstance(told, list) and len(told) == 1:
         told = told[0]
     if isinstance(told, list | dict):
-        raise InputError(f"{name} has several labels, {str(told)[:80]}: a classifier needs one for each image")
+        shown = " ".join(content[:80].decode(errors="replace").split())
+        raise InputError(f"{name} has several labels, {shown}: a classifier needs one for each image")
     label = None if told is None else label_of(str(told))
     return str(int(label)) if label and re.fullmatch(r"-?[0-9]{1,18}", label) else label

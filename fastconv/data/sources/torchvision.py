@@ -149,7 +149,7 @@ def _labels(split: Indexed, name: str) -> list[int | None]:
     values = [
         each[0] if isinstance(each, Sequence | np.ndarray) and name == "QMNIST" else each for each in _plain(found)
     ]
-    if not all(value is None or (isinstance(value, int | float) and value == int(value)) for value in values):
+    if not all(value is None or (isinstance(value, int | float) and float(value).is_integer()) for value in values):
         wrong = next(value for value in values if value is not None and not isinstance(value, int))
         raise InputError(
             f"torchvision's {name} is no set for classification: its targets are no numbers of classes, but"

@@ -1,6 +1,7 @@
 """Walks folders of images, and tells what it passes over: hidden and system files and folders, and files that are no
 images."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -94,7 +95,7 @@ class Folder:
         try:
             with os.scandir(self.path) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         if is_hidden(entry.name):
                             hidden.append(Path(entry.path))
                         elif self.skip and os.path.realpath(entry.path) in self.skip:
@@ -145,6 +146,15 @@ class Folder:
     def needs_heif(self) -> str:
         """What `needs_heif` says of the files in it, at any depth."""
         return needs_heif(path for folder in self.walk() for path in folder.others)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself, broken as others are
+            return False
+        raise
 
 
 @dataclass

@@ -3,6 +3,7 @@
 The tars are not unpacked: their images are read once, into one temporary file.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Set
@@ -89,7 +90,7 @@ def _tars(given: object, key: str) -> Iterator[str]:
 def _version(url: str, key: str) -> list[Any]:
     """What differs between two versions of a tar; empty if its server does not say."""
     if "://" not in url:
-        return stamp(Path(url), Path())[1:]
+        return [os.path.realpath(url), *stamp(Path(url), Path())[1:]]
     try:
         place = Place(url, key)
         place.system.invalidate_cache()  # it may remember what it listed before
