@@ -27,7 +27,6 @@ from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file, write_atomically
 
-
 # Bytes before the numbers of an array in a file, at most.
 HEADER_BYTES = 1024
 
