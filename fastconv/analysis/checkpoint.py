@@ -24,6 +24,7 @@ from fastconv.models.whitening import Whitening
 from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.runs.results import FINISHED, Results
 from fastconv.system.errors import InputError
+from fastconv.system.signals import obey
 from fastconv.system.targets import KEY, require_trust
 
 # Classes, and pixels of a side, of the largest images that a checkpoint may claim.
@@ -108,6 +109,7 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         config: Any = OmegaConf.to_object(stored(folder))
         check_stored(config)
     except Exception as error:  # whatever is wrong with the file, it is not a run's
+        obey()  # OmegaConf may have made another error of a signal
         why = "" if isinstance(error, FileNotFoundError) else f" ({' '.join(str(error).split())[:200]})"
         raise InputError(
             f"{folder} is not the folder of a run: it has no readable config.yaml{why}. Give one such as"
@@ -133,6 +135,7 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
             getattr(config.model, key, None) == value for key, value in settings.items()
         )
     except Exception as error:  # a file may hold anything
+        obey()
         why = f" ({' '.join(str(error).split())})" if isinstance(error, InputError) else ""
         raise InputError(f"{path} is damaged or not fastconv's, and cannot be read{why}: choose another run") from error
     other = f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"

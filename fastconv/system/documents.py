@@ -15,6 +15,9 @@ from fastconv.system.files import read_file
 MOST_BYTES = 4 * 2**20
 MOST_LEVELS = 32
 MOST_NUMBER = 2**63
+# Keys and values of a YAML file, a config of some 150: OmegaConf takes a second for this many, and for ten times as many
+# minutes.
+MOST_VALUES = 3000
 T = TypeVar("T")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -37,10 +40,13 @@ def read_yaml(path: Path) -> Any:
     """
     text = _text(path)
     try:
-        level = 0
+        level = values = 0
         for event in yaml.parse(text, Loader=LOADER):  # without recursion, unlike loading
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("it has aliases")
+            values += isinstance(event, yaml.NodeEvent)
+            if values > MOST_VALUES:
+                raise ValueError(f"it has more than {MOST_VALUES:,} keys and values")
             level += isinstance(event, yaml.CollectionStartEvent)
             level -= isinstance(event, yaml.CollectionEndEvent)
             if level > MOST_LEVELS:

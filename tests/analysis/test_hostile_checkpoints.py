@@ -1,17 +1,22 @@
 """Checkpoints of somebody else: refused in one line, with no code run and no memory beyond the file's size."""
 
+import contextlib
+import json
 import os
 import pickle
 import resource
 import shutil
+import signal
 import zipfile
 
 import pytest
 import torch
 import yaml
 
+from fastconv.analysis import checkpoint as checkpoints
 from fastconv.analysis.checkpoint import load_run
 from fastconv.system.errors import InputError
+from fastconv.system.signals import Interrupted, listening
 
 
 class Harm:
@@ -186,6 +191,7 @@ CONFIGS = {
     "an escape": ('{"name": "a\\e[2Jb", "source": "image_folder"}', "is no name"),
     "an unknown source": ('{"source": "os.system"}', "is unknown"),
     "an unknown set": ('{"name": "../digits"}', "is unknown"),
+    "many settings": (json.dumps({"arguments": dict.fromkeys(map(str, range(20_000)), 1)}), "more than 3,000 keys"),
     "a size without end": ('{"image_size": 1000000000}', "is not possible"),
 }
 
@@ -203,3 +209,19 @@ def test_configs_that_are_no_plain_values(sent, name):
     with pytest.raises(InputError, match=f"no readable config.yaml .*{reason}") as caught:
         load_run(run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", ["stored", "load_checkpoint"])
+def test_a_signal_that_becomes_another_error_is_no_damaged_file(sent, monkeypatch, reader):
+    """As OmegaConf makes one of it where it arrives in the middle of a merge."""
+    run, checkpoint = sent
+    torch.save(checkpoint, run / "last.ckpt")
+
+    def interrupted(path):
+        with contextlib.suppress(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        raise AttributeError("'NoneType' object has no attribute '_metadata'")
+
+    monkeypatch.setattr(checkpoints, reader, interrupted)
+    with pytest.raises(Interrupted, match="SIGTERM"), listening():
+        load_run(run)
