@@ -91,15 +91,18 @@ class SplitRecord:
         try:
             content = json.loads(read_file(path, MOST_BYTES))
             if content["format"] != FORMAT:
-                raise InputError(f"{path} has format {content['format']}, this fastconv reads format {FORMAT}")
-            classes, shape = tuple(map(str, content["classes"])), tuple(int(side) for side in content["shape"])
+                found = str(content["format"])[:40]
+                raise InputError(f"{path} has format {found}, this fastconv reads format {FORMAT}")
+            classes, shape = tuple(map(str, content["classes"])), tuple(content["shape"])
+            if len(set(classes)) < len(classes):
+                raise ValueError("these are no classes")
             parts = [_read_part(content[name], len(classes)) for name in ("train", "holdout", "test")]
-            if len(shape) != 3 or min(shape) < 1:
+            if len(shape) != 3 or any(type(side) is not int or side < 1 for side in shape):
                 raise ValueError("this is no shape of images")
             return cls(classes, shape, *parts)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path} is damaged: it says which images the run trained on. Restore it, or train anew"
             ) from error
