@@ -145,7 +145,9 @@ class OwnImages:
     """Whether the run kept which images it has; a run of an earlier version did not."""
 
 
-def own_images(dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = ()) -> OwnImages:
+def own_images(
+    dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = (), test_digest: str | None = None
+) -> OwnImages:
     """The images that a run trained on, held out and tested on, each split in the order that the run had it in.
 
     Images that are new to the data set are left out, as are those that are gone. Labels are those of today. A run of an
@@ -156,10 +158,20 @@ def own_images(dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = 
         root: the data folder.
         run: the run's folder.
         own: folders that fastconv writes to (`Config.own_folders`), which hold no images to train on.
+        test_digest: that of the run's test images by its results, where the record may be lost; None if not known.
 
-    Raises InputError as `load` does, and if the data set lacks a class of the run or all of its test images.
+    Raises InputError as `load` does, if the data set lacks a class of the run or all of its test images, and if the
+    record is lost and the test images are others now.
     """
     record = SplitRecord.read(run)
+    if record is None and test_digest is not None:
+        splits = open_splits(dataset, root, own)
+        if splits.test.digest[:16] == test_digest:
+            return OwnImages(splits)
+        raise InputError(
+            f"{run / FILE} is missing, and the test images of {dataset.name} are not those that the run's results are"
+            " of: some may have been trained on. Restore the file or the images, or train anew"
+        )
     if record is None:
         return OwnImages(open_splits(dataset, root, own, by_content=False), has_record=False)
     parts = load(dataset, root, own)

@@ -15,8 +15,8 @@ from fastconv.system.files import read_file
 MOST_BYTES = 4 * 2**20
 MOST_LEVELS = 32
 MOST_NUMBER = 2**63
-# Keys and values of a YAML file, a config of some 150: OmegaConf takes a second for this many, and for ten times as many
-# minutes.
+# Keys and values of a YAML file. A config has some 150; OmegaConf takes a second for this many, and minutes for ten
+# times as many.
 MOST_VALUES = 3000
 T = TypeVar("T")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
