@@ -1,5 +1,6 @@
 """A trained run, read back from its folder: its network, its configuration and its results."""
 
+import contextlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ from fastconv.config.trust import check_stored, require_local
 from fastconv.data.configs import PLACES
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.levels import Levels
+from fastconv.data.split_record import FILE, LARGEST_SIDE, SplitRecord
 from fastconv.models import blueprint, build_model
 from fastconv.models.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, TEMPERATURE
 from fastconv.models.weights import DIGEST, weights_digest
@@ -24,10 +26,13 @@ from fastconv.models.whitening import Whitening
 from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.runs.results import FINISHED, Results
 from fastconv.system.errors import InputError
+from fastconv.system.signals import obey
 from fastconv.system.targets import KEY, require_trust
 
-# Classes, and pixels of a side, of the largest images that a checkpoint may claim.
-MOST_CLASSES, MOST_SIDE = 100_000, 10_000
+# Classes that a checkpoint may claim at most.
+MOST_CLASSES = 100_000
+# The smallest deviation of pixels: one level more in one of 10^18 pixels.
+LEAST_STD = 1e-12
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         config: Any = OmegaConf.to_object(stored(folder))
         check_stored(config)
     except Exception as error:  # whatever is wrong with the file, it is not a run's
+        obey()  # OmegaConf may have made another error of a signal
         why = "" if isinstance(error, FileNotFoundError) else f" ({' '.join(str(error).split())[:200]})"
         raise InputError(
             f"{folder} is not the folder of a run: it has no readable config.yaml{why}. Give one such as"
@@ -129,15 +135,18 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         temperature = checkpoint.get(TEMPERATURE)
         state = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
         _require_possible(shape, classes, mean, std, state, temperature)
+        _require_numbers(mean, std, state)
         is_same = name == config.model.name and all(
             getattr(config.model, key, None) == value for key, value in settings.items()
         )
     except Exception as error:  # a file may hold anything
+        obey()
         why = f" ({' '.join(str(error).split())})" if isinstance(error, InputError) else ""
         raise InputError(f"{path} is damaged or not fastconv's, and cannot be read{why}: choose another run") from error
     other = f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
     if not is_same or not (KEY in settings or _fits(state, name, shape, classes, settings)):
         raise InputError(other)
+    _require_same_shape(path, shape, config)
     model = build_model(name, shape[2], len(classes), **settings)
     try:
         model.load_state_dict(state)
@@ -198,16 +207,42 @@ def _require_possible(
     numbers = (*mean, *std)
     if not (
         len(shape) == 3
-        and all(type(side) is int and 1 <= side <= MOST_SIDE for side in shape)
+        and all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in shape)
         and shape[2] in (1, 3)
         and 2 <= len(classes) <= MOST_CLASSES
         and all(isinstance(name, str) for name in classes)
+        and len(set(classes)) == len(classes)
         and len(mean) == len(std) == shape[2]
         and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
         and all(_is_whole(value) for value in state.values())
         and (temperature is None or (type(temperature) is float and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE))
     ):
         raise ValueError
+
+
+def _require_numbers(mean: Sequence[float], std: Sequence[float], state: Mapping[str, torch.Tensor]) -> None:
+    """Raise InputError for a network whose results would not be numbers. Pixels are scaled to [0, 1]."""
+    if any(not 0 <= number <= 1 for number in mean) or any(not LEAST_STD <= number <= 1 for number in std):
+        raise InputError("its mean or deviation of pixels is not possible")
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"its weights {name[:100]} are not all finite numbers")
+
+
+def _require_same_shape(path: Path, shape: tuple[int, ...], config: Config) -> None:
+    """Raise InputError for a checkpoint of other images than the files beside it say, which could fill the memory."""
+    dataset, others = config.dataset, {}
+    if dataset.image_size is not None and dataset.source != "builtin" and dataset._target_ is None:
+        others["config.yaml"] = (dataset.image_size, dataset.image_size, shape[2])
+    with contextlib.suppress(InputError):  # a damaged record is told by the commands that need it
+        if record := SplitRecord.read(path.parent):
+            others[FILE] = record.shape
+    for name, other in others.items():
+        if other != shape:
+            ours, theirs = ("x".join(map(str, each)) for each in (shape, other))
+            raise InputError(
+                f"{path} is of images of {ours}, and {name} beside it of {theirs}: put the run's own files there"
+            )
 
 
 def _is_whole(value: Any) -> bool:

@@ -168,6 +168,8 @@ def _files(images: Sequence[str], skip: frozenset[str], passed: PassedOver) -> I
 def _open(out: str) -> Iterator[IO[str]]:
     """Open the file to write, which gets its name only when it is whole."""
     if out == "-":
+        if sys.stdout is None:
+            raise InputError("out=- is not possible, as standard output is closed: give a file, as out=predictions.csv")
         yield sys.stdout
         return
     with replacing(Path(out)) as partial, partial.open("w", newline="", encoding="utf-8") as file:

@@ -23,7 +23,8 @@ def images_of(run: TrainedRun, data: Path) -> tuple[Splits, list[str]]:
 
     Raises InputError if the data set cannot be read, or is not the one that the run was trained on.
     """
-    found = own_images(run.config.dataset, data, run.folder, run.config.own_folders())
+    test_digest = run.results.test_digest if run.results else None
+    found = own_images(run.config.dataset, data, run.folder, run.config.own_folders(), test_digest)
     splits, lines = found.splits, [found.changes.sentence()]
     run.require_same_data(splits.test)
     may_differ = not found.has_record and not is_builtin(run.config.dataset)

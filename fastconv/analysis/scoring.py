@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastconv.system.errors import InputError
+
 # Images to compute at once.
 BATCH_SIZE = 500
 
@@ -29,10 +31,15 @@ def class_probabilities(
         images: [N, ...], of whatever shape and dtype `logits` takes.
         device: where `logits` computes.
         batch_size: images to compute at once.
+
+    Raises InputError for results that are not numbers.
     """
     found = []
     for part in batches(len(images), batch_size):
         # Copied, since an array may be a read-only map of a file.
         batch = images[part] if isinstance(images, Tensor) else torch.from_numpy(np.array(images[part]))
         found.append(logits(batch.to(device)).float().softmax(1).cpu())
-    return torch.cat(found).numpy()
+    probabilities: np.ndarray = torch.cat(found).numpy()
+    if not np.isfinite(probabilities).all():
+        raise InputError("the network's results are not all numbers: its weights are damaged. Choose another run")
+    return probabilities

@@ -30,8 +30,9 @@ from fastconv.budget.bounds import (
 from fastconv.budget.hardware import Device
 from fastconv.models import build_model
 from fastconv.optim import optimizer_of
+from fastconv.system.documents import read_json, record_of
 from fastconv.system.files import write_atomically
-from fastconv.system.json_text import as_json, from_json
+from fastconv.system.json_text import as_json
 from fastconv.system.targets import source_digest, targets_in
 
 # Micro batches that are timed; after this many seconds, three of them are enough for a median.
@@ -249,8 +250,11 @@ def _agreed(measured: list[SpeedProfile], possible: list[SpeedProfile], is_own: 
 def _read(path: Path) -> tuple[SpeedProfile | None, int]:
     """A speed profile from the cache and of how many benchmarks it is; (None, 0) if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content = from_json(path.read_text())
-        return dataclasses.replace(SpeedProfile(**content["speed_profile"]), path=str(path)), content["repeats"]
+        content = read_json(path)
+        profile = dataclasses.replace(record_of(SpeedProfile, content["speed_profile"]), path=str(path))
+        done = content["repeats"]
+        if type(done) is int and done >= 1 and profile.is_steady and min(profile.step_seconds, profile.score_seconds):
+            return profile, done
     return None, 0
 
 

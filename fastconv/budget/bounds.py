@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fastconv.budget.hardware import Device
 from fastconv.models import blueprint, build_model
+from fastconv.system.documents import read_json
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
-from fastconv.system.json_text import as_json, from_json
+from fastconv.system.json_text import as_json
 
 if TYPE_CHECKING:
     from fastconv.budget.benchmark import BenchmarkKey
@@ -34,6 +35,8 @@ TRAINING = 3
 # of ours comes near to this many times slower: on an AVX2 core, 8-32-32 is 40 times slower on images of 8x8 pixels,
 # airbench94's network 5 times on those of 32x32.
 FASTEST, SLOWEST = 4.0, 1000
+# The fastest of several matrix products is at most this many times slower because of other work on the machine.
+BUSIEST = 100
 
 
 def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
@@ -139,11 +142,13 @@ def operations_per_second(device: Device, cache: Path) -> float:
     """
     described = {"device": asdict(device), "torch": torch.__version__, "host": platform.node()}
     path = cache / f"product-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}.json"
-    known = 0.0
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = float(from_json(path.read_text())["operations_per_second"])
     if device not in _fastest:
         _fastest[device] = _product(device)
+    known = 0.0
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = read_json(path)["operations_per_second"]
+        # A damaged file may have any number, and one that is too large would never be written over.
+        known = kept if type(kept) is float and 0 < kept <= BUSIEST * _fastest[device] else 0.0
     if _fastest[device] > known:
         write_atomically(path, as_json({"operations_per_second": _fastest[device], **described}, indent=1).encode())
     return max(known, _fastest[device])

@@ -41,7 +41,7 @@ from fastconv.system.names import printable
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, listening
-from fastconv.system.terminal import print_in_any_encoding
+from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding
 from fastconv.system.urls import redacted
 
 # A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
@@ -79,6 +79,7 @@ def command(
     """
 
     def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
+        @ends_with_its_reader
         @functools.wraps(body)
         def main() -> None:
             print_in_any_encoding()

@@ -15,6 +15,7 @@ from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
+from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
 
@@ -181,6 +182,7 @@ def _why(folder: Path) -> str:
     except FileNotFoundError:
         return ""
     except Exception as error:  # whatever is wrong with the file
+        obey()  # OmegaConf may have made another error of a signal
         return f" ({' '.join(str(error).split())[:200]})"
     return ""
 
@@ -190,6 +192,7 @@ def _read(folder: Path) -> Any:
     try:
         return stored(folder)
     except Exception:  # any error means that this is not the config of a run
+        obey()
         return None
 
 

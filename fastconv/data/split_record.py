@@ -91,15 +91,18 @@ class SplitRecord:
         try:
             content = json.loads(read_file(path, MOST_BYTES))
             if content["format"] != FORMAT:
-                raise InputError(f"{path} has format {content['format']}, this fastconv reads format {FORMAT}")
-            classes, shape = tuple(map(str, content["classes"])), tuple(int(side) for side in content["shape"])
+                found = str(content["format"])[:40]
+                raise InputError(f"{path} has format {found}, this fastconv reads format {FORMAT}")
+            classes, shape = tuple(map(str, content["classes"])), tuple(content["shape"])
+            if len(set(classes)) < len(classes):
+                raise ValueError("these are no classes")
             parts = [_read_part(content[name], len(classes)) for name in ("train", "holdout", "test")]
-            if len(shape) != 3 or min(shape) < 1:
+            if len(shape) != 3 or any(type(side) is not int or side < 1 for side in shape):
                 raise ValueError("this is no shape of images")
             return cls(classes, shape, *parts)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path} is damaged: it says which images the run trained on. Restore it, or train anew"
             ) from error
@@ -142,7 +145,9 @@ class OwnImages:
     """Whether the run kept which images it has; a run of an earlier version did not."""
 
 
-def own_images(dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = ()) -> OwnImages:
+def own_images(
+    dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = (), test_digest: str | None = None
+) -> OwnImages:
     """The images that a run trained on, held out and tested on, each split in the order that the run had it in.
 
     Images that are new to the data set are left out, as are those that are gone. Labels are those of today. A run of an
@@ -153,10 +158,20 @@ def own_images(dataset: "Dataset", root: Path, run: Path, own: Sequence[Path] = 
         root: the data folder.
         run: the run's folder.
         own: folders that fastconv writes to (`Config.own_folders`), which hold no images to train on.
+        test_digest: that of the run's test images by its results, where the record may be lost; None if not known.
 
-    Raises InputError as `load` does, and if the data set lacks a class of the run or all of its test images.
+    Raises InputError as `load` does, if the data set lacks a class of the run or all of its test images, and if the
+    record is lost and the test images are others now.
     """
     record = SplitRecord.read(run)
+    if record is None and test_digest is not None:
+        splits = open_splits(dataset, root, own)
+        if splits.test.digest[:16] == test_digest:
+            return OwnImages(splits)
+        raise InputError(
+            f"{run / FILE} is missing, and the test images of {dataset.name} are not those that the run's results are"
+            " of: some may have been trained on. Restore the file or the images, or train anew"
+        )
     if record is None:
         return OwnImages(open_splits(dataset, root, own, by_content=False), has_record=False)
     parts = load(dataset, root, own)

@@ -7,14 +7,16 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastconv.system.errors import InputError
-from fastconv.system.files import locked, write_atomically
+from fastconv.system.files import locked, read_file, write_atomically
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
@@ -29,14 +31,19 @@ class UnavailableError(Exception):
     """There is no library here; the message says why in a few words."""
 
 
-def load_library(source: Path) -> ctypes.CDLL:
+def load_library(source: Path, trial: str | None = None) -> ctypes.CDLL:
     """Load the library of a file of C, which is built unless the user's cache has it.
 
     The cache is `fastconv` in XDG_CACHE_HOME, or `~/.cache`. A library in it has a name of the digests of its source,
     of the compiler, of the processor's features, and of its own content: a damaged one is built anew. Where the cache
     cannot be written, or others could write to it, the library is built in a temporary folder, for this process alone.
 
-    Raises UnavailableError where that is not possible either.
+    Args:
+        source: the file of C.
+        trial: Python code that calls the library whose path is its first argument. It is run once for a build, in a
+            process of its own: an instruction that the processor lacks ends that one, and not this.
+
+    Raises UnavailableError where that is not possible either, or if the trial fails.
     """
     if os.name != "posix":
         raise UnavailableError("it is for Linux and macOS")
@@ -53,10 +60,15 @@ def load_library(source: Path) -> ctypes.CDLL:
             if found is None:
                 with locked(folder, name):
                     found = _stored(folder, name) or _store(build(compiler, source), folder, name)
+            if trial is not None:
+                _try_once(trial, found)
             return ctypes.CDLL(str(found))
     try:
         with tempfile.TemporaryDirectory(prefix="fastconv-") as temporary:
-            return ctypes.CDLL(str(_store(build(compiler, source), Path(temporary), name)))
+            found = _store(build(compiler, source), Path(temporary), name)
+            if trial is not None:
+                _try(trial, found)
+            return ctypes.CDLL(str(found))
     except (OSError, InputError) as error:
         raise UnavailableError(f"a library cannot be loaded ({' '.join(str(error).split())[:200]})") from error
 
@@ -119,6 +131,40 @@ def _store(library: bytes, folder: Path, name: str) -> Path:
     return path
 
 
+def _try_once(trial: str, library: Path) -> None:
+    """Try a library of the cache, unless a file beside it says that the same trial went well."""
+    done = library.with_suffix(".tried")
+    digest = hashlib.sha256(trial.encode()).hexdigest().encode()
+    with contextlib.suppress(OSError, InputError):
+        if read_file(done, len(digest)) == digest:
+            return
+    _try(trial, library)
+    with contextlib.suppress(InputError):  # the next process tries again
+        write_atomically(done, digest)
+
+
+def _try(trial: str, library: Path) -> None:
+    """Run a trial in a process of its own. Raises UnavailableError if it fails."""
+    command = [sys.executable, "-I", "-S", "-c", trial, str(library)]
+    try:
+        code = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=BUILD_SECONDS,
+        ).returncode  # fmt: skip
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise UnavailableError(f"the library cannot be tried ({type(error).__name__})") from error
+    if code:
+        raise UnavailableError(f"the library fails when it is tried ({_ending(code)})")
+
+
+def _ending(code: int) -> str:
+    """How a process ended, from its return code."""
+    with contextlib.suppress(ValueError):
+        if code < 0:
+            return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
 def _named(name: str, library: bytes) -> str:
     return f"{name}-{hashlib.sha256(library).hexdigest()[:DIGEST_DIGITS]}.so"
 
@@ -142,7 +188,8 @@ def _run(command: list[str]) -> str:
         raise UnavailableError(f"the C compiler took more than {BUILD_SECONDS} s") from error
     if done.returncode:
         lines: Iterator[str] = (line for line in done.stderr.splitlines() if "error" in line)
-        raise UnavailableError(f"the C compiler fails: {next(lines, done.stderr.strip())[:200]}")
+        why = " ".join(next(lines, done.stderr).split())[:200] or _ending(done.returncode)
+        raise UnavailableError(f"the C compiler fails: {why}")
     return done.stdout
 
 

@@ -1,7 +1,9 @@
 """Small JSON and YAML files of plain values, which somebody else may have written."""
 
+import math
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
@@ -13,6 +15,10 @@ from fastconv.system.json_text import from_json
 MOST_BYTES = 4 * 2**20
 MOST_LEVELS = 32
 MOST_NUMBER = 2**63
+# Keys and values of a YAML file. A config has some 150; OmegaConf takes a second for this many, and minutes for ten
+# times as many.
+MOST_VALUES = 3000
+T = TypeVar("T")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -30,10 +36,13 @@ def read_yaml(path: Path) -> Any:
     """
     text = _text(path)
     try:
-        level = 0
+        level = values = 0
         for event in yaml.parse(text, Loader=LOADER):  # without recursion, unlike loading
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("it has aliases")
+            values += isinstance(event, yaml.NodeEvent)
+            if values > MOST_VALUES:
+                raise ValueError(f"it has more than {MOST_VALUES:,} keys and values")
             level += isinstance(event, yaml.CollectionStartEvent)
             level -= isinstance(event, yaml.CollectionEndEvent)
             if level > MOST_LEVELS:
@@ -43,6 +52,24 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
     _check(content)
     return content
+
+
+def record_of(kind: type[T], content: Any) -> T:
+    """An instance of a dataclass of numbers, truths and texts, from the content of a file.
+
+    Raises ValueError for fields that are missing or unknown, of another type than declared, or numbers that are not
+    finite or below zero.
+    """
+    types, declared = get_type_hints(kind), fields(kind)  # type: ignore[arg-type]
+    needed = {field.name for field in declared if field.default is MISSING}
+    if not isinstance(content, dict) or not needed <= content.keys() <= {field.name for field in declared}:
+        raise ValueError(f"this is no {kind.__name__}")
+    for name, value in content.items():
+        if type(value) is not types[name] and not (types[name] is float and type(value) is int):
+            raise ValueError(f"{name} is of type {type(value).__name__}")
+        if isinstance(value, int | float) and not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} is {value}")
+    return kind(**content)
 
 
 def _text(path: Path) -> str:

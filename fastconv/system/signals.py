@@ -40,6 +40,7 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _received = None
 
 
 def listen() -> None:

@@ -1,6 +1,11 @@
-"""What a command prints, in any encoding of the terminal."""
+"""What a command prints: in any encoding of the terminal, and only as long as somebody reads it."""
 
+import functools
+import os
+import select
+import signal
 import sys
+from collections.abc import Callable
 
 
 def print_in_any_encoding() -> None:
@@ -11,3 +16,34 @@ def print_in_any_encoding() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a test or a notebook puts in their place may lack it
             stream.reconfigure(errors="backslashreplace")
+
+
+def ends_with_its_reader(command: Callable[[], None]) -> Callable[[], None]:
+    """A command that ends without a word, as others in a pipe do, when the one that reads its output has ended."""
+
+    @functools.wraps(command)
+    def main() -> None:
+        try:
+            try:
+                command()
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except BrokenPipeError:
+            if not _is_broken():  # a server's, for example
+                raise
+            # Python flushes it once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + signal.SIGPIPE) from None
+
+    return main
+
+
+def _is_broken() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return bool(poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # it is no file, or the system has no poll
+        return False

@@ -1,17 +1,24 @@
 """Checkpoints of somebody else: refused in one line, with no code run and no memory beyond the file's size."""
 
+import contextlib
+import json
 import os
 import pickle
 import resource
 import shutil
+import signal
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from fastconv.analysis import checkpoint as checkpoints
 from fastconv.analysis.checkpoint import load_run
+from fastconv.analysis.predictor import load
 from fastconv.system.errors import InputError
+from fastconv.system.signals import Interrupted, listening
 
 
 class Harm:
@@ -45,6 +52,11 @@ def sparse(checkpoint):
     checkpoint["state_dict"]["more"] = torch.sparse_coo_tensor(size=(2**40, 2**20))
 
 
+def not_a_number(checkpoint):
+    key = next(key for key, value in checkpoint["state_dict"].items() if value.is_floating_point())
+    checkpoint["state_dict"][key].flatten()[-1] = float("nan")
+
+
 def without(key):
     def change(checkpoint):
         del checkpoint[key]
@@ -70,10 +82,20 @@ CHANGES = {
     "a width of text": (settings(width="wide"), "no readable config.yaml"),
     "a billion classes": (network(classes=range(10**9)), DAMAGED),
     "many classes": (network(classes=["a"] * 100_001), DAMAGED),
-    "other classes": (network(classes=["a"] * 900), OTHER),
+    "other classes": (network(classes=[*map(str, range(900))]), OTHER),
     "one class": (network(classes=["a"]), DAMAGED),
     "classes of numbers": (network(classes=list(range(10))), DAMAGED),
     "images of a terapixel": (network(shape=(10**6, 10**6, 1)), DAMAGED),
+    "images of 3 megapixels": (network(shape=(1025, 1025, 1)), DAMAGED),
+    "the same class twice": (network(classes=[*"012345678", "0"]), DAMAGED),
+    "a weight that is no number": (not_a_number, "damaged .*its weights .* are not all finite numbers"),
+    "no deviation": (network(std=[0.0]), "damaged .*its mean or deviation of pixels is not possible"),
+    "a deviation of nothing": (network(std=[1e-300]), "deviation of pixels is not possible"),
+    "a mean beyond white": (network(mean=[1e30]), "its mean or deviation of pixels is not possible"),
+    "a mean of 400 digits": (network(mean=[10**400]), DAMAGED),
+    "levels that are no number": (network(levels={"integers": float("nan"), "floats": 255.0}), DAMAGED),
+    "levels below black": (network(levels={"integers": 1.0, "floats": -1e308}), DAMAGED),
+    "levels of text": (network(levels={"integers": "1", "floats": 255.0}), DAMAGED),
     "a million channels": (network(shape=(8, 8, 10**6)), DAMAGED),
     "a shape of text": (network(shape="abc"), DAMAGED),
     "means without end": (network(mean=[float("inf")]), DAMAGED),
@@ -186,6 +208,7 @@ CONFIGS = {
     "an escape": ('{"name": "a\\e[2Jb", "source": "image_folder"}', "is no name"),
     "an unknown source": ('{"source": "os.system"}', "is unknown"),
     "an unknown set": ('{"name": "../digits"}', "is unknown"),
+    "many settings": (json.dumps({"arguments": dict.fromkeys(map(str, range(20_000)), 1)}), "more than 3,000 keys"),
     "a size without end": ('{"image_size": 1000000000}', "is not possible"),
 }
 
@@ -203,3 +226,50 @@ def test_configs_that_are_no_plain_values(sent, name):
     with pytest.raises(InputError, match=f"no readable config.yaml .*{reason}") as caught:
         load_run(run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", ["stored", "load_checkpoint"])
+def test_a_signal_that_becomes_another_error_is_no_damaged_file(sent, monkeypatch, reader):
+    """As OmegaConf makes one of it where it arrives in the middle of a merge."""
+    run, checkpoint = sent
+    torch.save(checkpoint, run / "last.ckpt")
+
+    def interrupted(path):
+        with contextlib.suppress(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        raise AttributeError("'NoneType' object has no attribute '_metadata'")
+
+    monkeypatch.setattr(checkpoints, reader, interrupted)
+    with pytest.raises(Interrupted, match="SIGTERM"), listening():
+        load_run(run)
+
+
+@pytest.mark.parametrize("name", ["splits.json", "config.yaml"])
+def test_a_shape_that_another_file_contradicts(sent, name):
+    """A larger one would need gigabytes to predict."""
+    run, checkpoint = sent
+    checkpoint["network"]["shape"] = [1024, 1024, 1]
+    torch.save(checkpoint, run / "last.ckpt")
+    if name == "splits.json":
+        part = {"images": 0, "digest": "", "hashes": "", "labels": ""}
+        record = {"format": 1, "classes": ["a", "b"], "shape": [8, 8, 1], "train": part, "holdout": part, "test": part}
+        (run / name).write_text(json.dumps(record))
+    else:
+        config = yaml.safe_load((run / name).read_text())
+        config["dataset"] |= {"source": "image_folder", "name": "theirs", "image_size": 8}
+        (run / name).write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=f"images of 1024x1024x1, and {name} beside it of 8x8x1: put") as caught:
+        load_run(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_results_that_are_no_numbers_are_refused(sent):
+    """Weights that are finite, and too large to compute with."""
+    run, checkpoint = sent
+    for value in checkpoint["state_dict"].values():
+        if value.is_floating_point() and value.ndim > 1:
+            value.fill_(3e38)
+    del checkpoint["weights_digest"]
+    torch.save(checkpoint, run / "last.ckpt")
+    with pytest.raises(InputError, match="results are not all numbers"):
+        load(run, "cpu").predict(np.ones((2, 8, 8, 1), np.uint8))

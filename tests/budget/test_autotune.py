@@ -357,6 +357,10 @@ def test_flips_are_tested_once_where_there_is_time(digits_root, tmp_path):
     tested = flip_test(train, profiles, CPU, tmp_path, seconds=4.0)
     assert not tested.same_class()
     assert flip_test(train, profiles, CPU, tmp_path, seconds=1.0) == tested, "from the cache"
+    (path,) = tmp_path.glob("flip_test-*.json")
+    for name, value in (("plain", "x"), ("plain", float("nan")), ("images", None), ("lost", 10**400), ("plain", 2)):
+        path.write_text(json.dumps({**dataclasses.asdict(tested), name: value}))
+        assert flip_test(train, profiles, CPU, tmp_path, seconds=1.0) is None, "damaged"
 
 
 @pytest.mark.parametrize(("flipped", "short", "long"), [(0.8, True, True), (0.6, False, True), (0.4, False, False)])

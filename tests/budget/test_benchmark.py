@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
-from fastconv.budget.bounds import least_needs
+from fastconv.budget.bounds import least_needs, operations_per_second
 from fastconv.budget.hardware import Device, cpu_prefers_bf16, prepare
 from fastconv.config.schema import Trainer
 from fastconv.models import build_model, count_parameters
@@ -107,6 +108,67 @@ def test_a_benchmark_that_is_never_confirmed_is_not_kept(tmp_path, seconds, give
     profile = measured(tmp_path, left, 2 if len(seconds) == 5 else 1, **given)
     assert (profile.step_seconds, profile.is_steady, list(left)) == (min(seconds), False, [])
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("product-")]
+
+
+HUGE = 10**400
+DAMAGED = {
+    "repeats": ["1", None, float("nan"), [1], {}, 0, -1, True, 1.5, HUGE],
+    "speed_profile": ["x", None, [], {}, {"step_seconds": 1.0}],
+    "step_seconds": ["1", None, float("nan"), float("inf"), 0, -1.0, True, [], HUGE],
+    "score_seconds": ["1", None, float("nan"), float("inf"), 0, -1.0],
+    "memory_mb": ["1", None, float("nan"), -1.0],
+    "update_seconds": ["1", float("nan"), -1.0],
+    "is_steady": ["yes", 1, False],
+    "other": [1],
+}
+
+
+def changed(content, name, value):
+    at = content if name in content else content["speed_profile"]
+    at[name] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in DAMAGED.items() for value in values])
+def test_a_kept_benchmark_with_damaged_values_is_made_again(tmp_path, name, value):
+    path = Path(measured(tmp_path, iter([3.0])).path)
+    whole = path.read_text()
+    path.write_text(changed(json.loads(whole), name, value))
+    assert measured(tmp_path, iter([2.0])).step_seconds == 2
+    assert measured(tmp_path, iter([])).step_seconds == 2, "kept"
+
+
+def deep(path):
+    path.write_text("[" * 100_000)
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def no_object(path):
+    path.write_text("[1]")
+
+
+@pytest.mark.parametrize("damage", [deep, pipe, no_object])
+def test_kept_files_that_are_no_benchmark_are_written_anew(tmp_path, damage):
+    measured(tmp_path, iter([3.0]))
+    kept = list(tmp_path.glob("*.json"))
+    assert {path.name.startswith("product-") for path in kept} == {True, False}
+    for path in kept:
+        damage(path)
+    assert measured(tmp_path, iter([2.0])).step_seconds == 2
+    assert all(json.loads(path.read_text()) for path in kept)
+
+
+@pytest.mark.parametrize("value", [HUGE, "x", None, float("nan"), float("inf"), -1.0, True, 1e300])
+def test_a_speed_of_the_machine_that_cannot_be_is_measured_anew(tmp_path, value):
+    measured(tmp_path, iter([3.0]))
+    (path,) = tmp_path.glob("product-*.json")
+    path.write_text(json.dumps({"operations_per_second": value}))
+    assert operations_per_second(device("fp32"), tmp_path) == 1e9
+    assert json.loads(path.read_text())["operations_per_second"] == 1e9
 
 
 def test_a_kept_benchmark_that_cannot_be_true_is_made_again(tmp_path):

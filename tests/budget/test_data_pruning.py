@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -90,7 +91,13 @@ def test_images_are_selected_once(digits_root, tmp_path):
     (kept,) = tmp_path.glob("skip_schedule-*.npy")
     np.save(kept, other := first[::-1].copy())
     assert (schedule(0.3) == other).all(), "the kept one is read"
+    for damaged in (np.ones_like(first), first + 3, first.astype(np.int16), first[:-1]):
+        np.save(kept, damaged)
+        assert (schedule(0.3) == first).all()
     kept.write_bytes(b"half of it")
+    assert (schedule(0.3) == first).all()
+    kept.unlink()
+    os.mkfifo(kept)
     assert (schedule(0.3) == first).all()
     assert (schedule(0.1) > 0).sum() == 2 * 144
 

@@ -149,8 +149,25 @@ def test_a_stopped_run_that_lost_an_image_says_how_to_go_on(command, tmp_path, m
 def test_a_run_of_an_earlier_version_warns_if_its_images_have_changed(grown, command):
     _, run = grown
     (run / "splits.json").unlink()
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "test_digest": None}))
     stored = torch.load(run / "last.ckpt", weights_only=True)
     said, _ = evaluate(command, run)
     assert f"{run / 'splits.json'}, the list of this run's images, is missing" in said
     assert "the run may have been trained on some of these test images" in said
     assert stored["network"]["mean"], "by which it is told"
+
+
+def test_without_the_record_only_the_test_images_of_the_results_are_scored(grown, command):
+    folder, run = grown
+    results = json.loads((run / "results.json").read_text())
+    (run / "splits.json").unlink()
+    ended = command("evaluate", f"run={run}", f"data={folder / 'data'}")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert f"{run / 'splits.json'} is missing, and the test images of image_folder are not those" in ended.err
+    assert not (run / "evaluation.json").exists()
+    for path in (folder / "photos").glob("*/* new.png"):
+        path.unlink()
+    _, found = evaluate(command, run)
+    assert found["accuracy"] == pytest.approx(results["accuracy"])
+    assert found["warnings"] == []

@@ -176,6 +176,10 @@ def test_images_of_another_size_are_refused(begun):
         lambda content: json.dumps({**content, "format": 2}),
         lambda content: json.dumps({**content, "train": None}),
         lambda content: json.dumps({**content, "shape": ["x", 1, 1]}),
+        lambda content: json.dumps({**content, "shape": [float("inf"), 1, 3]}),
+        lambda content: json.dumps({**content, "shape": [float("nan"), 1, 3]}),
+        lambda content: json.dumps({**content, "format": "x" * 5000}),
+        lambda content: json.dumps({**content, "classes": content["classes"][:1] * len(content["classes"])}),
         lambda content: json.dumps({**content, "test": {**content["test"], "hashes": "@@@"}}),
         lambda content: json.dumps({**content, "test": {**content["test"], "labels": content["train"]["labels"]}}),
         lambda content: json.dumps({**content, "classes": ["cat"]}),
@@ -190,6 +194,7 @@ def test_a_damaged_record_is_one_line(begun, damage):
     with pytest.raises(InputError) as told:
         own_images(dataset, data, run)
     assert str(path) in str(told.value)
+    assert len(str(told.value)) < len(str(path)) + 200
     assert "\n" not in str(told.value)
 
 

@@ -104,7 +104,8 @@ def refusing(function, folder, error):
     ("compiler_script", "message"),
     [
         (None, "there is no C compiler, such as gcc"),
-        ("exit 1", "the C compiler fails"),
+        ("exit 1", "the C compiler fails: exit code 1$"),
+        ("kill -9 $$", "the C compiler fails: SIGKILL$"),
         ("case $1 in --version) ;; *) echo 'x.c:1: error: unknown flag' >&2; exit 1;; esac", "error: unknown flag"),
         ("exit 0", "cannot be run"),  # it writes no file
         ('[ "$1" = --version ] || { while [ "$1" != -o ]; do shift; done; echo text > "$2"; }', "cannot be loaded"),
@@ -158,3 +159,43 @@ def test_another_library_is_not_used(fresh, source, monkeypatch, cache):
 def test_wrong_results_are_not_used(fresh, monkeypatch):
     monkeypatch.setattr(winograd, "_convolve", lambda *given, **named: torch.ones(()))
     assert winograd.obstacle().startswith("their results are wrong here")
+
+
+TRIAL = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).answer()"
+
+
+def test_it_is_tried_once_in_another_process(source, cache, monkeypatch):
+    tried = []
+    run = library._try
+    monkeypatch.setattr(library, "_try", lambda *given: (tried.append(1), run(*given)))
+    assert [load_library(source, TRIAL).answer() for _ in range(3)] == [42] * 3
+    assert len(tried) == 1
+    source.write_text("int answer(void) { return 43; }\n")
+    load_library(source, TRIAL)
+    assert len(tried) == 2
+
+
+@pytest.mark.parametrize("place", ["a cache", "no cache"])
+def test_a_library_that_traps_ends_no_command(source, cache, place):
+    source.write_text("int answer(void) { __builtin_trap(); }\n")
+    if place == "no cache":
+        cache.parent.mkdir()
+        cache.write_text("")
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=r"fails when it is tried \(SIG(ILL|TRAP)\)"):
+            load_library(source, TRIAL)
+    assert not list(cache.glob("*.tried"))
+
+
+def test_sizes_that_cannot_be_are_no_traceback(fresh, monkeypatch, tmp_path, cache):
+    source = tmp_path / "winograd.c"
+    text = winograd.SOURCE.read_text()
+    source.write_text(
+        text.replace("fastconv_convolve_floats(", "fastconv_other_floats(")
+        + """
+long fastconv_convolve_floats(const Problem *p) { return -5; }
+"""
+    )
+    monkeypatch.setattr(winograd, "SOURCE", source)
+    monkeypatch.setattr(winograd, "TRIAL", "")
+    assert winograd.obstacle().startswith("they fail here (")

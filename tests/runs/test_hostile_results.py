@@ -66,6 +66,8 @@ ODD = {
     "surrogates": text(json.dumps({**HEALTHY, "device": "\ud800"})),
     "escapes": changed(dataset="\x1b]0;owned\x07\x1b[2J", model="=cmd|' /C calc'!A0", device="a\nb"),
     "mathematics": changed(overrides=["model.name=$\\frac{1}$"], hparams={"model.name": "$\\frac{1}$", "loss": "x"}),
+    "settings of lists": changed(hparams={"optimizer.max_lr": [1, 2], "model.name": ["x"], "dataset": [[]]}),
+    "settings of objects": changed(hparams={"model.name": {"x": 1}, "dataset.name": {"y": [{}]}, "schedule": {}}),
     "names of columns": changed(overrides=["accuracy_=x", "sd=x", "epochs=x"], hparams={"loss": "<b>", "low": []}),
 }  # fmt: skip
 
@@ -143,6 +145,19 @@ def test_other_bad_files_spoil_no_page(tmp_path, command):
     assert ended.code == 0, ended.err
     assert (tmp_path / "compare.html").read_text().count("unfinished: no results.json") == len(CONFIGS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["compare.html", "outputs"]
+
+
+def test_settings_of_any_type_spoil_no_page(tmp_path, command):
+    for at, model in enumerate(("davidnet", ["x"], {"x": 1}, {"x": [{}]}, [[1]], 2**63)):
+        run = tmp_path / "outputs" / str(at)
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        hparams = {"dataset.name": "digits", "model.name": model, "optimizer.max_lr": {"a": [1]}, "seed": [at]}
+        changed(hparams=hparams)(run / "results.json")
+    ended = command("compare", "page=compare.html", "format=csv")
+    assert ended.code == 0, ended.err
+    assert "davidnet" in ended.out
+    assert (tmp_path / "compare.html").exists()
 
 
 def test_unreadable_and_looping_folders_are_passed(tmp_path, command):

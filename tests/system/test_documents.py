@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastconv.system.documents import MOST_LEVELS, read_json, read_yaml
+from fastconv.system.documents import MOST_LEVELS, MOST_VALUES, read_json, read_yaml
 from fastconv.system.names import csv_cell, printable
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -48,6 +48,8 @@ def test_json_that_is_not_plain(tmp_path, text, reason):
         ("a: !!binary aGVsbG8=", "type bytes"),
         ("? [a, b]\n: c", "key"),
         ("a: [", "while parsing"),
+        ("[" + "[], " * MOST_VALUES + "]", "more than 3,000 keys and values"),
+        ("{" + "".join(f"a{at}: 1, " for at in range(MOST_VALUES // 2)) + "}", "more than 3,000 keys and values"),
         ("\ta: %", "cannot start any token"),
     ],
 )

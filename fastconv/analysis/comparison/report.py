@@ -104,7 +104,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Turn rows of plain values into a sortable table."""
     header = columns(rows)
     if len(rows) > 1:  # a value that all rows share would only widen the table
-        header = [name for name in header if name not in SHARED or len({row[name] for row in rows}) > 1]
+        header = [name for name in header if name not in SHARED or len({as_text(row[name]) for row in rows}) > 1]
     cells = [[cell(name, row[name]) for name in header] for row in rows]
     return Table([heading(name) for name in header], cells, sortable=True)
 

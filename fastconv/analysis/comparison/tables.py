@@ -34,7 +34,7 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
         shown = dict(group.values)
         for key in ("model.name", "dataset.name"):
             if not {key, key.partition(".")[0]} & set(shown):
-                shown = {key.partition(".")[0]: group.setting(key), **shown}
+                shown = {key.partition(".")[0]: _name(group.setting(key)), **shown}
         rows.append(
             {
                 **shown,
@@ -189,7 +189,9 @@ def print_table(rows: list[dict[str, Any]], header: list[str], problems: list[En
     for row in rows if len(rows) <= DRAWN_ROWS else ():
         style = "bold" if row.get("verdict") == BEST else "red" if row.get("problem") else None
         table.add_row(*(Text(shown(name, row[name])) for name in header), style=style)
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False, soft_wrap=True)
+    console = Console(
+        width=None if sys.stdout and sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False, soft_wrap=True
+    )
     if len(rows) <= DRAWN_ROWS:
         console.print(table)
     else:
@@ -202,7 +204,7 @@ def write_rows(rows: list[dict[str, Any]], style: str, problems: list[Entry]) ->
     """Print rows as a `table` with the problems of runs below it, or as `csv`, `json` or `markdown`."""
     header = columns(rows)
     if style == "csv":
-        sys.stdout.write(as_csv(rows, header))
+        print(as_csv(rows, header), end="")
     elif style == "json":
         print(as_json([{name: row[name] for name in header} for row in rows], indent=1))
     elif style == "markdown":

@@ -25,7 +25,10 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.stream.spec import OnlineStream, StreamSpec
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
-from fastconv.system.files import write_atomically
+from fastconv.system.files import read_file, write_atomically
+
+# Bytes before the numbers of an array in a file, at most.
+HEADER_BYTES = 1024
 
 
 def proxy_steps(count: int, settings: Autotune = AUTOTUNE) -> tuple[int, int]:
@@ -59,24 +62,28 @@ def skip_schedule(
     path = cache / f"skip_schedule-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.npy"
 
     def select() -> str:
-        if _read(path, len(data)) is None:
+        if _read(path, len(data), share) is None:
             content = io.BytesIO()
             np.save(content, skips(proxy_confidence(spec, data, device, settings), share))
             write_atomically(path, content.getvalue())
         return str(path)
 
     from_first_rank("skip_schedule", select)
-    selected = _read(path, len(data))
+    selected = _read(path, len(data), share)
     if selected is None:
         raise InputError(f"{path} cannot be read by all ranks of the run: give them the same data folder")
     return SkipSchedule(selected)
 
 
-def _read(path: Path, count: int) -> np.ndarray | None:
-    """A schedule from the cache, int8 [N]; None if it is missing, damaged or of another number of images."""
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        found: np.ndarray = np.load(path)
-        return found if found.shape == (count,) and found.dtype == np.int8 else None
+def _read(path: Path, count: int, share: float) -> np.ndarray | None:
+    """A schedule from the cache, int8 [N]; None if it is missing, damaged or of another number of images or share."""
+    with contextlib.suppress(OSError, ValueError, EOFError, MemoryError, InputError):
+        content = io.BytesIO(read_file(path, count + HEADER_BYTES))
+        found: np.ndarray = np.lib.format.read_array(content, allow_pickle=False)
+        if found.shape == (count,) and found.dtype == np.int8:
+            skipping = round(share * count)
+            skip = [int((found == turn).sum()) for turn in (0, 1, 2)]
+            return found if skip == [count - 2 * skipping, skipping, skipping] else None
     return None
 
 

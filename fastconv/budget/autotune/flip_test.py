@@ -26,8 +26,9 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.splits import stratified_split
 from fastconv.models.configs import Airbench
 from fastconv.system.distributed import from_first_rank
+from fastconv.system.documents import read_json, record_of
 from fastconv.system.files import write_atomically
-from fastconv.system.json_text import as_json, from_json
+from fastconv.system.json_text import as_json
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def flip_test(
 
     def test() -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return dataclasses.asdict(FlipAccuracy(**from_json(path.read_text())))
+            kept = record_of(FlipAccuracy, read_json(path))
+            if max(kept.plain, kept.flipped) <= 1 and kept.lost + kept.gained <= kept.images:
+                return dataclasses.asdict(kept)
         if seconds < settings.flip_test_min_seconds:
             return None
         profile, batch_size = profiles.profile(FLIP_PROXY), settings.flip_test_batch_size

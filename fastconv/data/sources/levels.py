@@ -36,10 +36,13 @@ class Levels:
 
     @classmethod
     def from_dict(cls, stored: Any) -> "Levels | None":
-        """Read what `as_dict` gave; None for None. Raises TypeError or ValueError for anything else."""
+        """Read what `as_dict` gave; None for None. Raises KeyError, TypeError or ValueError for anything else."""
         if stored is None:
             return None
-        return cls(float(stored["integers"]), float(stored["floats"]))
+        factors = stored["integers"], stored["floats"]
+        if any(not isinstance(factor, int | float) or not 0 < factor <= BYTE for factor in factors):
+            raise ValueError("its factors of pixel values are not possible")
+        return cls(*map(float, factors))
 
 
 @dataclass(frozen=True)
