@@ -30,8 +30,8 @@ def images_of(run: TrainedRun, data: Path) -> tuple[Splits, list[str]]:
     if may_differ and not same_pixels(mean_and_std(splits.train.images), (run.mean, run.std)):
         lines.append(
             f"{run.folder / FILE}, the list of this run's images, is missing, and the split that is drawn without it is"
-            " another: the run may have been trained on some of these test images. Restore the file if there was one, or"
-            " train anew for a true accuracy."
+            " another: the run may have been trained on some of these test images. Restore the file if there was one,"
+            " or train anew for a true accuracy."
         )
     if count := splits.leaked:
         lines.append(

@@ -171,7 +171,7 @@ REFUSED = {
         "seem to be captions, such as 'a photo of number 1'",
     ),
     "several": (pairs("{at}", '{{"label": ["{label}", "b"]}}', "json"), "0 has several labels, .*one for each image"),
-    "one class": (pairs("{at}", "cat"), "images of 1 classes"),
+    "one class": (pairs("{at}", "cat"), "images of 1 class:"),
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import content_split, stratified_split
 from fastconv.system.errors import InputError
 from fastconv.system.json_text import as_json
+from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -55,7 +56,7 @@ def note_of(unreadable: Sequence[tuple[str, str]], count: int) -> str:
     if not unreadable:
         return ""
     name, why = unreadable[0]
-    return f"{len(unreadable):,} of {count:,} images cannot be read, such as {name} ({why})"
+    return f"{len(unreadable):,} of {counted(count, 'image')} cannot be read, such as {name} ({why})"
 
 
 def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: bool = True) -> None:
@@ -84,7 +85,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         ranges, several = ([each for part in looked for each in getattr(part, key)] for key in ("ranges", "several"))
         levels = levels_of(ranges)
         if not len(sizes):
-            raise InputError(f"none of {count:,} images of {dataset.name} can be read")
+            raise InputError(f"none of {counted(count, 'image')} of {dataset.name} can be read")
         size = dataset.image_size or choose_size(sizes)
         task = progress.add_task(f"decoding to {size}x{size}", total=count)
         with writing(writer.folder):
@@ -105,7 +106,8 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
     note = note_of(unreadable, count + len(found.unreadable))
     notes = [*found.notes, *describe(ranges)]
     if several:
-        notes.append(f"{len(several):,} images have several frames or pages, such as {min(several)}: the first is used")
+        having = counted(len(several), "image has", "images have")
+        notes.append(f"{having} several frames or pages, such as {min(several)}: the first is used")
     if dataset.strict and unreadable:
         raise InputError(f"{note}. Mend or remove them, or set dataset.strict=false to go on without them")
     hashes = [content_hashes(each.images) for each in decoded]
