@@ -22,6 +22,7 @@ from fastconv.config.validation import check_words
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
+from fastconv.system.wording import counted
 
 
 def report_folder(config: Explain) -> Path:
@@ -43,7 +44,7 @@ def check(config: Explain) -> None:
             raise InputError(f"{key}={value} is not possible: give a folder, or a list of folders as [a,b]")
     if against and len(runs) != len(against):
         raise InputError(
-            f"run names {len(runs)} folders and against {len(against)}: give as many, so that they make pairs"
+            f"run names {counted(len(runs), 'folder')} and against {len(against)}: give as many, to make pairs"
         )
     check_words(config)
     check_settings(config)

@@ -15,6 +15,7 @@ from fastconv.config.schema import Config
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 
 def check_stream(config: Config) -> Splits | None:
@@ -51,9 +52,8 @@ def main(config: Config) -> None:
     root = config.stream.folder
     if data is None:
         removed = prune(root, config.stream.max_gb * 1e9)
-        console.print(
-            f"removed {len(removed)} streams, {sum(stream.bytes for stream in removed) / 1e6:,.0f} MB, from {root}"
-        )
+        size = sum(stream.bytes for stream in removed) / 1e6
+        console.print(f"removed {counted(len(removed), 'stream')}, {size:,.0f} MB, from {root}")
         return
     clock = Clock()
     choice = settle(config, data, task_overrides(), clock)
@@ -68,7 +68,7 @@ def main(config: Config) -> None:
         return
     precompute(run, console)
     epochs = run.plan.stream_epochs
-    console.print(f"{epochs} epochs of {run.spec.samples:,} images are in {root / run.spec.folder}")
+    console.print(f"{counted(epochs, 'epoch')} of {counted(run.spec.samples, 'image')} in {root / run.spec.folder}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from fastconv.config.prerequisites import require_writable
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
+from fastconv.system.wording import counted
 
 
 def check(config: Predict) -> None:
@@ -52,7 +53,7 @@ def main(config: Predict) -> None:
         raise InputError(printable("; ".join([line, *written.notes])))
     where = "" if config.out == "-" else f" in {config.out}"
     missing = f"; {written.failed:,} could not be read, and have the reason instead of a class"
-    lines = [*written.notes, f"{written.images:,} images{where}{missing if written.failed else ''}"]
+    lines = [*written.notes, f"{counted(written.images, 'image')}{where}{missing if written.failed else ''}"]
     print("\n".join(map(printable, lines)), file=sys.stderr if config.out == "-" else sys.stdout)
 
 

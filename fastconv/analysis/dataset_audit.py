@@ -19,6 +19,7 @@ from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.runs.folder import new_run_folder
 from fastconv.system.errors import InputError
 from fastconv.system.names import csv_cell, printable
+from fastconv.system.wording import counted
 
 # Ratio of the largest to the smallest class, and images of a class, from which on the report warns.
 IMBALANCE, FEW = 3, 100
@@ -48,14 +49,14 @@ class Audit:
         train, test, classes = self.opened.train, self.opened.test, self.opened.classes
         side = train.images.shape[1]
         lines = [
-            f"{self.name}: {len(train.labels):,} images to train on and {len(test.labels):,} to test with,"
-            f" {len(classes)} classes, as {side}x{side}x{train.images.shape[3]}"
+            f"{self.name}: {counted(len(train.labels), 'image')} to train on and {len(test.labels):,} to test with,"
+            f" {counted(len(classes), 'class')}, as {side}x{side}x{train.images.shape[3]}"
         ]
         if len(sizes := self.opened.sizes):
             (width, height), (most_width, most_height) = sizes.min(0).tolist(), sizes.max(0).tolist()
             lines.append(
-                f"sizes: {width} to {most_width} pixels wide, {height} to {most_height} high; the middle one's shorter"
-                f" side has {np.median(sizes.min(1)):g}"
+                f"sizes: {_span(width, most_width)} pixels wide, {_span(height, most_height)} high; the middle one's"
+                f" shorter side has {np.median(sizes.min(1)):g}"
             )
         lines += [f"problem: {problem}" for problem in self.problems]
         lines += [f"note: {note}" for note in self.notes]
@@ -63,29 +64,31 @@ class Audit:
         most, least = int(counts.argmax()), int(counts.argmin())
         if counts[most] > IMBALANCE * max(1, counts[least]):
             lines.append(
-                f"uneven classes: {classes[most]} has {counts[most]:,} images, {classes[least]} {counts[least]:,}."
-                " Look at balanced accuracy and macro F1 (fastconv.evaluate), and collect more of the rare ones"
+                f"uneven classes: {classes[most]} has {counted(counts[most], 'image')}, {classes[least]}"
+                f" {counts[least]:,}. Look at balanced accuracy and macro F1 (fastconv.evaluate), and collect more of"
+                " the rare ones"
             )
         if few := [name for name, count in zip(classes, counts, strict=True) if count < FEW]:
-            lines.append(f"few images: {len(few)} classes have less than {FEW}, such as {few[0]}. More would help most")
+            those = counted(len(few), "class has", "classes have")
+            lines.append(f"few images: {those} less than {FEW}, such as {few[0]}. More would help most")
         if self.opened.unreadable:
             kind = "unreadable" if any(why != NO_LABEL for _, why in self.opened.unreadable) else "unlabelled"
             lines.append(f"{kind}: {self.opened.note}. Training leaves them out; dataset.strict=true would stop")
         if self.leaked:
             one, other = self.leaked[0]
             lines.append(
-                f"leak: {len(self.leaked)} test images are among the training images, such as {other}, which is {one}."
-                " Remove them from one side, or the accuracy will be too high"
+                f"leak: {counted(len(self.leaked), 'test image is', 'test images are')} among the training images, such"
+                f" as {other}, which is {one}. Remove them from one side, or the accuracy will be too high"
             )
         if self.duplicates:
             copies = sum(len(names) - 1 for names in self.duplicates)
             lines.append(
-                f"copies: {copies} images are there again in the same split, such as"
+                f"copies: {counted(copies, 'image is', 'images are')} there again in the same split, such as"
                 f" {' and '.join(self.duplicates[0][:2])}"
             )
         if self.contradictory:
             lines.append(
-                f"contradictory: {len(self.contradictory)} images have several labels, such as"
+                f"contradictory: {counted(len(self.contradictory), 'image has', 'images have')} several labels, such as"
                 f" {' and '.join(self.contradictory[0][:2])}. Decide which is right"
             )
         if len(lines) == 1 + bool(len(sizes)):
@@ -102,6 +105,10 @@ class Audit:
                 {"finding": finding, "image": names[0], "about": f"is {name}"} for names in groups for name in names[1:]
             ]
         return found
+
+
+def _span(least: int, most: int) -> str:
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def audit(config: Config) -> Audit:

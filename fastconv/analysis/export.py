@@ -18,6 +18,7 @@ from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 from fastconv.system.files import replacing, write_atomically
 from fastconv.system.names import printable
+from fastconv.system.wording import counted
 
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
 TOLERANCE = 1e-4
@@ -68,7 +69,7 @@ def export(config: Export) -> list[str]:
                 )
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"
-            f" on {len(some):,} test images"
+            f" on {counted(len(some), 'test image')}"
         )
     classes = folder / "classes.txt"
     write_atomically(classes, "".join(f"{printable(name)}\n" for name in run.classes).encode())

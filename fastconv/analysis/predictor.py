@@ -14,6 +14,7 @@ from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
 from fastconv.models.classifier import Classifier
 from fastconv.models.tta import Views, views_of
+from fastconv.system.wording import counted
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Predictions:
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {probability:.1%}" for name, probability in (each[0] for each in self.top(1)[:3]))
-        return f"Predictions of {len(self)} images: {shown}{', ...' if len(self) > 3 else ''}"
+        return f"Predictions of {counted(len(self), 'image')}: {shown}{', ...' if len(self) > 3 else ''}"
 
 
 class Predictor:

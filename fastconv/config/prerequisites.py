@@ -15,6 +15,7 @@ from fastconv.data.stream.cache import stored_streams
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import require_space, unwritable
 from fastconv.system.targets import import_target, require_arguments
+from fastconv.system.wording import counted
 
 
 def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
@@ -88,8 +89,8 @@ def too_large_batch(config: Config, images: int) -> str | None:
     # A batch is made of whole parts, which are smaller than the model's own in a batch that is smaller than one.
     largest = max(2, images // part * part or images // devices * devices)
     return (
-        f"batch_size={config.batch_size} is not possible: {config.dataset.name} has {images} images for training."
-        f" Give batch_size={largest} or fewer, or experiment=best"
+        f"batch_size={config.batch_size} is not possible: {config.dataset.name} has {counted(images, 'image')} for"
+        f" training. Give batch_size={largest} or fewer, or experiment=best"
     )
 
 

@@ -24,6 +24,7 @@ from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import read_file, write_atomically
 from fastconv.system.json_text import as_json
+from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -275,7 +276,7 @@ def _taken(
 
 
 def _images(count: int) -> str:
-    return "1 image is" if count == 1 else f"{count:,} images are"
+    return counted(count, "image is", "images are")
 
 
 def _as_text(values: np.ndarray, kind: str) -> str:

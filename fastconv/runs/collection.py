@@ -12,6 +12,7 @@ from fastconv.runs.results import Results, readable
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.names import printable
+from fastconv.system.wording import counted
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:
         if all(any(is_value(entry.value(key), each) for each in values) for key, values in wanted.items())
     ]
     if not found:
-        raise InputError(f"no run has {' and '.join(conditions)}: {len(entries)} runs were looked at")
+        looked = counted(len(entries), "run was", "runs were")
+        raise InputError(f"no run has {' and '.join(conditions)}: {looked} looked at")
     return found
 
 

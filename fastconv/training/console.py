@@ -14,6 +14,7 @@ from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.names import printable
 from fastconv.system.urls import redacted
+from fastconv.system.wording import counted
 from fastconv.training.plan import Run
 
 # The plan says how much of the budget is spent before training if it is more than this share.
@@ -30,26 +31,28 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     """
     config, spec, device, speed, plan = run.config, run.spec, run.device, run.speed, run.plan
     budget, schedule, images = config.budget, config.schedule, len(run.train)
-    counted = "everything up to the result" if set(budget.counts) == set(SEGMENTS) else " + ".join(budget.counts)
-    limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {counted}"
+    segments = "everything up to the result" if set(budget.counts) == set(SEGMENTS) else " + ".join(budget.counts)
+    limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {segments}"
     spent = run.clock.counted(tuple(budget.counts))
     if budget.seconds is not None and spent > SPENT * budget.seconds:
         limit += f", of which {spent:.1f} s are spent"
     bound = "as many epochs as fit" if schedule.max_epochs is None else f"at most {schedule.max_epochs:g} epochs"
     height, width, channels = spec.shape
-    described = f"{images:,} training images {width}x{height}x{channels}, {len(spec.classes)} classes"
+    described = (
+        f"{counted(images, 'training image')} {width}x{height}x{channels}, {counted(len(spec.classes), 'class')}"
+    )
     if spec.samples != images:
         described += f"; {spec.samples:,} of them in each epoch"
     stream = "augmented while training"
     if plan.stream_epochs:
         size = plan.stream_epochs * spec.epoch_bytes / 1e6
-        stream = f"{plan.stream_epochs} epochs, {size:,.0f} MB in {redacted(config.stream.root)}"
+        stream = f"{counted(plan.stream_epochs, 'epoch')}, {size:,.0f} MB in {redacted(config.stream.root)}"
         stream += "; the others augmented while training" * (plan.stream_epochs < plan.epochs - 1e-9)
     step = [device.precision, "channels_last" if config.trainer.channels_last else "contiguous"]
-    step += [f"{device.threads} threads"] * (device.kind == "cpu")
+    step += [counted(device.threads, "thread")] * (device.kind == "cpu")
     step += ["keeps freed memory"] * device.keep_memory
     step += ["compiled"] * device.compile
-    step += [f"Winograd in {run.winograd_layers} convolutions"] * (run.winograd_layers > 0)
+    step += [f"Winograd in {counted(run.winograd_layers, 'convolution')}"] * (run.winograd_layers > 0)
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
@@ -58,7 +61,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "step": ", ".join(step),
         "speed": f"{config.batch_size / speed.step_seconds:,.0f} images/s (benchmark)",
         "budget": f"{limit}; {bound}",
-        "expected": f"{plan.epochs:.1f} epochs, {plan.steps:,} steps in {plan.seconds:,.0f} s",
+        "expected": f"{plan.epochs:.1f} epochs, {counted(plan.steps, 'step')} in {plan.seconds:,.0f} s",
         "stream": stream,
         "memory": f"about {speed.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
         "outputs": config.outputs,
@@ -94,7 +97,7 @@ def results_table(results: Results, folder: Path) -> Table:
     rows = {
         "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f});"
         f" {results.accuracy_tta:.2%} with test-time augmentation",
-        "training": f"{results.epochs:.2f} epochs, {results.steps:,} steps{speed}",
+        "training": f"{results.epochs:.2f} epochs, {counted(results.steps or 0, 'step')}{speed}",
         "ended by": str(results.stop_reason),
         "budget": f"{results.seconds_counted:.1f} s counted"
         + (f" of {results.budget_seconds:g} s" if results.budget_seconds else ""),

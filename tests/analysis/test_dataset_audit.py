@@ -104,7 +104,7 @@ def test_copies_and_contradictions_are_told(command, tmp_path):
         Image.fromarray((digits.images[at] * 15).astype(np.uint8)).save(folder / f"{at}.png")
     shutil.copy(tmp_path / "f" / "0" / "0.png", tmp_path / "f" / "1" / "other.png")
     ended = command("audit", "dataset=image_folder", "dataset.root=f", "dataset.test_share=0.3")
-    assert "contradictory: 1 images have several labels" in ended.out
+    assert "contradictory: 1 image has several labels" in ended.out
     assert "few images: 3 classes" in ended.out
     assert re.search(r"note: batch_size=512 is not possible: .* Give batch_size=\d\d or fewer", ended.out)
     os.remove(tmp_path / "f" / "1" / "other.png")
@@ -112,7 +112,7 @@ def test_copies_and_contradictions_are_told(command, tmp_path):
     Image.open(tmp_path / "f" / "0" / "0.png").save(buffer, "bmp")
     (tmp_path / "f" / "0" / "same.bmp").write_bytes(buffer.getvalue())
     ended = command("audit", "dataset=image_folder", "dataset.root=f", "dataset.test_share=0.3")
-    assert ("copies: 1 images" in ended.out) or ("leak: 1 test images" in ended.out)
+    assert ("copies: 1 image is" in ended.out) or ("leak: 1 test image is" in ended.out)
 
 
 def test_a_built_in_set_is_looked_at_too(command):

@@ -100,7 +100,7 @@ REFUSED = {
     "test without labels": ({"images": X, "labels": Y, "test_images": X}, "has test_images, but no labels for it"),
     "fewer labels": ({"images": X, "labels": Y[:5]}, "as many labels as images: they are 5 and 12x20x20"),
     "floats": ({"images": X / 255, "labels": Y}, "images of float64, 12x20x20, from 0 to 0.04.*: give uint8 from 0"),
-    "no numbers": ({"images": np.where(X > 10, np.nan, X), "labels": Y}, "with NaN in 1 images: give uint8"),
+    "no numbers": ({"images": np.where(X > 10, np.nan, X), "labels": Y}, "with NaN in 1 image: give uint8"),
     "16 bits": ({"images": X.astype(np.uint16) * 256, "labels": Y}, "of uint16, 12x20x20, from 0 to 2816: give uint8"),
     "signed": ({"images": X.astype(int) - 5, "labels": Y}, "from -5 to 6: give uint8"),
     "0 and 1": ({"images": X.astype(int) % 2, "labels": Y}, "images of int64, 12x20x20, from 0 to 1: give uint8"),

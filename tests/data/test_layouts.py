@@ -38,7 +38,7 @@ LAYOUTS = {
     "test in test": (split("train", 3, 2) | split("valid", 1, 1) | {"test/test": 7}, [[3, 2], [1, 1]], "test has 7"),
     "class train": ({"bus": 2, "car": 3, "train": 4}, [[2, 3, 4]], "train is read as a class"),
     "class test": ({"bus": 2, "car": 3, "test": 4}, [[2, 3, 4]], "test is read as a class"),
-    "extra": (split("train", 3, 2) | split("test", 1, 1) | {"more": 9}, [[3, 2], [1, 1]], "its 9 images are left out"),
+    "extra": (split("train", 3, 2) | split("test", 1, 1) | {"more": 9}, [[3, 2], [1, 1]], "more has 9 images, beside"),
     "words": ({"test_tube": 2, "train_station": 3}, [[2, 3]], ""),
     "alike": (split("north", 1, 1) | split("south", 1, 1), [[2, 2]], "have the same folders (sea and wood)"),
     "two forms": ({f"train/{CAFE[0]}": 3, "train/a": 2, f"test/{CAFE[1]}": 1, "test/a": 1}, [[2, 3], [1, 1]], ""),
@@ -120,7 +120,7 @@ def test_hidden_and_system_files_are_passed_over_and_counted(tmp_path):
     assert layout.classes == ["cat", "dog"]
     assert layout.hidden_note().startswith("17 hidden images")
     told = "; ".join(layout.notes)
-    assert "1 images lie beside the folders of classes" in told
+    assert "left out, beside the folders of classes: 1 image, such as" in told
     assert "2 files are no images by their names" in told
     assert {path.name for path in image_files(tmp_path)} == {"0.png", "1.png", "c.png", "pipe.png"}
     assert len(list(image_files(tmp_path))) == 7

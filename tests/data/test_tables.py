@@ -305,4 +305,4 @@ def test_an_image_with_two_labels_is_told_by_the_audit(photos):
     (photos / "table.csv").write_text("\n".join(lines))
     config = compose("train", ["dataset=csv", f"dataset.train={photos}/table.csv", "dataset.test_share=0.1"])
     told = "\n".join(audit(OmegaConf.to_object(config)).report())
-    assert "contradictory: 1 images have several labels, such as 3.png and 3.png" in told
+    assert "contradictory: 1 image has several labels, such as 3.png and 3.png" in told

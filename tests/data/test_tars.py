@@ -180,7 +180,7 @@ REFUSED = {
         [*pairs("{at}", "1")[:2], *pairs("{at}", "2")[2:4], *pairs("{at}", '{{"label": Infinity}}', "json")[4:]],
         "label inf beside numbers",
     ),
-    "one class": (pairs("{at}", "cat"), "images of 1 classes"),
+    "one class": (pairs("{at}", "cat"), "images of 1 class:"),
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_qmnist_is_its_first_column(tmp_path):
     assert each.classes == ("0 - zero", "1 - one")
     assert [sample.label for sample in each.train] == [0, 1, 0, 1, 0, 1]
     assert [sample.label for sample in each.test] == [0, 1, 0, 1]
-    assert "8 classes of QMNIST have no images here" in each.notes[0]
+    assert "no images of 8 classes of QMNIST are here" in each.notes[0]
 
 
 def test_emnist_is_balanced_and_upright(tmp_path):

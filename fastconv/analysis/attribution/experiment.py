@@ -22,6 +22,7 @@ from fastconv.config.schema import Trainer
 from fastconv.config.store import methods
 from fastconv.data.sources.patterns import matching
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     splits, warnings = images_of(runs[0].with_images(config.dataset), Path(config.data))
     test = splits.test if config.images is not None else untrained_on(splits.test, runs)
     if left_out := len(splits.test) - len(test):
-        warnings.append(f"{left_out:,} test images are left out: another of the runs was trained on them.")
+        those = counted(left_out, "test image is", "test images are")
+        warnings.append(f"{those} left out: another of the runs was trained on them.")
     if not len(test):
         raise InputError("each test image is a training image of some of the runs: give runs with the same split")
     for line in warnings:

@@ -18,6 +18,7 @@ from fastconv.analysis.comparison.groups import (
 from fastconv.analysis.comparison.tables import columns, group_rows, heading, run_rows, shown
 from fastconv.analysis.html import Cell, Figure, Table, write_page
 from fastconv.runs.collection import as_text
+from fastconv.system.wording import counted
 
 # Columns that are left out where all rows have the same value.
 SHARED = ("dataset", "model", "experiment")
@@ -25,7 +26,7 @@ SHARED = ("dataset", "model", "experiment")
 
 def number_of_runs(count: int) -> str:
     """A number of runs, in words for a title."""
-    return "1 run" if count == 1 else f"{count:,} runs"
+    return counted(count, "run")
 
 
 def write_comparison(groups: list[Group], measure: str, path: Path) -> None:

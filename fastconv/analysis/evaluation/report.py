@@ -19,6 +19,7 @@ from fastconv.config.commands import Evaluate
 from fastconv.data.dataset import ImageData
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
+from fastconv.system.wording import counted
 
 # Most confident errors shown on the page, and the side of a picture there, in pixels.
 SHOWN_ERRORS, PICTURE_SIDE = 24, 96
@@ -45,13 +46,15 @@ def write_report(config: Evaluate) -> list[str]:
 def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[str]:
     """Say in sentences how accurate and how well calibrated the network is, and how long its training took."""
     low, high = (f"{bound:.2%}" for bound in evaluation.interval)
-    lines = [f"Accuracy {evaluation.accuracy:.2%} on {len(test):,} test images (95 % interval {low} to {high})."]
+    lines = [
+        f"Accuracy {evaluation.accuracy:.2%} on {counted(len(test), 'test image')} (95 % interval {low} to {high})."
+    ]
     if len(evaluation.classes) > TOP:
         lines[0] += f" Top-{TOP} accuracy {evaluation.top_k_accuracy():.2%}."
     counts = evaluation.confusion.sum(1)
     if is_imbalanced(counts):
         scores = f"balanced accuracy {evaluation.balanced_accuracy:.2%}, macro F1 {evaluation.macro_f1:.3f}"
-        lines.append(f"The classes have {counts.min():,} to {counts.max():,} images: {scores}.")
+        lines.append(f"The classes have {counts.min():,} to {counted(counts.max(), 'image')}: {scores}.")
     confidence = float(evaluation.probabilities.max(1).mean())
     lines.append(
         f"Its mean confidence is {confidence:.1%} at {evaluation.accuracy:.1%} accuracy:"

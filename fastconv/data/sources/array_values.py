@@ -8,6 +8,7 @@ from fastconv.data.sources.formats import MOST_PIXELS, TOO_LARGE
 from fastconv.data.sources.labels import label_of
 from fastconv.system.errors import InputError
 from fastconv.system.memory import release_pages
+from fastconv.system.wording import counted
 
 CHANNELS = (1, 3, 4)
 
@@ -41,9 +42,9 @@ def as_images(array: np.ndarray, where: str) -> np.ndarray:
         # A largest value of 1 is white in some arrays, and nearly black in others.
         if array.dtype.kind in "iu" and low >= 0 and high <= 255 and high != 1:
             return array
-        spread = f", with NaN in {np.isnan(array).any((*range(1, array.ndim),)).sum():,} images" if low != low else (
-            f", from {low:g} to {high:g}"
-        )  # fmt: skip
+        spread = f", from {low:g} to {high:g}"
+        if low != low:
+            spread = f", with NaN in {counted(np.isnan(array).any((*range(1, array.ndim),)).sum(), 'image')}"
     raise InputError(f"{where} of {array.dtype}, {shape}{spread}: give uint8 from 0 to 255, N x H x W (x 1, 3 or 4)")
 
 

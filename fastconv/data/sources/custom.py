@@ -19,6 +19,7 @@ from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import content_split, stratified_split
 from fastconv.system.errors import InputError
 from fastconv.system.json_text import as_json, from_json
+from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -54,8 +55,13 @@ def note_of(unreadable: Sequence[tuple[str, str]], count: int) -> str:
     """A sentence about the images, of `count`, that could not be read or have no label; empty if there are none."""
     unlabelled = [name for name, why in unreadable if why == NO_LABEL]
     others = [(name, why) for name, why in unreadable if why != NO_LABEL]
-    lines = [f"{len(others):,} of {count:,} images cannot be read, such as {name} ({why})" for name, why in others[:1]]
-    lines += [f"{len(unlabelled):,} of {count:,} images have no label, such as {name}" for name in unlabelled[:1]]
+    lines = [
+        f"{len(others):,} of {counted(count, 'image')} cannot be read, such as {name} ({why})"
+        for name, why in others[:1]
+    ]
+    lines += [
+        f"{len(unlabelled):,} of {counted(count, 'image')} have no label, such as {name}" for name in unlabelled[:1]
+    ]
     return " and ".join(lines)
 
 
@@ -87,7 +93,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         if not len(sizes):
             first = next(sample for part in parts for sample in part)
             raise InputError(
-                f"none of {count:,} images of {dataset.name} can be read, such as {first.name}"
+                f"none of {counted(count, 'image')} of {dataset.name} can be read, such as {first.name}"
                 f" ({why_unreadable(first)})"
             )
         size = dataset.image_size or choose_size(sizes)
@@ -110,7 +116,8 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
     note = note_of(unreadable, count + len(found.unreadable))
     notes = [*found.notes, *describe(ranges)]
     if several:
-        notes.append(f"{len(several):,} images have several frames or pages, such as {min(several)}: the first is used")
+        having = counted(len(several), "image has", "images have")
+        notes.append(f"{having} several frames or pages, such as {min(several)}: the first is used")
     if dataset.strict and unreadable:
         raise InputError(f"{note}. Mend or remove them, or set dataset.strict=false to go on without them")
     hashes = [content_hashes(each.images) for each in decoded]

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastconv.data.sources.base import natural
 from fastconv.data.sources.walk import Folder, describe_hidden, describe_others
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 TRAIN, TEST, VAL = "train", "test", "val"
 # Words in the names of folders that are splits.
@@ -63,7 +64,7 @@ def find_layout(root: Path, skip: Iterable[Path] = ()) -> Layout:
     read = [folder for split in found for folders in split.values() for folder in folders]
     if not read:
         count = sum(len(split.images) for split in splits)
-        there = f"has {count:,} images, but " if count else "has "
+        there = f"has {counted(count, 'image')}, but " if count else "has "
         raise InputError(
             f"dataset.root={root} {there}no folders of classes: make one for each class, two or more, with its images"
         )
@@ -71,7 +72,7 @@ def find_layout(root: Path, skip: Iterable[Path] = ()) -> Layout:
         notes += _doubts(base, read)
     loose = [entry.path for split in splits for entry in split.images]
     if loose:
-        notes.append(f"{len(loose):,} images lie beside the folders of classes, such as {loose[0]}: they are left out")
+        notes.append(f"left out, beside the folders of classes: {counted(len(loose), 'image')}, such as {loose[0]}")
     inside = [each for folder in read for each in folder.walk()]
     if line := describe_others((path for folder in inside for path in folder.others), root):
         notes.append(line)
@@ -163,8 +164,8 @@ def _splits(base: Folder) -> tuple[list[Folder], list[str]]:
     names = _class_keys(inner)
     if not names:
         raise InputError(
-            f"{train.path} has {len(train.all_images):,} images but no folders of classes: make one for each class, or"
-            " list the images with their labels in a table (dataset=csv)"
+            f"{train.described} but no folders of classes: make one for each class, or list the images with"
+            " their labels in a table (dataset=csv)"
         )
     others = [folder for folder in base.folders if folder is not train and folder.has_images]
     notes, tests = [], []
@@ -174,15 +175,11 @@ def _splits(base: Folder) -> tuple[list[Folder], list[str]]:
         if role in (TEST, VAL) and (keys & names or len(keys) > 1):
             tests.append(folder)
         elif role in (TEST, VAL) and (rest == words or not rest):
-            count = len(folder.all_images)
-            notes.append(f"{folder.path} has {count:,} images without folders of classes: they are left out")
+            notes.append(f"left out: {folder.described} without folders of classes")
         else:
-            notes.append(f"{folder.path} is beside {train.name}: its {len(folder.all_images):,} images are left out")
+            notes.append(f"left out: {folder.described}, beside {train.name}")
     tests.sort(key=lambda folder: roles[folder.name][0] == VAL)
-    notes += [
-        f"{folder.path} has {len(folder.all_images):,} images that are used neither to train nor to test"
-        for folder in tests[1:]
-    ]
+    notes += [f"{folder.described} used neither to train nor to test" for folder in tests[1:]]
     if not tests:
         notes += [f"{each.path} has no images: a part of the others is kept to test with{each.needs_heif}"
                   for each in base.folders if roles[each.name][0] in (TEST, VAL) and not each.has_images]  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 # Rows of a large image that are converted at a time have about as many pixels.
 STRIP_PIXELS = 2**22
@@ -130,7 +131,7 @@ def describe(ranges: Iterable[ValueRange]) -> list[str]:
         low, high = min(each.low for each in found), max(each.high for each in found)
         factor = levels.floats if floats else levels.integers
         done = {1 / 256: "all are divided by 256", 255.0: "all are multiplied by 255", 1.0: "all stay as they are"}
-        line = f"{len(found):,} images have {kind}, from {low:g} to {high:g}: {done[factor]}"
+        line = f"{counted(len(found), 'image has', 'images have')} {kind}, from {low:g} to {high:g}: {done[factor]}"
         if low < 0:
             line += "; negative values become black"
         if factor * high > BYTE + 1:

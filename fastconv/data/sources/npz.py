@@ -16,6 +16,7 @@ import numpy as np
 
 from fastconv.data.sources.spool import Spool
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 # Arrays of more bytes are memory-mapped, copied in parts of this size.
 LARGE_BYTES, COPIED_BYTES = 16 * 2**20, 2**20
@@ -115,7 +116,7 @@ def open_npz(path: Path) -> dict[str, NpzArray]:
         with zipfile.ZipFile(path) as file:
             members = [member for member in file.infolist() if member.filename.endswith(".npy")]
             if len(members) > MOST_ARRAYS:
-                raise InputError(f"{path} has {len(members):,} arrays: {wanted}")
+                raise InputError(f"{path} has {counted(len(members), 'array')}: {wanted}")
             if twice := [name for name, count in Counter(each.filename for each in members).items() if count > 1]:
                 raise InputError(f"{path} has {_key(twice[0])} twice: {wanted}")
             return {_key(member.filename): _open(path, file, member) for member in members}

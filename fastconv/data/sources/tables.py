@@ -20,6 +20,7 @@ from fastconv.data.sources.table_columns import MULTI_LABEL, Columns, find_colum
 from fastconv.data.sources.table_file import read_rows
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file
+from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -172,11 +173,13 @@ def _require_files(path: Path, rows: Iterable[Row]) -> None:
     """Raise InputError if a table names files that are not there."""
     missing = [f"{row.name[:200]} (line {row.line})" for row in rows if row.image is None]
     if missing and "://" in missing[0]:
-        raise InputError(f"{path} names {len(missing)} URLs, such as {missing[0]}: download the images first")
+        raise InputError(
+            f"{path} names {counted(len(missing), 'URL')}, such as {missing[0]}: download the images first"
+        )
     if missing:
         raise InputError(
-            f"{path} names {len(missing)} files that are not there, such as {missing[0]}: correct it, or set"
-            " dataset.root to their folder"
+            f"{path} names {counted(len(missing), 'file that is', 'files that are')} not there, such as {missing[0]}:"
+            " correct it, or set dataset.root to their folder"
         )
 
 
@@ -195,7 +198,7 @@ def _parted(path: Path, columns: Columns, rows: list[Row]) -> tuple[list[list[Ro
     parts = [[row for row in rows if kinds[row.split] == kind] for kind in ("train", test)]
     notes = [f"the column {head} of {path} says which images are tested with"]
     left = Counter(row.split for row in rows if kinds[row.split] not in ("train", test))
-    notes += [f"left out: {count:,} rows of {path} with {head}={split}" for split, count in left.items()]
+    notes += [f"left out: {counted(count, 'row')} of {path} with {head}={split}" for split, count in left.items()]
     return parts, notes
 
 

@@ -14,6 +14,7 @@ from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.builtin import DOWNLOAD_TIMEOUT_SECONDS
 from fastconv.data.sources.decode import Sample
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -63,7 +64,7 @@ def torchvision(dataset: "Dataset", data: Path) -> Source:
         names = _names(opened[0], seen[-1] + 1)
         number = {label: at for at, label in enumerate(seen)} if len(seen) > 1 else {seen[0]: 0}
         if absent := [each for label, each in enumerate(names) if label not in number]:
-            notes.append(f"{len(absent)} classes of {name} have no images here, such as {absent[0]}")
+            notes.append(f"no images of {counted(len(absent), 'class')} of {name} are here, such as {absent[0]}")
         turn = name == "EMNIST"
         samples = [
             [Sample(f"{name} {at}", number[label], partial(_image, split, at, turn)) for at, label in enumerate(each)

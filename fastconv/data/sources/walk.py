@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastconv.data.sources.formats import ENDINGS, heif_advice
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 # Folders and files that systems, archives, network storage and editors leave beside a user's, besides hidden ones
 # (which begin with a dot): macOS; Windows; Linux; Synology, QNAP and others; Python.
@@ -137,6 +138,11 @@ class Folder:
         """The images in it, at any depth."""
         return [entry for folder in self.walk() for entry in folder.images]
 
+    @property
+    def described(self) -> str:
+        """Its path and the number of all its images, in words."""
+        return f"{self.path} has {counted(len(self.all_images), 'image')}"
+
     @cached_property
     def has_images(self) -> bool:
         """Whether there is an image in it, at any depth."""
@@ -195,7 +201,8 @@ def describe_others(others: Iterable[Path], root: Path) -> str:
         return ""
     kinds = Counter(path.suffix.lower() or "no ending" for path in others)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4)) + ", ..." * (len(kinds) > 4)
-    line = f"{len(others):,} files are no images by their names ({counts}), such as {os.path.relpath(others[0], root)}"
+    files = counted(len(others), "file is no image by its name", "files are no images by their names")
+    line = f"{files} ({counts}), such as {os.path.relpath(others[0], root)}"
     return f"{line}{needs_heif(others)}"
 
 
@@ -216,7 +223,6 @@ def describe_hidden(hidden: Iterable[Path], root: Path) -> str:
             images += [os.path.join(here, name) for name in names if is_image(name)]
     if not images:
         return ""
-    return (
-        f"{len(images):,} hidden images, or images in folders of the system, are passed over, such as"
-        f" {os.path.relpath(images[0], root)}"
-    )
+    one, many = (f"hidden {each}, or {each} in folders of the system," for each in ("image", "images"))
+    passed = counted(len(images), f"{one} is", f"{many} are")
+    return f"{passed} passed over, such as {os.path.relpath(images[0], root)}"

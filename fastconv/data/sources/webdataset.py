@@ -19,6 +19,7 @@ from fastconv.data.sources.tar_files import tar_files
 from fastconv.data.sources.tar_samples import TarSamples, image_members
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
+from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -103,7 +104,7 @@ def _version(url: str, key: str) -> list[Any]:
 def _classes(labels: Set[str], where: str) -> tuple[list[str], dict[str, int]]:
     """Names of the classes, and the number of each label. Labels that are whole numbers are the classes' numbers."""
     if len(labels) < 2:
-        raise InputError(f"{where} has images of {len(labels)} classes: a classifier needs two or more")
+        raise InputError(f"{where} has images of {counted(len(labels), 'class')}: a classifier needs two or more")
     names = class_names(labels, where)
     if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names.values()):
         number = {label: int(name) for label, name in names.items()}
