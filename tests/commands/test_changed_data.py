@@ -167,6 +167,6 @@ def test_without_the_record_only_the_test_images_of_the_results_are_scored(grown
     assert not (run / "evaluation.json").exists()
     for path in (folder / "photos").glob("*/* new.png"):
         path.unlink()
-    said, found = evaluate(command, run)
+    _, found = evaluate(command, run)
     assert found["accuracy"] == pytest.approx(results["accuracy"])
     assert found["warnings"] == []
