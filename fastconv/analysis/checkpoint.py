@@ -231,7 +231,8 @@ def _require_numbers(mean: Sequence[float], std: Sequence[float], state: Mapping
 
 def _require_same_shape(path: Path, shape: tuple[int, ...], config: Config) -> None:
     """Raise InputError for a checkpoint of other images than the files beside it say, which could fill the memory."""
-    dataset, others = config.dataset, {}
+    dataset = config.dataset
+    others: dict[str, tuple[int, ...]] = {}
     if dataset.image_size is not None and dataset.source != "builtin" and dataset._target_ is None:
         others["config.yaml"] = (dataset.image_size, dataset.image_size, shape[2])
     with contextlib.suppress(InputError):  # a damaged record is told by the commands that need it
