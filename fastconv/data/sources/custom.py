@@ -55,13 +55,9 @@ def note_of(unreadable: Sequence[tuple[str, str]], count: int) -> str:
     """A sentence about the images, of `count`, that could not be read or have no label; empty if there are none."""
     unlabelled = [name for name, why in unreadable if why == NO_LABEL]
     others = [(name, why) for name, why in unreadable if why != NO_LABEL]
-    lines = [
-        f"{len(others):,} of {counted(count, 'image')} cannot be read, such as {name} ({why})"
-        for name, why in others[:1]
-    ]
-    lines += [
-        f"{len(unlabelled):,} of {counted(count, 'image')} have no label, such as {name}" for name in unlabelled[:1]
-    ]
+    images = counted(count, "image")
+    lines = [f"{len(others):,} of {images} cannot be read, such as {name} ({why})" for name, why in others[:1]]
+    lines += [f"{len(unlabelled):,} of {images} have no label, such as {name}" for name in unlabelled[:1]]
     return " and ".join(lines)
 
 
