@@ -73,8 +73,7 @@ def command(
         check: raises InputError for a config that cannot work. The body calls it first; for a sweep it is called here
             for all jobs, before the first one starts.
         check_search: the same for a search, in which a sweeper maximises the value that the body returns.
-        after_sweep: called with the config of a sweep's first job and the sweep's folder when all jobs have ended;
-            returns whether all of them succeeded.
+        after_sweep: called with the first job's config and the folder of a sweep that ended; returns whether it succeeded.
         first_line: printed at once by a command that takes seconds before it has anything to say.
     """
 
