@@ -73,7 +73,7 @@ def command(
         check: raises InputError for a config that cannot work. The body calls it first; for a sweep it is called here
             for all jobs, before the first one starts.
         check_search: the same for a search, in which a sweeper maximises the value that the body returns.
-        after_sweep: called with the first job's config and the folder of a sweep that ended; returns whether it succeeded.
+        after_sweep: called with a sweep's first config and its folder when all jobs ended; returns if all succeeded.
         first_line: printed at once by a command that takes seconds before it has anything to say.
     """
 
