@@ -201,9 +201,16 @@ def test_a_method_that_would_silently_be_another_is_refused(network, pixels):
 
 
 def test_maps_that_are_not_finite_are_refused(network, pixels):
+    hook = network.model.linear.register_full_backward_hook(lambda *given: tuple(each * torch.nan for each in given[1]))
+    with pytest.raises(InputError, match="not finite"):
+        maps_of(GRAD_CAM, network, pixels, planted(2, seed=0)[0])
+    hook.remove()
+
+
+def test_a_network_without_finite_results_is_refused(network, pixels):
     broken = PixelNetwork(network.model, MEAN, STD)
     broken.model.linear.weight.data[:] = float("nan")
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="results are not all numbers"):
         maps_of(GRAD_CAM, broken, pixels, planted(2, seed=0)[0])
 
 

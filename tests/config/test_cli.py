@@ -236,7 +236,7 @@ BAD = {
     f"data={'x' * 300}": "File name too long",
     "stream.root=/dev/null": "cannot write /dev/null: Not a directory",
     "stream.max_gb=0": "more than stream.max_gb=0",
-    "batch_size=4096": "digits has 1438 images for training. Give batch_size=1280 or fewer, or",
+    "batch_size=4096": "digits has 1,438 images for training. Give batch_size=1280 or fewer, or",
     "budget.counts=[validate]": "it must name train",
     "batch_size=0": "batch_size=0 is not possible",
     "batch_size=300": "multiple of micro_batch_size x trainer.devices = 256",
