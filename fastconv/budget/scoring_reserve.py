@@ -20,7 +20,7 @@ class ScoringReserve:
     Args:
         images: images to score.
         image_seconds: seconds per image.
-        view_seconds: seconds per further view of an image as a rule, where views can be left out; else None.
+        view_seconds: seconds per view of an image as a rule, where further views can be left out; else None.
         views: views per image on average.
         begin_seconds: seconds before the first image is scored.
         finish_seconds: seconds after the last image was scored.
@@ -59,8 +59,10 @@ class ScoringReserve:
 
     @property
     def seconds(self) -> float:
-        """Seconds to keep. Views that can be left out get no margin, and are the margin of the rest."""
-        return max(self.least, self._scoring + self._once + self._optional)
+        """Seconds to keep. Views that can be left out get no margin, and are the margin of the rest: beside them, the
+        rest counts as long as it takes as a rule."""
+        usual = self.image_seconds if self.view_seconds is None else min(self.image_seconds, self.view_seconds)
+        return max(self.least, self._scored_images * usual + self._once + self._optional)
 
     @property
     def spare(self) -> float:
@@ -68,9 +70,13 @@ class ScoringReserve:
         return self.seconds - self.least
 
     @property
-    def _scoring(self) -> float:
+    def _scored_images(self) -> float:
         views = self.images * (self.views if self.view_seconds is None else 1.0)
-        return (views + self.calibration_images * bool(self.images)) * self.image_seconds
+        return views + self.calibration_images * bool(self.images)
+
+    @property
+    def _scoring(self) -> float:
+        return self._scored_images * self.image_seconds
 
     @property
     def _once(self) -> float:

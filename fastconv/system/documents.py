@@ -18,6 +18,8 @@ MOST_NUMBER = 2**63
 # Keys and values of a YAML file. A config has some 150; OmegaConf takes a second for this many, and minutes for ten
 # times as many.
 MOST_VALUES = 3000
+# Types whose values need no check: most values of a run's results are such.
+ALWAYS_PLAIN = frozenset({float, bool, type(None)})
 T = TypeVar("T")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -90,10 +92,12 @@ def _check(value: Any, level: int = 0) -> None:
             if not isinstance(key, str | int | float | bool):
                 raise ValueError(f"it has a key of type {type(key).__name__}")
             _check(key, level)
-            _check(each, level + 1)
+            if type(each) not in ALWAYS_PLAIN:
+                _check(each, level + 1)
     elif isinstance(value, list):
         for each in value:
-            _check(each, level + 1)
+            if type(each) not in ALWAYS_PLAIN:
+                _check(each, level + 1)
     elif isinstance(value, str):
         if "\0" in value:
             raise ValueError("it has a text with a zero byte")

@@ -62,6 +62,8 @@ def valid_unicode(text: str) -> str:
 
 def printable(text: str) -> str:
     """A text on one line, as a terminal can show it: control characters and marks of direction become escapes."""
+    if text.isascii() and text.isprintable():  # nearly all are, and comparing thousands of runs asks for a million
+        return text
     text = CONTROLS.sub(lambda found: repr(found[0])[1:-1], valid_unicode(text))
     return DIRECTIONS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
