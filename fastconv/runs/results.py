@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from fastconv.runs.legacy import current_results
-from fastconv.system.documents import read_json
+from fastconv.system.documents import ALWAYS_PLAIN, read_json
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
 from fastconv.system.names import printable
@@ -189,7 +189,10 @@ def readable(key: str, value: Any) -> Any:
     if isinstance(value, list):
         return [readable(key, each) for each in value]
     if isinstance(value, dict):
-        return {readable(key, name): readable(key, each) for name, each in value.items()}
+        return {
+            readable(key, name): each if type(each) in ALWAYS_PLAIN else readable(key, each)
+            for name, each in value.items()
+        }
     return value
 
 
