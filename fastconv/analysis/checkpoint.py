@@ -54,7 +54,7 @@ class TrainedRun:
     levels: Levels | None = None
     """How pixel values of more than eight bits became bytes; None if the run is of an earlier version."""
     trusted: bool = False
-    """Whether the user trusts whoever wrote the folder."""
+    """Whether the user trusts the author of the folder."""
 
     def with_images(self, given: GivenImages) -> "TrainedRun":
         """The same run with its images where the user says; what is not given is as the run has it.
