@@ -114,6 +114,11 @@ class ImageClassifier(L.LightningModule):
             sums = torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))])
         return loss, sums
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile_training` has compiled the training step."""
+        return self._learn != self._score_training
+
     def compile_training(self, batch: tuple[Tensor, Tensor]) -> None:
         """Compile the training step for batches of this shape now, instead of in the first step.
 

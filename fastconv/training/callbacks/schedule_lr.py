@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+from torch import nn
 
 from fastconv.optim import Schedule
 from fastconv.optim.momentum import set_momentum
@@ -14,7 +15,9 @@ class ScheduleLR(L.Callback):
     """Scales each parameter group's `max_lr` by a schedule's factor at the run's progress.
 
     A group with `schedule_fraction` below 1 runs through the schedule in that share of the run, and does not change
-    after it.
+    after it. From then on no gradients of it are computed, as airbench does: where it is the bias of the first layer,
+    the steps need not go back that far. (A compiled step would have to be compiled again, and DistributedDataParallel
+    waits for every gradient, so there they are computed all the same.)
 
     Needs a `TimeBudget` among the Trainer's callbacks, which provides the progress.
 
@@ -27,6 +30,7 @@ class ScheduleLR(L.Callback):
         self.schedule = schedule
         self.max_lr = max_lr
         self.momentum: float | None = None
+        self._frozen: list[nn.Parameter] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         budgets = [callback for callback in getattr(trainer, "callbacks", ()) if isinstance(callback, TimeBudget)]
@@ -47,9 +51,29 @@ class ScheduleLR(L.Callback):
         for group in self._groups(trainer):
             until = group.get("schedule_fraction", 1.0)
             own = factors if until == 1 else self.schedule.factors(min(1.0, progress / until))
-            group["lr"] = group["max_lr"] * own.lr if progress < until or until == 1 else 0.0
+            is_over = until < 1 and progress >= until
+            group["lr"] = 0.0 if is_over else group["max_lr"] * own.lr
+            if is_over and trainer.world_size == 1 and not getattr(pl_module, "is_compiled", False):
+                self._freeze(group["params"])
             if own.momentum is not None:
                 set_momentum(group, own.momentum)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._unfreeze()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._unfreeze()
+
+    def _freeze(self, params: list[nn.Parameter]) -> None:
+        for param in params:
+            if param.requires_grad:
+                param.requires_grad_(False)
+                param.grad = None
+                self._frozen.append(param)
+
+    def _unfreeze(self) -> None:
+        while self._frozen:
+            self._frozen.pop().requires_grad_(True)
 
     @staticmethod
     def _groups(trainer: L.Trainer) -> list[dict[str, Any]]:
