@@ -2,26 +2,34 @@
 
 PYTHONPATH=benchmarks python benchmarks/research/model_sizes.py [digits] [seeds=0] [networks=best,16-64-64]
 
-The digits; CIFAR-10 at half its images; five classes of CIFAR-10, unless some are named: a quarter of an hour on two
-cores for each seed. By hand, the network is set and its speed cached, and experiment=best chooses everything else; the
-rule itself benchmarks and chooses anew in each run. Appends to benchmarks/results/model_sizes.csv and makes
+The digits; CIFAR-10 at half its images, with five of its classes, with 100 classes (each one's images in ten clusters),
+enlarged to 64x64 pixels, and with 500 images, unless some are named: half an hour on two cores for each seed. By hand,
+the network is set and its speed cached, and experiment=best chooses everything else; the rule itself benchmarks and
+chooses anew in each run. Appends to benchmarks/results/model_sizes.csv and makes
 model_sizes.md of all rows.
 """
 
 import dataclasses
+import functools
+import hashlib
+import os
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from measurements import RESULTS, append, describe_device, describe_versions, forget_benchmarks, read
 from omegaconf import OmegaConf
+from PIL import Image
 from rich.console import Console
+from sklearn.cluster import KMeans
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.autotune.choose import autotune
-from fastconv.budget.autotune.scaling_law import MODEL_SIZES
+from fastconv.budget.autotune.speed import network_name
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.config.overrides import compose
@@ -36,35 +44,98 @@ from fastconv.training import fit as training
 from fastconv.training import plan as run
 
 ROWS, TABLE = RESULTS / "model_sizes.csv", RESULTS / "model_sizes.md"
-# Images, and seconds of the budget.
+DATA = Path(os.environ.get("FASTCONV_DATA", "data"))
+CIFAR10 = ["dataset=cifar10"]
+BY_HAND = ("16-64-64 stride 2", "32-128-128 stride 2", "16-64-64", "32-128-128")
+
+
+def five_classes(split: ImageData) -> ImageData:
+    """The images of the first five classes."""
+    return dataclasses.replace(split.take((split.labels < 5).nonzero()[0]), classes=split.classes[:5])
+
+
+@functools.cache
+def clusters() -> dict[int, KMeans]:
+    """Ten clusters of the training images of each class of CIFAR-10, by their pixels at a quarter of the side."""
+    train, _ = load("cifar10", DATA)
+    return {label: KMeans(10, random_state=0).fit(small(train.images[train.labels == label])) for label in range(10)}
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, 32, 32, 3] as means of 4x4 pixels, float [N, 192]."""
+    return images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4)).reshape(len(images), -1)
+
+
+def hundred_classes(split: ImageData) -> ImageData:
+    """Each class of CIFAR-10 as ten classes of images that look alike."""
+    found = clusters()
+    labels = np.empty_like(split.labels)
+    for label, cluster in found.items():
+        own = split.labels == label
+        labels[own] = 10 * label + cluster.predict(small(split.images[own]))
+    classes = tuple(f"{name} {number}" for name in split.classes for number in range(10))
+    return dataclasses.replace(split, labels=labels, classes=classes, digest=digest_of(split, "100 classes"))
+
+
+def enlarged(split: ImageData) -> ImageData:
+    """The images at 64x64 pixels."""
+    images = np.stack([np.asarray(Image.fromarray(each).resize((64, 64), Image.Resampling.BILINEAR))
+                       for each in split.images])  # fmt: skip
+    return dataclasses.replace(split, images=images, digest=digest_of(split, "64x64"))
+
+
+def few(split: ImageData) -> ImageData:
+    """50 training images of each class; all test images."""
+    if len(split) < 50_000:
+        return split
+    rows = np.concatenate([(split.labels == label).nonzero()[0][:50] for label in range(10)])
+    return split.take(np.sort(rows))
+
+
+def digest_of(split: ImageData, change: str) -> str:
+    return hashlib.sha256(f"{split.digest} {change}".encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Images, and seconds of the budget."""
+
+    settings: list[str]
+    seconds: int
+    change: Callable[[ImageData], ImageData] = lambda split: split
+
+
 CASES = {
-    "digits": (["dataset=digits"], 20),
-    "half of cifar10": (["dataset=cifar10", "dataset.holdout=0.5"], 60),
-    "5 classes of cifar10": (["dataset=cifar10"], 60),
+    "digits": Case(["dataset=digits"], 20),
+    "half of cifar10": Case([*CIFAR10, "dataset.holdout=0.5"], 60),
+    "5 classes of cifar10": Case(CIFAR10, 60, five_classes),
+    "100 classes of cifar10": Case(CIFAR10, 60, hundred_classes),
+    "cifar10 at 64x64": Case(CIFAR10, 60, enlarged),
+    "500 images of cifar10": Case(CIFAR10, 30, few),
 }
 
 
-def five_classes(name: str, root: Path) -> tuple[ImageData, ImageData]:
-    """The first five classes of a data set."""
-    return tuple(
-        dataclasses.replace(split.take((split.labels < 5).nonzero()[0]), classes=split.classes[:5])
-        for split in load(name, root)
-    )
+@functools.cache
+def images_of(case: str) -> tuple[ImageData, ImageData]:
+    """Training and test images."""
+    name = CASES[case].settings[0].removeprefix("dataset=")
+    return tuple(CASES[case].change(split) for split in load(name, DATA))
 
 
 def train(case: str, network: str, seed: int) -> dict[str, object]:
     """Train with a network, or with the one of the rule's choice."""
-    settings, budget = CASES[case]
-    settings = [*settings, f"seed={seed}"]
+    budget = CASES[case].seconds
+    settings = [*CASES[case].settings, f"seed={seed}"]
+    settings += ["experiment=best", f"budget.seconds={budget}", "figures=false", "checkpoint.save=false"]
     if network == "best":
         forget_benchmarks()
-    settings = [*settings, "experiment=best", f"budget.seconds={budget}", "figures=false", "checkpoint.save=false"]
-    settings += [
-        f"model.widths={size.network.widths}".replace(" ", "") for size in MODEL_SIZES if name(size) == network
-    ]
+    else:
+        widths, _, stride = network.partition(" stride ")
+        settings.append(f"model.widths=[{widths.replace('-', ',')}]")
+        settings.append(f"model.whitening_stride={2 * int(stride or 1) if '64x64' in case else stride or 1}")
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(loading, "load", five_classes if case.startswith("5") else load),
+        mock.patch.object(loading, "load", return_value=images_of(case)),
     ):
         given, clock = [*settings, f"stream.root={folder}/streams"], Clock()
         config = OmegaConf.to_object(compose("train", given))
@@ -79,7 +150,7 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
         "budget": budget,
         "network": network,
         "seed": seed,
-        "widths": "-".join(map(str, choice.config.model.widths)),
+        "widths": network_name(choice.config.model).removeprefix("airbench-"),
         "accuracy": round(found.accuracy, 5),
         "accuracy_tta": round(found.accuracy_tta, 5),
         "epochs": round(found.epochs, 2),
@@ -89,10 +160,6 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
         "versions": describe_versions(),
         "git_commit": git_commit(),
     }
-
-
-def name(size) -> str:
-    return "-".join(map(str, size.network.widths))
 
 
 def table() -> str:
@@ -132,7 +199,7 @@ def score(by_seed: dict[str, float]) -> str:
 
 def main(*arguments: str) -> None:
     options = dict(each.split("=") for each in arguments if "=" in each)
-    networks = options.get("networks", ",".join(["best", *map(name, MODEL_SIZES[:4])])).split(",")
+    networks = options.get("networks", ",".join(["best", *BY_HAND])).split(",")
     for seed in map(int, options.get("seeds", "0").split(",")):
         for case in [each for each in arguments if "=" not in each] or CASES:
             for network in networks:

@@ -36,6 +36,16 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def side(self) -> int:
+        """The shorter side of an image, in pixels."""
+        return int(min(self.images.shape[1:3]))
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 for grey, 3 for colours."""
+        return int(self.images.shape[3])
+
     def take(self, rows: np.ndarray) -> "ImageData":
         """The images at `rows` (int64 [M]), with a digest of their own; large ones are not copied (`image_rows`)."""
         digest = hashlib.sha256(self.digest.encode() + np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()

@@ -54,7 +54,10 @@ class Airbench:
     residual: bool = False
     """Give each group a skip connection around all convolutions but its first."""
     whitening_kernel: int | None = setting(None, Range("a number of pixels", 1, 8, note=", or null"))
-    """Side of the whitened patches in pixels; null for 2, or 3 for grey images, whose patches have fewer dimensions."""
+    """Side of the whitened patches in pixels; null for 2, or 3 for grey images, whose patches have fewer dimensions,
+    and with a stride above 1 for the stride and one pixel, or two."""
+    whitening_stride: int = setting(1, Range("a number of pixels", 1, 64))
+    """Pixels from a whitened patch to the next one: 2 for maps of half the side, which are much faster."""
     activation: str = setting("gelu", options=ACTIVATIONS)
     """Activation function: `relu`, `celu`, `gelu` or `silu`."""
     norm_momentum: float = setting(0.4, Range("a share", 0, 1, closed="right"))

@@ -17,16 +17,25 @@ class Whitening(nn.Conv2d):
 
     Args:
         channels: channels of an image.
-        kernel_size, padding: settings of the convolution.
+        kernel_size, padding, stride: settings of the convolution.
         signed: use two filters of opposite sign for each component, instead of one, and a bias.
+        components: number of components, those of the largest variances; None for all.
         eps: added to the variances, so that components of pure noise are not amplified.
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, padding: int = 0, signed: bool = True, eps: float = 5e-4
+        self,
+        channels: int,
+        kernel_size: int,
+        padding: int = 0,
+        signed: bool = True,
+        eps: float = 5e-4,
+        stride: int = 1,
+        components: int | None = None,
     ) -> None:
         directions = channels * kernel_size**2
-        super().__init__(channels, directions * (1 + signed), kernel_size, padding=padding, bias=signed)
+        count = min(directions, components or directions) * (1 + signed)
+        super().__init__(channels, count, kernel_size, stride=stride, padding=padding, bias=signed)
         self.weight.requires_grad_(False)
         self.signed, self.eps = signed, eps
 
@@ -38,7 +47,7 @@ class Whitening(nn.Conv2d):
         total = torch.zeros(directions_count, dtype=torch.float64, device=images.device)
         products = total.new_zeros(directions_count, directions_count)
         for part in images.split(CHUNK):
-            patches = F.unfold(part.double(), self.kernel_size)  # [N, C x k x k, places]
+            patches = F.unfold(part.double(), self.kernel_size, stride=self.stride)  # [N, C x k x k, places]
             count += len(patches) * patches.shape[2]
             total = total + patches.sum((0, 2))
             products = products + (patches @ patches.mT).sum(0)
@@ -49,5 +58,6 @@ class Whitening(nn.Conv2d):
         # The sign of a component is arbitrary: make its sum positive, so that the result is always the same.
         directions = directions * torch.where(directions.sum(1, keepdim=True) < 0, -1.0, 1.0)
         filters = directions / (variances.clamp(min=0) + self.eps).sqrt()[:, None]
+        filters = filters[: self.out_channels // (1 + self.signed)]
         filters = torch.cat([filters, -filters]) if self.signed else filters
         self.weight.copy_(filters.view(self.weight.shape))

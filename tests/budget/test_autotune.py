@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import shutil
@@ -145,6 +146,43 @@ def test_the_network_has_the_least_expected_error(chosen, digits_root, operation
     choice = chosen(machine(operations, micro_batches=0), *given, settings=settings)
     plain = PlainSearch(digits_root, operations, 50, settings=settings)
     assert choice.config.model.widths == WIDTHS[plain.best()]
+
+
+def pictures(side: int, channels: int = 3) -> ImageData:
+    """5,000 images of noise, of two classes."""
+    images = np.random.default_rng(0).integers(0, 256, (50, side, side + 3, channels), np.uint8)
+    return ImageData("pictures", np.tile(images, (100, 1, 1, 1)), np.arange(5000) % 2, ("a", "b"), "0" * 64)
+
+
+def network_for(root: Path, side: int, seconds: float, channels: int = 3) -> tuple[list[int], int]:
+    """Widths, and stride of the first layer, that are chosen for images of this side."""
+    given = ["experiment=best", "dataset=digits", f"data={root}", "trainer=cpu", f"budget.seconds={seconds}"]
+    config, train = config_of(*given), pictures(side, channels)
+    profiles = SpeedProfiles(config, CPU, train, root, machine(1e10, micro_batches=0))
+    model = choose(config, left_open(config, given), "cpu", train, 1000, profiles, lambda seconds: None).config.model
+    return model.widths, model.whitening_stride
+
+
+def test_short_budgets_choose_maps_of_half_the_side(digits_root):
+    chosen = [network_for(digits_root, 32, seconds) for seconds in (1, 3, 10, 30, 100, 300, 1000)]
+    strides = [stride for _, stride in chosen]
+    assert strides == sorted(strides, reverse=True)
+    assert set(strides) == {1, 2}
+    for one, other in itertools.pairwise(chosen):
+        assert one[1] > other[1] or one[0] <= other[0]
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("seconds", [1, 10, 100])
+def test_larger_images_get_the_maps_of_small_ones(digits_root, factor, seconds):
+    """Patches have more pixels then, so that the same network takes a little longer."""
+    widths, stride = network_for(digits_root, 32 * factor, 1.1 * seconds)
+    assert (widths, stride / factor) == network_for(digits_root, 32, seconds)
+
+
+@pytest.mark.parametrize(("side", "channels"), [(16, 3), (28, 1)], ids=["small", "grey"])
+def test_images_that_are_small_or_grey_get_no_stride(digits_root, side, channels):
+    assert {network_for(digits_root, side, seconds, channels)[1] for seconds in (0.1, 1, 100)} == {1}
 
 
 def test_more_seconds_never_choose_a_smaller_network(chosen):

@@ -223,6 +223,36 @@ def test_whitened_patches_have_identity_covariance(name, side, digits_root, requ
     np.testing.assert_allclose(found, outputs[: len(found)], atol=2e-2)
 
 
+@pytest.mark.parametrize(("side", "stride", "components"), [(3, 2, 27), (5, 4, 10)])
+def test_whitened_patches_may_be_apart_and_lose_their_smallest_components(side, stride, components, official):
+    """By numpy's covariance and its eigenvalues, of the patches that the layer sees."""
+    images = load("cifar10", official("cifar10"))[0].images[:150]
+    mean, std = mean_and_std(images)
+    normalised = np.moveaxis((images / 255 - mean) / std, 3, 1)
+    layer = Whitening(3, side, eps=0.0, stride=stride, components=components)
+    layer.whiten(torch.from_numpy(normalised).float())
+    windows = np.lib.stride_tricks.sliding_window_view(normalised, (side, side), axis=(2, 3))[:, :, ::stride, ::stride]
+    patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 3 * side * side)
+    filters = layer.weight.detach().double().numpy().reshape(2 * components, -1)
+    outputs = patches @ filters[:components].T
+    np.testing.assert_allclose(np.cov(outputs, rowvar=False), np.eye(components), atol=2e-2)
+    largest = np.linalg.eigvalsh(np.cov(patches, rowvar=False))[::-1][:components]
+    np.testing.assert_allclose(1 / np.square(filters[:components]).sum(1), largest, rtol=1e-3)
+    with torch.no_grad():
+        layer.bias.zero_()
+        found = layer(torch.from_numpy(normalised[:3]).float()).permute(0, 2, 3, 1).flatten(0, 2)[:, :components]
+    np.testing.assert_allclose(found, outputs[: len(found)], atol=5e-2)
+
+
+@pytest.mark.parametrize(("channels", "stride", "side"), [(3, 2, 32), (3, 4, 64), (3, 8, 128), (1, 2, 28), (1, 4, 56)])
+def test_a_stride_makes_maps_as_those_of_smaller_images(channels, stride, side):
+    model = build_model("airbench", channels, 10, widths=[8, 8, 8], whitening_stride=stride)
+    images = torch.rand(60, channels, side, side)
+    model.whitening.whiten(images)
+    assert model.whitening(images[:2]).shape[2:] == (side // stride, side // stride)
+    assert model(images[:2]).shape == (2, 10)
+
+
 def test_whitening_is_of_the_images_alone():
     images = torch.from_numpy(np.moveaxis(noise(57, 3).images, 3, 1) / 100.0).float()
     one, other = Whitening(3, 2), Whitening(3, 2)

@@ -141,6 +141,49 @@ def test_each_group_has_its_own_peak_and_end():
     assert constant.seen == [[0.5, 2.0 if at < 0.5 else 0.0] for at in steps]
 
 
+class Deep(Parted):
+    """As airbench has it: the first layer's bias, which is trained for a part of the run."""
+
+    def __init__(self, is_compiled=False):
+        super().__init__()
+        self.is_compiled, self.needed, self.given = is_compiled, [], []
+
+    def training_step(self, batch, batch_idx):
+        self.needed.append(self.layer.bias.requires_grad)
+        return self.layer(batch).square().mean()
+
+    def on_before_optimizer_step(self, optimizer):
+        self.given.append(self.layer.bias.grad is not None)
+
+
+def test_a_group_that_is_done_gets_no_gradients():
+    """The weights are, bit for bit, those of a run that computes them all the same, as one that is compiled does."""
+    one, other = Deep(), Deep(is_compiled=True)
+    other.load_state_dict(one.state_dict())
+    for module in (one, other):
+        train(module, [ScheduleLR(Linear()), TimeBudget(max_steps=8)], accumulate_grad_batches=2)
+    assert one.needed == [True] * 6 + [False] * 10
+    assert one.given == [True] * 3 + [False] * 5
+    assert all(other.needed + other.given)
+    assert one.layer.bias.requires_grad, "after the run it is as it was"
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_a_run_that_fails_leaves_the_parameters_as_they_were():
+    module = Deep()
+
+    def fail(optimizer):
+        if not module.needed[-1]:
+            raise RuntimeError("stop")
+
+    module.on_before_optimizer_step = fail
+    with pytest.raises(RuntimeError, match="stop"):
+        train(module, [ScheduleLR(Linear()), TimeBudget(max_steps=8)])
+    assert not module.needed[-1]
+    assert module.layer.bias.requires_grad
+
+
 def test_momentum_of_adam_is_its_first_beta():
     module = Line()
     module.configure_optimizers = lambda: torch.optim.AdamW(module.parameters(), lr=0.1, betas=(0.5, 0.98))

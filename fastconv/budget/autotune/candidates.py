@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from fastconv.budget.autotune.data_pruning import proxy_steps
-from fastconv.budget.autotune.scaling_law import MODEL_SIZES, PRUNING_PROXY, ModelSize, model_size
+from fastconv.budget.autotune.scaling_law import ModelSize, model_size, pruning_proxy, size_families
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, faster, image_seconds, network_name, scaled
 from fastconv.budget.benchmark import SpeedProfile
@@ -94,19 +94,18 @@ class Candidates:
     def best(self) -> Candidate:
         """The candidate with the least expected error.
 
-        Sizes are tried from the smallest on, until the next one would have a larger error: those above it would see
-        even fewer images. A network that could make hardly a step is no candidate, unless it is the smallest, which
-        for its part is none for a few images that another one has time for.
+        Sizes are tried from the smallest of each family on, until the next one would have a larger error: those above
+        it, and those of the next family, would see even fewer images. A network that could make hardly a step is no
+        candidate, unless it is the smallest, which for its part is none for a few images that another one has time
+        for.
         """
         if "model" not in self._open:
             return self._candidate(self._config.model, self._profiles.profile(self._config.model))
         tried: list[tuple[ModelSize, Candidate]] = []
-        for size in MODEL_SIZES:
-            candidate = self._candidate(size.network, self._speed(size, tried))
-            if tried and candidate.images < self._settings.least_steps * candidate.batch_size:
-                break
-            tried.append((size, candidate))
-            if len(tried) > 1 and self._log_error(*tried[-1]) > self._log_error(*tried[-2]):
+        for family in size_families(self._train.side, self._train.channels):
+            found, is_over = self._tried(family, tried[-1:])
+            tried += found
+            if is_over:
                 break
         smallest = int(len(self._train) < self._settings.few_images and len(tried) > 1)
         index = min(range(smallest, len(tried)), key=lambda index: self._log_error(*tried[index]))
@@ -118,6 +117,24 @@ class Candidates:
             reasons.append(f"{name} would see {epochs:.1f} epochs and make {more:.0%} more errors")
         self.reason = "; ".join(reasons)
         return best
+
+    def _tried(
+        self, family: tuple[ModelSize, ...], before: list[tuple[ModelSize, Candidate]]
+    ) -> tuple[list[tuple[ModelSize, Candidate]], bool]:
+        """The sizes of a family that are worth a try, as candidates, and whether larger ones would do worse.
+
+        Args:
+            before: the last one of the family before, if there is one.
+        """
+        tried: list[tuple[ModelSize, Candidate]] = []
+        for size in family:
+            candidate = self._candidate(size.network, self._speed(size, tried, before))
+            if (tried or before) and candidate.images < self._settings.least_steps * candidate.batch_size:
+                return tried, True
+            tried.append((size, candidate))
+            if len(tried) > 1 and self._log_error(*tried[-1]) > self._log_error(*tried[-2]):
+                return tried, True
+        return tried, False
 
     def epochs(self, candidate: Candidate) -> float:
         """Epochs that a candidate would be trained for."""
@@ -134,31 +151,36 @@ class Candidates:
 
     def pruning_seconds(self, candidate: Candidate) -> float | None:
         """Seconds of data pruning before training; None if a gain was not measured or it takes too long."""
-        settings, size = self._settings, model_size(candidate.network)
+        settings, size = self._settings, model_size(candidate.network, self._train.side, self._train.channels)
         fewest, most = settings.pruning_epochs
         pays = size is not None and size.pruning_pays and candidate.flip > 0
         if "data_pruning" not in self._open or not pays or not fewest <= self.epochs(candidate) <= most:
             return None
-        profile = self._profiles.profile(PRUNING_PROXY)
+        profile = self._profiles.profile(pruning_proxy(self._train.side))
         steps, batch_size = proxy_steps(len(self._train), settings)
         step_seconds = image_seconds(profile, settings) * batch_size + profile.update_seconds
         seconds = steps * step_seconds + len(self._train) * profile.score_seconds
         return seconds if seconds <= settings.pruning_share * self._budget_seconds else None
 
-    def _speed(self, size: ModelSize, tried: list[tuple[ModelSize, Candidate]]) -> SpeedProfile:
-        """The network's speed profile: measured, or estimated from the next smaller network's.
+    def _speed(
+        self, size: ModelSize, tried: list[tuple[ModelSize, Candidate]], before: list[tuple[ModelSize, Candidate]]
+    ) -> SpeedProfile:
+        """The network's speed profile: measured, or estimated from that of the one before it.
 
-        A larger network takes longer, but by no more than its arithmetic: where a measurement says otherwise, other
-        work may have disturbed it or the one before, so that it is confirmed or bounded. What was wrong is not kept.
+        In a family, a larger network takes longer, but by no more than its arithmetic: where a measurement says
+        otherwise, other work may have disturbed it or the one before, so that it is confirmed or bounded. What was
+        wrong is not kept.
         """
-        if not tried:
+        if not tried and not before:
             return self._measure(size.network)
-        settings, (smaller, candidate) = self._settings, tried[-1]
+        settings, (smaller, candidate) = self._settings, (tried or before)[-1]
         growth = size.flops / smaller.flops
         estimate = scaled(candidate.speed, growth**settings.time_exponent)
         if self._benchmarks_took + estimate.benchmark_seconds > self._benchmark_seconds:
             return estimate
         measured = self._measure(size.network)
+        if not tried:
+            return measured
         if measured.step_seconds < candidate.speed.step_seconds:
             confirmed = self._confirm(smaller.network, candidate.speed)
             if measured.step_seconds < confirmed.step_seconds:
@@ -242,4 +264,4 @@ class Candidates:
 
 def shift_pixels(images: ImageData, part: int) -> int:
     """Pixels by which training images are shifted at most: one `part`-th of their shorter side, and at least one."""
-    return max(1, round(int(min(images.images.shape[1:3])) / part))
+    return max(1, round(images.side / part))

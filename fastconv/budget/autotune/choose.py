@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastconv.budget.autotune.candidates import Candidate, Candidates, shift_pixels
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_test
-from fastconv.budget.autotune.scaling_law import PRUNING_PROXY, model_size
+from fastconv.budget.autotune.scaling_law import model_size, pruning_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, network_name
 from fastconv.budget.benchmark import SpeedProfile, benchmark
@@ -175,8 +175,9 @@ def choose(
         share = 0.0 if seconds is None else settings.pruned_images
         tuned = dataclasses.replace(tuned, data_pruning=share)
         if seconds is not None:
+            proxy = pruning_proxy(train.side)
             reasons["data_pruning"] = (
-                f"{share:.0%} of the images skip each epoch, those on which {network_name(PRUNING_PROXY)} is most"
+                f"{share:.0%} of the images skip each epoch, those on which {network_name(proxy)} is most"
                 f" confident; they are selected in about {seconds:.0f} s"
             )
     if "tta" in open_choices:
@@ -204,7 +205,7 @@ def _batch(size: int, devices: int, device: str, settings: Autotune) -> tuple[in
 
 def _augmentation(best: Candidate, epochs: float, train: ImageData, settings: Autotune) -> tuple[Policy, str]:
     """The augmentation, and the reason for it: stronger for large networks that see images often."""
-    size, side = model_size(best.network), int(min(train.images.shape[1:3]))
+    side, size = train.side, model_size(best.network, train.side, train.channels)
     is_strong = size is not None and size.is_large and epochs >= settings.strong_augmentation_epochs
     padding = shift_pixels(train, settings.strong_shift_part if is_strong else settings.shift_part)
     cutout = int(settings.strong_cutout * side) if is_strong else 0

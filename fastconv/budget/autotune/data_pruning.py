@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fastconv.budget.autotune.proxy import train_proxy
-from fastconv.budget.autotune.scaling_law import PRUNING_PROXY
+from fastconv.budget.autotune.scaling_law import pruning_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.hardware import Device
 from fastconv.data.augment.plan import SkipSchedule
@@ -56,7 +56,7 @@ def skip_schedule(
 
     Raises InputError where a rank cannot read the cache of the first one.
     """
-    key = {"stream": spec.fingerprint, "share": share, "network": asdict(PRUNING_PROXY)}
+    key = {"stream": spec.fingerprint, "share": share, "network": asdict(pruning_proxy(data.side))}
     key |= {"steps": proxy_steps(len(data), settings), "label_smoothing": settings.proxy_label_smoothing}
     key |= {"device": device.kind, "precision": device.precision, "torch": torch.__version__}
     path = cache / f"skip_schedule-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.npy"
@@ -108,7 +108,7 @@ def proxy_confidence(spec: StreamSpec, data: ImageData, device: Device, settings
     """Probability that a proxy network, trained on the stream, gives to the label of each image, float32 [N]."""
     steps, batch_size = proxy_steps(len(data), settings)
     batches = StreamBatches(OnlineStream(spec, data), batch_size, batch_size)
-    module = train_proxy(data, PRUNING_PROXY, device, batches, steps, settings.proxy_label_smoothing)
+    module = train_proxy(data, pruning_proxy(data.side), device, batches, steps, settings.proxy_label_smoothing)
     probabilities = []
     with torch.no_grad(), device.autocast():
         for start in range(0, len(data), settings.scoring_batch_size):

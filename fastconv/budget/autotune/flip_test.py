@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fastconv.budget.autotune.proxy import train_proxy
-from fastconv.budget.autotune.scaling_law import FLIP_PROXY
+from fastconv.budget.autotune.scaling_law import flip_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, image_seconds
 from fastconv.budget.hardware import Device
@@ -102,13 +102,14 @@ def flip_test(
                 return dataclasses.asdict(kept)
         if seconds < settings.flip_test_min_seconds:
             return None
-        profile, batch_size = profiles.profile(FLIP_PROXY), settings.flip_test_batch_size
+        proxy = flip_proxy(train.side)
+        profile, batch_size = profiles.profile(proxy), settings.flip_test_batch_size
         step_seconds = image_seconds(profile, settings) * batch_size + profile.update_seconds
         scoring = 2 * settings.flip_test_held_out * profile.score_seconds
         affordable = max(0.0, seconds - scoring) / step_seconds * batch_size
         images = int(min(settings.flip_test_images, affordable))
         most = settings.flip_test_max_share * seconds
-        result = dataclasses.asdict(flip_accuracy(train, FLIP_PROXY, device, images, settings, most))
+        result = dataclasses.asdict(flip_accuracy(train, proxy, device, images, settings, most))
         write_atomically(path, as_json(result).encode())
         return result
 

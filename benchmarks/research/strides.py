@@ -1,0 +1,126 @@
+"""Compares networks whose whitened patches are pixels apart with those without: the data behind the fast sizes.
+
+PYTHONPATH=benchmarks python benchmarks/research/strides.py [cifar10] [fashion_mnist]
+
+Trains on all but 10,000 training images, as many of them as a cell says, with the batch size that `experiment=best`
+takes for so many, and scores the 10,000 in views along the diagonal. Appends to benchmarks/results/strides.csv and
+makes strides.md of it; runs that have a row are skipped. Accuracies do not depend on the machine; its seconds are not kept.
+About half an hour on two AVX2 cores.
+"""
+
+import json
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from equal_work import HELD, Batches, Trial, images_of
+from measurements import RESULTS, append, describe_device, describe_versions, read
+
+from fastconv.budget.autotune.settings import AUTOTUNE
+from fastconv.kernels.winograd import obstacle, use_winograd
+from fastconv.models import build_model
+from fastconv.models.tta import Views
+from fastconv.optim import Muon
+
+ROWS, TABLE = RESULTS / "strides.csv", RESULTS / "strides.md"
+IMAGES = (12_000, 33_000, 90_000, 240_000)
+# Images at once on a CPU.
+MICRO = 500
+
+
+def networks() -> dict[str, dict]:
+    """The fast sizes, and the size that they are compared with."""
+    return {
+        "32-128-128 stride 2": {"widths": [32, 128, 128], "whitening_stride": 2},
+        "16-64-64 stride 2": {"widths": [16, 64, 64], "whitening_stride": 2},
+        "16-64-64": {"widths": [16, 64, 64]},
+    }
+
+
+def measure(dataset: str, settings: dict, images: int, seed: int = 0) -> dict[str, object]:
+    """Train and score; returns the row, without what identifies it."""
+    flip = dataset == "cifar10"
+    batch_size = next(size for size, steps in AUTOTUNE.steps_for_batch_size.items() if size * steps <= images)
+    pixels, _, held, held_labels = images_of(dataset)
+    batches = Batches(Trial(dataset=dataset, batch_size=batch_size, seed=seed, flip=int(flip)))
+    torch.manual_seed(seed)
+    model = build_model("airbench", pixels.shape[1], 10, **settings).to(memory_format=torch.channels_last)
+    model.whitening.whiten(pixels[:2000])
+    optimizer = Muon().build(model, batch_size, "fp32")
+    steps = images // batch_size
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["max_lr"] * max(0.0, 1 - step / steps / group.get("schedule_fraction", 1.0))
+        _, x, labels = batches.next()
+        for part, of_part in zip(x.split(MICRO), labels.split(MICRO), strict=True):
+            logits = model(part.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits, of_part, label_smoothing=0.2)
+            (loss * len(part) / batch_size).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    views, plain, augmented = Views(flip, 1), 0, 0
+    with torch.no_grad():
+        for x, labels in zip(held.split(MICRO), held_labels.split(MICRO), strict=True):
+            alone, together = views.logits(model, x.contiguous(memory_format=torch.channels_last))
+            plain += int((alone.argmax(1) == labels).sum())
+            augmented += int((together.argmax(1) == labels).sum())
+    return {
+        "batch_size": batch_size,
+        "steps": steps,
+        "accuracy_holdout": plain / HELD,
+        "accuracy_holdout_tta": augmented / HELD,
+        "device": describe_device(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": describe_versions(),
+    }
+
+
+def table() -> str:
+    rows = read(ROWS)
+    lines = ["# Whitened patches that are two pixels apart", ""]
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        own = [row for row in rows if row["dataset"] == dataset]
+        names = list(dict.fromkeys(row["network"] for row in own))
+        lines += [f"## {dataset}", "", f"| images seen | {' | '.join(names)} |", "|" + " --- |" * (len(names) + 1)]
+        for images in sorted({int(row["images"]) for row in own}):
+            cells = [
+                ", ".join(
+                    f"{100 * float(row['accuracy_holdout_tta']):.2f}"
+                    for row in own
+                    if (row["network"], int(row["images"])) == (name, images)
+                )
+                for name in names
+            ]
+            lines.append(f"| {images:,} | {' | '.join(cells)} |")
+        lines.append("")
+    devices = ", ".join(sorted({row["device"] for row in rows}))
+    note = (
+        f"{devices}, fp32. Accuracy in %, in views along the diagonal, on 10,000 held-out training images (standard"
+        " error 0.3 to 0.5 points). n = 1 a number."
+    )
+    return "\n".join([*lines, note]) + "\n"
+
+
+def main(*datasets: str) -> None:
+    if obstacle() is None:
+        use_winograd(True)
+    for dataset in datasets or ("cifar10", "fashion_mnist"):
+        for images in IMAGES:
+            for network, settings in networks().items():
+                about = {
+                    "dataset": dataset,
+                    "network": network,
+                    "settings": json.dumps(settings),
+                    "images": str(images),
+                }
+                about["seed"] = "0"
+                if not any(about.items() <= row.items() for row in read(ROWS)):
+                    append(ROWS, {**about, **measure(dataset, settings, images)})
+                    TABLE.write_text(table())
+    print(table())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
