@@ -4,8 +4,8 @@ PYTHONPATH=benchmarks python benchmarks/research/strides.py [cifar10] [fashion_m
 
 Trains on all but 10,000 training images, as many of them as a cell says, with the batch size that `experiment=best`
 takes for so many, and scores the 10,000 in views along the diagonal. Appends to benchmarks/results/strides.csv and
-makes strides.md of it; runs that have a row are skipped. Accuracies do not depend on the machine; its seconds are not kept.
-About half an hour on two AVX2 cores.
+makes strides.md of it; runs that have a row are skipped. Accuracies do not depend on the machine, whose seconds are not
+kept. About half an hour on two AVX2 cores.
 """
 
 import json

@@ -92,11 +92,13 @@ def chosen(digits_root: Path) -> Callable[..., Choice]:
         flips: FlipAccuracy | None = None,
         copies: int = 1,
         settings: Autotune = AUTOTUNE,
+        device: str = "cpu",
     ) -> Choice:
         given = ["experiment=best", "dataset=digits", f"data={digits_root}", "trainer=cpu", *overrides]
         config, (train, scored) = config_of(*given), digits(digits_root, copies)
         profiles = SpeedProfiles(config, CPU, train, digits_root, benchmark, settings)
-        return choose(config, left_open(config, given), "cpu", train, scored, profiles, lambda seconds: flips, settings)
+        names = left_open(config, given)
+        return choose(config, names, device, train, scored, profiles, lambda seconds: flips, settings)
 
     return chosen
 
@@ -326,7 +328,9 @@ def test_steps_views_and_epochs_follow_the_budget(chosen):
     assert short.config.batch_size < long.config.batch_size
     assert short.config.schedule.max_epochs is None
     assert "epochs" not in short.reasons
-    assert long.config.schedule.max_epochs == pytest.approx(100 * math.sqrt(45_000 / 1438), rel=0.01)
+    assert long.config.schedule.max_epochs is None, "a CPU has the time, and uses it"
+    on_gpu = chosen(machine(1e9), "budget.seconds=1000000", device="cuda")
+    assert on_gpu.config.schedule.max_epochs == pytest.approx(100 * math.sqrt(45_000 / 1438), rel=0.01)
     assert long.config.tta.shift == 1
     assert long.config.augment.cutout.size == 3, "large networks that see the images often get harder ones"
     assert short.config.augment.cutout.size == 0

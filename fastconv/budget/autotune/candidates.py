@@ -29,7 +29,7 @@ class Candidate:
         network: its settings.
         speed: its measured or estimated speed profile.
         image_seconds: seconds of forward and backward pass per image.
-        images: images that it would see, each epoch anew.
+        images: images that it would see, each epoch anew, as far as they bring something.
         batch_size: images per optimizer step.
         tta: views in which the images are scored.
         flip: share of the training images that are flipped, in [0, 1].
@@ -142,7 +142,7 @@ class Candidates:
 
     @property
     def max_images(self) -> float:
-        """Images after which training ends, as more bring nothing or the config says so."""
+        """Images after which more bring nothing, or the config ends training."""
         if "epochs" not in self._open:
             epochs = self._config.schedule.max_epochs
             return math.inf if epochs is None else epochs * len(self._train)

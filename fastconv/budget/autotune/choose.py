@@ -188,7 +188,7 @@ def choose(
         reasons["batch_size"] = f"{batch_size}, for {best.images / batch_size:,.0f} steps"
     if "epochs" in open_choices:
         max_epochs = None  # train until the time is up
-        if best.images >= candidates.max_images:
+        if device == "cuda" and best.images >= candidates.max_images:
             max_epochs = epochs / (1 - tuned.data_pruning)  # epochs of the images that do not skip
             reasons["epochs"] = f"{max_epochs:.0f}, as more epochs of {len(train):,} images would gain nothing"
         schedule = dataclasses.replace(config.schedule, max_epochs=max_epochs)  # type: ignore[type-var]

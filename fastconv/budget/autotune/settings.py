@@ -114,7 +114,8 @@ class Autotune:
     """Images over which batch norm takes its statistics on a CPU: their activations stay near its caches."""
     max_epochs: float = 100
     """Epochs after which more bring nothing, for `max_epochs_images` images or more. For n images there are
-    sqrt(max_epochs_images / n) times as many."""
+    sqrt(max_epochs_images / n) times as many. They do not count for a network; a CPU trains on all the same, until the
+    time is over, but for a GPU so many epochs would take long to precompute."""
     max_epochs_images: int = 45_000
     """Training images of CIFAR-10 less a held-out tenth."""
     strong_augmentation_epochs: float = 16
