@@ -18,6 +18,18 @@ from measurements import RESULTS, read
 from scipy.optimize import minimize
 
 NETWORKS = ("8", "16", "32", "64", "95", "96")
+# Their names in the figure.
+NAMES = {
+    "8": "8-32-32",
+    "16": "16-64-64",
+    "32": "32-128-128",
+    "64": "airbench94",
+    "95": "airbench95",
+    "96": "airbench96",
+}
+TITLES = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
+# Images to which the curves of the figure are drawn: all runs end before.
+LAST = 3_000_000
 DATASETS = {"cifar10": 50_000, "fashion_mnist": 60_000, "mnist": 60_000}
 # Share of them that scaling_law.csv holds out.
 HELD = 0.1
@@ -159,25 +171,37 @@ def write(measured: list[Point], law: Law) -> None:
 def draw(measured: list[Point], law: Law) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    for axes, dataset in zip(figure.subplots(1, len(DATASETS)), DATASETS, strict=True):
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    panels = figure.subplot_mosaic([["cifar10", "fashion_mnist"], ["cifar10", "mnist"]], width_ratios=[1.25, 1])
+    for dataset, axes in panels.items():
         for at, network in enumerate(NETWORKS):
             own = [point for point in measured if (point.dataset, point.network) == (dataset, network)]
             if not own:
                 continue
             # As far from the law of the largest part as they are from that of their own.
             _, d = law.own[dataset]
-            part = min(d)
-            errors = [100 * p.error * math.exp(d[part] - d[p.held]) for p in own]
-            axes.plot([p.images for p in own], errors, "o", color=f"C{at}", label=network)
-            images = np.geomspace(min(p.images for p in own), max(p.images for p in own), 50)
-            axes.plot(images, 100 * np.exp(law(dataset, part, np.full(50, at), images)), color=f"C{at}", alpha=0.6)
-        axes.set(xscale="log", yscale="log", xlabel="images seen", ylabel="error in %", title=dataset)
+            part, seen, color = min(d), [point.images for point in own], f"C{at}"
+            errors = [100 * point.error * math.exp(d[part] - d[point.held]) for point in own]
+            axes.plot(seen, errors, "o", color=color, markersize=5)
+            for first, last, style in ((min(seen), max(seen), "-"), (max(seen), LAST, "--")):
+                images = np.geomspace(first, last, 50)
+                curve = 100 * np.exp(law(dataset, part, np.full(50, at), images))
+                axes.plot(images, curve, style, color=color)
+            place = {"textcoords": "offset points", "va": "center", "color": color}
+            axes.annotate(NAMES[network], (images[-1], curve[-1]), (4, 0), **place)
+        first = 40_000 if dataset == "cifar10" else 150_000
+        axes.set(xscale="log", yscale="log", xlim=(first, 14_000_000), title=TITLES[dataset])
         axes.grid(alpha=0.3, which="both")
         axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
         axes.yaxis.set_minor_formatter(lambda value, place: f"{value:g}")
-        axes.xaxis.set_minor_formatter("")
-    figure.axes[0].legend(title="network")
+        ticks = {50_000: "50,000", 200_000: "200,000", 1_000_000: "1 million", LAST: "3 million"}
+        axes.set_xticks([tick for tick in ticks if tick > first], [ticks[tick] for tick in ticks if tick > first])
+        axes.set_xticks([], minor=True)
+        axes.set(xlabel="training images seen, repeats included", ylabel="held-out error in %")
+    for style, label in (("o", "runs"), ("-", "the law"), ("--", "beyond the runs")):
+        panels["cifar10"].plot([], [], style, color="0.4", label=label)
+    panels["cifar10"].legend(loc="lower left")
+    figure.suptitle("The larger a network, the fewer errors it tends to, and the more images it needs.")
     figure.savefig(RESULTS / "scaling_law.png", dpi=110)
 
 

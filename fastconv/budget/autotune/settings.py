@@ -11,7 +11,7 @@ def _by_device(cpu: int, cuda: int) -> Mapping[str, int]:
 
 @dataclass(frozen=True)
 class Autotune:
-    """Constants of autotune. Shares are of `budget.seconds`, and upper bounds; docs/best.md has the measurements."""
+    """Constants of autotune. Shares are of `budget.seconds`, and upper bounds. Measurements: docs/research-log.md."""
 
     # Benchmarks of networks.
     benchmark_share: float = 0.02
