@@ -61,10 +61,10 @@ MODEL_SIZES = (
     ),
 )
 
-# For images with colours: patches two pixels apart, so that all maps have half the side. Fitted, with the exponent above
-# and the data set's d by 16-64-64, to runs on CIFAR-10 of 33,000 images and more (benchmarks/research/strides.py). The
-# second one is right as often as 16-64-64 or more, trains as fast and scores nearly twice as fast; the first one trains
-# faster than 8-32-32. On Fashion-MNIST, whose images are grey, 16-64-64 was better.
+# For images with colours: patches two pixels apart, so that all maps have half the side. Fitted, with the exponent
+# above and the data set's d by 16-64-64, to runs on CIFAR-10 of 33,000 images and more (benchmarks/research/strides.py).
+# The second one is right as often as 16-64-64 or more, trains as fast and scores nearly twice as fast; the first one
+# trains faster than 8-32-32. On Fashion-MNIST, whose images are grey, 16-64-64 was better.
 FAST_SIZES = (
     ModelSize(Airbench(widths=[16, 64, 64], whitening_stride=2), 0.035, 1.043, 39_895),
     ModelSize(Airbench(widths=[32, 128, 128], whitening_stride=2), 0.105, 0.728, 45_272),
