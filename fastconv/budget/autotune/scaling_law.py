@@ -62,7 +62,7 @@ MODEL_SIZES = (
 )
 
 # For images with colours: patches two pixels apart, so that all maps have half the side. Fitted, with the exponent
-# above and the data set's d by 16-64-64, to runs on CIFAR-10 of 33,000 images and more (benchmarks/research/strides.py).
+# above and the data set's d by 16-64-64, to CIFAR-10 (benchmarks/research/strides.py), after 33,000 images and more.
 # The second one is right as often as 16-64-64 or more, trains as fast and scores nearly twice as fast; the first one
 # trains faster than 8-32-32. On Fashion-MNIST, whose images are grey, 16-64-64 was better.
 FAST_SIZES = (
