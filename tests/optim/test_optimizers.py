@@ -113,6 +113,31 @@ def test_muon_against_a_loop():
         torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("filters", "threads"), [(128, 1), (129, 3)])
+def test_small_banks_of_filters_are_updated_by_one_thread(filters, threads, monkeypatch):
+    """Also where an update fails, the number of threads is what it was before."""
+    before, seen = torch.get_num_threads(), []
+    model = torch.nn.Conv2d(2, filters, 3, bias=False)
+    optimizer = Muon().build(model)
+    model.weight.grad = torch.ones_like(model.weight)
+
+    def note(matrices, steps, dtype):
+        seen.append(torch.get_num_threads())
+        if len(seen) > 1:
+            raise RuntimeError("stop")
+        return matrices
+
+    monkeypatch.setattr("fastconv.optim.muon_sgd.orthogonalise", note)
+    torch.set_num_threads(3)
+    try:
+        optimizer.step()
+        with pytest.raises(RuntimeError, match="stop"):
+            optimizer.step()
+        assert (seen, torch.get_num_threads()) == ([threads, threads], 3)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_muon_holds_the_norm_of_filters():
     model = torch.nn.Conv2d(4, 9, 3, bias=False)
     optimizer = Muon().build(model)
