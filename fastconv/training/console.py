@@ -94,20 +94,23 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
 def _class_rows(run: Run) -> dict[str, str]:
     """The objective, if it is not accuracy, or a warning where another one is advisable."""
     objective, counts = run.config.objective, np.bincount(run.train.labels, minlength=len(run.spec.classes))
-    names = [f"{name} ({count:,})" for name, count in zip(run.spec.classes, counts.tolist(), strict=True)]
+    names = [f"class {name}" for name in run.spec.classes]
     most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max()).argmin())
     if objective != "accuracy":
         line = f"{objective}, so each epoch has as many images of one class as of another"
         if run.train.sampling:
             classes = np.count_nonzero(counts)
             often = [run.spec.samples / classes / counts[at] for at in (least, most)]
-            line += f": each of {names[least]} {often[0]:.3g} times, of {names[most]} {often[1]:.2g} times"
+            line += (
+                f": an image of {names[least]} (of {counts[least]:,}) comes {often[0]:.3g} times, one of {names[most]}"
+                f" (of {counts[most]:,}) {often[1]:.2g} times"
+            )
         return {"objective": line}
     if counts[most] < IMBALANCE * counts[least]:
         return {}
     return {
-        "imbalance": f"{run.spec.classes[most]} has {counted(int(counts[most]), 'training image')},"
-        f" {run.spec.classes[least]} {counts[least]:,}: objective=balanced_accuracy lets both count the same"
+        "imbalance": f"{names[most]} has {counted(int(counts[most]), 'training image')}, {names[least]} has"
+        f" {counts[least]:,}: objective=balanced_accuracy lets both count the same"
     }
 
 

@@ -55,8 +55,11 @@ def test_a_rare_class_is_found(command, tmp_path, uneven):
     assert found["balanced_accuracy"].steps == found["accuracy"].steps
     assert "objective" not in found["accuracy"].hparams, "as of runs before there was one"
     assert found["balanced_accuracy"].hparams["objective"] == "balanced_accuracy"
-    assert "imbalance dark has 600 training images, bright 24: objective=balanced_accuracy" in printed["accuracy"]
-    line = "one class as of another: each of bright (24) 13 times, of dark (600) 0.52 times"
+    assert (
+        "imbalance class dark has 600 training images, class bright has 24: objective=balanced_accuracy"
+        in printed["accuracy"]
+    )
+    line = "of another: an image of class bright (of 24) comes 13 times, one of class dark (of 600) 0.52 times"
     assert line in printed["balanced_accuracy"]
     assert "imbalance" not in printed["balanced_accuracy"]
     # In the results, against scikit-learn on predictions of the stored weights alone.
