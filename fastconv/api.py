@@ -30,6 +30,7 @@ def fit(
     seconds: float = 1000.0,
     *overrides: str,
     experiment: str = "best",
+    objective: str = "accuracy",
 ) -> "Predictor":
     """Train on images within a budget of seconds, from the call to the written result, and return the predictor.
 
@@ -40,6 +41,7 @@ def fit(
         seconds: the budget.
         overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
         experiment: name of the experiment, such as `best`.
+        objective: the result that the network is judged by: `accuracy`, `balanced_accuracy` or `macro_f1`.
 
     Raises InputError for input that cannot work; images and labels that are refused are not stored.
     """
@@ -47,7 +49,8 @@ def fit(
     clock = Clock()
     arrays = _packed(*_pair(dataset)) if isinstance(dataset, tuple | list) else b""
     chosen = _settings(dataset) if isinstance(dataset, str | Path) else _settings_of_arrays(arrays)
-    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *chosen, *overrides]
+    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *chosen]
+    settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]
     given = prepare_arguments("train", settings)
     try:
         config = typed("train", compose("train", given), given)

@@ -65,7 +65,7 @@ def report(config: Config, sweep: Path) -> bool:
 
 @command("train", __doc__, check_run, check_search, report, "fastconv: reading the settings and the images")
 def main(config: Config) -> float | None:
-    """Run the command; see the top of this file. Returns the held-out accuracy, which a search maximises."""
+    """Run the command; see the top of this file. Returns the held-out objective, which a search maximises."""
     clock, overrides, hydra = Clock(start_seconds=take_start_seconds()), task_overrides(), HydraConfig.get()
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none"):
@@ -79,7 +79,7 @@ def main(config: Config) -> float | None:
         from fastconv.training.run import train
 
     folder = train(config, data, overrides, clock, begun, job)
-    return Results.read(folder).accuracy_holdout if job and folder else None
+    return getattr(Results.read(folder), f"{config.objective}_holdout") if job and folder else None
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ class Audit:
         if counts[most] > IMBALANCE * max(1, counts[least]):
             lines.append(
                 f"uneven classes: {classes[most]} has {counted(counts[most], 'image')}, {classes[least]}"
-                f" {counts[least]:,}. Look at balanced accuracy and macro F1 (fastconv.evaluate), and collect more of"
-                " the rare ones"
+                f" {counts[least]:,}. Train with objective=balanced_accuracy or macro_f1, and collect more of the"
+                " rare ones"
             )
         if few := [name for name, count in zip(classes, counts, strict=True) if count < FEW]:
             those = counted(len(few), "class has", "classes have")

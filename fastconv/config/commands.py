@@ -53,8 +53,9 @@ class Compare:
     """Include only runs in which a setting or a result has this value, key:value. In a list such as [a:1,a:2,b:3] a run
     must match one value of each key. Null for all runs."""
     measure: str | None = setting(None, options=MEASURES)
-    """The result that decides which run is best: accuracy, accuracy_tta, accuracy_holdout or accuracy_holdout_tta; null
-    for accuracy_holdout if all runs scored held-out images, else accuracy."""
+    """The result that decides which run is best: accuracy, accuracy_tta, balanced_accuracy, macro_f1, or of held-out
+    images accuracy_holdout, accuracy_holdout_tta, balanced_accuracy_holdout, macro_f1_holdout. Null for the objective
+    that all runs share, else accuracy; of held-out images if all runs scored some."""
     sort: str | None = None
     """The column to sort by, better values first; a - before its name reverses the order. Null sorts by `measure`."""
     format: str = setting("table", options=("table", "csv", "markdown", "json"))

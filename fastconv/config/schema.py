@@ -14,6 +14,7 @@ from fastconv.data.augment.policy import Policy
 from fastconv.data.configs import Dataset, Stream
 from fastconv.models.configs import TTA
 from fastconv.optim.configs import Average
+from fastconv.runs.results import OBJECTIVES
 from fastconv.system.settings import BATCH, SHARE, Range, setting
 
 if TYPE_CHECKING:
@@ -148,6 +149,10 @@ class Config:
     classifies most confidently after one epoch of training. Each of them is skipped in every other epoch."""
     label_smoothing: float = setting(0.0, SHARE)
     """Label smoothing: the share of each label, in [0, 1), that is spread over all classes."""
+    objective: str = setting("accuracy", options=OBJECTIVES)
+    """The result that a run is judged by: `accuracy`, or one in which each class counts the same, `balanced_accuracy`
+    (the mean of the classes' recalls) or `macro_f1` (the mean of their F1 scores). Then an epoch has as many images of
+    one class as of another: those of a rare class come again and again."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
     outputs: str = setting("outputs", path=True, local=True)

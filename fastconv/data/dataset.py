@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastconv.data.augment.plan import SkipSchedule
+from fastconv.data.augment.plan import BalancedSampling, SkipSchedule
 from fastconv.data.image_rows import choose_rows
 from fastconv.data.sources.levels import Levels
 from fastconv.system.memory import release_pages
@@ -19,8 +19,9 @@ class ImageData:
     """Decoded images: `images` uint8 [N, H, W, C], `labels` int64 [N], class names, and a sha256 over both arrays.
 
     `note` says, in one line, what was left out; `levels` says how values of more than eight bits became bytes,
-    None if there were none; `skip_schedule` says which images every other epoch skips; `hashes`, uint64 [N], identify
-    the images of a user's own data set by their content (fastconv.data.hashes).
+    None if there were none; `skip_schedule` says which images every other epoch skips; `sampling` how often images come
+    in an epoch, None for once; `hashes`, uint64 [N], identify the images of a user's own data set by their content
+    (fastconv.data.hashes).
     """
 
     name: str
@@ -30,6 +31,7 @@ class ImageData:
     digest: str
     note: str = ""
     skip_schedule: SkipSchedule | None = None
+    sampling: BalancedSampling | None = None
     levels: Levels | None = None
     hashes: np.ndarray | None = None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastconv.runs.hparams import hparams_of
+from fastconv.runs.hparams import LATER, hparams_of
 from fastconv.runs.legacy import current_settings
 from fastconv.runs.results import Results, readable
 from fastconv.system.documents import read_yaml
@@ -29,16 +29,21 @@ class Entry:
     results: Results | None
     problem: str | None
 
+    @property
+    def objective(self) -> str:
+        """The result that it is judged by."""
+        return as_text(self.hparams.get("objective", LATER["objective"]))
+
     def setting(self, key: str) -> Any:
         """A setting as composed; a group such as `schedule` by its option, or the override as written; else None."""
         for known in (key, f"{key}.name"):
             if known in self.hparams:
                 return self.hparams[known]
-        return self.written.get(key)
+        return self.written.get(key, LATER.get(key) if self.hparams else None)
 
     def has(self, key: str) -> bool:
         """Whether there is such a setting or result, even if it is null."""
-        return any(key in values for values in (self.hparams, self.written)) or (
+        return any(key in values for values in (self.hparams, self.written, LATER)) or (
             f"{key}.name" in self.hparams or hasattr(self.results, key)
         )
 

@@ -11,7 +11,7 @@ LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify
 # Lists of a user's additions. Empty ones are left out, so that runs of versions without them compare as equal.
 ADDED = ("callbacks", "extra")
 # Settings whose default is left out, for the same reason.
-LATER = {"trainer.winograd": "auto"}
+LATER = {"trainer.winograd": "auto", "objective": "accuracy"}
 
 
 def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,15 +17,17 @@ from fastconv.system.json_text import as_json
 from fastconv.system.names import printable
 from fastconv.system.urls import redact
 
-# Results by which runs can be ranked: higher is better.
-MEASURES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
+# Results that a run can be judged by (`objective`); of held-out images they end in _holdout.
+OBJECTIVES = ("accuracy", "balanced_accuracy", "macro_f1")
+# Results by which runs can be ranked: higher is better. In the latter each class counts the same.
+ACCURACIES = ("accuracy", "accuracy_tta", "accuracy_holdout", "accuracy_holdout_tta")
+CLASS_MEASURES = ("balanced_accuracy", "macro_f1", "balanced_accuracy_holdout", "macro_f1_holdout")
+MEASURES = (*ACCURACIES, *CLASS_MEASURES)
 # Reasons to stop of runs that were trained and scored.
 FINISHED = ("epochs", "budget")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 # Results that are shares, in [0, 1].
-SHARES = (
-    *MEASURES, "balanced_accuracy", "macro_f1", "expected_calibration_error", "expected_calibration_error_unscaled"
-)  # fmt: skip
+SHARES = (*MEASURES, "expected_calibration_error", "expected_calibration_error_unscaled")
 # No result is larger, no text longer, and no run has more settings.
 MOST, MOST_TEXT, MOST_SETTINGS = 2**64, 10_000, 1000
 
@@ -65,6 +67,10 @@ class Results:
     """Mean of the classes' recalls on the test split."""
     macro_f1: float | None = None
     """Mean of the classes' F1 scores on the test split."""
+    balanced_accuracy_holdout: float | None = None
+    """Mean of the classes' recalls on the held-out training images."""
+    macro_f1_holdout: float | None = None
+    """Mean of the classes' F1 scores on the held-out training images."""
     epochs: float | None = None
     steps: int | None = None
     batch_size: int | None = None

@@ -55,8 +55,9 @@ def calibration_images(spec: StreamSpec, train: ImageData, holdout: ImageData, s
     if len(holdout):
         rows = torch.linspace(0, len(holdout) - 1, min(count, len(holdout))).long().numpy()
         return holdout.images[rows], holdout.labels[rows]
-    plain = dataclasses.replace(spec, policy=PLAIN)  # in the same order
-    return OnlineStream(plain, train).rows(seen, seen + min(count, spec.samples))
+    # In the same order, but as often as there are images of a class: the temperature is for images as they come.
+    plain = dataclasses.replace(spec, policy=PLAIN, sampling="")
+    return OnlineStream(plain, dataclasses.replace(train, sampling=None)).rows(seen, seen + min(count, spec.samples))
 
 
 def _fitted(run: Run, trainer: L.Trainer, module: ImageClassifier, budget: TimeBudget) -> float | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from fastconv.budget.hardware import direct_because
 from fastconv.config.schema import SEGMENTS
 from fastconv.data.splits import Splits
-from fastconv.runs.results import Results
+from fastconv.runs.results import OBJECTIVES, Results
 from fastconv.system.names import printable
 from fastconv.system.urls import redacted
 from fastconv.system.wording import counted
@@ -21,6 +21,8 @@ from fastconv.training.plan import Run
 SPENT = 0.2
 # Balanced accuracy is shown if it differs from accuracy by more than this share.
 UNLIKE = 0.005
+# The plan says so if the largest class has this many times as many training images as the smallest.
+IMBALANCE = 10
 
 
 def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
@@ -74,6 +76,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     if config.trainer.winograd == "auto" and (device.kind, device.precision, device.winograd) == ("cpu", "fp32", False):
         why = direct_because(device.kind, device.precision, config.trainer)
         rows["convolutions"] = f"no Winograd convolutions: {why}"
+    rows |= _class_rows(run)
     if run.train.note:
         rows["note"] = run.train.note
     tested = np.bincount(run.test.labels, minlength=len(spec.classes))
@@ -86,6 +89,29 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         )
     rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
     return _table("plan", rows)
+
+
+def _class_rows(run: Run) -> dict[str, str]:
+    """The objective, if it is not accuracy, or a warning where another one is advisable."""
+    objective, counts = run.config.objective, np.bincount(run.train.labels, minlength=len(run.spec.classes))
+    names = [f"class {name}" for name in run.spec.classes]
+    most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max()).argmin())
+    if objective != "accuracy":
+        line = f"{objective}, so each epoch has as many images of one class as of another"
+        if run.train.sampling:
+            classes = np.count_nonzero(counts)
+            often = [run.spec.samples / classes / counts[at] for at in (least, most)]
+            line += (
+                f": an image of {names[least]} (of {counts[least]:,}) comes {often[0]:.3g} times, one of {names[most]}"
+                f" (of {counts[most]:,}) {often[1]:.2g} times"
+            )
+        return {"objective": line}
+    if counts[most] < IMBALANCE * counts[least]:
+        return {}
+    return {
+        "imbalance": f"{names[most]} has {counted(int(counts[most]), 'training image')}, {names[least]} has"
+        f" {counts[least]:,}: objective=balanced_accuracy lets both count the same"
+    }
 
 
 def results_table(results: Results, folder: Path) -> Table:
@@ -113,10 +139,15 @@ def results_table(results: Results, folder: Path) -> Table:
         )
     if results.tta_skipped:
         rows["accuracy"] += f", for which there was no time with {results.tta_skipped:,} of them"
-    if abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
+    judged = results.hparams.get("objective") in OBJECTIVES[1:]  # by another result than accuracy
+    if judged or abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
         rows["class by class"] = f"balanced accuracy {results.balanced_accuracy:.2%}, macro F1 {results.macro_f1:.3f}"
     if results.accuracy_holdout is not None:
         rows["held-out part"] = f"{results.accuracy_holdout:.2%}; {results.accuracy_holdout_tta:.2%}"
+        if judged:
+            rows["held-out part"] += (
+                f"; balanced accuracy {results.balanced_accuracy_holdout:.2%}, macro F1 {results.macro_f1_holdout:.3f}"
+            )
     return _table("result", rows)
 
 

@@ -167,13 +167,10 @@ class Training:
                 " was scored: let it change them at the end of training (on_train_end)"
             )
         spent = run.clock.seconds()
-        confusion = module.confusion.numpy()
         results = self._so_far(
             **scores,
             weights_digest=trained,
             temperature=module.temperature,
-            balanced_accuracy=balanced_accuracy(confusion),
-            macro_f1=macro_f1(confusion),
             # No time is known of a process that trained but could not write its results.
             images_per_second=self._budget.steps * config.batch_size / spent["train"] if spent["train"] else None,
             dataloader_wait_fraction=datamodule.wait_seconds / spent["train"] if spent["train"] else None,
@@ -241,12 +238,17 @@ class Training:
             trainer.validate(module, datamodule=datamodule, verbose=False)
             scores["accuracy_holdout"] = float(trainer.callback_metrics["validate/accuracy"])
             scores["accuracy_holdout_tta"] = float(trainer.callback_metrics["validate/accuracy_tta"])
+            confusion = module.confusion.numpy()
+            scores["balanced_accuracy_holdout"] = balanced_accuracy(confusion)
+            scores["macro_f1_holdout"] = macro_f1(confusion)
         module.scoring_time = reserve = self._scoring_time(len(self._run.test), ranks)
         trainer.test(module, datamodule=datamodule, verbose=False)
         found = trainer.callback_metrics
         if reserve:
             skipped = torch.tensor(float(reserve.skipped))
             scores["tta_skipped"] = int(trainer.strategy.reduce(skipped, reduce_op="sum"))
+        confusion = module.confusion.numpy()
+        scores |= {"balanced_accuracy": balanced_accuracy(confusion), "macro_f1": macro_f1(confusion)}
         return {**scores, **{key: float(found[f"test/{key}"]) for key in TEST_SCORES if f"test/{key}" in found}}
 
     def _load_checkpoint(self) -> dict[str, Any] | None:

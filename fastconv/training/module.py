@@ -87,7 +87,7 @@ class ImageClassifier(L.LightningModule):
         for name in ("validate_accuracy", "test_accuracy", "validate_accuracy_tta", "test_accuracy_tta"):
             setattr(self, name, MulticlassAccuracy(len(classes), average="micro", validate_args=False))
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
-        self._test_confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
+        self._confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
         self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
         for name in ("test_expected_calibration_error", "test_expected_calibration_error_unscaled"):
             setattr(self, name, MulticlassCalibrationError(len(classes), BINS, validate_args=False))
@@ -169,20 +169,27 @@ class ImageClassifier(L.LightningModule):
         self._score("validate", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._test_confusion.update(self._score("test", batch), batch[1])
+        self._score("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Store `confusion` of the held-out images, after training."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._take_confusion()
 
     def on_test_epoch_end(self) -> None:
-        """Store `confusion`, int64 [classes, classes] on the CPU: all ranks' test images by label and prediction.
-
-        Store `scored_digest` too, the digest of the weights that were scored: callbacks may change them after this.
-        """
-        self.confusion = self._test_confusion.compute().cpu()
-        self._test_confusion.reset()
+        """Store `confusion` of the test images, and `scored_digest`, the digest of the weights that were scored:
+        callbacks may change them after this."""
+        self._take_confusion()
         if is_first_rank():
             self.scored_digest = weights_digest(self.state_dict())
 
-    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Score a batch; returns its logits, float [B, classes]. Validations use no views besides the image itself."""
+    def _take_confusion(self) -> None:
+        """Set `confusion`, int64 [classes, classes] on the CPU: all ranks' scored images by label and prediction."""
+        self.confusion = self._confusion.compute().cpu()
+        self._confusion.reset()
+
+    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> None:
+        """Score a batch. Validations during training use no views besides the image itself."""
         images, labels = batch
         is_final = self.trainer.state.fn != TrainerFn.FITTING
         views = self._views if is_final else Views()
@@ -190,6 +197,7 @@ class ImageClassifier(L.LightningModule):
         found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
         if is_final:
             found["accuracy_tta"] = (augmented, labels)
+            self._confusion.update(logits, labels)
         if split == "test":
             scaled = logits.float() / (self.temperature or 1.0)
             found["expected_calibration_error"] = (scaled.softmax(1), labels)
@@ -199,7 +207,6 @@ class ImageClassifier(L.LightningModule):
             score = getattr(self, f"{split}_{name}")
             score.update(*value)
             self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
-        return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self._make_optimizer is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,6 +25,7 @@ from fastconv.budget.pacing import PACING
 from fastconv.budget.threads import default_threads
 from fastconv.config.prerequisites import require_room
 from fastconv.config.schema import Config
+from fastconv.data.augment.plan import BalancedSampling
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import in_use, prune, stored_streams
@@ -110,6 +112,10 @@ def plan_run(
         device = prepare_in_time(config, threads)
     forget_peak_memory()
     train, holdout, test = data.train, data.holdout, data.test
+    if config.objective != "accuracy" and len(set(np.bincount(train.labels).tolist()) - {0}) > 1:
+        # Class weights in the loss, which a batch seldom meets if the class is rare, gained little or nothing; nor did
+        # adjusted logits (benchmarks/results/imbalance.md).
+        train = dataclasses.replace(train, sampling=BalancedSampling(train.labels))
     spec = stream_spec(train, config.augment, config.stream.seed)
     if config.data_pruning:
         with clock.segment("precompute"):  # the skipped images are part of the stream's definition

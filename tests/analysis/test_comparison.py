@@ -242,6 +242,46 @@ def test_a_condition_may_be_null():
     assert [run.hparams["width"] for run in select(runs, ["budget:null"])] == [8]
 
 
+def judged(objective: str, accuracy: float, balanced: float, seed: int = 0, held: float | None = None) -> Entry:
+    """A run with an objective; one of an earlier version has none among its settings."""
+    run = entry(
+        accuracy, seed, held=accuracy if held else None, **({} if objective == "accuracy" else {"objective": objective})
+    )
+    measured = {"balanced_accuracy": balanced, "macro_f1": balanced - 0.1, "balanced_accuracy_holdout": held}
+    return dataclasses.replace(run, results=dataclasses.replace(run.results, **measured))
+
+
+def test_tables_show_what_runs_are_judged_by():
+    """Where runs differ in that, or are asked about it; other tables stay as they are."""
+    plain = [judged("accuracy", 0.9, 0.5), judged("accuracy", 0.92, 0.52, 1)]
+    further = {"balanced_accuracy", "macro_f1"}
+    rows = [*group_rows(group_runs(plain), "accuracy"), *run_rows(plain, [], "accuracy")]
+    assert not further & {name for row in rows for name in row}
+    mixed = [*plain, judged("balanced_accuracy", 0.8, 0.7), judged("balanced_accuracy", 0.82, 0.74, 1)]
+    assert choose_measure(mixed) == "accuracy"
+    groups = group_runs(mixed)
+    assert names_of(groups) == ["objective=accuracy", "objective=balanced_accuracy"]
+    rows = group_rows(groups, "accuracy")
+    assert [row["balanced_accuracy"] for row in rows] == pytest.approx([0.51, 0.72])
+    assert [row["macro_f1"] for row in rows] == pytest.approx([0.41, 0.62])
+    assert [row["balanced_accuracy"] for row in run_rows(mixed, [], "accuracy")] == [0.5, 0.52, 0.7, 0.74]
+    best, _ = group_rows(group_runs(mixed, "balanced_accuracy"), "balanced_accuracy")
+    assert (best["objective"], best["balanced_accuracy"], best["accuracy"]) == (
+        "balanced_accuracy", pytest.approx(0.72), pytest.approx(0.81))  # fmt: skip
+    assert len(select(mixed, ["objective:accuracy"])) == len(select(mixed, ["objective:balanced_accuracy"])) == 2
+
+
+def test_runs_of_one_objective_are_compared_by_it():
+    runs = [judged("balanced_accuracy", 0.8, 0.7), judged("balanced_accuracy", 0.9, 0.6, 1)]
+    assert choose_measure(runs) == "balanced_accuracy"
+    held = [judged("balanced_accuracy", 0.8, 0.7, held=0.75)]
+    assert choose_measure(held) == "balanced_accuracy_holdout"
+    assert choose_measure([*held, *runs]) == "balanced_accuracy"
+    (row,) = run_rows(held, [], "balanced_accuracy_holdout")
+    assert row["balanced_accuracy_holdout"] == 0.75
+    assert not {"accuracy", "balanced_accuracy", "macro_f1"} & set(row)
+
+
 def test_runs_judged_by_held_out_images_do_not_show_their_test_score():
     runs = [entry(0.9, held=0.8), entry(0.7, 1, held=0.6)]
     (row, _) = run_rows(runs, [], "accuracy_holdout")

@@ -53,7 +53,8 @@ def test_a_folder_that_no_run_could_name_again_is_refused(here):
 
 
 def test_a_named_set_is_learned_and_found_again(here):
-    predictor = fastconv.fit("digits", 60, *SMALL, "schedule.max_epochs=2")
+    predictor = fastconv.fit("digits", 60, *SMALL, "schedule.max_epochs=2", objective="macro_f1")
+    assert predictor.run.results.hparams["objective"] == "macro_f1"
     again = fastconv.load(predictor.run.folder)
     images = (load_digits().images[:50] * (255 / 16)).round().astype(np.uint8)
     first, second = (each.predict(list(images)).probabilities for each in (predictor, again))

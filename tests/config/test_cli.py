@@ -242,6 +242,7 @@ BAD = {
     "batch_size=300": "multiple of micro_batch_size x trainer.devices = 256",
     "micro_batch_size=-1": "micro_batch_size=-1 is not possible",
     "label_smoothing=1": "label_smoothing=1.0 is not possible",
+    "objective=balanced_acuracy": "did you mean balanced_accuracy?",
     "seed=-1": "seed=-1 is not possible",
     "dataset.holdout=1": "dataset.holdout=1.0 is not possible",
     "validate.on=holdout": "set dataset.holdout above 0 too",

@@ -45,7 +45,7 @@ SEEDS = {"stream.seed", "dataset.holdout_seed", "dataset.split_seed"}  # 10**12 
 WORDS = {
     "dataset.name": "fashion_mnist", "model.name": "davidnet", "optimizer.name": "sgd", "schedule.name": "one_cycle",
     "stream.mode": "precomputed", "validate.on": "holdout", "trainer.accelerator": "cpu", "trainer.strategy": "ddp",
-    "trainer.precision": "bf16", "trainer.winograd": "off", "augment.crop.mode": "reflect",
+    "objective": "macro_f1", "trainer.precision": "bf16", "trainer.winograd": "off", "augment.crop.mode": "reflect",
     "augment.flip.mode": "alternating", "augment.auto": "trivial_augment", "model.activation": "gelu",
     "average.kind": "lookahead", "schedule.anneal_strategy": "cos", "format": "markdown",
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Runs that smooth labels: their temperature, where it is kept, and what uses it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from harness import STANDARD, by_hand, noise, only_run, run_command, spec_of
 from fastconv.analysis.checkpoint import load_run
 from fastconv.analysis.predictor import load as load_predictor
 from fastconv.budget.scoring_reserve import ScoringReserve
-from fastconv.data.augment.plan import plan_epoch
+from fastconv.data.augment.plan import BalancedSampling, plan_epoch
 from fastconv.data.loading import load
 from fastconv.runs.results import Results
 from fastconv.training.calibration import calibration_images
@@ -133,3 +134,7 @@ def test_its_images_are_held_out_or_the_next_of_the_stream(small_blocks):
     rows = np.concatenate([first[40:], second[:40]])
     np.testing.assert_array_equal(images, train.images[rows])
     np.testing.assert_array_equal(labels, train.labels[rows])
+    # As often as they are there, even if training draws each class equally often.
+    balanced = dataclasses.replace(train, sampling=BalancedSampling(train.labels))
+    images, _ = calibration_images(dataclasses.replace(spec, sampling="balanced"), balanced, none, 40, 1000)
+    np.testing.assert_array_equal(images, train.images[rows])

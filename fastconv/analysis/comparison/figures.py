@@ -24,6 +24,10 @@ LABELS = {
     "accuracy_tta": "accuracy with TTA in %",
     "accuracy_holdout": "held-out accuracy in %",
     "accuracy_holdout_tta": "held-out accuracy with TTA in %",
+    "balanced_accuracy": "balanced accuracy in %",
+    "balanced_accuracy_holdout": "held-out balanced accuracy in %",
+    "macro_f1": "macro F1 in %",
+    "macro_f1_holdout": "held-out macro F1 in %",
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from fastconv.analysis.comparison.statistics import Summary, summarise, welch_p_value
 from fastconv.runs.collection import Entry, as_text
 from fastconv.runs.hparams import is_location, is_seed, without_seeds
-from fastconv.runs.results import Results
+from fastconv.runs.results import ACCURACIES, OBJECTIVES, Results
 
 # Settings that are preferred when a short label has to distinguish groups.
 FIRST = ("dataset.name", "model.name", "experiment")
@@ -91,10 +91,26 @@ def group_runs(entries: list[Entry], measure: str = "accuracy") -> list[Group]:
 
 
 def choose_measure(entries: list[Entry]) -> str:
-    """Choose the result to compare runs by: held-out accuracy if every finished run has one, else test accuracy."""
-    finished = [entry.results for entry in entries if entry.problem is None and entry.results is not None]
-    held_out = finished and all(run.accuracy_holdout is not None for run in finished)
-    return "accuracy_holdout" if held_out else "accuracy"
+    """Choose the result to compare runs by: their objective if they share one, else accuracy.
+
+    Of held-out images if every finished run has it, else of the test images.
+    """
+    finished = [entry for entry in entries if entry.problem is None and entry.results is not None]
+    (objective, *others) = {entry.objective for entry in finished} or {"accuracy"}
+    measure = objective if not others and objective in OBJECTIVES else "accuracy"
+    held_out = f"{measure}_holdout"
+    return held_out if finished and all(getattr(entry.results, held_out) is not None for entry in finished) else measure
+
+
+def further_objectives(entries: list[Entry], measure: str) -> list[str]:
+    """The results, besides `measure`, in which each class counts the same, and accuracy.
+
+    None where all runs are judged, and compared, by their accuracy.
+    """
+    if measure in ACCURACIES and all(entry.objective == "accuracy" for entry in entries):
+        return []
+    ending = "_holdout" * ("_holdout" in measure)
+    return [name for each in OBJECTIVES if (name := f"{each}{ending}") != measure]
 
 
 def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastconv.analysis.comparison.figures import CURVES, draw_curves, draw_effects, draw_front
+from fastconv.analysis.comparison.figures import CURVES, LABELS, draw_curves, draw_effects, draw_front
 from fastconv.analysis.comparison.groups import (
     BEST,
     NOT_DIFFERENT,
@@ -82,11 +82,12 @@ def named(names: list[str], most: int = 5) -> str:
 
 def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> list[Figure]:
     """Draw the figures that the groups have data for, to files of a folder whose names begin with `prefix`."""
-    figures = []
+    figures, name = [], LABELS[measure].removesuffix(" in %")
+    name = name[0].upper() + name[1:]
     path = folder / f"{prefix}front.png"
     if draw_front(groups, measure, path):
         caption = "Small dots: runs. Large dots: means. No other mean is both faster and better than those on the line."
-        figures.append(Figure(path, "Accuracy against seconds, with the Pareto front", caption))
+        figures.append(Figure(path, f"{name} against seconds, with the Pareto front", caption))
     path = folder / f"{prefix}curves.png"
     if draw_curves(groups, path):
         runs = sum(len(group.entries) for group in groups)
@@ -97,7 +98,7 @@ def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> list[F
         path = folder / f"{prefix}effects.png"
         draw_effects(found, measure, path)
         caption = "The effect of each setting. Grey: the runs that have a value; blue: their mean."
-        figures.append(Figure(path, "Accuracy for each value of each setting", caption))
+        figures.append(Figure(path, f"{name} for each value of each setting", caption))
     return figures
 
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastconv.analysis.comparison.groups import BEST, Group
+from fastconv.analysis.comparison.groups import BEST, Group, further_objectives
 from fastconv.runs.collection import Entry, as_text
-from fastconv.runs.results import MEASURES
+from fastconv.runs.results import ACCURACIES, MEASURES
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, printable
@@ -28,7 +28,7 @@ DESCENDING = (*MEASURES, "low", "high", "images_per_second", "epochs", "n")
 
 def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
     """Return a row for each group: `measure` with its standard deviation and the bounds of its 95 % interval."""
-    rows = []
+    rows, further = [], further_objectives([entry for group in groups for entry in group.entries], measure)
     for group in groups:
         summary = group.summary(measure)
         shown = dict(group.values)
@@ -44,7 +44,7 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
                 "sd": _known(summary.sd),
                 "low": _known(summary.mean - summary.half),
                 "high": _known(summary.mean + summary.half),
-                **{key: _known(group.summary(key).mean) for key in MEANS},
+                **{key: _known(group.summary(key).mean) for key in (*further, *MEANS)},
                 "verdict": group.verdict,
                 "not finished": len(group.problems) or None,
             }
@@ -52,9 +52,10 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _shown(measure: str) -> list[str]:
-    held_out = [each for each in MEASURES if each.startswith("accuracy_holdout")]
-    return held_out if measure in held_out else list(MEASURES)
+def _shown(entries: list[Entry], measure: str) -> list[str]:
+    held_out = "_holdout" in measure
+    shown = [each for each in ACCURACIES if not held_out or "_holdout" in each]
+    return list(dict.fromkeys([*shown, measure, *further_objectives(entries, measure)]))
 
 
 def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
 
     Runs that are compared by held-out images do not show their test score.
     """
-    rows = []
+    rows, measures = [], _shown(entries, measure)
     for entry in entries:
         of = functools.partial(_result, entry)
         rows.append(
@@ -73,7 +74,7 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
                 "experiment": of("experiment"),
                 **{key: entry.value(key) for key in keys if key not in ("dataset", "model", "experiment")},
                 "seed": of("seed"),
-                **{key: of(key) for key in _shown(measure)},
+                **{key: of(key) for key in measures},
                 "epochs": of("epochs"),
                 "seconds_counted": of("seconds_counted"),
                 "images_per_second": of("images_per_second"),
@@ -141,6 +142,10 @@ def heading(name: str) -> str:
         "accuracy_tta": "with TTA %",
         "accuracy_holdout": "held-out %",
         "accuracy_holdout_tta": "held-out, with TTA %",
+        "balanced_accuracy": "balanced accuracy %",
+        "balanced_accuracy_holdout": "held-out, balanced accuracy %",
+        "macro_f1": "macro F1 %",
+        "macro_f1_holdout": "held-out, macro F1 %",
         "sd": "± sd",
         "low": "95 % from",
         "high": "to",

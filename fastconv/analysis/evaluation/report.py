@@ -51,10 +51,13 @@ def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[s
     ]
     if len(evaluation.classes) > TOP:
         lines[0] += f" Top-{TOP} accuracy {evaluation.top_k_accuracy():.2%}."
+    lines.append(f"Balanced accuracy {evaluation.balanced_accuracy:.2%}, macro F1 {evaluation.macro_f1:.3f}")
     counts = evaluation.confusion.sum(1)
     if is_imbalanced(counts):
-        scores = f"balanced accuracy {evaluation.balanced_accuracy:.2%}, macro F1 {evaluation.macro_f1:.3f}"
-        lines.append(f"The classes have {counts.min():,} to {counted(counts.max(), 'image')}: {scores}.")
+        lines[-1] += f" (the classes have {counts.min():,} to {counted(counts.max(), 'test image')})"
+    if run.config.objective != "accuracy":
+        lines[-1] += f"; it was trained for {run.config.objective.replace('_', ' ')}"
+    lines[-1] += "."
     confidence = float(evaluation.probabilities.max(1).mean())
     lines.append(
         f"Its mean confidence is {confidence:.1%} at {evaluation.accuracy:.1%} accuracy:"

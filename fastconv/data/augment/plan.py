@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.data.augment.policy import Policy
-from fastconv.data.augment.transform import PURPOSES, Drawn, Draws, Images, Transform, draw_words
+from fastconv.data.augment.transform import PURPOSES, Drawn, Draws, Images, Transform, draw_words, purpose_of
 from fastconv.system.errors import InputError
 
 
@@ -31,6 +31,25 @@ class SkipSchedule:
     def digest(self) -> str:
         """sha256 of the skips."""
         return hashlib.sha256(self.skips.astype(np.int8).tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class BalancedSampling:
+    """Draws as many images of one class as of another into every epoch; `labels` int64 [N] are the images' classes."""
+
+    labels: NDArray[np.int64]
+
+    def draw(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The images of an epoch, int64 [M], class after class, from the M that it has, in a random order, int64 [M].
+
+        Of a large class these are the first, of a small one all of them, again and again.
+        """
+        by_class = order[np.argsort(self.labels[order], kind="stable")]
+        _, counts = np.unique(self.labels[order], return_counts=True)
+        shares = np.full(len(counts), len(order) // len(counts))
+        shares[: len(order) % len(counts)] += 1
+        classes = np.split(by_class, np.cumsum(counts)[:-1])
+        return np.concatenate([np.resize(rows, share) for rows, share in zip(classes, shares, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -64,15 +83,21 @@ def plan_epoch(
     width: int,
     policy: Policy,
     skip_schedule: SkipSchedule | None = None,
+    sampling: BalancedSampling | None = None,
 ) -> EpochPlan:
-    """Decide one epoch: a random order in which each of the `samples` images that is not skipped comes exactly once,
-    each with its own draws.
+    """Decide one epoch: a random order in which each of the `samples` images that is not skipped comes exactly once, or
+    as often as `sampling` says, each time with its own draws.
 
     Raises InputError for a user's own transform that cannot be made or does not draw one row for each image.
     """
     order = np.argsort(draw_words(seed, epoch, PURPOSES["order"], samples), kind="stable")
     if skip_schedule is not None:
         order = order[skip_schedule.kept(epoch)[order]]
+    drawn_rows = order
+    if sampling is not None:  # draws are for each time that an image comes, not for each image
+        samples = len(order)
+        drawn_rows = np.argsort(draw_words(seed, epoch, purpose_of("sampling"), samples), kind="stable")
+        order = sampling.draw(order)[drawn_rows]
     steps = []
     for name, transform in policy.transforms().items():
         drawn = transform.draw(Draws(seed, epoch, samples, height, width, name))
@@ -80,7 +105,7 @@ def plan_epoch(
             continue
         if not isinstance(drawn, np.ndarray) or drawn.shape[:1] != (samples,):
             raise InputError(f"{name}.draw must return an array with a row for each of the {samples} images, or None")
-        steps.append(Step(name, transform, drawn[order]))
+        steps.append(Step(name, transform, drawn[drawn_rows]))
     return EpochPlan(order, tuple(steps))
 
 

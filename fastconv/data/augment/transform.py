@@ -62,7 +62,8 @@ class Draws:
     seed: int
     epoch: int
     samples: int
-    """Number of training images, the length of every draw."""
+    """Number of training images, or of those in an epoch if it has some of them several times: the length of every
+    draw."""
     height: int
     width: int
     """Size of an image, in pixels."""

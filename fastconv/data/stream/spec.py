@@ -57,6 +57,8 @@ class StreamSpec:
     seed: int
     skip_schedule: str = ""
     """sha256 of the skip schedule (which images are skipped in which epochs); empty if no image is skipped."""
+    sampling: str = ""
+    """`balanced` if each epoch has as many images of one class as of another; empty if it has each image once."""
 
     @property
     def fingerprint(self) -> str:
@@ -120,7 +122,7 @@ class StreamSpec:
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
         """Compute one block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
         height, width, _ = self.shape
-        plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.skip_schedule)
+        plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.skip_schedule, data.sampling)
         start, stop = block * self.block, min((block + 1) * self.block, self.samples)
         images = augment(data.images, plan, start, stop, self.fill)
         if data.images.nbytes > MAPPED_BYTES:  # else the pages of all blocks add up
@@ -295,4 +297,5 @@ def stream_spec(images: ImageData, policy: Policy, seed: int) -> StreamSpec:
         policy=policy,
         seed=seed,
         skip_schedule="" if skip_schedule is None else skip_schedule.digest,
+        sampling="" if images.sampling is None else "balanced",
     )
