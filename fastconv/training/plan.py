@@ -113,8 +113,8 @@ def plan_run(
     forget_peak_memory()
     train, holdout, test = data.train, data.holdout, data.test
     if config.objective != "accuracy" and len(set(np.bincount(train.labels).tolist()) - {0}) > 1:
-        # Class weights in the loss, which a batch seldom meets if the class is rare, gained little or nothing; nor did
-        # adjusted logits (benchmarks/results/imbalance.md).
+        # Within few epochs, class weights in the loss gained less or nothing, and adjusted logits nothing; weights were
+        # better after many (benchmarks/results/imbalance.md).
         train = dataclasses.replace(train, sampling=BalancedSampling(train.labels))
     spec = stream_spec(train, config.augment, config.stream.seed)
     if config.data_pruning:

@@ -121,8 +121,7 @@ class StreamSpec:
 
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
         """Compute one block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
-        height, width, _ = self.shape
-        plan = plan_epoch(self.seed, epoch, len(data), height, width, self.policy, data.skip_schedule, data.sampling)
+        plan = plan_epoch(self.seed, epoch, len(data), *self.shape[:2], self.policy, data.skip_schedule, data.sampling)
         start, stop = block * self.block, min((block + 1) * self.block, self.samples)
         images = augment(data.images, plan, start, stop, self.fill)
         if data.images.nbytes > MAPPED_BYTES:  # else the pages of all blocks add up
