@@ -16,7 +16,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, forget_benchmarks, read
+from measurements import RESULTS, append, describe_device, forget_benchmarks, network_of, read
 from records import Record, row
 
 from fastconv.analysis.comparison.statistics import summarise
@@ -120,12 +120,11 @@ def main(*arguments: str) -> None:
                     if any(about.items() <= each.items() for each in read(ROWS)):
                         continue
                     results = run(dataset, experiment, budget, seed)
-                    widths = results.hparams.get("model.widths") or [results.hparams["model.width"]]
                     more = {
                         "budget": budget,
                         "counted": round(results.seconds_counted, 2),
                         "benchmark_seconds": round(results.seconds["benchmark"], 2),
-                        "network": "-".join([results.model, *map(str, widths)]),
+                        "network": network_of(results),
                         "batch": results.batch_size,
                     }
                     append(ROWS, {**more, **row(Record(dataset, experiment, range(0)), seed, (), results)})

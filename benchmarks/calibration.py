@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, describe_device, describe_versions, network_of, read
 
 from fastconv.analysis.evaluation.metrics import Evaluation
 from fastconv.analysis.scoring import batches
@@ -91,7 +91,7 @@ def main(*arguments: str) -> None:
                     run = train(dataset, budget, seed, outputs)
                     results, exported = Results.read(run), of_exported(run, test)
                 more = {
-                    "network": "-".join([results.model, *map(str, results.hparams.get("model.widths", []))]),
+                    "network": network_of(results),
                     "epochs": results.epochs,
                     "accuracy": results.accuracy,
                     "accuracy_views": results.accuracy_tta,

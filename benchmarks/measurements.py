@@ -16,7 +16,7 @@ from statistics import median
 import torch
 
 from fastconv.budget.hardware import cpu_name
-from fastconv.runs.results import git_commit, versions
+from fastconv.runs.results import Results, git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,6 +30,14 @@ def append(path: Path, row: dict[str, object]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def network_of(results: Results) -> str:
+    """The network's name with its widths and the stride of its first layer."""
+    widths = results.hparams.get("model.widths") or [results.hparams["model.width"]]
+    name = "-".join([results.model, *map(str, widths)])
+    stride = results.hparams.get("model.whitening_stride", 1)
+    return name if stride == 1 else f"{name} stride {stride}"
 
 
 def read(path: Path) -> list[dict[str, str]]:
