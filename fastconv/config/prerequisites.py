@@ -12,6 +12,7 @@ from fastconv.data.loading import open_splits
 from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import stored_streams
+from fastconv.models.configs import Airbench, patch_side
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import require_space, unwritable
 from fastconv.system.targets import import_target, require_arguments
@@ -47,6 +48,15 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
         raise InputError(
             f"augment.crop.padding={padding} is too much for the {width}x{height} images: give fewer pixels"
         )
+    model = config.model
+    if isinstance(model, Airbench):
+        patch = patch_side(channels, model.whitening_kernel, model.whitening_stride)
+        if patch > side:
+            name = "stride" if model.whitening_kernel is None else "kernel"
+            raise InputError(
+                f"model.whitening_{name}={getattr(model, f'whitening_{name}')} needs patches of {patch}x{patch} pixels,"
+                f" more than the {width}x{height} images have: give fewer pixels"
+            )
     if config.stream.mode == "precomputed":
         # Without a time limit all epochs are needed at once.
         epochs = (config.schedule.max_epochs or 0.0) if config.budget.seconds is None else 0.0

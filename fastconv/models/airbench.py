@@ -45,10 +45,9 @@ def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
 
 def whitening(channels: int, kernel: int | None, stride: int) -> Whitening:
     """The first layer, with patches of this side, or of the usual one if it is None."""
+    side = configs.patch_side(channels, kernel, stride)
     if stride == 1:
-        side = kernel or (2 if channels > 1 else 3)
         return Whitening(channels, side, padding=side // 2 if side % 2 else 0)
-    side = kernel or (stride + 1 if channels > 1 else stride + 2)
     return Whitening(channels, side, padding=max(0, side - stride + 1) // 2, stride=stride, components=MOST_COMPONENTS)
 
 
@@ -83,8 +82,8 @@ class Group(nn.Module):
 
 @register_network(configs.Airbench)
 class Airbench(nn.Module):
-    """Whitening - three groups of convolutions - global max-pool - linear. Images of 8x8 and more, per
-    stride of the whitening.
+    """Whitening - three groups of convolutions - global max-pool - linear. Images of 8x8 and more for each
+    pixel of the whitening's stride.
 
     With the defaults, 3 channels and 10 classes it is airbench94's network: 1,971,640 weights, 288 of which are the
     frozen weights of the whitening. For 32x32 images the global pool equals airbench94's 3x3 pool.

@@ -69,6 +69,15 @@ class Airbench:
     """Images over which batch norm takes its statistics, unless the run sets its own number or a batch is smaller."""
 
 
+def patch_side(channels: int, kernel: int | None, stride: int) -> int:
+    """Side in pixels of airbench's whitened patches, by the two settings and the channels of an image."""
+    if kernel is not None:
+        return kernel
+    if stride == 1:
+        return 2 if channels > 1 else 3
+    return stride + 1 if channels > 1 else stride + 2
+
+
 @dataclass
 class ResNet18:
     """ResNet-18 for small images, the familiar reference."""

@@ -291,6 +291,10 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
         (["schedule.three_phase=true", "schedule.pct_start=0.6"], "three phases need it below 0.5"),
         (["augment.crop.mode=reflect", "augment.crop.padding=8"], "too much for the 8x8 images"),
         (["tta.shift=8"], "tta.shift=8 is too much for the 8x8 images"),
+        (
+            ["model=airbench", "model.whitening_stride=8"],
+            "model.whitening_stride=8 needs patches of 10x10 pixels, more than the 8x8 images have",
+        ),
         (["augment.flip.mode=alternating", "augment.flip.probability=0.3"], "give 0.5, or 0 for no flips"),
         (["trainer=gpu", "model.width=4"], "torch finds no GPU here"),
         (["trainer.compile=true", "model.width=4"], "it needs a C++ compiler"),
