@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import torch
 
+from fastconv.budget.autotune.speed import network_name
 from fastconv.budget.hardware import cpu_name
 from fastconv.runs.results import Results, git_commit, versions
 
@@ -34,10 +36,9 @@ def append(path: Path, row: dict[str, object]) -> None:
 
 def network_of(results: Results) -> str:
     """The network's name with its widths and the stride of its first layer."""
-    widths = results.hparams.get("model.widths") or [results.hparams["model.width"]]
-    name = "-".join([results.model, *map(str, widths)])
-    stride = results.hparams.get("model.whitening_stride", 1)
-    return name if stride == 1 else f"{name} stride {stride}"
+    settings = {"widths": results.hparams.get("model.widths") or [results.hparams["model.width"]]}
+    settings["whitening_stride"] = results.hparams.get("model.whitening_stride", 1)
+    return network_name(SimpleNamespace(name=results.model, **settings))
 
 
 def read(path: Path) -> list[dict[str, str]]:

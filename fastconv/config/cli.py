@@ -263,7 +263,7 @@ def _format_warning(
 
 
 def _of_thread(otherwise: Callable[[Any], Any], arguments: Any) -> None:
-    """Print the traceback of a thread that failed, unless it could not write: then whoever waits for it says so."""
+    """Print the traceback of a thread that failed, unless it could not write: what waits for it reports that."""
     if not (arguments.exc_value and is_of_files(arguments.exc_value)):
         otherwise(arguments)
 

@@ -108,9 +108,6 @@ def faster(one: SpeedProfile, other: SpeedProfile) -> SpeedProfile:
 def network_name(network: Network) -> str:
     """Name of a network with its widths, if it has several, and a stride of its first layer: `airbench-64-256-256`,
     `airbench-32-128-128 stride 2`."""
-    name, stride = "-".join([network.name, *map(str, getattr(network, "widths", ()))]), _whitening_stride(network)
+    name = "-".join([network.name, *map(str, getattr(network, "widths", ()))])
+    stride = getattr(network, "whitening_stride", 1)
     return name if stride == 1 else f"{name} stride {stride}"
-
-
-def _whitening_stride(network: Network) -> int:
-    return getattr(network, "whitening_stride", 1)
