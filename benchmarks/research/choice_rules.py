@@ -6,7 +6,7 @@ The speeds are those of the runs in model_sizes.csv, network by network; the lar
 0.95th power of the arithmetic. The error after the images that a rule leaves time for is that of the scaling law. For
 400 budgets on each machine, between those in which the smallest network sees 1 and 1,000 epochs of CIFAR-10, the
 table says how much larger it is on average than with perfect knowledge, for free, and what share of the time benchmarks
-took.
+took. Then, for the budget at which two neighbours are level, what a race between them would see after a share of it.
 """
 
 import math
@@ -108,6 +108,21 @@ RULES = {
 }
 
 
+def race(true: list[float], at: int, shares: tuple[float, ...] = (0.025, 0.1, 0.3)) -> str:
+    """How many times as many errors network `at + 1` makes as network `at` after shares of the budget at which they end
+    level, if each has such a share for itself."""
+
+    def more(seconds: float) -> float:
+        larger, smaller = (MODEL_SIZES[each].log_error(seconds / true[each]) for each in (at + 1, at))
+        return larger - smaller
+
+    level = next((each for each in np.geomspace(1e-2, 1e4, 20_000) * IMAGES * true[at] if more(each) < 0), None)
+    if level is None:
+        return f"{NAMES[at]} is never worse than {NAMES[at + 1]}"
+    found = ", ".join(f"{math.exp(more(share * level)):.2f} after {share:.1%}" for share in shares)
+    return f"{NAMES[at]} and {NAMES[at + 1]} are level after {level:,.0f} s; errors of the larger one: {found}"
+
+
 def main() -> None:
     for machine, true in machines().items():
         print(machine, "ms per image:", ", ".join(f"{1e3 * each:.3g}" for each in true))
@@ -130,6 +145,8 @@ def main() -> None:
                 hits += chosen == int(np.argmin(errors(true, budget)))
             print(f"  {name:42} {mean(more):7.2%} more errors (worst {max(more):6.1%}), benchmarks take"
                   f" {mean(shares):6.2%}, the best network {hits / len(budgets):.0%}")  # fmt: skip
+        for at in range(len(true) - 1):
+            print(f"  {race(true, at)}")
 
 
 if __name__ == "__main__":
