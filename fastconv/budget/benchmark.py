@@ -253,7 +253,8 @@ def _read(path: Path) -> tuple[SpeedProfile | None, int]:
         content = read_json(path)
         profile = dataclasses.replace(record_of(SpeedProfile, content["speed_profile"]), path=str(path))
         done = content["repeats"]
-        if type(done) is int and done >= 1 and profile.is_steady and min(profile.step_seconds, profile.score_seconds):
+        is_possible = profile.update_seconds < profile.step_seconds and profile.score_seconds  # the update is in a step
+        if type(done) is int and done >= 1 and profile.is_steady and is_possible:
             return profile, done
     return None, 0
 

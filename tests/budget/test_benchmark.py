@@ -117,7 +117,7 @@ DAMAGED = {
     "step_seconds": ["1", None, float("nan"), float("inf"), 0, -1.0, True, [], HUGE],
     "score_seconds": ["1", None, float("nan"), float("inf"), 0, -1.0],
     "memory_mb": ["1", None, float("nan"), -1.0],
-    "update_seconds": ["1", float("nan"), -1.0],
+    "update_seconds": ["1", float("nan"), -1.0, 3.0, 1e9],  # the whole step, and more
     "is_steady": ["yes", 1, False],
     "other": [1],
 }
