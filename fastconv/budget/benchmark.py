@@ -31,7 +31,7 @@ from fastconv.budget.hardware import Device
 from fastconv.models import build_model
 from fastconv.optim import optimizer_of
 from fastconv.system.documents import read_json, record_of
-from fastconv.system.files import write_atomically
+from fastconv.system.files import keep_measurement
 from fastconv.system.json_text import as_json
 from fastconv.system.targets import source_digest, targets_in
 
@@ -229,7 +229,7 @@ def benchmark(
         return dataclasses.replace(fastest, first_seconds=first_seconds, is_steady=False)
     found = dataclasses.replace(found, first_seconds=first_seconds, path=str(path))
     content = {"speed_profile": asdict(found), "repeats": max(done, repeats), **described}
-    write_atomically(path, as_json(content, indent=1).encode())
+    keep_measurement(path, as_json(content, indent=1).encode())
     return found
 
 

@@ -16,7 +16,7 @@ from fastconv.budget.hardware import Device
 from fastconv.models import blueprint, build_model
 from fastconv.system.documents import read_json
 from fastconv.system.errors import InputError
-from fastconv.system.files import write_atomically
+from fastconv.system.files import keep_measurement
 from fastconv.system.json_text import as_json
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def operations_per_second(device: Device, cache: Path) -> float:
         # A damaged file may have any number, and one that is too large would never be written over.
         known = kept if type(kept) is float and 0 < kept <= BUSIEST * _fastest[device] else 0.0
     if _fastest[device] > known:
-        write_atomically(path, as_json({"operations_per_second": _fastest[device], **described}, indent=1).encode())
+        keep_measurement(path, as_json({"operations_per_second": _fastest[device], **described}, indent=1).encode())
     return max(known, _fastest[device])
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, warn
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -42,6 +42,20 @@ def write_atomically(path: Path, data: "bytes | memoryview", *, durable: bool = 
             os.fsync(file.fileno())
     if durable:
         _sync_folder(path.parent)
+
+
+def keep_measurement(path: Path, data: bytes) -> None:
+    """Write a file that only saves time, such as a benchmark. Where it cannot be written, a warning says so."""
+    try:
+        write_atomically(path, data)
+    except InputError as error:
+        warn(f"a measurement is not kept, so the next run makes it again: {error}")
+
+
+def forget_measurement(path: Path) -> None:
+    """Remove what `keep_measurement` wrote, if it is there and the folder can be written."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

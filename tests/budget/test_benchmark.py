@@ -15,6 +15,7 @@ from fastconv.budget.hardware import Device, cpu_prefers_bf16, prepare
 from fastconv.config.schema import Trainer
 from fastconv.models import build_model, count_parameters
 from fastconv.system.distributed import VARIABLE
+from fastconv.system.errors import RunWarning
 
 
 def device(precision: str) -> Device:
@@ -108,6 +109,19 @@ def test_a_benchmark_that_is_never_confirmed_is_not_kept(tmp_path, seconds, give
     profile = measured(tmp_path, left, 2 if len(seconds) == 5 else 1, **given)
     assert (profile.step_seconds, profile.is_steady, list(left)) == (min(seconds), False, [])
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("product-")]
+
+
+@pytest.mark.parametrize("place", ["folder", "benchmark"])
+def test_a_benchmark_that_cannot_be_kept_counts_all_the_same(tmp_path, place):
+    if place == "folder":
+        cache = tmp_path / "a file"
+        cache.touch()
+    else:  # a folder lies in its place
+        path, cache = Path(measured(tmp_path, iter([3.0])).path), tmp_path
+        path.unlink()
+        path.mkdir()
+    with pytest.warns(RunWarning, match="a measurement is not kept"):
+        assert measured(cache, iter([2.0])).step_seconds == 2
 
 
 HUGE = 10**400

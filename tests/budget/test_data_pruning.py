@@ -21,6 +21,7 @@ from fastconv.data.loading import load
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.writer import write_stream
+from fastconv.system.errors import RunWarning
 
 CPU = Device("cpu", "a processor", "fp32", threads=1, keep_memory=False, compile=False)
 
@@ -100,6 +101,10 @@ def test_images_are_selected_once(digits_root, tmp_path):
     os.mkfifo(kept)
     assert (schedule(0.3) == first).all()
     assert (schedule(0.1) > 0).sum() == 2 * 144
+    kept.unlink()
+    kept.mkdir()  # so that it cannot be written
+    with pytest.warns(RunWarning, match="a measurement is not kept"):
+        assert (schedule(0.3) == first).all()
 
 
 def test_a_run_with_data_pruning_learns_and_goes_on_with_the_same_stream(command, tmp_path):

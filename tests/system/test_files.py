@@ -1,13 +1,21 @@
 """Files that somebody else may have left: only regular ones are read, and no link leads a write elsewhere."""
 
+import errno
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from fastconv.system.errors import InputError
-from fastconv.system.files import locked, read_file, replacing, write_atomically
+from fastconv.system.errors import InputError, RunWarning
+from fastconv.system.files import (
+    forget_measurement,
+    keep_measurement,
+    locked,
+    read_file,
+    replacing,
+    write_atomically,
+)
 
 
 def pipe(path: Path) -> None:
@@ -81,6 +89,21 @@ def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path):
         fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "before"
+
+
+def test_a_measurement_that_cannot_be_kept_ends_nothing(tmp_path, monkeypatch):
+    (tmp_path / "a file").touch()
+    with pytest.warns(RunWarning, match="a measurement is not kept, so the next run makes it again: cannot write"):
+        keep_measurement(tmp_path / "a file" / "measurement.json", b"{}")
+    keep_measurement(kept := tmp_path / "measurement.json", b"{}")
+    assert kept.read_bytes() == b"{}"
+    with monkeypatch.context() as read_only:
+        read_only.setattr(Path, "unlink", lambda *given, **settings: (_ for _ in ()).throw(OSError(errno.EROFS, "")))
+        forget_measurement(kept)
+    assert kept.exists()
+    forget_measurement(kept)
+    forget_measurement(kept)
+    assert not kept.exists()
 
 
 def test_files_are_made_with_the_usual_permissions(tmp_path):

@@ -25,7 +25,7 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.stream.spec import OnlineStream, StreamSpec
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
-from fastconv.system.files import read_file, write_atomically
+from fastconv.system.files import keep_measurement, read_file
 
 # Bytes before the numbers of an array in a file, at most.
 HEADER_BYTES = 1024
@@ -61,15 +61,20 @@ def skip_schedule(
     key |= {"device": device.kind, "precision": device.precision, "torch": torch.__version__}
     path = cache / f"skip_schedule-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.npy"
 
+    selected: np.ndarray | None = None
+
     def select() -> str:
-        if _read(path, len(data), share) is None:
+        nonlocal selected
+        selected = _read(path, len(data), share)
+        if selected is None:
             content = io.BytesIO()
-            np.save(content, skips(proxy_confidence(spec, data, device, settings), share))
-            write_atomically(path, content.getvalue())
+            selected = skips(proxy_confidence(spec, data, device, settings), share)
+            np.save(content, selected)
+            keep_measurement(path, content.getvalue())
         return str(path)
 
     from_first_rank("skip_schedule", select)
-    selected = _read(path, len(data), share)
+    selected = _read(path, len(data), share) if selected is None else selected  # on the other ranks
     if selected is None:
         raise InputError(f"{path} cannot be read by all ranks of the run: give them the same data folder")
     return SkipSchedule(selected)

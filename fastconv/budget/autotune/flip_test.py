@@ -27,7 +27,7 @@ from fastconv.data.splits import stratified_split
 from fastconv.models.configs import Airbench
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.documents import read_json, record_of
-from fastconv.system.files import write_atomically
+from fastconv.system.files import keep_measurement
 from fastconv.system.json_text import as_json
 
 
@@ -110,7 +110,7 @@ def flip_test(
         images = int(min(settings.flip_test_images, affordable))
         most = settings.flip_test_max_share * seconds
         result = dataclasses.asdict(flip_accuracy(train, proxy, device, images, settings, most))
-        write_atomically(path, as_json(result).encode())
+        keep_measurement(path, as_json(result).encode())
         return result
 
     found: dict[str, Any] | None = from_first_rank("flip test", test)

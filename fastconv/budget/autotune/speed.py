@@ -12,6 +12,7 @@ from fastconv.data.dataset import ImageData
 from fastconv.models.configs import Network, model_settings
 from fastconv.optim import optimizer_key
 from fastconv.system.distributed import from_first_rank, is_first_rank
+from fastconv.system.files import forget_measurement
 
 
 class SpeedProfiles:
@@ -51,7 +52,7 @@ class SpeedProfiles:
     def forget(self, profile: SpeedProfile) -> None:
         """Remove a profile from the cache, so that the next run measures it again; this one goes on with it."""
         if profile.path and is_first_rank():
-            Path(profile.path).unlink(missing_ok=True)
+            forget_measurement(Path(profile.path))
 
     def _measured(self, network: Network, repeats: int) -> SpeedProfile:
         config, settings = self._config, self._settings

@@ -10,6 +10,7 @@ import torch
 from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.threads import ThreadTrials, default_threads
 from fastconv.system.distributed import is_first_rank
+from fastconv.system.files import forget_measurement
 from fastconv.training.callbacks.time_budget import TimeBudget
 
 # Progress from which on no other number of threads is tried: a slow trial must not be the last step.
@@ -59,4 +60,4 @@ class WatchSpeed(L.Callback):
         if pl_module.device.type != "cpu" or not speed.path or len(steps) < MIN_STEPS or not is_first_rank():
             return
         if not 1 / WRONG_FACTOR <= median(steps) / speed.step_seconds <= WRONG_FACTOR:
-            Path(speed.path).unlink(missing_ok=True)  # the next run measures anew
+            forget_measurement(Path(speed.path))  # the next run measures anew
