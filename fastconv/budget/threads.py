@@ -59,6 +59,10 @@ def _convolution() -> Callable[[], object]:
     return lambda: F.conv2d(images, weight, padding=1).sum().backward()
 
 
+def _without_longest(seconds: Sequence[float]) -> list[float]:
+    return sorted(seconds)[:-1]
+
+
 class ThreadTrials:
     """Decides step by step how many threads compute the next one, by the seconds of the steps so far.
 
@@ -103,11 +107,13 @@ class ThreadTrials:
                 self._judge(steps)
             return self.threads
         self._rested += seconds
-        while self._is_enough(self._recent[1:]):
+        while self._is_enough(_without_longest(self._recent[1:])):
             self._recent.pop(0)
-        if not self._is_enough(self._recent):
+        # A pause of the machine, which may be far longer than a trial, must not make any number look faster.
+        steps = _without_longest(self._recent)
+        if not self._is_enough(steps):
             return self.threads
-        now = fmean(self._recent)
+        now = fmean(steps)
         self._usual = now if self._usual is None else min(self._usual, now)
         is_slow = now > self._settings.thread_slowdown * self._usual
         rest = self._rest if is_slow else max(self._rest, self._cost(now) / self._settings.thread_share)

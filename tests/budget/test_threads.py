@@ -81,6 +81,23 @@ def test_numbers_that_are_equally_fast_do_not_alternate(ratio):
     assert any(threads == 1 for _, threads, _ in steps)
 
 
+@pytest.mark.parametrize("step", [0.01, 0.1, 0.3, 2.0])
+@pytest.mark.parametrize("pause", [10.0, 100.0])
+def test_a_pause_of_the_machine_is_no_reason_for_another_number(step, pause):
+    """As of a process that is stopped and goes on: a single step takes as long as the pause."""
+    trials, kept, paused = ThreadTrials(2, 2), set(), False
+
+    def seconds_of(now: float, threads: int) -> float:
+        nonlocal paused
+        kept.add(trials.settled)
+        is_paused, paused = now > 20 and not paused, now > 20
+        return step * (1.8 if threads == 1 else 1) + pause * is_paused
+
+    run(trials, seconds_of, 60 + pause)
+    assert paused
+    assert kept == {2}
+
+
 def test_a_trial_of_long_steps_is_one_step():
     steps = run(ThreadTrials(1, 2), lambda now, threads: {1: 0.1, 2: 10.0}[threads], 60)
     assert sum(threads == 2 for _, threads, _ in steps) == 1
