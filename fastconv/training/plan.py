@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fastconv.budget.autotune.data_pruning import skip_schedule
+from fastconv.budget.autotune.data_pruning import most_seconds, skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
 from fastconv.budget.bounds import least_step_seconds, require_seconds
 from fastconv.budget.clock import Clock
@@ -119,7 +119,8 @@ def plan_run(
     spec = stream_spec(train, config.augment, config.stream.seed)
     if config.data_pruning:
         with clock.segment("precompute"):  # the skipped images are part of the stream's definition
-            skips = skip_schedule(spec, train, device, config.data_pruning, Path(config.data) / "benchmarks")
+            cache, share = Path(config.data) / "benchmarks", config.data_pruning
+            skips = skip_schedule(spec, train, device, share, cache, seconds=most_seconds(config.budget))
         train = dataclasses.replace(train, skip_schedule=skips)
         spec = stream_spec(train, config.augment, config.stream.seed)
     settings = model_settings(config.model)

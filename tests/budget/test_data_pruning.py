@@ -1,19 +1,24 @@
 """Data pruning by a proxy network, on the digits."""
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from harness import SMALL, noise, only_run, spec_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from fastconv.budget.autotune.data_pruning import proxy_confidence, skip_schedule, skips
+from fastconv.budget.autotune.data_pruning import most_seconds, proxy_confidence, skip_schedule, skips
 from fastconv.budget.autotune.settings import Autotune
 from fastconv.budget.hardware import Device
+from fastconv.config.schema import Budget
 from fastconv.data.augment.plan import SkipSchedule, plan_epoch
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.flip import Flip
@@ -105,6 +110,35 @@ def test_images_are_selected_once(digits_root, tmp_path):
     kept.mkdir()  # so that it cannot be written
     with pytest.warns(RunWarning, match="a measurement is not kept"):
         assert (schedule(0.3) == first).all()
+
+
+def test_training_to_select_images_ends_in_time(digits_root, monkeypatch):
+    """The machine is so slow that the time is over after the third batch."""
+    train, _ = load("digits", digits_root)
+    spec, given, steps = spec_of(train), [], []
+    clock = itertools.count(0.0, 4.0)
+    monkeypatch.setattr("fastconv.budget.autotune.data_pruning.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+
+    def train_proxy(data, network, device, batches, count, label_smoothing):
+        given.extend(itertools.islice(batches, count))
+        steps.append(count)
+        return lambda images: torch.zeros(len(images), 10)
+
+    monkeypatch.setattr("fastconv.budget.autotune.data_pruning.train_proxy", train_proxy)
+    assert len(proxy_confidence(spec, train, CPU, seconds=15.0)) == len(train)
+    assert (len(given), steps) == (3, [100])
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [
+        (Budget(1000.0, ["train", "precompute"]), 90.0),
+        (Budget(1000.0, ["train"]), math.inf),
+        (Budget(None, ["train", "precompute"]), math.inf),
+    ],
+)
+def test_only_a_budget_that_counts_the_selection_limits_it(budget, seconds):
+    assert most_seconds(budget) == pytest.approx(seconds)
 
 
 def test_a_run_with_data_pruning_learns_and_goes_on_with_the_same_stream(command, tmp_path):

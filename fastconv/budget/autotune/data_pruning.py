@@ -8,7 +8,10 @@ altogether. As the selection is made before training, the stream of the run can 
 import contextlib
 import hashlib
 import io
+import itertools
 import json
+import math
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from fastconv.budget.autotune.proxy import train_proxy
 from fastconv.budget.autotune.scaling_law import pruning_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.hardware import Device
+from fastconv.config.schema import Budget
 from fastconv.data.augment.plan import SkipSchedule
 from fastconv.data.batches import StreamBatches
 from fastconv.data.dataset import ImageData
@@ -38,6 +42,13 @@ def proxy_steps(count: int, settings: Autotune = AUTOTUNE) -> tuple[int, int]:
     return max(settings.proxy_steps, count // batch_size), batch_size
 
 
+def most_seconds(budget: Budget, settings: Autotune = AUTOTUNE) -> float:
+    """Seconds after which the proxy network stops training, where a budget limits that."""
+    if budget.seconds is None or "precompute" not in budget.counts:
+        return math.inf
+    return settings.pruning_max_share * settings.pruning_share * budget.seconds
+
+
 def skip_schedule(
     spec: StreamSpec,
     data: ImageData,
@@ -45,6 +56,7 @@ def skip_schedule(
     share: float,
     cache: Path,
     settings: Autotune = AUTOTUNE,
+    seconds: float = math.inf,
 ) -> SkipSchedule:
     """Select the images that skip each epoch.
 
@@ -53,6 +65,7 @@ def skip_schedule(
     Args:
         spec: the stream of all images, from which the proxy network learns.
         share: share of the images that skip an epoch, in (0, 0.5); twice as many are selected, and skip by turns.
+        seconds: after which the training of the proxy network stops, as a machine may be slower than its benchmark.
 
     Raises InputError where a rank cannot read the cache of the first one.
     """
@@ -68,7 +81,7 @@ def skip_schedule(
         selected = _read(path, len(data), share)
         if selected is None:
             content = io.BytesIO()
-            selected = skips(proxy_confidence(spec, data, device, settings), share)
+            selected = skips(proxy_confidence(spec, data, device, settings, seconds), share)
             np.save(content, selected)
             keep_measurement(path, content.getvalue())
         return str(path)
@@ -109,10 +122,17 @@ def skips(confidence: np.ndarray, share: float) -> np.ndarray:
     return schedule
 
 
-def proxy_confidence(spec: StreamSpec, data: ImageData, device: Device, settings: Autotune = AUTOTUNE) -> np.ndarray:
-    """Probability that a proxy network, trained on the stream, gives to the label of each image, float32 [N]."""
+def proxy_confidence(
+    spec: StreamSpec, data: ImageData, device: Device, settings: Autotune = AUTOTUNE, seconds: float = math.inf
+) -> np.ndarray:
+    """Probability that a proxy network, trained on the stream, gives to the label of each image, float32 [N].
+
+    Its training stops after `seconds`.
+    """
+    began = time.perf_counter()
     steps, batch_size = proxy_steps(len(data), settings)
-    batches = StreamBatches(OnlineStream(spec, data), batch_size, batch_size)
+    stream = StreamBatches(OnlineStream(spec, data), batch_size, batch_size)
+    batches = itertools.takewhile(lambda _: time.perf_counter() - began < seconds, stream)
     module = train_proxy(data, pruning_proxy(data.side), device, batches, steps, settings.proxy_label_smoothing)
     probabilities = []
     with torch.no_grad(), device.autocast():

@@ -79,6 +79,8 @@ class Autotune:
     pruning_share: float = 0.06
     """For training the proxy network and scoring all images with it. On Fashion-MNIST, 1000 s and two cores, it took
     4.6 %, and pruning gained all the same."""
+    pruning_max_share: float = 1.5
+    """Training of the proxy network stops after this many times its seconds: a machine may become slow."""
     pruned_images: float = 0.3
     """Share of the images that an epoch skips. On Fashion-MNIST 0.2 and 0.4 gained no more, 0.5 cost accuracy."""
     pruning_epochs: tuple[float, float] = (5, 40)
