@@ -19,12 +19,29 @@ from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.settings import check_local
+from fastconv.system.signals import INTERRUPT_CODE, Interrupted, listening
 from fastconv.train import check_run
 
 if TYPE_CHECKING:
     from fastconv.analysis.predictor import Predictor
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within the block, Ctrl-C raises KeyboardInterrupt: in training after the running step, or at once if pressed again.
+
+    Afterwards signals do what they did before, since the process is the user's own.
+    """
+    try:
+        with listening(second_ends=False):
+            yield
+    except Interrupted as error:
+        if error.exit_code != INTERRUPT_CODE:
+            raise
+        raise KeyboardInterrupt(error.advice or "") from error
+
+
+@_stoppable()
 def fit(
     dataset: str | Path | tuple[np.ndarray, Sequence[object]],
     seconds: float = 1000.0,
@@ -43,7 +60,8 @@ def fit(
         experiment: name of the experiment, such as `best`.
         objective: the result that the network is judged by: `accuracy`, `balanced_accuracy` or `macro_f1`.
 
-    Raises InputError for input that cannot work; images and labels that are refused are not stored.
+    Raises InputError for input that cannot work; images and labels that are refused are not stored. Raises
+    KeyboardInterrupt after Ctrl-C: in training after the running step, with the command that goes on.
     """
     wait_briefly()
     clock = Clock()

@@ -9,6 +9,8 @@ from types import FrameType
 
 # Ctrl-C, a scheduler's request to stop, and the early warning that SLURM sends with `--signal=USR1@60`.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# The exit code of a command that Ctrl-C ended.
+INTERRUPT_CODE = 128 + signal.SIGINT
 
 
 class Interrupted(BaseException):
@@ -23,13 +25,18 @@ class Interrupted(BaseException):
 # Signals belong to the process, so the received one is kept in a module variable.
 _received: int | None = None
 _deferred = False
+_second_ends = True
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Within the block, raise `Interrupted` when a signal arrives. A second Ctrl-C ends the process at once."""
-    global _received, _deferred
-    _received, _deferred = None, False
+def listening(second_ends: bool = True) -> Iterator[None]:
+    """Within the block, raise `Interrupted` when a signal arrives.
+
+    Args:
+        second_ends: whether a second Ctrl-C ends the process at once, or else raises KeyboardInterrupt at once.
+    """
+    global _received, _deferred, _second_ends
+    _received, _deferred, _second_ends = None, False, second_ends
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
@@ -40,7 +47,7 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _received = None
+        _received, _deferred = None, False
 
 
 def listen() -> None:
@@ -70,8 +77,10 @@ def obey() -> None:
 def _receive(number: int, frame: FrameType | None) -> None:
     global _received
     if _received is not None:
+        if number == signal.SIGINT and not _second_ends:
+            raise KeyboardInterrupt
         if number == signal.SIGINT:
-            os._exit(128 + number)
+            os._exit(INTERRUPT_CODE)
         return
     _received = number
     if not _deferred:

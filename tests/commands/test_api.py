@@ -1,12 +1,18 @@
 """fastconv from Python."""
 
+import signal
+
 import numpy as np
 import pytest
+from harness import SMALL
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import fastconv
+from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
+from fastconv.system.signals import defer, listening, received
+from fastconv.training.module import ImageClassifier
 
 SMALL = ("model.widths=[8,16,16]", "batch_size=64", "tta.shift=0", "figures=false", "schedule.max_epochs=6")
 
@@ -98,3 +104,33 @@ def test_bad_input_is_an_error_of_one_line(here, digits_root, dataset, overrides
         fastconv.fit(dataset, 60, *overrides)
     assert not (here / "outputs").exists()
     assert {path.name for path in digits_root.glob("arrays/*.npz")} == before
+
+
+def test_ctrl_c_ends_training_and_leaves_signals_as_they_were(here, monkeypatch):
+    """As in a notebook, whose next training must not end for the signal of the one before."""
+    seconds = ("digits", 6.0, "autotune=[]", *SMALL, "figures=false", "outputs=runs")
+    before, steps = signal.getsignal(signal.SIGINT), []
+
+    def step(module, *given):
+        steps.append(module)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(module, *given)
+
+    original = ImageClassifier.training_step
+    monkeypatch.setattr(ImageClassifier, "training_step", step)
+    with pytest.raises(KeyboardInterrupt, match="go on with: python -m fastconv.train resume="):
+        fastconv.fit(*seconds)
+    assert signal.getsignal(signal.SIGINT) is before
+    (run,) = here.glob("runs/digits/*")
+    assert Results.read(run).stop_reason == "interrupt"
+    assert fastconv.fit(*seconds) is not None
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_does_not_end_the_process():
+    with pytest.raises(KeyboardInterrupt), listening(second_ends=False):
+        defer(True)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert received() is None
