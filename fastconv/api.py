@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Within the block, Ctrl-C raises KeyboardInterrupt: in training after the running step, or at once if pressed again.
+    """Within the block, Ctrl-C raises KeyboardInterrupt: in training after the running step, or at once if repeated.
 
     Afterwards signals do what they did before, since the process is the user's own.
     """
