@@ -55,8 +55,8 @@ class Audit:
         if len(sizes := self.opened.sizes):
             (width, height), (most_width, most_height) = sizes.min(0).tolist(), sizes.max(0).tolist()
             lines.append(
-                f"sizes: {_span(width, most_width)} pixels wide, {_span(height, most_height)} high; the middle one's"
-                f" shorter side has {np.median(sizes.min(1)):g}"
+                f"sizes: {_span(width, most_width)} pixels wide, {_span(height, most_height)} high; median of the"
+                f" shorter sides {np.median(sizes.min(1)):g}"
             )
         lines += [f"problem: {problem}" for problem in self.problems]
         lines += [f"note: {note}" for note in self.notes]

@@ -37,7 +37,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {segments}"
     spent = run.clock.counted(tuple(budget.counts))
     if budget.seconds is not None and spent > SPENT * budget.seconds:
-        limit += f", of which {spent:.1f} s are spent"
+        limit += f", of which {spent:.1f} s are already spent"
     bound = "as many epochs as fit" if schedule.max_epochs is None else f"at most {schedule.max_epochs:g} epochs"
     height, width, channels = spec.shape
     described = (
@@ -58,7 +58,8 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
-        "batch": f"{config.batch_size} images in parts of {config.micro_batch_size}",
+        "batch": f"{config.batch_size} images"
+        + f" in parts of {config.micro_batch_size}" * (config.micro_batch_size < config.batch_size),
         "device": device.name,
         "step": ", ".join(step),
         "speed": f"{config.batch_size / speed.step_seconds:,.0f} images/s (benchmark)",
@@ -122,23 +123,21 @@ def results_table(results: Results, folder: Path) -> Table:
     waited = results.dataloader_wait_fraction
     rows = {
         "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f});"
-        f" {results.accuracy_tta:.2%} with test-time augmentation",
+        f" {results.accuracy_tta:.2%} with test-time augmentation"
+        + f", for which there was no time on {results.tta_skipped:,} of them"
+        * (results.tta_skipped > 0),
         "training": f"{results.epochs:.2f} epochs, {counted(results.steps or 0, 'step')}{speed}",
         "ended by": str(results.stop_reason),
         "budget": f"{results.seconds_counted:.1f} s counted"
         + (f" of {results.budget_seconds:g} s" if results.budget_seconds else ""),
         "seconds": "  ".join(f"{name} {spent:.1f}" for name, spent in results.seconds.items() if spent >= 0.05),
         "waiting for data": "unknown" if waited is None else f"{waited:.2%} of the training time",
-        "run": str(folder),
-        "dashboard": f"tensorboard --logdir {shlex.quote(str(folder))}",
     }
     if results.expected_calibration_error_unscaled is not None:
         rows["calibration"] = (
-            f"expected calibration error {results.expected_calibration_error:.3f};"
-            f" {results.expected_calibration_error_unscaled:.3f} before temperature scaling"
+            f"confidence and accuracy differ by {results.expected_calibration_error:.3f} (expected calibration error);"
+            f" by {results.expected_calibration_error_unscaled:.3f} before temperature scaling"
         )
-    if results.tta_skipped:
-        rows["accuracy"] += f", for which there was no time with {results.tta_skipped:,} of them"
     judged = results.hparams.get("objective") in OBJECTIVES[1:]  # by another result than accuracy
     if judged or abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
         rows["class by class"] = f"balanced accuracy {results.balanced_accuracy:.2%}, macro F1 {results.macro_f1:.3f}"
@@ -148,6 +147,7 @@ def results_table(results: Results, folder: Path) -> Table:
             rows["held-out part"] += (
                 f"; balanced accuracy {results.balanced_accuracy_holdout:.2%}, macro F1 {results.macro_f1_holdout:.3f}"
             )
+    rows |= {"run": str(folder), "dashboard": f"tensorboard --logdir {shlex.quote(str(folder))}"}
     return _table("result", rows)
 
 

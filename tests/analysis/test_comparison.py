@@ -111,6 +111,13 @@ def test_failed_runs_stay_in_their_group_and_out_of_its_statistics():
     assert (row["n"], row["not finished"]) == (2, 1)
 
 
+def test_an_interval_of_a_share_lies_between_none_and_all():
+    (wide,) = group_rows(group_runs([entry(0.5, 0), entry(0.9, 1)]), "accuracy")
+    assert (wide["low"], wide["high"]) == (0, 1), "Student's t alone gives -1.84 to 3.24"
+    (single,) = group_rows(group_runs([entry(0.5)]), "accuracy")
+    assert (single["low"], single["high"]) == (None, None)
+
+
 def test_other_devices_are_other_groups():
     """Under a time budget the machine decides as much as the settings do."""
     groups = group_runs([entry(0.5, 0), entry(0.9, 0, device="gpu")])

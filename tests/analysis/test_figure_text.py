@@ -7,7 +7,7 @@ import pytest
 from matplotlib import cbook
 from matplotlib.figure import Figure
 
-from fastconv.analysis.attribution.drawing import prediction_text
+from fastconv.analysis.attribution.drawing import Column, prediction_text
 from fastconv.analysis.figures import Tile, draw_tiles, figure_text, read_png
 from fastconv.analysis.run_figures import draw_confusion, draw_schedule
 
@@ -46,6 +46,12 @@ def test_figures_of_such_names(tmp_path):
         draw_tiles(tiles, "$" * 301, tmp_path / "tiles.png", inches=0.3)
         draw_schedule({"train/epoch": np.arange(2.0), "schedule/lr": np.arange(2.0)}, "$a$, _b", tmp_path / "s.png")
     assert all(read_png(tmp_path / f"{name}.png").min() < 255 for name in ("few", "many", "tiles", "s"))
+
+
+def test_a_doubt_stands_on_a_line_below_the_title_whatever_that_holds():
+    none = np.zeros(0)
+    assert Column("a\nb", none, none, none, doubt="not better").heading.split("\n") == ["a\\nb", "not better"]
+    assert Column("Grad-CAM", none, none, none).heading == "Grad-CAM"
 
 
 def test_dollars_are_drawn_as_they_are(tmp_path):

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,10 +11,9 @@ from fastconv.runs.results import Results
 from fastconv.training.console import results_table
 
 
-@pytest.mark.parametrize("name", ["a-long-name" * 9, "two words/" + "x" * 60])
-def test_paths_are_shown_whole_in_a_narrow_terminal(name):
-    folder = Path("/somewhere", name)
-    results = Results(
+def finished(**more: Any) -> Results:
+    """The results of a run."""
+    return Results(
         dataset="digits",
         model="davidnet",
         experiment=None,
@@ -27,7 +27,21 @@ def test_paths_are_shown_whole_in_a_narrow_terminal(name):
         epochs=1.0,
         steps=10,
         seconds_counted=1.0,
+        **more,
     )
+
+
+@pytest.mark.parametrize("name", ["a-long-name" * 9, "two words/" + "x" * 60])
+def test_paths_are_shown_whole_in_a_narrow_terminal(name):
+    folder = Path("/somewhere", name)
+    shown = rows_of(finished(), folder)
+    assert shown["run"] == str(folder).replace(" ", "")
+    assert shown["dashboard"] == f"tensorboard --logdir {shlex.quote(str(folder))}".replace(" ", "")
+    assert list(shown)[-2:] == ["run", "dashboard"], "what to go on with stands last"
+
+
+def rows_of(results: Results, folder: Path) -> dict[str, str]:
+    """The rows of the printed table, without their spaces."""
     console = Console(width=80)
     with console.capture() as capture:
         console.print(results_table(results, folder))
@@ -36,6 +50,19 @@ def test_paths_are_shown_whole_in_a_narrow_terminal(name):
     for key, value in cells:  # a row goes on below an empty key
         rows = [*rows, [key.strip(), ""]] if key.strip() else rows
         rows[-1][1] += value.replace(" ", "")
-    shown = dict(map(tuple, rows))
-    assert shown["run"] == str(folder).replace(" ", "")
-    assert shown["dashboard"] == f"tensorboard --logdir {shlex.quote(str(folder))}".replace(" ", "")
+    return dict(map(tuple, rows))
+
+
+@pytest.mark.parametrize(("skipped", "said"), [(0, ""), (1200, ",forwhichtherewasnotimeon1,200ofthem")])
+def test_images_without_further_views_are_named_beside_the_accuracy(skipped, said):
+    results = finished(tta_skipped=skipped)
+    accuracy = "90.00%ofthetestimages(loss0.1000);90.00%withtest-timeaugmentation"
+    assert rows_of(results, Path("run"))["accuracy"] == accuracy + said
+
+
+def test_a_calibration_error_says_what_differs():
+    assert "calibration" not in rows_of(finished(), Path("run"))
+    results = finished(expected_calibration_error=0.0125, expected_calibration_error_unscaled=0.2)
+    assert rows_of(results, Path("run"))["calibration"] == (
+        "confidenceandaccuracydifferby0.013(expectedcalibrationerror);by0.200beforetemperaturescaling"
+    )

@@ -33,13 +33,20 @@ NAME = 20
 class Column:
     """Heatmaps of one kind, with the predictions of the network.
 
-    `maps` float32 [N, H, W], `predictions` int64 [N], `confidence` float [N] in [0, 1].
+    `maps` float32 [N, H, W], `predictions` int64 [N], `confidence` float [N] in [0, 1]. `doubt` says below the title
+    why the maps may mean nothing.
     """
 
     title: str
     maps: np.ndarray
     predictions: np.ndarray
     confidence: np.ndarray
+    doubt: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title, which may hold anything, on one line, and the doubt on a second."""
+        return "\n".join(filter(None, (printable(self.title), self.doubt)))
 
 
 @dataclass(frozen=True)
@@ -100,9 +107,7 @@ def draw_effect(
         tiles[place % lines].append(Tile(samples.images[row], name))
         for column in columns:
             text = prediction_text(classes, column.predictions[row], column.confidence[row], label)
-            tiles[place % lines].append(
-                heat_tile(samples.images[row], column.maps[row], f"{printable(column.title)}\n{text}")
-            )
+            tiles[place % lines].append(heat_tile(samples.images[row], column.maps[row], f"{column.heading}\n{text}"))
     draw_tiles(tiles, title, path, inches=1.7, scale=SCALE)
 
 
@@ -115,10 +120,7 @@ def draw_methods(
         label = int(samples.labels[row])
         name = printable(classes[label] if label != UNKNOWN else samples.names[row])
         text = prediction_text(classes, columns[0].predictions[row], columns[0].confidence[row], label)
-        heats = [
-            heat_tile(samples.images[row], column.maps[row], "" if line else printable(column.title))
-            for column in columns
-        ]
+        heats = [heat_tile(samples.images[row], column.maps[row], "" if line else column.heading) for column in columns]
         tiles.append([Tile(samples.images[row], f"{name}\n{text}"), *heats])
     draw_tiles(tiles, title, path, scale=SCALE)
 

@@ -228,9 +228,9 @@ def trust_sentence(titles: dict[str, str], groups: list[tuple[str, list[Explaine
 
     both = [titles[name] for name in titles if all(better[name]) and all(weights[name])]
     parts = [
-        f"{len(both)} of {len(titles)} methods find pixels that matter more to the network than those of random"
-        " heatmaps, and change when its weights are random"
-        + (f": {', '.join(both)}" if 0 < len(both) < len(titles) else "")
+        f"{len(both)} of {len(titles)} methods {'finds' if len(both) == 1 else 'find'} pixels that matter more to the"
+        f" network than those of random heatmaps, and {'changes' if len(both) == 1 else 'change'} when its weights are"
+        " random" + (f": {', '.join(both)}" if 0 < len(both) < len(titles) else "")
     ]
     if named := failing(better):
         parts.append(f"not better than random heatmaps: {named}")

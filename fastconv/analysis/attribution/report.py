@@ -77,8 +77,10 @@ def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
         found = []
         for name in titles if only is None else [only]:
             title = titles[name] if only is None else name_of_group
-            doubt = "\nnot better than random" if beats_random(runs, name) is False else ""
-            found.append(Column(title + doubt, runs[0].evidence[name], probabilities.argmax(1), probabilities.max(1)))
+            doubt = "not better than random" if beats_random(runs, name) is False else ""
+            found.append(
+                Column(title, runs[0].evidence[name], probabilities.argmax(1), probabilities.max(1), doubt=doubt)
+            )
         return found
 
     if explanation.second:

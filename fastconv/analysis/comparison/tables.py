@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fastconv.analysis.comparison.groups import BEST, Group, further_objectives
 from fastconv.runs.collection import Entry, as_text
 from fastconv.runs.results import ACCURACIES, MEASURES
@@ -42,8 +44,9 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
                 "runs": len(group.finished) if len(group.finished) > summary.n else None,
                 measure: _known(summary.mean),
                 "sd": _known(summary.sd),
-                "low": _known(summary.mean - summary.half),
-                "high": _known(summary.mean + summary.half),
+                # Student's t knows no bounds, but a mean of shares lies between 0 and 1.
+                "low": _known(float(np.clip(summary.mean - summary.half, 0, 1))),
+                "high": _known(float(np.clip(summary.mean + summary.half, 0, 1))),
                 **{key: _known(group.summary(key).mean) for key in (*further, *MEANS)},
                 "verdict": group.verdict,
                 "not finished": len(group.problems) or None,

@@ -60,8 +60,8 @@ def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[s
     lines[-1] += "."
     confidence = float(evaluation.probabilities.max(1).mean())
     lines.append(
-        f"Its mean confidence is {confidence:.1%} at {evaluation.accuracy:.1%} accuracy:"
-        f" expected calibration error {evaluation.calibration_error:.3f}."
+        f"Its mean confidence is {confidence:.1%} at {evaluation.accuracy:.1%} accuracy: expected calibration error"
+        f" {evaluation.calibration_error:.3f}, the mean distance of the two over 15 bins of confidence."
     )
     if evaluation.temperature is not None:
         lines[-1] += (
@@ -152,5 +152,5 @@ def draw_reliability(evaluation: Evaluation, path: Path) -> None:
         style = "-o" if each is evaluation else "--."
         axes.plot(*zip(*points, strict=True), style, color="C0" if each is evaluation else "C1", label=label)
     axes.set(xlabel="confidence", ylabel="accuracy, share of images", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.legend(loc="upper left")
+    drawing.legend(loc="outside lower center", ncols=3)  # the points may lie anywhere
     figures.save(drawing, path)
