@@ -179,3 +179,14 @@ def test_a_benchmark_that_was_wrong_costs_nothing(views, benchmark, monkeypatch)
         budget = run(machine, monkeypatch, seconds, views, benchmark=benchmark)
         assert budget.progress == 1
         assert 0.9 * seconds - 2 * machine.step <= budget.elapsed() <= seconds, (machine, seconds)
+
+
+@VIEWS
+def test_a_machine_that_was_busy_when_scoring_was_first_measured_trains_on(views, monkeypatch):
+    """The first measurements ask for more time than there is, but the machine is quiet a moment later."""
+    machine = Machine(step=0.1, image=2.5e-4)
+    machine.factor = lambda now: 15.0 if now < 6 else 1.0
+    budget = run(machine, monkeypatch, 30.0, views, images=10_000)
+    assert budget.progress == 1
+    assert budget.elapsed() <= 30
+    assert budget.steps > 150
