@@ -220,8 +220,8 @@ class TimeBudget(L.Callback):
         self._scored.append(seconds if self._doubtful is None else min(seconds, self._doubtful))
         self._doubtful = None
         self.reserve.update(
-            # Of many measurements, one outlier does not count.
-            image_seconds=sorted(self._scored)[-2 if self._is_measured else -1],
+            # Of many measurements, one outlier does not count, unless it is the latest: the machine may be slow now.
+            image_seconds=max(self._scored[-1], sorted(self._scored)[-2 if self._is_measured else -1]),
             # If the budget does not count the test, all views are scored without a time limit.
             view_seconds=median(self._scored) if "test" in self.counts else None,
             views=self._views_per_image(logits),
