@@ -73,8 +73,12 @@ class Pacing:
     """Progress at which a batch is scored, as the benchmark may be out of date. Often, as a shared machine may be
     three times slower at the end than a minute before."""
     unmeasured_share: float = 0.5
-    """Share of the time that is left which is kept for scoring at most, before any was measured: a benchmark that was
-    disturbed must not end the run with its first step."""
+    """Share of the time that is left which is kept for scoring at most, before it was measured often enough: a
+    benchmark that was disturbed must not end the run with its first step."""
+    sure_measurements: int = 4
+    """Batches to score before the time that they take may end the run, and before the slowest of the earlier ones is
+    left out: beside four other processes on two cores, the first took three times as long as scoring did at the
+    end."""
     unmeasured_step_share: float = 0.1
     """Share of the time that is left which the first step is expected to take at most, for the same reason."""
     doubtful_factor: float = 1.5
@@ -87,8 +91,9 @@ class Pacing:
     views_share: float = 0.1
     """Share of the budget that is kept for views that can be left out at most, as `Autotune` plans no more for them:
     on a machine that is many times slower than its benchmark, they would leave nothing for training."""
-    min_uncertain: float = 0.25
-    """Share of the images taken to be uncertain at least, for the same reason."""
+    min_uncertain: float = 0.1
+    """Share of the images taken to be uncertain at least, for the same reason. More would be kept for little, as
+    the least certain images come first."""
     calibration_images: int = 2000
     """Images on which the temperature is fitted: at 70 to 90 % accuracy, the mean confidence is then within 1 % of what
     all images would ask for (the standard error of the accuracy), which is what calibration is judged by."""

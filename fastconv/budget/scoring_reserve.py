@@ -43,8 +43,6 @@ class ScoringReserve:
     spread: float = 1.0
     most_optional: float = math.inf
     pacing: Pacing = PACING
-    skipped: int = field(default=0, init=False)
-    """Images for whose further views there was no time."""
     _seconds_left: Callable[[], float] | None = field(default=None, init=False, repr=False)
     _latest: deque[float] = field(init=False, repr=False, compare=False)
 
@@ -112,7 +110,7 @@ class ScoringReserve:
 
     def start_scoring(self, images: int, seconds_left: Callable[[], float]) -> None:
         """Begin to score `images` images; `seconds_left` says at any time how many seconds of the budget are left."""
-        self.images, self.skipped, self._seconds_left = images, 0, seconds_left
+        self.images, self._seconds_left = images, seconds_left
         self._latest.clear()
 
     def scored(self, images: int, seconds: float) -> None:
@@ -121,12 +119,15 @@ class ScoringReserve:
         self.image_seconds = seconds / images
         self._latest.append(self.image_seconds)
 
+    def viewed(self, views: int, seconds: float) -> None:
+        """Record how many seconds it took to score further views, of all images together."""
+        self._latest.append(seconds / views)
+
     def allows(self, images: int, views: int) -> int:
-        """The number of images, of `images` ones of the batch scored last, to score next in `views` further views.
+        """The number of images, of `images` ones, to score next in `views` further views.
 
         It is a portion of them, or 0 if there is no time: all images that are left must still be scored in one view,
-        should each take as long as in the slowest of the latest batches, and the results be written. Counts the images
-        as skipped if there is no time.
+        should each take as long as in the slowest of the latest batches, and the results be written.
         """
         if self._seconds_left is None:
             return images
@@ -135,8 +136,5 @@ class ScoringReserve:
         each = slowest * views
         if left >= self.pacing.sudden_factor * each * images:
             return images
-        portion = min(images, max(self.pacing.least_portion, int(self.pacing.portion_seconds / each)))
-        if left < each * portion:
-            self.skipped += images
-            return 0
-        return portion
+        portion = min(images, max(self.pacing.least_portion, int(min(self.pacing.portion_seconds, left) / each)))
+        return 0 if left < each * portion else portion

@@ -62,6 +62,10 @@ class SplitBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def images(self, places: Tensor) -> Tensor:
+        """Images uint8 [B, H, W, C] by their places int64 [B] in the order of the batches."""
+        return torch.from_numpy(self._data.images[np.concatenate(self._batches)[places.numpy()]])
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in self._batches:
             yield torch.from_numpy(self._data.images[rows]), torch.from_numpy(self._data.labels[rows])

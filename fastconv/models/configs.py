@@ -109,6 +109,10 @@ class CustomNetwork(Component):
         super().check()
 
 
+# The largest set of views that may use the time which is left.
+EXTENSIONS = ("none", "diagonal", "neighbors")
+
+
 @dataclass
 class TTA:
     """Test-time augmentation: `accuracy_tta` is scored with it, `accuracy` without it."""
@@ -121,6 +125,9 @@ class TTA:
     """Score shifts by `shift` pixels in all eight directions, instead of along the diagonal only."""
     confidence_threshold: float = setting(1.0, Range("a probability", 0, 1, closed="right"))
     """Augment only images whose highest probability is below this value; 1 to augment all."""
+    extend: str = setting("none", options=EXTENSIONS)
+    """Time of the budget that is left after that goes to larger sets of views: shifts along the `diagonal`, or then
+    also to all `neighbors`; `none` to end early."""
 
 
 def model_settings(model: Any) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Results:
     """Accuracy on the test split with test-time augmentation (`tta`)."""
     tta_skipped: int = 0
     """Number of test images scored without test-time augmentation because the budget had no time left for it."""
+    tta_views: dict[str, int] = field(default_factory=dict)
+    """Number of test images by the number of views that each was scored in, where the budget limits that time."""
     accuracy_holdout: float | None = None
     """Accuracy on the held-out training images, with the weights of the last step."""
     accuracy_holdout_tta: float | None = None

@@ -227,8 +227,8 @@ class Training:
         budget.reserve.start_scoring(-(-images // ranks), budget.seconds_left)
         return budget.reserve
 
-    def _score(self, trainer: L.Trainer, module: ImageClassifier, datamodule: ShardDataModule) -> dict[str, float]:
-        scores: dict[str, float] = {}
+    def _score(self, trainer: L.Trainer, module: ImageClassifier, datamodule: ShardDataModule) -> dict[str, Any]:
+        scores: dict[str, Any] = {}
         ranks = trainer.world_size
         if self._run.config.validate.on == "holdout":
             if "validate" in self._run.config.budget.counts:
@@ -245,11 +245,18 @@ class Training:
         trainer.test(module, datamodule=datamodule, verbose=False)
         found = trainer.callback_metrics
         if reserve:
-            skipped = torch.tensor(float(reserve.skipped))
-            scores["tta_skipped"] = int(trainer.strategy.reduce(skipped, reduce_op="sum"))
+            scores |= self._count_views(trainer, module)
         confusion = module.confusion.numpy()
         scores |= {"balanced_accuracy": balanced_accuracy(confusion), "macro_f1": macro_f1(confusion)}
         return {**scores, **{key: float(found[f"test/{key}"]) for key in TEST_SCORES if f"test/{key}" in found}}
+
+    def _count_views(self, trainer: L.Trainer, module: ImageClassifier) -> dict[str, Any]:
+        """How many test images got how many views, and for how many of the uncertain ones there was no time."""
+        options = [1, *(views.count for views in module.view_sets)]
+        here = torch.tensor([float((module.view_counts == count).sum()) for count in options] + [module.views_missing])
+        *images, missing = trainer.strategy.reduce(here, reduce_op="sum").int().tolist()
+        views = {str(count): number for count, number in zip(options, images, strict=True) if number}
+        return {"tta_views": views, "tta_skipped": missing}
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """Load the state of the previous process, if it left one, and take over its progress."""

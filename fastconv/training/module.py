@@ -1,5 +1,6 @@
 """The LightningModule of a network: it normalises images, scores them and learns."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from fastconv.models import build_model
 from fastconv.models.classifier import Normalise
 from fastconv.models.temperature import BINS, TEMPERATURE
-from fastconv.models.tta import ScoringTime, Views
+from fastconv.models.tta import ScoringTime, Views, logits_in_time
 from fastconv.models.weights import weights_digest
 from fastconv.system.distributed import is_first_rank
 
@@ -94,6 +95,10 @@ class ImageClassifier(L.LightningModule):
         self.temperature: float | None = None  # fitted at the end of training
         self.scored_digest: str | None = None
         self.scoring_time: ScoringTime | None = None  # limits the views, if the budget counts the test
+        self.view_sets = [self._views] if self._views.count > 1 else []  # in the order of scoring, if time is limited
+        self.view_counts = torch.ones(0, dtype=torch.int64)  # of each image that this rank scored last
+        self.views_missing = 0  # images of these for whose views there was no time
+        self._scored_alone: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
@@ -174,11 +179,13 @@ class ImageClassifier(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Store `confusion` of the held-out images, after training."""
         if self.trainer.state.fn != TrainerFn.FITTING:
+            self._score_views("validate")
             self._take_confusion()
 
     def on_test_epoch_end(self) -> None:
         """Store `confusion` of the test images, and `scored_digest`, the digest of the weights that were scored:
         callbacks may change them after this."""
+        self._score_views("test")
         self._take_confusion()
         if is_first_rank():
             self.scored_digest = weights_digest(self.state_dict())
@@ -193,11 +200,18 @@ class ImageClassifier(L.LightningModule):
         images, labels = batch
         is_final = self.trainer.state.fn != TrainerFn.FITTING
         views = self._views if is_final else Views()
-        logits, augmented = views.logits(self.model, self.normalise(images), self.scoring_time if is_final else None)
+        scoring_time, started = self.scoring_time if is_final else None, time.perf_counter()
+        if scoring_time:
+            logits = augmented = self(images)
+            scoring_time.scored(len(images), time.perf_counter() - started)
+            self._scored_alone.append((logits, labels))
+        else:
+            logits, augmented = views.logits(self.model, self.normalise(images))
         found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
         if is_final:
-            found["accuracy_tta"] = (augmented, labels)
             self._confusion.update(logits, labels)
+            if not scoring_time:
+                found["accuracy_tta"] = (augmented, labels)
         if split == "test":
             scaled = logits.float() / (self.temperature or 1.0)
             found["expected_calibration_error"] = (scaled.softmax(1), labels)
@@ -207,6 +221,24 @@ class ImageClassifier(L.LightningModule):
             score = getattr(self, f"{split}_{name}")
             score.update(*value)
             self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
+
+    def _score_views(self, split: str) -> None:
+        """Score further views in the time that is left, after all images of a split were scored alone."""
+        if self.scoring_time is None:
+            return
+        batches = getattr(self.trainer, "test_dataloaders" if split == "test" else "val_dataloaders")
+        plain, labels = (torch.cat(parts) for parts in zip(*self._scored_alone, strict=True))
+        self._scored_alone.clear()
+        # Time that is left after the views of held-out images is for those of the test images.
+        sets = self.view_sets if split == "test" else self.view_sets[:1]
+        augmented, self.view_counts = logits_in_time(
+            self.model, lambda rows: self.normalise(batches.images(rows)), plain, sets, self.scoring_time
+        )
+        missing = (self.view_counts == 1) & self._views.uncertain(plain)
+        self.views_missing = int(missing.sum()) if self._views.count > 1 else 0
+        score = getattr(self, f"{split}_accuracy_tta")
+        score.update(augmented, labels)
+        self.log(f"{split}/accuracy_tta", score, on_step=False, on_epoch=True, logger=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self._make_optimizer is None:

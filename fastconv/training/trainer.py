@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from fastconv.data.sources.levels import Levels
 from fastconv.models.classifier import whiten
-from fastconv.models.tta import views_of
+from fastconv.models.tta import view_sets, views_of
 from fastconv.system.distributed import started_by_torchrun
 from fastconv.system.errors import InputError
 from fastconv.training.callbacks import BudgetProgressBar
@@ -51,6 +51,7 @@ def make_module(run: Run) -> ImageClassifier:
         views=views_of(config.tta, config.augment.mirrors),
         channels_last=config.trainer.channels_last,
     )
+    module.view_sets = view_sets(config.tta, config.augment.mirrors)
     with run.clock.segment("precompute"):  # a part of training that is done in advance
         whiten(module.model, module.normalise, run.train.images)
     return module

@@ -19,7 +19,7 @@ from fastconv.data.augment.transforms.crop import Crop
 from fastconv.data.augment.transforms.cutout import Cutout
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.spec import OnlineStream, stream_spec
-from fastconv.models.tta import Views, views_of
+from fastconv.models.tta import Views, logits_in_time, view_sets, views_of
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +95,10 @@ def test_only_uncertain_images_get_views(network, images):
     assert sum(calls) / len(images) == pytest.approx(Views(True, 1, confidence_threshold=below).scored(4 / 9))
 
 
-@pytest.mark.parametrize(("limit", "allowed"), [(100.0, 3), (17.2, 3), (14.0, 2), (10.0, 1), (5.0, 0)])
-def test_views_end_with_the_time_and_every_image_is_scored(network, images, monkeypatch, limit, allowed):
-    """Three batches of nine images; an image takes 0.1 s, itself or another view of it, by a simulated clock.
+def in_time(network, images, sets, limit, monkeypatch):
+    """Score `images` alone in three batches, then in further views; an image takes 0.1 s a view by a simulated clock.
 
-    An image has five further views: a batch takes 5.4 s, or 0.9 s without them. There must be time for 1.2 times what
-    is left to do.
+    Returns the logits, the numbers of views and the seconds that it took.
     """
     now = 0.0
 
@@ -110,17 +108,73 @@ def test_views_end_with_the_time_and_every_image_is_scored(network, images, monk
         return network(some)
 
     monkeypatch.setattr("fastconv.models.tta.time.perf_counter", lambda: now)
-    reserve = ScoringReserve(pacing=Pacing(reserve_factor=1.2))
-    reserve.start_scoring(3 * len(images), lambda: limit - now)
-    views = Views(True, 1)
+    reserve = ScoringReserve(pacing=Pacing(reserve_factor=1.2, least_portion=1, portion_seconds=0.1))
+    reserve.start_scoring(len(images), lambda: limit - now)
+    plain = []
+    with torch.no_grad():
+        for batch in images.chunk(3):
+            started = now
+            plain.append(score(batch))
+            reserve.scored(len(batch), now - started)
+        return *logits_in_time(score, lambda rows: images[rows], torch.cat(plain), sets, reserve), now
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.0, 1.6, 2.3, 4.0, 8.0, 20.0])
+def test_views_are_scored_until_the_time_is_over_for_the_least_certain_images_first(
+    network, images, monkeypatch, limit
+):
+    with torch.no_grad():
+        plain = network(images)
+    sure = plain.softmax(1).amax(1)
+    below = sure.sort().values[5].item()  # so that five images are below
+    sets = [Views(flip=True, confidence_threshold=below), Views(True, 1, confidence_threshold=below)]
+    found, counts, seconds = in_time(network, images, sets, limit, monkeypatch)
+    with torch.no_grad():
+        wholly = [dataclasses.replace(views, confidence_threshold=1.0) for views in sets]
+        logits = {1: plain, **{views.count: views.logits(network, images)[1] for views in wholly}}
+    for row, count in enumerate(counts.tolist()):
+        torch.testing.assert_close(found[row], logits[count][row].float())
+    assert seconds == pytest.approx(0.1 * len(images) + 0.1 * sum(0 if c == 1 else 1 if c == 2 else 6 for c in counts))
+    assert seconds <= max(limit, 0.1 * len(images)) + 1e-9, "every image is scored once in any case"
+    order = counts[sure.argsort()].tolist()
+    assert order[:5] == sorted(order[:5], reverse=True)
+    assert order[5:] == sorted(order[5:], reverse=True)
+    assert set(order[5:]) == {1} or set(order[:5]) == {6}, "uncertain images come first"
+    assert limit < 20 or set(order) == {6}
+    assert limit > 1 or set(order) == {1}
+    # What is left does not do for another portion: an image in as many views as come next.
+    assert set(order) == {6} or limit - seconds < 1.2 * 0.1 * 5 + 1e-6
+
+
+def test_without_larger_sets_images_that_are_certain_stay_as_they_are(network, images, monkeypatch):
+    with torch.no_grad():
+        below = network(images).softmax(1).amax(1).median().item()
+    views = Views(True, 1, confidence_threshold=below)
+    found, counts, _ = in_time(network, images, [views], 1e9, monkeypatch)
     with torch.no_grad():
         plain, expected = views.logits(network, images)
-        found = [views.logits(score, images, reserve)[1] for _ in range(3)]
-    for at, logits in enumerate(found):
-        torch.testing.assert_close(logits, expected if at < allowed else plain.float())
-    assert reserve.skipped == (3 - allowed) * len(images)
-    assert now == pytest.approx(0.9 * 3 + 4.5 * allowed)
-    assert now <= limit
+    torch.testing.assert_close(found, expected.float())
+    assert torch.equal(counts == 6, plain.softmax(1).amax(1) < below)
+    found, counts, _ = in_time(network, images, [], 1e9, monkeypatch)
+    torch.testing.assert_close(found, plain.float())
+    assert set(counts.tolist()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("given", "mirrors", "counts"),
+    [
+        (("tta.flip=true", "tta.shift=0"), True, [2]),
+        (("tta.flip=false", "tta.shift=0"), True, []),
+        (("tta.flip=false", "tta.shift=0", "tta.extend=neighbors"), True, [2, 6, 18]),
+        (("tta.flip=false", "tta.shift=0", "tta.extend=diagonal"), False, [3]),
+        (("tta.flip=true", "tta.shift=0", "tta.extend=diagonal"), True, [2, 6]),
+        (("tta.flip=true", "tta.shift=1", "tta.extend=neighbors"), True, [6, 18]),
+        (("tta.neighbors=true", "tta.extend=neighbors"), False, [9]),
+    ],
+)
+def test_sets_of_views_become_larger(given, mirrors, counts):
+    config = OmegaConf.to_object(compose("train", ["dataset=digits", *given]))
+    assert [views.count for views in view_sets(config.tta, mirrors)] == counts
 
 
 SHORT = ("model.width=4", "batch_size=64", "trainer=cpu", "trainer.precision=fp32", "budget.seconds=null",
@@ -144,14 +198,15 @@ def test_without_views_both_are_the_same(command, tmp_path):
 
 
 def test_a_run_without_time_for_views_says_so(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(ScoringReserve, "allows", lambda self, images, views: setattr(self, "skipped", 360) or False)
+    monkeypatch.setattr(ScoringReserve, "allows", lambda self, images, views: 0)
     counts = "budget.counts=[train,validate,test]"
     given = [each for each in SHORT if not each.startswith("budget")]
     ended = command("train", *given, "budget.seconds=60", counts, "tta.flip=true")
     assert ended.code == 0, ended.err
-    assert "no time with 360 of them" in " ".join(ended.out.replace("│", " ").split())
+    assert "no time with 359 of them" in " ".join(ended.out.replace("│", " ").split())
     results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
-    assert (results["tta_skipped"], results["accuracy_tta"]) == (360, results["accuracy"])
+    assert (results["tta_skipped"], results["accuracy_tta"]) == (359, results["accuracy"])
+    assert results["tta_views"] == {"1": 359}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from fastconv.budget.pacing import PACING
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.callbacks import TimeBudget
 from fastconv.config.schema import SEGMENTS
-from fastconv.models.tta import Views
+from fastconv.models.tta import Views, logits_in_time
 
 BATCH, MICROBATCH = 500, 125
 IMAGES, SETUP = 5000, 2.0
@@ -102,8 +102,13 @@ def run(machine, monkeypatch, seconds, views, images=IMAGES, setup=SETUP, benchm
     with clock.segment("test"):
         machine.work(0.03)
         reserve.start_scoring(images, budget.seconds_left)
+        plain = []
         for _ in range(images // BATCH):
-            views.logits(machine.logits, torch.zeros(BATCH, 1, 4, 4), reserve)
+            before = machine.now
+            plain.append(machine.logits(torch.zeros(BATCH, 1, 4, 4)))
+            reserve.scored(BATCH, machine.now - before)
+        zeros, sets = torch.zeros(BATCH, 1, 4, 4), [views] if views.count > 1 else []
+        logits_in_time(machine.logits, lambda rows: zeros[: len(rows)], torch.cat(plain), sets, reserve)
     machine.work(0.05)  # the digest of the weights and the results
     return budget
 
@@ -179,3 +184,14 @@ def test_a_benchmark_that_was_wrong_costs_nothing(views, benchmark, monkeypatch)
         budget = run(machine, monkeypatch, seconds, views, benchmark=benchmark)
         assert budget.progress == 1
         assert 0.9 * seconds - 2 * machine.step <= budget.elapsed() <= seconds, (machine, seconds)
+
+
+@VIEWS
+def test_a_machine_that_was_busy_when_scoring_was_first_measured_trains_on(views, monkeypatch):
+    """The first measurements ask for more time than there is, but the machine is quiet a moment later."""
+    machine = Machine(step=0.1, image=2.5e-4)
+    machine.factor = lambda now: 15.0 if now < 6 else 1.0
+    budget = run(machine, monkeypatch, 30.0, views, images=10_000)
+    assert budget.progress == 1
+    assert budget.elapsed() <= 30
+    assert budget.steps > 150

@@ -251,15 +251,17 @@ class Candidates:
         threshold = settings.confidence_threshold * (1 - smoothing + smoothing / len(self._train.classes))
         # A view shifted by a pixel, out of eight around an image, must not be as far off as training images are:
         # where those are shifted by a pixel only, the image itself does better.
-        options = [(1, True, settings.neighbor_views_share)] * (shift_pixels(self._train, settings.shift_part) > 1)
+        has_neighbors = shift_pixels(self._train, settings.shift_part) > 1
+        base = dataclasses.replace(
+            self._config.tta, confidence_threshold=threshold, extend="neighbors" if has_neighbors else "diagonal"
+        )
+        options = [(1, True, settings.neighbor_views_share)] * has_neighbors
         options += [(1, False, settings.diagonal_views_share), *[(0, False, settings.flip_view_share)] * flips]
         for shift, neighbors, share in options:
-            tta = dataclasses.replace(
-                self._config.tta, flip=flips, shift=shift, neighbors=neighbors, confidence_threshold=threshold
-            )
+            tta = dataclasses.replace(base, flip=flips, shift=shift, neighbors=neighbors)
             if self._scored_views(tta, flip) * speed.score_seconds <= share * self._budget_seconds:
                 return tta
-        return dataclasses.replace(self._config.tta, flip=False, shift=0)
+        return dataclasses.replace(base, flip=False, shift=0)
 
 
 def shift_pixels(images: ImageData, part: int) -> int:

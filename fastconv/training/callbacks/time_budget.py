@@ -82,8 +82,13 @@ class TimeBudget(L.Callback):
         """Counted seconds by which training must have ended."""
         if self.seconds is None:
             return None
-        reserve = min(self.reserve.seconds, math.inf if self._scored else self._most_unmeasured)
+        reserve = min(self.reserve.seconds, math.inf if self._is_measured else self._most_unmeasured)
         return self.seconds - reserve - self._between.slow  # other callbacks follow the last step too
+
+    @property
+    def _is_measured(self) -> bool:
+        """Whether enough batches were scored to believe that scoring takes as long as they did."""
+        return len(self._scored) >= self._pacing.sure_measurements
 
     @property
     def progress(self) -> float:
@@ -215,11 +220,14 @@ class TimeBudget(L.Callback):
         self._scored.append(seconds if self._doubtful is None else min(seconds, self._doubtful))
         self._doubtful = None
         self.reserve.update(
-            image_seconds=max(self._scored),
+            # Of many measurements, one outlier does not count, unless it is the latest: the machine may be slow now.
+            image_seconds=max(self._scored[-1], sorted(self._scored)[-2 if self._is_measured else -1]),
             # If the budget does not count the test, all views are scored without a time limit.
             view_seconds=median(self._scored) if "test" in self.counts else None,
             views=self._views_per_image(logits),
         )
+        if not self._is_measured and self.reserve.seconds > self._most_unmeasured:
+            self._score_at.insert(0, self.progress)
 
     def _views_per_image(self, logits: Tensor) -> float | None:
         """Mean number of views per image, from the share of uncertain training images; None if all get all views."""
