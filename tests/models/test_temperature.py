@@ -6,6 +6,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fastconv.models.temperature import (
+    MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     fit_on_training_images,
     fit_temperature,
@@ -27,6 +28,31 @@ def test_it_is_the_one_that_the_labels_were_drawn_with(temperature, classes):
     )
     assert after < 0.02
     assert temperature == 1.0 or after < before / 3
+
+
+def test_predictions_are_as_confident_as_they_are_often_right():
+    """Also of a network that is wrong about how, so that the least cross-entropy would make it too sure."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(4000, 10, generator=generator)
+    true = (0.9 * (2 * logits).softmax(1) + 0.1 / 10).double()
+    labels = torch.multinomial(true, 1, generator=generator)[:, 0]
+    right = (logits.argmax(1) == labels).double().mean().item()
+    scaled = (logits.double() / fit_temperature(logits, labels)).softmax(1).amax(1).mean().item()
+    assert scaled == pytest.approx(right, abs=1e-3)
+    steps = torch.linspace(-3, 3, 601).exp()
+    surprise = [torch.nn.functional.cross_entropy(logits / each, labels) for each in steps]
+    least = steps[int(torch.stack(surprise).argmin())]
+    assert abs((logits / least).softmax(1).amax(1).mean().item() - right) > 0.005
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_networks_that_are_never_or_always_wrong_get_a_temperature(wrong):
+    logits = torch.eye(5).repeat(8, 1)
+    labels = (torch.arange(5).repeat(8) + wrong) % 5
+    found = fit_temperature(logits, labels)
+    assert MIN_TEMPERATURE <= found <= MAX_TEMPERATURE
+    confidence = (logits / found).softmax(1).amax(1).mean().item()
+    assert confidence == pytest.approx(1 / 5 if wrong else 1 - 1 / 42 * 4 / 5, abs=1e-3)
 
 
 def test_a_few_images_that_are_all_right_do_not_make_it_certain():
