@@ -203,7 +203,7 @@ def test_a_run_without_time_for_views_says_so(command, tmp_path, monkeypatch):
     given = [each for each in SHORT if not each.startswith("budget")]
     ended = command("train", *given, "budget.seconds=60", counts, "tta.flip=true")
     assert ended.code == 0, ended.err
-    assert "no time with 359 of them" in " ".join(ended.out.replace("│", " ").split())
+    assert "no time on 359 of them" in " ".join(ended.out.replace("│", " ").split())
     results = json.loads((only_run(tmp_path / "outputs") / "results.json").read_text())
     assert (results["tta_skipped"], results["accuracy_tta"]) == (359, results["accuracy"])
     assert results["tta_views"] == {"1": 359}
