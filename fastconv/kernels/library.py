@@ -49,10 +49,11 @@ def load_library(source: Path, trial: str | None = None) -> ctypes.CDLL:
         raise UnavailableError("it is for Linux and macOS")
     compiler = find_compiler()
     try:
-        content = source.read_bytes()
+        files = (source, *sorted(source.parent.glob("*.h")))
+        contents = [file.read_bytes().hex() for file in files]
     except OSError as error:
         raise UnavailableError(f"{source.name} cannot be read ({error.strerror})") from error
-    key = [content.hex(), *compiler, *FLAGS, _version(compiler), _processor()]
+    key = [*contents, *compiler, *FLAGS, _version(compiler), _processor()]
     name = f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:DIGEST_DIGITS]}"
     with contextlib.suppress(OSError, InputError):
         if folder := private_folder():
