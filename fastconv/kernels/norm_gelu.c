@@ -14,6 +14,7 @@
 #define BLOCK 128 // rows
 
 typedef int ints __attribute__((vector_size(4 * LANES)));
+typedef unsigned bits __attribute__((vector_size(4 * LANES)));
 
 // fastconv/kernels/norm_gelu.py has the same fields.
 typedef struct {
@@ -34,13 +35,12 @@ long fastconv_norm_floats(const Maps *m) { return 3 * (blocks_of(m) + 1) * m->ch
 // exp(-a^2 / 2) and E = exp(a^2 / 2) Phi(-a), of a = |z|, at most 9: there GELU and its gradient are 0 or z and 1.
 // Both approximations are least squares with the weights of Lawson's method; GELU and its gradient err by 1e-7.
 INLINE void normal(vec z, vec *a, vec *e, vec *tail) {
-    ints bits = (ints)z & 0x7fffffff, far = (vec)bits > 9.0f; // NaN is not far
-    *a = (vec)((bits & ~far) | ((ints)(vec){} & far));
-    *a = (vec)((ints)*a | ((ints)((vec){} + 9.0f) & far));
+    ints size = (ints)z & 0x7fffffff, far = (vec)size > 9.0f; // NaN is not far
+    *a = (vec)((size & ~far) | ((ints)((vec){0} + 9.0f) & far));
     // 2^v, v = whole + r, -0.5 <= r <= 0.5; adding 1.5 x 2^23 rounds, and leaves the whole number in the lowest bits.
     vec v = *a * *a * -0.72134752f, rounded = v + 12582912.0f, r = v - (rounded - 12582912.0f);
     vec power = 1 + r * (0.693147004f + r * (0.240222424f + r * (0.0555073358f + r * (0.00967152044f + r * 0.00132647494f))));
-    *e = (vec)((ints)power + ((ints)rounded << 23));
+    *e = (vec)((bits)power + ((bits)rounded << 23));
     vec t = 1 / (1 + 0.28f * *a);
     *tail = t * (0.116729014f + t * (0.0662302598f + t * (0.271970451f + t * (-0.24066709f + t * (0.392065555f + t * -0.106328189f)))));
 }
@@ -53,7 +53,7 @@ INLINE vec gelu_slope(vec z) {
     vec a, e, tail;
     normal(z, &a, &e, &tail);
     vec rest = 0.5f - e * (tail - 0.398942280f * a);
-    return 0.5f + (vec)((ints)rest | ((ints)z & (int)0x80000000)); // copysign: rest is above 0
+    return 0.5f + (vec)((bits)rest | ((bits)z & 0x80000000u)); // copysign: rest is above 0
 }
 
 // FUNCTION(..., c, LANES) for each vector of channels, and FUNCTION(..., c, rest) for those that do not fill one.

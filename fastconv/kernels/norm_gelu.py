@@ -69,7 +69,7 @@ def suits(x: Tensor) -> bool:
 
 def suits_norm(x: Tensor) -> bool:
     """`suits`, with a norm before the GELU: of more than one pixel, as torch demands."""
-    return x.ndim == 4 and x.shape[1] % VECTOR == 0 and x.numel() > x.shape[1] and suits(x)
+    return suits(x) and x.shape[1] % VECTOR == 0 and x.numel() > x.shape[1]
 
 
 def gelu(x: Tensor) -> Tensor:
