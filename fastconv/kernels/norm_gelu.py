@@ -27,7 +27,7 @@ TRIAL = """
 import ctypes, sys
 library = ctypes.CDLL(sys.argv[1])
 class Maps(ctypes.Structure):
-    _fields_ = [("rows", ctypes.c_long), ("channels", ctypes.c_int), ("training", ctypes.c_int), ("threads", ctypes.c_int)]
+    _fields_ = [("rows", ctypes.c_long)] + [(name, ctypes.c_int) for name in ("channels", "training", "threads")]
 maps = ctypes.byref(Maps(150, 21, 1, 1))
 def array():
     return (ctypes.c_float * 4096)(*[1.0] * 4096)
@@ -42,8 +42,7 @@ library.fastconv_gelu_gradient(array(), array(), array(), ctypes.c_long(4001), 1
 class _Maps(ctypes.Structure):
     """The structure `Maps` of norm_gelu.c."""
 
-    _fields_ = [("rows", ctypes.c_long), ("channels", ctypes.c_int), ("training", ctypes.c_int),
-                ("threads", ctypes.c_int)]  # fmt: skip
+    _fields_ = [("rows", ctypes.c_long)] + [(name, ctypes.c_int) for name in ("channels", "training", "threads")]
 
 
 @functools.cache

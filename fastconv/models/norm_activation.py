@@ -36,17 +36,17 @@ def activate(activation: nn.Module, x: Tensor) -> Tensor:
 
 def norm_activation(norm: nn.BatchNorm2d, activation: nn.Module, x: Tensor) -> Tensor:
     """`activation(norm(x))`; the norm's running statistics are updated as by torch."""
-    if not (_is_gelu(activation) and norm_gelu.suits_norm(x) and _is_fusible(norm)):
+    state = _state(norm) if _is_gelu(activation) and norm_gelu.suits_norm(x) else None
+    if state is None:
         return activate(activation, norm(x))
-    mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    assert mean is not None and variance is not None and batches is not None and norm.momentum is not None
+    mean, variance, batches, momentum = state
     if not norm.training:
         statistics = norm_gelu.given_statistics(mean, variance, norm.eps)
         return norm_gelu.norm_gelu(x, norm.bias, statistics, training=False)
     statistics = norm_gelu.statistics_of(x, norm.eps)
     batches.add_(1)
-    mean.lerp_(statistics[0], norm.momentum)
-    variance.lerp_(statistics[3], norm.momentum)
+    mean.lerp_(statistics[0], momentum)
+    variance.lerp_(statistics[3], momentum)
     return norm_gelu.norm_gelu(x, norm.bias, statistics, training=True)
 
 
@@ -67,19 +67,15 @@ def _is_gelu(layer: nn.Module) -> bool:
     return type(layer) is nn.GELU and layer.approximate == "none" and not _has_hooks(layer)
 
 
-def _is_fusible(norm: nn.BatchNorm2d) -> bool:
-    """Whether a norm has a bias, running statistics of a fixed momentum, and a scale that stays 1."""
-    if type(norm).forward is not nn.BatchNorm2d.forward or _has_hooks(norm):
-        return False
-    if not (norm.affine and norm.track_running_stats) or norm.momentum is None:
-        return False
-    weight: nn.Parameter = norm.weight
-    state = (weight, norm.bias, norm.running_mean, norm.running_var)
-    return not weight.requires_grad and bool((weight == 1).all()) and all(_is_plain(tensor) for tensor in state)
-
-
-def _is_plain(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+def _state(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, float] | None:
+    """Running mean, variance, count and momentum of a norm with a bias and a scale that stays 1, else None."""
+    if type(norm).forward is not nn.BatchNorm2d.forward or _has_hooks(norm) or not norm.affine:
+        return None
+    mean, variance, batches, momentum = norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.momentum
+    if mean is None or variance is None or batches is None or momentum is None or norm.weight.requires_grad:
+        return None
+    plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (norm.weight, norm.bias, mean, variance))
+    return (mean, variance, batches, momentum) if plain and bool((norm.weight == 1).all()) else None
 
 
 def _has_hooks(layer: nn.Module) -> bool:

@@ -36,7 +36,7 @@ def ours(x, bias, norm, eps=EPS):
 def errors(x, training=True, threads=1):
     """Relative errors of the result and of the gradients of x and of the bias, against float64."""
     channels = x.shape[1]
-    bias, gradient = torch.randn(channels), torch.randn(x.shape)
+    bias, gradient = torch.randn(channels), torch.randn(x.shape) + 1  # the bias's gradient is not near 0
     norm = nn.BatchNorm2d(channels, EPS).train(training)
     if not training:
         norm.running_mean.copy_(torch.randn(channels))
@@ -102,9 +102,7 @@ def test_a_constant_channel_becomes_the_bias():
     bias = torch.linspace(-1, 1, 8)
     norm = nn.BatchNorm2d(8, EPS)
     found, statistics = ours(x, bias, norm)
-    assert torch.equal(found[:, 3], nn.functional.gelu(bias[3]).expand(4, 5, 5)) or torch.allclose(
-        found[:, 3], nn.functional.gelu(bias[3]).expand(4, 5, 5), atol=1e-6
-    )
+    assert torch.allclose(found[:, 3], nn.functional.gelu(bias[3]).expand(4, 5, 5), atol=1e-6)
     assert statistics[3, 3] == 0
     found.sum().backward()
     assert x.grad.isfinite().all()
