@@ -17,7 +17,7 @@ from torch.utils._triton import has_triton
 
 from fastconv.budget.threads import choose_threads, default_threads
 from fastconv.config.schema import Config, Trainer
-from fastconv.kernels import winograd
+from fastconv.kernels import norm_gelu, winograd
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
 
@@ -112,6 +112,8 @@ def use_winograd(kind: str, precision: str, trainer: Trainer) -> bool:
         raise InputError(f"trainer.winograd=on is not possible: {why}. Use trainer.winograd=auto")
     use = trainer.winograd != "off" and why is None
     winograd.use_winograd(use)
+    if use:
+        norm_gelu.is_possible()  # which may build its library: before the clock starts
     return use
 
 

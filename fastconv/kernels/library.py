@@ -34,12 +34,13 @@ class UnavailableError(Exception):
 def load_library(source: Path, trial: str | None = None) -> ctypes.CDLL:
     """Load the library of a file of C, which is built unless the user's cache has it.
 
-    The cache is `fastconv` in XDG_CACHE_HOME, or `~/.cache`. A library in it has a name of the digests of its source,
-    of the compiler, of the processor's features, and of its own content: a damaged one is built anew. Where the cache
-    cannot be written, or others could write to it, the library is built in a temporary folder, for this process alone.
+    The cache is `fastconv` in XDG_CACHE_HOME, or `~/.cache`. A library in it has a name of the digests of its source
+    and the headers beside it, of the compiler, of the processor's features, and of its own content: a damaged one is
+    built anew. Where the cache cannot be written, or others could write to it, the library is built in a temporary
+    folder, for this process alone.
 
     Args:
-        source: the file of C.
+        source: the file of C, which may include headers of its folder.
         trial: Python code that calls the library whose path is its first argument. It is run once for a build, in a
             process of its own: an instruction that the processor lacks ends that one, and not this.
 
@@ -49,10 +50,11 @@ def load_library(source: Path, trial: str | None = None) -> ctypes.CDLL:
         raise UnavailableError("it is for Linux and macOS")
     compiler = find_compiler()
     try:
-        content = source.read_bytes()
+        files = (source, *sorted(source.parent.glob("*.h")))
+        contents = [file.read_bytes().hex() for file in files]
     except OSError as error:
         raise UnavailableError(f"{source.name} cannot be read ({error.strerror})") from error
-    key = [content.hex(), *compiler, *FLAGS, _version(compiler), _processor()]
+    key = [*contents, *compiler, *FLAGS, _version(compiler), _processor()]
     name = f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:DIGEST_DIGITS]}"
     with contextlib.suppress(OSError, InputError):
         if folder := private_folder():

@@ -7,21 +7,11 @@
 // Summed over channels, or over tiles, each of the A x A elements is a matrix product. A block of tiles is transformed,
 // multiplied and transformed back while it is in a core's own cache. This makes it faster than products of whole maps
 // by a library, whose transformed maps, 2.25 times as large, go through memory twice: 1.5 to 2.5 times at 64 channels.
-#include <stddef.h>
-#include <string.h>
+#include "vectors.h"
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-#ifndef LANES // of a vector; the compiler's vectors are the processor's if it has some of this length
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-#endif
 // Rows of a product's tile: with two vectors each, as many sums as registers hold beside three operands.
 #if LANES == 16 || defined(__aarch64__)
 #define ROWS 12
@@ -30,10 +20,6 @@
 #endif
 #define PANEL (2 * LANES)
 #define LINE 16 // floats of a cache line
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define INLINE static inline __attribute__((always_inline))
 
 // fastconv/kernels/library.py has the same fields.
 typedef struct {
@@ -46,9 +32,6 @@ typedef struct {
     int height, width, channels, down, across, padding;
     long row, matrix; // floats between the tiles of a matrix, and between matrices
 } Map;
-
-INLINE long up(long value, long step) { return (value + step - 1) / step * step; }
-INLINE int least(long a, long b) { return (int)(a < b ? a : b); }
 
 // An odd number of cache lines apart, matrices fall into different sets of a cache.
 INLINE long apart(long floats) { return (up(floats, LINE) / LINE | 1) * LINE; }
@@ -73,20 +56,6 @@ static long sums_size(const Problem *p) { return apart(up(p->outputs, ROWS) * up
 long fastconv_convolve_floats(const Problem *p) { return weights_size(p) + p->threads * up(block_size(p), LINE) + LINE; }
 long fastconv_weight_gradient_floats(const Problem *p) {
     return (long)(p->m + 2) * (p->m + 2) * sums_size(p) + block_size(p) + LINE;
-}
-
-INLINE vec load(const float *from) { return *(const loose *)from; }
-INLINE void store(float *to, vec value) { *(loose *)to = value; }
-// The first `count` lanes: for the last channels of a pixel, if they do not fill a vector.
-INLINE vec load_some(const float *from, int count) {
-    if (count == LANES) return load(from);
-    vec value = {0};
-    memcpy(&value, from, 4 * (size_t)count);
-    return value;
-}
-INLINE void store_some(float *to, vec value, int count) {
-    if (count == LANES) store(to, value);
-    else memcpy(to, &value, 4 * (size_t)count);
 }
 
 // One dimension of each transform, in place, of the vectors d[0], d[s], d[2 s], ...

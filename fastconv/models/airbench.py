@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastconv.models import configs
 from fastconv.models.layers import ACTIVATIONS, Convolution
+from fastconv.models.norm_activation import Layers, activate
 from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
 
@@ -64,20 +65,18 @@ class Group(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.first = nn.Sequential(
-            conv3x3(inputs, width), Pool(), Norm(width, norm_momentum), ACTIVATIONS[activation]()
-        )
+        self.first = Layers(conv3x3(inputs, width), Pool(), Norm(width, norm_momentum), ACTIVATIONS[activation]())
         layers: list[nn.Module] = []
         for _ in range(convs - 1):
             layers += [conv3x3(width, width), Norm(width, norm_momentum), ACTIVATIONS[activation]()]
-        self.further = nn.Sequential(*layers[:-1])
+        self.further = Layers(*layers[:-1])
         self.activation = layers[-1] if layers else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        further = self.further(x)
-        out: Tensor = self.activation(further + x if self.residual else further)
-        return out
+        if self.residual:
+            return activate(self.activation, self.further(x) + x)
+        return self.further.then(self.activation, x)
 
 
 @register_network(configs.Airbench)
@@ -134,7 +133,7 @@ class Airbench(nn.Module):
         self.logits_scale = logits_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.whitening(x))
+        x = activate(self.activation, self.whitening(x))
         for group in self.groups:
             x = group(x)
         logits: Tensor = self.linear(self.pool(x).flatten(1)) * self.logits_scale

@@ -1,6 +1,7 @@
 """Building, keeping and loading a library, and what happens where that is not possible."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -55,6 +56,14 @@ def test_it_is_built_once(source, cache, builds):
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     source.write_text("int answer(void) { return 43; }\n")
     assert load_library(source).answer() == 43
+    assert builds() == 2
+
+
+def test_it_is_built_again_for_another_header(source, cache, builds):
+    source.write_text('#include "answer.h"\nint answer(void) { return ANSWER; }\n')
+    for answer in (42, 43):
+        source.with_name("answer.h").write_text(f"#define ANSWER {answer}\n")
+        assert [load_library(source).answer() for _ in range(2)] == [answer, answer]
     assert builds() == 2
 
 
@@ -189,6 +198,7 @@ def test_a_library_that_traps_ends_no_command(source, cache, place):
 
 def test_sizes_that_cannot_be_are_no_traceback(fresh, monkeypatch, tmp_path, cache):
     source = tmp_path / "winograd.c"
+    shutil.copy(winograd.SOURCE.with_name("vectors.h"), tmp_path)
     text = winograd.SOURCE.read_text()
     source.write_text(
         text.replace("fastconv_convolve_floats(", "fastconv_other_floats(")

@@ -1,0 +1,30 @@
+// What the programs that the sanitizers watch share: noise, memory, and the comparison with the exact result.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static unsigned long state = 1;
+static int draw(int least, int most) {
+    state = state * 6364136223846793005UL + 1442695040888963407UL;
+    return least + (int)((state >> 33) % (unsigned long)(most - least + 1));
+}
+static float *noise(long count) {
+    float *values = malloc(sizeof(float) * (size_t)count);
+    for (long i = 0; i < count; i++) values[i] = (float)draw(-1000, 1000) / 1000;
+    return values;
+}
+static float *memory(long count) { // as it comes, which may be anything
+    float *values = malloc(sizeof(float) * (size_t)count);
+    memset(values, 0xff, sizeof(float) * (size_t)count); // NaN
+    return values;
+}
+static double *zeros(long count) { return calloc((size_t)count, sizeof(double)); }
+
+static void compare(const char *name, const float *found, const double *exact, long count, int shape) {
+    double error = 0, whole = 0;
+    for (long i = 0; i < count; i++) error += pow(found[i] - exact[i], 2), whole += pow(exact[i], 2);
+    if (sqrt(error / whole) < 2e-5) return;
+    fprintf(stderr, "%s of shape %d errs by %g\n", name, shape, sqrt(error / whole));
+    exit(1);
+}
