@@ -88,10 +88,10 @@ def interval(summary: Summary, pattern: str, unit: str = "") -> str:
 
 
 def command(setup: Setup, dataset: str) -> str:
-    """Return the command that makes a data set's rows of a setup again, on the machine that it is typed on."""
+    """Return the command that measures a data set's rows of a setup anew, on the machine that it is typed on."""
     width = f" model.width={setup.width}" if setup.width not in (0, 64) else ""
     settings = f" {setup.settings}" if setup.settings else ""
-    return f"python benchmarks/article.py datasets={dataset} epochs={setup.max_epochs:g}{width}{settings}"
+    return f"python benchmarks/article.py datasets={dataset} epochs={setup.max_epochs:g}{width}{settings} results=again"
 
 
 def gain_by_epochs(rows: Sequence[Row], setup: Setup) -> list[tuple[Setup, str, Summary, Summary, Summary]]:

@@ -120,7 +120,7 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
         device=device or results.device or "",
         precision=results.precision or "",
         width=int(_number(width, unknown=0.0)),
-        settings=" ".join(_further(results.overrides)),
+        settings=" ".join(further(results.overrides)),
         commit=(results.git_commit or "")[:10],
         ended_by=results.stop_reason,
         run=run,
@@ -184,8 +184,8 @@ def _setup_of(row: Row) -> tuple[float, str, str, int, str]:
     return row.max_epochs, row.device, row.precision, row.width, row.settings
 
 
-def _further(overrides: list[str]) -> list[str]:
-    """The overrides that a setup names: those without a column of their own that change what a run computes."""
+def further(overrides: list[str]) -> list[str]:
+    """Return the overrides that a setup names: those that change what a run computes and have no column, sorted."""
     keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
     return sorted(text for text, key in keys.items() if key not in KNOWN and not is_location(key))
 
