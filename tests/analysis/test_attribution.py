@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fastconv.analysis.attribution.attribution import Attributor, attribute
-from fastconv.analysis.attribution.drawing import overlay
+from fastconv.analysis.attribution.drawing import lines_of, overlay
 from fastconv.analysis.attribution.metrics import (
     deletion_and_insertion,
     half_area,
@@ -380,3 +380,7 @@ def test_a_heatmap_has_its_own_scale_or_that_of_all():
     assert own[0] == own[1] == common[1]
     assert (overlay(image, 10 * even, own_scale=True) == overlay(image, even, own_scale=True)).all()
     assert overlay(image, 0 * even, own_scale=True)[0, 0].tolist() == overlay(image, 0 * even)[0, 0].tolist()
+
+
+def test_a_title_keeps_its_lines_and_nothing_else_that_is_not_printable():
+    assert lines_of("with\nnot better than random\x07") == "with\nnot better than random\\x07"

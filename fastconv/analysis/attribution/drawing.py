@@ -119,7 +119,7 @@ def draw_effect(
         tiles[place % lines].append(Tile(samples.images[row], name))
         for column in columns:
             text = prediction_text(classes, column.predictions[row], column.confidence[row], label)
-            text = f"{printable(column.title)}\n{text}"
+            text = f"{lines_of(column.title)}\n{text}"
             tiles[place % lines].append(heat_tile(samples.images[row], column.maps[row], text, own_scale=own_scale))
     draw_tiles(tiles, title, path, inches=1.7, scale=OWN_SCALE if own_scale else SCALE)
 
@@ -134,11 +134,16 @@ def draw_methods(
         name = printable(classes[label] if label != UNKNOWN else samples.names[row])
         text = prediction_text(classes, columns[0].predictions[row], columns[0].confidence[row], label)
         heats = [
-            heat_tile(samples.images[row], column.maps[row], "" if line else printable(column.title))
+            heat_tile(samples.images[row], column.maps[row], "" if line else lines_of(column.title))
             for column in columns
         ]
         tiles.append([Tile(samples.images[row], f"{name}\n{text}"), *heats])
     draw_tiles(tiles, title, path, scale=SCALE)
+
+
+def lines_of(title: str) -> str:
+    """Return a title of several lines as a figure can show it."""
+    return "\n".join(map(printable, title.split("\n")))
 
 
 def heat_tile(image: np.ndarray, attribution: np.ndarray, text: str, *, own_scale: bool = False) -> Tile:
