@@ -41,8 +41,8 @@ lint: $(READY) ## check style, types, and which package imports which
 bench: $(READY) ## measure speed, start-up, memory and budgets; about 100 minutes on two cores, can be stopped and started again
 	for each in step winograd micro_batch_size stream precompute startup memory budget; do $(PY) benchmarks/$$each.py || exit 1; done
 
-article: $(READY) ## the article, whole: six runs of 1000 s and a page; ARGS="budget.seconds=100" for less
-	$(PY) -m fastconv.train experiment=article sweep.resume=auto $(ARGS)
+article: $(READY) ## the article, whole, and its page: minutes on a GPU, else days; ARGS="seeds=0 epochs=2 model.width=32" for less
+	$(PY) benchmarks/article.py $(ARGS)
 
 docs: $(READY) ## build the documentation, as dist/docs/index.html
 	$(PY) -m mkdocs build --strict --quiet

@@ -18,7 +18,7 @@ import torch
 
 from fastconv.budget.autotune.speed import network_name
 from fastconv.budget.hardware import cpu_name
-from fastconv.runs.results import Results, git_commit, versions
+from fastconv.runs.results import FINISHED, Results, git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,6 +47,15 @@ def read(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def finished_run(folder: Path, dataset: str) -> Path | None:
+    """The folder of a data set's finished run below `outputs=folder`; None if there is none."""
+    for path in sorted(folder.glob(f"{dataset}/*/results.json")):
+        results = Results.read(path.parent)
+        if results.stop_reason in FINISHED and results.accuracy:
+            return path.parent
+    return None
 
 
 def describe_device() -> str:

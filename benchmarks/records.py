@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, describe_device, describe_versions, finished_run, read
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.runs.results import Results
@@ -46,17 +46,11 @@ RECORDS = {
 def train(name: str, record: Record, seed: int, settings: tuple[str, ...]) -> Results:
     """One run, or the rest of one that was stopped; a finished one is only read."""
     folder = RUNS / "-".join((name, *(each.replace("/", "_") for each in settings))) / str(seed)
-    if not (finished := _finished(folder, record.dataset)):
+    if finished_run(folder, record.dataset) is None:
         chosen = [f"dataset={record.dataset}", f"experiment={record.experiment}", f"seed={seed}"]
         command = [sys.executable, "-m", "fastconv.train", *chosen, *record.settings, *settings]
         subprocess.run([*command, f"outputs={folder}", "resume=auto"], check=True)
-        finished = _finished(folder, record.dataset)
-    return finished[0]
-
-
-def _finished(folder: Path, dataset: str) -> list[Results]:
-    found = [Results.read(path.parent) for path in sorted(folder.glob(f"{dataset}/*/results.json"))]
-    return [results for results in found if results.stop_reason in ("epochs", "budget") and results.accuracy]
+    return Results.read(finished_run(folder, record.dataset))
 
 
 def row(record: Record, seed: int, settings: tuple[str, ...], results: Results) -> dict[str, object]:

@@ -1,18 +1,21 @@
 """The benchmarks' machinery, on small networks: they measure a run's own path, and tables follow from their rows."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import article
 import gpu
 import pytest
 import torch
 from bare_loop import BareLoop, plan
-from harness import OFFICIAL_DATA, REPOSITORY
-from measurements import Table, append, read
+from harness import OFFICIAL_DATA, QUICK, REPOSITORY
+from measurements import Table, append, describe_device, read
 from rich.console import Console
 
+from fastconv.analysis.article.rows import Row, as_line, further
 from fastconv.budget.flops import training_flops
 from fastconv.config.resume import RunFolder
 from fastconv.training.fit import fit
@@ -150,6 +153,62 @@ def test_the_scaling_law_is_fitted_to_committed_runs(monkeypatch):
     committed = (REPOSITORY / "benchmarks" / "results" / "scaling_law.md").read_text()
     for point in points:
         assert f"| {point.epochs:g} | {100 * (1 - point.error):.2f} |" in committed
+
+
+ARTICLE = ("datasets=digits", "seeds=0", "epochs=0.4,0.2", "heatmaps=0.4", "results=results", *SMALL[1:],
+           "stream=online", "dataset.cutout_size=2", "dataset.crop_padding=1",
+           "explain.method=[grad_cam,grad_cam_fine]", *(f"explain.{each}" for each in QUICK))  # fmt: skip
+
+
+def test_the_article_is_run_and_gone_on_with(digits_here, tmp_path, monkeypatch):
+    """Every part of both pages; a finished run is kept, one whose row is lost is read, and nothing is trained twice."""
+    settings = " ".join(further(article.Options.read(ARTICLE).train))
+    for augmented in (True, False):  # the shorter runs are there
+        there = Row("digits", augmented, 0, 0.3, 2.0, 1.0, 0.2, 0.2, 26_268, 900.0, describe_device(), "fp32", 4,
+                    settings, "abc", "epochs")  # fmt: skip
+        append(tmp_path / "results" / "rows.csv", as_line(there) | {"date": "", "versions": ""})
+    article.main(*ARTICLE)
+    rows = read(tmp_path / "results" / "rows.csv")
+    assert [(row["max_epochs"], row["augmented"]) for row in rows] == [
+        ("0.2", "yes"), ("0.2", "no"), ("0.4", "yes"), ("0.4", "no"),
+    ]  # fmt: skip
+    assert {(row["seed"], row["width"], row["device"], row["ended_by"]) for row in rows} == {
+        ("0", "4", describe_device(), "epochs")
+    }
+    text = (tmp_path / "results" / "article.md").read_text()
+    assert re.findall("^## ([^:\n]*)", text, re.M) == [
+        "Results", "What holds of the article", "Accuracy against epochs", "digits", "Measures of the heatmaps",
+        "How to make this page",
+    ]  # fmt: skip
+    pictures = re.findall(r"^!\[.+\]\((.+)\)$", text, re.M)
+    assert [Path(each).name for each in pictures] == [
+        "epochs.png", "curves.png", "augmented.png", "effect-own-scale.png", "effect.png",
+        "effect-grad_cam_fine-own-scale.png", "effect-grad_cam_fine.png",
+    ]  # fmt: skip
+    assert all((tmp_path / "results" / each).exists() for each in pictures)
+    assert "| digits | grad_cam_fine | on the object |" in text
+    assert (tmp_path / "results" / "article.html").read_text().count("<img") == len(pictures)
+    measures = (tmp_path / "results" / "measures.csv").read_bytes()
+    table = (tmp_path / "results" / "rows.csv").read_text()
+    (tmp_path / "results" / "rows.csv").write_text("".join(table.splitlines(True)[:-1]))
+    monkeypatch.setattr(article, "in_process", lambda *_: pytest.fail("it is there already"))
+    article.main(*ARTICLE)
+    assert (tmp_path / "results" / "rows.csv").read_text() == table
+    assert (tmp_path / "results" / "measures.csv").read_bytes() == measures
+
+
+def test_the_article_comes_in_order_of_worth():
+    jobs = list(article.Options.read(()).jobs())
+    names = ["cifar10", "fashion_mnist", "mnist"]
+    assert jobs[:9] == [("25", seed, name) for seed in range(3) for name in names]
+    assert jobs[9:18] == [("2", seed, name) for seed in range(3) for name in names]
+    assert jobs[18:] == [(epochs, seed, name) for epochs in ("6", "12") for seed in range(3) for name in names[:2]]
+
+
+def test_make_article_is_that_program():
+    command = ["make", "-n", "article", "ARGS=seeds=0"]
+    shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert "benchmarks/article.py seeds=0" in shown
 
 
 @pytest.mark.slow

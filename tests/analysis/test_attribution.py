@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fastconv.analysis.attribution.attribution import Attributor, attribute
+from fastconv.analysis.attribution.drawing import overlay
 from fastconv.analysis.attribution.metrics import (
     deletion_and_insertion,
     half_area,
@@ -364,3 +365,18 @@ def test_a_black_background_is_seen():
     assert found.absent("mean").item() == pytest.approx(200 / 255 / 4)
     assert found.absent("images").shape == (10, 1, 8, 8)
     assert not Pixels.of(255 - images).has_background
+
+
+def test_a_heatmap_has_its_own_scale_or_that_of_all():
+    """A map that is nearly even is pale beside others, and as bright as any on a scale of its own."""
+    image = np.full((4, 4, 1), 128, np.uint8)
+    even = np.ones((4, 4), np.float32)
+    even[0, 0] = 1.2
+    peaked = np.zeros((4, 4), np.float32)
+    peaked[0, 0] = 1
+    common = [overlay(image, each)[0, 0].astype(int).sum() for each in (even, peaked)]
+    own = [overlay(image, each, own_scale=True)[0, 0].astype(int).sum() for each in (even, peaked)]
+    assert common[0] < common[1]
+    assert own[0] == own[1] == common[1]
+    assert (overlay(image, 10 * even, own_scale=True) == overlay(image, even, own_scale=True)).all()
+    assert overlay(image, 0 * even, own_scale=True)[0, 0].tolist() == overlay(image, 0 * even)[0, 0].tolist()

@@ -12,7 +12,7 @@ import yaml
 from harness import QUICK
 from PIL import Image
 
-from fastconv.analysis.comparison.article import write_article
+from fastconv.analysis.article.page import write_article
 from fastconv.analysis.html import stored_figure
 
 CHROMIUM = shutil.which("chromium")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastconv.analysis.article.page import Section
 from fastconv.analysis.html import Cell, Figure, Table, write_page
 from fastconv.system.errors import InputError
 
@@ -17,20 +18,17 @@ def test_text_from_elsewhere_is_escaped_everywhere(tmp_path):
     """Class names, file names and errors may hold markup: in cells, attributes, captions, headings and the title."""
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "figure.png")
     figure = Figure(tmp_path / "figure.png", alt=f'"{SCRIPT}', caption=SCRIPT)
+    table = Table([SCRIPT], [[SCRIPT], [Cell(SCRIPT, "bad")]], sortable=True)
     write_page(
         tmp_path / "page.html",
         "article.html",
         title=SCRIPT,
         findings=[SCRIPT],
-        machine=SCRIPT,
-        results=Table([SCRIPT], [[SCRIPT], [Cell(SCRIPT, "bad")]], sortable=True),
-        datasets={SCRIPT: [figure]},
-        missing={SCRIPT: SCRIPT},
-        command=SCRIPT,
+        sections=[Section(SCRIPT, [SCRIPT], table, [figure])],
     )
     page = (tmp_path / "page.html").read_text()
     assert SCRIPT not in page
-    assert page.count(ESCAPED) == 12
+    assert page.count(ESCAPED) == 10
     assert f'alt="&#34;{ESCAPED}"' in page
     assert page.count("<script>") == page.count("</script>") == 1, "that of the page itself"
     assert f'<span class="bad">{ESCAPED}</span>' in page

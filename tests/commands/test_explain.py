@@ -69,7 +69,7 @@ def report(folder, digits_root) -> Path:
 def test_the_report_has_all_its_files(report):
     names = {path.name for path in report.iterdir()}
     assert names >= {"explain.html", "explain.yaml", "images.csv", "measures.csv", "maps.npz", "measures.png",
-                     "effect.png", "methods-1.png", "methods-2.png"}  # fmt: skip
+                     "effect.png", "effect-own-scale.png", "methods-1.png", "methods-2.png"}  # fmt: skip
     assert not list(report.parent.glob("*.part"))
 
 

@@ -1,4 +1,4 @@
-"""Heatmaps as pictures, all with the same colour map and scale."""
+"""Heatmaps as pictures with the same colour map, all on one scale or each on its own."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,11 @@ SCALE = ColorScale(
     COLOR_MAP,
     {(level / FULL) ** 0.5: f"{level:g}x" for level in (0, 0.5, 1, 2, 4)},
     "evidence for the class, times an even spread",
+)
+OWN_SCALE = ColorScale(
+    COLOR_MAP,
+    {share: f"{share:g}" for share in (0, 0.5, 1)},
+    "evidence for the class, as a share of the largest in the same heatmap",
 )
 # Pixels of the side of a picture in the gallery, and the quality of WebP there: a page of 100 images of two groups of
 # runs takes 1 to 2 MB.
@@ -76,9 +81,13 @@ def strength(attribution: np.ndarray) -> np.ndarray:
     return positive / mean if mean > 0 else positive
 
 
-def overlay(image: np.ndarray, attribution: np.ndarray) -> np.ndarray:
-    """Lay a heatmap over the grey values of its image uint8 [H, W, C]; returns uint8 [H, W, 3]."""
-    heat = np.clip(strength(attribution) / FULL, 0, 1) ** 0.5
+def overlay(image: np.ndarray, attribution: np.ndarray, *, own_scale: bool = False) -> np.ndarray:
+    """Lay a heatmap over the grey values of its image uint8 [H, W, C]; returns uint8 [H, W, 3].
+
+    With `own_scale` a colour is full at the map's own largest value, as most published heatmaps have it.
+    """
+    evidence = strength(attribution)
+    heat = evidence / max(evidence.max(), 1e-12) if own_scale else np.clip(evidence / FULL, 0, 1) ** 0.5
     grey = np.repeat(image.mean(axis=2, keepdims=True) / 255, 3, axis=2) * 0.75
     colour = mpl.colormaps[COLOR_MAP](heat)[..., :3]
     cover = 0.9 * heat[..., None]
@@ -95,9 +104,19 @@ def prediction_text(classes: tuple[str, ...], predicted: int, confidence: float,
 
 
 def draw_effect(
-    samples: Samples, rows: np.ndarray, classes: tuple[str, ...], columns: list[Column], title: str, path: Path
+    samples: Samples,
+    rows: np.ndarray,
+    classes: tuple[str, ...],
+    columns: list[Column],
+    title: str,
+    path: Path,
+    *,
+    own_scale: bool = False,
 ) -> None:
-    """Draw images beside their heatmaps, one row for each image, in two halves: the article's figure."""
+    """Draw images beside their heatmaps, one row for each image, in two halves: the article's figure.
+
+    All heatmaps have one scale, or with `own_scale` each its own.
+    """
     halves = 2 if len(rows) > 4 else 1
     lines = -(-len(rows) // halves)
     tiles: list[list[Tile | None]] = [[] for _ in range(lines)]
@@ -107,8 +126,9 @@ def draw_effect(
         tiles[place % lines].append(Tile(samples.images[row], name))
         for column in columns:
             text = prediction_text(classes, column.predictions[row], column.confidence[row], label)
-            tiles[place % lines].append(heat_tile(samples.images[row], column.maps[row], f"{column.heading}\n{text}"))
-    draw_tiles(tiles, title, path, inches=1.7, scale=SCALE)
+            text = f"{column.heading}\n{text}"
+            tiles[place % lines].append(heat_tile(samples.images[row], column.maps[row], text, own_scale=own_scale))
+    draw_tiles(tiles, title, path, inches=1.7, scale=OWN_SCALE if own_scale else SCALE)
 
 
 def draw_methods(
@@ -125,9 +145,11 @@ def draw_methods(
     draw_tiles(tiles, title, path, scale=SCALE)
 
 
-def heat_tile(image: np.ndarray, attribution: np.ndarray, text: str) -> Tile:
+def heat_tile(image: np.ndarray, attribution: np.ndarray, text: str, *, own_scale: bool = False) -> Tile:
     """Return a heatmap over its image, marked where it has no evidence for the class and its colours mean nothing."""
-    return Tile(overlay(image, attribution), text, "" if (attribution > 0).any() else "no evidence")
+    return Tile(
+        overlay(image, attribution, own_scale=own_scale), text, "" if (attribution > 0).any() else "no evidence"
+    )
 
 
 def draw_measures(panels: list[Panel], methods: list[str], path: Path) -> None:

@@ -28,6 +28,12 @@ FIGURE_ROWS = 10
 # Measures that have a panel in the figure of measures.
 PANELS = ("deletion", "insertion", "infidelity", "sensitivity", "on_object", "half_area", "repeated", "randomised")
 
+# What a caption says of the scale of its heatmaps, by whether each has its own.
+SCALES = {
+    False: "All heatmaps have the same scale.",
+    True: "Each heatmap has its own scale, as most published ones have: a weak map looks as strong as a strong one.",
+}
+
 
 def write_report(explanation: Explanation, config: Explain, folder: Path) -> list[str]:
     """Write a report's files; the folder appears, in the place of an older one, when it is whole.
@@ -63,6 +69,20 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
 # -- figures
 
 
+def effects(explanation: Explanation) -> list[tuple[str, bool]]:
+    """Return (method, whether each map has its own scale) of the figures that show two groups of runs side by side.
+
+    These are the first method and every layer of Grad-CAM.
+    """
+    shown = [name for place, name in enumerate(explanation.titles) if not place or name.startswith("grad_cam")]
+    return [(name, own_scale) for name in shown if explanation.second for own_scale in (False, True)]
+
+
+def effect_file(method: str, *, first: bool, own_scale: bool) -> str:
+    """Name the file of such a figure; that of the first method is `effect.png`."""
+    return "effect" + (f"-{method}" if not first else "") + ("-own-scale" if own_scale else "") + ".png"
+
+
 def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
     """Draw the figures of a report, the most important first."""
     samples, classes, titles = explanation.samples, explanation.classes, explanation.titles
@@ -83,16 +103,17 @@ def draw(explanation: Explanation, target: str, folder: Path) -> list[Figure]:
             )
         return found
 
-    if explanation.second:
-        name, title = next(iter(titles.items()))
-        path = folder / "effect.png"
+    for name, own_scale in effects(explanation):
+        title, path = titles[name], folder / effect_file(name, first=name == next(iter(titles)), own_scale=own_scale)
         both = [*columns(0, name), *columns(1, name)]
-        drawing.draw_effect(samples, rows, classes, both, f"{dataset}: where the network looks, by {title}", path)
-        alt = f"Images of {dataset} beside the heatmaps of {title}, {explanation.names[0]} and {explanation.names[1]}"
+        heading = f"{dataset}: where the network looks, by {title}"
+        drawing.draw_effect(samples, rows, classes, both, heading, path, own_scale=own_scale)
+        scale = "each on its own scale" if own_scale else "all on one scale"
+        alt = f"Images of {dataset} beside the heatmaps of {title}, {' and '.join(explanation.names)}, {scale}"
         seeds = f" The first of {len(explanation.first)} pairs of runs is shown." if len(explanation.first) > 1 else ""
         caption = (
             f"One image of each class, drawn by seed; heatmaps of {title} for {explained}"
-            f" confidence; a cross marks a wrong prediction.{seeds} All heatmaps have the same scale."
+            f" confidence; a cross marks a wrong prediction.{seeds} {SCALES[own_scale]}"
         )
         figures.append(Figure(path, alt, caption))
     for group, (name, _) in enumerate(explanation.groups):

@@ -18,7 +18,7 @@ def augmentation_effect(sweep: Path, data: Path, trust: bool) -> None:
 
 def article(sweep: Path, data: Path, trust: bool) -> None:
     """Write `article.html`: the results of the runs on each data set, with and without augmentation."""
-    from fastconv.analysis.comparison.article import write_article  # loads Captum
+    from fastconv.analysis.article.page import write_article  # loads Captum
 
     print(write_article(sweep, str(data), trust))
 

@@ -1,0 +1,1 @@
+"""The article's experiment: rows of finished runs, what they say of its claims, and the page."""

@@ -1,0 +1,189 @@
+"""The article's claims, each with the measurement that decides it: yes, no, or not told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastconv.analysis.article.rows import Measure, Row, Setup, pair_by_seed, setups
+from fastconv.analysis.attribution.findings import MEASURES
+from fastconv.analysis.comparison.statistics import Summary, summarise
+
+# Seconds of training and validation that the article has for a run.
+ARTICLE_SECONDS = 1000.0
+# A run that its time ended before the last epoch, and after this share of the article's seconds, did not fit.
+USED_UP = 0.99
+# An error rate is near another if it is at most this multiple of it. (DavidNet's published 94.08 % on CIFAR-10 is 1.48
+# times the error of the ResNet-18 below.)
+NEAR = 1.5
+YES, NO, NOT_TOLD = "yes", "no", "not told"
+# The measures by which a heatmap is more sensible, higher is better: where the object is known, its share of the
+# evidence; else by how much the pixels that it shows matter more than random ones.
+ON_OBJECT, GAIN = "on_object", "deletion_gain"
+LAYERS = {"grad_cam": "Grad-CAM of the last block", "grad_cam_fine": "Grad-CAM of the block before it"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """An accuracy in percent that others published for a single network without other images, and where."""
+
+    percent: float
+    network: str
+    source: str
+
+
+PUBLISHED = {
+    "cifar10": Published(96.0, "ResNet-18", "https://arxiv.org/abs/2404.00498"),
+    "fashion_mnist": Published(96.7, "WRN-40-4", "https://github.com/zalandoresearch/fashion-mnist"),
+    "mnist": Published(99.8, "best single networks", "https://arxiv.org/abs/2008.10400"),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim for a data set: the verdict, what was measured and found, over how many, and how to measure it again."""
+
+    claim: str
+    dataset: str
+    verdict: str
+    measurement: str
+    found: str
+    n: int
+    command: str
+
+
+def claims(setup: Setup, rows: Sequence[Row], measures: Sequence[Measure]) -> list[Claim]:
+    """Judge every claim on every data set, by the runs of one setup."""
+    rows = [row for row in rows if row.setup == setup]
+    measures = [each for each in measures if each.setup == setup]
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    found = [_augmentation_helps(setup, name, [row for row in rows if row.dataset == name]) for name in datasets]
+    for name in datasets:
+        found += _heatmaps_are_sensible(setup, name, [each for each in measures if each.dataset == name])
+    found += [_seconds_suffice(setup, name, [row for row in rows if row.dataset == name]) for name in datasets]
+    found += [
+        _is_near(setup, name, [row for row in rows if row.dataset == name and row.augmented])
+        for name in datasets
+        if name in PUBLISHED
+    ]
+    return found
+
+
+def verdict(change: Summary, threshold: float = 0.0) -> str:
+    """Say whether a mean is above a threshold: yes or no if its whole 95 % interval is on one side, else not told."""
+    if change.n < 2:
+        return NOT_TOLD
+    if change.mean - change.half > threshold:
+        return YES
+    return NO if change.mean + change.half < threshold else NOT_TOLD
+
+
+def interval(summary: Summary, pattern: str, unit: str = "") -> str:
+    """Format a mean with its 95 % interval, or say that one value has none."""
+    if not summary.n:
+        return "not measured"
+    text = f"{summary.mean:{pattern}}{unit}"
+    if summary.n < 2:
+        return f"{text} (no interval: n = 1)"
+    low, high = summary.mean - summary.half, summary.mean + summary.half
+    return f"{text} ({low:{pattern}} to {high:{pattern}})"
+
+
+def command(setup: Setup, dataset: str) -> str:
+    """Return the command that measures a data set's rows of a setup anew, on the machine that it is typed on."""
+    width = f" model.width={setup.width}" if setup.width not in (0, 64) else ""
+    settings = f" {setup.settings}" if setup.settings else ""
+    return f"python benchmarks/article.py datasets={dataset} epochs={setup.max_epochs:g}{width}{settings} results=again"
+
+
+def gain_by_epochs(rows: Sequence[Row], setup: Setup) -> list[tuple[Setup, str, Summary, Summary, Summary]]:
+    """Compare both ways at every number of epochs, with all else as in a setup.
+
+    Returns (setup, data set, accuracy without augmentation, with it, difference by seed), all in percent.
+    """
+    found = []
+    alike = [row for row in rows if row.setup._replace(max_epochs=setup.max_epochs) == setup]
+    for dataset in dict.fromkeys(row.dataset for row in alike):
+        for each in sorted(setups(alike)):
+            here = [row for row in alike if (row.setup, row.dataset) == (each, dataset)]
+            plain, augmented = (
+                summarise(100 * row.accuracy for row in here if row.augmented is wanted) for wanted in (False, True)
+            )
+            if here:
+                found.append((each, dataset, plain, augmented, _accuracy_gain(here)))
+    return found
+
+
+def _accuracy_gain(rows: Sequence[Row]) -> Summary:
+    return pair_by_seed({(row.augmented, row.seed): 100 * row.accuracy for row in rows})
+
+
+def _augmentation_helps(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
+    gain = _accuracy_gain(rows)
+    return Claim(
+        "Accuracy is lower without augmentation",
+        dataset,
+        verdict(gain),
+        "test accuracy with augmentation less that without, in points, by seed",
+        interval(gain, "+.2f"),
+        gain.n,
+        command(setup, dataset),
+    )
+
+
+def _heatmaps_are_sensible(setup: Setup, dataset: str, measures: list[Measure]) -> list[Claim]:
+    found = []
+    for method, title in LAYERS.items():
+        own = [each for each in measures if each.method == method]
+        key = ON_OBJECT if any(each.measure == ON_OBJECT for each in own) else GAIN
+        change = pair_by_seed({(each.augmented, each.seed): each.value for each in own if each.measure == key})
+        what = "share of the evidence on the object" if key == ON_OBJECT else MEASURES[key].title
+        found.append(
+            Claim(
+                "Heatmaps lie on a more sensible part of the image with augmentation",
+                dataset,
+                verdict(change),
+                f"{title}: {what}, with augmentation less without, by seed",
+                interval(change, "+.3f"),
+                change.n,
+                command(setup, dataset),
+            )
+        )
+    return found
+
+
+def _seconds_suffice(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
+    seconds = summarise(row.seconds for row in rows)
+    cut = [row for row in rows if not row.is_whole]
+    text = interval(seconds, ".1f", " s")
+    if cut:
+        out_of_time = any(row.seconds >= USED_UP * ARTICLE_SECONDS for row in cut)
+        text += f"; time ended {len(cut)} of {len(rows)} runs, after {min(row.epochs for row in cut):.1f} epochs"
+        answer = NO if out_of_time else NOT_TOLD
+    else:
+        above = verdict(seconds, ARTICLE_SECONDS)
+        answer = {YES: NO, NO: YES}.get(above, above)
+    return Claim(
+        f"{ARTICLE_SECONDS:g} s are enough",
+        dataset,
+        answer,
+        f"seconds of training and validation of all epochs, on {setup.device} ({setup.precision})",
+        text,
+        seconds.n,
+        command(setup, dataset),
+    )
+
+
+def _is_near(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
+    known = PUBLISHED[dataset]
+    error = 100 - known.percent
+    ratio = summarise(100 * (1 - row.accuracy) / error for row in rows)
+    above = verdict(ratio, NEAR)
+    return Claim(
+        "It is near the state of the art",
+        dataset,
+        {YES: NO, NO: YES}.get(above, above),
+        f"test error with augmentation, as a multiple of {error:.1f} % ({known.network}, {known.source}); near is at"
+        f" most {NEAR:g}",
+        interval(ratio, ".2f"),
+        ratio.n,
+        command(setup, dataset),
+    )

@@ -1,0 +1,157 @@
+"""The article's page: results, claims, figures and measures, of a sweep's runs or of rows that were kept."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from fastconv.analysis.article.claims import claims
+from fastconv.analysis.article.figures import AUGMENTED, draw_curves, draw_epochs, figures_of
+from fastconv.analysis.article.rows import Measure, Row, measures_of, row_of, setups
+from fastconv.analysis.article.tables import WAYS, claims_table, epochs_table, measures_table, results_table
+from fastconv.analysis.attribution.augmentation_effect import explain_sweep
+from fastconv.analysis.html import Figure, Table, write_page
+from fastconv.config.sweeps import described
+from fastconv.runs.collection import Entry, find_runs
+from fastconv.system.errors import InputError
+from fastconv.system.names import file_name
+
+# Settings of the heatmaps and their measures, as overrides of fastconv.explain: its own.
+HEATMAPS: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: a heading, then notes, a table, and figures, as far as there are any."""
+
+    heading: str
+    notes: list[str] = field(default_factory=list)
+    table: Table | None = None
+    figures: list[Figure] = field(default_factory=list)
+
+
+def write_article(sweep: Path, data: str, trust: bool = True) -> Path:
+    """Write `article.html` to the folder of a sweep over data sets, with and without augmentation.
+
+    Args:
+        sweep: the sweep's folder, with one folder for each run.
+        data: folder of the data sets.
+        trust: run the code that the files of its runs name.
+
+    Raises InputError for a sweep without a finished run, or a page that cannot be written.
+    """
+    entries = find_runs([sweep])
+    runs = {entry.folder: row for entry in entries if (row := row_of(entry.results, entry.folder.name))}
+    rows = list(runs.values())
+    if not rows:
+        raise InputError(f"{sweep} has no finished run: there is nothing to write about")
+    reports: dict[str, Path] = {}
+    try:
+        reports = explain_sweep(sweep, data, HEATMAPS, Console(quiet=True), trust)
+    except InputError as error:  # no pair of runs
+        reason = str(error)
+    else:
+        reason = "one of the two runs is not finished"
+    measures = [each for report in reports.values() for each in measures_of(report, rows)]
+    figures, missing = {}, {}
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        pair = first_pair(runs, dataset)
+        curves = sweep / f"learning-{file_name(dataset)}.png"
+        draw_curves(pair, dataset, curves)
+        augmented = pair.get(True, pair.get(False, sweep)) / AUGMENTED
+        figures[dataset] = figures_of(dataset, curves, augmented, reports.get(dataset))
+        if dataset not in reports:
+            missing[dataset] = reason
+    told = described(sweep)
+    again = shlex.join(["python", "-m", "fastconv.train", "-m", *told["overrides"]]) if told else ""
+    path = sweep / "article.html"
+    write_html(path, sections(rows, measures, figures, sweep / "epochs.png", missing, again), problems(entries), rows)
+    return path
+
+
+def first_pair(runs: Mapping[Path, Row], dataset: str) -> dict[bool, Path]:
+    """Return the folders of the runs to show of a data set, by whether they are augmented: the first setup and seed."""
+    own = {folder: row for folder, row in runs.items() if row.dataset == dataset}
+    setup = setups(own.values())[0]
+    ordered = sorted((row.seed, folder) for folder, row in own.items() if row.setup == setup)
+    found: dict[bool, Path] = {}
+    for _, folder in ordered:
+        found.setdefault(own[folder].augmented, folder)
+    return found
+
+
+def problems(entries: Sequence[Entry]) -> list[str]:
+    """Say of each run that has no result why."""
+    return [f"{entry.setting('dataset')}, {entry.folder.name}: {entry.problem}" for entry in entries if entry.problem]
+
+
+def sections(
+    rows: Sequence[Row],
+    measures: Sequence[Measure],
+    figures: Mapping[str, list[Figure]],
+    epochs: Path,
+    missing: Mapping[str, str] | None = None,
+    command: str = "",
+    methods: Sequence[str] | None = None,
+) -> list[Section]:
+    """Return the parts of the page.
+
+    Args:
+        rows, measures: finished runs, and measures of their heatmaps.
+        figures: of each data set.
+        epochs: the file to draw accuracy against epochs to.
+        missing: why a data set has no heatmaps.
+        command: makes the whole page again.
+        methods: whose measures are shown; None for all.
+    """
+    first, *others = setups(rows)
+    note = "Test split, scored once a run, at its end. Mean ± standard deviation over n seeds; seconds are those of"
+    found = [Section("Results", [f"{note} training and validation. Commits: {', '.join(commits(rows))}."],
+                     results_table(rows))]  # fmt: skip
+    for setup in [first, *(each for each in others if each.max_epochs == first.max_epochs)]:
+        judged = claims_table(claims(setup, rows, measures))
+        found.append(Section(f"What holds of the article: {setup}", [VERDICTS], judged))
+    if draw_epochs(rows, first, epochs):
+        text = "Each point is a run of its own, whose learning rate ends with it. Dots: seeds; lines: their means."
+        figure = Figure(epochs, "Test accuracy against epochs, with and without augmentation", text)
+        found.append(Section("Accuracy against epochs", [], epochs_table(rows, first), [figure]))
+    for dataset, some in figures.items():
+        notes = [f"No heatmaps: {missing[dataset]}."] if missing and dataset in missing else []
+        found.append(Section(dataset, notes, None, some))
+    if measures:
+        text = "Mean ± standard deviation over seeds of each run's mean over its images. Definitions: docs/heatmaps.md."
+        found.append(Section("Measures of the heatmaps", [text], measures_table(measures, first, methods)))
+    if command:
+        found.append(Section("How to make this page", [command]))
+    return found
+
+
+VERDICTS = (
+    "Yes or no only if the whole 95 % interval over the seeds (Student's t) is on one side; otherwise it is not told."
+    " One interval in twenty misses by chance."
+)
+
+
+def commits(rows: Sequence[Row]) -> list[str]:
+    """List the commits that the runs are of."""
+    return list(dict.fromkeys(row.commit or "unknown" for row in rows))
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """Say what the runs of the first setup reached on each data set."""
+    setup = setups(rows)[0]
+    found = [f"{setup}."]
+    for line in results_table([row for row in rows if row.setup == setup]).rows:
+        dataset, way, accuracy, *_ = map(str, line)
+        n = line[8]
+        found.append(f"{dataset}: {accuracy} % {way if way == WAYS[True] else 'without augmentation'} (n = {n}).")
+    return found
+
+
+def write_html(path: Path, parts: Sequence[Section], lines: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write the page to a file. Raises InputError if it cannot be written."""
+    datasets = ", ".join(dict.fromkeys(row.dataset for row in rows))
+    write_page(path, "article.html", title=f"The article's experiment: {datasets}", findings=[*findings(rows), *lines],
+               sections=parts)  # fmt: skip

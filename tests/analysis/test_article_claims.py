@@ -1,0 +1,126 @@
+"""What the article's rows say of its claims, by values worked out by hand."""
+
+import dataclasses
+
+import pytest
+
+from fastconv.analysis.article.claims import claims, gain_by_epochs
+from fastconv.analysis.article.rows import Measure, Row, as_line, row_of, setups, stored
+from fastconv.analysis.article.tables import measures_table, results_table
+from fastconv.runs.results import Results
+
+ROW = Row("cifar10", True, 0, 0.94, 0.2, 30.0, 25.0, 25.0, 6_573_120, 47_000.0, "GPU", "bf16", 64, "", "abc", "epochs")
+
+
+def rows(with_augmentation, without, dataset="cifar10", **changes):
+    """A row for each accuracy in percent, with the seeds 0, 1, ..."""
+    return [
+        dataclasses.replace(ROW, dataset=dataset, augmented=way, seed=seed, accuracy=percent / 100, **changes)
+        for way, values in ((True, with_augmentation), (False, without))
+        for seed, percent in enumerate(values)
+    ]
+
+
+def judged(some, measures=()):
+    return {each.claim.split()[0]: each for each in claims(setups(some)[0], some, measures)}
+
+
+@pytest.mark.parametrize(
+    ("without", "verdict", "found"),
+    [
+        # Differences 1.0, 1.2 and 0.8: mean 1, standard deviation 0.2, half an interval 4.3027 * 0.2 / sqrt(3) = 0.497.
+        ((93.0, 92.8, 93.2), "yes", "+1.00 (+0.50 to +1.50)"),
+        ((95.0, 95.2, 94.8), "no", "-1.00 (-1.50 to -0.50)"),
+        ((93.0, 94.0, 95.0), "not told", "+0.00 (-2.48 to +2.48)"),
+        ((93.0,), "not told", "+1.00 (no interval: n = 1)"),
+        ((), "not told", "not measured"),
+    ],
+)
+def test_augmentation_is_judged_by_pairs_of_seeds(without, verdict, found):
+    claim = judged(rows((94.0, 94.0, 94.0), without))["Accuracy"]
+    assert (claim.verdict, claim.found, claim.n) == (verdict, found, len(without))
+    assert claim.command == "python benchmarks/article.py datasets=cifar10 epochs=25 results=again"
+
+
+def test_seconds_suffice_if_all_epochs_fit():
+    fast = judged(rows((94, 94), (93, 93)))["1000"]
+    assert (fast.verdict, fast.found, fast.n) == ("yes", "30.0 s (30.0 to 30.0)", 4)
+    assert judged(rows((94, 94), (93, 93), seconds=5000.0))["1000"].verdict == "no"
+    cut = judged(rows((94, 94), (93, 93), seconds=999.0, epochs=6.2, ended_by="budget"))["1000"]
+    assert (cut.verdict, cut.found) == ("no", "999.0 s (999.0 to 999.0); time ended 4 of 4 runs, after 6.2 epochs")
+    short = judged(rows((94, 94), (93, 93), seconds=100.0, epochs=1.2, ended_by="budget"))["1000"]
+    assert short.verdict == "not told", "a shorter limit says nothing about 1000 s"
+
+
+@pytest.mark.parametrize(("percent", "verdict"), [(94.08, "yes"), (93.9, "no")])
+def test_near_is_a_multiple_of_the_published_error(percent, verdict):
+    claim = judged(rows((percent, percent), (90, 90)))["It"]
+    assert (claim.verdict, claim.n) == (verdict, 2)
+    assert claim.found.startswith(f"{(100 - percent) / 4:.2f} ")
+    assert "https://arxiv.org/abs/2404.00498" in claim.measurement
+    assert "It" not in judged(rows((99, 99), (98, 98), dataset="digits")), "nobody published one"
+
+
+def measure(value, way, seed, key="on_object", method="grad_cam", max_epochs=25.0):
+    return Measure("cifar10", way, seed, method, key, value, 100, max_epochs, "GPU", "bf16", 64, "")
+
+
+def test_heatmaps_are_judged_by_the_object_or_by_deletion():
+    some = rows((94, 94), (93, 93))
+    both = [measure(0.6 + 0.1 * way, way, seed) for way in (False, True) for seed in (0, 1)]
+    gains = [measure(0.3 - 0.1 * way, way, seed, "deletion_gain", method)
+             for way in (False, True) for seed in (0, 1) for method in ("grad_cam", "grad_cam_fine")]  # fmt: skip
+    last, fine = (each for each in claims(setups(some)[0], some, both + gains) if each.claim.startswith("Heatmaps"))
+    assert (last.verdict, last.n) == ("yes", 2)
+    assert "share of the evidence on the object" in last.measurement
+    assert (fine.verdict, fine.n) == ("no", 2)
+    assert "gain in deletion" in fine.measurement
+
+
+def test_what_differs_is_kept_apart():
+    narrow = rows((90,), (89,), width=32)
+    other = rows((94,), (93,), device="another")
+    short = rows((80,), (82,), max_epochs=2.0)
+    some = [*short, *narrow, *rows((94, 95), (93, 93)), *other]
+    assert [(each.max_epochs, each.width, each.device) for each in setups(some)] == [
+        (25, 64, "GPU"), (25, 64, "another"), (25, 32, "GPU"), (2, 64, "GPU"),
+    ]  # fmt: skip
+    lines = results_table(some).rows
+    assert [(line[1], line[2], line[8], line[9], line[10]) for line in lines[:3]] == [
+        ("with augmentation", "94.50 ± 0.71", "2", "64", "GPU (bf16)"),
+        ("without", "93.00 ± 0.00", "2", "64", "GPU (bf16)"),
+        ("with augmentation", "94.00", "1", "64", "another (bf16)"),
+    ]
+    assert judged(some)["Accuracy"].found == "+1.50 (-4.85 to +7.85)"
+    found = gain_by_epochs(some, setups(some)[0])
+    assert [(each.max_epochs, gain.mean) for each, *_, gain in found] == [
+        (2, pytest.approx(-2)),
+        (25, pytest.approx(1.5)),
+    ]
+
+
+def test_measures_of_two_lengths_stand_side_by_side():
+    some = rows((94,), (93,))
+    found = [measure(0.6, False, 0), measure(0.7, True, 0)]
+    found += [measure(0.4, False, 0, max_epochs=2.0), measure(0.2, True, 0, max_epochs=2.0)]
+    table = measures_table(found, setups(some)[0])
+    (line,) = table.rows
+    assert table.header[4::4] == ["25 epochs: without", "2 epochs: without"]
+    assert line[4:] == ["0.600", "0.700", "+0.100 (no interval: n = 1)", "1",
+                        "0.400", "0.200", "-0.200 (no interval: n = 1)", "1"]  # fmt: skip
+
+
+def test_a_row_is_kept_as_it_is():
+    for each in (ROW, measure(0.25, True, 3)):
+        assert stored(type(each), {key: str(value) for key, value in as_line(each).items()}) == each
+
+
+def test_only_a_finished_run_has_a_row():
+    results = Results("cifar10", "davidnet", "original", 2, 2, accuracy=0.9, stop_reason="epochs",
+                      overrides=["dataset=cifar10", "seed=2", "outputs=x", "resume=auto", "stream=online"],
+                      hparams={"model.width": 32, "schedule.max_epochs": 6.0})  # fmt: skip
+    row = row_of(results, "run")
+    assert (row.width, row.max_epochs, row.settings, row.augmented, row.seed) == (32, 6, "stream=online", False, 2)
+    assert row_of(dataclasses.replace(results, stop_reason="interrupt")) is None
+    assert row_of(dataclasses.replace(results, accuracy=None)) is None
+    assert row_of(None) is None
