@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models import configs
-from fastconv.models.layers import ACTIVATIONS, Convolution
+from fastconv.models.layers import ACTIVATIONS, Convolution, ConvSequential
 from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
 
@@ -64,7 +64,7 @@ class Group(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.first = nn.Sequential(
+        self.first = ConvSequential(
             conv3x3(inputs, width), Pool(), Norm(width, norm_momentum), ACTIVATIONS[activation]()
         )
         layers: list[nn.Module] = []

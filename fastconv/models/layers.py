@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastconv.kernels.winograd import tile_for, tile_of, winograd_conv2d
+from fastconv.kernels.winograd import tile_for, tile_of, winograd_conv2d, winograd_conv2d_pooled
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -56,6 +56,46 @@ class Convolution(nn.Conv2d):
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and x.is_contiguous(memory_format=torch.channels_last)
         )
+
+
+class ConvSequential(nn.Sequential):
+    """Layers one after the other, of which a 3x3 `Convolution` and a max-pool of 2x2 at the start may be one operation.
+
+    They are if the convolution is Winograd's, and nobody asks for the map between the two by hooks. Values and
+    gradients are the same, bit by bit.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers: list[Any] = list(self)
+        if len(layers) > 1 and (tile := pooled_tile(layers[0], layers[1], x)):
+            x = winograd_conv2d_pooled(x, layers[0].weight, 1, tile)[0]
+            del layers[:2]
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
+def pooled_tile(conv: nn.Module, pool: nn.Module, x: Tensor) -> int:
+    """Side of the tiles with which a convolution and the pool behind it are one operation; 0 if they are two."""
+    if type(conv) is not Convolution or conv.kernel_size != (3, 3) or not isinstance(pool, nn.MaxPool2d):
+        return 0
+    about = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.return_indices, pool.ceil_mode)
+    if about != (2, 2, 0, 1, False, False) or torch.compiler.is_compiling() or any(map(_is_watched, (conv, pool))):
+        return 0
+    return tile_for(x, conv.weight, padding=1)
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether a call of a layer does more than its class says: it, or every layer, has hooks, or its own forward."""
+    every = nn.modules.module
+    return bool(
+        "forward" in vars(layer)
+        or layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or every._has_any_global_hook()
+    )
 
 
 class _SmallMap(torch.autograd.Function):
