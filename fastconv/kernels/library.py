@@ -22,7 +22,7 @@ COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
 # The processor of this machine, whose features the cache's key names.
 NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
-# A build takes 2 s on a quiet machine; one that takes longer than this is not worth waiting for.
+# A build takes 4 s on a quiet machine; one that takes longer than this is not worth waiting for.
 BUILD_SECONDS = 120
 DIGEST_DIGITS = 32
 

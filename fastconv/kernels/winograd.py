@@ -1,27 +1,25 @@
 """Winograd's convolutions of 3x3 filters in fp32 on a CPU: up to four times fewer multiplications than direct ones.
 
-Lavin & Gray 2015, arXiv 1509.09308; `winograd.c` computes them. Results and gradients err by about 2e-6 relative,
-direct ones by 3e-7, and do not depend on the number of threads up to four. Pixels of a map whose results are equal, as
-those of an identity filter on an even background, may come out with a difference of that size, so that a max-pool takes
-another one of them.
+Lavin & Gray 2015, arXiv 1509.09308; `winograd.c` computes them, and a max-pool of 2x2 pixels with them. Results and
+gradients err by about 2e-6 relative, direct ones by 3e-7, and do not depend on the number of threads up to four. Pixels
+of a map whose results are equal, as those of an identity filter on an even background, may come out with a difference
+of that size, so that a max-pool takes another one of them.
 
 Whether layers use them is one choice of the process, as the number of threads is (`use_winograd`), and of each layer's
 shape (`tile_of`). The operators have gradients and fake implementations, so that torch can compile them.
 """
 
 import contextlib
-import ctypes
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastconv.kernels.library import UnavailableError, load_library
+from fastconv.kernels import winograd_library
+from fastconv.kernels.library import UnavailableError
 
-SOURCE = Path(__file__).with_name("winograd.c")
 # The table of where these convolutions are used, as measured by forward and backward passes against oneDNN's on an AMD
 # EPYC (Zen 3), one thread; benchmarks/winograd.py measures it again.
 # Instruction sets, by torch's names.
@@ -34,41 +32,8 @@ LEAST_CHANNELS = 16
 TILE, SMALL_TILE, SMALL_SIDE = 4, 2, 2
 # Fewest tiles of a batch: with fewer, it takes longer to transform the weights than it saves.
 LEAST_TILES = 48
-# Tiles that are computed at once, up to this many channels of inputs and outputs together: 24 fit into a core's cache.
-# With more channels, more tiles are to share the reading of the weights.
-BLOCK, WIDE_BLOCK, NARROW = 24, 48, 256
-# Tiles whose products are added at once to the gradient of the weights, and threads beyond which they are to be more,
-# as the threads then wait for each other.
-GRADIENT_BLOCK, FEW_THREADS = 48, 4
 # Largest relative error in the test after loading.
 TOLERANCE = 1e-4
-# Calls each function once with zeros, without torch, which would take seconds to import. Arrays begin at multiples of
-# 64 bytes, as torch's do.
-TRIAL = """
-import ctypes, sys
-library = ctypes.CDLL(sys.argv[1])
-def array(count):
-    memory = (ctypes.c_float * (count + 16))()
-    return memory, ctypes.c_void_p(-(-ctypes.addressof(memory) // 64) * 64)
-for name, more in ("convolve", (0,)), ("convolve", (1,)), ("weight_gradient", ()):
-    if not hasattr(library, f"fastconv_{name}_floats"):
-        break
-    for tile in 2, 4:
-        problem = (ctypes.c_int * 9)(2, 6, 5, 24, 24, 1, tile, 4, 1)
-        floats = getattr(library, f"fastconv_{name}_floats")
-        floats.restype = ctypes.c_long
-        arrays = [array(count) for count in (2**13, 2**13, 2**13, max(0, floats(problem)))]
-        getattr(library, f"fastconv_{name}")(*(start for _, start in arrays), problem, *more)
-"""
-
-
-class _Problem(ctypes.Structure):
-    """The structure `Problem` of winograd.c."""
-
-    _fields_ = [(name, ctypes.c_int) for name in ("images", "height", "width", "inputs", "outputs", "padding",
-                                                  "tile", "block", "threads")]  # fmt: skip
-
-
 _is_on = False
 
 
@@ -100,7 +65,7 @@ def direct_convolutions() -> Iterator[None]:
 def obstacle() -> str | None:
     """Why Winograd's convolutions are not possible here; None if they are. The first call may build the library."""
     try:
-        _library()
+        winograd_library.load()
         error = _error()
     except UnavailableError as unavailable:
         return str(unavailable)
@@ -153,22 +118,15 @@ def winograd_conv2d(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tenso
     return found
 
 
-def _output(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
-    return _convolve(x, weight, padding, tile, turned=False)
+def winograd_conv2d_pooled(x: Tensor, weight: Tensor, padding: int, tile: int) -> tuple[Tensor, Tensor]:
+    """The maximum of each 2x2 pixels of `winograd_conv2d`, as `torch.max_pool2d` takes it: of equal values the first,
+    and NaN if there is one; a last odd row or column is dropped. Bit by bit what the two compute one after the other.
 
-
-def _input_gradient(gradient: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
-    return _convolve(gradient, weight, 2 - padding, tile, turned=True)
-
-
-def _weight_gradient(gradient: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
-    x, gradient = _channels_last(x), _channels_last(gradient)
-    threads = torch.get_num_threads()
-    block = GRADIENT_BLOCK * -(-threads // FEW_THREADS)
-    problem = _Problem(*_sizes(x), gradient.shape[1], padding, tile, block, threads)
-    out = _empty(gradient.shape[1], x.shape[1], 3, 3)
-    _run("weight_gradient", problem, x, gradient, out)
-    return out
+    Returns the maxima float32 [N, K, (H + 2p - 2) // 2, (W + 2p - 2) // 2], and int32 [N, K, rows of tiles, columns of
+    tiles] which of the four pixels those of a tile are: this and x are all that the gradients need.
+    """
+    found: tuple[Tensor, Tensor] = torch.ops.fastconv.winograd_conv2d_pooled(x, weight, padding, tile)
+    return found
 
 
 def _fake_output(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
@@ -182,6 +140,25 @@ def _fake_input_gradient(gradient: Tensor, weight: Tensor, padding: int, tile: i
 
 def _fake_weight_gradient(gradient: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
     return _like(x, gradient.shape[1], x.shape[1], 3, 3)
+
+
+def _fake_pooled(x: Tensor, weight: Tensor, padding: int, tile: int) -> tuple[Tensor, Tensor]:
+    maxima, index = winograd_library.pooled_shapes(x, weight, padding, tile)
+    return _like(x, *maxima), _like(x, *index).to(torch.int32)
+
+
+def _fake_pooled_input(
+    gradient: Tensor, index: Tensor, weight: Tensor, height: int, width: int, padding: int, tile: int
+) -> Tensor:
+    return _like(gradient, gradient.shape[0], weight.shape[1], height, width)
+
+
+def _fake_pooled_weight(gradient: Tensor, index: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
+    return _like(x, gradient.shape[1], x.shape[1], 3, 3)
+
+
+def _pooled_weight(gradient: Tensor, index: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
+    return winograd_library.weight_gradient(gradient, x, padding, tile, index)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
@@ -201,85 +178,74 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None,
     )
 
 
+def _keep_pooled(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, ctx.padding, ctx.tile = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, output[1])
+
+
+def _pooled_backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    x, weight, index = ctx.saved_tensors
+    of_x, of_weight = ctx.needs_input_grad[:2]
+    of, around = torch.ops.fastconv, (ctx.padding, ctx.tile)
+    return (
+        of.winograd_conv2d_pooled_input(gradient, index, weight, *x.shape[2:], *around) if of_x else None,
+        of.winograd_conv2d_pooled_weight(gradient, index, x, *around) if of_weight else None,
+        None,
+        None,
+    )
+
+
 # torch.library.custom_op would import torch's compiler at the first call: 2 s and 160 MB.
 _operators = torch.library.Library("fastconv", "FRAGMENT")
-for _name, _arguments, _implementation, _fake in (
-    ("winograd_conv2d", "Tensor x, Tensor weight", _output, _fake_output),
-    ("winograd_conv2d_input", "Tensor gradient, Tensor weight", _input_gradient, _fake_input_gradient),
-    ("winograd_conv2d_weight", "Tensor gradient, Tensor x", _weight_gradient, _fake_weight_gradient),
-):
-    _operators.define(f"{_name}({_arguments}, int padding, int tile) -> Tensor")
+for _name, _arguments, _results, _implementation, _fake in (
+    ("", "Tensor x, Tensor weight", "Tensor", winograd_library.output, _fake_output),
+    ("_input", "Tensor gradient, Tensor weight", "Tensor", winograd_library.input_gradient, _fake_input_gradient),
+    ("_weight", "Tensor gradient, Tensor x", "Tensor", winograd_library.weight_gradient, _fake_weight_gradient),
+    ("_pooled", "Tensor x, Tensor weight", "(Tensor, Tensor)", winograd_library.pooled_output, _fake_pooled),
+    ("_pooled_input", "Tensor gradient, Tensor index, Tensor weight, int height, int width", "Tensor",
+     winograd_library.pooled_input_gradient, _fake_pooled_input),
+    ("_pooled_weight", "Tensor gradient, Tensor index, Tensor x", "Tensor", _pooled_weight, _fake_pooled_weight),
+):  # fmt: skip
+    _name = f"winograd_conv2d{_name}"
+    _operators.define(f"{_name}({_arguments}, int padding, int tile) -> {_results}")
     _operators.impl(_name, _implementation, "CPU")
     torch.library.register_fake(f"fastconv::{_name}", _fake, lib=_operators)
-torch.library.register_autograd("fastconv::winograd_conv2d", _backward, setup_context=_keep, lib=_operators)
-
-
-def _convolve(x: Tensor, weight: Tensor, padding: int, tile: int, turned: bool) -> Tensor:
-    x, weight = _channels_last(x), _channels_last(weight)
-    images, height, width, inputs = _sizes(x)
-    outputs, threads = weight.shape[1 if turned else 0], torch.get_num_threads()
-    out = _empty(images, outputs, height + 2 * padding - 2, width + 2 * padding - 2)
-    tiles = images * -(-out.shape[2] // tile) * -(-out.shape[3] // tile)
-    block = min(BLOCK if inputs + outputs <= NARROW else WIDE_BLOCK, -(-tiles // threads))
-    problem = _Problem(images, height, width, inputs, outputs, padding, tile, block, threads)
-    _run("convolve", problem, x, weight, out, turned)
-    return out
-
-
-def _run(name: str, problem: _Problem, one: Tensor, other: Tensor, out: Tensor, *more: int) -> None:
-    library, about = _library(), ctypes.byref(problem)
-    scratch = torch.empty(getattr(library, f"fastconv_{name}_floats")(about), dtype=torch.float32)
-    addresses = (tensor.data_ptr() for tensor in (one, other, out, scratch))
-    getattr(library, f"fastconv_{name}")(*addresses, about, *more)
-
-
-def _sizes(x: Tensor) -> tuple[int, int, int, int]:
-    images, channels, height, width = x.shape
-    return images, height, width, channels
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _empty(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
+for _name, _gradients, _kept in (
+    ("winograd_conv2d", _backward, _keep),
+    ("winograd_conv2d_pooled", _pooled_backward, _keep_pooled),
+):
+    torch.library.register_autograd(f"fastconv::{_name}", _gradients, setup_context=_kept, lib=_operators)
 
 
 def _like(tensor: Tensor, *shape: int) -> Tensor:
     return tensor.new_empty(shape).to(memory_format=torch.channels_last)
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = load_library(SOURCE, TRIAL)
-    try:
-        for name, arguments in (("convolve", 1), ("weight_gradient", 0)):
-            floats, function = getattr(library, f"fastconv_{name}_floats"), getattr(library, f"fastconv_{name}")
-            floats.argtypes, floats.restype = [ctypes.c_void_p], ctypes.c_long
-            function.argtypes, function.restype = [ctypes.c_void_p] * 5 + [ctypes.c_int] * arguments, None
-    except AttributeError as error:
-        raise UnavailableError("the library is not this one's") from error
-    return library
-
-
 def _error() -> float:
-    """Largest relative error of small convolutions and their gradients, against torch's own."""
-    draw = torch.Generator().manual_seed(0)
-    worst = 0.0
+    """Largest relative error of small convolutions, with and without a max-pool, and their gradients, against torch."""
+    draw, of, worst = torch.Generator().manual_seed(0), winograd_library, 0.0
     for tile, inputs, outputs, height, width, padding in ((4, 17, 24, 7, 9, 1), (2, 16, 21, 6, 5, 0)):
-        x = _channels_last(torch.randn(3, inputs, height, width, generator=draw))
-        weight = _channels_last(torch.randn(outputs, inputs, 3, 3, generator=draw))
+        x = torch.randn(3, inputs, height, width, generator=draw)
+        weight = torch.randn(outputs, inputs, 3, 3, generator=draw)
         expected = torch.conv2d(x, weight, padding=padding)
-        gradient = _channels_last(torch.randn(expected.shape, generator=draw))
-        around = (None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1)
-        exact = torch.ops.aten.convolution_backward(gradient, x, weight, *around, [True, True, False])
+        maxima, at = torch.nn.functional.max_pool2d(expected, 2, return_indices=True)
+        gradient, of_maxima = (torch.randn(each.shape, generator=draw) for each in (expected, maxima))
+        pooled, index = of.pooled_output(x, weight, padding, tile)
         found = (
-            _convolve(x, weight, padding, tile, turned=False),
-            _convolve(gradient, weight, 2 - padding, tile, turned=True),
-            _weight_gradient(gradient, x, padding, tile),
+            of.output(x, weight, padding, tile),
+            pooled,
+            of.input_gradient(gradient, weight, padding, tile),
+            of.weight_gradient(gradient, x, padding, tile),
+            of.pooled_input_gradient(of_maxima, index, weight, height, width, padding, tile),
+            of.weight_gradient(of_maxima, x, padding, tile, index),
         )
-        for one, other in zip(found, (expected, *exact[:2]), strict=True):
+        spread = torch.nn.functional.max_unpool2d(of_maxima, at, [2, 2], output_size=list(expected.shape))
+        around = (None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1)
+        exact = [expected, maxima]
+        for each in gradient, spread:
+            exact += torch.ops.aten.convolution_backward(each, x, weight, *around, [True, True, False])[:2]
+        for one, other in zip(found, exact, strict=True):
             error = float((one - other).norm() / other.norm())
             worst = max(worst, error if error == error else float("inf"))
     return worst

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models import configs
+from fastconv.models.fused import FusedSequential, activate
 from fastconv.models.layers import ACTIVATIONS, Convolution
-from fastconv.models.norm_activation import Layers, activate
 from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
 
@@ -65,11 +65,13 @@ class Group(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.first = Layers(conv3x3(inputs, width), Pool(), Norm(width, norm_momentum), ACTIVATIONS[activation]())
+        self.first = FusedSequential(
+            conv3x3(inputs, width), Pool(), Norm(width, norm_momentum), ACTIVATIONS[activation]()
+        )
         layers: list[nn.Module] = []
         for _ in range(convs - 1):
             layers += [conv3x3(width, width), Norm(width, norm_momentum), ACTIVATIONS[activation]()]
-        self.further = Layers(*layers[:-1])
+        self.further = FusedSequential(*layers[:-1])
         self.activation = layers[-1] if layers else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.models import configs
+from fastconv.models.fused import FusedSequential
 from fastconv.models.layers import ACTIVATIONS, Convolution
 from fastconv.models.registry import register_network
 from fastconv.models.whitening import Whitening
@@ -24,7 +25,7 @@ class Style:
     freeze_norm_scale: bool
 
 
-class ConvNorm(nn.Sequential):
+class ConvNorm(FusedSequential):
     """A 3x3 convolution without bias, batch norm, an activation and, with `pool`, the maximum of each 2x2 pixels.
 
     The published order is ReLU, then pool. Here the pool comes first. With any activation that never falls, this gives

@@ -1,6 +1,62 @@
-// Convolutions of random shapes and their gradients, against plain loops in double: argv[1] shapes.
+// Convolutions of random shapes and their gradients, with and without a max-pool behind them, against plain loops in
+// double: argv[1] shapes.
 #include "winograd.c"
 #include "sanitized.h"
+
+// The gradient of a convolution [n, h, w, k] from that of the maxima of its 2x2 pixels, by a plain loop.
+static float *unpooled(const float *dm, const int *which, int n, int h, int w, int k, int m) {
+    float *all = calloc((size_t)n * h * w * k, sizeof(float));
+    const int down = (h / 2 * 2 + m - 1) / m, across = (w / 2 * 2 + m - 1) / m, half = m / 2;
+    for (int i = 0; i < n; i++)
+        for (int y = 0; y < h / 2; y++)
+            for (int x = 0; x < w / 2; x++)
+                for (int c = 0; c < k; c++) {
+                    const int mark = which[((i * down + y / half) * across + x / half) * k + c];
+                    const int at = mark >> 2 * (y % half * half + x % half) & 3;
+                    all[((i * h + 2 * y + at / 2) * w + 2 * x + at % 2) * k + c] =
+                        dm[((i * (h / 2) + y) * (w / 2) + x) * k + c];
+                }
+    return all;
+}
+static void equal(const char *name, const float *found, const float *exact, long count, int shape) {
+    for (long i = 0; i < count; i++)
+        if (!(found[i] == exact[i])) {
+            fprintf(stderr, "%s of shape %d differs at %ld: %g and %g\n", name, shape, i, found[i], exact[i]);
+            exit(1);
+        }
+}
+// A max-pool within the operations, against one behind them: the same bits. y is the convolution of x.
+static void check_pool(const float *x, const float *weight, const float *y, Problem forward, Problem backward,
+                       int shape) {
+    const int n = forward.images, k = forward.outputs, h = backward.height, w = backward.width, m = forward.m;
+    const long ms = (long)n * (h / 2) * (w / 2) * k, xs = (long)n * forward.height * forward.width * forward.inputs;
+    const long ws = 9L * forward.inputs * k;
+    const long marks = (long)n * ((h / 2 * 2 + m - 1) / m) * ((w / 2 * 2 + m - 1) / m) * k;
+    if (!ms) return;
+    float *maxima = memory(ms), *dm = noise(ms), *exact = malloc(sizeof(float) * (size_t)ms);
+    float *dx = memory(xs), *dw = memory(ws), *ex = memory(xs), *ew = memory(ws);
+    int *which = malloc(sizeof(int) * (size_t)marks);
+    for (long o = 0; o < ms; o++) {
+        const long image = o / k / (w / 2) / (h / 2), row = o / k / (w / 2) % (h / 2) * 2, column = o / k % (w / 2) * 2;
+        exact[o] = -INFINITY;
+        for (int i = 0; i < 4; i++)
+            exact[o] = fmaxf(exact[o], y[((image * h + row + i / 2) * w + column + i % 2) * k + o % k]);
+    }
+    float *one = memory(fastconv_convolve_floats(&forward)), *two = memory(fastconv_convolve_floats(&backward));
+    float *three = memory(fastconv_weight_gradient_floats(&forward));
+    forward.pooled = OUTPUTS, backward.pooled = INPUTS;
+    fastconv_convolve(x, weight, maxima, which, one, &forward, 0);
+    fastconv_convolve(dm, weight, dx, which, two, &backward, 1);
+    fastconv_weight_gradient(x, dm, dw, which, three, &forward);
+    forward.pooled = backward.pooled = NEITHER;
+    float *dy = unpooled(dm, which, n, h, w, k, m);
+    fastconv_convolve(dy, weight, ex, NULL, two, &backward, 1);
+    fastconv_weight_gradient(x, dy, ew, NULL, three, &forward);
+    equal("maxima", maxima, exact, ms, shape), equal("maxima's gradient", dx, ex, xs, shape);
+    equal("maxima's weights' gradient", dw, ew, ws, shape);
+    void *all[] = {maxima, dm, exact, dx, dw, ex, ew, which, one, two, three, dy};
+    for (int i = 0; i < 12; i++) free(all[i]);
+}
 
 int main(int count, char **given) {
     const int shapes = count > 1 ? atoi(given[1]) : 1;
@@ -23,15 +79,16 @@ int main(int count, char **given) {
                     ew[by + j] += (double)dy[o] * x[from + j];
                 }
             }
-        Problem forward = {n, h, w, c, k, padding, m, block, threads};
-        Problem backward = {n, oh, ow, k, c, 2 - padding, m, block, threads};
+        Problem forward = {n, h, w, c, k, padding, m, block, threads, NEITHER};
+        Problem backward = {n, oh, ow, k, c, 2 - padding, m, block, threads, NEITHER};
         float *one = memory(fastconv_convolve_floats(&forward)), *two = memory(fastconv_convolve_floats(&backward));
         float *three = memory(fastconv_weight_gradient_floats(&forward));
-        fastconv_convolve(x, weight, y, one, &forward, 0);
-        fastconv_convolve(dy, weight, dx, two, &backward, 1);
-        fastconv_weight_gradient(x, dy, dw, three, &forward);
+        fastconv_convolve(x, weight, y, NULL, one, &forward, 0);
+        fastconv_convolve(dy, weight, dx, NULL, two, &backward, 1);
+        fastconv_weight_gradient(x, dy, dw, NULL, three, &forward);
         compare("output", y, ey, ys, shape), compare("gradient", dx, ex, xs, shape);
         compare("weights' gradient", dw, ew, ws, shape);
+        check_pool(x, weight, y, forward, backward, shape);
         void *all[] = {x, weight, dy, y, dx, dw, ey, ex, ew, one, two, three};
         for (int i = 0; i < 12; i++) free(all[i]);
     }

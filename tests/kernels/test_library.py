@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from fastconv.kernels import library, winograd
+from fastconv.kernels import library, winograd, winograd_library
 from fastconv.kernels.library import UnavailableError, find_compiler, load_library
 
 COUNTING = """#!/bin/sh
@@ -152,7 +152,7 @@ def test_eight_processes_build_it_once(source, cache, builds):
 @pytest.fixture
 def fresh():
     """The library is looked for anew, and afterwards too."""
-    caches = (winograd.obstacle, winograd._library)
+    caches = (winograd.obstacle, winograd_library.load)
     for each in caches:
         each.cache_clear()
     yield
@@ -161,12 +161,12 @@ def fresh():
 
 
 def test_another_library_is_not_used(fresh, source, monkeypatch, cache):
-    monkeypatch.setattr(winograd, "SOURCE", source)
+    monkeypatch.setattr(winograd_library, "SOURCE", source)
     assert winograd.obstacle() == "the library is not this one's"
 
 
 def test_wrong_results_are_not_used(fresh, monkeypatch):
-    monkeypatch.setattr(winograd, "_convolve", lambda *given, **named: torch.ones(()))
+    monkeypatch.setattr(winograd_library, "_convolve", lambda *given, **named: torch.ones(()))
     assert winograd.obstacle().startswith("their results are wrong here")
 
 
@@ -198,14 +198,14 @@ def test_a_library_that_traps_ends_no_command(source, cache, place):
 
 def test_sizes_that_cannot_be_are_no_traceback(fresh, monkeypatch, tmp_path, cache):
     source = tmp_path / "winograd.c"
-    shutil.copy(winograd.SOURCE.with_name("vectors.h"), tmp_path)
-    text = winograd.SOURCE.read_text()
+    shutil.copy(winograd_library.SOURCE.with_name("vectors.h"), tmp_path)
+    text = winograd_library.SOURCE.read_text()
     source.write_text(
         text.replace("fastconv_convolve_floats(", "fastconv_other_floats(")
         + """
 long fastconv_convolve_floats(const Problem *p) { return -5; }
 """
     )
-    monkeypatch.setattr(winograd, "SOURCE", source)
-    monkeypatch.setattr(winograd, "TRIAL", "")
+    monkeypatch.setattr(winograd_library, "SOURCE", source)
+    monkeypatch.setattr(winograd_library, "TRIAL", "")
     assert winograd.obstacle().startswith("they fail here (")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastconv.kernels import library, winograd
+from fastconv.kernels import library, winograd, winograd_library
 from fastconv.kernels.winograd import tile_of, winograd_conv2d
 from fastconv.models import build_model
 from fastconv.models.layers import Convolution, winograd_layers
@@ -113,7 +113,7 @@ def test_sanitizers_find_nothing(tmp_path, lanes):
     program = tmp_path / "sanitized"
     options = ("-std=gnu11", "-O1", "-g", "-fopenmp", f"-DLANES={lanes}", "-Wno-psabi", "-march=native", "-lm")
     checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    files = (f"-I{winograd.SOURCE.parent}", str(Path(__file__).with_name("sanitized.c")))
+    files = (f"-I{winograd_library.SOURCE.parent}", str(Path(__file__).with_name("sanitized.c")))
     built = subprocess.run([*library.find_compiler(), *checks, *files, *options, "-o", program], capture_output=True)
     if b"sanitize" in built.stderr:
         pytest.skip("the compiler has no sanitizers")
@@ -212,9 +212,11 @@ def test_a_network_learns_the_same(name, settings):
 
 def test_layers_are_counted_as_they_are_computed(monkeypatch):
     taken = []
-    monkeypatch.setattr(
-        "fastconv.models.layers.winograd_conv2d", lambda *given: taken.append(1) or winograd_conv2d(*given)
-    )
+    for module, name in (("layers", "winograd_conv2d"), ("fused", "winograd_conv2d_pooled")):
+        real = getattr(winograd, name)
+        monkeypatch.setattr(
+            f"fastconv.models.{module}.{name}", lambda *given, real=real: taken.append(1) or real(*given)
+        )
     winograd.use_winograd(True)
     for name, settings in NETWORKS[1:]:
         taken.clear()

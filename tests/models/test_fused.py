@@ -10,7 +10,7 @@ from fastconv.kernels import norm_gelu
 from fastconv.kernels.winograd import direct_convolutions, obstacle, use_winograd
 from fastconv.models import build_model
 from fastconv.models.airbench import Norm
-from fastconv.models.norm_activation import Layers, activate, norm_activation
+from fastconv.models.fused import FusedSequential, activate, norm_activation
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ def test_other_maps_are_computed_by_torch(taken, why):
         norm, x = norm.double(), x.double()
     if why == "empty":
         norm, x = norm.eval(), x[:0]
-    layers = Layers(norm, nn.GELU())
+    layers = FusedSequential(norm, nn.GELU())
     if why == "traced":
         torch.jit.trace(layers, x, check_trace=False)
     elif why == "direct":
@@ -130,18 +130,18 @@ def test_a_single_pixel_has_no_variance():
 
 def test_hooks_see_each_layer(taken):
     """Also those of all modules, as profilers register them."""
-    layers, seen = Layers(norm_of(), nn.GELU()), []
+    layers, seen = FusedSequential(norm_of(), nn.GELU()), []
     handle = nn.modules.module.register_module_forward_hook(lambda module, *given: seen.append(type(module)))
     try:
         layers(image_maps())
     finally:
         handle.remove()
-    assert seen == [Norm, nn.GELU, Layers]
+    assert seen == [Norm, nn.GELU, FusedSequential]
     assert not taken
 
 
 def test_a_hook_on_layers_sees_their_result(taken):
-    layers, seen, x = Layers(norm_of()), [], image_maps()
+    layers, seen, x = FusedSequential(norm_of()), [], image_maps()
     assert torch.allclose(layers.then(nn.GELU(), x), nn.functional.gelu(layers(x)), atol=1e-5)
     assert taken == ["norm_gelu"]
     layers.register_forward_hook(lambda module, given, out: seen.append(out))
@@ -187,5 +187,5 @@ def test_a_frozen_activation_needs_no_gradient(taken):
 
 @pytest.mark.slow
 def test_an_export_has_operators_that_others_know():
-    exported = torch.export.export(Layers(norm_of(), nn.GELU()).eval(), (image_maps(),))
+    exported = torch.export.export(FusedSequential(norm_of(), nn.GELU()).eval(), (image_maps(),))
     assert not any("fastconv" in str(node.target) for node in exported.graph.nodes)
