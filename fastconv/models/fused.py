@@ -6,6 +6,7 @@ are computed one after the other.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def _through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     while at < len(layers):
         layer, following = layers[at], layers[at + 1] if at + 1 < len(layers) else None
         if following is not None and (tile := pooled_tile(layer, following, x)):
-            x = winograd_conv2d_pooled(x, layer.weight, 1, tile)[0]
+            x = winograd_conv2d_pooled(x, cast(Tensor, layer.weight), 1, tile)[0]
             at += 2
         elif isinstance(layer, nn.BatchNorm2d) and following is not None:
             x = norm_activation(layer, following, x)
