@@ -20,6 +20,7 @@ from measurements import RESULTS, append, describe_device, describe_versions, re
 from fastconv.budget.autotune.settings import AUTOTUNE
 from fastconv.kernels.winograd import obstacle, use_winograd
 from fastconv.models import build_model
+from fastconv.models.resizing import small_side
 from fastconv.models.tta import Views
 from fastconv.optim import Muon
 
@@ -38,8 +39,12 @@ def networks() -> dict[str, dict]:
     }
 
 
-def measure(dataset: str, settings: dict, images: int, seed: int = 0) -> dict[str, object]:
-    """Train and score; returns the row, without what identifies it."""
+def measure(dataset: str, settings: dict, images: int, seed: int = 0, small: float = 0.0) -> dict[str, object]:
+    """Train and score; returns the row, without what identifies it.
+
+    Args:
+        small: share of the images, the first ones, that are made smaller.
+    """
     flip = dataset == "cifar10"
     batch_size = next(size for size, steps in AUTOTUNE.steps_for_batch_size.items() if size * steps <= images)
     pixels, _, held, held_labels = images_of(dataset)
@@ -48,17 +53,24 @@ def measure(dataset: str, settings: dict, images: int, seed: int = 0) -> dict[st
     model = build_model("airbench", pixels.shape[1], 10, **settings).to(memory_format=torch.channels_last)
     model.whitening.whiten(pixels[:2000])
     optimizer = Muon().build(model, batch_size, "fp32")
-    steps = images // batch_size
+    steps, seconds = images // batch_size, 0.0
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["max_lr"] * max(0.0, 1 - step / steps / group.get("schedule_fraction", 1.0))
+            fraction = group.get("schedule_fraction", 1.0)
+            group["lr"] = group["max_lr"] * max(0.0, 1 - step / steps / fraction)
+            for parameter in group["params"] if step / steps > fraction else ():
+                parameter.requires_grad_(False)
         _, x, labels = batches.next()
+        started = time.perf_counter()
+        if step < small * steps:
+            x = F.interpolate(x, small_side(x.shape[2]), mode="bilinear", antialias=True)
         for part, of_part in zip(x.split(MICRO), labels.split(MICRO), strict=True):
             logits = model(part.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits, of_part, label_smoothing=0.2)
             (loss * len(part) / batch_size).backward()
         optimizer.step()
         optimizer.zero_grad()
+        seconds += time.perf_counter() - started
     model.eval()
     views, plain, augmented = Views(flip, 1), 0, 0
     with torch.no_grad():
@@ -69,6 +81,7 @@ def measure(dataset: str, settings: dict, images: int, seed: int = 0) -> dict[st
     return {
         "batch_size": batch_size,
         "steps": steps,
+        "seconds": round(seconds, 1),
         "accuracy_holdout": plain / HELD,
         "accuracy_holdout_tta": augmented / HELD,
         "device": describe_device(),
@@ -117,7 +130,8 @@ def main(*datasets: str) -> None:
                 }
                 about["seed"] = "0"
                 if not any(about.items() <= row.items() for row in read(ROWS)):
-                    append(ROWS, {**about, **measure(dataset, settings, images)})
+                    row = measure(dataset, settings, images)
+                    append(ROWS, {**about, **{key: row[key] for key in row if key != "seconds"}})
                     TABLE.write_text(table())
     print(table())
 

@@ -9,6 +9,7 @@ from fastconv.budget.pacing import PACING, Pacing
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.config.schema import Config
 from fastconv.data.stream.spec import StreamSpec
+from fastconv.models.resizing import Resizing
 from fastconv.models.tta import Views
 
 
@@ -78,6 +79,7 @@ def forecast(
     # Each step takes its share of the validations, one in every `validate.every` epochs.
     share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
     steps, step_seconds = math.inf if max_steps is None else max_steps, speed.step_seconds
+    mean_step_seconds = step_seconds / Resizing(config.progressive_resizing).gain
     if seconds is not None:
         left = max(seconds - already_counted, 0.0)
         step_seconds = min(step_seconds, pacing.unmeasured_step_share * left) or step_seconds
@@ -85,7 +87,7 @@ def forecast(
         # By the end it will be known how many images need all views.
         expected = dataclasses.replace(reserve, views=views.scored(pacing.uncertain))
         available = seconds - expected.seconds - already_counted
-        steps = min(steps, max(1, int(available / (speed.step_seconds + share))))
+        steps = min(steps, max(1, int(available / (mean_step_seconds + share))))
     epochs = steps * step_epochs
     wanted = epochs if seconds is None else pacing.stream_margin * epochs
     if max_steps is not None:
@@ -99,7 +101,7 @@ def forecast(
         max_steps=max_steps,
         steps=int(steps),
         epochs=epochs,
-        seconds=steps * (speed.step_seconds + share),
+        seconds=steps * (mean_step_seconds + share),
         step_seconds=step_seconds,
         reserve=reserve,
         stream_epochs=stream_epochs if config.stream.mode == "precomputed" else 0,

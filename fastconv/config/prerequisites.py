@@ -13,6 +13,7 @@ from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import stored_streams
 from fastconv.models.configs import Airbench, patch_side
+from fastconv.models.resizing import LEAST_SIDE
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import require_space, unwritable
 from fastconv.system.targets import import_target, require_arguments
@@ -57,6 +58,11 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
                 f"model.whitening_{name}={getattr(model, f'whitening_{name}')} needs patches of {patch}x{patch} pixels,"
                 f" more than the {width}x{height} images have: give fewer pixels"
             )
+    if config.progressive_resizing and side < LEAST_SIDE:
+        raise InputError(
+            f"progressive_resizing={config.progressive_resizing:g} is for images of at least {LEAST_SIDE}x{LEAST_SIDE}"
+            f" pixels: these have {width}x{height}"
+        )
     if config.stream.mode == "precomputed":
         # Without a time limit all epochs are needed at once.
         epochs = (config.schedule.max_epochs or 0.0) if config.budget.seconds is None else 0.0

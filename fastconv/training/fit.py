@@ -30,6 +30,7 @@ from fastconv.training.callbacks import (
     CompileStep,
     FiniteLoss,
     Recorder,
+    ResizeImages,
     ScheduleLR,
     TimeBudget,
     WatchSpeed,
@@ -116,6 +117,7 @@ class Training:
             self._budget,
             self._watch,
             ScheduleLR(config.schedule),
+            *([ResizeImages(self._budget, run.resizing)] if run.resizing.until else []),
             *([self._average] if self._average else []),
             self._recorder,
             BudgetProgressBar(self._recorder, console),
@@ -187,7 +189,7 @@ class Training:
         """Count operations, log results and draw figures, which no budget counts. A part that fails is left out."""
         run, loggers, folder = self._run, self._loggers, self._folder.path
         with optional("petaflop"):
-            results = dataclasses.replace(results, petaflop=run.petaflop(self._budget.steps))
+            results = dataclasses.replace(results, petaflop=run.petaflop(self._budget.worked))
             results.write(folder, durable=True)
         loggers.log_results(results)
         if run.config.figures:

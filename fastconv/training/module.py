@@ -80,6 +80,8 @@ class ImageClassifier(L.LightningModule):
             self.model.to(memory_format=torch.channels_last)
         self._make_optimizer = optimizer
         self._label_smoothing = label_smoothing
+        self.side_share = 1.0
+        """Share of their side that training images keep, in (0, 1]."""
         self._views = views or Views()
         self.normalise = Normalise(mean, std)
         # Sums over steps stay on the device until the logging callback reads and clears them.
@@ -112,12 +114,20 @@ class ImageClassifier(L.LightningModule):
 
     def _score_training(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to train on, and the sums of losses, of correct predictions and of images, float [3]."""
-        logits = self(images)
+        logits = self.model(self._resized(self.normalise(images)))
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         with torch.no_grad():
             hits = (logits.argmax(1) == labels).sum()
             sums = torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))])
         return loss, sums
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """Images float [B, C, H, W] with `side_share` of their sides."""
+        if self.side_share == 1:
+            return images
+        size = [round(self.side_share * side) for side in images.shape[2:]]
+        smaller = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        return smaller.contiguous(memory_format=torch.channels_last)
 
     @property
     def is_compiled(self) -> bool:

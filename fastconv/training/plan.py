@@ -35,6 +35,7 @@ from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec, stream_s
 from fastconv.data.stream.writer import write_stream
 from fastconv.models import CustomNetwork, blueprint, build_model, check_network, count_parameters, model_settings
 from fastconv.models.layers import winograd_layers
+from fastconv.models.resizing import Resizing, small_side
 from fastconv.models.tta import views_of
 from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
@@ -85,8 +86,13 @@ class Run:
         is_open = trainer.num_threads == "auto" and is_limited and default_threads() > 1
         return is_open and self.device.kind == "cpu" and trainer.devices == 1
 
-    def petaflop(self, steps: int) -> float:
-        """10^15 floating-point operations of this many steps of training."""
+    @property
+    def resizing(self) -> Resizing:
+        """Which training images are small."""
+        return Resizing(self.config.progressive_resizing)
+
+    def petaflop(self, steps: float) -> float:
+        """10^15 floating-point operations of this many steps of training, with whole images."""
         each = training_flops(self.config.model.name, self.model_settings, self.spec.shape, len(self.spec.classes))
         return each * steps * self.config.batch_size / 1e15
 
@@ -129,6 +135,9 @@ def plan_run(
     parameters = count_parameters(network)
     if isinstance(config.model, CustomNetwork):
         check_network(config.model.target, spec.shape, classes, settings)
+        if config.progressive_resizing:
+            height, width = map(small_side, spec.shape[:2])
+            check_network(config.model.target, (height, width, channels), classes, settings)
     if isinstance(config.optimizer, CustomOptimizer):  # only building it shows which arguments it accepts
         try:
             config.optimizer.build(network, config.batch_size, device.precision)

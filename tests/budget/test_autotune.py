@@ -558,3 +558,22 @@ def test_a_plain_run_whose_benchmark_is_too_slow_ends_well(command, tmp_path, no
     assert found.seconds_counted <= 1.02, "each reading of the simulated clock takes time"
     assert found.steps > 20
     assert found.final_lr < 0.02
+
+
+def test_images_are_small_first_where_that_was_measured_to_help():
+    given = ["experiment=best", "dataset=fashion_mnist", "budget.seconds=100", "trainer=cpu"]
+    config, labels = config_of(*given), np.arange(20_000) % 10
+    train = ImageData("grey", np.zeros((20_000, 28, 28, 1), np.uint8), labels, tuple("abcdefghij"), "digest")
+    few = dataclasses.replace(train, images=train.images[:, :20, :20])
+    resized = []
+    for speed in np.geomspace(1e9, 1e12, 13):
+        for images, device in ((train, "cpu"), (train, "cuda"), (few, "cpu")):
+            profiles = SpeedProfiles(config, CPU, images, Path(), machine(speed))
+            choice = choose(config, left_open(config, given), device, images, 0, profiles, lambda seconds: None)
+            share = choice.config.progressive_resizing
+            assert (share > 0) == ("progressive_resizing" in choice.reasons)
+            if share:
+                assert (images is train, device, choice.config.model.widths) == (True, "cpu", [32, 128, 128])
+                assert "21x21" in choice.reasons["progressive_resizing"]
+                resized.append(speed)
+    assert 0 < len(resized) < 13

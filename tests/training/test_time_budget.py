@@ -14,7 +14,9 @@ from fastconv.budget.pacing import PACING
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.callbacks import TimeBudget
 from fastconv.config.schema import SEGMENTS
+from fastconv.models.resizing import Resizing
 from fastconv.models.tta import Views, logits_in_time
+from fastconv.training.callbacks import ResizeImages
 
 BATCH, MICROBATCH = 500, 125
 IMAGES, SETUP = 5000, 2.0
@@ -30,6 +32,7 @@ class Machine:
         factor: how many times as long something takes that begins at a time, in seconds.
         stall: when it stops for a while, and for how many seconds.
         uncertain: share of the images that get further views.
+        resizing: which training images are small; a step with small ones takes that much less time.
     """
 
     step: float = 0.06
@@ -37,6 +40,7 @@ class Machine:
     factor: object = lambda now: 1.0
     stall: tuple[float, float] = (1e9, 0.0)
     uncertain: float = 0.3
+    resizing: Resizing = field(default_factory=Resizing)
     now: float = 0.0
     stalled: bool = field(default=False, init=False)
 
@@ -61,9 +65,11 @@ def steps_of(budget, machine):
     precision = SimpleNamespace(forward_context=contextlib.nullcontext)
     trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0, precision_plugin=precision)
     budget.on_train_start(trainer, module)
+    resize = ResizeImages(budget, machine.resizing)
     for index in itertools.count():
         budget.on_train_batch_start(trainer)
-        machine.work(machine.step)
+        resize.on_train_batch_start(trainer, module, None, index)
+        machine.work(machine.step * module.side_share**2)
         budget.on_train_batch_end(trainer, module, None, (torch.zeros(MICROBATCH, 1), None), index)
         if index == 0:
             save(budget, machine)
@@ -136,6 +142,14 @@ def test_a_quiet_machine_uses_97_percent_and_never_more_than_all(views, monkeypa
         assert budget.progress == 1
         step = machine.step if machine.step > 0.015 * seconds else 0.0
         assert (0.97 if seconds >= 30 else 0.95) * seconds - step <= budget.elapsed() <= seconds, (machine, seconds)
+
+
+def test_with_small_images_first_more_of_them_fit_into_the_same_time(monkeypatch):
+    whole, small = (run(Machine(resizing=Resizing(until)), monkeypatch, 30.0, Views()) for until in (0.0, 0.4))
+    assert small.progress == 1
+    assert 0.97 * 30 <= small.elapsed() <= 30
+    assert small.steps / whole.steps == pytest.approx(Resizing(0.4).gain, rel=0.02)
+    assert small.worked == pytest.approx(whole.steps, rel=0.02)
 
 
 @VIEWS

@@ -18,6 +18,7 @@ from fastconv.budget.pacing import PACING
 from fastconv.config.schema import Config
 from fastconv.data.dataset import ImageData
 from fastconv.models.configs import TTA, Network
+from fastconv.models.resizing import LEAST_SIDE, Resizing
 from fastconv.models.tta import views_of
 
 
@@ -33,6 +34,7 @@ class Candidate:
         batch_size: images per optimizer step.
         tta: views in which the images are scored.
         flip: share of the training images that are flipped, in [0, 1].
+        resizing: share of the training, in [0, 1), in which images are small.
     """
 
     network: Network
@@ -42,10 +44,11 @@ class Candidate:
     batch_size: int
     tta: TTA
     flip: float
+    resizing: float = 0.0
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of an optimizer step."""
+        """Seconds of an optimizer step with whole images."""
         return self.image_seconds * self.batch_size + self.speed.update_seconds
 
 
@@ -62,6 +65,7 @@ class Candidates:
         seconds: for training and scoring.
         flip: share of the training images that are flipped, where there is time for it.
         other_look: whether flipped images are of the same class, but look different.
+        may_resize: whether progressive resizing was measured on such a device.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Candidates:
         seconds: float,
         flip: float,
         other_look: bool,
+        may_resize: bool = False,
         settings: Autotune = AUTOTUNE,
     ) -> None:
         self._config, self._open, self._train, self._scored, self._profiles = (
@@ -88,6 +93,7 @@ class Candidates:
         )
         self._budget_seconds, self._benchmark_seconds, self._seconds = budget_seconds, benchmark_seconds, seconds
         self._flip, self._other_look, self._settings = flip, other_look, settings
+        self._may_resize = may_resize and "progressive_resizing" in open_choices
         self._benchmarks_took = 0.0
         self.reason: str | None = None
 
@@ -229,10 +235,19 @@ class Candidates:
         per_image, batch_size = image_seconds(speed, self._settings), self._config.batch_size
         if "batch_size" in self._open:
             batch_size = self._batch_size(min(self.max_images, seconds / per_image))
-        candidate = Candidate(network, speed, per_image, 0.0, batch_size, tta, flip)
-        return dataclasses.replace(
-            candidate, images=min(self.max_images, seconds / candidate.step_seconds * batch_size)
-        )
+        candidate = Candidate(network, speed, per_image, 0.0, batch_size, tta, flip, self._config.progressive_resizing)
+        images = seconds / candidate.step_seconds * batch_size
+        if "progressive_resizing" in self._open:
+            resizing = self._settings.resized_share if self._resizing_pays(network, images) else 0.0
+            candidate = dataclasses.replace(candidate, resizing=resizing)
+        images *= Resizing(candidate.resizing).gain
+        return dataclasses.replace(candidate, images=min(self.max_images, images))
+
+    def _resizing_pays(self, network: Network, images: float) -> bool:
+        """Whether a gain was measured with this network, for a training over about so many images."""
+        side, size = self._train.side, model_size(network, self._train.side, self._train.channels)
+        is_measured = self._may_resize and size is not None and size.resizing_pays and side >= LEAST_SIDE
+        return is_measured and images <= self._settings.resizing_epochs * len(self._train)
 
     def _batch_size(self, images: float) -> int:
         """The largest batch size that leaves enough optimizer steps in a run over this many images."""

@@ -25,6 +25,7 @@ from fastconv.data.augment.transforms.cutout import Cutout
 from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
+from fastconv.models.resizing import Resizing, small_side
 
 # What autotune can choose, and the keys of the command line that settle it instead.
 CHOICES = {
@@ -34,6 +35,7 @@ CHOICES = {
     "flip": ("dataset.flip", "augment"),  # a policy that is set flips as it says
     "augment": ("augment",),
     "data_pruning": ("data_pruning",),
+    "progressive_resizing": ("progressive_resizing",),
     "tta": ("tta",),
 }
 
@@ -156,6 +158,7 @@ def choose(
         seconds=(1 - settings.benchmark_share - settings.flip_test_share) * budget,
         flip=flip,
         other_look=accuracy is not None and accuracy.other_look(settings),
+        may_resize=device == "cpu",
         settings=settings,
     )
     best = candidates.best()
@@ -179,6 +182,14 @@ def choose(
             reasons["data_pruning"] = (
                 f"{share:.0%} of the images skip each epoch, those on which {network_name(proxy)} is most"
                 f" confident; they are selected in about {seconds:.0f} s"
+            )
+    if "progressive_resizing" in open_choices:
+        tuned = dataclasses.replace(tuned, progressive_resizing=best.resizing)
+        if best.resizing:
+            height, width = map(small_side, train.images.shape[1:3])
+            reasons["progressive_resizing"] = (
+                f"images have {width}x{height} pixels in the first {best.resizing:.0%} of the training, so that it sees"
+                f" {Resizing(best.resizing).gain - 1:.0%} more of them"
             )
     if "tta" in open_choices:
         tuned = dataclasses.replace(tuned, tta=best.tta)

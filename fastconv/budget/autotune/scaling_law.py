@@ -21,6 +21,8 @@ class ModelSize:
         flops: floating-point operations per image, airbench94's being 1.
         irreducible: log error that the network tends to, airbench94's being 0.
         half_images: images after which the error is about twice what it tends to.
+        resizing_pays: whether a gain by progressive resizing was measured with this network
+            (benchmarks/research/resizing.py).
         pruning_pays: whether a gain by data pruning was measured with this network (benchmarks/research/equal_work.py).
         is_large: whether the network begins to memorise images that it sees often.
     """
@@ -29,6 +31,7 @@ class ModelSize:
     flops: float
     irreducible: float
     half_images: float
+    resizing_pays: bool = False
     pruning_pays: bool = False
     is_large: bool = False
 
@@ -42,7 +45,7 @@ class ModelSize:
 MODEL_SIZES = (
     ModelSize(Airbench(widths=[8, 32, 32]), 0.029, 1.232, 48_154),
     ModelSize(Airbench(widths=[16, 64, 64]), 0.084, 0.712, 54_231),
-    ModelSize(Airbench(widths=[32, 128, 128]), 0.279, 0.274, 70_543, pruning_pays=True),
+    ModelSize(Airbench(widths=[32, 128, 128]), 0.279, 0.274, 70_543, resizing_pays=True, pruning_pays=True),
     ModelSize(Airbench(widths=[64, 256, 256]), 1.0, 0.0, 91_194, pruning_pays=True),
     ModelSize(Airbench(widths=[128, 384, 384]), 2.55, -0.166, 108_704, is_large=True),
     ModelSize(

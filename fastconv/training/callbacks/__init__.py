@@ -6,6 +6,7 @@ from fastconv.training.callbacks.compile_step import CompileStep
 from fastconv.training.callbacks.finite_loss import FiniteLoss
 from fastconv.training.callbacks.progress_bar import BudgetProgressBar
 from fastconv.training.callbacks.recorder import Recorder
+from fastconv.training.callbacks.resize_images import ResizeImages
 from fastconv.training.callbacks.schedule_lr import OneCycleLR, ScheduleLR
 from fastconv.training.callbacks.time_budget import TimeBudget
 from fastconv.training.callbacks.watch_speed import WatchSpeed
@@ -18,6 +19,7 @@ __all__ = [
     "FiniteLoss",
     "OneCycleLR",
     "Recorder",
+    "ResizeImages",
     "ScheduleLR",
     "TimeBudget",
     "WatchSpeed",

@@ -63,6 +63,10 @@ class TimeBudget(L.Callback):
         self.times = StepTimes(step_seconds, pacing, 0.0 if seconds is None else pacing.slow_share * seconds)
         self.validate_images = validate_images
         self.steps = 0
+        self.work = 1.0
+        """Share of a whole step's work that the current step does."""
+        self.worked = 0.0
+        """Whole steps' worth of work that was done."""
         self.step = Step(0.0, last=False)
         self.stop_reason: str | None = None
         self._begun = False
@@ -142,8 +146,9 @@ class TimeBudget(L.Callback):
             return
         self._wait_for_device(pl_module.device)
         self.steps += 1
-        # With what other callbacks did after the step before, and with the time that the batch took to come.
-        self.times.add(self.clock.counted(("train",)) - (self._step_ended or 0.0))
+        self.worked += self.work
+        # With what other callbacks did after the step before, and with the wait for the batch; as of a whole step.
+        self.times.add((self.clock.counted(("train",)) - (self._step_ended or 0.0)) / self.work)
         if pl_module.device.type == "cpu":  # on a GPU the host's first steps only start work
             self.reserve.spread = self.times.spread
         self._begun = False
@@ -179,6 +184,7 @@ class TimeBudget(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "steps": self.steps,
+            "worked": self.worked,
             "progress": self.step.progress,
             "stop_reason": self.stop_reason,
             "began": self._began,
@@ -189,6 +195,7 @@ class TimeBudget(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.stop_reason = state["steps"], state["stop_reason"]
         self._began = state.get("began", 0.0)  # checkpoints of earlier versions lack it
+        self.worked = state.get("worked", float(self.steps))
         self.step = Step(state["progress"], last=False)
         self.times = StepTimes(self.times.estimate, self._pacing, self.times.allowance)
         for seconds in state["step_seconds"]:
