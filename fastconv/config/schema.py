@@ -152,6 +152,9 @@ class Config:
     half the time."""
     label_smoothing: float = setting(0.0, SHARE)
     """Label smoothing: the share of each label, in [0, 1), that is spread over all classes."""
+    calibration_images: int = setting(0, Range("a number of images", 0, 1e6))
+    """Training images that are set aside to fit the temperature on (with `label_smoothing`, if none are held out and
+    these are at most one in 25)."""
     objective: str = setting("accuracy", options=OBJECTIVES)
     """The result that a run is judged by: `accuracy`, or one in which each class counts the same, `balanced_accuracy`
     (the mean of the classes' recalls) or `macro_f1` (the mean of their F1 scores). Then an epoch has as many images of

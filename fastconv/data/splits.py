@@ -24,6 +24,21 @@ class Splits:
         return int(np.isin(self.test.hashes, self.train.hashes).sum())
 
 
+# At most one in so many training images is set aside: of few images, each is worth more for training.
+SET_ASIDE = 25
+
+
+def set_aside(train: ImageData, count: int) -> tuple[ImageData, ImageData]:
+    """Split training images into those to train on and `count` others, at even distances, so that there are as many of
+    each class as among all. If they were more than one in 25, none are set aside."""
+    if count * SET_ASIDE > len(train):
+        count = 0
+    rows = np.linspace(0, len(train) - 1, count, dtype=np.int64)
+    if not count:
+        return train, train.take(rows)
+    return train.take(np.setdiff1d(np.arange(len(train)), rows)), train.take(rows)
+
+
 def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split into rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class.
 

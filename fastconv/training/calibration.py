@@ -28,7 +28,7 @@ def calibrate(
 ) -> None:
     """Set `module.temperature`, if the run smooths labels and its budget has time for some images. On every rank.
 
-    The images are held out or, where none are, the next ones of the training stream, which a run of less than an epoch
+    The images are held out or set aside or, where none are, the next ones of the training stream, which a run of less than an epoch
     has not seen, without augmentation. The first rank's temperature counts.
 
     Args:
@@ -46,15 +46,15 @@ def calibrate(
     checkpoint[TEMPERATURE] = module.temperature
 
 
-def calibration_images(spec: StreamSpec, train: ImageData, holdout: ImageData, seen: int, count: int) -> Batch:
+def calibration_images(spec: StreamSpec, train: ImageData, unseen: ImageData, seen: int, count: int) -> Batch:
     """Images uint8 [N, H, W, C] and labels int64 [N] to fit the temperature on, at most `count`.
 
     Args:
         seen: number of the stream's samples that the network was trained on.
     """
-    if len(holdout):
-        rows = torch.linspace(0, len(holdout) - 1, min(count, len(holdout))).long().numpy()
-        return holdout.images[rows], holdout.labels[rows]
+    if len(unseen):
+        rows = torch.linspace(0, len(unseen) - 1, min(count, len(unseen))).long().numpy()
+        return unseen.images[rows], unseen.labels[rows]
     # In the same order, but as often as there are images of a class: the temperature is for images as they come.
     plain = dataclasses.replace(spec, policy=PLAIN, sampling="")
     return OnlineStream(plain, dataclasses.replace(train, sampling=None)).rows(seen, seen + min(count, spec.samples))
@@ -68,7 +68,7 @@ def _fitted(run: Run, trainer: L.Trainer, module: ImageClassifier, budget: TimeB
         saving = reserve.pacing.reserve_factor * reserve.saves * reserve.save_seconds
         reserve.start_scoring(len(run.test), lambda: limit - saving - budget.elapsed())
     seen, count = budget.steps * run.config.batch_size, reserve.pacing.calibration_images
-    images, labels = calibration_images(run.spec, run.train, run.holdout, seen, count)
+    images, labels = calibration_images(run.spec, run.train, run.unseen, seen, count)
     device, found = trainer.strategy.root_device, list[Tensor]()
     module.eval().to(device)  # Lightning moves it to the CPU after training
     for start in range(0, len(labels), BATCH_SIZE):
@@ -84,6 +84,6 @@ def _fitted(run: Run, trainer: L.Trainer, module: ImageClassifier, budget: TimeB
     if not len(logits) or not torch.isfinite(logits).all():
         return None
     known = torch.from_numpy(labels[: len(logits)])
-    if len(run.holdout):
+    if len(run.unseen):
         return fit_temperature(logits, known)
     return fit_on_training_images(logits, known, run.config.label_smoothing, seen / len(run.train))

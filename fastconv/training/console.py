@@ -45,6 +45,8 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     )
     if spec.samples != images:
         described += f"; {spec.samples:,} of them in each epoch"
+    if len(run.unseen) > len(run.holdout):
+        described += f"; {len(run.unseen):,} others to fit the temperature on"
     stream = "augmented while training"
     if plan.stream_epochs:
         size = plan.stream_epochs * spec.epoch_bytes / 1e6

@@ -27,7 +27,7 @@ from fastconv.config.prerequisites import require_room
 from fastconv.config.schema import Config
 from fastconv.data.augment.plan import BalancedSampling
 from fastconv.data.dataset import ImageData
-from fastconv.data.splits import Splits
+from fastconv.data.splits import Splits, set_aside
 from fastconv.data.stream.cache import in_use, prune, stored_streams
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
@@ -56,6 +56,8 @@ class Run:
     device: Device
     train: ImageData
     holdout: ImageData
+    unseen: ImageData
+    """Images that the network is not trained on, to fit the temperature on; may be none."""
     test: ImageData
     spec: StreamSpec
     speed: SpeedProfile
@@ -118,6 +120,9 @@ def plan_run(
         device = prepare_in_time(config, threads)
     forget_peak_memory()
     train, holdout, test = data.train, data.holdout, data.test
+    unseen = holdout
+    if config.label_smoothing and not len(holdout):
+        train, unseen = set_aside(train, config.calibration_images)
     if config.objective != "accuracy" and len(set(np.bincount(train.labels).tolist()) - {0}) > 1:
         # Within few epochs, class weights in the loss gained less or nothing, and adjusted logits nothing; weights were
         # better after many (benchmarks/results/imbalance.md).
@@ -184,7 +189,7 @@ def plan_run(
             # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
             measured = build_model(config.model.name, channels, classes, **settings)
         winograd = winograd_layers(measured, spec.shape, config.micro_batch_size)
-    return Run(config, clock, device, train, holdout, test, spec, speed, plan, parameters, callbacks, winograd)
+    return Run(config, clock, device, train, holdout, unseen, test, spec, speed, plan, parameters, callbacks, winograd)
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
