@@ -28,8 +28,8 @@ def calibrate(
 ) -> None:
     """Set `module.temperature`, if the run smooths labels and its budget has time for some images. On every rank.
 
-    The images are held out or set aside or, where none are, the next ones of the training stream, which a run of less than an epoch
-    has not seen, without augmentation. The first rank's temperature counts.
+    The images are held out, or set aside, or, where none are, the next ones of the training stream, which a run of less
+    than an epoch has not seen, without augmentation. The first rank's temperature counts.
 
     Args:
         checkpoint: of an earlier process that has trained the network. It may have fitted the temperature too; if not,

@@ -9,7 +9,7 @@ from harness import noise
 from fastconv.data.configs import Dataset
 from fastconv.data.hashes import content_hashes
 from fastconv.data.loading import hold_out, load, open_splits
-from fastconv.data.splits import content_split, stratified_split
+from fastconv.data.splits import content_split, set_aside, stratified_split
 
 
 def drawn(count: int, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +124,19 @@ def test_the_built_in_data_sets_are_held_out_by_position(digits_root):
     np.testing.assert_array_equal(splits.holdout.images, everything.images[held])
     assert splits.train.digest == everything.take(kept).digest
     assert splits.train.hashes is None
+
+
+def test_images_are_set_aside_evenly_if_there_are_enough():
+    data = noise(100, 3)
+    train, unseen = set_aside(data, 4)
+    assert (len(train), len(unseen)) == (96, 4)
+    everything = sorted(image.tobytes() for image in data.images)
+    assert sorted(image.tobytes() for part in (train, unseen) for image in part.images) == everything
+    np.testing.assert_array_equal(unseen.images, data.images[[0, 33, 66, 99]])
+    assert len({data.digest, train.digest, unseen.digest}) == 3
+    for count in (0, 5):
+        train, unseen = set_aside(data, count)
+        assert (train.digest, len(unseen)) == (data.digest, 0)
 
 
 def test_leaked_images_are_counted():
