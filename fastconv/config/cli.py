@@ -142,6 +142,8 @@ def command(
                 fail(of_file(error))
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
+                if not job.full_error:
+                    del os.environ["HYDRA_FULL_ERROR"]
                 folders.close()
             if job.failed or not well:
                 raise SystemExit(1)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import os
 import subprocess
 import sys
 from typing import get_args
@@ -11,6 +12,7 @@ from harness import files, run_command
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from fastconv import train
 from fastconv.config.commands import Method
 from fastconv.config.help import described_keys
 from fastconv.config.overrides import compose, group_options, groups
@@ -152,6 +154,15 @@ def test_config_can_be_printed(command):
     assert ended.code == 0
     config = OmegaConf.create(ended.out)
     assert (config.dataset.name, config.model.width) == ("cifar10", 32)
+
+
+def test_a_command_leaves_the_environment_as_it_was(monkeypatch):
+    """For scripts that call several commands in one process."""
+    monkeypatch.setattr(sys, "argv", ["train", "dataset=nothing"])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "HYDRA_FULL_ERROR" not in os.environ
 
 
 def test_works_from_any_folder_as_a_module(tmp_path, digits_root):
