@@ -143,7 +143,7 @@ def command(
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 if not job.full_error:
-                    del os.environ["HYDRA_FULL_ERROR"]
+                    os.environ.pop("HYDRA_FULL_ERROR", None)
                 folders.close()
             if job.failed or not well:
                 raise SystemExit(1)
