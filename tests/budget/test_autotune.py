@@ -577,3 +577,22 @@ def test_images_are_small_first_where_that_was_measured_to_help():
                 assert "21x21" in choice.reasons["progressive_resizing"]
                 resized.append(speed)
     assert 0 < len(resized) < 13
+
+
+def colours(images, classes):
+    labels, names = np.arange(images) % classes, tuple(map(str, range(classes)))
+    return ImageData("colours", np.zeros((images, 32, 32, 3), np.uint8), labels, names, f"{images} {classes}")
+
+
+def network_at(train, speed, seconds=60):
+    given = ["experiment=best", "dataset=cifar10", f"budget.seconds={seconds}", "trainer=cpu"]
+    profiles = SpeedProfiles(config_of(*given), CPU, train, Path(), machine(speed))
+    choice = choose(config_of(*given), left_open(config_of(*given), given), "cpu", train, 0, profiles, lambda _: None)
+    return choice.config.model
+
+
+def test_few_images_are_not_for_the_fast_sizes():
+    speeds = np.geomspace(3e8, 1e11, 9)
+    strides = {count: {network_at(colours(count, 10), speed).whitening_stride for speed in speeds}
+               for count in (4_000, 6_000)}  # fmt: skip
+    assert strides == {4_000: {1}, 6_000: {1, 2}}

@@ -108,12 +108,13 @@ class Candidates:
         if "model" not in self._open:
             return self._candidate(self._config.model, self._profiles.profile(self._config.model))
         tried: list[tuple[ModelSize, Candidate]] = []
-        for family in size_families(self._train.side, self._train.channels):
+        families, has_few = size_families(self._train.side, self._train.channels), self._has_few_images
+        for family in families[-1:] if has_few else families:
             found, is_over = self._tried(family, tried[-1:])
             tried += found
             if is_over:
                 break
-        smallest = int(len(self._train) < self._settings.few_images and len(tried) > 1)
+        smallest = int(has_few and len(families) == 1 and len(tried) > 1)
         index = min(range(smallest, len(tried)), key=lambda index: self._log_error(*tried[index]))
         best, least = tried[index][1], self._log_error(*tried[index])
         reasons = [f"{network_name(best.network)}, {self.epochs(best):.1f} epochs"]
@@ -141,6 +142,10 @@ class Candidates:
             if len(tried) > 1 and self._log_error(*tried[-1]) > self._log_error(*tried[-2]):
                 return tried, True
         return tried, False
+
+    @property
+    def _has_few_images(self) -> bool:
+        return len(self._train) < self._settings.few_images
 
     def epochs(self, candidate: Candidate) -> float:
         """Epochs that a candidate would be trained for."""
