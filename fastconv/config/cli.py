@@ -95,6 +95,8 @@ def command(
             threading.excepthook = functools.partial(_of_thread, of_threads)
             sys.excepthook = _print_traceback
             folders = contextlib.ExitStack()
+            if not job.full_error:
+                folders.callback(os.environ.pop, "HYDRA_FULL_ERROR", None)
             try:
                 folders.enter_context(config_folder(read_arguments(arguments).config_dir))
                 arguments = prepare_arguments(config_name, arguments)
@@ -142,8 +144,6 @@ def command(
                 fail(of_file(error))
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
-                if not job.full_error:
-                    os.environ.pop("HYDRA_FULL_ERROR", None)
                 folders.close()
             if job.failed or not well:
                 raise SystemExit(1)

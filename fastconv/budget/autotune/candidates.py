@@ -249,7 +249,7 @@ class Candidates:
         return dataclasses.replace(candidate, images=min(self.max_images, images))
 
     def _resizing_pays(self, network: Network, images: float) -> bool:
-        """Whether a gain was measured with this network, for a training over about so many images."""
+        """Whether a gain was measured with this network, for a training over about this number of images."""
         side, size = self._train.side, model_size(network, self._train.side, self._train.channels)
         is_measured = self._may_resize and size is not None and size.resizing_pays and side >= LEAST_SIDE
         return is_measured and images <= self._settings.resizing_epochs * len(self._train)
