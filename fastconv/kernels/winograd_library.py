@@ -107,13 +107,13 @@ def pooled_input_gradient(
     before = height + 2 * padding - 2, width + 2 * padding - 2
     problem = Problem(images, *before, outputs, weight.shape[1], 2 - padding, tile, 0, 0, INPUTS)
     out = _empty(images, weight.shape[1], height, width)
-    return _convolve(problem, gradient, weight, out, _channels_last(index), turned=True)
+    return _convolve(problem, gradient, weight, out, channels_last(index), turned=True)
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, padding: int, tile: int, index: Tensor | None = None) -> Tensor:
     """Gradient [K, C, 3, 3] of the filters from that of the output; with `index`, from that of the output's maxima."""
-    x, gradient = _channels_last(x), _channels_last(gradient)
-    index = None if index is None else _channels_last(index)
+    x, gradient = channels_last(x), channels_last(gradient)
+    index = None if index is None else channels_last(index)
     images, inputs, height, width = x.shape
     outputs, threads = gradient.shape[1], torch.get_num_threads()
     block, pooled = GRADIENT_BLOCK * -(-threads // FEW_THREADS), NEITHER if index is None else OUTPUTS
@@ -131,7 +131,7 @@ def _convolve(problem: Problem, x: Tensor, weight: Tensor, out: Tensor, index: T
         tiles *= -(-side // problem.tile)
     most = BLOCK if problem.inputs + problem.outputs <= NARROW else WIDE_BLOCK
     problem.block = min(most, -(-tiles // problem.threads))
-    _run("convolve", problem, _channels_last(x), _channels_last(weight), out, index, turned)
+    _run("convolve", problem, channels_last(x), channels_last(weight), out, index, turned)
     return out
 
 
@@ -144,7 +144,8 @@ def _run(
     getattr(library, f"fastconv_{name}")(*addresses, about, *more)
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
+def channels_last(tensor: Tensor) -> Tensor:
+    """The tensor [N, C, H, W] with its channels next to each other in memory."""
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
