@@ -13,14 +13,14 @@ import argparse
 import multiprocessing
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
 from statistics import mean
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from clustered import DATA, clustered
 from measurements import RESULTS, append, describe_device, describe_versions, read
 from torch import Tensor
 
@@ -154,8 +154,15 @@ def trials() -> list[Trial]:
 
 @cache
 def images_of(dataset: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normalised images [N, C, H, W] and labels to learn from, and held-out ones, on the GPU."""
-    train, _ = load(dataset, Path(os.environ.get("FASTCONV_DATA", "data")))
+    """Normalised images [N, C, H, W] and labels to learn from, and held-out ones, on the GPU.
+
+    Args:
+        dataset: its name; with `/10` behind it, each class is divided into ten clusters.
+    """
+    name, _, clusters = dataset.partition("/")
+    train, _ = load(name, DATA)
+    if clusters:
+        train = replace(train, labels=clustered(name, int(clusters), train.images, train.labels))
     order = np.random.default_rng(1234).permutation(len(train))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pixels = torch.from_numpy(train.images[order]).to(device).permute(0, 3, 1, 2) / 255

@@ -12,7 +12,6 @@ benchmarks/results/model_sizes.csv and makes model_sizes.md of all rows.
 import dataclasses
 import functools
 import hashlib
-import os
 import sys
 import tempfile
 from collections import defaultdict
@@ -21,11 +20,11 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from clustered import DATA, clustered
 from measurements import RESULTS, append, describe_device, describe_versions, forget_benchmarks, read
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
-from sklearn.cluster import KMeans
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.autotune.choose import autotune
@@ -44,7 +43,6 @@ from fastconv.training import fit as training
 from fastconv.training import plan as run
 
 ROWS, TABLE = RESULTS / "model_sizes.csv", RESULTS / "model_sizes.md"
-DATA = Path(os.environ.get("FASTCONV_DATA", "data"))
 CIFAR10 = ["dataset=cifar10"]
 BY_HAND = ("16-64-64 stride 2", "32-128-128 stride 2", "16-64-64", "32-128-128")
 
@@ -54,25 +52,9 @@ def five_classes(split: ImageData) -> ImageData:
     return dataclasses.replace(split.take((split.labels < 5).nonzero()[0]), classes=split.classes[:5])
 
 
-@functools.cache
-def clusters() -> dict[int, KMeans]:
-    """Ten clusters of the training images of each class of CIFAR-10, by their pixels at a quarter of the side."""
-    train, _ = load("cifar10", DATA)
-    return {label: KMeans(10, random_state=0).fit(small(train.images[train.labels == label])) for label in range(10)}
-
-
-def small(images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, 32, 32, 3] as means of 4x4 pixels, float [N, 192]."""
-    return images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4)).reshape(len(images), -1)
-
-
 def hundred_classes(split: ImageData) -> ImageData:
     """Each class of CIFAR-10 as ten classes of images that look alike."""
-    found = clusters()
-    labels = np.empty_like(split.labels)
-    for label, cluster in found.items():
-        own = split.labels == label
-        labels[own] = 10 * label + cluster.predict(small(split.images[own]))
+    labels = clustered("cifar10", 10, split.images, split.labels)
     classes = tuple(f"{name} {number}" for name in split.classes for number in range(10))
     return dataclasses.replace(split, labels=labels, classes=classes, digest=digest_of(split, "100 classes"))
 

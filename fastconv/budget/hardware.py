@@ -113,7 +113,7 @@ def use_winograd(kind: str, precision: str, trainer: Trainer) -> bool:
     use = trainer.winograd != "off" and why is None
     winograd.use_winograd(use)
     if use:
-        norm_gelu.is_possible()  # which may build its library: before the clock starts
+        norm_gelu.obstacle()  # which may build its library: before the clock starts
     return use
 
 

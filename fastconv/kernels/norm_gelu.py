@@ -47,13 +47,16 @@ class _Maps(ctypes.Structure):
 
 
 @functools.cache
-def is_possible() -> bool:
-    """Whether they can be computed here. The first call may build the library."""
+def obstacle() -> str | None:
+    """Why they cannot be computed here; None if they can. The first call may build the library."""
     try:
         _library()
-        return _error() <= TOLERANCE
-    except (UnavailableError, RuntimeError):
-        return False
+        error = _error()
+    except UnavailableError as unavailable:
+        return str(unavailable)
+    except RuntimeError as failed:
+        return f"they fail here ({' '.join(str(failed).split())[:100]})"
+    return None if error <= TOLERANCE else f"their results are wrong here, by {error:.1g}"
 
 
 def suits(x: Tensor) -> bool:
@@ -64,7 +67,7 @@ def suits(x: Tensor) -> bool:
     plain = x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
     if not plain or torch.is_autocast_enabled("cpu") or not x.is_contiguous(memory_format=torch.channels_last):
         return False
-    return is_possible()
+    return obstacle() is None
 
 
 def suits_norm(x: Tensor) -> bool:

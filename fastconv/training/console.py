@@ -11,6 +11,7 @@ from rich.table import Table
 from fastconv.budget.hardware import direct_because
 from fastconv.config.schema import SEGMENTS
 from fastconv.data.splits import Splits
+from fastconv.kernels import norm_gelu
 from fastconv.runs.results import OBJECTIVES, Results
 from fastconv.system.names import printable
 from fastconv.system.urls import redacted
@@ -79,6 +80,8 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     if config.trainer.winograd == "auto" and (device.kind, device.precision, device.winograd) == ("cpu", "fp32", False):
         why = direct_because(device.kind, device.precision, config.trainer)
         rows["convolutions"] = f"no Winograd convolutions: {why}"
+    elif device.winograd and (why := norm_gelu.obstacle()):
+        rows["activations"] = f"norms and activations are computed by torch, one after the other: {why}"
     rows |= _class_rows(run)
     if run.train.note:
         rows["note"] = run.train.note

@@ -7,7 +7,7 @@ from harness import SMALL, only_run, same_weights, stop_at
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
-from fastconv.kernels import winograd
+from fastconv.kernels import norm_gelu, winograd
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError, RunWarning
 
@@ -58,6 +58,12 @@ def test_the_plan_and_the_results_say_what_is_used(possible, command, tmp_path, 
     results = Results.read(only_run(tmp_path))
     assert results.winograd_layers == 5
     assert results.hparams["trainer.winograd"] == "on"
+    with monkeypatch.context() as patch:
+        patch.setattr(norm_gelu, "obstacle", lambda: "there is no C compiler, such as gcc")
+        ended = command("train", *LARGE, "trainer.winograd=on", "dry_run=true")
+        assert "computed by torch, one after the other: there is no C compiler, such as gcc" in " ".join(
+            ended.out.split()
+        )
     monkeypatch.setattr(winograd, "obstacle", lambda: "there is no C compiler, such as gcc")
     monkeypatch.setattr(winograd, "is_measured", lambda: True)
     ended = command("train", *LARGE, "dry_run=true")
