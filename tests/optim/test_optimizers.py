@@ -191,6 +191,22 @@ def test_groups_of_each_optimizer():
     assert adamw.param_groups[0]["betas"] == (0.8, 0.99)
 
 
+@pytest.mark.parametrize("classes", [20, 100, 1000])
+def test_many_classes_are_learned_as_fast_as_ten(classes):
+    """What a step adds to the logit of an image's own class, where each class has its own feature and two images."""
+
+    def gain(count: int) -> float:
+        model = torch.nn.Sequential(torch.nn.Linear(count, count, bias=False))
+        torch.nn.init.zeros_(model[0].weight)
+        images, labels = torch.eye(count).repeat(2, 1), torch.arange(count).repeat(2)
+        optimizer = Muon().build(model, batch_size=200)
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        return float(model(images)[torch.arange(len(labels)), labels].mean().detach())
+
+    assert gain(classes) == pytest.approx(gain(10), rel=0.12)
+
+
 def test_momentum_by_any_name():
     for optimizer, name in ((AdamW().build(Whitened()), "betas"), (SGD().build(Whitened()), "momentum")):
         group = optimizer.param_groups[0]
