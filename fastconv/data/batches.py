@@ -12,8 +12,9 @@ from fastconv.data.stream.spec import Stream
 
 
 class StreamBatches:
-    """Yields the batches of one rank, in microbatches, without end. Batch k has the stream's rows [k * batch_size, (k + 1) *
-    batch_size).
+    """Yields the batches of one rank, in microbatches, without end.
+
+    Batch k has the stream's rows [k * batch_size, (k + 1) * batch_size).
 
     No sample is dropped and every batch has the same size, so a batch may span two epochs. Each of `ranks` takes its
     own slice of every batch, so the batches are the same for every number of ranks.

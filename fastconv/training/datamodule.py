@@ -58,9 +58,7 @@ class ShardDataModule(L.LightningDataModule):
     def train_dataloader(self) -> StreamBatches | Prefetch:
         rank, ranks = self._place()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        batches = StreamBatches(
-            self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch
-        )
+        batches = StreamBatches(self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch)
         # On a CPU, a thread would cost the training step as much as it saves.
         self._train_batches = Prefetch(batches, device) if device.type == "cuda" else batches
         return self._train_batches

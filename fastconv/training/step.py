@@ -90,9 +90,7 @@ class WholeStep:
         ]
         if isinstance(trainer.model, DistributedDataParallel):
             # Every batch begins with the first rank's buffers, which Lightning would share only once in this way.
-            trainer.model.register_forward_pre_hook(
-                lambda ddp, _: setattr(ddp, "require_forward_param_sync", True)  # noqa: B010
-            )
+            trainer.model.register_forward_pre_hook(lambda ddp, _: setattr(ddp, "require_forward_param_sync", True))
 
     def __call__(self, images: Tensor, labels: Tensor, learn: Learn, sums: Tensor) -> Tensor:
         """Train on a batch (see `train_step`)."""
