@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-from bare_loop import measure_pairs
+from bare_loop import measure_pairs, stubbed_network
 from measurements import Table
 
 from fastconv.budget.flops import training_flops
@@ -19,6 +19,8 @@ ROUNDS = 5
 STEP = Table("step", "The training step: CIFAR-10, batches of 512", "images/s", ours="fastconv")
 CEILING, PLAIN = "bf16 matrix product of the same work", "plain Lightning"
 NARROW, NARROW_BARE = "fastconv, width 20", "bare loop, width 20"
+# The host's time of a step: fastconv's should be at most 1.5 times the bare loop's.
+HOST, HOST_BARE = "fastconv, network stubbed", "bare loop, network stubbed"
 # A size at which the product reaches what the processor can do.
 MATRIX, PRODUCTS = 2048, 30
 
@@ -46,12 +48,18 @@ def main() -> None:
             found = measure_pairs(["dataset=cifar10", "model.width=20"], pairs=7, group=12, warm_up=6)
             STEP.add(number, NARROW, found["fastconv"])
             STEP.add(number, NARROW_BARE, found["bare loop"])
+        if STEP.lacks(number, HOST, HOST_BARE):
+            given = ["dataset=cifar10", "batch_size=64", "micro_batch_size=32", "checkpoint.every=null"]
+            with stubbed_network():
+                found = measure_pairs(given, pairs=15, group=20, warm_up=20)
+            STEP.add(number, HOST, found["fastconv"])
+            STEP.add(number, HOST_BARE, found["bare loop"])
         if STEP.lacks(number, PLAIN):
             command = [sys.executable, str(Path(__file__).with_name("plain_lightning.py")), data, "4"]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             STEP.add(number, PLAIN, float(printed.split()[-1]))
     STEP.show(
-        counterparts={NARROW: NARROW, NARROW_BARE: NARROW},
+        counterparts={NARROW: NARROW, NARROW_BARE: NARROW, HOST: HOST, HOST_BARE: HOST},
         note=f"DavidNet takes {flop / 1e9:.3f} GFLOP per image, forward and backward; fastconv runs at"
         f" {STEP.ratio(CEILING):.1%} of the FLOP/s of the bf16 matrix product. fastconv, the bare loop and the product"
         " are timed in turn within one process; a round's values are those of the pair with the median ratio.",

@@ -35,13 +35,13 @@ def read_shards(run: runs.Run) -> float:
     """Images per second over an epoch, checksums included, with the file in the system's cache."""
     stream = runs.open_stream(run)
     batches = iter(StreamBatches(stream, BATCH_SIZE, MICRO_BATCH_SIZE))
-    count = run.spec.samples // MICRO_BATCH_SIZE
+    count = run.spec.samples // BATCH_SIZE
     started = time.perf_counter()
     for _ in range(count):
         touch(next(batches)[0])
     seconds = time.perf_counter() - started
     stream.close()
-    return count * MICRO_BATCH_SIZE / seconds
+    return count * BATCH_SIZE / seconds
 
 
 def write_pngs(data: ImageData, folder: Path) -> str:

@@ -92,15 +92,14 @@ class Turns(L.Callback):
         self._since = 0.0
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
-        step, part = divmod(batch_idx, trainer.accumulate_grad_batches)
-        if part or step % self.steps:
+        if batch_idx % self.steps:
             return
-        if step:
+        if batch_idx:
             images = self.run.config.batch_size * self.steps
             self.found[winograd.uses_winograd()].append(images / (time.perf_counter() - self._since))
-        if not step // self.steps % 2:
+        if not batch_idx // self.steps % 2:
             self.products.append(self.product())
-        winograd.use_winograd(bool(step // self.steps % 2))
+        winograd.use_winograd(bool(batch_idx // self.steps % 2))
         self._since = time.perf_counter()
 
 

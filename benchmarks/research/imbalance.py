@@ -139,7 +139,7 @@ def train(case: Case, way: Way, seed: int, data: ImageData) -> Classifier:
         for group in optimizer.param_groups:
             fraction = group.get("schedule_fraction", 1.0)
             group["lr"] = group["max_lr"] * max(0.0, 1 - step / case.steps / fraction)
-        images, labels = next(batches)
+        images, labels = (part[0] for part in next(batches))
         loss(module(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Batches: microbatches of a stream for training, and whole splits for scoring."""
+"""Batches: those of a stream for training, in microbatches, and whole splits for scoring."""
 
 import time
 from collections.abc import Iterator
@@ -12,14 +12,15 @@ from fastconv.data.stream.spec import Stream
 
 
 class StreamBatches:
-    """Yields the microbatches of one rank without end. Batch k has the stream's rows [k * batch_size, (k + 1) *
-    batch_size).
+    """Yields the batches of one rank, in microbatches, without end.
+
+    Batch k has the stream's rows [k * batch_size, (k + 1) * batch_size).
 
     No sample is dropped and every batch has the same size, so a batch may span two epochs. Each of `ranks` takes its
     own slice of every batch, so the batches are the same for every number of ranks.
 
-    Starts with batch `first`. Yields images uint8 [micro_batch_size, H, W, C] and labels int64 [micro_batch_size]. Adds
-    the seconds that training waits for batches to `wait_seconds`.
+    Starts with batch `first`. Yields images uint8 [parts, micro_batch_size, H, W, C] and labels int64 [parts,
+    micro_batch_size]. Adds the seconds that training waits for batches to `wait_seconds`.
     """
 
     def __init__(
@@ -29,19 +30,18 @@ class StreamBatches:
         self._batch_size = batch_size
         self._micro_batch_size = micro_batch_size
         self._first = first
-        self._slice = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks, micro_batch_size)
+        self._slice = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
         self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batch = self._first
         while True:
-            for offset in self._slice:
-                started = time.perf_counter()
-                start = batch * self._batch_size + offset
-                images, labels = self._stream.rows(start, start + self._micro_batch_size)
-                tensors = torch.from_numpy(images), torch.from_numpy(labels)
-                self.wait_seconds += time.perf_counter() - started
-                yield tensors
+            started = time.perf_counter()
+            start = batch * self._batch_size
+            rows = self._stream.rows(start + self._slice.start, start + self._slice.stop)
+            images, labels = (torch.from_numpy(part).unflatten(0, (-1, self._micro_batch_size)) for part in rows)
+            self.wait_seconds += time.perf_counter() - started
+            yield images, labels
             batch += 1
 
 

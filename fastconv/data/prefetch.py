@@ -13,23 +13,22 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Prefetch:
-    """Moves batches to a device ahead of their use, and yields them in microbatches.
+    """Moves batches to a device ahead of their use.
 
     A thread reads and pins them, and a separate CUDA stream copies them, so that neither the host nor the device waits.
     Each byte of a training stream is used once, so storing the stream on the device would copy just as much, only
     earlier. Errors in the thread are raised in the loop that reads.
 
     Args:
-        batches: images uint8 [B, H, W, C] and labels int64 [B] on the CPU, endless or not.
+        batches: images and labels on the CPU, endless or not.
         device: the target device; for a CPU, batches are only read ahead.
-        micro_batch_size: images per microbatch.
     """
 
     DEPTH = 8
     """Batches that are ready or on their way."""
 
-    def __init__(self, batches: Iterable[Batch], device: torch.device, micro_batch_size: int) -> None:
-        self._batches, self._device, self._micro_batch_size = batches, device, micro_batch_size
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.wait_seconds = 0.0
 
@@ -47,7 +46,7 @@ class Prefetch:
                     return
                 if isinstance(item, BaseException):
                     raise item
-                yield from zip(*(part.split(self._micro_batch_size) for part in self._take(*item)), strict=True)
+                yield self._take(*item)
         finally:
             ended.set()
             thread.join()

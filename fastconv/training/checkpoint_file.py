@@ -84,5 +84,23 @@ def read_checkpoint(path: Path, *callbacks: L.Callback) -> dict[str, Any]:
     return checkpoint
 
 
+def count_batches(checkpoint: dict[str, Any]) -> None:
+    """Make a checkpoint of an earlier version, in which Lightning counted microbatches, count batches. In place."""
+    loops = checkpoint["loops"]["fit_loop"]
+    steps: int = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
+    if not steps:  # this version counts the steps elsewhere
+        return
+    loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = {
+        span: dict.fromkeys(("ready", "completed"), 0) for span in ("total", "current")
+    }
+    loops["epoch_loop.manual_optimization.optim_step_progress"] = {
+        span: dict.fromkeys(("ready", "completed"), steps) for span in ("total", "current")
+    }
+    for span in ("total", "current"):
+        counts = loops["epoch_loop.batch_progress"][span]
+        begun = counts["ready"] - counts["completed"]  # 1 if it was written at the end of a step
+        counts.update(dict.fromkeys(("ready", "started", "processed"), steps), completed=steps - begun)
+
+
 def _damaged(path: Path) -> InputError:
     return InputError(f"{path} is damaged and cannot be read: remove it to begin this run anew")

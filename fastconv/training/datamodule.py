@@ -1,4 +1,4 @@
-"""The LightningDataModule: microbatches of a stream for training, and whole splits for scoring."""
+"""The LightningDataModule: batches of a stream for training, and whole splits for scoring."""
 
 import lightning as L
 import torch
@@ -58,14 +58,9 @@ class ShardDataModule(L.LightningDataModule):
     def train_dataloader(self) -> StreamBatches | Prefetch:
         rank, ranks = self._place()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if device.type == "cuda":
-            share = self._batch_size // ranks
-            batches = StreamBatches(self._stream, self._batch_size, share, rank, ranks, self._first_batch)
-            self._train_batches = Prefetch(batches, device, self._micro_batch_size)
-        else:  # on a CPU, a thread would cost the training step as much as it saves
-            self._train_batches = StreamBatches(
-                self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch
-            )
+        batches = StreamBatches(self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch)
+        # On a CPU, a thread would cost the training step as much as it saves.
+        self._train_batches = Prefetch(batches, device) if device.type == "cuda" else batches
         return self._train_batches
 
     def val_dataloader(self) -> SplitBatches | list[object]:

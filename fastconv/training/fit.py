@@ -121,7 +121,7 @@ class Training:
             *([self._average] if self._average else []),
             self._recorder,
             BudgetProgressBar(self._recorder, console),
-            FiniteLoss(self._budget),
+            FiniteLoss(self._budget, self._recorder),
             *run.callbacks,
             self._checkpoints,  # last, so that a checkpoint includes the effects of all other callbacks
         ]

@@ -118,8 +118,6 @@ class LRRangeTest(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
         groups = trainer.optimizers[0].param_groups
         scale = float(self._planned[len(self._losses)]) / groups[0].get("max_lr", 1.0)
         for group in groups:  # all peaks keep their ratio to the first group's, which is optimizer.max_lr
@@ -130,8 +128,6 @@ class LRRangeTest(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
         self._losses.append(cast(ScoresTraining, pl_module).take_train_scores()[0])
         recent = sum(self._losses[-RECENT:]) / len(self._losses[-RECENT:])
         self._lowest = min(self._lowest, recent)

@@ -18,6 +18,8 @@ from fastconv.models.temperature import BINS, TEMPERATURE
 from fastconv.models.tta import ScoringTime, Views, logits_in_time
 from fastconv.models.weights import weights_digest
 from fastconv.system.distributed import is_first_rank
+from fastconv.training.step import Learn, WholeStep
+from fastconv.training.train_scores import PendingScores
 
 # Scores of the test split, each logged as test/SCORE; the last one only if there is a temperature.
 TEST_SCORES = (
@@ -66,6 +68,7 @@ class ImageClassifier(L.LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # training_step is the whole step
         self.network = {
             "model": model,
             "settings": dict(settings),
@@ -86,7 +89,8 @@ class ImageClassifier(L.LightningModule):
         self.normalise = Normalise(mean, std)
         # Sums over steps stay on the device until the logging callback reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
-        self._learn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._score_training
+        self.learn: Learn = self._score_training
+        self._step: WholeStep | None = None  # made for a Trainer
         for name in ("validate_accuracy", "test_accuracy", "validate_accuracy_tta", "test_accuracy_tta"):
             setattr(self, name, MulticlassAccuracy(len(classes), average="micro", validate_args=False))
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
@@ -108,9 +112,13 @@ class ImageClassifier(L.LightningModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss, sums = self._learn(*batch)
-        self.train_sums += sums
-        return loss
+        """Train on a batch, images uint8 [parts, n, H, W, C] and labels int64 [parts, n]: gradients and update.
+
+        Returns the mean loss, float [].
+        """
+        if self._step is None:
+            self._step = WholeStep(self)
+        return self._step(*batch, self.learn, self.train_sums)
 
     def _score_training(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to train on, and the sums of losses, of correct predictions and of images, float [3]."""
@@ -132,16 +140,16 @@ class ImageClassifier(L.LightningModule):
     @property
     def is_compiled(self) -> bool:
         """Whether `compile_training` has compiled the training step."""
-        return self._learn != self._score_training
+        return self.learn != self._score_training
 
     def compile_training(self, batch: tuple[Tensor, Tensor]) -> None:
         """Compile the training step for batches of this shape now, instead of in the first step.
 
         Does not change weights, gradients or batch-norm statistics.
         """
-        self._learn = torch.compile(self._learn, dynamic=False)
+        self.learn = torch.compile(self.learn, dynamic=False)
         before = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        loss, _ = self._learn(*batch)
+        loss, _ = self.learn(*batch)
         # loss.backward() would store gradients and, in a distributed run, trigger their reduction.
         torch.autograd.grad(loss, [parameter for parameter in self.parameters() if parameter.requires_grad])
         for name, buffer in self.named_buffers():
@@ -149,9 +157,13 @@ class ImageClassifier(L.LightningModule):
 
     def take_train_scores(self) -> tuple[float, float]:
         """Mean loss and accuracy of all ranks' training images since the last call. Each rank must call this."""
-        loss, hits, count = self._all_sums().tolist()
+        return self.copy_train_scores().read()
+
+    def copy_train_scores(self) -> PendingScores:
+        """Start to read these scores, for which a GPU does not wait. Each rank must call this."""
+        found = PendingScores.of(self._all_sums())
         self.train_sums.zero_()
-        return loss / max(count, 1), hits / max(count, 1)
+        return found
 
     def _all_sums(self) -> Tensor:
         if not torch.distributed.is_initialized():
@@ -162,7 +174,7 @@ class ImageClassifier(L.LightningModule):
     def on_train_start(self) -> None:
         """Raise the momentum of batch norm to make up for the W - 1 of every W microbatches that a rank does not
         see."""
-        ranks = self.trainer.world_size
+        self._step, ranks = None, self.trainer.world_size
         for layer in self.modules() if ranks > 1 else ():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is not None:
                 layer.momentum = 1 - (1 - layer.momentum) ** ranks

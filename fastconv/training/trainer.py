@@ -66,7 +66,6 @@ def make_trainer(
         checkpoints: writes the checkpoints; None for Lightning's own way.
     """
     config = run.config
-    microbatches = config.batch_size // (config.micro_batch_size * config.trainer.devices)
     steps_between = max(1, round(config.validate.every * run.spec.samples / config.batch_size))
     # Named, since Lightning would guess from the variables of a scheduler that processes are there which are not.
     environment = TorchElasticEnvironment() if started_by_torchrun() else LightningEnvironment()
@@ -76,8 +75,7 @@ def make_trainer(
         strategy=config.trainer.strategy,
         precision="bf16-mixed" if run.device.precision == "bf16" else "32-true",
         max_epochs=1,
-        accumulate_grad_batches=microbatches,
-        val_check_interval=steps_between * microbatches,
+        val_check_interval=steps_between,
         check_val_every_n_epoch=None,
         limit_val_batches=0 if config.validate.on == "none" else 1.0,
         num_sanity_val_steps=0,

@@ -249,7 +249,7 @@ def test_steps_that_the_device_has_not_finished_count(monkeypatch):
         budget.on_train_batch_start(trainer)
         time.now += 0.001  # the host starts a step
         device.free_at = max(device.free_at, time.now) + device_seconds
-        budget.on_train_batch_end(trainer, module, None, (torch.zeros(1), None), index)
+        budget.on_train_batch_end(trainer, module, None, (torch.zeros(1, 1), None), index)
         if budget.stop_reason:
             break
     assert 18.5 <= device.free_at <= 20
@@ -282,7 +282,7 @@ def train_then_score(images, score_seconds, views=None, uncertain=lambda now: 1.
             sure = torch.arange(len(images)) >= uncertain(time.now) * len(images)
             return 100.0 * torch.stack([sure, torch.zeros_like(sure)], 1)
 
-    module, batch = Module(), (torch.zeros(10, 1), None)
+    module, batch = Module(), (torch.zeros(1, 10, 1), None)
     precision = SimpleNamespace(forward_context=contextlib.nullcontext)
     trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0, precision_plugin=precision)
     budget.on_train_start(trainer, module)

@@ -103,7 +103,7 @@ from pathlib import Path
 import lightning as L
 
 class Count(L.Callback):
-    """Counts microbatches, over all processes of a run."""
+    """Counts steps, over all processes of a run."""
 
     def __init__(self, file: str = "count.txt") -> None:
         self.file, self.count = Path(file), 0
@@ -204,7 +204,7 @@ def trained(folder, digits_root) -> Path:
     """The folder of a run with everything of the stranger's."""
     ended = run_command(folder, digits_root, "train", *RUN, *COMPONENTS, "outputs=straight")
     assert ended.code == 0, ended.err
-    assert (folder / "count.txt").read_text() == str(2 * STEPS)
+    assert (folder / "count.txt").read_text() == str(STEPS)
     return only_run(folder / "straight")
 
 
@@ -254,7 +254,7 @@ def test_a_run_is_stopped_and_goes_on(theirs, folder, trained, monkeypatch):
     assert ended.code == 0, ended.err
     assert only_run(folder / "stopped") == run
     assert same_weights(run, trained)
-    assert (folder / "count.txt").read_text() == str(2 * STEPS)
+    assert (folder / "count.txt").read_text() == str(STEPS)
 
 
 def test_a_folder_of_somebody_else_goes_on_when_it_is_trusted(theirs, folder, trained, monkeypatch):

@@ -244,9 +244,7 @@ def test_too_few_losses_suggest_nothing():
 def test_an_explosion_ends_the_test(losses, steps):
     callback = LRRangeTest(RangeTest(steps=20), momentum=0.85)
     group = {"lr": 1.0, "momentum": 0.9}
-    trainer = SimpleNamespace(
-        accumulate_grad_batches=2, should_stop=False, optimizers=[SimpleNamespace(param_groups=[group])]
-    )
+    trainer = SimpleNamespace(should_stop=False, optimizers=[SimpleNamespace(param_groups=[group])])
     scores = iter(losses)
     module = SimpleNamespace(take_train_scores=lambda: (next(scores), 0.5))
     batches = 0
@@ -254,7 +252,7 @@ def test_an_explosion_ends_the_test(losses, steps):
         callback.on_train_batch_start(trainer, module, None, batches)
         callback.on_train_batch_end(trainer, module, None, None, batches)
         batches += 1
-    assert batches == 2 * steps
+    assert batches == steps
     assert callback.curve.exploded_at == group["lr"] == pytest.approx(np.geomspace(1e-4, 10, 20)[steps - 1])
     assert group["momentum"] == 0.85
     assert np.isfinite(callback.curve.losses).all()

@@ -29,10 +29,10 @@ def undisturbed(tmp_path_factory, digits_root):
     ("method", "call", "steps"),
     [
         ("training_step", 1, 1),
-        ("training_step", 16, 8),  # the first microbatch of two: the step comes to its end first
-        ("training_step", 22, 11),  # a validation would follow
+        ("training_step", 8, 8),  # the step comes to its end first
+        ("training_step", 11, 11),  # a validation would follow
         ("validation_step", 1, 11),
-        ("training_step", 2 * STEPS, STEPS),
+        ("training_step", STEPS, STEPS),
         ("test_step", 1, STEPS),
     ],
 )
@@ -83,7 +83,7 @@ def test_curves_go_on_where_they_were(command, tmp_path, monkeypatch, undisturbe
 
 
 def test_a_run_that_was_stopped_twice(command, tmp_path, monkeypatch, undisturbed):
-    for call in (6, 8):
+    for call in (3, 4):
         with monkeypatch.context() as patch:
             stop_at(patch, "training_step", call, signal.SIGINT)
             assert command("train", *RUN, "resume=auto").code == 130
@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_twice(command, tmp_path, monkeypatch, undisturbe
 
 def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch, simulated_time):
     run = (*RUN, "budget.seconds=2", "schedule.max_epochs=null")
-    for call in (20, 30):
+    for call in (10, 15):
         with monkeypatch.context() as patch:
             stop_at(patch, "training_step", call)
             assert command("train", *run, "resume=auto").code == 143
@@ -110,7 +110,7 @@ def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch, sim
 def test_time_that_ran_out_before_the_kill_leaves_only_the_test(command, tmp_path, monkeypatch, simulated_time):
     run = (*RUN, "budget.seconds=500", "schedule.max_epochs=null")
     with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 10)
+        stop_at(patch, "training_step", 5)
         assert command("train", *run).code == 143
     folder = only_run(tmp_path)
     stopped = Results.read(folder)
@@ -130,7 +130,7 @@ def test_time_that_ran_out_before_the_kill_leaves_only_the_test(command, tmp_pat
 def stopped(command, tmp_path, monkeypatch):
     """The folder of a run that was stopped at its third step."""
     with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 5)
+        stop_at(patch, "training_step", 3)
         assert command("train", *RUN).code == 143
     return only_run(tmp_path)
 
@@ -208,14 +208,15 @@ def test_configs_come_back_with_their_types(command, tmp_path, stopped):
 
 @pytest.mark.parametrize("microbatch", [9, 10])
 def test_a_loss_that_is_no_number_ends_the_run(command, tmp_path, monkeypatch, microbatch):
-    original, calls = ImageClassifier.training_step, 0
+    original, calls = ImageClassifier._score_training, 0
 
-    def training_step(self, batch, batch_idx):
+    def score(self, images, labels):
         nonlocal calls
         calls += 1
-        return original(self, batch, batch_idx) * (float("nan") if calls == microbatch else 1.0)
+        loss, sums = original(self, images, labels)
+        return loss * (float("nan") if calls == microbatch else 1.0), sums
 
-    monkeypatch.setattr(ImageClassifier, "training_step", training_step)
+    monkeypatch.setattr(ImageClassifier, "_score_training", score)
     ended = command("train", *RUN, "checkpoint.every=0.0001")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "the loss is not finite after step 5, at learning rate 0.3" in ended.err
@@ -229,16 +230,17 @@ def test_a_loss_that_is_no_number_ends_the_run(command, tmp_path, monkeypatch, m
 
 def test_weights_that_are_no_numbers_are_not_kept(command, tmp_path, monkeypatch):
     """Spoilt by the very last step: no loss would tell."""
-    optimizer_step, calls = ImageClassifier.optimizer_step, 0
+    training_step, calls = ImageClassifier.training_step, 0
 
-    def spoiling(self, *arguments, **settings):
+    def spoiling(self, *arguments):
         nonlocal calls
-        optimizer_step(self, *arguments, **settings)
+        loss = training_step(self, *arguments)
         calls += 1
         if calls == STEPS:
             next(self.parameters()).data[0] = float("inf")
+        return loss
 
-    monkeypatch.setattr(ImageClassifier, "optimizer_step", spoiling)
+    monkeypatch.setattr(ImageClassifier, "training_step", spoiling)
     ended = command("train", *RUN)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert f"a weight is not finite after step {STEPS}" in ended.err

@@ -20,10 +20,10 @@ def threads() -> int:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_microbatches_are_the_streams(rank):
+def test_batches_are_the_streams(rank):
     data = noise(57, 3)
     stream = OnlineStream(spec_of(data), data)
-    ahead = Prefetch(StreamBatches(stream, 16, 8, rank, 2), CPU, micro_batch_size=4)
+    ahead = Prefetch(StreamBatches(stream, 16, 4, rank, 2), CPU)
     plain = StreamBatches(OnlineStream(spec_of(data), data), 16, 4, rank, 2)
     for _, (a, b) in zip(range(40), zip(ahead, plain, strict=True), strict=False):
         assert torch.equal(a[0], b[0])
@@ -39,7 +39,7 @@ def test_it_reads_ahead_but_not_without_end():
             read.append(len(read))
             yield torch.zeros(2), torch.zeros(2)
 
-    batches = iter(Prefetch(endless(), CPU, micro_batch_size=2))
+    batches = iter(Prefetch(endless(), CPU))
     next(batches)
     deadline = time.monotonic() + 20
     while len(read) < Prefetch.DEPTH + 1 and time.monotonic() < deadline:
@@ -58,8 +58,8 @@ def test_the_end_and_errors_reach_the_reader():
         if error:
             raise error
 
-    assert len(list(Prefetch(two_then(None), CPU, micro_batch_size=1))) == 4
-    batches = iter(Prefetch(two_then(StreamError("shard-0000.tar was altered")), CPU, micro_batch_size=2))
+    assert len(list(Prefetch(two_then(None), CPU))) == 2
+    batches = iter(Prefetch(two_then(StreamError("shard-0000.tar was altered")), CPU))
     next(batches), next(batches)
     with pytest.raises(StreamError, match="was altered"):
         next(batches)

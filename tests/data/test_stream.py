@@ -52,7 +52,7 @@ def test_online_and_precomputed_batches_are_the_same(images, tmp_path):
     write_stream(spec, images, tmp_path, 2)
     streams = OnlineStream(spec, images), PrecomputedStream(spec, tmp_path, None)
     pairs = zip(*(StreamBatches(each, batch_size=12, micro_batch_size=4) for each in streams), strict=True)
-    for _, (online, stored) in zip(range(2 * 57 // 4), pairs, strict=False):
+    for _, (online, stored) in zip(range(2 * 57 // 12), pairs, strict=False):
         for a, b in zip(online, stored, strict=True):
             assert a.dtype == b.dtype
             assert a.numpy().tobytes() == b.numpy().tobytes()
@@ -235,8 +235,9 @@ def test_ranks_share_each_batch(built):
     whole = iter(StreamBatches(online, batch_size=16, micro_batch_size=16))
     ranks = [iter(StreamBatches(online, 16, 4, rank, 2)) for rank in (0, 1)]
     for _ in range(8):
-        batch = next(whole)[0].numpy()
-        parts = [next(each)[0].numpy() for each in ranks for _ in range(2)]
+        (batch,) = next(whole)[0].numpy()
+        parts = [part for each in ranks for part in next(each)[0].numpy()]
+        assert [part.shape for part in parts] == [(4, *batch.shape[1:])] * 4
         np.testing.assert_array_equal(np.concatenate(parts), batch)
 
 

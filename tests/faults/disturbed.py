@@ -39,21 +39,21 @@ def record(folder):
     from fastconv.system.distributed import rank
     from fastconv.training.module import ImageClassifier
 
-    original = ImageClassifier.training_step
+    original = ImageClassifier._score_training
     file = Path(folder, f"{rank()}-{os.getpid()}.csv").open("w", newline="", buffering=1)  # noqa: SIM115 - open until the process ends
     writer = csv.writer(file)
     writer.writerow(["sha256", "loss", "lr", "progress", "began", "ended"])
 
-    def recorded(self, batch, batch_idx):
+    def recorded(self, *batch):
         began = time.monotonic()
-        loss = original(self, batch, batch_idx)
+        loss, sums = original(self, *batch)
         digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in batch)).hexdigest()
         budget = next(each for each in self.trainer.callbacks if isinstance(each, TimeBudget))
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         writer.writerow([digest, float(loss), lr, budget.progress, began, time.monotonic()])
-        return loss
+        return loss, sums
 
-    ImageClassifier.training_step = recorded
+    ImageClassifier._score_training = recorded
 
 
 if __name__ == "__main__":

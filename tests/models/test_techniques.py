@@ -298,7 +298,7 @@ def test_every_network_learns_with_every_optimizer(name, optimizer, digits):
     for step in range(48):
         rows = slice(step % 8 * 128, step % 8 * 128 + 128)
         images, labels = (torch.from_numpy(each[rows].copy()) for each in (digits.images, digits.labels))
-        loss = module.training_step((images, labels), step)
+        loss, _ = module.learn(images, labels)
         chosen.zero_grad()
         loss.backward()
         chosen.step()

@@ -129,7 +129,7 @@ def test_the_result_is_that_of_the_average(recorded, digits_root):
 
 
 @pytest.mark.parametrize("kind", ["ema", "lookahead"])
-@pytest.mark.parametrize(("method", "call"), [("training_step", 20), ("validation_step", 1), ("test_step", 1)])
+@pytest.mark.parametrize(("method", "call"), [("training_step", 10), ("validation_step", 1), ("test_step", 1)])
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(command, tmp_path, monkeypatch, recorded, kind, method, call):
     with monkeypatch.context() as patch:
         stop_at(patch, method, call)
@@ -150,7 +150,7 @@ def test_time_that_ran_out_before_the_last_step_leaves_the_average(command, tmp_
     """Of a run that was killed; the checkpoint has it too."""
     run = (*RUN, *SETTINGS["ema"], "budget.seconds=500")
     with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 20)
+        stop_at(patch, "training_step", 10)
         assert command("train", *run).code == 143
     folder = only_run(tmp_path)
     stopped = Results.read(folder)

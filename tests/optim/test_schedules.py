@@ -102,8 +102,8 @@ def test_one_cycle_callback_follows_the_budgets_steps():
 
 def test_schedule_keeps_an_optimizers_own_peak_and_momentum():
     module = Line()
-    train(module, [TimeBudget(max_steps=6), ScheduleLR(Linear())], accumulate_grad_batches=2)
-    expected = [0.25 * (1 - step / 6) for step in range(1, 7) for _ in range(2)]
+    train(module, [TimeBudget(max_steps=6), ScheduleLR(Linear())])
+    expected = [0.25 * (1 - step / 6) for step in range(1, 7)]
     assert [lr for lr, _ in module.seen] == pytest.approx(expected)
     assert {momentum for _, momentum in module.seen} == {0.7}
 
@@ -113,6 +113,8 @@ def test_a_schedule_needs_a_budget():
         train(Line(), [OneCycleLR(max_lr=0.5)])
     with pytest.raises(ValueError, match="seconds or max_steps"):
         TimeBudget()
+    with pytest.raises(ValueError, match="accumulate gradients within training_step"):
+        train(Line(), [TimeBudget(max_steps=2), ScheduleLR(Linear())], accumulate_grad_batches=2)
 
 
 class Parted(Line):
@@ -161,8 +163,8 @@ def test_a_group_that_is_done_gets_no_gradients():
     one, other = Deep(), Deep(is_compiled=True)
     other.load_state_dict(one.state_dict())
     for module in (one, other):
-        train(module, [ScheduleLR(Linear()), TimeBudget(max_steps=8)], accumulate_grad_batches=2)
-    assert one.needed == [True] * 6 + [False] * 10
+        train(module, [ScheduleLR(Linear()), TimeBudget(max_steps=8)])
+    assert one.needed == [True] * 3 + [False] * 5
     assert one.given == [True] * 3 + [False] * 5
     assert all(other.needed + other.given)
     assert one.layer.bias.requires_grad, "after the run it is as it was"

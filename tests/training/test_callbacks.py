@@ -18,8 +18,7 @@ class Count(L.Callback):
         self.file, self.steps = file, start
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.steps += 1
+        self.steps += 1
 
     def on_test_end(self, trainer, pl_module):
         with open(self.file, "w") as file:
@@ -48,7 +47,7 @@ def module(tmp_path, monkeypatch):
 def test_a_callback_goes_on_with_its_state_after_a_kill(command, tmp_path, monkeypatch):
     given = (*RUN, "validate.on=none", "callbacks=[{_target_: mypkg.Count, file: steps.txt, start: 100}]")
     with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 20)
+        stop_at(patch, "training_step", 10)
         assert command("train", *given).code != 0
     assert not (tmp_path / "steps.txt").exists()
     run = only_run(tmp_path)

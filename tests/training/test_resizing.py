@@ -66,7 +66,7 @@ def test_a_resumed_run_goes_on_with_the_size_of_its_step(command, tmp_path, digi
     assert command("train", *digits, "progressive_resizing=0.5", "outputs=whole").code == 0
     whole, sides[:] = list(sides), []
     with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 3)
+        stop_at(patch, "training_step", 2)
         assert command("train", *digits, "progressive_resizing=0.5", "outputs=stopped").code != 0
     (stopped,) = (path.parent for path in (tmp_path / "stopped").rglob("results.json"))
     ended = command("train", f"resume={stopped}")

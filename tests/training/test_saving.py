@@ -95,7 +95,7 @@ def test_a_stop_longer_than_the_budget_ends_the_schedule(command, tmp_path, monk
     def stopped(self, *arguments):
         nonlocal calls
         calls += 1
-        simulated_time.seconds += 60 if calls == 61 else 0
+        simulated_time.seconds += 60 if calls == 31 else 0
         return original(self, *arguments)
 
     monkeypatch.setattr(ImageClassifier, "training_step", stopped)

@@ -70,7 +70,7 @@ def steps_of(budget, machine):
         budget.on_train_batch_start(trainer)
         resize.on_train_batch_start(trainer, module, None, index)
         machine.work(machine.step * module.side_share**2)
-        budget.on_train_batch_end(trainer, module, None, (torch.zeros(MICROBATCH, 1), None), index)
+        budget.on_train_batch_end(trainer, module, None, (torch.zeros(1, MICROBATCH, 1), None), index)
         if index == 0:
             save(budget, machine)
         if budget.stop_reason:

@@ -132,7 +132,8 @@ def proxy_confidence(
     began = time.perf_counter()
     steps, batch_size = proxy_steps(len(data), settings)
     stream = StreamBatches(OnlineStream(spec, data), batch_size, batch_size)
-    batches = itertools.takewhile(lambda _: time.perf_counter() - began < seconds, stream)
+    whole = ((images[0], labels[0]) for images, labels in stream)
+    batches = itertools.takewhile(lambda _: time.perf_counter() - began < seconds, whole)
     module = train_proxy(data, pruning_proxy(data.side), device, batches, steps, settings.proxy_label_smoothing)
     probabilities = []
     with torch.no_grad(), device.autocast():

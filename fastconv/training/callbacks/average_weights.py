@@ -31,8 +31,6 @@ class AverageWeights(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
         steps, last = self._budget.steps, trainer.should_stop
         if not last and not self.average.is_due(steps):
             return

@@ -14,7 +14,7 @@ from fastconv.system.errors import InputError, warn
 from fastconv.system.signals import Interrupted
 from fastconv.training.callbacks.finite_loss import diverged, has_finite_weights
 from fastconv.training.callbacks.time_budget import TimeBudget
-from fastconv.training.checkpoint_file import CheckpointFile
+from fastconv.training.checkpoint_file import CheckpointFile, count_batches
 
 # Seconds between records of the clock: a kill loses no more counted time than that.
 JOURNAL_SECONDS = 1.0
@@ -53,8 +53,6 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
         # A validation after this step belongs to it: a run that resumed from a checkpoint before it would skip it.
         validates = trainer.limit_val_batches != 0 and (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
         self._end_step(trainer, save=not validates and not trainer.should_stop)
@@ -85,6 +83,9 @@ class Checkpoints(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._loops is not None:  # save the loops' state from before the validation
             checkpoint["loops"]["fit_loop"] = self._loops
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        count_batches(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         return {"random_state": torch.get_rng_state()}

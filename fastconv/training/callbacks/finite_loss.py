@@ -1,57 +1,40 @@
 """Ends a run when its loss is no longer finite, before the weights are saved."""
 
 import math
-from collections import deque
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
-from fastconv.budget.pacing import PACING
 from fastconv.system.errors import InputError
+from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.time_budget import TimeBudget
 
 
 class FiniteLoss(L.Callback):
     """Raises InputError, with the step, the learning rate and advice, when a loss is infinite or not a number.
 
-    Losses on a GPU are checked some steps later, so that the host does not wait for them.
+    Losses on a GPU are checked when the recorder has read them, so that the host does not wait for them.
 
     Args:
         budget: the run's budget, which counts its steps.
+        recorder: the run's recorder, which comes before this in the Trainer's list of callbacks.
     """
 
-    def __init__(self, budget: TimeBudget) -> None:
-        self._budget = budget
-        self._finite = True
-        self._pending: deque[tuple[torch.cuda.Event, Tensor]] = deque()
+    def __init__(self, budget: TimeBudget, recorder: Recorder) -> None:
+        self._budget, self._recorder = budget, recorder
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._check(outputs["loss"])
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        finite = self._finite
-        if trainer.world_size > 1:
-            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if pl_module.device.type == "cuda":  # the recorder's are sums over all ranks
+            finite = math.isfinite(self._recorder.latest.get("train/loss", 0.0))
+        else:
+            finite = math.isfinite(outputs["loss"])
+            if trainer.world_size > 1:
+                finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
         if not finite:
             raise diverged("the loss", self._budget.steps, trainer)
-
-    def _check(self, loss: Tensor) -> None:
-        if loss.device.type != "cuda":
-            self._finite &= math.isfinite(loss)
-            return
-        copy = torch.empty_like(loss, device="cpu", pin_memory=True)
-        copy.copy_(loss.detach(), non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._pending.append((event, copy))
-        if len(self._pending) > PACING.max_steps_ahead:
-            event, copy = self._pending.popleft()
-            event.synchronize()
-            self._finite &= math.isfinite(copy)
 
 
 def diverged(what: str, step: int, trainer: L.Trainer) -> InputError:

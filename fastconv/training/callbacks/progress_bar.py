@@ -39,7 +39,7 @@ class BudgetProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._enabled or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not self._enabled:
             return
         progress = self._recorder.budget.progress
         if self._bar is not None:

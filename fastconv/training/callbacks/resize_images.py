@@ -22,8 +22,6 @@ class ResizeImages(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
         self._budget.begin_step(trainer)
         share = self._resizing.side_share(self._budget.progress)
         pl_module.side_share = share  # type: ignore[assignment]

@@ -43,8 +43,6 @@ class ScheduleLR(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
         self._budget.begin_step(trainer)
         progress = self._budget.progress
         factors = self.schedule.factors(progress)

@@ -36,7 +36,8 @@ class TimeBudget(L.Callback):
         views: views of the images to score after training.
         pacing: constants of pacing.
 
-    Raises ValueError if both `seconds` and `max_steps` are None.
+    Raises ValueError if both `seconds` and `max_steps` are None, and for a Trainer that accumulates gradients over
+    batches.
     """
 
     def __init__(
@@ -127,6 +128,8 @@ class TimeBudget(L.Callback):
         self.step = decided or Step(1.0, last=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.accumulate_grad_batches > 1:
+            raise ValueError("every batch is a step here: accumulate gradients within training_step")
         self._val_batches = trainer.limit_val_batches
         if not self.steps:
             self._began = self._agree(trainer, self.elapsed())
@@ -142,8 +145,6 @@ class TimeBudget(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
         self._wait_for_device(pl_module.device)
         self.steps += 1
         self.worked += self.work
@@ -152,7 +153,7 @@ class TimeBudget(L.Callback):
         if pl_module.device.type == "cpu":  # on a GPU the host's first steps only start work
             self.reserve.spread = self.times.spread
         self._begun = False
-        self._time_scoring(trainer, pl_module, batch[0])
+        self._time_scoring(trainer, pl_module, batch[0][0])
         self._step_ended = self.clock.counted(("train",))
         stop, validate = self._agree(trainer, (self._must_stop(), self._validation_fits()))
         if stop:

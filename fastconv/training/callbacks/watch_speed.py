@@ -44,7 +44,7 @@ class WatchSpeed(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         trials = self._trials
-        if trials is None or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if trials is None:
             return
         before = trials.threads
         threads = trials.add(self._budget.times.latest()[-1], may_try=self._budget.progress < LAST_TRIAL)
