@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fastconv.config.cli import command
 from fastconv.config.commands import Explain, as_list
+from fastconv.config.given_run import check_given_run
 from fastconv.config.prerequisites import require_writable
 from fastconv.config.store import methods
 from fastconv.config.validation import check_words
@@ -67,7 +68,7 @@ def check(config: Explain) -> None:
 @command("explain", __doc__, check)
 def main(config: Explain) -> None:
     """Run the command; see the top of this file."""
-    check(config)
+    config = check_given_run(config, check)
     from rich.console import Console
 
     from fastconv.analysis.attribution.experiment import explain_runs

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fastconv.config.cli import command
 from fastconv.config.commands import Export, as_list
+from fastconv.config.given_run import check_given_run
 from fastconv.config.prerequisites import require_writable
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
@@ -32,7 +33,7 @@ def check(config: Export) -> None:
 @command("export", __doc__, check)
 def main(config: Export) -> None:
     """Run the command; see the top of this file."""
-    check(config)
+    config = check_given_run(config, check)
     from fastconv.analysis.export import export
 
     for line in export(config):

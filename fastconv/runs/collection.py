@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import LATER, hparams_of
 from fastconv.runs.legacy import current_settings
 from fastconv.runs.results import Results, readable
@@ -72,6 +73,14 @@ def _run_folders(folder: Path) -> Iterator[tuple[Path, float]]:
         if "config.yaml" in files and "experiment" not in below:  # else it is fastconv's own conf
             yield Path(parent), os.lstat(os.path.join(parent, "config.yaml")).st_mtime
             below.clear()  # a run holds no other runs
+
+
+def newest_finished(outputs: Path) -> Path:
+    """The folder of the run below `outputs` that was trained and scored last. Raises InputError if there is none."""
+    found = [folder for folder, _ in _run_folders(outputs) if is_finished(folder)]
+    if not found:
+        raise InputError(f"no finished run below {outputs}: train one with fastconv train, or give its folder")
+    return max(found, key=lambda folder: (os.lstat(folder / "results.json").st_mtime_ns, folder))
 
 
 def _read(folder: Path) -> Entry:
