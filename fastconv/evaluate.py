@@ -17,6 +17,7 @@ from pathlib import Path
 from fastconv.config.cli import command
 from fastconv.config.commands import Evaluate
 from fastconv.config.given_run import check_given_run
+from fastconv.config.next_command import print_next_of_run
 from fastconv.config.prerequisites import require_writable
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
@@ -36,6 +37,7 @@ def main(config: Evaluate) -> None:
 
     for line in write_report(config):
         print(printable(line))
+    print_next_of_run("explain", Path(config.run))
 
 
 if __name__ == "__main__":
