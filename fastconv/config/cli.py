@@ -20,7 +20,9 @@ from fastconv.config.job import FAILED, Job
 from fastconv.config.messages import fail
 from fastconv.config.overrides import COMPOSING_ERRORS, explain
 from fastconv.config.store import CONF, register
+from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import begin, override_of, remove_empty
+from fastconv.system.console_log import console_logged
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError
 from fastconv.system.files import is_of_files, of_file
@@ -60,6 +62,7 @@ def command(
 
     def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
         @ends_with_its_reader
+        @console_logged()
         @functools.wraps(body)
         def main() -> None:
             print_in_any_encoding()
@@ -90,6 +93,7 @@ def command(
                 planned = check_arguments(config_name, arguments, check, check_search)
                 with listening():
                     sweep = begin(planned) if planned else None
+                    job.progress = SweepProgress(len(sweep.configs), sweep.folder) if sweep else None
                     job.may_come_back = planned is not None and not planned.is_search
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
                     if sweep and sweep.composed:

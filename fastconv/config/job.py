@@ -16,8 +16,10 @@ from omegaconf import DictConfig
 from fastconv.config.arguments import Arguments
 from fastconv.config.messages import fail, line_of
 from fastconv.config.overrides import compose, needs_hydra, task_overrides, typed, without_hydra
+from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import Sweep
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
+from fastconv.system.console_log import begin_log_anew, console_logged
 from fastconv.system.errors import InputError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.names import printable
@@ -39,6 +41,7 @@ class Job:
         self.sweep: Sweep | None = None
         self.may_come_back = False
         """Whether a job that another process is running can be left to it until the other jobs are done."""
+        self.progress: SweepProgress | None = None
         self._elsewhere: list[Path] = []
 
     def run_alone(self, arguments: Arguments) -> bool:
@@ -57,8 +60,6 @@ class Job:
     def run_all(self, sweep: Sweep) -> None:
         """Run the jobs of a sweep one by one, each with the config that was checked, where Hydra composes it twice."""
         for number, values in enumerate(sweep.composed):
-            overrides = printable(redacted(" ".join(values.hydra.overrides.task)))
-            print(f"job {number} of {len(sweep.composed)}: {overrides}", flush=True)
             values.hydra.sweep.dir = str(sweep.folder)
             values.hydra.job.num, values.hydra.job.id = number, str(number)
             self._run_composed(values, RunMode.MULTIRUN)
@@ -76,12 +77,21 @@ class Job:
 
     def __call__(self, values: DictConfig) -> Any:
         """Run the body. If a job of a sweep fails, print the reason and let Hydra go on with the other jobs."""
+        with contextlib.nullcontext() if os.getpid() == self._process else console_logged():
+            return self._run_job(values)
+
+    def _run_job(self, values: DictConfig) -> Any:
         print_in_any_encoding()  # it may be a process of a launcher
         self.composed = True
         if not self.full_error:
             os.environ.pop("HYDRA_FULL_ERROR", None)  # the processes that a run starts must set their own
         hydra_config = HydraConfig.get()
         in_sweep = hydra_config.mode == RunMode.MULTIRUN
+        if in_sweep:
+            begin_log_anew()
+        if in_sweep and self.progress and os.getpid() == self._process:
+            overrides = printable(redacted(" ".join(task_overrides())))
+            print(self.progress.line(hydra_config.job.num, overrides), flush=True)
         try:
             config = typed(self._config_name, values, task_overrides())
             if in_sweep:
@@ -105,6 +115,8 @@ class Job:
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
             return None
         finally:
+            if in_sweep:
+                begin_log_anew()  # what follows is of the sweep
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def _run(self, config: Any) -> Any:

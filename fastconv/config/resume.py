@@ -144,6 +144,8 @@ def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> N
         stream_seed=config.stream.seed,
         stop_reason="error",
         error=reason(error),
+        name=config.name,
+        tags=config.tags,
         overrides=overrides,
         hparams=hparams(config),
     ).write(folder.path)

@@ -15,6 +15,9 @@ from fastconv.system.errors import InputError, nearest
 from fastconv.system.names import printable
 from fastconv.system.wording import counted
 
+# What a run was called. Its results say it as it was meant, the overrides as it was quoted.
+LABELS = ("name", "tags")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -50,6 +53,8 @@ class Entry:
 
     def value(self, key: str) -> Any:
         """A setting or a result, such as `accuracy`; None if there is none."""
+        if key in LABELS:
+            return getattr(self.results, key, None)
         found = self.setting(key)
         return getattr(self.results, key, None) if found is None else found
 
@@ -132,7 +137,9 @@ def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:
 
 
 def is_value(value: Any, written: str) -> bool:
-    """Whether a setting or a result is the value written on a command line."""
+    """Whether a setting or a result is the value written on a command line; of a list, one of its entries may be."""
+    if isinstance(value, list) and any(is_value(each, written) for each in value):
+        return True
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return value == float(written)
