@@ -149,8 +149,9 @@ class Explain:
     trust."""
     outputs: str = setting("outputs", path=True, local=True)
     """Folder below which `latest` looks for the newest finished run."""
-    data: str = setting("data", path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    data: str | None = setting(None, path=True, local=True)
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
+    folder that the run was trained with, if it is there, else `data`."""
     dataset: GivenImages = field(default_factory=GivenImages)
 
     def folders(self) -> tuple[list[Path], list[Path]]:
@@ -198,8 +199,9 @@ class Evaluate:
     trust."""
     outputs: str = setting("outputs", path=True, local=True)
     """Folder below which `latest` looks for the newest finished run."""
-    data: str = setting("data", path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    data: str | None = setting(None, path=True, local=True)
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
+    folder that the run was trained with, if it is there, else `data`."""
     dataset: GivenImages = field(default_factory=GivenImages)
 
 
@@ -218,6 +220,7 @@ class Export:
     trust."""
     outputs: str = setting("outputs", path=True, local=True)
     """Folder below which `latest` looks for the newest finished run."""
-    data: str = setting("data", path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    data: str | None = setting(None, path=True, local=True)
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
+    folder that the run was trained with, if it is there, else `data`."""
     dataset: GivenImages = field(default_factory=GivenImages)
