@@ -21,11 +21,12 @@ C = TypeVar("C")
 def check_given_run(config: C, check: Callable[[C], object], prints_data: bool = False) -> C:
     """Check a config, and put the newest finished run below its `outputs` in the place of the word `latest`.
 
-    It prints which run is read: what follows imports torch, which takes seconds.
+    It prints which run is read: what follows imports torch, which takes seconds. Where standard output is for data, it
+    prints only what `latest` stands for, to standard error.
 
     Args:
         check: raises InputError for a config that cannot work.
-        prints_data: whether standard output is for data, so that the line goes to standard error.
+        prints_data: whether standard output is for data.
 
     Raises InputError if there is no such run, or if a folder has that name.
     """
@@ -43,6 +44,8 @@ def check_given_run(config: C, check: Callable[[C], object], prints_data: bool =
     if found:
         given = dataclasses.replace(given, **found)
         check(given)
+    if prints_data and not found:
+        return given  # type: ignore[no-any-return]
     line = f"reading {', '.join(map(str, as_list(given.run)))}" + f", which {LATEST} stands for" * bool(found)
     print(printable(f"fastconv: {line}"), file=sys.stderr if prints_data else sys.stdout, flush=True)
     return given  # type: ignore[no-any-return]

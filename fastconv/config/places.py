@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fastconv.data.configs import PLACES
+from fastconv.system.settings import INTERPOLATION
 
 # Folders of a run, beside those of its own images.
 FOLDERS = ("data", "stream.root", "stream.cache")
@@ -26,7 +27,8 @@ def _absolute(value: Any) -> Any:
         return [_absolute(each) for each in value]
     if not isinstance(value, str) or "://" in value or "::" in value:
         return value
-    return str(Path.cwd() / value)
+    here = Path.cwd()
+    return value if INTERPOLATION in str(here) else str(here / value)  # a stored config can have none
 
 
 def missing_place(dataset: Any) -> str | None:

@@ -92,3 +92,42 @@ def test_nothing_slow_is_imported_to_list_commands():
     loaded = in_a_process("-c", code, check=True).stdout.split()
     assert {"torch", "numpy", "hydra", "omegaconf", "rich"} & set(loaded) == set()
     assert "fastconv.system.terminal" in loaded
+
+
+@pytest.mark.parametrize("arguments", [(), ("train", "--help"), ("train", "--version")], ids=str)
+def test_ends_without_a_word_when_nobody_reads(tmp_path, arguments):
+    """As in `fastconv --help | head -1`, whose reader has ended."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "fastconv", *arguments]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert ended.stderr == b""
+    assert ended.returncode == (0 if "--version" in arguments else 141)  # argparse prints that, and minds no reader
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fastconv ev", {"evaluate"}),
+        ("fastconv ", set(COMMANDS)),
+        ("fastconv train dataset=cif", {"dataset=cifar10"}),
+        ("fastconv train model.wid", {"model.width="}),
+        ("fastconv train seed=1 sched", {"schedule=", "schedule."}),
+        ("fastconv evaluate ru", {"run="}),
+    ],
+)
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_completes_commands_keys_and_options(fastconv, monkeypatch, line, words, shell):
+    monkeypatch.setenv("COMP_LINE", line)
+    code, out, err = fastconv("-sc", f"query={shell}")
+    assert (code, set(out.split()), err) == (0, words, "")
+
+
+def test_the_completion_of_a_shell_is_hydras(fastconv, monkeypatch):
+    monkeypatch.delenv("COMP_LINE", raising=False)
+    assert fastconv("-sc", "install=bash")[1].endswith(
+        "complete -o nospace -o default -F hydra_bash_completion fastconv\n"
+    )
+    assert "complete -c fastconv " in fastconv("-sc", "install=fish")[1]
