@@ -1,6 +1,15 @@
-"""`python -m fastconv`: prints the commands and how to get their help."""
+"""The command `fastconv NAME ...`, the same as `python -m fastconv.NAME ...`; without a name it lists the commands."""
+
+import os
+import runpy
+import sys
+from collections.abc import Sequence
 
 from fastconv import __doc__ as about
+from fastconv import __version__
+from fastconv.system.errors import nearest
+from fastconv.system.names import printable
+from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding
 
 COMMANDS = {
     "train": "train a network inside a time budget, and score it",
@@ -13,14 +22,63 @@ COMMANDS = {
     "predict": "classify images",
     "export": "write a trained network as ONNX and torch.export files",
 }
+COMPLETION = ("--shell-completion", "-sc")
 
 
+@ends_with_its_reader
 def main() -> None:
-    """Print the commands."""
-    print(about, end="\n\n")
-    for name, purpose in COMMANDS.items():
-        print(f"  python -m fastconv.{name:<11} {purpose}")
-    print("\nEach explains its settings with --help.")
+    """Run the command that the first argument names. Nothing is imported before it is needed."""
+    print_in_any_encoding()
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h"):
+        print(help_text())
+    elif name == "--version":
+        print(f"fastconv {__version__}")
+    elif name in COMPLETION:
+        complete([name, *arguments])
+    elif name in COMMANDS:
+        sys.argv = [sys.argv[0], *arguments]
+        # As `python -m` does, so that the processes of further devices start with the same command.
+        runpy.run_module(f"fastconv.{name}", run_name="__main__", alter_sys=True)
+    else:
+        print(f"fastconv: {unknown(name)}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def help_text() -> str:
+    """The commands, one a line."""
+    listed = [f"  fastconv {name:<11} {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        [str(about), "", *listed, "", "Each explains its settings with --help; --version says which this is."]
+    )
+
+
+def unknown(name: str) -> str:
+    """One line about a first argument that is no command."""
+    shown = printable(name[:100])
+    if "=" in name:
+        return f"{shown} is a setting: name a command before it, as fastconv train {shown}"
+    return f"unknown command {shown}{nearest(name, COMMANDS)} Choose from: {', '.join(COMMANDS)}"
+
+
+def complete(arguments: Sequence[str]) -> None:
+    """Complete a command line by Hydra's completion: `-sc install=bash` prints a script that asks `-sc query=bash`.
+
+    The line is in the environment variable COMP_LINE. Its first word is fastconv and the second one a command, whose
+    keys and values are completed, or the beginning of one.
+    """
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    in_name = len(words) < 2 or (len(words) == 2 and not line[-1].isspace())
+    if any(each.startswith("query=") for each in arguments) and in_name:
+        print("\n".join(name for name in COMMANDS if name.startswith("".join(words[1:]))))
+        return
+    name = words[1] if words[1:] and words[1] in COMMANDS else "train"
+    os.environ["COMP_LINE"] = line.partition(words[0])[2].lstrip() if words else ""
+    import importlib
+
+    sys.argv = ["fastconv", *arguments]
+    importlib.import_module(f"fastconv.{name}").main()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ folder below `outputs`.
 from pathlib import Path
 
 from fastconv.config.cli import command
+from fastconv.config.next_command import print_next, quoted_overrides
+from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import require_known, require_writable
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
@@ -38,6 +40,7 @@ def main(config: Config) -> None:
     print(f"findings and pictures are in {write(found, config)}")
     if found.problems:
         raise InputError(f"{found.name} cannot be trained on yet: {'; '.join(found.problems)}")
+    print_next("train", *quoted_overrides(task_overrides()))
 
 
 if __name__ == "__main__":

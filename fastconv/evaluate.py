@@ -5,7 +5,7 @@ accuracy with its interval, per-class metrics, calibration, curves, the most con
 network. The metrics are also written to `evaluation.json`.
 
   python -m fastconv.evaluate run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
-  python -m fastconv.evaluate run=outputs/a tta=true
+  fastconv evaluate run=latest tta=true
   python -m fastconv.evaluate run=outputs/a dataset.train=train.tar dataset.test=test.tar
 
 `dataset.root`, `dataset.train` and `dataset.test` say where the run's images are now, if they have moved or are behind
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from fastconv.config.cli import command
 from fastconv.config.commands import Evaluate
+from fastconv.config.given_run import check_given_run
+from fastconv.config.next_command import print_next_of_run
 from fastconv.config.prerequisites import require_writable
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
@@ -30,11 +32,12 @@ def check(config: Evaluate) -> None:
 @command("evaluate", __doc__, check)
 def main(config: Evaluate) -> None:
     """Run the command; see the top of this file."""
-    check(config)
+    config = check_given_run(config, check)
     from fastconv.analysis.evaluation.report import write_report
 
     for line in write_report(config):
         print(printable(line))
+    print_next_of_run("explain", Path(config.run))
 
 
 if __name__ == "__main__":

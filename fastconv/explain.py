@@ -16,6 +16,8 @@ from pathlib import Path
 
 from fastconv.config.cli import command
 from fastconv.config.commands import Explain, as_list
+from fastconv.config.given_run import check_given_run
+from fastconv.config.next_command import print_next_of_run
 from fastconv.config.prerequisites import require_writable
 from fastconv.config.store import methods
 from fastconv.config.validation import check_words
@@ -67,7 +69,7 @@ def check(config: Explain) -> None:
 @command("explain", __doc__, check)
 def main(config: Explain) -> None:
     """Run the command; see the top of this file."""
-    check(config)
+    config = check_given_run(config, check)
     from rich.console import Console
 
     from fastconv.analysis.attribution.experiment import explain_runs
@@ -77,6 +79,7 @@ def main(config: Explain) -> None:
     explanation = explain_runs(config, console)
     for line in write_report(explanation, config, report_folder(config)):
         console.print(printable(line))
+    print_next_of_run("export", config.folders()[0][0])
 
 
 if __name__ == "__main__":

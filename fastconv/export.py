@@ -15,7 +15,10 @@ from pathlib import Path
 
 from fastconv.config.cli import command
 from fastconv.config.commands import Export, as_list
+from fastconv.config.given_run import check_given_run
+from fastconv.config.next_command import print_next_of_run, setting
 from fastconv.config.prerequisites import require_writable
+from fastconv.config.store import stored
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
@@ -32,11 +35,14 @@ def check(config: Export) -> None:
 @command("export", __doc__, check)
 def main(config: Export) -> None:
     """Run the command; see the top of this file."""
-    check(config)
+    config = check_given_run(config, check)
     from fastconv.analysis.export import export
 
     for line in export(config):
         print(printable(line))
+    root = config.dataset.root or stored(Path(config.run)).dataset.root
+    images = setting("images", root) if root and Path(root).is_dir() else "images=FILES"
+    print_next_of_run("predict", Path(config.run), images, carried=["trust"])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fastconv.config.cli import command
 from fastconv.config.commands import Predict, as_list
+from fastconv.config.given_run import check_given_run
 from fastconv.config.prerequisites import require_writable
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
@@ -40,7 +41,7 @@ def check(config: Predict) -> None:
 @command("predict", __doc__, check)
 def main(config: Predict) -> None:
     """Run the command; see the top of this file."""
-    check(config)
+    config = check_given_run(config, check, prints_data=config.out == "-")
     from fastconv.analysis.prediction_files import write_predictions
     from fastconv.analysis.predictor import load
 

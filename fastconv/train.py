@@ -19,10 +19,12 @@ from hydra.types import RunMode
 
 from fastconv.budget.clock import Clock
 from fastconv.config.cli import command
+from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_loggers, require_writable
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
+from fastconv.config.trust import GIVEN
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
@@ -79,6 +81,10 @@ def main(config: Config) -> float | None:
         from fastconv.training.run import train
 
     folder = train(config, data, overrides, clock, begun, job)
+    if folder and config.checkpoint.save:
+        # Another command follows neither the code nor the URLs that a run's files name, unless it is told to.
+        told = GIVEN if any("://" in override for override in overrides) else ()
+        print_next_of_run("evaluate", folder, *(["trust=true"] if own_code else []), carried=told)
     return getattr(Results.read(folder), f"{config.objective}_holdout") if job and folder else None
 
 

@@ -22,7 +22,7 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         text = page.read_text()
-        found += [(page.name, line) for line in re.findall(r"^\$ (python -m fastconv\..+)$", text, re.M)]
+        found += [(page.name, line) for line in re.findall(r"^\$ ((?:python -m fastconv\.|fastconv ).+)$", text, re.M)]
         found += [(page.name, " ".join(each.split())) for each in re.findall(r"`(python -m fastconv\.[^`]+)`", text)]
     # Of those on several pages only the first.
     return sorted((page, line) for line, page in {line: page for page, line in reversed(found)}.items())
@@ -32,8 +32,7 @@ def commands() -> list[tuple[str, str]]:
 def test_every_command_can_be_typed(tmp_path, monkeypatch, page, line):
     write_snippets(tmp_path)
     monkeypatch.chdir(tmp_path)
-    name, *arguments = shlex.split(line, comments=True)[2:]
-    name = name.removeprefix("fastconv.")
+    name, *arguments = shlex.split(re.sub(r"^(python -m fastconv\.|fastconv )", "", line), comments=True)
     assert (REPOSITORY / "fastconv" / f"{name}.py").exists()
     config_name = name if name in SCHEMAS else "train"
     prepared = prepare_arguments(config_name, arguments)

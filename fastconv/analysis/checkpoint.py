@@ -71,6 +71,16 @@ class TrainedRun:
         require_local(stored, self.folder / "config.yaml", self.trusted, prefix="dataset.")
         return replace(self, config=replace(self.config, dataset=replace(self.config.dataset, **changes)))
 
+    def data_folder(self, given: str | None) -> Path:
+        """The folder of the data sets: the given one, else that of the run if fastconv has written there, else `data`.
+
+        The run's folder may be somebody else's, so no other folder that it names is written to.
+        """
+        own = Path(self.config.data)
+        if given is not None:
+            return Path(given)
+        return own if (own / "arrays").is_dir() else Path(Config.data)
+
     @property
     def name(self) -> str:
         """The folder's own name."""

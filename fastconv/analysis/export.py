@@ -5,15 +5,18 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastconv.analysis.checkpoint import load_run
+from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.run_images import images_of
 from fastconv.config.commands import Export, as_list
+from fastconv.config.places import missing_place
+from fastconv.data.loading import is_builtin
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 from fastconv.system.files import replacing, write_atomically
@@ -50,9 +53,8 @@ def export(config: Export) -> list[str]:
     """
     folder = Path(config.run)
     run = load_run(folder, config.trust).with_images(config.dataset)
-    splits, warnings = images_of(run, Path(config.data))
-    test, count = splits.test, min(config.samples, len(splits.test))
-    some = torch.from_numpy(np.array(test.images[np.linspace(0, len(test) - 1, count).astype(int)]))
+    images, what, warnings = _to_compare(run, config)
+    some = torch.from_numpy(images)
     classifier = Classifier(run.model, run.mean, run.std)
     network = Probabilities(classifier, run.temperature or 1.0).eval().requires_grad_(False)
     with torch.inference_mode():
@@ -69,11 +71,39 @@ def export(config: Export) -> list[str]:
                 )
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"
-            f" on {counted(len(some), 'test image')}"
+            f" on {counted(len(some), what)}"
         )
     classes = folder / "classes.txt"
     write_atomically(classes, "".join(f"{printable(name)}\n" for name in run.classes).encode())
     return [*lines, f"{classes}: the classes in the order of the probabilities", *warnings]
+
+
+def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[str]]:
+    """Images uint8 [N, H, W, C] to compare files on, what they are, and lines about them.
+
+    They are test images, or noise where the run's data set is not here: a network can be exported anywhere.
+    """
+    try:
+        missing = missing_place(run.config.dataset)
+        if missing is not None:
+            raise InputError(f"there is no {missing}")
+        splits, warnings = images_of(run, run.data_folder(config.data))
+    except InputError as error:
+        named = any(value is not None for value in asdict(config.dataset).values())
+        if named or not (missing is not None or is_builtin(run.config.dataset)):
+            raise
+        noise = np.random.default_rng(0).integers(0, 256, (config.samples, *run.shape), np.uint8)
+        return (
+            noise,
+            ("image of noise", "images of noise"),
+            [f"The test images are not here, so noise was used to compare: {error}"],
+        )
+    test, count = splits.test, min(config.samples, len(splits.test))
+    return (
+        np.array(test.images[np.linspace(0, len(test) - 1, count).astype(int)]),
+        ("test image", "test images"),
+        warnings,
+    )
 
 
 def _write_torch(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from fastconv import __version__
 from fastconv.config.custom import config_folder, with_custom_groups
 from fastconv.config.overrides import (
     COMPOSING_ERRORS,
@@ -81,7 +82,8 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
         ("--experimental-rerun",),
     ):
         parser.add_argument(*flags)
-    parser.add_argument("--version", action="version", version=f"Hydra {importlib.metadata.version('hydra-core')}")
+    hydra = importlib.metadata.version("hydra-core")
+    parser.add_argument("--version", action="version", version=f"fastconv {__version__} (Hydra {hydra})")
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     information = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
     parser.add_argument("--info", "-i", const="all", nargs="?", choices=information)

@@ -3,51 +3,34 @@
 import contextlib
 import functools
 import os
-import shlex
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log
-from hydra.types import RunMode
-from omegaconf import DictConfig
 
-from fastconv.config.arguments import Arguments, check_arguments, prepare_arguments, read_arguments
+from fastconv.config import messages
+from fastconv.config.arguments import check_arguments, prepare_arguments, read_arguments
 from fastconv.config.custom import config_folder
 from fastconv.config.help import help_text
-from fastconv.config.overrides import (
-    COMPOSING_ERRORS,
-    compose,
-    explain,
-    needs_hydra,
-    task_overrides,
-    typed,
-    without_hydra,
-)
+from fastconv.config.job import FAILED, Job
+from fastconv.config.messages import fail
+from fastconv.config.overrides import COMPOSING_ERRORS, explain
 from fastconv.config.store import CONF, register
-from fastconv.config.sweeps import Sweep, begin, override_of, remove_empty
-from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
+from fastconv.config.sweep_progress import SweepProgress
+from fastconv.config.sweeps import begin, override_of, remove_empty
+from fastconv.system.console_log import console_logged
 from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError, RunWarning, StreamError
-from fastconv.system.files import is_of_files, of_file, write_atomically
-from fastconv.system.names import printable
+from fastconv.system.errors import InputError
+from fastconv.system.files import is_of_files, of_file
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding
 from fastconv.system.urls import redacted
-
-# A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
-FAILED = ".failed-"
-# Messages are cut after this many characters: a value can be as long as the command line itself.
-LINE = 2000
 
 
 def no_search(config: Any) -> None:
@@ -79,6 +62,7 @@ def command(
 
     def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
         @ends_with_its_reader
+        @console_logged()
         @functools.wraps(body)
         def main() -> None:
             print_in_any_encoding()
@@ -90,10 +74,10 @@ def command(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise its errors instead of printing them
             given, well, format_warning = sys.argv, True, warnings.formatwarning
             arguments = given[1:]
-            warnings.formatwarning = functools.partial(_format_warning, format_warning)
+            warnings.formatwarning = functools.partial(messages.format_warning, format_warning)
             of_threads = threading.excepthook
-            threading.excepthook = functools.partial(_of_thread, of_threads)
-            sys.excepthook = _print_traceback
+            threading.excepthook = functools.partial(messages.report_thread, of_threads)
+            sys.excepthook = messages.print_traceback
             folders = contextlib.ExitStack()
             if not job.full_error:
                 folders.callback(os.environ.pop, "HYDRA_FULL_ERROR", None)
@@ -109,6 +93,7 @@ def command(
                 planned = check_arguments(config_name, arguments, check, check_search)
                 with listening():
                     sweep = begin(planned) if planned else None
+                    job.progress = SweepProgress(len(sweep.configs), sweep.folder) if sweep else None
                     job.may_come_back = planned is not None and not planned.is_search
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
                     if sweep and sweep.composed:
@@ -151,152 +136,3 @@ def command(
         return main
 
     return decorate
-
-
-class Job:
-    """The function that Hydra calls with each composed config, in this process or, through a launcher, in another."""
-
-    def __init__(self, config_name: str, body: Callable[[Any], Any], full_error: bool) -> None:
-        self._config_name, self._body, self._process = config_name, body, os.getpid()
-        self.full_error = full_error
-        self.composed, self.failed = False, False
-        self.sweep: Sweep | None = None
-        self.may_come_back = False
-        """Whether a job that another process is running can be left to it until the other jobs are done."""
-        self._elsewhere: list[Path] = []
-
-    def run_alone(self, arguments: Arguments) -> bool:
-        """Run a single job as `hydra.main` would, but compose its config once, where Hydra does it twice.
-
-        Returns whether it ran; what needs more of Hydra (its flags, settings and callbacks, or a sweep) does not.
-        """
-        if not arguments.is_plain:
-            return False
-        values = compose(self._config_name, arguments.overrides, with_hydra=True)
-        if values.hydra.mode not in (None, RunMode.RUN) or needs_hydra(values.hydra):
-            return False
-        self._run_composed(values, RunMode.RUN)
-        return True
-
-    def run_all(self, sweep: Sweep) -> None:
-        """Run the jobs of a sweep one by one, each with the config that was checked, where Hydra composes it twice."""
-        for number, values in enumerate(sweep.composed):
-            overrides = printable(redacted(" ".join(values.hydra.overrides.task)))
-            print(f"job {number} of {len(sweep.composed)}: {overrides}", flush=True)
-            values.hydra.sweep.dir = str(sweep.folder)
-            values.hydra.job.num, values.hydra.job.id = number, str(number)
-            self._run_composed(values, RunMode.MULTIRUN)
-
-    def _run_composed(self, values: DictConfig, mode: RunMode) -> None:
-        """Run a job with a composed config that has Hydra's settings too."""
-        values.hydra.mode = mode
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(values)
-        try:
-            configure_log(values.hydra.job_logging, values.hydra.verbose)
-            self(without_hydra(values))
-        finally:
-            HydraConfig.instance().cfg = before
-
-    def __call__(self, values: DictConfig) -> Any:
-        """Run the body. If a job of a sweep fails, print the reason and let Hydra go on with the other jobs."""
-        print_in_any_encoding()  # it may be a process of a launcher
-        self.composed = True
-        if not self.full_error:
-            os.environ.pop("HYDRA_FULL_ERROR", None)  # the processes that a run starts must set their own
-        hydra_config = HydraConfig.get()
-        in_sweep = hydra_config.mode == RunMode.MULTIRUN
-        try:
-            config = typed(self._config_name, values, task_overrides())
-            if in_sweep:
-                _redact_file(Path(hydra_config.sweep.dir, "multirun.yaml"))
-                self.sweep = self.sweep or Sweep(self._config_name, (), (config,), Path(hydra_config.sweep.dir))
-            with contextlib.nullcontext() if os.getpid() == self._process else listening():
-                return self._run(config) if in_sweep else self._body(config)
-        except Exception as error:
-            known = isinstance(error, InputError) or is_of_files(error)
-            if self.full_error or not (in_sweep or known):
-                raise
-            line = line_of(error)
-            if not in_sweep:
-                fail(line)
-            if not known:
-                print(redacted(traceback.format_exc()), file=sys.stderr)
-            line = printable(redacted(" ".join(line.split())))
-            print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
-            self.failed = True
-            if os.getpid() != self._process:  # the waiting process looks for this file
-                Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
-            return None
-        finally:
-            os.environ["HYDRA_FULL_ERROR"] = "1"
-
-    def _run(self, config: Any) -> Any:
-        """Run the body for a job of a sweep. One that another process is running is left to it, or waited for."""
-        while True:
-            try:
-                return self._body(config)
-            except RunningElsewhereError as error:
-                skipped = self.may_come_back and os.getpid() == self._process
-                does = f"job {HydraConfig.get().job.num} {'is skipped' if skipped else 'waits'}"
-                print(f"{does}: {error.folder} is running in another process, which is left to finish it", flush=True)
-                if skipped:
-                    self._elsewhere.append(error.folder)
-                    return None
-                wait_until_free(error.folder)
-
-    def wait_for_others(self, sweep: Path) -> None:
-        """Wait for the jobs that other processes are running; those that they do not finish count as failed."""
-        for folder in self._elsewhere:
-            wait_until_free(folder)
-            if not is_finished(folder):
-                line = f"job {folder.name}: the other process did not finish it: go on with sweep.resume={sweep}"
-                print(f"fastconv: {line}", file=sys.stderr, flush=True)
-                self.failed = True
-
-
-def _format_warning(
-    otherwise: Callable[..., str], message: Warning | str, category: type[Warning], *place: Any, **more: Any
-) -> str:
-    """A warning of a run as one line, and any other as usual."""
-    if issubclass(category, RunWarning):
-        return f"fastconv: {message}\n"
-    return otherwise(message, category, *place, **more)
-
-
-def _of_thread(otherwise: Callable[[Any], Any], arguments: Any) -> None:
-    """Print the traceback of a thread that failed, unless it could not write: what waits for it reports that."""
-    if not (arguments.exc_value and is_of_files(arguments.exc_value)):
-        otherwise(arguments)
-
-
-def _redact_file(path: Path) -> None:
-    """Leave the secrets of URLs out of a file that Hydra has written."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        text = path.read_text()
-        if (safe := redacted(text)) != text:
-            write_atomically(path, safe.encode())
-
-
-def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
-
-
-def fail(line: str) -> None:
-    """End the command with one line on standard error and exit code 1."""
-    line = printable(redacted(" ".join(line.split())))
-    print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
-    raise SystemExit(1)
-
-
-def line_of(error: Exception) -> str:
-    """What a command says of an error, with the command that repairs a damaged stream if that is the cause."""
-    if is_of_files(error):
-        return of_file(error)
-    if not isinstance(error, InputError):
-        return f"{type(error).__name__}: {error}"
-    message = " ".join(str(error).split())
-    if isinstance(error, StreamError):
-        settings = [override for override in task_overrides() if not override.startswith("verify=")]
-        message += f". Repair it with: python -m fastconv.precompute {shlex.join([*settings, 'verify=true'])}"
-    return message

@@ -106,7 +106,8 @@ class Explain:
     """A report of where networks look."""
 
     run: Any = setting(MISSING, path=True, local=True)
-    """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed."""
+    """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed; `latest` for the
+    newest finished run."""
     against: Any = setting(None, path=True, local=True)
     """Folder of the run to compare `run` with, or a list as long and in the same order as `run`; null for none."""
     names: list[str] | None = None
@@ -146,8 +147,11 @@ class Explain:
     trust: bool = False
     """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
     trust."""
-    data: str = setting("data", path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    outputs: str = setting("outputs", path=True, local=True)
+    """Folder below which `latest` looks for the newest finished run."""
+    data: str | None = setting(None, path=True, local=True)
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
+    folder that the run was trained with, if it is there, else `data`."""
     dataset: GivenImages = field(default_factory=GivenImages)
 
     def folders(self) -> tuple[list[Path], list[Path]]:
@@ -161,7 +165,7 @@ class Predict:
     """Classification of images by a trained network."""
 
     run: str = setting(MISSING, path=True, local=True)
-    """Folder of a trained run."""
+    """Folder of a trained run; `latest` for the newest finished one."""
     images: Any = setting(MISSING, path=True)
     """The images to classify: a file, folder, tar or URL, a pattern such as 'photos/*.jpg' or 'photos/**/*.jpg', or a
     list [a,b] of them."""
@@ -176,6 +180,8 @@ class Predict:
     trust: bool = False
     """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
     trust."""
+    outputs: str = setting("outputs", path=True, local=True)
+    """Folder below which `latest` looks for the newest finished run."""
 
 
 @dataclass
@@ -183,7 +189,7 @@ class Evaluate:
     """The score of a trained network, and the page of its run."""
 
     run: str = setting(MISSING, path=True, local=True)
-    """Folder of a trained run."""
+    """Folder of a trained run; `latest` for the newest finished one."""
     tta: bool = False
     """Use the run's test-time augmentation (its `tta`)."""
     accelerator: str = setting("auto", options=ACCELERATORS)
@@ -191,8 +197,11 @@ class Evaluate:
     trust: bool = False
     """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
     trust."""
-    data: str = setting("data", path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    outputs: str = setting("outputs", path=True, local=True)
+    """Folder below which `latest` looks for the newest finished run."""
+    data: str | None = setting(None, path=True, local=True)
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
+    folder that the run was trained with, if it is there, else `data`."""
     dataset: GivenImages = field(default_factory=GivenImages)
 
 
@@ -201,7 +210,7 @@ class Export:
     """Export of a trained network to files."""
 
     run: str = setting(MISSING, path=True, local=True)
-    """Folder of a trained run."""
+    """Folder of a trained run; `latest` for the newest finished one."""
     format: Any = setting(["onnx", "torch"], options=("onnx", "torch"))
     """Formats to write: onnx (model.onnx), torch (model.pt2, from torch.export), or a list of both."""
     samples: int = setting(500, Range("a number of images", 1, 1e6))
@@ -209,6 +218,9 @@ class Export:
     trust: bool = False
     """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
     trust."""
-    data: str = setting("data", path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
+    outputs: str = setting("outputs", path=True, local=True)
+    """Folder below which `latest` looks for the newest finished run."""
+    data: str | None = setting(None, path=True, local=True)
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
+    folder that the run was trained with, if it is there, else `data`."""
     dataset: GivenImages = field(default_factory=GivenImages)

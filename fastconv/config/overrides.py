@@ -19,6 +19,7 @@ from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConf
 from fastconv.config.custom import own_options, with_config_folders, with_custom_groups
 from fastconv.config.quoting import to_paste
 from fastconv.config.store import CONF, SCHEMAS, complete, options_with, register, registered_options
+from fastconv.config.suggestions import suggestion
 from fastconv.config.text import is_path_key
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError, nearest
@@ -96,8 +97,7 @@ def _section(config: DictConfig, name: str) -> DictConfig | None:
     """The section with this name; None for a single value, and for one that is missing or an interpolation ${...}."""
     if OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name):
         return None
-    value = config[name]
-    return value if isinstance(value, DictConfig) else None
+    return value if isinstance(value := config[name], DictConfig) else None
 
 
 def keys(config_name: str) -> list[str]:
@@ -208,7 +208,7 @@ def unknown_key(key: str, config_name: str) -> str:
     group, _, name = key.partition(".")
     if owners := [f"{group}={option}" for option in options_with(group, name)]:
         return f"{key} is a key of {' and '.join(owners)} alone: choose that too, or leave it out"
-    return f"unknown key {key}{nearest(key, keys(config_name))} --help lists all keys"
+    return f"unknown key {key}{suggestion(key, keys(config_name))} --help lists all keys"
 
 
 def explain(error: Exception, config_name: str, overrides: list[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fastconv.config.places import from_anywhere
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import require_ours
@@ -93,7 +94,7 @@ def require_job(config: Config, folder: Path) -> None:
         if (folder / "results.json").exists():
             raise InputError(f"{folder} has results but no readable config.yaml: move it away to train it anew")
         return
-    ours, theirs = hparams(config), hparams(stored)
+    ours, theirs = _located(config), _located(stored)
     if other := [key for key in ours if ours[key] != theirs.get(key)]:
         key = min(other, key=lambda key: key.count("."))  # stream.seed follows seed
         raise InputError(
@@ -144,6 +145,8 @@ def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> N
         stream_seed=config.stream.seed,
         stop_reason="error",
         error=reason(error),
+        name=config.name,
+        tags=config.tags,
         overrides=overrides,
         hparams=hparams(config),
     ).write(folder.path)
@@ -161,14 +164,14 @@ def _hold(run: RunFolder) -> bool:
 
 def _newest(config: Config) -> RunFolder | None:
     """The newest unfinished run with the same configuration that no process holds."""
-    wanted = hparams(config)
+    wanted = _located(config)
     configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
     for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
         folder = path.parent
         if is_finished(folder):
             continue
         stored = _read(folder)
-        if stored is not None and hparams(stored) == wanted:
+        if stored is not None and _located(stored) == wanted:
             run = RunFolder(folder, config, resumed=True)
             if _hold(run):
                 return run
@@ -197,8 +200,8 @@ def _read(folder: Path) -> Any:
 
 
 def as_yaml(config: Config) -> str:
-    """A run's whole configuration as YAML, as its folder stores it: URLs without their secrets."""
-    return settings_as_yaml({**dataclasses.asdict(config), "resume": None})
+    """A run's whole configuration as YAML, as its folder stores it: absolute paths, URLs without their secrets."""
+    return settings_as_yaml({**from_anywhere(dataclasses.asdict(config)), "resume": None})
 
 
 def settings_as_yaml(settings: dict[str, Any]) -> str:
@@ -210,6 +213,18 @@ def hparams(config: Any) -> dict[str, Any]:
     """All settings that decide what a run computes, by key, such as `optimizer.max_lr`."""
     nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
     return hparams_of(nested)
+
+
+def _located(config: Any) -> dict[str, Any]:
+    """The hyperparameters with absolute paths, as a run's folder has them; those of earlier versions were as typed."""
+    nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
+    return hparams_of(from_anywhere(nested))
+
+
+def _at(config: Any, key: str) -> Any:
+    """A setting, or a whole section, with absolute paths."""
+    nested: Any = OmegaConf.to_container(OmegaConf.structured(config) if dataclasses.is_dataclass(config) else config)
+    return _plain(OmegaConf.select(OmegaConf.create(from_anywhere(nested)), key))
 
 
 def _require_secrets(config: Config, folder: Path) -> None:
@@ -234,7 +249,7 @@ def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:
     given, own = (OmegaConf.select(each, key) for each in (OmegaConf.structured(config), stored))
     if is_redacted(_plain(own)) and redact(_plain(given)) == _plain(own):
         OmegaConf.update(stored, key, given, force_add=True)
-    elif given != own:
+    elif given != own and _at(config, key) != _at(stored, key):
         raise InputError(
             f"resume={folder} goes on as it began, with {key}={own}: leave out {key}={given}, or start a new run"
         )

@@ -136,6 +136,10 @@ class Config:
     callbacks: list[Any] = field(default_factory=list)
     """Lightning callbacks of your own: [{_target_: package.module.Callback, argument: value}, ...]. The checkpoint
     stores their state."""
+    name: str | None = None
+    """A name for the run, which `results.json` keeps and `compare` shows; null for none. It decides nothing."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find the run by, such as tags=[draft,wide]: `compare where=tags:draft` shows the runs that have one."""
     experiment: str | None = None
     """Name of the experiment; its config file sets it. Null for none."""
     seed: int = setting(0, Range("a whole number", 0, 2**32, closed="left"))

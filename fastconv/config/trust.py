@@ -87,7 +87,7 @@ def require_ours(stored: Mapping[str, Any], ours: Mapping[str, Any], folder: Pat
         raise InputError(f"{file} sends to Weights & Biases: add logger=wandb to do so, or trust=true if you trust it")
     for key, mark in _folders(stored):
         text = _value(stored, key)
-        if text != _value(ours, key) and not Path(text, mark).exists():
+        if os.path.abspath(text) != os.path.abspath(_value(ours, key)) and not Path(text, mark).exists():
             raise InputError(
                 f"{file} names {key}={text}, where fastconv has written nothing yet: add {key}={text} to use it"
             )

@@ -10,9 +10,12 @@ from fastconv.optim import SGD
 from fastconv.optim.schedules import OneCycle
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError
-from fastconv.system.names import check_name
+from fastconv.system.names import check_name, printable
 from fastconv.system.settings import check_local, check_option, check_plain, check_settings
 from fastconv.system.targets import Component
+
+# Letters of a run's name, and of a tag: a column of a table has room for them.
+MOST_LETTERS = 100
 
 
 def check_words(config: Any) -> None:
@@ -38,6 +41,11 @@ def check(config: Config) -> None:
     check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
     check_name("dataset.name", config.dataset.name)
+    for key, words in {"name": [config.name], "tags": config.tags}.items():
+        for word in words:
+            if word is not None and (not word.strip() or word != printable(word) or len(word) > MOST_LETTERS):
+                shown = printable(word)[:MOST_LETTERS]
+                raise InputError(f"{key}={shown} is not possible: give 1 to {MOST_LETTERS} characters that can be seen")
     dataset = config.dataset
     for key in ("root", "train", "test") if dataset.source == "builtin" and dataset._target_ is None else ():
         if getattr(dataset, key):

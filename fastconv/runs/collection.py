@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import LATER, hparams_of
 from fastconv.runs.legacy import current_settings
 from fastconv.runs.results import Results, readable
@@ -13,6 +14,9 @@ from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.names import printable
 from fastconv.system.wording import counted
+
+# What a run was called. Its results say it as it was meant, the overrides as it was quoted.
+LABELS = ("name", "tags")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Entry:
 
     def value(self, key: str) -> Any:
         """A setting or a result, such as `accuracy`; None if there is none."""
+        if key in LABELS:
+            return getattr(self.results, key, None)
         found = self.setting(key)
         return getattr(self.results, key, None) if found is None else found
 
@@ -72,6 +78,14 @@ def _run_folders(folder: Path) -> Iterator[tuple[Path, float]]:
         if "config.yaml" in files and "experiment" not in below:  # else it is fastconv's own conf
             yield Path(parent), os.lstat(os.path.join(parent, "config.yaml")).st_mtime
             below.clear()  # a run holds no other runs
+
+
+def newest_finished(outputs: Path) -> Path:
+    """The folder of the run below `outputs` that was trained and scored last. Raises InputError if there is none."""
+    found = [folder for folder, _ in _run_folders(outputs) if is_finished(folder)]
+    if not found:
+        raise InputError(f"no finished run below {outputs}: train one with fastconv train, or give its folder")
+    return max(found, key=lambda folder: (os.lstat(folder / "results.json").st_mtime_ns, folder))
 
 
 def _read(folder: Path) -> Entry:
@@ -123,7 +137,9 @@ def select(entries: list[Entry], conditions: list[str]) -> list[Entry]:
 
 
 def is_value(value: Any, written: str) -> bool:
-    """Whether a setting or a result is the value written on a command line."""
+    """Whether a setting or a result is the value written on a command line; of a list, one of its entries may be."""
+    if isinstance(value, list) and any(is_value(each, written) for each in value):
+        return True
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return value == float(written)

@@ -5,9 +5,10 @@ from typing import Any
 
 from fastconv.system.urls import redact
 
-# Settings that say where files are or what to do with them. They do not change what a run computes.
-LOCATIONS = ("data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune", "checkpoint", "sweep",
-             "logger", "stream.root", "stream.cache", "stream.max_gb", "stream.verify")  # fmt: skip
+# Settings that say what a run is called, where files are or what to do with them. They do not change what it computes.
+LOCATIONS = ("name", "tags", "data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune",
+             "checkpoint", "sweep", "logger", "stream.root", "stream.cache", "stream.max_gb",
+             "stream.verify")  # fmt: skip
 # Lists of a user's additions. Empty ones are left out, so that runs of versions without them compare as equal.
 ADDED = ("callbacks", "extra")
 # Settings whose default is left out, for the same reason.

@@ -114,13 +114,17 @@ class Results:
     """Number of convolutions that Winograd's algorithm computed (trainer.winograd)."""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+    name: str | None = None
+    """The name that the run was given."""
+    tags: list[str] = field(default_factory=list)
+    """The words that the run was given to be found by."""
     overrides: list[str] = field(default_factory=list)
     hparams: dict[str, Any] = field(default_factory=dict)
     """All settings that decided what the run computed, by key."""
 
     def __post_init__(self) -> None:
         # Also of runs of earlier versions, which stored URLs with their passwords and signatures.
-        for key in ("overrides", "hparams", "error"):
+        for key in ("name", "tags", "overrides", "hparams", "error"):
             object.__setattr__(self, key, redact(getattr(self, key)))
 
     def write(self, run: Path, *, durable: bool = False) -> None:

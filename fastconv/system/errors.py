@@ -4,6 +4,9 @@ import difflib
 import warnings
 from collections.abc import Iterable
 
+# A word is suggested if it is as alike as this: difflib's own limit. At 0.5, half of the letters could be others.
+CUTOFF = 0.6
+
 
 class InputError(Exception):
     """Bad input. Commands print the message as one line and exit with code 1, without a traceback."""
@@ -25,7 +28,7 @@ def warn(message: str) -> None:
 def nearest(word: str, words: Iterable[str]) -> str:
     """`; did you mean X?` for the closest of `words`, or a full stop if none is close."""
     by_lower = {each.lower(): each for each in words}
-    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=CUTOFF)
     return f"; did you mean {by_lower[close[0]]}?" if close else "."
 
 

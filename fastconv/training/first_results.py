@@ -34,6 +34,8 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         winograd_layers=run.winograd_layers,
         versions=versions(),
         git_commit=git_commit(),
+        name=config.name,
+        tags=config.tags,
         overrides=overrides,
         hparams=hparams(config),
     )

@@ -11,6 +11,7 @@ from fastconv.config.resume import RunFolder, job_of_sweep, leave_reason, open_f
 from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_finished
+from fastconv.system.console_log import keep_log_in
 from fastconv.system.distributed import is_first_rank
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
@@ -49,6 +50,7 @@ def train(
         if is_finished(job):
             console.print(f"{job} is finished", highlight=False, markup=False, soft_wrap=True)
             return job
+        keep_log_in(job)
         try:
             return carry_out(choice, data, overrides, clock, console, folder)
         except Exception as error:
@@ -81,6 +83,7 @@ def carry_out(
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
             if is_first_rank():
+                keep_log_in(folder.path)
                 keep_record(data, folder)
             fit(run, console, folder, overrides)
     return folder.path

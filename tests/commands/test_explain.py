@@ -62,7 +62,8 @@ def report(folder, digits_root) -> Path:
     sides = "run=[outputs/sweep/0,outputs/sweep/2]", "against=[outputs/sweep/1,outputs/sweep/3]"
     ended = explain(folder, digits_root, *sides, *QUICK, *METHODS, "folder=report")
     assert ended.code == 0, ended.err
-    assert ended.out.strip().endswith("report/explain.html")
+    assert ended.out.splitlines()[-2].endswith("report/explain.html")
+    assert ended.out.splitlines()[-1].startswith("next: fastconv export run=")
     return folder / "report"
 
 

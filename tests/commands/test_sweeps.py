@@ -227,7 +227,7 @@ def test_a_job_that_another_process_has_is_left_to_it(whole, command, tmp_path, 
             if finishes:
                 shutil.copy(sweep / "0" / "results.json", folder)
 
-        monkeypatch.setattr("fastconv.config.cli.wait_until_free", other_ends)
+        monkeypatch.setattr("fastconv.config.job.wait_until_free", other_ends)
         ended = command("train", "-m", "seed=0,1", *SHORT, f"sweep.resume={copy}")
         assert f"job 0 is skipped: {copy}/0 is running in another process, which is left to finish it" in ended.out
         assert ended.code == (0 if finishes else 1), ended.err

@@ -4,7 +4,6 @@ import functools
 import itertools
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -60,7 +59,8 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
     runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
-    splits, warnings = images_of(runs[0].with_images(config.dataset), Path(config.data))
+    first = runs[0].with_images(config.dataset)
+    splits, warnings = images_of(first, first.data_folder(config.data))
     test = splits.test if config.images is not None else untrained_on(splits.test, runs)
     if left_out := len(splits.test) - len(test):
         those = counted(left_out, "test image is", "test images are")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.analysis.comparison.groups import BEST, Group, further_objectives
-from fastconv.runs.collection import Entry, as_text
+from fastconv.runs.collection import LABELS, Entry, as_text
 from fastconv.runs.results import ACCURACIES, MEASURES
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.json_text import as_json
@@ -61,17 +61,23 @@ def _shown(entries: list[Entry], measure: str) -> list[str]:
     return list(dict.fromkeys([*shown, measure, *further_objectives(entries, measure)]))
 
 
+def _label(value: Any) -> str | None:
+    return ", ".join(value) if isinstance(value, list) else value
+
+
 def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[str, Any]]:
     """Return a row for each run; `keys` are settings to show.
 
     Runs that are compared by held-out images do not show their test score.
     """
     rows, measures = [], _shown(entries, measure)
+    labels = [key for key in LABELS if any(entry.value(key) for entry in entries)]
     for entry in entries:
         of = functools.partial(_result, entry)
         rows.append(
             {
                 "run": printable(str(entry.folder)),
+                **{key: _label(entry.value(key)) for key in labels},
                 "dataset": of("dataset") or _name(entry.setting("dataset")),
                 "model": of("model") or _name(entry.setting("model")),
                 "experiment": of("experiment"),

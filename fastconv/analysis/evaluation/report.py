@@ -32,7 +32,7 @@ def write_report(config: Evaluate) -> list[str]:
     """
     folder = Path(config.run)
     run = load_run(folder, config.trust).with_images(config.dataset)
-    splits, warnings = images_of(run, Path(config.data))
+    splits, warnings = images_of(run, run.data_folder(config.data))
     test = splits.test
     probabilities = Predictor(run, config.accelerator).predict(test.images, config.tta).probabilities
     evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes, run.temperature)

@@ -1,0 +1,51 @@
+"""The run that `evaluate`, `explain`, `export` and `predict` are given: a folder, or the newest one below `outputs`."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastconv.config.commands import as_list
+from fastconv.runs.collection import newest_finished
+from fastconv.system.errors import InputError
+from fastconv.system.names import printable
+
+# The word that stands for the newest finished run, and the keys that take it.
+LATEST = "latest"
+KEYS = ("run", "against")
+
+C = TypeVar("C")
+
+
+def check_given_run(config: C, check: Callable[[C], object], prints_data: bool = False) -> C:
+    """Check a config, and put the newest finished run below its `outputs` in the place of the word `latest`.
+
+    It prints which run is read: what follows imports torch, which takes seconds. Where standard output is for data, it
+    prints only what `latest` stands for, to standard error.
+
+    Args:
+        check: raises InputError for a config that cannot work.
+        prints_data: whether standard output is for data.
+
+    Raises InputError if there is no such run, or if a folder has that name.
+    """
+    check(config)
+    given: Any = config
+    found: dict[str, Any] = {}
+    for key in KEYS:
+        value = getattr(given, key, None)
+        if LATEST not in as_list(value):
+            continue
+        if Path(LATEST).is_dir():
+            raise InputError(f"{key}={LATEST} could be the folder {LATEST} that is here: write {key}=./{LATEST} for it")
+        newest = str(newest_finished(Path(given.outputs)))
+        found[key] = [newest if each == LATEST else each for each in value] if isinstance(value, list) else newest
+    if found:
+        given = dataclasses.replace(given, **found)
+        check(given)
+    if prints_data and not found:
+        return given  # type: ignore[no-any-return]
+    line = f"reading {', '.join(map(str, as_list(given.run)))}" + f", which {LATEST} stands for" * bool(found)
+    print(printable(f"fastconv: {line}"), file=sys.stderr if prints_data else sys.stdout, flush=True)
+    return given  # type: ignore[no-any-return]

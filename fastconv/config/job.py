@@ -1,0 +1,151 @@
+"""The jobs of a command: one alone, or those of a sweep, each in this process or, through a launcher, in another."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from fastconv.config.arguments import Arguments
+from fastconv.config.messages import fail, line_of
+from fastconv.config.overrides import compose, needs_hydra, task_overrides, typed, without_hydra
+from fastconv.config.sweep_progress import SweepProgress
+from fastconv.config.sweeps import Sweep
+from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
+from fastconv.system.console_log import begin_log_anew, console_logged
+from fastconv.system.errors import InputError
+from fastconv.system.files import is_of_files, write_atomically
+from fastconv.system.names import printable
+from fastconv.system.signals import listening
+from fastconv.system.terminal import print_in_any_encoding
+from fastconv.system.urls import redacted
+
+# A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
+FAILED = ".failed-"
+
+
+class Job:
+    """The function that Hydra calls with each composed config, in this process or, through a launcher, in another."""
+
+    def __init__(self, config_name: str, body: Callable[[Any], Any], full_error: bool) -> None:
+        self._config_name, self._body, self._process = config_name, body, os.getpid()
+        self.full_error = full_error
+        self.composed, self.failed = False, False
+        self.sweep: Sweep | None = None
+        self.may_come_back = False
+        """Whether a job that another process is running can be left to it until the other jobs are done."""
+        self.progress: SweepProgress | None = None
+        self._elsewhere: list[Path] = []
+
+    def run_alone(self, arguments: Arguments) -> bool:
+        """Run a single job as `hydra.main` would, but compose its config once, where Hydra does it twice.
+
+        Returns whether it ran; what needs more of Hydra (its flags, settings and callbacks, or a sweep) does not.
+        """
+        if not arguments.is_plain:
+            return False
+        values = compose(self._config_name, arguments.overrides, with_hydra=True)
+        if values.hydra.mode not in (None, RunMode.RUN) or needs_hydra(values.hydra):
+            return False
+        self._run_composed(values, RunMode.RUN)
+        return True
+
+    def run_all(self, sweep: Sweep) -> None:
+        """Run the jobs of a sweep one by one, each with the config that was checked, where Hydra composes it twice."""
+        for number, values in enumerate(sweep.composed):
+            values.hydra.sweep.dir = str(sweep.folder)
+            values.hydra.job.num, values.hydra.job.id = number, str(number)
+            self._run_composed(values, RunMode.MULTIRUN)
+
+    def _run_composed(self, values: DictConfig, mode: RunMode) -> None:
+        """Run a job with a composed config that has Hydra's settings too."""
+        values.hydra.mode = mode
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(values)
+        try:
+            configure_log(values.hydra.job_logging, values.hydra.verbose)
+            self(without_hydra(values))
+        finally:
+            HydraConfig.instance().cfg = before
+
+    def __call__(self, values: DictConfig) -> Any:
+        """Run the body. If a job of a sweep fails, print the reason and let Hydra go on with the other jobs."""
+        with contextlib.nullcontext() if os.getpid() == self._process else console_logged():
+            return self._run_job(values)
+
+    def _run_job(self, values: DictConfig) -> Any:
+        print_in_any_encoding()  # it may be a process of a launcher
+        self.composed = True
+        if not self.full_error:
+            os.environ.pop("HYDRA_FULL_ERROR", None)  # the processes that a run starts must set their own
+        hydra_config = HydraConfig.get()
+        in_sweep = hydra_config.mode == RunMode.MULTIRUN
+        if in_sweep:
+            begin_log_anew()
+        if in_sweep and self.progress and os.getpid() == self._process:
+            overrides = printable(redacted(" ".join(task_overrides())))
+            print(self.progress.line(hydra_config.job.num, overrides), flush=True)
+        try:
+            config = typed(self._config_name, values, task_overrides())
+            if in_sweep:
+                _redact_file(Path(hydra_config.sweep.dir, "multirun.yaml"))
+                self.sweep = self.sweep or Sweep(self._config_name, (), (config,), Path(hydra_config.sweep.dir))
+            with contextlib.nullcontext() if os.getpid() == self._process else listening():
+                return self._run(config) if in_sweep else self._body(config)
+        except Exception as error:
+            known = isinstance(error, InputError) or is_of_files(error)
+            if self.full_error or not (in_sweep or known):
+                raise
+            line = line_of(error)
+            if not in_sweep:
+                fail(line)
+            if not known:
+                print(redacted(traceback.format_exc()), file=sys.stderr)
+            line = printable(redacted(" ".join(line.split())))
+            print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
+            self.failed = True
+            if os.getpid() != self._process:  # the waiting process looks for this file
+                Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
+            return None
+        finally:
+            if in_sweep:
+                begin_log_anew()  # what follows is of the sweep
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def _run(self, config: Any) -> Any:
+        """Run the body for a job of a sweep. One that another process is running is left to it, or waited for."""
+        while True:
+            try:
+                return self._body(config)
+            except RunningElsewhereError as error:
+                skipped = self.may_come_back and os.getpid() == self._process
+                does = f"job {HydraConfig.get().job.num} {'is skipped' if skipped else 'waits'}"
+                print(f"{does}: {error.folder} is running in another process, which is left to finish it", flush=True)
+                if skipped:
+                    self._elsewhere.append(error.folder)
+                    return None
+                wait_until_free(error.folder)
+
+    def wait_for_others(self, sweep: Path) -> None:
+        """Wait for the jobs that other processes are running; those that they do not finish count as failed."""
+        for folder in self._elsewhere:
+            wait_until_free(folder)
+            if not is_finished(folder):
+                line = f"job {folder.name}: the other process did not finish it: go on with sweep.resume={sweep}"
+                print(f"fastconv: {line}", file=sys.stderr, flush=True)
+                self.failed = True
+
+
+def _redact_file(path: Path) -> None:
+    """Leave the secrets of URLs out of a file that Hydra has written."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = path.read_text()
+        if (safe := redacted(text)) != text:
+            write_atomically(path, safe.encode())

@@ -1,0 +1,57 @@
+"""What a command says of warnings and errors: one line for each that a user can mend, a traceback for any other."""
+
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from fastconv.config.overrides import task_overrides
+from fastconv.system.errors import InputError, RunWarning, StreamError
+from fastconv.system.files import is_of_files, of_file
+from fastconv.system.names import printable
+from fastconv.system.urls import redacted
+
+# Messages are cut after this many characters: a value can be as long as the command line itself.
+LINE = 2000
+
+
+def format_warning(
+    otherwise: Callable[..., str], message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> str:
+    """A warning of a run as one line, and any other as usual."""
+    if issubclass(category, RunWarning):
+        return f"fastconv: {message}\n"
+    return otherwise(message, category, *place, **more)
+
+
+def report_thread(otherwise: Callable[[Any], Any], arguments: Any) -> None:
+    """Print the traceback of a thread that failed, unless it could not write: what waits for it reports that."""
+    if not (arguments.exc_value and is_of_files(arguments.exc_value)):
+        otherwise(arguments)
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that is none of the user's input, without the secrets of URLs."""
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def fail(line: str) -> None:
+    """End the command with one line on standard error and exit code 1."""
+    line = printable(redacted(" ".join(line.split())))
+    print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def line_of(error: Exception) -> str:
+    """What a command says of an error, with the command that repairs a damaged stream if that is the cause."""
+    if is_of_files(error):
+        return of_file(error)
+    if not isinstance(error, InputError):
+        return f"{type(error).__name__}: {error}"
+    message = " ".join(str(error).split())
+    if isinstance(error, StreamError):
+        settings = [override for override in task_overrides() if not override.startswith("verify=")]
+        message += f". Repair it with: python -m fastconv.precompute {shlex.join([*settings, 'verify=true'])}"
+    return message
