@@ -25,7 +25,7 @@ from fastconv.system.signals import INTERRUPT_CODE, Interrupted, listening
 from fastconv.train import check_run
 
 if TYPE_CHECKING:
-    from fastconv.analysis.predictor import Predictor
+    from fastconv.predictor import Predictor
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def fit(
             raise InputError("fit trains a new network: leave out dry_run and resume")
         data = check_run(config)
     # Both import torch, so they are imported after the checks that do not need it.
-    from fastconv.analysis.predictor import load
+    from fastconv.predictor import load
     from fastconv.training.run import train
 
     folder = train(config, data, settings, clock)
@@ -145,7 +145,8 @@ def _given(dataset: Any, image_column: str | None, label_column: str | None) -> 
         return _Given([*settings, *named])
     if isinstance(dataset, tuple | list) and named:
         raise InputError("image_column and label_column are for tables, not for (images, labels)")
-    from fastconv.analysis.given_tables import as_table, of_lists, store_table
+    from fastconv.analysis.given_tables import as_table, of_lists
+    from fastconv.analysis.stored_tables import store_table
 
     if isinstance(dataset, tuple | list):
         images, labels = _pair(dataset)

@@ -46,9 +46,8 @@ def check(config: Config) -> None:
                 " dataset=image_folder, csv, webdataset, parquet or arrays"
             )
     for key in ("image_column", "label_column"):
-        require(
-            getattr(dataset, key) is None or dataset.source == "parquet", f"dataset.{key}", "it is of parquet files"
-        )
+        of_parquet = dataset.source == "parquet" and dataset._target_ is None
+        require(getattr(dataset, key) is None or of_parquet, f"dataset.{key}", "it is of dataset=parquet alone")
     for group in ("model", "optimizer", "schedule"):
         if isinstance(component := getattr(config, group), Component):
             component.check()

@@ -7,7 +7,8 @@ import pandas
 import pytest
 from PIL import Image
 
-from fastconv.analysis.given_tables import GivenTable, as_table, of_lists, store_table
+from fastconv.analysis.given_tables import GivenTable, as_table, of_lists
+from fastconv.analysis.stored_tables import store_table
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
 from fastconv.system.errors import InputError
