@@ -5,11 +5,18 @@ from typing import TYPE_CHECKING, Any
 from fastconv.system import process as _process  # notes the time  # noqa: F401
 
 if TYPE_CHECKING:
-    from fastconv.analysis.predictor import load as load
+    from fastconv.analysis.predictor import Predictions as Predictions
     from fastconv.api import fit as fit
+    from fastconv.predictor import Predictor as Predictor
+    from fastconv.predictor import load as load
 
 __version__ = "0.1.0"
-__all__ = ["fit", "load"]
+__all__ = ["Predictions", "Predictor", "fit", "load"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
@@ -18,8 +25,12 @@ def __getattr__(name: str) -> Any:
         from fastconv.api import fit
 
         return fit
-    if name == "load":
-        from fastconv.analysis.predictor import load
+    if name in ("Predictor", "load"):
+        from fastconv import predictor
 
-        return load
+        return getattr(predictor, name)
+    if name == "Predictions":
+        from fastconv.analysis.predictor import Predictions
+
+        return Predictions
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

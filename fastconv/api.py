@@ -3,8 +3,10 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from fastconv.system.signals import INTERRUPT_CODE, Interrupted, listening
 from fastconv.train import check_run
 
 if TYPE_CHECKING:
-    from fastconv.analysis.predictor import Predictor
+    from fastconv.predictor import Predictor
 
 
 @contextmanager
@@ -43,71 +45,135 @@ def _stoppable() -> Iterator[None]:
 
 @_stoppable()
 def fit(
-    dataset: str | Path | tuple[np.ndarray, Sequence[object]],
+    dataset: Any,
     seconds: float = 1000.0,
     *overrides: str,
     experiment: str = "best",
     objective: str = "accuracy",
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> "Predictor":
     """Train on images within a budget of seconds, from the call to the written result, and return the predictor.
 
     Args:
-        dataset: the name of a data set, such as `cifar10`; a folder that contains a folder of images for each class; or
-            images uint8 [N, H, W] or [N, H, W, C] with their N labels, numbers or names. A fifth of these is kept for
-            testing.
+        dataset: one of these.
+
+            - The name of a data set, such as `cifar10`.
+            - A folder that contains a folder of images for each class.
+            - A file: a table of paths and labels (`.csv`), arrays (`.npz`), a tar of images with labels, or `.parquet`.
+            - `(images, labels)`: uint8 [N, H, W] or [N, H, W, C], or a list of paths or of images of Pillow, with N
+              labels, numbers or names.
+            - A table of pandas or polars with a column of images (paths, bytes, images of Pillow, or arrays uint8
+              [H, W] or [H, W, C]) and one of labels.
+            - A `Dataset` of Hugging Face, or a `DatasetDict` of splits.
+
+            Without a test split, a fifth of the images is kept for testing.
         seconds: the budget.
         overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
         experiment: name of the experiment, such as `best`.
         objective: the result that the network is judged by: `accuracy`, `balanced_accuracy` or `macro_f1`.
+        image_column: name of the column of images, where a table has several that may be meant.
+        label_column: the same for the labels.
+
+    Images that are no files yet are stored in the data folder (`FASTCONV_DATA`), since later commands on the run need
+    them.
 
     Raises InputError for input that cannot work; images and labels that are refused are not stored. Raises
     KeyboardInterrupt after Ctrl-C: in training after the running step, with the command that goes on.
     """
     wait_briefly()
     clock = Clock()
-    arrays = _packed(*_pair(dataset)) if isinstance(dataset, tuple | list) else b""
-    chosen = _settings(dataset) if isinstance(dataset, str | Path) else _settings_of_arrays(arrays)
-    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *chosen]
+    given = _given(dataset, image_column, label_column)
+    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *given.settings]
     settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]
-    given = prepare_arguments("train", settings)
-    try:
-        config = typed("train", compose("train", given), given)
-    except COMPOSING_ERRORS as error:
-        raise InputError(explain(error, "train", given)) from error
-    if config.dry_run or config.resume:
-        raise InputError("fit trains a new network: leave out dry_run and resume")
-    with _stored(arrays):  # later commands on this run need the images
+    with given.kept():
+        settings = prepare_arguments("train", settings)
+        try:
+            config = typed("train", compose("train", settings), settings)
+        except COMPOSING_ERRORS as error:
+            raise InputError(explain(error, "train", settings)) from error
+        if config.dry_run or config.resume:
+            raise InputError("fit trains a new network: leave out dry_run and resume")
         data = check_run(config)
     # Both import torch, so they are imported after the checks that do not need it.
-    from fastconv.analysis.predictor import load
+    from fastconv.predictor import load
     from fastconv.training.run import train
 
-    folder = train(config, data, given, clock)
+    folder = train(config, data, settings, clock)
     assert folder is not None  # it is not a dry run
     return load(folder, config.trainer.accelerator, trust=True)
 
 
-# File endings of other data sets, with the name of the set and the setting that takes the file.
+# Endings of files, with the name of the data set and the setting that takes the file.
 _FILES = {
     **dict.fromkeys((".csv", ".tsv", ".txt"), ("csv", "dataset.train")),
     **dict.fromkeys((".tar", ".tar.gz", ".tgz"), ("webdataset", "dataset.train")),
+    ".parquet": ("parquet", "dataset.train"),
     ".npz": ("arrays", "dataset.root"),
 }
-_WANTED = "give the name of a data set, a folder, or (images, labels)"
+_WANTED = "give the name of a data set, a folder, a file, a table, or (images, labels)"
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The settings of a data set, and what was stored for it: none if nothing was, or if it was there before."""
+
+    settings: list[str]
+    stored: Path | None = None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Remove what was stored if the block refuses it."""
+        try:
+            yield
+        except InputError:
+            if self.stored is not None and self.stored.is_dir():
+                shutil.rmtree(self.stored, ignore_errors=True)
+            elif self.stored is not None:
+                self.stored.unlink(missing_ok=True)
+            raise
+
+
+def _given(dataset: Any, image_column: str | None, label_column: str | None) -> _Given:
+    """The settings of a data set of any form, which is stored where it is no file yet."""
+    columns = {"dataset.image_column": image_column, "dataset.label_column": label_column}
+    named = [f"{key}={literally(value)}" for key, value in columns.items() if value is not None]
+    if isinstance(dataset, str | Path):
+        settings = _settings(dataset)
+        if named and settings[0] != "dataset=parquet":
+            raise InputError(f"image_column and label_column are for tables of Python and parquet files, not {dataset}")
+        return _Given([*settings, *named])
+    if isinstance(dataset, tuple | list) and named:
+        raise InputError("image_column and label_column are for tables, not for (images, labels)")
+    from fastconv.analysis.given_tables import as_table, of_lists
+    from fastconv.analysis.stored_tables import store_table
+
+    if isinstance(dataset, tuple | list):
+        images, labels = _pair(dataset)
+        table = of_lists(images, labels)
+        if table is None:
+            return _stored(_packed(images, labels))
+    elif (table := as_table(dataset, image_column, label_column)) is None:
+        raise InputError(f"the data set is a {type(dataset).__name__}: {_WANTED}")
+    path, known = store_table(table, _data_folder() / "tables")
+    settings = ["dataset=csv", f"dataset.train={literally(path)}", f"dataset.name={literally(table.name)}"]
+    return _Given(settings, None if known else path.parent)
 
 
 def _settings(dataset: str | Path) -> list[str]:
-    """The overrides that make a run train on a named data set or a folder."""
+    """The overrides that make a run train on a named data set, a folder or a file."""
     name = str(dataset)
     if name and _there(CONF / "dataset" / f"{name}.yaml"):
         return [f"dataset={name}"]
     if name and _there(Path(name), folder=True):
         return ["dataset=image_folder", f"dataset.root={literally(Path(name).absolute())}"]
     if found := [each for ending, each in _FILES.items() if name.lower().endswith(ending)]:
+        if not _there(Path(name)):
+            raise InputError(f"{name[:200]} is not there")
         kind, key = found[0]
-        raise InputError(
-            f'{name[:200]} is no folder: for a file of this kind say fit("{kind}", 300, "{key}={name[:200]}")'
-        )
+        return [f"dataset={kind}", f"{key}={literally(Path(name).absolute())}"]
+    if name and _there(Path(name)):
+        raise InputError(f"{name[:200]} is a file of no known kind: give a folder, or {', '.join(_FILES)}")
     raise InputError(f"{name[:200] or 'an empty text'} is neither a folder nor one of fastconv's data sets")
 
 
@@ -133,11 +199,6 @@ def _packed(images: Any, labels: Any) -> bytes:
     from fastconv.data.sources.labels import class_names
 
     images, labels = _array(images, "images"), _array(labels, "labels")
-    if images.dtype.kind in "US":
-        raise InputError(
-            "images are texts: list the files with their labels in a table, and say"
-            ' fit("csv", 300, "dataset.train=table.csv")'
-        )
     whole = images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() <= 255
     if not whole:
         require_bytes(images)
@@ -171,29 +232,15 @@ def _array(given: Any, what: str) -> np.ndarray:
         raise InputError(f"{what} do not make one array: give {advice}") from error
 
 
-@contextmanager
-def _stored(content: bytes) -> Iterator[None]:
-    """Store images and labels, if there are any; what is refused afterwards is removed, unless it was there before."""
-    path = _arrays_path(content) if content else None
-    known = path is None or path.exists()
-    if path is not None:
-        write_atomically(path, content)
-    try:
-        yield
-    except InputError:
-        if path is not None and not known:
-            path.unlink(missing_ok=True)
-        raise
+def _stored(content: bytes) -> _Given:
+    """Store images and labels, named by their content, so that the same ones are stored once."""
+    path = _data_folder() / "arrays" / f"{hashlib.sha256(content).hexdigest()[:16]}.npz"
+    known = path.exists()
+    write_atomically(path, content)
+    return _Given(["dataset=arrays", f"dataset.root={literally(path)}"], None if known else path)
 
 
-def _arrays_path(content: bytes) -> Path:
-    """Where images and labels are stored: named by their content, so that the same ones are stored once."""
+def _data_folder() -> Path:
     data = os.environ.get("FASTCONV_DATA", "data")
     check_local("FASTCONV_DATA", data)
-    return Path(data, "arrays", f"{hashlib.sha256(content).hexdigest()[:16]}.npz").absolute()
-
-
-def _settings_of_arrays(content: bytes) -> list[str]:
-    if not content:
-        raise InputError(f"the data set is no text, path or tuple: {_WANTED}")
-    return ["dataset=arrays", f"dataset.root={literally(_arrays_path(content))}"]
+    return Path(data).absolute()

@@ -69,7 +69,7 @@ def folder(tmp_path_factory, digits_root) -> Path:
         "micro_batch_size=32",
     )
     assert run_command(folder, digits_root, "train", *own, *short, "outputs=made").code == 0
-    (digits,), (photos,) = (folder / "made" / "digits").iterdir(), (folder / "made" / "image_folder").iterdir()
+    (digits,), (photos,) = (folder / "made" / "digits").iterdir(), (folder / "made" / "photos").iterdir()
     sweep = f"outputs/sweeps/{RUN}"
     for name in (f"cifar10/{RUN}", "a", "b", "c", "d", f"../{sweep}/0", f"../{sweep}/1"):
         copy = Path(shutil.copytree(digits, folder / "outputs" / name))
@@ -77,7 +77,7 @@ def folder(tmp_path_factory, digits_root) -> Path:
             config, results = copy / "config.yaml", copy / "results.json"
             config.write_text(re.sub(r"^seed: 0$", "seed: 1", config.read_text(), flags=re.M))
             results.write_text(results.read_text().replace('"seed": 0', '"seed": 1'))
-    shutil.copytree(photos, folder / "outputs" / "image_folder" / RUN)
+    shutil.copytree(photos, folder / "outputs" / "photos" / RUN)
     return folder
 
 

@@ -156,6 +156,10 @@ def _single(array: np.ndarray, at: int) -> np.ndarray:
     """One image, [H, W] or [H, W, C], for Pillow."""
     if array.ndim == 3 and array.shape[2] not in CHANNELS and array.shape[0] in CHANNELS:
         array = array.transpose(1, 2, 0)
+    if array.ndim == 2 and array.shape[1] in CHANNELS:  # as list(image) gives them
+        raise InputError(
+            f"image {at} is {_shown(array)}: this may be a row of an image. Give the image itself, without a list"
+        )
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), *((count,) for count in CHANNELS)) or not array.size:
         raise InputError(f"image {at} is {_shown(array)}: give one image, [H, W, C], or [N, H, W, C] without a list")
     return np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)

@@ -25,6 +25,7 @@ from fastconv.optim.configs import Average
 from fastconv.runs.legacy import current_settings
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.names import RESERVED, file_name
 from fastconv.system.settings import interpolated
 from fastconv.system.targets import KEY
 from fastconv.system.urls import remember
@@ -205,6 +206,12 @@ def _settable(schema: type) -> DictConfig:
     return node
 
 
+def _folder_name(root: str | None) -> str:
+    """The name of a data set that is a folder: the folder's own; `image_folder` where that cannot name a run."""
+    name = file_name(Path(root).resolve().name) if isinstance(root, str) and root else ""
+    return name if name.strip("_") and name not in RESERVED else "image_folder"
+
+
 def _env(name: str, *default: Any) -> Any:
     """OmegaConf's `oc.env`. A value that is a secret, by the name of its variable, is never stored or printed."""
     value = oc.env(name, *default)
@@ -216,4 +223,5 @@ def _env(name: str, *default: Any) -> Any:
 # Registered at import, so that processes that a sweep's launcher starts have them too.
 OmegaConf.register_new_resolver("part", _part, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)

@@ -51,8 +51,11 @@ def check(config: Config) -> None:
         if getattr(dataset, key):
             raise InputError(
                 f"dataset.{key}={getattr(dataset, key)} is of images of your own, and {dataset.name} is not: add"
-                " dataset=image_folder, csv, webdataset or arrays"
+                " dataset=image_folder, csv, webdataset, parquet or arrays"
             )
+    for key in ("image_column", "label_column"):
+        of_parquet = dataset.source == "parquet" and dataset._target_ is None
+        require(getattr(dataset, key) is None or of_parquet, f"dataset.{key}", "it is of dataset=parquet alone")
     for group in ("model", "optimizer", "schedule"):
         if isinstance(component := getattr(config, group), Component):
             component.check()

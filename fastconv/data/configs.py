@@ -11,6 +11,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "image_folder": ("root",),
     "csv": ("train", "test", "root"),
     "webdataset": ("train", "test"),
+    "parquet": ("train", "test"),
     "arrays": ("root",),
 }
 
@@ -22,9 +23,11 @@ class Dataset:
     name: str = MISSING
     """Name of the data set: digits, mnist, fashion_mnist or cifar10; the class of one of torchvision's data sets; or
     any name for your own images."""
-    source: str = setting("builtin", options=("builtin", "image_folder", "csv", "webdataset", "torchvision", "arrays"))
-    """Kind of source: image_folder, csv, webdataset, torchvision or arrays for your own images; `builtin` for the data
-    sets that fastconv knows by name."""
+    source: str = setting(
+        "builtin", options=("builtin", "image_folder", "csv", "webdataset", "parquet", "torchvision", "arrays")
+    )
+    """Kind of source: image_folder, csv, webdataset, parquet, torchvision or arrays for your own images; `builtin` for
+    the data sets that fastconv knows by name."""
     _target_: str | None = None
     """A function of your own to use instead of `source`, such as mypkg.photos. It returns (train images uint8 [N, H, W,
     C], train labels, test images, test labels, class names), or a Source (fastconv.data.sources.base)."""
@@ -35,9 +38,13 @@ class Dataset:
     For csv: the folder of the image files; null for the folder of the table. For arrays: the .npz file."""
     train: Any = setting(None, path=True)
     """For webdataset: the tars to train on, one path or URL or a list, with {000..010} or * for ranges. For csv: the
-    table of training images."""
+    table of training images. For parquet: the files to train on, in the same ways."""
     test: Any = setting(None, path=True)
     """The same for the test images; null to hold out a part of the training images (`test_share`)."""
+    image_column: str | None = None
+    """For parquet: the column of images; null to find it by its type."""
+    label_column: str | None = None
+    """For parquet: the column of labels; null to find it by its type and its name."""
     image_size: int | None = setting(
         None, Range("a number of pixels", 8, 1024, note=", or null for that of the images")
     )

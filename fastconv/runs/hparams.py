@@ -12,7 +12,12 @@ LOCATIONS = ("name", "tags", "data", "outputs", "figures", "resume", "dry_run", 
 # Lists of a user's additions. Empty ones are left out, so that runs of versions without them compare as equal.
 ADDED = ("callbacks", "extra")
 # Settings whose default is left out, for the same reason.
-LATER = {"trainer.winograd": "auto", "objective": "accuracy"}
+LATER = {
+    "trainer.winograd": "auto",
+    "objective": "accuracy",
+    "dataset.image_column": None,
+    "dataset.label_column": None,
+}
 
 
 def hparams_of(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 
 from fastconv.analysis.comparison.figures import validation_curve
-from fastconv.analysis.comparison.groups import choose_measure, effects, group_runs, names_of, pareto_front
+from fastconv.analysis.comparison.groups import by_dataset, choose_measure, effects, group_runs, names_of, pareto_front
+from fastconv.analysis.comparison.report import findings
 from fastconv.analysis.comparison.tables import columns, group_rows, run_rows, sort_rows
 from fastconv.runs.collection import Entry, find_runs, select
 from fastconv.runs.results import Results
@@ -81,6 +82,26 @@ def test_runs_that_were_scored_on_other_images_are_no_repetitions():
     assert [(row["n"], row["test_digest"]) for row in rows] == [(2, "a" * 16), (1, "b" * 16)]
     (row,) = group_rows(group_runs(runs), "accuracy")
     assert (row["n"], row.get("test_digest")) == (3, None), "built-in data sets have one test split"
+
+
+def test_data_sets_of_one_name_are_told_apart_by_their_images():
+    """Two folders called photos, and runs of each: neither is better than the other."""
+    levels = {"a": 0.9, "b": 0.5}
+    runs = []
+    for digest, level in levels.items():
+        for seed in range(3):
+            run = entry(level + seed / 1000, seed, dataset__name="photos", dataset__root=f"/{digest}/photos")
+            runs.append(dataclasses.replace(run, results=dataclasses.replace(run.results, test_digest=digest * 16)))
+    groups = group_runs([*runs, entry(0.7, 0, dataset__name="photos"), entry(0.1, 0)])
+    assert [(group.dataset, len(group.finished), group.verdict) for group in groups] == [
+        ("photos (aaaaaaaa)", 3, "best"), ("photos", 1, "best"), ("photos (bbbbbbbb)", 3, "best"),
+        ("digits", 1, "best"),
+    ]  # fmt: skip
+    assert list(by_dataset(groups)) == ["photos (aaaaaaaa)", "photos", "photos (bbbbbbbb)", "digits"]
+    text = " ".join(findings(groups, "accuracy"))
+    assert "photos (aaaaaaaa): " in text
+    assert "Not significantly different" not in text
+    assert [group.dataset for group in group_runs(runs[:3])] == ["photos"]
 
 
 def test_a_single_run_is_no_test():

@@ -3,6 +3,7 @@
 import signal
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -79,18 +80,36 @@ def test_a_named_set_is_learned_and_found_again(here):
         ((np.zeros((3, 8, 8), np.uint8), ["a", "b", "a|b"]), (), "the label a.b, which is several in one"),
         ((np.zeros((2, 8, 8), np.uint8), [["a"], ["a", "b"]]), (), "labels do not make one array: give numbers"),
         (([np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)], [0, 1]), (), "images do not make one array"),
-        ((["a.png", "b.png"], [0, 1]), (), r'fit\("csv", 300, "dataset.train=table.csv"\)'),
+        ((["a.png", "b.png"], [0, 1]), (), "the list of images, row 0: a.png is not there"),
+        ((["a.png", "b.png"], [0]), (), "as many labels as images: they are 1 and 2"),
         ((np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8), [0, 1]), ("batch_siz=3",), "did you mean batch_size"),
         ((np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1]), (), "all images of arrays are the same"),
         ([np.zeros((5, 8, 8), np.uint8), range(5)], (), "is a list of 2: give the name"),
         ((np.zeros((5, 8, 8), np.uint8),), (), "is a tuple of 1: give the name"),
-        ([1, 2], (), r"is a list of 2: give the name of a data set, a folder, or \(images, labels\)"),
-        (None, (), "is no text, path or tuple: give the name"),
+        ([1, 2], (), r"is a list of 2: give the name of a data set, a folder, a file, a table, or \(images, labels\)"),
+        (None, (), "the data set is a NoneType: give the name"),
         ("", (), "an empty text is neither a folder"),
         ("x" * 5000, (), "neither a folder"),
-        ("my/t.csv", (), r'fit\("csv", 300, "dataset.train=my/t.csv"\)'),
-        ("a.npz", (), r'fit\("arrays", 300, "dataset.root=a.npz"\)'),
-        ("a.tar", (), r'fit\("webdataset", 300, "dataset.train=a.tar"\)'),
+        ("my/t.csv", (), "^my/t.csv is not there$"),
+        ("a.npz", (), "^a.npz is not there$"),
+        (__file__, (), "test_api.py is a file of no known kind: give a folder, or .csv, .tsv"),
+        (pandas.DataFrame({"path": ["a.png", "b.png"], "label": "ab"}), (), "DataFrame, row 0: a.png is not there"),
+        (
+            pandas.DataFrame({"x": [1, 2], "label": [0, 1]}),
+            (),
+            "no column has the images; its columns are x, label. Say",
+        ),
+        (pandas.DataFrame({"a": [b"1"] * 2, "b": [b"2"] * 2, "y": [0, 1]}), (), r"may have the images \(a, b\)"),
+        (pandas.DataFrame({"image": [b"1"] * 2, "label": [0, 1], "class": [0, 1]}), (), r"the labels \(label, class\)"),
+        (pandas.DataFrame({"image": [b"1"] * 2, "label": [0, [1]]}), (), "row 1: the label is list: give a number"),
+        (pandas.DataFrame({"image": [b"1"] * 2, "label": [0, 1]}), (), "none of 2 images of dataframe can be read"),
+        (
+            pandas.DataFrame({"image": [b"1", 3.5], "label": [0, 1]}),
+            (),
+            "row 1: the image is float: give a path, bytes",
+        ),
+        (pandas.DataFrame({"path": [], "label": []}), (), "the DataFrame has no rows"),
+        (pandas.DataFrame([[b"1", 0]]), (), "the DataFrame has a column 0, whose name is no text"),
         ((np.zeros((5, 8, 8), np.uint8), range(4)), (), "as many labels as images"),
         ((np.zeros((5, 8, 8), np.uint8), [0] * 5), (), "has a single label"),
         ("digits", ("dry_run=true",), "leave out dry_run"),
@@ -98,11 +117,11 @@ def test_a_named_set_is_learned_and_found_again(here):
 )
 def test_bad_input_is_an_error_of_one_line(here, digits_root, dataset, overrides, line):
     """And leaves no copy of the images."""
-    before = {path.name for path in digits_root.glob("arrays/*.npz")}
+    before = {path.name for path in (*digits_root.glob("arrays/*.npz"), *digits_root.glob("tables/*"))}
     with pytest.raises(InputError, match=line):
         fastconv.fit(dataset, 60, *overrides)
     assert not (here / "outputs").exists()
-    assert {path.name for path in digits_root.glob("arrays/*.npz")} == before
+    assert {path.name for path in (*digits_root.glob("arrays/*.npz"), *digits_root.glob("tables/*"))} == before
 
 
 def test_ctrl_c_ends_training_and_leaves_signals_as_they_were(here, monkeypatch):

@@ -142,7 +142,7 @@ def test_a_stopped_run_that_lost_an_image_says_how_to_go_on(command, tmp_path, m
     (run / "splits.json").unlink()  # as an earlier version left it
     ended = command("train", *TRAIN, "resume=auto")
     assert ended.code == 1
-    assert "was trained on other images than image_folder has now" in ended.err
+    assert "was trained on other images than photos has now" in ended.err
     assert (run / "last.ckpt").read_bytes() == before
 
 
@@ -164,7 +164,7 @@ def test_without_the_record_only_the_test_images_of_the_results_are_scored(grown
     (run / "splits.json").unlink()
     ended = command("evaluate", f"run={run}", f"data={folder / 'data'}")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert f"{run / 'splits.json'} is missing, and the test images of image_folder are not those" in ended.err
+    assert f"{run / 'splits.json'} is missing, and the test images of photos are not those" in ended.err
     assert not (run / "evaluation.json").exists()
     for path in (folder / "photos").glob("*/* new.png"):
         path.unlink()

@@ -7,8 +7,10 @@ import pytest
 
 from fastconv.config.overrides import compose, typed
 from fastconv.config.prerequisites import require_loggers, too_large_batch
+from fastconv.config.quoting import literally
 from fastconv.config.validation import check
 from fastconv.system.errors import InputError
+from fastconv.system.names import check_name
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,31 @@ def test_the_batch_that_is_advised_is_possible(images, given):
 
 def test_a_logger_that_can():
     require_loggers(SimpleNamespace(logger={"csv": True, "mine": {"_target_": "logging.Logger", "name": "x"}}))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("photos", "photos"),
+        ("my photos, 50% {new}", "my photos_ 50_ _new_"),
+        ("Größe.v2", "Größe.v2"),
+        ("sweeps", "image_folder"),
+        (".hidden", "hidden"),
+        ("b/../c", "c"),
+    ],
+)
+def test_a_folder_of_images_is_called_by_its_own_name(folder, name, tmp_path):
+    overrides = ["dataset=image_folder", f"dataset.root={literally(tmp_path / folder)}"]
+    found = typed("train", compose("train", overrides), overrides).dataset.name
+    assert found == name
+    check_name("dataset.name", found)
+    own = [*overrides, "dataset.name=mine"]
+    assert typed("train", compose("train", own), own).dataset.name == "mine"
+
+
+def test_the_folder_that_a_command_runs_in_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "birds").mkdir()
+    monkeypatch.chdir(tmp_path / "birds")
+    overrides = ["dataset=image_folder", "dataset.root=."]
+    assert typed("train", compose("train", overrides), overrides).dataset.name == "birds"
+    assert typed("train", compose("train", overrides[:1]), overrides[:1]).dataset.name == "image_folder"

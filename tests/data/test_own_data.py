@@ -417,7 +417,7 @@ def test_many_classes_need_no_setting(tmp_path, command):
     ended = command("train", *given)
     assert ended.code == 0, ended.err
     assert "102 classes" in ended.out
-    run = next((tmp_path / "outputs" / "image_folder").iterdir())
+    run = next((tmp_path / "outputs" / "places").iterdir())
     ended = command("evaluate", f"run={run}")
     assert "Top-5 accuracy" in ended.out
     assert 0 <= json.loads((run / "evaluation.json").read_text())["top_5_accuracy"] <= 1

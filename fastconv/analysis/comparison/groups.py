@@ -17,6 +17,8 @@ FIRST = ("dataset.name", "model.name", "experiment")
 BEST, NOT_DIFFERENT, UNTESTED = "best", "not significantly different from the best", "untested"
 # Significance level of the test: the chance of calling two groups different that are not.
 SIGNIFICANCE = 0.05
+# Digits of a digest that a name has.
+SHOWN_DIGITS = 8
 # Settings whose effects are drawn.
 MOST_EFFECTS = 60
 
@@ -33,11 +35,19 @@ class Group:
     values: dict[str, Any]
     entries: list[Entry]
     verdict: str = ""
+    images: str = ""
+    """Digits of the digest of its test images, if other groups have a data set of the same name but other images."""
 
     @property
     def dataset(self) -> str:
-        """Name of the data set of its runs."""
-        return as_text(self.setting("dataset"))
+        """Name of the data set of its runs, with `images` where the name alone does not tell it from others."""
+        name = as_text(self.setting("dataset"))
+        return f"{name} ({self.images})" if self.images else name
+
+    @property
+    def test_digest(self) -> str | None:
+        """Digest of the test images that its runs were scored on; None for built-in data sets."""
+        return next((run.test_digest for run in self.finished if run.test_digest), None)
 
     @property
     def finished(self) -> list[Results]:
@@ -73,7 +83,7 @@ def names_of(groups: list[Group]) -> list[str]:
 
 
 def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
-    """Sort groups by data set: only groups of the same one can be compared."""
+    """Sort groups by data set: only groups of the same one, scored on the same images, can be compared."""
     found: dict[str, list[Group]] = {}
     for group in groups:
         found.setdefault(group.dataset, []).append(group)
@@ -82,7 +92,7 @@ def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
 
 def group_runs(entries: list[Entry], measure: str = "accuracy") -> list[Group]:
     """Group runs that differ in their seeds alone, the best group first; `measure` is one of `results.MEASURES`."""
-    members = [Group({}, runs) for runs in _of_a_kind(entries)]
+    members = _with_images([Group({}, runs) for runs in _of_a_kind(entries)])
     keys = distinguishing_keys([group.entries for group in members])
     groups = [replace(group, values={key: _shared(group.entries, key) for key in keys}) for group in members]
     summed = [(group, group.summary(measure)) for group in groups]
@@ -125,6 +135,16 @@ def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:
         first.setdefault(identity, key)
         members.setdefault(key, []).append(entry)
     return list(members.values())
+
+
+def _with_images(groups: list[Group]) -> list[Group]:
+    """Tell data sets of one name apart by their test images: folders of equal names may be anybody's."""
+    digests: dict[str, set[str | None]] = {}
+    for group in groups:
+        if group.finished:
+            digests.setdefault(group.dataset, set()).add(group.test_digest)
+    return [replace(group, images=(group.test_digest or "")[:SHOWN_DIGITS])
+            if len(digests.get(group.dataset, ())) > 1 else group for group in groups]  # fmt: skip
 
 
 def _device(entry: Entry) -> tuple[str, str | None, str | None] | None:

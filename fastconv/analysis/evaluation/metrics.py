@@ -8,6 +8,7 @@ from scipy.special import ndtri, softmax
 
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, by_class, macro_f1
 from fastconv.models.temperature import BINS
+from fastconv.system.wording import counted
 
 # k of the top-k accuracy.
 TOP = 5
@@ -16,7 +17,7 @@ TOP = 5
 DENSE_CLASSES = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Predictions of images: probabilities float [N, classes], labels int64 [N], and names of the classes.
 
@@ -27,6 +28,13 @@ class Evaluation:
     labels: np.ndarray
     classes: tuple[str, ...]
     temperature: float | None = None
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"Evaluation({counted(len(self.labels), 'image')}: accuracy {self.accuracy:.2%}, 95 % interval {low:.2%} to"
+            f" {high:.2%}; balanced accuracy {self.balanced_accuracy:.2%}, macro F1 {self.macro_f1:.3f})"
+        )
 
     @cached_property
     def unscaled(self) -> "Evaluation":

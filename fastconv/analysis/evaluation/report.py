@@ -26,7 +26,12 @@ SHOWN_ERRORS, PICTURE_SIDE = 24, 96
 
 
 def write_report(config: Evaluate) -> list[str]:
-    """Score a run's network and write `evaluation.json` and `report.html` into its folder; returns lines to print.
+    """Score a run's network as `evaluate_run` does; returns lines to print."""
+    return evaluate_run(config)[1]
+
+
+def evaluate_run(config: Evaluate) -> tuple[Evaluation, list[str]]:
+    """Score a run's network and write `evaluation.json` and `report.html` into its folder; also returns lines to print.
 
     Raises InputError for a run that cannot be read, or a data set that is not the one it was trained on.
     """
@@ -40,7 +45,7 @@ def write_report(config: Evaluate) -> list[str]:
     write_atomically(folder / "evaluation.json", content.encode())
     lines = [*findings(run, evaluation, test), *warnings]
     write_run_page(folder / "report.html", run, evaluation, test, lines)
-    return [*lines, f"{folder / 'report.html'}"]
+    return evaluation, [*lines, f"{folder / 'report.html'}"]
 
 
 def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[str]:

@@ -22,7 +22,7 @@ SPLITS = ("split", "usage", "subset", "dataset", "set", "partition", "phase", "f
 # Columns whose cells may hold several labels with | between them.
 MULTI_LABEL = ("findinglabels",)
 # An index that pandas wrote without a name.
-_INDEX = re.compile(r"|unnamed:? ?[0-9]+|index|#")
+INDEX = re.compile(r"|unnamed:? ?[0-9]+|index|#")
 _PIXEL = re.compile(r"(?:pixel|px)_?[0-9]+|[0-9]+x[0-9]+")
 # Columns of numbers from which on a table without a header is one of pixels.
 _MANY = 64
@@ -89,7 +89,7 @@ def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool
         )
     head = tuple(first)
     used = {image, label, split, *pixels}
-    others = [at for at, name in enumerate(first) if at not in used and not _INDEX.fullmatch(name.lower())]
+    others = [at for at, name in enumerate(first) if at not in used and not INDEX.fullmatch(name.lower())]
     one_hot = tuple(others) if label is None and (image is not None or pixels) and len(others) > 1 else ()
     if (image is None and not pixels) or (label is None and not one_hot):
         part, known = ("label", LABELS) if image is not None or pixels else ("path", IMAGES)

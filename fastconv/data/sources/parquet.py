@@ -1,0 +1,196 @@
+"""A user's own images in parquet files, as Hugging Face's `datasets` writes them.
+
+The files are read once, a batch of rows at a time; the images' bytes go into one temporary file.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastconv.data.sources.base import Found, Source, source, stamp
+from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, label_of, numbers_of
+from fastconv.data.sources.patterns import matching
+from fastconv.data.sources.spool import Spool, SpooledSamples
+from fastconv.data.sources.typed_columns import CLASSES, IMAGE, NEITHER, OTHER, TypedColumn, choose_columns
+from fastconv.system.errors import InputError
+from fastconv.system.json_text import from_json
+
+if TYPE_CHECKING:
+    from fastconv.data.configs import Dataset
+
+# Part of the stamp: to be counted up when other cells are read than before.
+READING = 1
+# Rows that are in memory at a time.
+BATCH_ROWS = 64
+NO_IMAGE = "no image in its row"
+ONLY_PATH = "the path of an image alone, which is not followed: write the file with the images in it"
+
+
+@dataclass(frozen=True)
+class _File:
+    """A parquet file: its columns, and the names of the classes of those that have any."""
+
+    path: Path
+    columns: tuple[TypedColumn, ...]
+    classes: dict[str, list[str]]
+
+
+@source("parquet")
+def parquet(dataset: "Dataset", data: Path) -> Source:
+    """Parquet files with a column of images (bytes, or Hugging Face's `Image`) and one of labels.
+
+    The columns are found by `choose_columns`, or named by `dataset.image_column` and `dataset.label_column`. Labels of
+    Hugging Face's `ClassLabel` have the names of their classes.
+    """
+    if not dataset.train:
+        raise InputError("dataset.train is not set: name the parquet files to train on, dataset.train=train-*.parquet")
+    keys = ["train", "test"] if dataset.test else ["train"]
+    splits = [[_opened(path, key) for path in _paths(getattr(dataset, key), f"dataset.{key}")] for key in keys]
+    files = [file for split in splits for file in split]
+    how = "Name it with dataset.image_column=NAME"
+    chosen = [
+        choose_columns(file.columns, str(file.path), dataset.image_column, dataset.label_column, how) for file in files
+    ]
+    if len({(each.image, each.label) for each in chosen}) > 1:
+        other = next(at for at, each in enumerate(chosen) if each != chosen[0])
+        raise InputError(f"{files[other].path} has other columns than {files[0].path}: give files of one data set")
+    image, label = chosen[0].image, chosen[0].label
+    if without := next((each for each in files if TypedColumn(image, IMAGE) not in each.columns), None):
+        raise InputError(
+            f"{without.path}: the column {image} has no images but other values: give their bytes, or list files in a"
+            " table (dataset=csv)"
+        )
+    notes = []
+    if chosen[0].unused:
+        notes.append(f"{files[0].path} has columns that are not used: {', '.join(chosen[0].unused[:8])}")
+    if chosen[0].split is not None:
+        notes.append(
+            f"the column {chosen[0].split} of {files[0].path} is not used: give dataset.train and dataset.test"
+        )
+
+    def find() -> Found:
+        unreadable: list[tuple[str, str]] = []
+        number: dict[str, int] = {}
+        spool = Spool(data / "arrays")
+        read = [
+            SpooledSamples(spool, (row for file in split for row in _rows(file, image, label, unreadable)), number)
+            for split in splits
+        ]
+        if unreadable and not any(map(len, read)):
+            name, why = unreadable[0]
+            raise InputError(f"{name} has {why}, and so has every row")
+        names = class_names({label for split in read for label in split.labels}, files[0].path)
+        number.update(numbers_of(names))
+        classes = list(dict.fromkeys(names.values()))
+        return Found.of(classes, read, unreadable, class_notes(classes))
+
+    stamps = [[[os.path.realpath(file.path), *stamp(file.path, Path())[1:]] for file in split] for split in splits]
+    return Source([READING, image, label, *stamps], find, tuple(notes))
+
+
+def _paths(given: object, key: str) -> Iterator[Path]:
+    """Yield the files that one or several paths or patterns name."""
+    for text in map(str, given if isinstance(given, list) else [given]):
+        if "://" in text:
+            raise InputError(f"{key} is a URL, and parquet files are read from disk alone: download them first")
+        for name in matching(text, key):
+            if not os.path.isfile(name):
+                raise InputError(f"{key}={name} is no file: give parquet files, such as {key}={name}/train-*.parquet")
+            yield Path(name)
+
+
+def _opened(path: Path, key: str) -> _File:
+    """Read what a file says of its columns. Raises InputError for another file, and without pyarrow."""
+    schema = _parquet_file(path, f"dataset.{key}").schema_arrow
+    features = _features(schema.metadata or {})
+    columns, classes = [], {}
+    for field in schema:
+        kind, told = _kind(field.type), features.get(field.name, {})
+        if kind == OTHER and told.get("_type") == "ClassLabel" and isinstance(told.get("names"), list):
+            kind, classes[field.name] = CLASSES, [str(name) for name in told["names"]]
+        columns.append(TypedColumn(field.name, kind))
+    return _File(path, tuple(columns), classes)
+
+
+def _parquet_file(path: Path, key: str) -> Any:
+    try:
+        from pyarrow import parquet as reader
+    except ImportError as error:
+        raise InputError(f"{key}={path} needs the package pyarrow: pip install pyarrow") from error
+    try:
+        return reader.ParquetFile(path)
+    except Exception as error:  # Arrow's own, and those of the system
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"cannot read {path}, which must be a parquet file: {why}")
+
+
+def _features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """What Hugging Face's `datasets` has written of the columns; empty for other files."""
+    try:
+        features = from_json(metadata[b"huggingface"].decode())["info"]["features"]
+        return {name: told for name, told in features.items() if isinstance(told, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _kind(arrow: Any) -> str:
+    """The kind of a column of an Arrow type. Paths are not followed: somebody else's file must not name files here."""
+    from pyarrow import types
+
+    if types.is_struct(arrow):
+        names = [arrow.field(at).name for at in range(arrow.num_fields)]
+        return IMAGE if "bytes" in names and _is_bytes(arrow.field("bytes").type) else NEITHER
+    if _is_bytes(arrow):
+        return IMAGE
+    return NEITHER if types.is_nested(arrow) else OTHER
+
+
+def _is_bytes(arrow: Any) -> bool:
+    """Whether an Arrow type is one of bytes."""
+    from pyarrow import types
+
+    return bool(types.is_binary(arrow) or types.is_large_binary(arrow))
+
+
+def _rows(file: _File, image: str, label: str, unreadable: list[tuple[str, str]]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield (name, label, content) of each row that has an image and a label; the others go to `unreadable`."""
+    opened, names, at = _parquet_file(file.path, "dataset.train"), file.classes.get(label), 0
+    try:
+        for batch in opened.iter_batches(BATCH_ROWS, columns=[image, label], use_threads=False):
+            pair = (batch.column(batch.schema.get_field_index(name)).to_pylist() for name in (image, label))
+            for cell, value in zip(*pair, strict=True):
+                name, told = f"{file.path}: row {at}", _label(value, names, file.path, at)
+                content = cell.get("bytes") if isinstance(cell, dict) else cell
+                at += 1
+                if told is None:
+                    unreadable.append((name, NO_LABEL))
+                elif not content:
+                    only_path = isinstance(cell, dict) and cell.get("path")
+                    unreadable.append((name, ONLY_PATH if only_path else NO_IMAGE))
+                else:
+                    yield name, told, content
+    except InputError:
+        raise
+    except Exception as error:  # Arrow's own
+        raise _damaged(file.path, error) from error
+
+
+def _label(value: Any, names: Sequence[str] | None, path: Path, at: int) -> str | None:
+    """The label of a row as text; None if it has none. Hugging Face writes -1 for no class."""
+    if names is not None and isinstance(value, int):
+        if value >= len(names):
+            raise InputError(f"{path}, row {at}: the label {value} is none of its {len(names)} classes")
+        return names[value] if value >= 0 else None
+    if not isinstance(value, str | int | float | bytes | None):
+        raise InputError(f"{path}, row {at}: the label is a {type(value).__name__}: a classifier needs one for each")
+    return (
+        None
+        if value is None
+        else label_of(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+    )
