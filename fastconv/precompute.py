@@ -27,8 +27,8 @@ def check_stream(config: Config) -> Splits | None:
     if config.prune:
         require_writable(config.stream.folder)
         return None
-    if config.stream.mode == "online":
-        raise InputError("stream=online is computed while training: there is nothing to write")
+    if not config.stream.is_stored:
+        raise InputError(f"stream={config.stream.mode} is computed while training: there is nothing to write")
     if config.stream.is_remote:
         raise InputError(
             f"stream.root={config.stream.root} is only read from. Write the stream to a folder, such as"

@@ -63,7 +63,7 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
             f"progressive_resizing={config.progressive_resizing:g} is for images of at least {LEAST_SIDE}x{LEAST_SIDE}"
             f" pixels: these have {width}x{height}"
         )
-    if config.stream.mode == "precomputed":
+    if config.stream.is_stored:
         # Without a time limit all epochs are needed at once.
         epochs = (config.schedule.max_epochs or 0.0) if config.budget.seconds is None else 0.0
         require_room(config, round(max(epochs, config.stream.epochs or 1) * len(train) * height * width * channels))

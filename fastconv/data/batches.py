@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastconv.data.dataset import ImageData
+from fastconv.data.stream.device import DeviceStream
 from fastconv.data.stream.spec import Stream
 
 
@@ -18,8 +19,8 @@ class StreamBatches:
     No sample is dropped and every batch has the same size, so a batch may span two epochs. Each of `ranks` takes its
     own slice of every batch, so the batches are the same for every number of ranks.
 
-    Starts with batch `first`. Yields images uint8 [micro_batch_size, H, W, C] and labels int64 [micro_batch_size]. Adds
-    the seconds that training waits for batches to `wait_seconds`.
+    Starts with batch `first`. Yields images uint8 [micro_batch_size, H, W, C] and labels int64 [micro_batch_size], on
+    the CPU or, of a `DeviceStream`, on its device. Adds the seconds that training waits for batches to `wait_seconds`.
     """
 
     def __init__(
@@ -29,7 +30,9 @@ class StreamBatches:
         self._batch_size = batch_size
         self._micro_batch_size = micro_batch_size
         self._first = first
-        self._slice = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks, micro_batch_size)
+        # A device does a rank's whole part of a batch at once: with small parts, it would mostly wait for the host.
+        self._read = batch_size // ranks if isinstance(stream, DeviceStream) else micro_batch_size
+        self._slice = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks, self._read)
         self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -38,11 +41,16 @@ class StreamBatches:
             for offset in self._slice:
                 started = time.perf_counter()
                 start = batch * self._batch_size + offset
-                images, labels = self._stream.rows(start, start + self._micro_batch_size)
-                tensors = torch.from_numpy(images), torch.from_numpy(labels)
+                tensors = self._tensors(start, start + self._read)
                 self.wait_seconds += time.perf_counter() - started
-                yield tensors
+                yield from zip(*(part.split(self._micro_batch_size) for part in tensors), strict=True)
             batch += 1
+
+    def _tensors(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        if isinstance(self._stream, DeviceStream):
+            return self._stream.tensors(start, stop)
+        images, labels = self._stream.rows(start, stop)
+        return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 class SplitBatches:

@@ -6,6 +6,7 @@ import torch
 from fastconv.data.batches import SplitBatches, StreamBatches
 from fastconv.data.dataset import ImageData
 from fastconv.data.prefetch import Prefetch
+from fastconv.data.stream.device import DeviceStream
 from fastconv.data.stream.spec import Stream
 
 
@@ -16,7 +17,7 @@ class ShardDataModule(L.LightningDataModule):
     larger, because the Trainer reads one batch ahead.
 
     Args:
-        stream: the training stream, precomputed or online.
+        stream: the training stream.
         batch_size: images per optimizer step over all ranks.
         micro_batch_size: images per microbatch; `batch_size` is a multiple of it times the ranks.
         validate: images for validations during training; None for none.
@@ -58,7 +59,9 @@ class ShardDataModule(L.LightningDataModule):
     def train_dataloader(self) -> StreamBatches | Prefetch:
         rank, ranks = self._place()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if device.type == "cuda":
+        if isinstance(self._stream, DeviceStream):
+            self._stream.place_on(device)
+        if device.type == "cuda" and not isinstance(self._stream, DeviceStream):
             share = self._batch_size // ranks
             batches = StreamBatches(self._stream, self._batch_size, share, rank, ranks, self._first_batch)
             self._train_batches = Prefetch(batches, device, self._micro_batch_size)
