@@ -68,9 +68,10 @@ class Dataset:
 class Stream:
     """The source of the augmented training images."""
 
-    mode: str = setting("precomputed", options=("precomputed", "online", "device"))
+    mode: str = setting("precomputed", options=("precomputed", "online", "device", "auto"))
     """`precomputed` reads tar shards on disk; `online` computes the images during training, `device` does it on the
-    device that trains, which holds the images as they are. The bytes are the same."""
+    device that trains, which holds the images as they are. The bytes are the same. `auto` takes `device` on a GPU that
+    has room for them, else `precomputed`."""
     root: str = setting(MISSING, path=True)
     """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec)."""
     cache: str = setting(MISSING, path=True, local=True)
