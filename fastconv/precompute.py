@@ -7,6 +7,8 @@ recently used streams until the rest fits in stream.max_gb (stream.max_gb=0 remo
   python -m fastconv.precompute dataset=cifar10 stream.epochs=25
 """
 
+import dataclasses
+
 from fastconv.budget.clock import Clock
 from fastconv.config.cli import command
 from fastconv.config.overrides import task_overrides
@@ -18,17 +20,25 @@ from fastconv.system.errors import InputError
 from fastconv.system.wording import counted
 
 
+def written(config: Config) -> Config:
+    """The config of a stream that is written: what `stream=auto` leaves open is settled by the command."""
+    if config.stream.mode != "auto":
+        return config
+    return dataclasses.replace(config, stream=dataclasses.replace(config.stream, mode="precomputed"))
+
+
 def check_stream(config: Config) -> Splits | None:
     """Check a stream as far as possible without torch, and return its images; None for prune=true.
 
     Raises InputError for a stream that cannot be made.
     """
     check(config)
+    config = written(config)
     if config.prune:
         require_writable(config.stream.folder)
         return None
-    if config.stream.mode == "online":
-        raise InputError("stream=online is computed while training: there is nothing to write")
+    if not config.stream.is_stored:
+        raise InputError(f"stream={config.stream.mode} is computed while training: there is nothing to write")
     if config.stream.is_remote:
         raise InputError(
             f"stream.root={config.stream.root} is only read from. Write the stream to a folder, such as"
@@ -40,7 +50,7 @@ def check_stream(config: Config) -> Splits | None:
 @command("train", __doc__, check_stream)
 def main(config: Config) -> None:
     """Run the command; see the top of this file."""
-    data = check_stream(config)
+    data, config = check_stream(config), written(config)
     from rich.console import Console
 
     from fastconv.data.stream.cache import prune

@@ -104,7 +104,7 @@ def forecast(
         seconds=steps * (mean_step_seconds + share),
         step_seconds=step_seconds,
         reserve=reserve,
-        stream_epochs=stream_epochs if config.stream.mode == "precomputed" else 0,
+        stream_epochs=stream_epochs if config.stream.is_stored else 0,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.config.schema import Config
+from fastconv.data.dataset import ImageData
 from fastconv.data.loading import open_splits
 from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import Splits
@@ -64,10 +65,15 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
             f" pixels: these have {width}x{height}"
         )
     if config.stream.mode == "precomputed":
-        # Without a time limit all epochs are needed at once.
-        epochs = (config.schedule.max_epochs or 0.0) if config.budget.seconds is None else 0.0
-        require_room(config, round(max(epochs, config.stream.epochs or 1) * len(train) * height * width * channels))
+        require_first_room(config, train)
     return splits
+
+
+def require_first_room(config: Config, train: ImageData) -> None:
+    """Raise InputError if there is no room for the epochs that a run precomputes in any case."""
+    # Without a time limit all epochs are needed at once.
+    epochs = (config.schedule.max_epochs or 0.0) if config.budget.seconds is None else 0.0
+    require_room(config, round(max(epochs, config.stream.epochs or 1) * train.images.nbytes))
 
 
 # The packages that the loggers of the extra `loggers` import.

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from fastconv.config.prerequisites import require_known
 from fastconv.config.schema import Config
+from fastconv.data.configs import UNSTORED
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
@@ -96,7 +97,7 @@ def require_ours(stored: Mapping[str, Any], ours: Mapping[str, Any], folder: Pat
 def _folders(stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, a file that shows that fastconv has written there) of each folder that a run writes to."""
     yield "data", "arrays"
-    if stored["stream"]["mode"] == "precomputed":
+    if stored["stream"]["mode"] not in UNSTORED:
         yield ("stream.cache" if "://" in stored["stream"]["root"] else "stream.root"), ".locks"
     if stored["logger"].get("mlflow"):
         yield "outputs", "mlflow.db"

@@ -67,6 +67,12 @@ def check(config: Config) -> None:
     if config.augment.extra:
         config.augment.transforms()
 
+    if config.stream.mode == "device" and (names := config.augment.only_on_host()):
+        raise InputError(
+            f"stream=device is not possible: {' and '.join(names)} can only be computed on the host. Use"
+            " stream=precomputed"
+        )
+
     for at, callback in enumerate(config.callbacks):
         if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
             raise InputError(f"callbacks.{at}={callback} is not possible: give {{_target_: package.module.Callback}}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastconv.data.dataset import ImageData
+from fastconv.data.stream.device import DeviceStream
 from fastconv.data.stream.spec import Stream
 
 
@@ -20,7 +21,8 @@ class StreamBatches:
     own slice of every batch, so the batches are the same for every number of ranks.
 
     Starts with batch `first`. Yields images uint8 [parts, micro_batch_size, H, W, C] and labels int64 [parts,
-    micro_batch_size]. Adds the seconds that training waits for batches to `wait_seconds`.
+    micro_batch_size], on the CPU or, of a `DeviceStream`, on its device. Adds the seconds that training waits for
+    batches to `wait_seconds`.
     """
 
     def __init__(
@@ -38,11 +40,17 @@ class StreamBatches:
         while True:
             started = time.perf_counter()
             start = batch * self._batch_size
-            rows = self._stream.rows(start + self._slice.start, start + self._slice.stop)
-            images, labels = (torch.from_numpy(part).unflatten(0, (-1, self._micro_batch_size)) for part in rows)
+            rows = self._tensors(start + self._slice.start, start + self._slice.stop)
+            images, labels = (part.unflatten(0, (-1, self._micro_batch_size)) for part in rows)
             self.wait_seconds += time.perf_counter() - started
             yield images, labels
             batch += 1
+
+    def _tensors(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        if isinstance(self._stream, DeviceStream):
+            return self._stream.tensors(start, stop)
+        images, labels = self._stream.rows(start, stop)
+        return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 class SplitBatches:

@@ -6,6 +6,8 @@ from typing import Any
 
 from fastconv.system.settings import BATCH, CHANCE, MISSING, PIXELS, SEED, SHARE, Range, setting
 
+# The modes of a stream that are no files.
+UNSTORED = ("online", "device")
 # The settings that say where the images of a source are.
 PLACES: dict[str, tuple[str, ...]] = {
     "image_folder": ("root",),
@@ -73,8 +75,10 @@ class Dataset:
 class Stream:
     """The source of the augmented training images."""
 
-    mode: str = setting("precomputed", options=("precomputed", "online"))
-    """`precomputed` reads tar shards on disk; `online` computes the images during training. The bytes are the same."""
+    mode: str = setting("precomputed", options=("precomputed", "online", "device", "auto"))
+    """`precomputed` reads tar shards on disk; `online` computes the images during training, `device` does it on the
+    device that trains, which holds the images as they are. The bytes are the same. `auto` takes `device` on a GPU that
+    has room for them, else `precomputed`."""
     root: str = setting(MISSING, path=True)
     """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec)."""
     cache: str = setting(MISSING, path=True, local=True)
@@ -90,6 +94,11 @@ class Stream:
     """Gigabytes that all streams together may take on disk; the least recently used ones are removed first."""
     verify: bool = True
     """Check each shard against its sha256 when it is first read. Sizes, and shards from a URL, are always checked."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the stream is written to a folder, or read from a server."""
+        return self.mode not in UNSTORED
 
     @property
     def is_remote(self) -> bool:

@@ -49,6 +49,9 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     if len(run.unseen) > len(run.holdout):
         described += f"; {len(run.unseen):,} others to fit the temperature on"
     stream = "augmented while training"
+    if config.stream.mode == "device":
+        size = run.train.images.nbytes / 1e6
+        stream += f" on the {'GPU' if device.kind == 'cuda' else 'CPU'}, which holds the images ({size:,.1f} MB)"
     if plan.stream_epochs:
         size = plan.stream_epochs * spec.epoch_bytes / 1e6
         stream = f"{counted(plan.stream_epochs, 'epoch')}, {size:,.0f} MB in {redacted(config.stream.root)}"

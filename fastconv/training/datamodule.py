@@ -6,6 +6,7 @@ import torch
 from fastconv.data.batches import SplitBatches, StreamBatches
 from fastconv.data.dataset import ImageData
 from fastconv.data.prefetch import Prefetch
+from fastconv.data.stream.device import DeviceStream
 from fastconv.data.stream.spec import Stream
 
 
@@ -16,7 +17,7 @@ class ShardDataModule(L.LightningDataModule):
     larger, because the Trainer reads one batch ahead.
 
     Args:
-        stream: the training stream, precomputed or online.
+        stream: the training stream.
         batch_size: images per optimizer step over all ranks.
         micro_batch_size: images per microbatch; `batch_size` is a multiple of it times the ranks.
         validate: images for validations during training; None for none.
@@ -59,8 +60,11 @@ class ShardDataModule(L.LightningDataModule):
         rank, ranks = self._place()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         batches = StreamBatches(self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch)
-        # On a CPU, a thread would cost the training step as much as it saves.
-        self._train_batches = Prefetch(batches, device) if device.type == "cuda" else batches
+        if isinstance(self._stream, DeviceStream):
+            self._stream.place_on(device)
+            self._train_batches = batches
+        else:  # on a CPU, a thread would cost the training step as much as it saves
+            self._train_batches = Prefetch(batches, device) if device.type == "cuda" else batches
         return self._train_batches
 
     def val_dataloader(self) -> SplitBatches | list[object]:

@@ -29,6 +29,7 @@ from fastconv.data.augment.plan import BalancedSampling
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits, set_aside
 from fastconv.data.stream.cache import in_use, prune, stored_streams
+from fastconv.data.stream.device import DeviceStream, does_not_fit
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec, stream_spec
@@ -128,6 +129,10 @@ def plan_run(
         # better after many (benchmarks/results/imbalance.md).
         train = dataclasses.replace(train, sampling=BalancedSampling(train.labels))
     spec = stream_spec(train, config.augment, config.stream.seed)
+    if config.stream.mode == "device":
+        free = device.free_memory()
+        if free is not None and train.images.nbytes > free:
+            raise InputError(does_not_fit(spec, train.images.nbytes, f"and {free / 1e9:.3g} GB are free"))
     if config.data_pruning:
         with clock.segment("precompute"):  # the skipped images are part of the stream's definition
             cache, share = Path(config.data) / "benchmarks", config.data_pruning
@@ -194,7 +199,7 @@ def plan_run(
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
     """Protect a run's stream from removal by other processes. Enter it before writing, and leave it after training."""
-    if run.config.stream.mode == "online":
+    if not run.config.stream.is_stored:
         return contextlib.nullcontext()
     return in_use(run.config.stream.folder, run.spec.folder)
 
@@ -246,6 +251,8 @@ def open_stream(run: Run) -> Stream:
     stream = run.config.stream
     if stream.mode == "online":
         return OnlineStream(run.spec, run.train)
+    if stream.mode == "device":
+        return DeviceStream(run.spec, run.train, functools.partial(run.clock.segment, "precompute"))
     # If training is faster than the benchmark, it may need more epochs than planned, up to the limits of steps and
     # max_gb.
     most = stream.max_gb * 1e9 / run.spec.epoch_bytes

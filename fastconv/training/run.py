@@ -1,5 +1,6 @@
 """Trains a run from its config: makes the automatic choices, plans, trains in a folder, and shows the results."""
 
+import dataclasses
 from contextlib import closing
 from pathlib import Path
 
@@ -7,12 +8,15 @@ from rich.console import Console
 
 from fastconv.budget.autotune.choose import Choice, autotune
 from fastconv.budget.clock import Clock
+from fastconv.budget.hardware import prepare
+from fastconv.budget.stream_mode import choose_stream
+from fastconv.config.prerequisites import require_first_room
 from fastconv.config.resume import RunFolder, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_finished
 from fastconv.system.console_log import keep_log_in
-from fastconv.system.distributed import is_first_rank
+from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
 from fastconv.training.own_images import images_to_go_on_with, keep_record
@@ -59,8 +63,21 @@ def train(
 
 
 def settle(config: Config, data: Splits, overrides: list[str], clock: Clock) -> Choice:
-    """Choose the settings that `config.autotune` names, from what the budget allows on this machine."""
-    return autotune(config, data, overrides, clock) if config.autotune else Choice(config, None, {})
+    """Choose the stream if it is `auto`, and the settings that `config.autotune` names, from what the budget allows on
+    this machine.
+
+    Raises InputError for hardware that is not there, and too little room for a stream that is precomputed.
+    """
+    reason = ""
+    if config.stream.mode == "auto":
+        with clock.segment("benchmark"):
+            device = prepare(config.trainer)
+            mode, reason = from_first_rank("stream", lambda: choose_stream(config, data.train, device))
+        config = dataclasses.replace(config, stream=dataclasses.replace(config.stream, mode=mode))
+        if mode == "precomputed":
+            require_first_room(config, data.train)
+    choice = autotune(config, data, overrides, clock) if config.autotune else Choice(config, None, {})
+    return dataclasses.replace(choice, reasons={**choice.reasons, "stream": reason}) if reason else choice
 
 
 def carry_out(

@@ -136,6 +136,9 @@ class Autotune:
     """Epochs without resizing up to which it is used: more were not measured."""
     compile_min_seconds: float = 60
     """In a shorter budget, compiling the step for a GPU takes longer than it saves."""
+    device_stream_share: float = 0.25
+    """Share of a GPU's free memory that the images of `stream=device` may take: the rest is for training. A quarter of
+    8 GB is 13 times CIFAR-10."""
 
     # Test-time augmentation.
     flip_view_share: float = 0.2

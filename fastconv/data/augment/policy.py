@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from fastconv.data.augment import transforms as package
-from fastconv.data.augment.transform import REGISTERED, Transform
+from fastconv.data.augment.transform import REGISTERED, DeviceTransform, Transform
 from fastconv.data.augment.transforms.auto_augment import POLICIES, AutoAugment
 from fastconv.data.augment.transforms.color_jitter import ColorJitter
 from fastconv.data.augment.transforms.crop import Crop
@@ -81,6 +81,19 @@ class Policy:
         None of torchvision's policies mirrors.
         """
         return any(getattr(transform, "mirrors", False) for transform in self.transforms().values())
+
+    def only_on_host(self) -> list[str]:
+        """The keys of the transforms in use that `stream=device` cannot do: they have no method `apply_on_device`.
+
+        Raises InputError as `transforms` does.
+        """
+        plain, found = PLAIN.transforms(), []
+        for name, transform in self.transforms().items():
+            is_off = (name in plain and transform == plain[name]) or (name == "auto" and self.auto == "none")
+            if not is_off and not isinstance(transform, DeviceTransform):
+                key = f"augment.{name}" if name in plain else name
+                found.append(f"{key}={self.auto}" if name == "auto" else key)
+        return found
 
     def described(self) -> dict[str, object]:
         """The settings that identify a stream: those that differ from their defaults, and those of the first format."""

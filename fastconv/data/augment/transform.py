@@ -3,10 +3,13 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # For each image an integer or a bool, or a row of them.
 Drawn = NDArray[np.int64] | NDArray[np.bool_]
@@ -114,6 +117,23 @@ class Transform(Protocol):
             images: images of a part of an epoch, writable.
             drawn: the rows of these images, [B] or [B, K].
             fill: mean colour of the training images, uint8 [C].
+        """
+        ...
+
+
+@runtime_checkable
+class DeviceTransform(Transform, Protocol):
+    """An augmentation that tensors on any device can be changed by, for `stream=device`."""
+
+    def apply_on_device(self, images: "Tensor", drawn: "Tensor", fill: "Tensor") -> "Tensor":
+        """Return images uint8 [B, H, W, C] with the very bytes that `apply` gives; those given may be changed.
+
+        On a GPU it must not wait for a result: no `.item()`, no boolean masks as an index.
+
+        Args:
+            images: images of a part of an epoch.
+            drawn: the rows of these images, [B] or [B, K], on the same device.
+            fill: mean colour of the training images, uint8 [C], on the same device.
         """
         ...
 

@@ -1,7 +1,7 @@
 """The training stream: an endless sequence of augmented samples, epoch after epoch.
 
-`OnlineStream` computes them during training. `writer.write_stream` stores the same bytes, which
-`reader.PrecomputedStream` reads from disk and `remote.RemoteStream` from a server.
+`OnlineStream` computes them during training, and `device.DeviceStream` on the device that trains. `writer.write_stream`
+stores the same bytes, which `reader.PrecomputedStream` reads from disk and `remote.RemoteStream` from a server.
 """
 
 import hashlib
@@ -11,11 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fastconv.data.augment.plan import augment, plan_epoch
+from fastconv.data.augment.plan import EpochPlan, augment, plan_epoch
 from fastconv.data.augment.policy import Policy
 from fastconv.data.augment.transforms.auto_augment import library_versions
 from fastconv.data.dataset import ImageData, mean_and_std
@@ -23,7 +22,7 @@ from fastconv.data.image_rows import MAPPED_BYTES
 from fastconv.data.stream.shards import Block, ShardEntry, possible_bytes
 from fastconv.system.errors import StreamError
 from fastconv.system.files import write_atomically
-from fastconv.system.json_text import as_json
+from fastconv.system.json_text import as_json, without_repeats
 from fastconv.system.memory import release_pages
 
 FORMAT = 1
@@ -119,9 +118,14 @@ class StreamSpec:
             for block, count in zip(blocks, rows, strict=True)
         ]
 
+    def plan(self, data: ImageData, epoch: int) -> EpochPlan:
+        """Decide one epoch of the stream of these images."""
+        shape = self.shape[:2]
+        return plan_epoch(self.seed, epoch, len(data), *shape, self.policy, data.skip_schedule, data.sampling)
+
     def compute(self, data: ImageData, epoch: int, block: int) -> Batch:
         """Compute one block of an epoch: images uint8 [B, H, W, C], labels int64 [B]."""
-        plan = plan_epoch(self.seed, epoch, len(data), *self.shape[:2], self.policy, data.skip_schedule, data.sampling)
+        plan = self.plan(data, epoch)
         start, stop = block * self.block, min((block + 1) * self.block, self.samples)
         images = augment(data.images, plan, start, stop, self.fill)
         if data.images.nbytes > MAPPED_BYTES:  # else the pages of all blocks add up
@@ -185,7 +189,7 @@ class Manifest:
     def parse(cls, text: bytes, place: Path | str, spec: StreamSpec) -> "Manifest":
         """Parse the text of a manifest that was read from `place`. Raises StreamError as `read` does."""
         try:
-            content = json.loads(text, object_pairs_hook=_without_repeats)
+            content = json.loads(text, object_pairs_hook=without_repeats)
             if content["format"] != FORMAT:
                 raise StreamError(f"{place} has format {content['format']!r:.20}, this fastconv reads format {FORMAT}")
             if content["fingerprint"] != spec.fingerprint:
@@ -222,14 +226,6 @@ class Manifest:
                 )
             if not isinstance(entry.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
                 raise StreamError(f"{place} is damaged: {name} has no sha256")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for a key that it has twice: readers do not agree on which one counts."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
-    return found
 
 
 class Stream(ABC):

@@ -1,12 +1,16 @@
 """Random crops of padded images."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from fastconv.data.augment.transform import Drawn, Draws, Images, transform
 from fastconv.system.settings import PIXELS, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAD_MODES = ("constant", "reflect")
 
@@ -60,3 +64,34 @@ class Crop:
         lines[:, padding:-padding, :side] = lines[:, padding:-padding, -side:] = border[:side]
         lines[:, padding:-padding, side:-side] = images.reshape(n, height, width * channels)
         return lines.reshape(n, height + 2 * padding, width + 2 * padding, channels)
+
+    def apply_on_device(self, images: "Tensor", drawn: "Tensor", fill: "Tensor") -> "Tensor":
+        """Pad images [B, H, W, C] and cut each one's own [H, W] window at its corner, int64 [B, 2], as `apply` does."""
+        import torch
+
+        n, height, width, channels = images.shape
+        padded = self._padded_on_device(images, fill)
+        image_step, row_step, pixel_step, byte_step = padded.stride()
+        places = 2 * self.padding + 1
+        windows = padded.as_strided(
+            (n, places, places, height, width * channels), (image_step, row_step, pixel_step, row_step, byte_step)
+        )
+        rows = torch.arange(n, device=images.device)
+        return windows[rows, drawn[:, 0], drawn[:, 1]].reshape(n, height, width, channels)
+
+    def _padded_on_device(self, images: "Tensor", fill: "Tensor") -> "Tensor":
+        import torch
+
+        n, height, width, channels = images.shape
+        padding = self.padding
+        if self.mode == "reflect":  # torch pads no bytes
+            for side in (1, 2):
+                last = images.shape[side] - 1
+                places = torch.arange(-padding, last + padding + 1, device=images.device).abs()
+                images = images.index_select(side, last - (last - places).abs())
+            return images
+        padded = fill.expand(n, height + 2 * padding, width + 2 * padding, channels).clone(
+            memory_format=torch.contiguous_format
+        )
+        padded[:, padding:-padding, padding:-padding] = images
+        return padded

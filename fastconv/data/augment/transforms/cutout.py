@@ -1,12 +1,16 @@
 """Cutout."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from fastconv.data.augment.transform import Drawn, Draws, Images, transform
 from fastconv.system.settings import PIXELS, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @transform("cutout")
@@ -35,3 +39,13 @@ class Cutout:
             strides=(image_step, row_step, pixel_step, row_step, byte_step),
         )
         squares[np.arange(n), drawn[:, 0], drawn[:, 1]] = np.tile(fill, self.size)
+
+    def apply_on_device(self, images: "Tensor", drawn: "Tensor", fill: "Tensor") -> "Tensor":
+        """Images in which each one's square, whose corner is `drawn`, int64 [B, 2], is covered."""
+        import torch
+
+        height, width = images.shape[1:3]
+        places = torch.arange(max(height, width), device=images.device) - drawn[:, :, None]
+        inside = (places >= 0) & (places < self.size)  # by image, direction and line
+        covered = inside[:, 0, :height, None] & inside[:, 1, None, :width]
+        return fill.where(covered[..., None], images)

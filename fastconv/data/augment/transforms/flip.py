@@ -1,11 +1,15 @@
 """Horizontal flips."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastconv.data.augment.transform import Drawn, Draws, Images, transform
 from fastconv.system.settings import CHANCE, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FLIP_MODES = ("random", "alternating")
 
@@ -47,3 +51,7 @@ class Flip:
         for channel in range(chosen.shape[3]):  # reversing whole pixels at once takes four times as long
             flipped[..., channel] = chosen[:, :, ::-1, channel]
         images[rows] = flipped
+
+    def apply_on_device(self, images: "Tensor", drawn: "Tensor", fill: "Tensor") -> "Tensor":
+        """Images of which those for which `drawn`, bool [B], is true are flipped."""
+        return images.flip(2).where(drawn[:, None, None, None], images)
