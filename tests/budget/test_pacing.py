@@ -246,7 +246,7 @@ def test_steps_that_the_device_has_not_finished_count(monkeypatch):
     budget = TimeBudget(20.0, clock=Clock(time), step_seconds=device_seconds)
     budget.on_train_start(trainer, module)
     for index in itertools.count():
-        budget.on_train_batch_start(trainer)
+        budget.on_train_batch_start(trainer, module, (torch.zeros(1), None), index)
         time.now += 0.001  # the host starts a step
         device.free_at = max(device.free_at, time.now) + device_seconds
         budget.on_train_batch_end(trainer, module, None, (torch.zeros(1), None), index)
@@ -287,8 +287,9 @@ def train_then_score(images, score_seconds, views=None, uncertain=lambda now: 1.
     trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0, precision_plugin=precision)
     budget.on_train_start(trainer, module)
     for index in itertools.count():
-        budget.on_train_batch_start(trainer)
+        budget.on_train_batch_start(trainer, module, batch, index)
         time.now += 0.1
+        budget.decide_again(trainer, module)
         budget.on_train_batch_end(trainer, module, None, batch, index)
         assert module.training
         if budget.stop_reason:
