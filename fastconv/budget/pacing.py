@@ -108,6 +108,9 @@ class Pacing:
     # The stream.
     stream_margin: float = 1.15
     """Epochs to precompute for each one expected: a machine may turn out faster than its benchmark."""
+    precompute_share: float = 0.2
+    """Share of the time that is left which precomputing may take, where the budget counts it. What is not written then
+    is computed while training, in about the same time: nothing is lost, and the run begins."""
 
 
 PACING = Pacing()
