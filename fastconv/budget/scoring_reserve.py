@@ -119,6 +119,13 @@ class ScoringReserve:
         self.image_seconds = seconds / images
         self._latest.append(self.image_seconds)
 
+    def has_time(self, images: int) -> bool:
+        """Whether to score the next batch of so many images in one view: the first one always, others in time."""
+        if self._seconds_left is None or not self._latest:
+            return True
+        seconds = self.pacing.reserve_factor * max(self._latest) * images
+        return self._seconds_left() >= seconds + self._unlikely(self.spread) * self.finish_seconds
+
     def viewed(self, views: int, seconds: float) -> None:
         """Record how many seconds it took to score further views, of all images together."""
         self._latest.append(seconds / views)
