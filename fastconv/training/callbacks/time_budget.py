@@ -110,8 +110,8 @@ class TimeBudget(L.Callback):
         return math.inf if self.seconds is None else self.seconds - self.elapsed()
 
     def is_over(self) -> bool:
-        """Whether training has ended or has no time for another step."""
-        return self.stop_reason is not None or self._next() is None
+        """Whether training has ended, for a run that goes on: the schedule needs no last step, also without time."""
+        return self.stop_reason is not None or self._must_stop()
 
     def begin_step(self, trainer: L.Trainer) -> None:
         """Decide the progress of the next step. The first callback that needs it calls this."""
