@@ -65,6 +65,14 @@ def fit(
     """
     wait_briefly()
     clock = Clock()
+    for each in overrides:
+        if not isinstance(each, str):
+            raise InputError(
+                f'fit takes other settings as texts, such as fit(..., {seconds!r}, "seed=1"): {str(each)[:60]!r} is a'
+                f" {type(each).__name__}"
+            )
+    if not isinstance(experiment, str) or not experiment:
+        raise InputError(f'experiment={experiment!r} is no name of an experiment: give one, such as "best"')
     arrays = _packed(*_pair(dataset)) if isinstance(dataset, tuple | list) else b""
     chosen = _settings(dataset) if isinstance(dataset, str | Path) else _settings_of_arrays(arrays)
     settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *chosen]

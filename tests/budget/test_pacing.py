@@ -200,6 +200,13 @@ def test_the_reserve_follows_the_measurements():
     assert ScoringReserve().seconds == 0
 
 
+def test_a_slow_first_checkpoint_keeps_a_bounded_time_for_the_next():
+    reserve = ScoringReserve(saves=1, spread=6.0, most_margin=2.0)
+    for seconds, kept in ((0.1, 0.6), (0.5, 2.5), (5.0, 7.0)):
+        reserve.update(save_seconds=seconds)
+        assert reserve.seconds == pytest.approx(kept)
+
+
 def test_a_reserve_goes_on_with_the_measurements_of_a_checkpoint():
     measured = ScoringReserve(images=1000, image_seconds=0.01, views=18.0)
     measured.update(image_seconds=0.02, view_seconds=0.015, views=4.5, save_seconds=3.0)

@@ -67,6 +67,7 @@ class TimeBudget(L.Callback):
         self.reserve, self._views = reserve or ScoringReserve(pacing=pacing), views or Views()
         if seconds is not None:
             self.reserve.most_optional = pacing.views_share * seconds
+            self.reserve.most_margin = pacing.margin_share * seconds
         self._pacing = pacing
         self.times = StepTimes(step_seconds, pacing, 0.0 if seconds is None else pacing.slow_share * seconds)
         self.validate_images = validate_images
