@@ -57,8 +57,8 @@ class Pacing:
     """What happens once, such as writing the checkpoint, may take longer by the spread of the latest steps, which
     reaches this beside two busy loops on two cores."""
     margin_share: float = 0.1
-    """Share of the budget that is kept at most for that: a first checkpoint sets things up, and its seconds must not cost
-    the training many times as many."""
+    """Share of the budget that is kept at most for that: a first checkpoint sets things up, and must not cost the
+    training many times its seconds."""
     slow_validation_factor: float = 1.5
     """A validation during training starts only if there is time for one that takes this many times the usual, or for
     one that is as slow as the slowest step is."""
