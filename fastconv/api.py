@@ -83,6 +83,14 @@ def fit(
     """
     wait_briefly()
     clock = Clock()
+    for each in overrides:
+        if not isinstance(each, str):
+            raise InputError(
+                f'fit takes other settings as texts, such as fit(..., {seconds!r}, "seed=1"): {str(each)[:60]!r} is a'
+                f" {type(each).__name__}"
+            )
+    if not isinstance(experiment, str) or not experiment:
+        raise InputError(f'experiment={experiment!r} is no name of an experiment: give one, such as "best"')
     given = _given(dataset, image_column, label_column)
     settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *given.settings]
     settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]

@@ -76,7 +76,7 @@ def main(config: Config) -> None:
             f"{root / run.spec.folder}: {'every shard is right' if not mended else 'every shard is right now'}"
         )
         return
-    precompute(run, console)
+    precompute(run, console, in_time=False)
     epochs = run.plan.stream_epochs
     console.print(f"{counted(epochs, 'epoch')} of {counted(run.spec.samples, 'image')} in {root / run.spec.folder}")
 

@@ -75,7 +75,7 @@ QUICK = (
 class SimulatedTime:
     """The time of whole commands (see conftest's `simulated_time`): each reading takes `tick` seconds, no more.
 
-    A step reads the clock about seven times, so that a budget ends after about as many steps on any machine.
+    A step reads the clock about ten times, so that a budget ends after about as many steps on any machine.
     """
 
     def __init__(self, tick: float = 0.003) -> None:

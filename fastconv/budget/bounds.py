@@ -5,6 +5,7 @@ import hashlib
 import json
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,9 @@ PAIR = 2
 LARGE_BYTES = 2**28
 # Side of the square matrices whose product shows the speed of the machine (3 ms on two AVX2 cores), and their number.
 PRODUCT_SIDE, PRODUCTS = 512, 6
+# Of the time before training, parts that are a smaller share of it are not told; what the larger ones were spent on.
+SHOWN_SHARE = 0.05
+PARTS = {"setup": "starting and reading", "benchmark": "measuring", "precompute": "precomputing"}
 # Training takes three times the operations of a forward pass: a gradient of the images and one of the weights.
 TRAINING = 3
 # No network computes faster than this many times the matrix product, even where its convolutions take 4 times fewer
@@ -39,24 +43,30 @@ FASTEST, SLOWEST = 4.0, 1000
 BUSIEST = 100
 
 
-def require_seconds(limit: float, step: float, besides: float = 0.0) -> None:
+def require_seconds(limit: float, step: float, spent: Mapping[str, float] | None = None) -> None:
     """Raise InputError for a budget in which not even one step fits.
 
     Args:
         limit: the budget in seconds.
         step: seconds of a step.
-        besides: seconds of the budget that are spent already.
+        spent: seconds of the budget that are spent already, by segment of the clock.
     """
+    spent = spent or {}
+    besides = sum(spent.values())
+    if besides < limit and step + besides <= limit:
+        return
+    longest = sorted((seconds, segment) for segment, seconds in spent.items() if seconds >= SHOWN_SHARE * besides)
+    parts = ", ".join(f"{PARTS.get(segment, segment)} {seconds:.2g} s" for seconds, segment in reversed(longest))
     if besides >= limit:
         raise InputError(
-            f"budget.seconds={limit:g} was over before training began: {besides:.2g} s went to starting, reading and"
-            " measuring. Give more seconds, or try again when the machine is less busy"
+            f"budget.seconds={limit:g} was over before training began, after {besides:.2g} s: {parts}. Give more"
+            " seconds, or try again when the machine is less busy"
         )
-    if step + besides > limit:
-        raise InputError(
-            f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
-            f" ({besides:.2g} s are spent already). Give more seconds, a smaller batch_size or a narrower network"
-        )
+    raise InputError(
+        f"budget.seconds={limit:g} is too short for one step, which takes {step:.2g} s or more here"
+        f" ({besides:.2g} s are spent already{': ' * bool(parts)}{parts}). Give more seconds, a smaller batch_size or a"
+        " narrower network"
+    )
 
 
 def require_room(key: "BenchmarkKey", device: Device, needed: int) -> None:

@@ -27,6 +27,10 @@ class Clock:
         self._open = ["setup"]
         self._since = self._now()
 
+    def now(self) -> float:
+        """The monotonic time in seconds that the clock reads; other threads may ask for it too."""
+        return self._now()
+
     def enter(self, segment: str) -> None:
         """Open a segment and pause the one that is open."""
         self._settle()

@@ -3,9 +3,10 @@
 Plain arithmetic on measured times.
 """
 
+import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 from types import MappingProxyType
 
@@ -44,11 +45,20 @@ class Pacing:
     """If more slow steps than this are missing from the schedule when the time is over, the process was stopped (by a
     suspended machine, or SIGSTOP), and one last step ends the schedule. Steps that are slow by themselves, at most
     `max_slow_factor` times the usual, miss fewer."""
+    missed_share: float = 0.05
+    """So it does if more than this share of the schedule is missing, as after few long steps: at 0.95 the learning rate
+    of the one-cycle and linear schedules is still 4 to 6 % of its peak."""
+    training_factor: float = 3.0
+    """A step takes about this many times as long as scoring its images: a gradient of the images and one of the weights
+    besides. That tells a first step that warmed something up from one that is slow by itself."""
     reserve_factor: float = 1.2
     """Time that was measured once may be this many times as long the next time."""
     max_spread: float = 6.0
     """What happens once, such as writing the checkpoint, may take longer by the spread of the latest steps, which
     reaches this beside two busy loops on two cores."""
+    margin_share: float = 0.1
+    """Share of the budget that is kept at most for that: a first checkpoint sets things up, and must not cost the
+    training many times its seconds."""
     slow_validation_factor: float = 1.5
     """A validation during training starts only if there is time for one that takes this many times the usual, or for
     one that is as slow as the slowest step is."""
@@ -101,6 +111,9 @@ class Pacing:
     # The stream.
     stream_margin: float = 1.15
     """Epochs to precompute for each one expected: a machine may turn out faster than its benchmark."""
+    precompute_share: float = 0.2
+    """Share of the time that is left which precomputing may take, where the budget counts it. What is not written then
+    is computed while training, in about the same time: nothing is lost, and the run begins."""
 
 
 PACING = Pacing()
@@ -113,11 +126,13 @@ class StepTimes:
     Args:
         estimate: seconds of a step, before one was measured.
         allowance: seconds up to which the slowest step counts, even if they are many usual ones.
+        most_unmeasured: seconds that a step is expected to take at most before one was measured.
     """
 
     estimate: float
     pacing: Pacing = PACING
     allowance: float = 0.0
+    most_unmeasured: float = math.inf
     _times: deque[float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,6 +141,12 @@ class StepTimes:
     def add(self, seconds: float) -> None:
         """Record the duration of a step."""
         self._times.append(seconds)
+
+    def with_step(self, seconds: float) -> "StepTimes":
+        """These times, and that of one more step."""
+        times = replace(self)
+        times._times.extend([*self._times, seconds])
+        return times
 
     def latest(self) -> list[float]:
         """The durations that are remembered, oldest first."""
@@ -136,13 +157,14 @@ class StepTimes:
         """Expected duration of the next step."""
         recent = list(self._times)[-self.pacing.recent_steps :]
         if not recent or (len(recent) == 1 and recent[0] > self.pacing.warm_up_factor * self.estimate):
-            return self.estimate
+            return min(self.estimate, self.most_unmeasured)
         return median_low(recent)
 
     @property
     def slow(self) -> float:
         """Duration of the next step if it is a slow one."""
-        ordered, expected = sorted(self._times) or [self.estimate], self.expected
+        expected = self.expected
+        ordered = sorted(self._times) or [expected]
         second = ordered[-2] if len(ordered) > self.pacing.recent_steps else 0.0
         most = max(self.pacing.max_slow_factor * expected, second, self.allowance)
         slowest = ordered[-1] + self.pacing.slower_still * max(0.0, ordered[-1] - expected)
@@ -161,6 +183,20 @@ class StepTimes:
         return self.slow if len(self._times) > 2 else max(self.slow, *self._times, 0.0)
 
 
+@dataclass(frozen=True)
+class Step:
+    """The coming step: the progress, in [0, 1], at its predicted end, and whether it is the last."""
+
+    progress: float
+    last: bool
+
+
+def _is_nearly_over(reached: float, limit: float, times: StepTimes, began: float) -> bool:
+    """Whether so little of the schedule is missing that no step more is worth it."""
+    pacing, missing = times.pacing, 1 - reached
+    return missing <= pacing.missed_share and missing * (limit - began) <= pacing.missed_steps * times.worst
+
+
 def ends_with_another_step(
     reached: float, elapsed: float, limit: float, spare: float, times: StepTimes, began: float = 0.0
 ) -> bool:
@@ -174,20 +210,40 @@ def ends_with_another_step(
         times: predicted step times.
         began: seconds counted when the first step began.
     """
-    last = limit + spare
-    if elapsed + times.worst <= last:
-        return True
-    if (1 - reached) * (limit - began) <= times.pacing.missed_steps * times.worst:  # nearly there
-        return False
-    return elapsed + times.expected <= last or elapsed >= last  # in the second case the process was stopped
+    return elapsed + times.worst <= limit + spare or not _is_nearly_over(reached, limit, times, began)
 
 
-@dataclass(frozen=True)
-class Step:
-    """The coming step: the progress, in [0, 1], at its predicted end, and whether it is the last."""
+def before_update(
+    step: Step, elapsed: float, limit: float, times: StepTimes, spare: float = 0.0, began: float = 0.0
+) -> Step:
+    """The current step, decided again when its gradients are there: its time is known then, but not yet its effect.
 
-    progress: float
-    last: bool
+    However long a step turns out to take, it ends the schedule if no other one fits after it.
+
+    Args:
+        step: as it was decided before.
+        elapsed, limit: seconds counted, and seconds there are for steps.
+        times: predicted step times, by the current step too.
+        spare, began: as for `next_step`.
+    """
+    if step.last:
+        return step
+    is_nearly_over = _is_nearly_over(step.progress, limit, times, began)
+    next_seconds = times.worst if is_nearly_over else min(times.worst, times.expected)
+    if elapsed + next_seconds > limit + spare:
+        return Step(1.0, last=True)
+    return Step(max(step.progress, _share(elapsed, began, _goal(limit, times, spare))), last=False)
+
+
+def _goal(limit: float, times: StepTimes, spare: float) -> float:
+    """Seconds at which the last step should end: if it turns out slow, or one before it, there is still time for it."""
+    stall = max(0.0, min(times.pacing.stall_share * limit, times.pacing.stall_seconds) - spare)
+    return limit - max(2 * (times.slow - times.expected), stall)
+
+
+def _share(elapsed: float, began: float, goal: float) -> float:
+    """Share of the time for steps that is over, in [0, 1]."""
+    return min(1.0, (elapsed - began) / (goal - began)) if goal > began else 1.0
 
 
 def next_step(
@@ -221,10 +277,7 @@ def next_step(
     if limit is not None:
         if elapsed + times.worst > limit and done:
             return None
-        # If one step turns out slow, there must still be time for a slow last one.
-        stall = max(0.0, min(times.pacing.stall_share * limit, times.pacing.stall_seconds) - spare)
-        goal = limit - max(2 * (times.slow - times.expected), stall)
-        end = elapsed + times.expected
-        progress = max(progress, (end - began) / (goal - began) if goal > began else 1.0)
+        goal, end = _goal(limit, times, spare), elapsed + times.expected
+        progress = max(progress, _share(end, began, goal))
         last = last or end + times.expected > goal
     return Step(1.0 if last else min(progress, 1.0), last)

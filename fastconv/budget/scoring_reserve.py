@@ -28,6 +28,7 @@ class ScoringReserve:
         save_seconds: seconds per checkpoint.
         calibration_images: images to score in one view before, to fit the temperature on.
         spread: how many times as long as the last time something may take that happens once.
+        most_margin: seconds to keep at most for what happens once to take longer than the last time.
         most_optional: seconds to keep at most for views that can be left out.
     """
 
@@ -41,6 +42,7 @@ class ScoringReserve:
     save_seconds: float = 0.0
     calibration_images: int = 0
     spread: float = 1.0
+    most_margin: float = math.inf
     most_optional: float = math.inf
     pacing: Pacing = PACING
     _seconds_left: Callable[[], float] | None = field(default=None, init=False, repr=False)
@@ -53,7 +55,8 @@ class ScoringReserve:
     def least(self) -> float:
         """Seconds to keep for what cannot be left out, should it take longer than measured."""
         factor = self.pacing.reserve_factor
-        return factor * self._scoring + self._unlikely(self.spread) * self._once
+        margin = min((self._unlikely(self.spread) - 1) * self._once, self.most_margin)
+        return factor * self._scoring + self._once + margin
 
     @property
     def seconds(self) -> float:
@@ -118,6 +121,13 @@ class ScoringReserve:
         self.images = max(0, self.images - images)
         self.image_seconds = seconds / images
         self._latest.append(self.image_seconds)
+
+    def has_time(self, images: int) -> bool:
+        """Whether to score the next batch of so many images in one view: the first one always, others in time."""
+        if self._seconds_left is None or not self._latest:
+            return True
+        seconds = self.pacing.reserve_factor * max(self._latest) * images
+        return self._seconds_left() >= seconds + self._unlikely(self.spread) * self.finish_seconds
 
     def viewed(self, views: int, seconds: float) -> None:
         """Record how many seconds it took to score further views, of all images together."""

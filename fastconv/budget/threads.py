@@ -5,6 +5,7 @@ have to wait for a core, and all the others with it, so that fewer threads are f
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -73,14 +74,15 @@ class ThreadTrials:
     Args:
         threads: the first number.
         most: number of threads at most.
+        usual: expected seconds of a step, None if not known: the machine may be busy from the first step on.
     """
 
-    def __init__(self, threads: int, most: int, settings: Autotune = AUTOTUNE) -> None:
+    def __init__(self, threads: int, most: int, settings: Autotune = AUTOTUNE, usual: float | None = None) -> None:
         self._threads, self._most, self._settings = threads, most, settings
         self._tried: int | None = None
         self._before = 0.0
         self._recent: list[float] = []
-        self._usual: float | None = None
+        self._usual = usual
         self._rest, self._rested = settings.thread_rest_seconds, 0.0
         self._up = True
 
@@ -94,11 +96,12 @@ class ThreadTrials:
         """The number that won so far, also while another is tried."""
         return self._threads
 
-    def add(self, seconds: float, may_try: bool = True) -> int:
+    def add(self, seconds: float, may_try: bool = True, left: float = math.inf) -> int:
         """Record a step, and return the number of threads for the next one.
 
         Args:
             may_try: whether another number may be tried now; a trial that has begun ends anyway.
+            left: seconds of training that are left: a trial must be short beside them.
         """
         self._recent.append(seconds)
         if self._tried is not None:
@@ -118,7 +121,10 @@ class ThreadTrials:
         is_slow = now > self._settings.thread_slowdown * self._usual
         rest = self._rest if is_slow else max(self._rest, self._cost(now) / self._settings.thread_share)
         if may_try and self._rested >= rest and (is_slow or self._threads < self._most):
-            self._tried, self._before, self._recent = self._other(is_slow), now, []
+            other = self._other(is_slow)
+            worst = self._threads / other if other < self._threads else self._settings.thread_worst
+            if worst * now <= self._settings.thread_left_share * left:
+                self._tried, self._before, self._recent = other, now, []
         return self.threads
 
     def stop(self) -> int:

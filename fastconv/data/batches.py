@@ -56,16 +56,20 @@ class StreamBatches:
 class SplitBatches:
     """A split, or an even sample of it, in batches of images uint8 [B, H, W, C] and labels int64 [B].
 
-    Each of `ranks` gets every `ranks`-th image, and all get the same number of batches.
+    Each of `ranks` gets every `ranks`-th image, and all get the same number of batches. With `mixed`, each batch is an
+    even sample of the split, so that some of them tell of all.
     """
 
     BATCH_SIZE = 500
 
-    def __init__(self, data: ImageData, samples: int | None = None, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, data: ImageData, samples: int | None = None, rank: int = 0, ranks: int = 1, mixed: bool = False
+    ) -> None:
         self._data = data
         count = min(samples or len(data), len(data))
         rows = np.linspace(0, len(data), count, endpoint=False).astype(np.int64)
-        self._batches = np.array_split(rows[rank::ranks], -(-count // (self.BATCH_SIZE * ranks)))
+        own, batches = rows[rank::ranks], -(-count // (self.BATCH_SIZE * ranks))
+        self._batches = [own[at::batches] for at in range(batches)] if mixed else np.array_split(own, batches)
 
     def __len__(self) -> int:
         return len(self._batches)

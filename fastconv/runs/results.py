@@ -49,6 +49,9 @@ class Results:
     """Accuracy on the test split, with the weights of the last step."""
     accuracy_tta: float | None = None
     """Accuracy on the test split with test-time augmentation (`tta`)."""
+    test_skipped: int = 0
+    """Number of test images that were not scored because the budget had no time left for them: the results on the test
+    split are those of an even sample of the others."""
     tta_skipped: int = 0
     """Number of test images scored without test-time augmentation because the budget had no time left for it."""
     tta_views: dict[str, int] = field(default_factory=dict)

@@ -130,7 +130,9 @@ def results_table(results: Results, folder: Path) -> Table:
     speed = "" if results.images_per_second is None else f" at {results.images_per_second:,.0f} images/s"
     waited = results.dataloader_wait_fraction
     rows = {
-        "accuracy": f"{results.accuracy:.2%} of the test images (loss {results.loss:.4f});"
+        "accuracy": f"{results.accuracy:.2%} of the test images"
+        + f", of which there was no time to score {results.test_skipped:,}" * (results.test_skipped > 0)
+        + f" (loss {results.loss:.4f});"
         f" {results.accuracy_tta:.2%} with test-time augmentation"
         + f", for which there was no time on {results.tta_skipped:,} of them"
         * (results.tta_skipped > 0),

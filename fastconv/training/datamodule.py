@@ -39,7 +39,7 @@ class ShardDataModule(L.LightningDataModule):
         self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
         self._validate, self._validate_samples, self._test = validate, validate_samples, test
         self._train_batches: StreamBatches | Prefetch | None = None
-        self._first_batch = 0
+        self._first_batch, self._mixed = 0, False
         self._waited_before = 0.0
 
     @property
@@ -70,14 +70,18 @@ class ShardDataModule(L.LightningDataModule):
     def val_dataloader(self) -> SplitBatches | list[object]:
         if self._validate is None:
             return []
-        return SplitBatches(self._validate, self._validate_samples, *self._place())
+        return SplitBatches(self._validate, self._validate_samples, *self._place(), self._mixed)
 
     def test_dataloader(self) -> SplitBatches:
-        return SplitBatches(self._test, None, *self._place())
+        return SplitBatches(self._test, None, *self._place(), self._mixed)
 
     def validate_all(self) -> None:
         """Score all validation images from now on."""
         self._validate_samples = None
+
+    def mix(self) -> None:
+        """Score even samples of a split from now on, one after the other: there may be time for some only."""
+        self._mixed = True
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

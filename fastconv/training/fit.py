@@ -100,7 +100,7 @@ class Training:
             validate_images=images,
             reserve=dataclasses.replace(
                 plan.reserve,
-                view_seconds=plan.reserve.image_seconds if self._limits_views() else None,
+                view_seconds=plan.reserve.image_seconds if self._limits_scoring() else None,
                 finish_seconds=PACING.finish_seconds if "setup" in config.budget.counts else 0.0,
             ),
             views=views_of(config.tta, config.augment.mirrors),
@@ -215,16 +215,16 @@ class Training:
         if is_first_rank() and (self._average or module.temperature):
             self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
 
-    def _limits_views(self) -> bool:
-        """Whether further views are left out when there is no time for them."""
+    def _limits_scoring(self) -> bool:
+        """Whether images, and further views of them, are left out when there is no time for them."""
         budget = self._run.config.budget
         # On a GPU the host runs ahead, so the time of a single batch cannot be measured.
         return budget.seconds is not None and "test" in budget.counts and self._run.device.kind == "cpu"
 
     def _scoring_time(self, images: int, ranks: int) -> ScoringReserve | None:
-        """The time for scoring further views of this rank's images; None if all of them are scored."""
+        """The time for scoring this rank's images; None if all of them are scored, in all views."""
         budget = self._budget
-        if not self._limits_views():
+        if not self._limits_scoring():
             return None
         budget.reserve.start_scoring(-(-images // ranks), budget.seconds_left)
         return budget.reserve
@@ -232,6 +232,8 @@ class Training:
     def _score(self, trainer: L.Trainer, module: ImageClassifier, datamodule: ShardDataModule) -> dict[str, Any]:
         scores: dict[str, Any] = {}
         ranks = trainer.world_size
+        if self._limits_scoring():
+            datamodule.mix()
         if self._run.config.validate.on == "holdout":
             if "validate" in self._run.config.budget.counts:
                 module.scoring_time = self._scoring_time(len(self._run.holdout) + len(self._run.test), ranks)
@@ -249,6 +251,7 @@ class Training:
         if reserve:
             scores |= self._count_views(trainer, module)
         confusion = module.confusion.numpy()
+        scores["test_skipped"] = len(self._run.test) - int(confusion.sum())
         scores |= {"balanced_accuracy": balanced_accuracy(confusion), "macro_f1": macro_f1(confusion)}
         return {**scores, **{key: float(found[f"test/{key}"]) for key in TEST_SCORES if f"test/{key}" in found}}
 

@@ -100,7 +100,7 @@ class ImageClassifier(L.LightningModule):
             setattr(self, name, MulticlassCalibrationError(len(classes), BINS, validate_args=False))
         self.temperature: float | None = None  # fitted at the end of training
         self.scored_digest: str | None = None
-        self.scoring_time: ScoringTime | None = None  # limits the views, if the budget counts the test
+        self.scoring_time: ScoringTime | None = None  # limits images and views, if the budget counts the test
         self.view_sets = [self._views] if self._views.count > 1 else []  # in the order of scoring, if time is limited
         self.view_counts = torch.ones(0, dtype=torch.int64)  # of each image that this rank scored last
         self.views_missing = 0  # images of these for whose views there was no time
@@ -223,6 +223,8 @@ class ImageClassifier(L.LightningModule):
         is_final = self.trainer.state.fn != TrainerFn.FITTING
         views = self._views if is_final else Views()
         scoring_time, started = self.scoring_time if is_final else None, time.perf_counter()
+        if scoring_time and not scoring_time.has_time(len(images)):
+            return
         if scoring_time:
             logits = augmented = self(images)
             scoring_time.scored(len(images), time.perf_counter() - started)

@@ -64,10 +64,13 @@ class Run:
     speed: SpeedProfile
     plan: Forecast
     parameters: int
+    benchmark_key: BenchmarkKey
     callbacks: tuple[L.Callback, ...] = ()
     """The user's own callbacks."""
     winograd_layers: int = 0
     """Number of convolutions that are Winograd's."""
+    stream_grows: bool = True
+    """Whether the stream is extended while training; if not, what it lacks is computed in the training process."""
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -170,10 +173,6 @@ def plan_run(
             cache, limit = Path(config.data) / "benchmarks", config.budget.seconds
             found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
             speed = SpeedProfile(**found)
-    counted, seconds = clock.counted(tuple(config.budget.counts)), config.budget.seconds
-    if seconds is not None and device.kind == "cpu" and speed.step_seconds + counted > seconds:
-        cache = Path(config.data) / "benchmarks"
-        require_seconds(seconds, from_first_rank("least", lambda: least_step_seconds(key, device, cache)), counted)
     curve = len({"test": test, "holdout": holdout}.get(config.validate.on, ()))
     plan = forecast(
         config,
@@ -184,7 +183,7 @@ def plan_run(
         test_images=len(test),
         views=views_of(config.tta, config.augment.mirrors),
         begin_seconds=PACING.begin_scoring_seconds[device.kind],
-        already_counted=counted,
+        already_counted=clock.counted(tuple(config.budget.counts)),
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
@@ -194,7 +193,25 @@ def plan_run(
             # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
             measured = build_model(config.model.name, channels, classes, **settings)
         winograd = winograd_layers(measured, spec.shape, config.micro_batch_size)
-    return Run(config, clock, device, train, holdout, unseen, test, spec, speed, plan, parameters, callbacks, winograd)
+    run = Run(
+        config, clock, device, train, holdout, unseen, test, spec, speed, plan, parameters, key, callbacks, winograd
+    )
+    require_time(run)
+    return run
+
+
+def require_time(run: Run) -> None:
+    """Raise InputError if the budget has no time left for one step, of a run that has taken none."""
+    limit, device, cache = run.config.budget.seconds, run.device, Path(run.config.data) / "benchmarks"
+    if limit is None or not is_first_rank():  # clocks differ, and the other ranks end with the first one
+        return
+    spent = {
+        segment: seconds for segment, seconds in run.clock.seconds().items() if segment in run.config.budget.counts
+    }
+    left, least = limit - sum(spent.values()), 0.0
+    if device.kind == "cpu" and 0 < left < run.speed.step_seconds:  # the benchmark may have been disturbed
+        least = least_step_seconds(run.benchmark_key, device, cache)
+    require_seconds(limit, least, spent)
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
@@ -204,15 +221,17 @@ def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
     return in_use(run.config.stream.folder, run.spec.folder)
 
 
-def precompute(run: Run, console: Console) -> None:
-    """Write the planned epochs that are missing, and remove old streams to make room.
+def precompute(run: Run, console: Console, in_time: bool = True) -> Run:
+    """Write the planned epochs that are missing, and remove old streams to make room; return the run to go on with.
+
+    With `in_time`, where the budget counts this, it ends after its share of the time (`Pacing.precompute_share`).
 
     For a stream on a server, only the manifest is read here; shards are fetched when they are needed.
 
     Raises InputError for too little disk space or a server without the stream, StreamError for a damaged stream.
     """
     if not run.plan.stream_epochs:
-        return
+        return run
     stream, root, epochs = run.config.stream, run.config.stream.folder, run.plan.stream_epochs
     if stream.is_remote:
         with run.clock.segment("precompute"):
@@ -230,7 +249,14 @@ def precompute(run: Run, console: Console) -> None:
     for stored in prune(root, room, keep=run.spec.folder):
         console.print(f"removed the old stream {stored.folder}", highlight=False, markup=False)
     if stream.is_remote:
-        return
+        return run
+    deadline, is_late = _deadline(run) if in_time else math.inf, False
+
+    def is_over() -> bool:  # called in several threads, so not by the run's clock
+        nonlocal is_late
+        is_late = is_late or run.clock.now() >= deadline
+        return is_late
+
     columns = (TextColumn("precompute"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
     with run.clock.segment("precompute"), Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
@@ -240,7 +266,20 @@ def precompute(run: Run, console: Console) -> None:
             root,
             epochs,
             on_shard=lambda done, total: progress.update(task, completed=done, total=total),
+            is_over=is_over,
         )
+    if is_late:
+        console.print("the time for precomputing is over: what is missing is augmented while training")
+    return dataclasses.replace(run, stream_grows=not is_late)
+
+
+def _deadline(run: Run) -> float:
+    """The time, as the run's clock reads it, at which precomputing ends."""
+    budget = run.config.budget
+    if budget.seconds is None or "precompute" not in budget.counts:
+        return math.inf
+    left = budget.seconds - run.clock.counted(tuple(budget.counts))
+    return run.clock.now() + PACING.precompute_share * max(0.0, left)
 
 
 def open_stream(run: Run) -> Stream:
@@ -253,14 +292,15 @@ def open_stream(run: Run) -> Stream:
         return OnlineStream(run.spec, run.train)
     if stream.mode == "device":
         return DeviceStream(run.spec, run.train, functools.partial(run.clock.segment, "precompute"))
-    # If training is faster than the benchmark, it may need more epochs than planned, up to the limits of steps and
-    # max_gb.
+    # If training is faster than the benchmark, it may need more epochs than planned, up to two limits.
     most = stream.max_gb * 1e9 / run.spec.epoch_bytes
     if run.plan.max_steps is not None:
         most = min(most, math.ceil(run.plan.max_steps * run.config.batch_size / run.spec.samples))
     if stream.is_remote:
         return RemoteStream(run.spec, stream.root, stream.folder, run.train, int(most))
     extend = None
-    if run.config.budget.seconds is not None and is_first_rank():  # without a time limit all epochs were planned
+    if (
+        run.config.budget.seconds is not None and run.stream_grows and is_first_rank()
+    ):  # without a time limit all epochs were planned
         extend = functools.partial(write_stream, run.spec, run.train, stream.folder, wait=False)
     return PrecomputedStream(run.spec, stream.folder, run.train, extend, int(most), stream.verify)

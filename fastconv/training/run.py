@@ -20,7 +20,7 @@ from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
 from fastconv.training.own_images import images_to_go_on_with, keep_record
-from fastconv.training.plan import plan_run, precompute, stream_in_use
+from fastconv.training.plan import plan_run, precompute, require_time, stream_in_use
 
 
 def train(
@@ -95,7 +95,9 @@ def carry_out(
         return None
     with stream_in_use(run):
         if is_first_rank():
-            precompute(run, console)
+            run = precompute(run, console)
+            if begun is None:
+                require_time(run)
         with closing(open_folder(run.config, begun)) as folder:
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
+from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, measure_speed
 from fastconv.budget.bounds import least_needs, operations_per_second
 from fastconv.budget.hardware import Device, cpu_prefers_bf16, prepare
 from fastconv.config.schema import Trainer
@@ -262,3 +262,21 @@ def test_all_ranks_have_the_precision_of_the_first(monkeypatch, processor):
     monkeypatch.setenv(VARIABLE, json.dumps({"bf16": True}))
     processor(False, True, [2.0, 1.0])
     assert prepare(Trainer(accelerator="cpu")).precision == "bf16"
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.1, 6), (1.0, 4), (5.0, 1)])
+def test_a_large_network_is_timed_over_one_micro_batch(monkeypatch, seconds, calls):
+    now, made = 0.0, []
+
+    def loss(*given):
+        nonlocal now
+        now += seconds
+        made.append(now)
+        return torch.zeros((), requires_grad=True)
+
+    monkeypatch.setattr("fastconv.budget.benchmark.time.perf_counter", lambda: now)
+    monkeypatch.setattr("fastconv.budget.benchmark.F.cross_entropy", loss)
+    key = BenchmarkKey("davidnet", {"width": 8}, (8, 8, 1), 3, 16, 8, True, "sgd")
+    profile = measure_speed(key, Device("cpu", "a", "fp32", 1, False, False))
+    assert len(made) == calls
+    assert profile.step_seconds == pytest.approx(2 * seconds)

@@ -200,6 +200,13 @@ def test_the_reserve_follows_the_measurements():
     assert ScoringReserve().seconds == 0
 
 
+def test_a_slow_first_checkpoint_keeps_a_bounded_time_for_the_next():
+    reserve = ScoringReserve(saves=1, spread=6.0, most_margin=2.0)
+    for seconds, kept in ((0.1, 0.6), (0.5, 2.5), (5.0, 7.0)):
+        reserve.update(save_seconds=seconds)
+        assert reserve.seconds == pytest.approx(kept)
+
+
 def test_a_reserve_goes_on_with_the_measurements_of_a_checkpoint():
     measured = ScoringReserve(images=1000, image_seconds=0.01, views=18.0)
     measured.update(image_seconds=0.02, view_seconds=0.015, views=4.5, save_seconds=3.0)
@@ -246,7 +253,7 @@ def test_steps_that_the_device_has_not_finished_count(monkeypatch):
     budget = TimeBudget(20.0, clock=Clock(time), step_seconds=device_seconds)
     budget.on_train_start(trainer, module)
     for index in itertools.count():
-        budget.on_train_batch_start(trainer)
+        budget.on_train_batch_start(trainer, module, (torch.zeros(1), None), index)
         time.now += 0.001  # the host starts a step
         device.free_at = max(device.free_at, time.now) + device_seconds
         budget.on_train_batch_end(trainer, module, None, (torch.zeros(1, 1), None), index)
@@ -287,8 +294,9 @@ def train_then_score(images, score_seconds, views=None, uncertain=lambda now: 1.
     trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0, precision_plugin=precision)
     budget.on_train_start(trainer, module)
     for index in itertools.count():
-        budget.on_train_batch_start(trainer)
+        budget.on_train_batch_start(trainer, module, batch, index)
         time.now += 0.1
+        budget.decide_again(trainer, module)
         budget.on_train_batch_end(trainer, module, None, batch, index)
         assert module.training
         if budget.stop_reason:

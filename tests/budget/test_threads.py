@@ -40,7 +40,7 @@ def run(trials: ThreadTrials, seconds_of, until: float) -> list[tuple[float, int
         seconds = seconds_of(now, threads)
         steps.append((now, threads, seconds))
         now += seconds
-        trials.add(seconds)
+        trials.add(seconds, left=until - now)
     return steps
 
 
@@ -109,3 +109,20 @@ def test_a_trial_without_a_verdict_changes_nothing():
         pass
     assert trials.stop() == 1
     assert [trials.add(0.1, may_try=False) for _ in range(100)] == [1] * 100
+
+
+@pytest.mark.parametrize("step", [0.01, 0.1, 0.5])
+def test_a_run_that_begins_on_a_busy_machine_tries_fewer_threads(step):
+    """The benchmark expected a fifth of what two threads take from the first step on; one thread takes less."""
+    steps = run(ThreadTrials(2, 2, usual=step), lambda now, threads: step * {2: 5, 1: 1.8}[threads], 60)
+    late = [threads for now, threads, _ in steps if now > 20]
+    assert late.count(1) > 0.9 * len(late)
+
+
+@pytest.mark.parametrize("until", [8.0, 20.0, 60.0])
+@pytest.mark.parametrize("step", [0.02, 0.3, 1.0, 3.0])
+def test_a_trial_takes_a_share_of_what_is_left_at_most(step, until):
+    """With two threads, each step takes six times as long as with one."""
+    steps = run(ThreadTrials(1, 2), lambda now, threads: step * {1: 1, 2: 6}[threads], until)
+    for now, threads, seconds in steps:
+        assert threads == 1 or seconds <= 0.15 * (until - now) + 1e-9

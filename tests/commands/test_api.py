@@ -154,3 +154,17 @@ def test_a_second_ctrl_c_does_not_end_the_process():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert received() is None
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "line"),
+    [
+        (("digits", 10, 3), {}, r"fit takes other settings as texts, .*: '3' is a int$"),
+        (("digits", 10, None), {}, r"fit takes other settings as texts, .*: 'None' is a NoneType$"),
+        (("digits", 10), {"experiment": ""}, r"experiment='' is no name of an experiment"),
+        (("digits", 10), {"experiment": None}, r"experiment=None is no name of an experiment"),
+    ],
+)
+def test_what_is_no_setting_is_refused_in_one_line(given, named, line):
+    with pytest.raises(InputError, match=line):
+        fastconv.fit(*given, **named)

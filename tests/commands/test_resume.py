@@ -107,7 +107,7 @@ def test_the_parts_of_a_run_share_one_budget(command, tmp_path, monkeypatch, sim
     assert found.final_lr <= 0.01
 
 
-def test_time_that_ran_out_before_the_kill_leaves_only_the_test(command, tmp_path, monkeypatch, simulated_time):
+def test_time_that_ran_out_before_the_kill_leaves_a_last_step(command, tmp_path, monkeypatch, simulated_time):
     run = (*RUN, "budget.seconds=500", "schedule.max_epochs=null")
     with monkeypatch.context() as patch:
         stop_at(patch, "training_step", 5)
@@ -118,8 +118,9 @@ def test_time_that_ran_out_before_the_kill_leaves_only_the_test(command, tmp_pat
     stopped.write(folder)
     assert command("train", *run, "resume=auto").code == 0
     found = Results.read(folder)
-    assert (found.stop_reason, found.steps) == ("budget", 5)
-    assert found.seconds_counted < 500
+    assert (found.stop_reason, found.steps) == ("budget", 6)
+    assert found.final_lr <= 0.01
+    assert found.seconds_counted < 501
     assert found.accuracy is not None
 
 

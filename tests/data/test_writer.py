@@ -256,8 +256,9 @@ def test_a_run_holds_its_stream_from_before_it_is_written(command, tmp_path, mon
     precompute, removed = runs.precompute, []
 
     def then_prune(run, console):
-        precompute(run, console)
+        run = precompute(run, console)
         removed.extend(storage.prune(tmp_path / "streams", 0))
+        return run
 
     monkeypatch.setattr(runs, "precompute", then_prune)
     settings = (

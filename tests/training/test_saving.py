@@ -87,7 +87,7 @@ def test_a_digest_is_of_names_shapes_and_values():
 
 
 def test_a_stop_longer_than_the_budget_ends_the_schedule(command, tmp_path, monkeypatch, simulated_time):
-    """The process was stopped for longer than what was left: one last step, and the time is told as it was."""
+    """The process was stopped for longer than what was left: that step is the last, and the time is told as it was."""
     from fastconv.training.module import ImageClassifier
 
     original, calls = ImageClassifier.training_step, 0
@@ -103,7 +103,7 @@ def test_a_stop_longer_than_the_budget_ends_the_schedule(command, tmp_path, monk
     assert ended.code == 0, ended.err
     found = Results.read(only_run(tmp_path))
     assert found.final_lr <= 0.01
-    assert (found.stop_reason, found.steps) == ("budget", 32)
+    assert (found.stop_reason, found.steps) == ("budget", 31)
     assert found.seconds_counted > 60
 
 

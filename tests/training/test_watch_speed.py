@@ -34,7 +34,7 @@ def run(watch, budget, seconds_of, steps):
 
 @pytest.fixture
 def budget():
-    return SimpleNamespace(times=StepTimes(0.1), progress=0.0)
+    return SimpleNamespace(times=StepTimes(0.1), seconds_left=lambda: 1000.0, progress=0.0)
 
 
 def test_fewer_threads_compute_from_where_steps_become_slow(monkeypatch, threads, budget):

@@ -41,6 +41,12 @@ class Autotune:
     """Seconds of the steps of a trial, and of the steps that it is compared with: many slices of the scheduler."""
     thread_rest_seconds: float = 2.0
     """Seconds of training before a trial, at least."""
+    thread_worst: float = 6.0
+    """A step with more threads may take this many times as long where other work keeps the cores busy (two busy loops
+    on two cores)."""
+    thread_left_share: float = 0.15
+    """Share of the time that is left which such a step may take, or else more threads are not tried: a trial of steps
+    of 0.8 s took 5 s."""
     thread_share: float = 0.05
     """Share of the training time that trials may take where they bring nothing."""
 

@@ -2,9 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.cache import remove_leftovers
@@ -24,6 +27,7 @@ def write_stream(
     epochs: int,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
     wait: bool = True,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Write the first `epochs` epochs of a stream, as far as they are missing; return the stream's folder.
 
@@ -34,6 +38,8 @@ def write_stream(
         on_shard: called with (shards done, shards to do) after each shard. If it raises, the shards in progress are
             finished and kept, and no more are started.
         wait: whether to wait if another process is writing the stream, or else leave it to that process.
+        is_over: called before each block, in several threads. Once it says True, no more is written: whole shards are
+            kept, those in progress are left out.
 
     Raises InputError for too little disk space, StreamError for a manifest that is damaged or of another stream.
     """
@@ -60,10 +66,16 @@ def write_stream(
             # Other processes write to the disk too, so check before each shard.
             require_space(root, round(len(blocks) * block_bytes), f"a shard of the stream of {spec.dataset}")
             stored = zip(spec.stored_blocks(epoch, blocks), blocks, strict=True)
-            computed = ((block.key, *spec.compute(data, epoch, number)) for block, number in stored)
-            return name, write_shard(folder / name, computed)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            def computed() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+                for block, number in stored:
+                    if is_over():
+                        raise _OverError
+                    yield block.key, *spec.compute(data, epoch, number)
+
+            return name, write_shard(folder / name, computed())
+
+        with suppress(_OverError), ThreadPoolExecutor(os.cpu_count()) as pool:
             futures = [pool.submit(write, *task) for task in tasks]
             written = time.monotonic()
             try:
@@ -83,6 +95,10 @@ def write_stream(
                 )
                 manifest.write(folder)
     return folder
+
+
+class _OverError(Exception):
+    """The time for writing is over."""
 
 
 def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+import torch
 from torch import nn
 
 from fastconv.optim import Schedule
@@ -44,6 +45,15 @@ class ScheduleLR(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._budget.begin_step(trainer)
+        self._set(trainer, pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._budget.decide_again(trainer, pl_module)  # the step may have taken all the time
+        self._set(trainer, pl_module)
+
+    def _set(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         progress = self._budget.progress
         factors = self.schedule.factors(progress)
         for group in self._groups(trainer):

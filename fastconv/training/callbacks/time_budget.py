@@ -1,8 +1,6 @@
 """Ends a run within its budget, with the schedule at its end."""
 
 import math
-from collections import deque
-from statistics import median
 from typing import Any, TypeVar
 
 import lightning as L
@@ -10,8 +8,18 @@ import torch
 from torch import Tensor
 
 from fastconv.budget.clock import Clock
-from fastconv.budget.pacing import PACING, Pacing, Step, StepTimes, ends_with_another_step, next_step
+from fastconv.budget.pacing import (
+    PACING,
+    Pacing,
+    Step,
+    StepTimes,
+    before_update,
+    ends_with_another_step,
+    next_step,
+)
 from fastconv.budget.scoring_reserve import ScoringReserve
+from fastconv.budget.scoring_times import ScoringTimes
+from fastconv.budget.steps_ahead import StepsAhead
 from fastconv.models.tta import Views
 
 T = TypeVar("T")
@@ -60,6 +68,7 @@ class TimeBudget(L.Callback):
         self.reserve, self._views = reserve or ScoringReserve(pacing=pacing), views or Views()
         if seconds is not None:
             self.reserve.most_optional = pacing.views_share * seconds
+            self.reserve.most_margin = pacing.margin_share * seconds
         self._pacing = pacing
         self.times = StepTimes(step_seconds, pacing, 0.0 if seconds is None else pacing.slow_share * seconds)
         self.validate_images = validate_images
@@ -76,24 +85,18 @@ class TimeBudget(L.Callback):
         self._between = StepTimes(0.0, pacing)
         self._validation_started: float | None = None
         self._val_batches: int | float = 1.0
-        self._score_at = list(pacing.score_at) if seconds is not None and self.reserve.images else []
-        self._scored: list[float] = []
+        self._scoring = ScoringTimes(seconds is not None, self.reserve.images > 0, pacing)
         self._most_unmeasured = math.inf
-        self._doubtful: float | None = None
-        self._events: deque[torch.cuda.Event] = deque()
+        self._ahead = StepsAhead(pacing.max_steps_ahead)
+        self._images = torch.empty(0)
 
     @property
     def limit(self) -> float | None:
         """Counted seconds by which training must have ended."""
         if self.seconds is None:
             return None
-        reserve = min(self.reserve.seconds, math.inf if self._is_measured else self._most_unmeasured)
+        reserve = min(self.reserve.seconds, math.inf if self._scoring.are_sure else self._most_unmeasured)
         return self.seconds - reserve - self._between.slow  # other callbacks follow the last step too
-
-    @property
-    def _is_measured(self) -> bool:
-        """Whether enough batches were scored to believe that scoring takes as long as they did."""
-        return len(self._scored) >= self._pacing.sure_measurements
 
     @property
     def progress(self) -> float:
@@ -109,8 +112,8 @@ class TimeBudget(L.Callback):
         return math.inf if self.seconds is None else self.seconds - self.elapsed()
 
     def is_over(self) -> bool:
-        """Whether training has ended or has no time for another step."""
-        return self.stop_reason is not None or self._next() is None
+        """Whether training has ended, for a run that goes on: the schedule needs no last step, also without time."""
+        return self.stop_reason is not None or self._must_stop()
 
     def begin_step(self, trainer: L.Trainer) -> None:
         """Decide the progress of the next step. The first callback that needs it calls this."""
@@ -127,6 +130,19 @@ class TimeBudget(L.Callback):
         # ones): end with a last step.
         self.step = decided or Step(1.0, last=True)
 
+    def decide_again(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Decide the progress of the current step again before its update, whose learning rate follows it.
+
+        On a CPU only: elsewhere the host does not know yet how long the step takes.
+        """
+        if self.limit is None or self._step_ended is None or pl_module.device.type != "cpu":
+            return
+        self._time_scoring(trainer, pl_module)
+        times = self.times.with_step((self.clock.counted(("train",)) - self._step_ended) / self.work)
+        self.reserve.spread = times.spread
+        decided = before_update(self.step, self.elapsed(), self.limit, times, self.reserve.spare, self._began)
+        self.step = self._agree(trainer, decided)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.accumulate_grad_batches > 1:
             raise ValueError("every batch is a step here: accumulate gradients within training_step")
@@ -135,25 +151,25 @@ class TimeBudget(L.Callback):
             self._began = self._agree(trainer, self.elapsed())
         self.clock.enter("train")
         left = max(0.0, self.seconds_left())
-        self.times.estimate = min(self.times.estimate, self._pacing.unmeasured_step_share * left)
-        if self._score_at and pl_module.device.type == "cpu":
+        self.times.most_unmeasured = self._pacing.unmeasured_step_share * left
+        if self._scoring.is_wanted and pl_module.device.type == "cpu":
             self._most_unmeasured = self._pacing.unmeasured_share * left
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._images = batch[0][0]
         self.begin_step(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._wait_for_device(pl_module.device)
+        self._ahead.add(pl_module.device)
         self.steps += 1
         self.worked += self.work
         # With what other callbacks did after the step before, and with the wait for the batch; as of a whole step.
         self.times.add((self.clock.counted(("train",)) - (self._step_ended or 0.0)) / self.work)
-        if pl_module.device.type == "cpu":  # on a GPU the host's first steps only start work
-            self.reserve.spread = self.times.spread
         self._begun = False
-        self._time_scoring(trainer, pl_module, batch[0][0])
         self._step_ended = self.clock.counted(("train",))
         stop, validate = self._agree(trainer, (self._must_stop(), self._validation_fits()))
         if stop:
@@ -198,44 +214,39 @@ class TimeBudget(L.Callback):
         self._began = state.get("began", 0.0)  # checkpoints of earlier versions lack it
         self.worked = state.get("worked", float(self.steps))
         self.step = Step(state["progress"], last=False)
-        self.times = StepTimes(self.times.estimate, self._pacing, self.times.allowance)
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
         names = self.reserve.state()  # checkpoints of earlier versions lack some of these
         self.reserve.update(**{name: state.get(name) for name in names})
 
-    def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule, images: Tensor) -> None:
-        """If there are no validations, measure the time of scoring an image, at the progress that `score_at` gives."""
-        if not self._score_at or self.progress < self._score_at[0]:
+    def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """If there are no validations, measure from time to time how long scoring an image takes.
+
+        Not as a part of the current step. On a GPU, which would have to finish its steps first, nothing is measured.
+        """
+        if not self._scoring.are_due(self.progress) or self._validation_started is not None:
             return
-        self._score_at = [progress for progress in self._score_at if progress > self.progress]
-        # A GPU would have to finish its steps first, so this is for CPUs only.
-        if self._validation_started is not None or pl_module.device.type != "cpu":
-            return
+        images, trained, started = self._images, self.clock.counted(("train",)), self.elapsed()
         pl_module.eval()
-        started = self.elapsed()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             logits = pl_module(images)
-        seconds = (self.elapsed() - started) / len(images)
         pl_module.train()
-        # A time far longer than usual is measured again after the next step, if there is one: a first call sets things
-        # up, and the machine may have paused.
-        usual = median(self._scored or [self.reserve.image_seconds])
-        if seconds > self._pacing.doubtful_factor * usual and self._doubtful is None and self._score_at:
-            self._doubtful = seconds
-            self._score_at.insert(0, self.progress)
+        seconds = (self.elapsed() - started) / len(images)
+        self._step_ended = (self._step_ended or 0.0) + self.clock.counted(("train",)) - trained
+        if not self.steps:  # the first step's time may be long for a reason of its own
+            parts = trainer.accumulate_grad_batches
+            least = self._pacing.training_factor * seconds * len(images) * parts
+            self.times.estimate = max(self.times.estimate, least)
+        if not self._scoring.add(seconds, self.progress, self.reserve.image_seconds):
             return
-        self._scored.append(seconds if self._doubtful is None else min(seconds, self._doubtful))
-        self._doubtful = None
         self.reserve.update(
-            # Of many measurements, one outlier does not count, unless it is the latest: the machine may be slow now.
-            image_seconds=max(self._scored[-1], sorted(self._scored)[-2 if self._is_measured else -1]),
+            image_seconds=self._scoring.slowest,
             # If the budget does not count the test, all views are scored without a time limit.
-            view_seconds=median(self._scored) if "test" in self.counts else None,
+            view_seconds=self._scoring.usual if "test" in self.counts else None,
             views=self._views_per_image(logits),
         )
-        if not self._is_measured and self.reserve.seconds > self._most_unmeasured:
-            self._score_at.insert(0, self.progress)
+        if not self._scoring.are_sure and self.reserve.seconds > self._most_unmeasured:
+            self._scoring.repeat(self.progress)
 
     def _views_per_image(self, logits: Tensor) -> float | None:
         """Mean number of views per image, from the share of uncertain training images; None if all get all views."""
@@ -245,7 +256,7 @@ class TimeBudget(L.Callback):
         return self._views.scored(min(1.0, max(uncertain, self._pacing.min_uncertain)))
 
     def _next(self) -> Step | None:
-        elapsed = self.elapsed() + self._steps_ahead() * self.times.expected
+        elapsed = self.elapsed() + self._ahead.count * self.times.expected
         reached, spare = self.step.progress, self.reserve.spare
         return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, reached, spare, self._began)
 
@@ -260,10 +271,6 @@ class TimeBudget(L.Callback):
             return False
         reached, elapsed, spare = self.step.progress, self.elapsed(), self.reserve.spare  # views can be left out
         return not ends_with_another_step(reached, elapsed, self.limit, spare, self.times, self._began)
-
-    def _steps_ahead(self) -> int:
-        """Number of steps that were started but that the device has not finished."""
-        return sum(not event.query() for event in self._events)
 
     def _validation_fits(self) -> bool:
         """Whether there is time for a slow validation and two steps after it."""
@@ -290,12 +297,3 @@ class TimeBudget(L.Callback):
         if trainer.world_size == 1:
             return decision
         return trainer.strategy.broadcast(decision)
-
-    def _wait_for_device(self, device: torch.device) -> None:
-        if device.type != "cuda":
-            return
-        event = torch.cuda.Event()
-        event.record()
-        self._events.append(event)
-        if len(self._events) > self._pacing.max_steps_ahead:
-            self._events.popleft().synchronize()

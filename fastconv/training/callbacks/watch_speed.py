@@ -36,7 +36,7 @@ class WatchSpeed(L.Callback):
 
     def __init__(self, budget: TimeBudget, speed: SpeedProfile, threads: int, may_adjust: bool) -> None:
         self._budget, self._speed = budget, speed
-        self._trials = ThreadTrials(threads, default_threads()) if may_adjust else None
+        self._trials = ThreadTrials(threads, default_threads(), usual=speed.step_seconds) if may_adjust else None
         self.threads = [threads]
         """Numbers of threads that computed steps, in order; those that were only tried are left out."""
 
@@ -47,7 +47,8 @@ class WatchSpeed(L.Callback):
         if trials is None:
             return
         before = trials.threads
-        threads = trials.add(self._budget.times.latest()[-1], may_try=self._budget.progress < LAST_TRIAL)
+        left = self._budget.seconds_left()
+        threads = trials.add(self._budget.times.latest()[-1], self._budget.progress < LAST_TRIAL, left)
         if threads != before:
             torch.set_num_threads(threads)
         if trials.settled != self.threads[-1]:

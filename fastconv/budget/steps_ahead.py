@@ -1,0 +1,32 @@
+"""Steps that the host has started on a GPU, but that the GPU has not finished."""
+
+from collections import deque
+
+import torch
+
+
+class StepsAhead:
+    """Counts and bounds them, so that the clock of the host is true.
+
+    Args:
+        most: number of steps that the host may be ahead.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._events: deque[torch.cuda.Event] = deque()
+
+    @property
+    def count(self) -> int:
+        """Number of steps that the device has not finished; 0 on a CPU."""
+        return sum(not event.query() for event in self._events)
+
+    def add(self, device: torch.device) -> None:
+        """Record that all of a step was started; wait if the host is too far ahead."""
+        if device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record()
+        self._events.append(event)
+        if len(self._events) > self._most:
+            self._events.popleft().synchronize()

@@ -1,0 +1,67 @@
+"""Scoring in the time that is left: some of the test images, if there is no time for all."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from harness import SMALL, noise, only_run
+from lightning.pytorch.trainer.states import TrainerFn
+
+from fastconv.budget.scoring_reserve import ScoringReserve
+from fastconv.data.batches import SplitBatches
+from fastconv.runs.results import Results
+from fastconv.training.module import ImageClassifier
+
+EVERYTHING = "budget.counts=[setup,benchmark,precompute,compile,train,validate,checkpoint,test]"
+
+
+def test_each_mixed_batch_is_an_even_sample(monkeypatch):
+    monkeypatch.setattr(SplitBatches, "BATCH_SIZE", 10)
+    data = noise(57, 1)
+    data.labels[:] = np.arange(57) // 19  # sorted by class, as folders are
+    plain, mixed = (list(SplitBatches(data, mixed=each)) for each in (False, True))
+    assert [len(labels) for _, labels in mixed] == [len(labels) for _, labels in plain]
+    assert all(np.ptp(np.bincount(labels)) <= 1 for _, labels in mixed)
+    batches = SplitBatches(data, mixed=True)
+    rows = np.concatenate([images for images, _ in mixed])
+    assert (batches.images(torch.tensor([0, 30, 56])).numpy() == rows[[0, 30, 56]]).all()
+    assert sorted(map(bytes, rows)) == sorted(map(bytes, data.images))
+
+
+def test_a_batch_is_scored_if_there_is_time_for_it():
+    left = 10.0
+    reserve = ScoringReserve(images=30, image_seconds=0.1, finish_seconds=0.5)
+    reserve.start_scoring(30, lambda: left)
+    assert reserve.has_time(10)
+    reserve.scored(10, 4.0)
+    assert reserve.has_time(10)
+    left = 4.0 + 0.6
+    assert not reserve.has_time(10)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 3.0])
+def test_a_machine_that_becomes_slow_scores_some_of_the_images(command, tmp_path, monkeypatch, simulated_time, seconds):
+    forward = ImageClassifier.forward
+
+    def slow(self, images):
+        simulated_time.seconds += seconds * (self.trainer.state.fn == TrainerFn.TESTING)
+        return forward(self, images)
+
+    monkeypatch.setattr(ImageClassifier, "forward", slow)
+    monkeypatch.setattr(SplitBatches, "BATCH_SIZE", 50)
+    monkeypatch.setattr("fastconv.training.module.time", SimpleNamespace(perf_counter=simulated_time))
+    ended = command("train", "dataset=digits", *SMALL, "schedule.max_epochs=null", "budget.seconds=10", EVERYTHING,
+                    "validate.on=none", "stream=online")  # fmt: skip
+    assert ended.code == 0, ended.err
+    results = Results.read(only_run(tmp_path))
+    assert results.final_lr < 0.01
+    assert 0 <= results.accuracy <= 1
+    if seconds < 1:
+        assert results.test_skipped == 0
+        assert results.seconds_counted <= 10
+        assert "no time to score" not in ended.out
+    else:
+        assert results.test_skipped == 359 - 45, "the first batch is scored in any case"
+        assert results.seconds_counted <= 10 + seconds
+        assert "no time to score 314" in ended.out.replace("\n", " ")
