@@ -95,13 +95,13 @@ def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[
         noise = np.random.default_rng(0).integers(0, 256, (config.samples, *run.shape), np.uint8)
         return (
             noise,
-            ("image of noise", "images of noise"),
+            "noise image",
             [f"The test images are not here, so noise was used to compare: {error}"],
         )
     test, count = splits.test, min(config.samples, len(splits.test))
     return (
         np.array(test.images[np.linspace(0, len(test) - 1, count).astype(int)]),
-        ("test image", "test images"),
+        "test image",
         warnings,
     )
 

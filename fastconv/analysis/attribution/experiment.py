@@ -59,8 +59,8 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     device = torch.device(prepare(Trainer(accelerator=config.accelerator)).kind)
     runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
-    first = runs[0].with_images(config.dataset)
-    splits, warnings = images_of(first, first.data_folder(config.data))
+    with_images = runs[0].with_images(config.dataset)
+    splits, warnings = images_of(with_images, with_images.data_folder(config.data))
     test = splits.test if config.images is not None else untrained_on(splits.test, runs)
     if left_out := len(splits.test) - len(test):
         those = counted(left_out, "test image is", "test images are")
