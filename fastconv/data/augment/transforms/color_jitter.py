@@ -78,5 +78,5 @@ class ColorJitter:
         sums = pixels.sum(1, dtype=torch.int64)
         factor = (one + contrast).int()
         offset = (brightness * unit - (2 * sums * contrast + count) // (2 * count)).int()
-        changed = (pixels * factor[:, None]).add_(offset[:, None] + one // 2).bitwise_right_shift_(CONTRAST_BITS)
-        return changed.clamp_(0, 255).to(torch.uint8).view_as(images)
+        changed: Tensor = (pixels * factor[:, None]).add_(offset[:, None] + one // 2)
+        return changed.bitwise_right_shift_(CONTRAST_BITS).clamp_(0, 255).to(torch.uint8).view_as(images)
