@@ -34,6 +34,7 @@ from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifes
 from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec, stream_spec
 from fastconv.data.stream.writer import write_stream
 from fastconv.models import CustomNetwork, blueprint, build_model, check_network, count_parameters, model_settings
+from fastconv.models.configs import Pretrained
 from fastconv.models.layers import winograd_layers
 from fastconv.models.resizing import Resizing, small_side
 from fastconv.models.tta import views_of
@@ -67,6 +68,8 @@ class Run:
     """The user's own callbacks."""
     winograd_layers: int = 0
     """Number of convolutions that are Winograd's."""
+    pretrained: str | None = None
+    """The weights that the network begins with (`Results.pretrained`)."""
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -138,11 +141,11 @@ def plan_run(
     channels, classes = spec.shape[2], len(spec.classes)
     network = blueprint(config.model.name, channels, classes, **settings)
     parameters = count_parameters(network)
-    if isinstance(config.model, CustomNetwork):
-        check_network(config.model.target, spec.shape, classes, settings)
+    if isinstance(config.model, CustomNetwork | Pretrained):
+        check_network(config.model.name, spec.shape, classes, settings)
         if config.progressive_resizing:
             height, width = map(small_side, spec.shape[:2])
-            check_network(config.model.target, (height, width, channels), classes, settings)
+            check_network(config.model.name, (height, width, channels), classes, settings)
     if isinstance(config.optimizer, CustomOptimizer):  # only building it shows which arguments it accepts
         try:
             config.optimizer.build(network, config.batch_size, device.precision)
@@ -189,7 +192,13 @@ def plan_run(
             # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
             measured = build_model(config.model.name, channels, classes, **settings)
         winograd = winograd_layers(measured, spec.shape, config.micro_batch_size)
-    return Run(config, clock, device, train, holdout, unseen, test, spec, speed, plan, parameters, callbacks, winograd)
+    pretrained = None
+    if isinstance(config.model, Pretrained):
+        from fastconv.models.pretrained_weights import weights_name  # imports torchvision
+
+        pretrained = weights_name(config.model)
+    images = (train, holdout, unseen, test)
+    return Run(config, clock, device, *images, spec, speed, plan, parameters, callbacks, winograd, pretrained)
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:

@@ -115,7 +115,7 @@ class TimeBudget(L.Callback):
         """Decide the progress of the next step. The first callback that needs it calls this."""
         if self._begun:
             return
-        self._begun = True
+        self._begun, self.work = True, 1.0  # callbacks that leave out work multiply it by what is left
         trained = self.clock.counted(("train",))
         if self._step_ended is None:
             self._step_ended = trained
