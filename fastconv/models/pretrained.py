@@ -78,6 +78,7 @@ class Pretrained(nn.Module):
         if mode == "head":
             for name, parameter in self.network.named_parameters():
                 parameter.requires_grad_(name in self.head)
+        self.train()  # Lightning leaves the modes of modules as they were made
 
     def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the conversion for images that were normalised by these statistics, each of one or three channels."""

@@ -81,8 +81,7 @@ def test_a_network_without_memory_has_the_same_parameters():
 
 
 def trained(network, steps=2, **optimizer):
-    optimizer = SGD(max_lr=0.05, **optimizer).build(network)
-    network.train()
+    optimizer = SGD(max_lr=0.05, **optimizer).build(network)  # in the mode in which it was made, as Lightning does
     for _ in range(steps):
         network(torch.randn(4, 3, 32, 32)).square().sum().backward()
         optimizer.step()
@@ -130,6 +129,7 @@ def test_each_layer_has_its_learning_rate(name):
     ratios = [after / before for before, after in itertools.pairwise(scales[:-1])]
     assert ratios == pytest.approx([ratios[0]] * len(ratios))
     assert [layer.schedule_start for layer in layers] == [0.25] * (len(layers) - 1) + [0]
+    assert AdamW(max_lr=0.5).build(network).param_groups[0]["max_lr"] == 0.5  # the first group's is the setting
     rates = {id(each): group["max_lr"] for group in AdamW(max_lr=0.5).build(network).param_groups
              for each in group["params"]}  # fmt: skip
     assert rates == {id(each): pytest.approx(0.5 * layer.lr_scale) for layer in layers for each in layer.parameters}
