@@ -12,7 +12,7 @@ from fastconv.data.loading import open_splits
 from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import stored_streams
-from fastconv.models.configs import Airbench, Pretrained, patch_side
+from fastconv.models.configs import Airbench, patch_side
 from fastconv.models.resizing import LEAST_SIDE
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import require_space, unwritable
@@ -50,8 +50,6 @@ def check_data(config: Config, chosen: Sequence[str] = ()) -> Splits:
             f"augment.crop.padding={padding} is too much for the {width}x{height} images: give fewer pixels"
         )
     model = config.model
-    if isinstance(model, Pretrained) and model.weights is not None and not Path(model.weights).is_file():
-        raise InputError(f"model.weights={model.weights} is not there: give the file of a state dict, or leave it out")
     if isinstance(model, Airbench):
         patch = patch_side(channels, model.whitening_kernel, model.whitening_stride)
         if patch > side:
