@@ -29,15 +29,15 @@ from fastconv.models import build_model
 from fastconv.optim import SGD
 from fastconv.optim.param_groups import decay_groups
 from fastconv.training import fit as training
-from fastconv.training import plan as runs
-from fastconv.training.plan import Run
+from fastconv.training.plan import Run, plan_run
+from fastconv.training.run_stream import open_stream, precompute
 
 
 def plan(*overrides: str) -> Run:
     """A run as `python -m fastconv.train overrides ...` plans it, with its stream on disk."""
     config = OmegaConf.to_object(compose("train", list(overrides)))
-    run = runs.plan_run(config, check_data(config), Clock())
-    runs.precompute(run, Console(quiet=True))
+    run = plan_run(config, check_data(config), Clock())
+    run = precompute(run, Console(quiet=True))
     return run
 
 
@@ -58,7 +58,7 @@ class BareLoop:
         std = torch.tensor(spec.std, device=device.kind).view(-1, 1, 1)
         self.scale, self.shift = 1 / (255 * std), -torch.tensor(spec.mean, device=device.kind).view(-1, 1, 1) / std
         self.loss_of = torch.compile(self._loss, dynamic=False) if device.compile else self._loss
-        self.stream = runs.open_stream(run)
+        self.stream = open_stream(run)
         batches = StreamBatches(self.stream, config.batch_size, config.micro_batch_size)
         self.batches = iter(Prefetch(batches, torch.device("cuda")) if device.kind == "cuda" else batches)
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from fastconv.data.batches import StreamBatches
 from fastconv.data.dataset import ImageData
-from fastconv.training import plan as runs
+from fastconv.training.plan import Run
+from fastconv.training.run_stream import open_stream
 
 ROUNDS = 7
 STREAM = Table("stream", "Reading the training stream: one process, 32x32x3", "images/s", ours="fastconv")
@@ -31,9 +32,9 @@ def touch(images: torch.Tensor) -> int:
     return int(images.reshape(-1).view(torch.int64).sum())
 
 
-def read_shards(run: runs.Run) -> float:
+def read_shards(run: Run) -> float:
     """Images per second over an epoch, checksums included, with the file in the system's cache."""
-    stream = runs.open_stream(run)
+    stream = open_stream(run)
     batches = iter(StreamBatches(stream, BATCH_SIZE, MICRO_BATCH_SIZE))
     count = run.spec.samples // BATCH_SIZE
     started = time.perf_counter()

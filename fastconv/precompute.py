@@ -55,8 +55,9 @@ def main(config: Config) -> None:
 
     from fastconv.data.stream.cache import prune
     from fastconv.data.stream.writer import verify_stream
-    from fastconv.training.plan import plan_run, precompute
+    from fastconv.training.plan import plan_run
     from fastconv.training.run import settle
+    from fastconv.training.run_stream import precompute
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     root = config.stream.folder

@@ -78,8 +78,9 @@ class Predictor(predictor.Predictor):
         """
         config = self._config("export", [f"format=[{','.join(map(literally, formats))}]"] * bool(formats), overrides)
         export.check(config)
-        from fastconv.analysis.export import FILES, as_list
+        from fastconv.analysis.export import FILES
         from fastconv.analysis.export import export as write
+        from fastconv.config.commands import as_list
 
         write(config)
         return [self.run.folder / FILES[kind] for kind in as_list(config.format)]

@@ -40,7 +40,8 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
 from fastconv.runs.results import git_commit
 from fastconv.training import fit as training
-from fastconv.training import plan as run
+from fastconv.training.plan import plan_run
+from fastconv.training.run_stream import precompute, stream_in_use
 
 ROWS, TABLE = RESULTS / "model_sizes.csv", RESULTS / "model_sizes.md"
 CIFAR10 = ["dataset=cifar10"]
@@ -133,9 +134,9 @@ def train(case: str, network: str, seed: int) -> dict[str, object]:
         config = OmegaConf.to_object(compose("train", given))
         data = check_data(config, config.autotune)
         choice = autotune(config, data, given, clock)
-        planned = run.plan_run(choice.config, data, clock, choice.speed)
-        with run.stream_in_use(planned):
-            run.precompute(planned, Console(quiet=True))
+        planned = plan_run(choice.config, data, clock, choice.speed)
+        with stream_in_use(planned):
+            planned = precompute(planned, Console(quiet=True))
             found = training.fit(planned, Console(quiet=True), RunFolder(Path(folder), choice.config, False), given)
     return {
         "case": case,

@@ -99,15 +99,16 @@ def measure(cell: Cell) -> dict[str, object]:
     from fastconv.config.resume import RunFolder
     from fastconv.runs.results import git_commit
     from fastconv.training import fit as training
-    from fastconv.training import plan as runs
+    from fastconv.training.plan import plan_run
+    from fastconv.training.run_stream import precompute, stream_in_use
 
     warnings.filterwarnings("ignore")
     started = time.perf_counter()
     config = OmegaConf.to_object(compose("train", cell.overrides))
-    run = runs.plan_run(config, check_data(config), Clock())
+    run = plan_run(config, check_data(config), Clock())
     quiet = Console(quiet=True)
-    with runs.stream_in_use(run), tempfile.TemporaryDirectory() as folder:
-        runs.precompute(run, quiet)
+    with stream_in_use(run), tempfile.TemporaryDirectory() as folder:
+        run = precompute(run, quiet)
         found = training.fit(run, quiet, RunFolder(Path(folder), run.config, resumed=False), cell.overrides)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -99,12 +99,14 @@ class TrainedRun:
     def untrained(self) -> nn.Module:
         """The same network with new first weights, drawn from torch's global generator.
 
-        What whitens its images stays: it was computed from them, and not learned.
+        What whitens or normalises its images stays: it was computed from them, and not learned.
         """
         model = build_model(self.config.model.name, self.shape[2], len(self.classes), **self.settings)
         whitening, learned = getattr(model, "whitening", None), getattr(self.model, "whitening", None)
         if isinstance(whitening, Whitening) and isinstance(learned, Whitening):
             whitening.weight.data.copy_(learned.weight)
+        for name in getattr(model, "computed", ()):
+            getattr(model, name).copy_(getattr(self.model, name))
         return model
 
 

@@ -23,6 +23,8 @@ from fastconv.system.wording import counted
 
 # Ratio of the largest to the smallest class, and images of a class, from which on the report warns.
 IMBALANCE, FEW = 3, 100
+# Share of an image outside of the square in its middle from which on the report counts it.
+MOST_CROPPED = 0.25
 # Images of each class on the contact sheet, and classes on it.
 SHOWN, SHOWN_CLASSES = 10, 20
 
@@ -58,6 +60,13 @@ class Audit:
                 f"sizes: {_span(width, most_width)} pixels wide, {_span(height, most_height)} high; median of the"
                 f" shorter sides {np.median(sizes.min(1)):g}"
             )
+            cropped = int((sizes.min(1) < (1 - MOST_CROPPED) * sizes.max(1)).sum())
+            if cropped:
+                those = counted(cropped, "image loses", "images lose")
+                lines.append(
+                    f"cropped: {those} more than a quarter to the square in the middle that networks see. Cut them to"
+                    " what they show, or check that it is not near the edge"
+                )
         lines += [f"problem: {problem}" for problem in self.problems]
         lines += [f"note: {note}" for note in self.notes]
         counts = np.bincount(train.labels, minlength=len(classes))

@@ -9,6 +9,7 @@ from fastconv.budget.pacing import PACING, Pacing
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.config.schema import Config
 from fastconv.data.stream.spec import StreamSpec
+from fastconv.models.configs import Pretrained
 from fastconv.models.resizing import Resizing
 from fastconv.models.tta import Views
 
@@ -79,7 +80,11 @@ def forecast(
     # Each step takes its share of the validations, one in every `validate.every` epochs.
     share = validate_seconds * step_epochs / config.validate.every if "validate" in counts else 0.0
     steps, step_seconds = math.inf if max_steps is None else max_steps, speed.step_seconds
-    mean_step_seconds = step_seconds / Resizing(config.progressive_resizing).gain
+    # How many times as many steps fit into the same time, where some of them leave out work.
+    gain = Resizing(config.progressive_resizing).gain
+    if isinstance(config.model, Pretrained):
+        gain *= config.model.gain
+    mean_step_seconds = step_seconds / gain
     if seconds is not None:
         left = max(seconds - already_counted, 0.0)
         step_seconds = min(step_seconds, pacing.unmeasured_step_share * left) or step_seconds

@@ -19,7 +19,7 @@ from fastconv.config.schema import Config, Trainer
 from fastconv.data.augment.policy import Policy
 from fastconv.data.configs import Dataset, Stream
 from fastconv.models import network_names, settings_of
-from fastconv.models.configs import SHIPPED
+from fastconv.models.configs import PRETRAINED_SIDE, SHIPPED, Pretrained
 from fastconv.optim import OPTIMIZERS, SCHEDULES
 from fastconv.optim.configs import Average
 from fastconv.runs.legacy import current_settings
@@ -212,6 +212,11 @@ def _folder_name(root: str | None) -> str:
     return name if name.strip("_") and name not in RESERVED else "image_folder"
 
 
+def _image_size(model: str | None) -> int | None:
+    """The side of a user's own images for a network; None for one that follows from them."""
+    return PRETRAINED_SIDE if model == Pretrained.name else None
+
+
 def _env(name: str, *default: Any) -> Any:
     """OmegaConf's `oc.env`. A value that is a secret, by the name of its variable, is never stored or printed."""
     value = oc.env(name, *default)
@@ -222,6 +227,7 @@ def _env(name: str, *default: Any) -> Any:
 
 # Registered at import, so that processes that a sweep's launcher starts have them too.
 OmegaConf.register_new_resolver("part", _part, replace=True)
+OmegaConf.register_new_resolver("image_size", _image_size, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)

@@ -5,8 +5,8 @@ from operator import attrgetter
 from typing import Any
 
 from fastconv.config.schema import Config
-from fastconv.models.configs import Airbench
-from fastconv.optim import SGD
+from fastconv.models.configs import Airbench, Pretrained
+from fastconv.optim import SGD, Muon
 from fastconv.optim.schedules import OneCycle
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError
@@ -41,7 +41,7 @@ def check(config: Config) -> None:
     check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
     check_name("dataset.name", config.dataset.name)
-    for key, words in {"name": [config.name], "tags": config.tags}.items():
+    for key, words in (("name", [config.name]), ("tags", config.tags)):
         for word in words:
             if word is not None and (not word.strip() or word != printable(word) or len(word) > MOST_LETTERS):
                 shown = printable(word)[:MOST_LETTERS]
@@ -77,6 +77,17 @@ def check(config: Config) -> None:
         if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
             raise InputError(f"callbacks.{at}={callback} is not possible: give {{_target_: package.module.Callback}}")
 
+    if isinstance(config.model, Pretrained):
+        if config.autotune:
+            raise InputError(
+                "model=pretrained is not possible with autotune (experiment=best), which chooses for networks that are"
+                " trained from scratch: use experiment=pretrained"
+            )
+        if isinstance(config.optimizer, Muon):
+            raise InputError(
+                "optimizer=muon is not possible with model=pretrained: it gives each filter a norm of its own, which"
+                " undoes what the weights have learned. Use optimizer=adamw or sgd, or experiment=pretrained"
+            )
     if isinstance(config.model, Airbench):
         require(len(config.model.widths) > 0, "model.widths", "give the filters of one group at least")
         require(

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from fastconv.system.errors import InputError
-from fastconv.system.settings import BATCH, Range, setting
+from fastconv.system.settings import BATCH, SHARE, Range, setting
 from fastconv.system.targets import Component
 
 
@@ -89,7 +89,47 @@ class ResNet18:
     """Images over which batch norm takes its statistics, unless the run sets its own number or a batch is smaller."""
 
 
-SHIPPED = (DavidNet, Airbench, ResNet18)
+# Side in pixels of a user's own images for a pretrained network, unless dataset.image_size says otherwise: networks of
+# ImageNet learned from 224, which take five times as long. A judgement, for CPUs.
+PRETRAINED_SIDE = 96
+# Work of a step in which only the last layer learns, as a share of a whole step's: the forward pass alone, without a
+# gradient of the maps and one of the weights, each of as many operations.
+HEAD_WORK = 1 / 3
+
+
+@dataclass
+class Pretrained:
+    """A network of torchvision or timm with weights of ImageNet and a new head."""
+
+    name: str = "pretrained"
+    backbone: str = "resnet18"
+    """A classification network of torchvision, such as `resnet18` or `mobilenet_v3_small`; or `timm:NAME` for one of
+    timm (`pip install 'fastconv[timm]'`)."""
+    weights: str | None = setting(None, path=True, local=True)
+    """File of its weights, a state dict with the library's names; null for the library's own, which are fetched once
+    and kept where the library keeps them."""
+    mode: str = setting("finetune", options=("head", "finetune"))
+    """`head` trains the new last layer only, `finetune` the last layer first, then all."""
+    head_share: float = setting(0.25, SHARE)
+    """With `finetune`: the share of the run, in [0, 1), in which only the last layer is trained."""
+    backbone_lr_scale: float = setting(0.1, Range("a factor", 0, 1000, closed="right"))
+    """Peak learning rate of the layer before the last one, as a multiple of the last one's (`optimizer.max_lr`)."""
+    first_lr_scale: float = setting(0.1, Range("a factor", 0, 1000, closed="right"))
+    """Peak learning rate of the first layer, as a multiple of that. Layers between them are spaced geometrically."""
+    norm_statistics: str = setting("frozen", options=("frozen", "batch"))
+    """With `finetune`: `frozen` keeps the statistics of batch norms, `batch` updates them."""
+    micro_batch_size: int = setting(64, BATCH)
+    """Images that are computed at once, unless the run sets its own number or a batch is smaller."""
+
+    @property
+    def gain(self) -> float:
+        """How many times as many images fit into the same time, since at first only the last layer is trained."""
+        return self.head_share / HEAD_WORK + 1 - self.head_share if self.mode == "finetune" else 1.0
+
+
+SHIPPED = (DavidNet, Airbench, ResNet18, Pretrained)
+# Settings that do not describe the network itself.
+_BESIDES = ("name", "micro_batch_size", "weights")
 
 
 @dataclass
@@ -134,4 +174,4 @@ def model_settings(model: Any) -> dict[str, Any]:
     """The part of a model's config that describes the network itself: the arguments of `build_model`."""
     if isinstance(model, Component):
         return model.settings
-    return {key: value for key, value in asdict(model).items() if key not in ("name", "micro_batch_size")}
+    return {key: value for key, value in asdict(model).items() if key not in _BESIDES}

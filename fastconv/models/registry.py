@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MARK = "@register_network"
 MODEL_KEY = f"model.{KEY}"
+# The setting of a network that is a library's.
+BACKBONE = "backbone"
 
 NetworkType = TypeVar("NetworkType", bound="type[nn.Module]")
 _classes: dict[str, "type[nn.Module]"] = {}
@@ -96,44 +98,55 @@ def blueprint(name: str, channels: int, classes: int, **settings: object) -> "nn
         except InputError:
             raise
         except Exception:  # some networks compute with values during construction
-            if KEY not in settings:
+            if not _is_foreign(settings):
                 raise
         try:
             return build_model(name, channels, classes, **settings).to("meta")
         except InputError:
             raise
         except Exception as error:  # the user's code may raise anything
-            raise InputError(f"{MODEL_KEY}={settings[KEY]} cannot be made: {reason(error)}") from error
+            raise InputError(f"{_label(settings)} cannot be made: {reason(error)}") from error
 
 
-def check_network(target: str, shape: tuple[int, int, int], classes: int, settings: dict[str, object]) -> None:
-    """Raise InputError if a user's own network does not map images float [B, C, H, W] to logits [B, classes].
+def _is_foreign(settings: Mapping[str, object]) -> bool:
+    """Whether the network of these settings is the user's own, or a library's."""
+    return KEY in settings or BACKBONE in settings
+
+
+def _label(settings: Mapping[str, object]) -> str:
+    """The setting, as key=value, that names a network which is not of this package."""
+    return f"{MODEL_KEY}={settings[KEY]}" if KEY in settings else f"model.{BACKBONE}={settings[BACKBONE]}"
+
+
+def check_network(name: str, shape: tuple[int, int, int], classes: int, settings: dict[str, object]) -> None:
+    """Raise InputError if a network of the user or a library does not map images float [B, C, H, W] to logits
+    [B, classes].
 
     It is called once, with two black images, in evaluation mode. The random state does not change.
 
     Args:
-        target: its dotted path.
+        name: its name; a label, for a user's own.
         shape: height, width and channels of an image.
-        settings: its arguments, including `_target_`.
+        settings: its arguments, including `_target_` or `backbone`.
     """
     import torch
+
+    label = _label(settings)
 
     height, width, channels = shape
     images = torch.zeros(2, channels, height, width)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = build_model(target, channels, classes, **settings).eval()
+        network = build_model(name, channels, classes, **settings).eval()
         if not count_parameters(network):
-            raise InputError(f"{MODEL_KEY}={target} has no trainable parameters: there is nothing to train")
+            raise InputError(f"{label} has no trainable parameters: there is nothing to train")
         try:
             logits = network(images)
         except Exception as error:  # the user's code may raise anything
-            message = f"{MODEL_KEY}={target} fails on images float {list(images.shape)}: {reason(error)}"
+            message = f"{label} fails on images float {list(images.shape)}: {reason(error)}"
             raise InputError(message) from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         made = f"a tensor {list(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-        raise InputError(
-            f"{MODEL_KEY}={target} makes {made} of images {list(images.shape)}: it must make logits [2, {classes}]"
-        )
+        raise InputError(f"{label} makes {made} of images {list(images.shape)}: it must make logits [2, {classes}]")
 
 
 def count_parameters(model: "nn.Module") -> int:

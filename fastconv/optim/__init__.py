@@ -2,7 +2,8 @@
 
 The settings of an optimizer build a torch optimizer. Every parameter group has its own peak learning rate (`max_lr`),
 which the schedule scales; the first group's is the `max_lr` of the settings. A group with `schedule_fraction` below 1
-runs through the whole schedule in that share of the run and does not change after it.
+runs through the whole schedule in that share of the run and does not change after it; one with `schedule_start` does
+not change before that share of the run, and runs through the whole schedule from there on.
 """
 
 from fastconv.optim.registry import (

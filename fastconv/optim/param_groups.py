@@ -58,4 +58,23 @@ def decay_groups(
             "schedule_fraction": whiten_bias_fraction,
         },
     ]
-    return [group for group in groups if group["params"]]
+    return by_layer([group for group in groups if group["params"]], model)
+
+
+def by_layer(groups: list[dict[str, Any]], model: "nn.Module") -> list[dict[str, Any]]:
+    """Divide parameter groups by the layers of a network that has learning rates for them (`lr_layers`).
+
+    Layers of the same learning rate and start stay together; without layers the groups stay as they are.
+    """
+    layers = model.lr_layers() if hasattr(model, "lr_layers") else []  # type: ignore[operator]
+    of = {id(parameter): (each.lr_scale, each.schedule_start) for each in layers for parameter in each.parameters}
+    # The head's come first, since the first group has the learning rate of the settings.
+    kinds = dict.fromkeys((each.lr_scale, each.schedule_start) for each in reversed(layers))
+    divided: list[dict[str, Any]] = []
+    for group in groups if layers else ():
+        own_kinds = {of[id(parameter)] for parameter in group["params"]}
+        for scale, start in (kind for kind in kinds if kind in own_kinds):
+            own = {"params": [parameter for parameter in group["params"] if of[id(parameter)] == (scale, start)]}
+            rates = {"lr": scale * group["lr"], "max_lr": scale * group["max_lr"]}
+            divided.append({**group, **own, **rates, **({"schedule_start": start} if start else {})})
+    return divided or groups

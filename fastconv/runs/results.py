@@ -78,6 +78,9 @@ class Results:
     """Mean of the classes' F1 scores on the held-out training images."""
     epochs: float | None = None
     steps: int | None = None
+    pretrained: str | None = None
+    """The weights that the network began with, such as `resnet18 IMAGENET1K_V1`; null if it was trained from
+    scratch."""
     batch_size: int | None = None
     micro_batch_size: int | None = None
     budget_seconds: float | None = None

@@ -12,6 +12,7 @@ from fastconv.budget.hardware import direct_because
 from fastconv.config.schema import SEGMENTS
 from fastconv.data.splits import Splits
 from fastconv.kernels import norm_gelu
+from fastconv.models.configs import Pretrained
 from fastconv.runs.results import OBJECTIVES, Results
 from fastconv.system.names import printable
 from fastconv.system.urls import redacted
@@ -64,6 +65,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
+        **({"weights": _weights(config.model, run.pretrained)} if isinstance(config.model, Pretrained) else {}),
         "batch": f"{config.batch_size} images"
         + f" in parts of {config.micro_batch_size}" * (config.micro_batch_size < config.batch_size),
         "device": device.name,
@@ -98,6 +100,17 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         )
     rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
     return _table("plan", rows)
+
+
+def _weights(model: Pretrained, name: str | None) -> str:
+    """What a pretrained network begins with, and what is trained."""
+    if model.mode == "head":
+        return f"{name}; only the last layer is trained"
+    return (
+        f"{name}; the last layer is trained for {model.head_share:.0%} of the run, then all layers, with a learning"
+        f" rate of {model.backbone_lr_scale * model.first_lr_scale:g} (first) to {model.backbone_lr_scale:g} times the"
+        " last one's"
+    )
 
 
 def _class_rows(run: Run) -> dict[str, str]:

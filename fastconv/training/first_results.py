@@ -21,6 +21,7 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         experiment=config.experiment,
         seed=config.seed,
         stream_seed=config.stream.seed,
+        pretrained=run.pretrained,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
         budget_seconds=config.budget.seconds,

@@ -44,7 +44,8 @@ from fastconv.training.first_results import first_results
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import TEST_SCORES, ImageClassifier
 from fastconv.training.own_images import require_same_images
-from fastconv.training.plan import Run, open_stream
+from fastconv.training.plan import Run
+from fastconv.training.run_stream import open_stream
 from fastconv.training.tensorboard import optional
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
@@ -139,12 +140,12 @@ class Training:
         """Train the remaining steps, score, and write the results. A run with results counts as finished."""
         run, config = self._run, self._run.config
         silence_lightning()
-        self._module = module = make_module(run)
+        checkpoint = self._load_checkpoint()
+        self._module = module = make_module(run, pretrained=checkpoint is None)
         self._stream = stream = self._opened.enter_context(closing(open_stream(run)))
         datamodule = ShardDataModule(
             stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
         )
-        checkpoint = self._load_checkpoint()
         self._loggers = loggers = self._opened.enter_context(closing(Loggers(config, self._folder.path)))
         self._begin(loggers)
         trainer = make_trainer(run, loggers.all, self._callbacks, self._checkpoints.plugin)

@@ -32,7 +32,8 @@ from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
 from fastconv.training.callbacks.recorder import ScoresTraining
 from fastconv.training.datamodule import ShardDataModule
-from fastconv.training.plan import Run, open_stream
+from fastconv.training.plan import Run
+from fastconv.training.run_stream import open_stream
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
 # Number of recent steps whose mean loss may end a test: a single batch may be an outlier.

@@ -1,9 +1,6 @@
-"""Plans a run: measures the machine, works out what fits into the budget, and precomputes the stream."""
+"""Plans a run: measures the machine and works out what fits into the budget."""
 
-import contextlib
 import dataclasses
-import functools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +8,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastconv.budget.autotune.data_pruning import most_seconds, skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
@@ -28,20 +23,16 @@ from fastconv.config.schema import Config
 from fastconv.data.augment.plan import BalancedSampling
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits, set_aside
-from fastconv.data.stream.cache import in_use, prune, stored_streams
-from fastconv.data.stream.device import DeviceStream, does_not_fit
-from fastconv.data.stream.reader import PrecomputedStream
-from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
-from fastconv.data.stream.spec import OnlineStream, Stream, StreamSpec, stream_spec
-from fastconv.data.stream.writer import write_stream
+from fastconv.data.stream.device import does_not_fit
+from fastconv.data.stream.spec import StreamSpec, stream_spec
 from fastconv.models import CustomNetwork, blueprint, build_model, check_network, count_parameters, model_settings
+from fastconv.models.configs import Pretrained
 from fastconv.models.layers import winograd_layers
 from fastconv.models.resizing import Resizing, small_side
 from fastconv.models.tta import views_of
 from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
-from fastconv.system.urls import redacted
 from fastconv.training.callbacks.custom import make_callbacks
 
 # If fewer optimizer steps than this fit into the budget, something is wrong: the plan says so.
@@ -71,6 +62,8 @@ class Run:
     """Number of convolutions that are Winograd's."""
     stream_grows: bool = True
     """Whether the stream is extended while training; if not, what it lacks is computed in the training process."""
+    pretrained: str | None = None
+    """The weights that the network begins with (`Results.pretrained`)."""
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -146,11 +139,11 @@ def plan_run(
     channels, classes = spec.shape[2], len(spec.classes)
     network = blueprint(config.model.name, channels, classes, **settings)
     parameters = count_parameters(network)
-    if isinstance(config.model, CustomNetwork):
-        check_network(config.model.target, spec.shape, classes, settings)
+    if isinstance(config.model, CustomNetwork | Pretrained):
+        check_network(config.model.name, spec.shape, classes, settings)
         if config.progressive_resizing:
             height, width = map(small_side, spec.shape[:2])
-            check_network(config.model.target, (height, width, channels), classes, settings)
+            check_network(config.model.name, (height, width, channels), classes, settings)
     if isinstance(config.optimizer, CustomOptimizer):  # only building it shows which arguments it accepts
         try:
             config.optimizer.build(network, config.batch_size, device.precision)
@@ -193,8 +186,24 @@ def plan_run(
             # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
             measured = build_model(config.model.name, channels, classes, **settings)
         winograd = winograd_layers(measured, spec.shape, config.micro_batch_size)
+    pretrained = None
+    if isinstance(config.model, Pretrained):
+        from fastconv.models.pretrained_weights import weights_name  # imports torchvision
+
+        pretrained = weights_name(config.model)
     run = Run(
-        config, clock, device, train, holdout, unseen, test, spec, speed, plan, parameters, key, callbacks, winograd
+        config,
+        clock,
+        device,
+        *(train, holdout, unseen, test),
+        spec,
+        speed,
+        plan,
+        parameters,
+        key,
+        callbacks,
+        winograd_layers=winograd,
+        pretrained=pretrained,
     )
     require_time(run)
     return run
@@ -212,95 +221,3 @@ def require_time(run: Run) -> None:
     if device.kind == "cpu" and 0 < left < run.speed.step_seconds:  # the benchmark may have been disturbed
         least = least_step_seconds(run.benchmark_key, device, cache)
     require_seconds(limit, least, spent)
-
-
-def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
-    """Protect a run's stream from removal by other processes. Enter it before writing, and leave it after training."""
-    if not run.config.stream.is_stored:
-        return contextlib.nullcontext()
-    return in_use(run.config.stream.folder, run.spec.folder)
-
-
-def precompute(run: Run, console: Console, in_time: bool = True) -> Run:
-    """Write the planned epochs that are missing, and remove old streams to make room; return the run to go on with.
-
-    With `in_time`, where the budget counts this, it ends after its share of the time (`Pacing.precompute_share`).
-
-    For a stream on a server, only the manifest is read here; shards are fetched when they are needed.
-
-    Raises InputError for too little disk space or a server without the stream, StreamError for a damaged stream.
-    """
-    if not run.plan.stream_epochs:
-        return run
-    stream, root, epochs = run.config.stream, run.config.stream.folder, run.plan.stream_epochs
-    if stream.is_remote:
-        with run.clock.segment("precompute"):
-            ready = read_manifest(RemoteFolder(stream.root), run.spec).epochs
-        if ready < epochs:
-            line = f"{redacted(stream.root)} has {ready} of {epochs} epochs: the others are computed while training"
-            console.print(line, highlight=False, markup=False)
-    there = sum(stored.bytes for stored in stored_streams(root) if stored.folder.name == run.spec.folder)
-    room = stream.max_gb * 1e9 - max(there, epochs * run.spec.epoch_bytes)
-    if room < 0:
-        raise InputError(
-            f"{root / run.spec.folder} has {there / 1e9:.3g} GB, more than stream.max_gb={stream.max_gb:g}."
-            " Raise it, remove the folder, or use stream=online"
-        )
-    for stored in prune(root, room, keep=run.spec.folder):
-        console.print(f"removed the old stream {stored.folder}", highlight=False, markup=False)
-    if stream.is_remote:
-        return run
-    deadline, is_late = _deadline(run) if in_time else math.inf, False
-
-    def is_over() -> bool:  # called in several threads, so not by the run's clock
-        nonlocal is_late
-        is_late = is_late or run.clock.now() >= deadline
-        return is_late
-
-    columns = (TextColumn("precompute"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
-    with run.clock.segment("precompute"), Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
-        write_stream(
-            run.spec,
-            run.train,
-            root,
-            epochs,
-            on_shard=lambda done, total: progress.update(task, completed=done, total=total),
-            is_over=is_over,
-        )
-    if is_late:
-        console.print("the time for precomputing is over: what is missing is augmented while training")
-    return dataclasses.replace(run, stream_grows=not is_late)
-
-
-def _deadline(run: Run) -> float:
-    """The time, as the run's clock reads it, at which precomputing ends."""
-    budget = run.config.budget
-    if budget.seconds is None or "precompute" not in budget.counts:
-        return math.inf
-    left = budget.seconds - run.clock.counted(tuple(budget.counts))
-    return run.clock.now() + PACING.precompute_share * max(0.0, left)
-
-
-def open_stream(run: Run) -> Stream:
-    """Open the training stream of a run. Parts that are not on disk or on the server are computed.
-
-    Raises InputError for a server without the stream, StreamError for a damaged manifest.
-    """
-    stream = run.config.stream
-    if stream.mode == "online":
-        return OnlineStream(run.spec, run.train)
-    if stream.mode == "device":
-        return DeviceStream(run.spec, run.train, functools.partial(run.clock.segment, "precompute"))
-    # If training is faster than the benchmark, it may need more epochs than planned, up to two limits.
-    most = stream.max_gb * 1e9 / run.spec.epoch_bytes
-    if run.plan.max_steps is not None:
-        most = min(most, math.ceil(run.plan.max_steps * run.config.batch_size / run.spec.samples))
-    if stream.is_remote:
-        return RemoteStream(run.spec, stream.root, stream.folder, run.train, int(most))
-    extend = None
-    if (
-        run.config.budget.seconds is not None and run.stream_grows and is_first_rank()
-    ):  # without a time limit all epochs were planned
-        extend = functools.partial(write_stream, run.spec, run.train, stream.folder, wait=False)
-    return PrecomputedStream(run.spec, stream.folder, run.train, extend, int(most), stream.verify)

@@ -20,7 +20,8 @@ from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
 from fastconv.training.own_images import images_to_go_on_with, keep_record
-from fastconv.training.plan import plan_run, precompute, require_time, stream_in_use
+from fastconv.training.plan import plan_run, require_time
+from fastconv.training.run_stream import precompute, stream_in_use
 
 
 def train(

@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from fastconv.data.sources.levels import Levels
 from fastconv.models.classifier import whiten
+from fastconv.models.configs import Pretrained
 from fastconv.models.tta import view_sets, views_of
 from fastconv.system.distributed import started_by_torchrun
 from fastconv.system.errors import InputError
@@ -29,10 +30,15 @@ def silence_lightning() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
-def make_module(run: Run) -> ImageClassifier:
+def make_module(run: Run, pretrained: bool = True) -> ImageClassifier:
     """Make the untrained network of a run. The seed decides its weights, with the training images if it whitens them.
 
     Seeds the process, so that the network draws its weights before anything else draws a number.
+
+    Args:
+        pretrained: load the weights of a pretrained network; False if a checkpoint replaces them.
+
+    Raises InputError for weights that cannot be had or do not fit.
     """
     config = run.config
     L.seed_everything(config.seed, verbose=False)
@@ -54,6 +60,10 @@ def make_module(run: Run) -> ImageClassifier:
     module.view_sets = view_sets(config.tta, config.augment.mirrors)
     with run.clock.segment("precompute"):  # a part of training that is done in advance
         whiten(module.model, module.normalise, run.train.images)
+        if pretrained and isinstance(config.model, Pretrained):
+            from fastconv.models.pretrained_weights import start_from  # imports torchvision
+
+            start_from(module.model, config.model, run.spec.mean, run.spec.std)
     return module
 
 

@@ -122,3 +122,18 @@ def test_a_built_in_set_is_looked_at_too(command):
     ended = command("audit", "dataset.name=digit")
     assert ended.code == 1
     assert "did you mean digits?" in ended.err
+
+
+def test_images_that_lose_much_to_the_crop_are_counted(command, tmp_path):
+    """3:1 and upright 2:3 images lose two thirds and a third of their length, 4:5 ones a fifth."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for at, (height, width) in enumerate(((30, 90), (60, 40), (40, 50), (40, 40))):
+                pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{at}.png")
+    ended = command("audit", "dataset=image_folder", "dataset.root=photos")
+    assert ended.code == 0, ended.err
+    assert "cropped: 8 images lose more than a quarter to the square in the middle" in ended.out

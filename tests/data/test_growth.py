@@ -15,7 +15,7 @@ from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.spec import Manifest, OnlineStream
 from fastconv.data.stream.writer import verify_stream, write_stream
 from fastconv.system.errors import InputError, StreamError
-from fastconv.training import plan as runs
+from fastconv.training import run_stream as runs
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 

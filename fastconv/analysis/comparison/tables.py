@@ -30,7 +30,8 @@ DESCENDING = (*MEASURES, "low", "high", "images_per_second", "epochs", "n")
 
 def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
     """Return a row for each group: `measure` with its standard deviation and the bounds of its 95 % interval."""
-    rows, further = [], further_objectives([entry for group in groups for entry in group.entries], measure)
+    entries = [entry for group in groups for entry in group.entries]
+    rows, further = [], further_objectives(entries, measure)
     for group in groups:
         summary = group.summary(measure)
         shown = dict(group.values)
@@ -40,6 +41,7 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 **shown,
+                "pretrained": _pretrained(group.entries, entries),
                 "n": summary.n,
                 "runs": len(group.finished) if len(group.finished) > summary.n else None,
                 measure: _known(summary.mean),
@@ -80,6 +82,7 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
                 **{key: _label(entry.value(key)) for key in labels},
                 "dataset": of("dataset") or _name(entry.setting("dataset")),
                 "model": of("model") or _name(entry.setting("model")),
+                "pretrained": _pretrained([entry], entries),
                 "experiment": of("experiment"),
                 **{key: entry.value(key) for key in keys if key not in ("dataset", "model", "experiment")},
                 "seed": of("seed"),
@@ -92,6 +95,13 @@ def run_rows(entries: list[Entry], keys: list[str], measure: str) -> list[dict[s
             }
         )
     return rows
+
+
+def _pretrained(runs: list[Entry], entries: list[Entry]) -> str | None:
+    """The weights that runs began with; `no` for none, or None where all entries were trained from scratch."""
+    began = [entry.results.pretrained for entry in runs if entry.results and entry.results.pretrained]
+    mixed = any(entry.results and entry.results.pretrained for entry in entries)
+    return began[0] if began else "no" if mixed else None
 
 
 def _result(entry: Entry, key: str) -> Any:

@@ -25,4 +25,4 @@ class ResizeImages(L.Callback):
         self._budget.begin_step(trainer)
         share = self._resizing.side_share(self._budget.progress)
         pl_module.side_share = share  # type: ignore[assignment]
-        self._budget.work = share**2
+        self._budget.work *= share**2

@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from fastconv.models.configs import HEAD_WORK
 from fastconv.optim import Schedule
 from fastconv.optim.momentum import set_momentum
 from fastconv.optim.schedules import OneCycle
@@ -17,8 +18,9 @@ class ScheduleLR(L.Callback):
 
     A group with `schedule_fraction` below 1 runs through the schedule in that share of the run, and does not change
     after it. From then on no gradients of it are computed, as airbench does: where it is the bias of the first layer,
-    the steps need not go back that far. (A compiled step would have to be compiled again, and DistributedDataParallel
-    waits for every gradient, so there they are computed all the same.)
+    the steps need not go back that far. A group with `schedule_start` above 0 runs through the schedule in the rest of
+    the run, and no gradients of it are computed before. (A compiled step would have to be compiled again, and
+    DistributedDataParallel waits for every gradient, so there they are computed all the same.)
 
     Needs a `TimeBudget` among the Trainer's callbacks, which provides the progress.
 
@@ -56,15 +58,23 @@ class ScheduleLR(L.Callback):
     def _set(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         progress = self._budget.progress
         factors = self.schedule.factors(progress)
+        can_freeze = trainer.world_size == 1 and not getattr(pl_module, "is_compiled", False)
+        waits = False
         for group in self._groups(trainer):
-            until = group.get("schedule_fraction", 1.0)
-            own = factors if until == 1 else self.schedule.factors(min(1.0, progress / until))
-            is_over = until < 1 and progress >= until
-            group["lr"] = 0.0 if is_over else group["max_lr"] * own.lr
-            if is_over and trainer.world_size == 1 and not getattr(pl_module, "is_compiled", False):
+            begin, until = group.get("schedule_start", 0.0), group.get("schedule_fraction", 1.0)
+            position = min(1.0, max(0.0, progress - begin) / (until - begin))
+            own = factors if (begin, until) == (0, 1) else self.schedule.factors(position)
+            is_early, is_over = progress < begin, until < 1 and progress >= until
+            group["lr"] = 0.0 if is_early or is_over else group["max_lr"] * own.lr
+            if (is_early or is_over) and can_freeze:
                 self._freeze(group["params"])
+            elif begin:
+                self._unfreeze(group["params"])
+            waits = waits or is_early
             if own.momentum is not None:
                 set_momentum(group, own.momentum)
+        if waits and can_freeze:
+            self._budget.work *= HEAD_WORK
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._unfreeze()
@@ -79,9 +89,16 @@ class ScheduleLR(L.Callback):
                 param.grad = None
                 self._frozen.append(param)
 
-    def _unfreeze(self) -> None:
-        while self._frozen:
-            self._frozen.pop().requires_grad_(True)
+    def _unfreeze(self, params: list[nn.Parameter] | None = None) -> None:
+        """Compute gradients again, of some parameters or of all."""
+        chosen = None if params is None else {id(param) for param in params}
+        kept = []
+        for param in self._frozen:
+            if chosen is None or id(param) in chosen:
+                param.requires_grad_(True)
+            else:
+                kept.append(param)
+        self._frozen = kept
 
     @staticmethod
     def _groups(trainer: L.Trainer) -> list[dict[str, Any]]:

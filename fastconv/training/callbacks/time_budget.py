@@ -88,7 +88,7 @@ class TimeBudget(L.Callback):
         self._scoring = ScoringTimes(seconds is not None, self.reserve.images > 0, pacing)
         self._most_unmeasured = math.inf
         self._ahead = StepsAhead(pacing.max_steps_ahead)
-        self._images = torch.empty(0)
+        self._images, self._parts = torch.empty(0), 1
 
     @property
     def limit(self) -> float | None:
@@ -119,7 +119,7 @@ class TimeBudget(L.Callback):
         """Decide the progress of the next step. The first callback that needs it calls this."""
         if self._begun:
             return
-        self._begun = True
+        self._begun, self.work = True, 1.0  # callbacks that leave out work multiply it by what is left
         trained = self.clock.counted(("train",))
         if self._step_ended is None:
             self._step_ended = trained
@@ -158,7 +158,7 @@ class TimeBudget(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._images = batch[0][0]
+        self._images, self._parts = batch[0][0], len(batch[0])
         self.begin_step(trainer)
 
     def on_train_batch_end(
@@ -234,8 +234,7 @@ class TimeBudget(L.Callback):
         seconds = (self.elapsed() - started) / len(images)
         self._step_ended = (self._step_ended or 0.0) + self.clock.counted(("train",)) - trained
         if not self.steps:  # the first step's time may be long for a reason of its own
-            parts = trainer.accumulate_grad_batches
-            least = self._pacing.training_factor * seconds * len(images) * parts
+            least = self._pacing.training_factor * seconds * len(images) * self._parts
             self.times.estimate = max(self.times.estimate, least)
         if not self._scoring.add(seconds, self.progress, self.reserve.image_seconds):
             return

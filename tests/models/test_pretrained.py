@@ -1,0 +1,241 @@
+"""Pretrained networks: their new head, their weights, the normalisation of their images and what of them learns."""
+
+import itertools
+import subprocess
+import sys
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torchvision.transforms.functional import normalize
+
+from fastconv.models import blueprint, build_model, count_parameters
+from fastconv.models.configs import HEAD_WORK
+from fastconv.models.configs import Pretrained as Settings
+from fastconv.models.pretrained_weights import load_weights, read_weights, start_from, weights_name
+from fastconv.optim import SGD, AdamW
+from fastconv.system.errors import InputError
+
+# Of ImageNet, as every network of torchvision here has them.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OURS = ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+HEADS = {
+    "resnet18": {"fc.weight", "fc.bias"},
+    "squeezenet1_1": {"classifier.1.weight", "classifier.1.bias"},
+    "mobilenet_v3_small": {"classifier.3.weight", "classifier.3.bias"},
+}
+LIGHT = "mobilenet_v3_small"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A function that writes a library's network with other random weights than the tests', once for each name."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def write(name=LIGHT):
+        path = folder / f"{name}.pth"
+        if not path.exists():
+            with torch.random.fork_rng():
+                torch.manual_seed(11)
+                torch.save(torchvision.models.get_model(name).state_dict(), path)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_head_is_what_depends_on_the_classes(name, file):
+    network = build_model("pretrained", 3, 7, backbone=name)
+    assert network.head == HEADS[name]
+    load_weights(network, torch.load(file(name), weights_only=True), "the file")
+    theirs = torchvision.models.get_model(name)
+    theirs.load_state_dict(torch.load(file(name), weights_only=True))
+    for key, value in theirs.state_dict().items():
+        assert (key in network.head) != torch.equal(network.network.state_dict()[key], value), key
+    assert network.eval()(torch.randn(2, 3, 40, 40)).shape == (2, 7)
+    assert network.lr_layers()[-1].lr_scale == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_have_the_normalisation_of_the_weights(channels, file):
+    """The whole way from bytes, against torchvision's own network, normalisation and head."""
+    settings, (mean, std) = Settings(backbone=LIGHT, weights=str(file())), (each[:channels] for each in OURS)
+    network = build_model("pretrained", channels, 1000, backbone=LIGHT).eval()
+    start_from(network, settings, mean, std)
+    theirs = torchvision.models.get_model(LIGHT).eval()
+    theirs.load_state_dict({**torch.load(file(), weights_only=True),
+                            **{name: network.network.state_dict()[name] for name in network.head}})  # fmt: skip
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, channels, 33, 29))).float() / 255
+    expected = theirs(normalize(pixels.expand(3, 3, 33, 29), MEAN, STD))
+    torch.testing.assert_close(network(normalize(pixels, mean, std)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_without_memory_has_the_same_parameters():
+    for name in (LIGHT, "regnet_y_400mf"):  # the latter computes with values during construction
+        made = blueprint("pretrained", 3, 5, backbone=name)
+        assert next(made.parameters()).is_meta
+        theirs = torchvision.models.get_model(name, num_classes=5)
+        assert count_parameters(made) == sum(each.numel() for each in theirs.parameters())
+
+
+def trained(network, steps=2, **optimizer):
+    optimizer = SGD(max_lr=0.05, **optimizer).build(network)  # in the mode in which it was made, as Lightning does
+    for _ in range(steps):
+        network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return network
+
+
+@pytest.mark.parametrize(
+    ("settings", "statistics", "weights"),
+    [
+        ({"mode": "head"}, False, False),
+        ({"mode": "finetune"}, False, True),
+        ({"mode": "finetune", "norm_statistics": "batch"}, True, True),
+    ],
+)
+def test_what_changes_in_training(settings, statistics, weights):
+    torch.manual_seed(0)
+    network = build_model("pretrained", 3, 4, backbone=LIGHT, **settings)
+    before = {name: value.clone() for name, value in network.network.state_dict().items()}
+    after = trained(network).network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert network.head <= changed
+    assert {name for name in changed if "running" in name} == {
+        name for name in before if "running" in name and statistics
+    }
+    assert bool({name for name, _ in network.network.named_parameters() if name in changed} - network.head) == weights
+    if not weights:
+        assert count_parameters(network) == 1024 * 4 + 4
+        # Computed as in evaluation, without dropout: the same features for the same images.
+        images = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(network.train()(images), network.eval()(images))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_each_layer_has_its_learning_rate(name):
+    network = build_model("pretrained", 3, 4, backbone=name, backbone_lr_scale=0.2, first_lr_scale=0.05)
+    layers = network.lr_layers()
+    listed = [id(each) for layer in layers for each in layer.parameters]
+    assert sorted(listed) == sorted(map(id, network.parameters()))
+    order = [id(each) for each in network.parameters()]
+    assert [order.index(each) for each in listed] == sorted(order.index(each) for each in listed)
+    scales = [layer.lr_scale for layer in layers]
+    assert scales[0] == pytest.approx(0.01)
+    assert scales[-2:] == [pytest.approx(0.2), 1]
+    ratios = [after / before for before, after in itertools.pairwise(scales[:-1])]
+    assert ratios == pytest.approx([ratios[0]] * len(ratios))
+    assert [layer.schedule_start for layer in layers] == [0.25] * (len(layers) - 1) + [0]
+    assert AdamW(max_lr=0.5).build(network).param_groups[0]["max_lr"] == 0.5  # the first group's is the setting
+    rates = {id(each): group["max_lr"] for group in AdamW(max_lr=0.5).build(network).param_groups
+             for each in group["params"]}  # fmt: skip
+    assert rates == {id(each): pytest.approx(0.5 * layer.lr_scale) for layer in layers for each in layer.parameters}
+
+
+def test_the_gain_counts_steps_that_train_the_last_layer_alone():
+    assert HEAD_WORK == 1 / 3  # of three passes of equal work, the forward pass
+    assert Settings(head_share=0.5).gain == pytest.approx(0.5 * 3 + 0.5)
+    assert Settings(mode="head").gain == 1
+
+
+def test_a_file_of_another_kind_is_one_line(tmp_path, file):
+    network = build_model("pretrained", 3, 4, backbone=LIGHT)
+    whole = torch.load(file(), weights_only=True)
+
+    def told(content, name="file.pth"):
+        path = tmp_path / name
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        with pytest.raises(InputError) as error:
+            start_from(network, Settings(backbone=LIGHT, weights=str(path)), *OURS)
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+        return str(error.value)
+
+    first = "features.0.0.weight"
+    assert "no file of weights" in told(b"no weights")
+    assert "no file of weights" in told(torch.nn.Linear(1, 1))  # it would run code
+    assert "holds no weights by name" in told([1, 2])
+    assert "holds no weights by name" in told({"epoch": 3})
+    assert f"lacks {first} and " in told(torchvision.models.squeezenet1_1().state_dict())
+    assert f"other shapes of {first}." in told({**whole, first: torch.zeros(1)})
+    assert "beyond them, more.weight." in told({**whole, "more.weight": torch.zeros(1)})
+    assert f"{first} has values that are no finite" in told({**whole, first: whole[first] * float("nan")})
+    with pytest.raises(InputError, match=r"model\.weights=none\.pth is not there"):
+        read_weights(Settings(weights="none.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_files_of_training_scripts_are_read(tmp_path, file, prefix):
+    whole = torch.load(file(), weights_only=True)
+    torch.save({"state_dict": {f"{prefix}{name}": value for name, value in whole.items()}, "epoch": 3}, tmp_path / "f")
+    assert read_weights(Settings(backbone=LIGHT, weights=str(tmp_path / "f"))).keys() == whole.keys()
+
+
+def test_weights_that_cannot_be_fetched_are_one_line(tmp_path, monkeypatch, file):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = torchvision.models.get_model_weights(LIGHT).DEFAULT.url
+    place = tmp_path / "checkpoints" / url.rpartition("/")[2]
+
+    def unreachable(url, dst, hash_prefix, progress):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(InputError) as error:
+        read_weights(Settings(backbone=LIGHT))
+    assert f"put {url} at {place}, or give model.weights=FILE" in str(error.value)
+    assert "no route to host" in str(error.value)
+    # As the line says; and then nothing is fetched.
+    place.write_bytes(file().read_bytes())
+    assert read_weights(Settings(backbone=LIGHT)).keys() == torch.load(file(), weights_only=True).keys()
+
+
+def test_fetched_weights_are_kept_where_torch_keeps_them(tmp_path, monkeypatch, file):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    asked = []
+
+    def fetch(url, dst, hash_prefix, progress):
+        asked.append((url, hash_prefix))
+        with open(dst, "wb") as kept:
+            kept.write(file().read_bytes())
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    for _ in range(2):
+        read_weights(Settings(backbone=LIGHT))
+    assert asked == [("https://download.pytorch.org/models/mobilenet_v3_small-047dcff4.pth", "047dcff4")]
+
+
+@pytest.mark.parametrize("name", ["resnet19", "timm", "fasterrcnn_resnet50_fpn", "../resnet18"])
+def test_unknown_networks_are_one_line(name):
+    with pytest.raises(InputError, match=r"model\.backbone=.* is unknown"):
+        build_model("pretrained", 3, 4, backbone=name)
+
+
+def test_timm_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r"needs the package timm .*: pip install 'fastconv\[timm\]'"):
+        build_model("pretrained", 3, 4, backbone="timm:resnet18")
+
+
+def test_timm_networks(monkeypatch):
+    pytest.importorskip("timm")
+    network = build_model("pretrained", 1, 4, backbone="timm:tf_efficientnet_lite0")
+    assert network.head == {"classifier.weight", "classifier.bias"}
+    network.normalised_by((0.5,), (0.5,))  # the weights' own
+    assert torch.equal(network.scale, torch.ones(3, 1, 1))
+    for name in ("timm:hf-hub:timm/resnet18", "timm:local-dir:.", "timm:resnet19"):
+        with pytest.raises(InputError, match="is unknown"):
+            build_model("pretrained", 3, 4, backbone=name)
+
+
+def test_the_name_of_the_weights():
+    assert weights_name(Settings()) == "resnet18 IMAGENET1K_V1"
+    assert weights_name(Settings(weights="of/mine.pth")) == "resnet18 mine.pth"
+    assert weights_name(object()) is None
+
+
+def test_the_settings_do_not_import_torch():
+    line = "import sys; from fastconv.models import configs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", line], check=False).returncode == 0
