@@ -82,20 +82,20 @@ class WholeStep:
         self._optimizer = cast(Updates, module.optimizers())
         self._forward = trainer.precision_plugin.train_step_context
         watched = [*_having("on_before_backward", trainer), *_having("on_after_backward", trainer)]
-        self._backward = module.manual_backward if ranked or watched else Tensor.backward
-        self._accumulate = strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
-        self._before_zero = [
-            lambda callback=callback: callback.on_before_zero_grad(trainer, module, trainer.optimizers[0])
-            for callback in _having("on_before_zero_grad", trainer)
-        ]
+        self._backward: Callable[[Tensor], object] = module.manual_backward if ranked or watched else Tensor.backward
+        self._accumulate: Callable[[], AbstractContextManager[object]] = (
+            strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else nullcontext
+        )
+        self._trainer, self._module = trainer, module
+        self._before_zero = _having("on_before_zero_grad", trainer)
         if isinstance(trainer.model, DistributedDataParallel):
             # Every batch begins with the first rank's buffers, which Lightning would share only once in this way.
             trainer.model.register_forward_pre_hook(lambda ddp, _: setattr(ddp, "require_forward_param_sync", True))
 
     def __call__(self, images: Tensor, labels: Tensor, learn: Learn, sums: Tensor) -> Tensor:
         """Train on a batch (see `train_step`)."""
-        for call in self._before_zero:
-            call()
+        for callback in self._before_zero:
+            callback.on_before_zero_grad(self._trainer, self._module, self._trainer.optimizers[0])
         # Lightning calls this under autocast, which is for the forward passes alone.
         with torch.autocast(self._device_type, enabled=False):
             return train_step(
@@ -105,4 +105,5 @@ class WholeStep:
 
 def _having(hook: str, trainer: L.Trainer) -> list[L.Callback]:
     """The Trainer's callbacks that have a hook of their own."""
-    return [each for each in trainer.callbacks if getattr(type(each), hook) is not getattr(L.Callback, hook)]  # type: ignore[attr-defined]
+    callbacks = getattr(trainer, "callbacks", ())
+    return [each for each in callbacks if getattr(type(each), hook) is not getattr(L.Callback, hook)]

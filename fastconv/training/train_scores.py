@@ -31,7 +31,7 @@ class PendingScores:
 
     def is_ready(self) -> bool:
         """Whether `read` need not wait."""
-        return self.copied is None or self.copied.query()
+        return self.copied is None or bool(self.copied.query())
 
     def read(self) -> tuple[float, float]:
         """Mean loss and accuracy; zeros if there are no images."""

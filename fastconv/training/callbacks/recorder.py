@@ -20,6 +20,10 @@ class ScoresTraining(Protocol):
         """Start to read mean loss and accuracy of the training images since the last call."""
         ...
 
+    def take_train_scores(self) -> tuple[float, float]:
+        """Read them now."""
+        ...
+
 
 # Number of rows in the metrics.csv of a run of the expected length.
 RECORDS = 200
