@@ -88,7 +88,7 @@ def davidnet_run(made_once: MadeOnce, digits_root: Path) -> Path:
 
     What it printed is in out.txt. Copy the folder before you change it.
     """
-    overrides = ("dataset=digits", *SMALL, "budget.seconds=5", "schedule.max_epochs=null", "validate.every=4",
+    overrides = ("dataset=digits", *SMALL, "budget.seconds=5", "schedule.max_epochs=null", "validate.every=3",
                  "figures=true")  # fmt: skip
 
     def train(folder: Path) -> None:

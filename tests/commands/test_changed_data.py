@@ -42,6 +42,8 @@ def grown(trained, tmp_path):
     """The same with more photos since: (folder, run)."""
     for name in ("photos", "outputs", "data"):
         shutil.copytree(trained / name, tmp_path / name)
+    config = only_run(tmp_path / "outputs") / "config.yaml"
+    config.write_text(config.read_text().replace(str(trained), str(tmp_path)))  # the photos' place is absolute
     take_photos(tmp_path / "photos", [f"{at} new" for at in range(4)], 1)
     return tmp_path, only_run(tmp_path / "outputs")
 

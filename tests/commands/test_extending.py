@@ -326,7 +326,9 @@ def test_a_sweep_goes_over_them(theirs):
 def test_help_lists_them(theirs):
     ended = theirs("train", "--config-dir", "configs", "model=theirs", "--help")
     assert ended.code == 0, ended.err
-    assert "airbench, airbench95, airbench96, custom, davidnet, davidnet_fast, resnet18, theirs" in ended.out
+    assert (
+        "airbench, airbench95, airbench96, custom, davidnet, davidnet_fast, pretrained, resnet18, theirs" in ended.out
+    )
     assert "  model._target_=stranger.networks.Net\n" in ended.out
 
 

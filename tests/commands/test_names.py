@@ -67,7 +67,7 @@ def test_a_run_whose_names_are_all_unusual(tmp_path, digits_root):
     assert "left out:" not in ended.err
     run = only_run(tmp_path / "1e3" / "$x_^{ {2024}")
     assert {"confusion.png", "curves.png", "schedule.png", "augmented.png", "heatmaps.png"} <= set(os.listdir(run))
-    assert yaml.safe_load((run / "config.yaml").read_text())["dataset"]["root"] == root.name
+    assert yaml.safe_load((run / "config.yaml").read_text())["dataset"]["root"] == str(root)
     parsed = [OverridesParser.create().parse_override(text) for text in Results.read(run).overrides]
     assert {override.key_or_group: override.value() for override in parsed}["dataset.root"] == root.name
     again = run_command(tmp_path, digits_root, "evaluate", f"run={run.relative_to(tmp_path)}")

@@ -38,7 +38,7 @@ def test_from_an_audit_to_predictions_of_own_images(command, photos, tmp_path):
     name, settings = next_of(command(name, *settings, *small))
     assert (name, len(settings)) == ("evaluate", 1)
     run = settings[0]
-    assert run.startswith("run=outputs/image_folder/")
+    assert run.startswith('run="outputs/my photos/')
     name, settings = next_of(command(name, *settings))
     assert (name, settings) == ("explain", [run])
     name, settings = next_of(command(name, *settings, *QUICK, "measures=false", "method=[grad_cam]"))

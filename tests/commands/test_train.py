@@ -130,7 +130,7 @@ def test_curves_are_logged(trained):
     assert progress == sorted(progress)
     validated = [float(row["train/epoch"]) for row in rows if row["validate/accuracy"]]
     assert len(validated) > 1
-    assert validated[0] == pytest.approx(4, abs=0.05)
+    assert validated[0] == pytest.approx(3, abs=0.05)
 
 
 def test_the_config_is_kept_as_it_was_resolved(trained):

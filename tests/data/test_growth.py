@@ -164,7 +164,8 @@ def test_only_the_first_rank_of_a_run_with_a_time_limit_extends(built, monkeypat
     data, spec, root = built
     monkeypatch.setenv("LOCAL_RANK", rank)
     config = OmegaConf.to_object(compose("train", [f"stream.root={root}", f"budget.seconds={seconds}"]))
-    run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(max_steps=None))
+    plan = SimpleNamespace(max_steps=None)
+    run = SimpleNamespace(config=config, spec=spec, train=data, plan=plan, stream_grows=True)
     reader = runs.open_stream(run)
     grow_and_wait(reader, 1)
     reader.close()

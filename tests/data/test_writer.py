@@ -84,7 +84,8 @@ def test_runs_check_shards_unless_told_not_to(built):
     data, spec, root = built
     alter(first_shard(spec, root))
     config = OmegaConf.to_object(compose("train", [f"stream.root={root}", "stream.verify=false"]))
-    run = SimpleNamespace(config=config, spec=spec, train=data, plan=SimpleNamespace(max_steps=None))
+    plan = SimpleNamespace(max_steps=None)
+    run = SimpleNamespace(config=config, spec=spec, train=data, plan=plan, stream_grows=True)
     runs.open_stream(run).rows(0, 4)
     config.stream.verify = True
     with pytest.raises(StreamError, match="was altered"):

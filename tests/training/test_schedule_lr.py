@@ -43,7 +43,7 @@ def test_the_last_update_is_at_the_end_of_the_schedule(
 
         monkeypatch.setattr(ImageClassifier, name, slow)
 
-    slower("training_step", seconds / 2)  # of the two microbatches of a step
+    slower("training_step", seconds)
     slower("forward", seconds / 6)
     ended = command("train", *GIVEN)
     assert ended.code == 0, ended.err
