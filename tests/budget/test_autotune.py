@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 
 from fastconv.budget.autotune.choose import Choice, autotune, choose, left_open
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test, mcnemar
-from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize
+from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize, size_families
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, measure_speed
@@ -596,3 +596,16 @@ def test_few_images_are_not_for_the_fast_sizes():
     strides = {count: {network_at(colours(count, 10), speed).whitening_stride for speed in speeds}
                for count in (4_000, 6_000)}  # fmt: skip
     assert strides == {4_000: {1}, 6_000: {1, 2}}
+
+
+def test_many_classes_take_a_network_that_sees_more_images():
+    speeds = np.geomspace(3e8, 1e12, 25)
+
+    def time_of(classes, speed):
+        network = network_at(colours(6_000, classes), speed)
+        return next(size.flops for family in size_families(32, 3) for size in family if size.network == network)
+
+    few, ten, hundred = ([time_of(classes, speed) for speed in speeds] for classes in (3, 10, 100))
+    assert few == ten
+    assert all(many <= usual for many, usual in zip(hundred, ten, strict=True))
+    assert hundred != ten

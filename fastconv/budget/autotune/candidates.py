@@ -224,7 +224,8 @@ class Candidates:
             doublings = math.log2(self.epochs(candidate) / settings.other_look_min_epochs)
             gain = settings.other_look_gain * min(1.0, doublings)
         pruning_gain = settings.pruning_gain if self.pruning_seconds(candidate) is not None else 0.0
-        return size.log_error(candidate.images) - gain - pruning_gain
+        many = max(1.0, len(self._train.classes) / settings.fitted_classes)
+        return size.log_error(candidate.images / many**settings.classes_exponent) - gain - pruning_gain
 
     def _candidate(self, network: Network, speed: SpeedProfile) -> Candidate:
         """The network in the budget; without flips where a run is too short to learn those of another look."""
