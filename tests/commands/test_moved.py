@@ -1,6 +1,7 @@
 """Runs can be moved, and read from any folder: their settings lead to the data, and export needs none."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,16 +46,18 @@ def test_a_run_is_evaluated_and_exported_from_any_folder(moved, digits_root):
     assert "nowhere" in ended.err
 
 
-def test_a_built_in_data_set_is_found_where_the_run_found_it(davidnet_run, digits_root, tmp_path, monkeypatch):
-    assert OmegaConf.load(davidnet_run / "config.yaml").data == str(digits_root)
+def test_a_built_in_data_set_is_found_where_the_run_found_it(davidnet_run, tmp_path, monkeypatch):
+    data = Path(OmegaConf.load(davidnet_run / "config.yaml").data)
+    assert data.is_absolute()
+    assert (data / "arrays" / "digits").is_dir()
     shutil.copytree(davidnet_run, tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     run = load_run(tmp_path / "a")
-    assert run.data_folder(None) == digits_root
+    assert run.data_folder(None) == data
     assert str(run.data_folder("there")) == "there"
     shutil.copytree(davidnet_run, tmp_path / "b")
     config = tmp_path / "b" / "config.yaml"
-    config.write_text(config.read_text().replace(f"data: {digits_root}\n", f"data: {tmp_path / 'never'}\n"))
+    config.write_text(config.read_text().replace(f"data: {data}\n", f"data: {tmp_path / 'never'}\n"))
     assert str(load_run(tmp_path / "b").data_folder(None)) == "data", "fastconv has written nothing there"
 
 
