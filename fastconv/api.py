@@ -15,7 +15,7 @@ import numpy as np
 from fastconv.budget.clock import Clock
 from fastconv.config.arguments import prepare_arguments
 from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, typed
-from fastconv.config.quoting import literally
+from fastconv.config.quoting import literally, require_texts
 from fastconv.config.store import CONF
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
@@ -83,12 +83,7 @@ def fit(
     """
     wait_briefly()
     clock = Clock()
-    for each in overrides:
-        if not isinstance(each, str):
-            raise InputError(
-                f'fit takes other settings as texts, such as fit(..., {seconds!r}, "seed=1"): {str(each)[:60]!r} is a'
-                f" {type(each).__name__}"
-            )
+    require_texts("fit", f'fit(..., {seconds!r}, "seed=1")', overrides)
     if not isinstance(experiment, str) or not experiment:
         raise InputError(f'experiment={experiment!r} is no name of an experiment: give one, such as "best"')
     given = _given(dataset, image_column, label_column)

@@ -11,7 +11,7 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.config.arguments import prepare_arguments
 from fastconv.config.overrides import COMPOSING_ERRORS, compose, typed
 from fastconv.config.overrides import explain as explain_error
-from fastconv.config.quoting import literally
+from fastconv.config.quoting import literally, require_texts
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 
@@ -86,7 +86,8 @@ class Predictor(predictor.Predictor):
         return [self.run.folder / FILES[kind] for kind in as_list(config.format)]
 
     def _config(self, command: str, own: list[str], overrides: Sequence[str], accelerator: bool = False) -> Any:
-        """The config of a command on this run."""
+        """The config of a command on this run. Raises InputError for overrides that are no texts or not possible."""
+        require_texts(command, f'{command}(..., "data=folder")', overrides)
         settings = [f"run={literally(self.run.folder)}", f"trust={self.run.trusted}".lower()]
         settings += [f"accelerator={'cpu' if self.on_cpu else 'gpu'}"] * accelerator
         given = prepare_arguments(command, [*settings, *own, *overrides])

@@ -1,7 +1,10 @@
-"""Quotes texts for Hydra's grammar and for the shell."""
+"""Overrides as texts: quoted for Hydra's grammar and for the shell."""
 
 import re
 import shlex
+from collections.abc import Iterable
+
+from fastconv.system.errors import InputError
 
 
 def quoted(text: object, quote: str = "'") -> str:
@@ -18,3 +21,18 @@ def literally(text: object) -> str:
 def to_paste(key: str, value: str) -> str:
     """A part of a command that sets a key to a text with any characters: quoted for Hydra and for the shell."""
     return shlex.quote(f"{key}={quoted(value, chr(34))}")
+
+
+def require_texts(name: str, example: str, overrides: Iterable[object]) -> None:
+    """Raise InputError for an override in a Python call that is no text.
+
+    Args:
+        name: of the function.
+        example: a call with an override.
+    """
+    for each in overrides:
+        if not isinstance(each, str):
+            raise InputError(
+                f"{name} takes other settings as texts, such as {example}: {str(each)[:60]!r} is a"
+                f" {type(each).__name__}"
+            )

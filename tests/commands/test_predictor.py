@@ -29,6 +29,14 @@ def test_the_public_names_are_all_that_is_shown():
         fastconv.fitt  # noqa: B018
 
 
+def test_arguments_that_are_no_settings_are_named(predictor):
+    images = np.zeros((3, 8, 8), np.uint8)
+    for call in (lambda: predictor.evaluate(images, [0, 1, 2]), lambda: predictor.explain(None, images),
+                 lambda: predictor.export(overrides=[images])):  # fmt: skip
+        with pytest.raises(InputError, match=r"takes other settings as texts, such as .* is a ndarray$"):
+            call()
+
+
 def test_evaluate_scores_the_test_images_and_writes_the_page(predictor):
     found = predictor.evaluate()
     assert found.accuracy == pytest.approx(predictor.run.results.accuracy)
