@@ -42,11 +42,12 @@ def check(config: Predict) -> None:
 def main(config: Predict) -> None:
     """Run the command; see the top of this file."""
     config = check_given_run(config, check, prints_data=config.out == "-")
+    from fastconv.analysis.checkpoint import load_run
     from fastconv.analysis.prediction_files import write_predictions
-    from fastconv.analysis.predictor import load
+    from fastconv.analysis.predictor import Predictor
 
     images = [str(path) for path in as_list(config.images)]
-    predictor = load(config.run, config.accelerator, config.trust)
+    predictor = Predictor(load_run(Path(config.run), config.trust), config.accelerator)
     written = write_predictions(predictor, images, config.out, config.top, config.tta)
     if written.first_failed and written.failed == written.images:
         name, why = written.first_failed

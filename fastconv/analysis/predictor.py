@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from fastconv.analysis.checkpoint import TrainedRun, load_run
+from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.analysis.given_images import AnyImage, Images, pixels_of, sequence_of
 from fastconv.analysis.scoring import BATCH_SIZE, batches, class_probabilities
 from fastconv.budget.hardware import prepare
@@ -112,16 +111,3 @@ class Predictor:
         results = self.run.results
         accuracy = f", test accuracy {results.accuracy:.2%}" if results and results.accuracy else ""
         return f"Predictor({self.run.folder}: {len(self.classes)} classes, {width}x{height}x{channels}{accuracy})"
-
-
-def load(folder: str | Path, accelerator: str = "auto", trust: bool = False) -> Predictor:
-    """Load a trained run's network, ready to predict.
-
-    Args:
-        folder: of the run.
-        accelerator: `auto`, `cpu` or `gpu`.
-        trust: run the code that the run's files name, if it was trained with components of somebody's own.
-
-    Raises InputError if the folder has no network, or names code without `trust`.
-    """
-    return Predictor(load_run(Path(folder), trust), accelerator)

@@ -16,7 +16,7 @@ import yaml
 
 from fastconv.analysis import checkpoint as checkpoints
 from fastconv.analysis.checkpoint import load_run
-from fastconv.analysis.predictor import load
+from fastconv.predictor import load
 from fastconv.system.errors import InputError
 from fastconv.system.signals import Interrupted, listening
 

@@ -10,10 +10,10 @@ import torch
 from harness import STANDARD, by_hand, noise, only_run, run_command, spec_of
 
 from fastconv.analysis.checkpoint import load_run
-from fastconv.analysis.predictor import load as load_predictor
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.data.augment.plan import BalancedSampling, plan_epoch
 from fastconv.data.loading import load
+from fastconv.predictor import load as load_predictor
 from fastconv.runs.results import Results
 from fastconv.training.calibration import calibration_images
 
