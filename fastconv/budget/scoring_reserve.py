@@ -123,7 +123,7 @@ class ScoringReserve:
         self._latest.append(self.image_seconds)
 
     def has_time(self, images: int) -> bool:
-        """Whether to score the next batch of so many images in one view: the first one always, others in time."""
+        """Whether to score the next batch, of `images` images, in one view: the first one always, others in time."""
         if self._seconds_left is None or not self._latest:
             return True
         seconds = self.pacing.reserve_factor * max(self._latest) * images

@@ -22,7 +22,7 @@ class ScoringTime(Protocol):
         """Record how many seconds it took to score one view of each image of a batch."""
 
     def has_time(self, images: int) -> bool:
-        """Whether to score the next batch of so many images in one view."""
+        """Whether to score the next batch, of `images` images, in one view."""
 
     def viewed(self, views: int, seconds: float) -> None:
         """Record how many seconds it took to score further views, of all images together."""
