@@ -108,7 +108,7 @@ BAD = {
     "16 bits": (COLOUR.astype(np.uint16) * 257, "uint16 from 0 to 65535: .*// 257"),
     "int64": (COLOUR.astype(np.int64), r"int64 from 0 to 255: .* images.round\(\)"),
     "bool": (COLOUR > 100, "bool from 0 to 1"),
-    "tensor of floats": (torch.rand(2, 3, 8, 8), "float32 from 0"),
+    "tensor of floats": (torch.from_numpy(COLOUR[:2] / 255).float(), "float32 from 0 to 1"),
     "bfloat16": (torch.rand(2, 3, 8, 8).bfloat16(), "bfloat16"),
     "complex": (np.zeros((1, 8, 8, 3), complex), "complex128"),
     "list of floats": ([COLOUR[0] / 255], "float64 from 0"),
