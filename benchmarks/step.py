@@ -35,8 +35,14 @@ def matrix_product(dtype: torch.dtype = torch.bfloat16) -> float:
     return PRODUCTS * 2 * MATRIX**3 / (time.perf_counter() - started)
 
 
+def plain_lightning(steps: int = 4) -> float:
+    """images/s of DavidNet in a newcomer's program, in a process of its own."""
+    program, data = Path(__file__).with_name("plain_lightning.py"), os.environ.get("FASTCONV_DATA", "data")
+    command = [sys.executable, str(program), data, str(steps)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
 def main() -> None:
-    data = os.environ.get("FASTCONV_DATA", "data")
     flop = training_flops("davidnet", {}, (32, 32, 3), 10)
     ceiling = {CEILING: lambda: matrix_product() / flop}
     for number in range(ROUNDS):
@@ -55,9 +61,7 @@ def main() -> None:
             STEP.add(number, HOST, found["fastconv"])
             STEP.add(number, HOST_BARE, found["bare loop"])
         if STEP.lacks(number, PLAIN):
-            command = [sys.executable, str(Path(__file__).with_name("plain_lightning.py")), data, "4"]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            STEP.add(number, PLAIN, float(printed.split()[-1]))
+            STEP.add(number, PLAIN, plain_lightning())
     STEP.show(
         counterparts={NARROW: NARROW, NARROW_BARE: NARROW, HOST: HOST, HOST_BARE: HOST},
         note=f"DavidNet takes {flop / 1e9:.3f} GFLOP per image, forward and backward; fastconv runs at"

@@ -20,7 +20,7 @@ import torch
 from bare_loop import plan, train_with
 from measurements import Table
 from omegaconf import OmegaConf
-from step import matrix_product
+from step import matrix_product, plain_lightning
 
 from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.flops import training_flops
@@ -43,6 +43,7 @@ LAYERS = (
     (512, 512, 2, 256), (8, 8, 15, 256), (3, 64, 32, 64),
 )  # fmt: skip
 PASSES = 5
+PLAIN = "DavidNet, plain Lightning"
 NETWORKS = {
     "DavidNet": ("model=davidnet", "batch_size=512"),
     "airbench94": ("model=airbench", "batch_size=1000", "micro_batch_size=500"),
@@ -149,6 +150,12 @@ def settings(given: list[str]) -> dict[str, str]:
     return found
 
 
+def winograds(contender: str) -> str:
+    """The contender by Winograd that a contender is compared with."""
+    layer_or_network, _, other = contender.rpartition(", ")
+    return layer_or_network if other in ("direct", "matrix product", "plain Lightning") else contender
+
+
 def main(*given: str) -> None:
     chosen = settings(list(given))
     rounds, threads = int(chosen["rounds"]), int(chosen["threads"])
@@ -176,14 +183,15 @@ def main(*given: str) -> None:
                 steps.add(number, name, found["Winograd"])
                 steps.add(number, f"{name}, direct", found["direct"])
                 steps.add(number, f"{name}, matrix product", found["matrix product"])
+        if "steps" in chosen["measure"] and "DavidNet" in networks and steps.lacks(number, PLAIN):
+            steps.add(number, PLAIN, plain_lightning())
     for table, note in (
         (layers, "Medians of passes in turn; the rule is in fastconv/kernels/winograd.py."),
         (steps, "CIFAR-10; steps of one training under Lightning, in turn. The matrix product is that of the direct"
                 " operations, in fp32."),
     ):  # fmt: skip
         if rows := table.rounds():
-            names = {name for values in rows.values() for name in values}
-            table.show({name: name.removesuffix(", direct").removesuffix(", matrix product") for name in names}, note)
+            table.show({name: winograds(name) for values in rows.values() for name in values}, note)
     for name in networks if "memory" in chosen["measure"] else ():
         peak = measure_memory(name, threads)
         print(f"{name}: peak memory {peak['direct']:,.0f} MB direct, {peak['Winograd']:,.0f} MB Winograd")
