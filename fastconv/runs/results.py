@@ -27,7 +27,7 @@ MEASURES = (*ACCURACIES, *CLASS_MEASURES)
 FINISHED = ("epochs", "budget")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 # Results that are shares, in [0, 1].
-SHARES = (*MEASURES, "expected_calibration_error", "expected_calibration_error_unscaled")
+SHARES = (*MEASURES, "kappa", "expected_calibration_error", "expected_calibration_error_unscaled")
 # No result is larger, no text longer, and no run has more settings.
 MOST, MOST_TEXT, MOST_SETTINGS = 2**64, 10_000, 1000
 
@@ -72,6 +72,8 @@ class Results:
     """Mean of the classes' recalls on the test split."""
     macro_f1: float | None = None
     """Mean of the classes' F1 scores on the test split."""
+    kappa: float | None = None
+    """Cohen's kappa on the test split: 1 if all predictions are right, 0 if no more are than by chance."""
     balanced_accuracy_holdout: float | None = None
     """Mean of the classes' recalls on the held-out training images."""
     macro_f1_holdout: float | None = None

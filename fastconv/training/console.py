@@ -23,6 +23,8 @@ from fastconv.training.plan import Run
 SPENT = 0.2
 # Balanced accuracy is shown if it differs from accuracy by more than this share.
 UNLIKE = 0.005
+# Cohen's kappa below which a result is as good as guessing: a twentieth of the way from chance to all right.
+CHANCE_KAPPA = 0.05
 # The plan says so if the largest class has this many times as many training images as the smallest.
 IMBALANCE = 10
 
@@ -164,6 +166,11 @@ def results_table(results: Results, folder: Path) -> Table:
     judged = results.hparams.get("objective") in OBJECTIVES[1:]  # by another result than accuracy
     if judged or abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
         rows["class by class"] = f"balanced accuracy {results.balanced_accuracy:.2%}, macro F1 {results.macro_f1:.3f}"
+    if results.kappa is not None and results.kappa < CHANCE_KAPPA:
+        rows["warning"] = (
+            f"this is hardly better than guessing (Cohen's kappa {results.kappa:.2f}, 0 is chance): the network has"
+            f" learned nothing in {counted(results.steps or 0, 'step')}. Give it more time, or a smaller model"
+        )
     if results.accuracy_holdout is not None:
         rows["held-out part"] = f"{results.accuracy_holdout:.2%}; {results.accuracy_holdout_tta:.2%}"
         if judged:

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from rich.console import Console
 
-from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
+from fastconv.analysis.evaluation.per_class import balanced_accuracy, kappa, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.pacing import PACING
 from fastconv.budget.scoring_reserve import ScoringReserve
@@ -254,6 +254,7 @@ class Training:
         confusion = module.confusion.numpy()
         scores["test_skipped"] = len(self._run.test) - int(confusion.sum())
         scores |= {"balanced_accuracy": balanced_accuracy(confusion), "macro_f1": macro_f1(confusion)}
+        scores["kappa"] = kappa(confusion)
         return {**scores, **{key: float(found[f"test/{key}"]) for key in TEST_SCORES if f"test/{key}" in found}}
 
     def _count_views(self, trainer: L.Trainer, module: ImageClassifier) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from fastconv.training.module import ImageClassifier
 # What others may rely on to be in `results.json` and in its `seconds`.
 KEYS = """
     dataset model experiment seed stream_seed accuracy accuracy_tta test_skipped tta_skipped tta_views accuracy_holdout
-    accuracy_holdout_tta loss balanced_accuracy macro_f1 epochs steps batch_size micro_batch_size budget_seconds
+    accuracy_holdout_tta loss balanced_accuracy macro_f1 kappa epochs steps batch_size micro_batch_size budget_seconds
     budget_counts seconds_counted seconds petaflop images_per_second dataloader_wait_fraction parameters peak_memory_mb
     stop_reason error expected_epochs expected_seconds resumed final_lr device precision versions git_commit
     overrides hparams

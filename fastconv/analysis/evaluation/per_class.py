@@ -32,6 +32,17 @@ def macro_f1(confusion: np.ndarray) -> float:
     return float(np.nanmean([row["f1"] for row in by_class(confusion)]))
 
 
+def kappa(confusion: np.ndarray) -> float:
+    """Return Cohen's kappa (Cohen 1960): 1 if all predictions are right, 0 if no more are than by chance, or fewer.
+
+    Chance is what labels and predictions of these frequencies agree on if they have nothing to do with each other.
+    """
+    images = int(confusion.sum())
+    agreed = np.trace(confusion) / images
+    by_chance = float(confusion.sum(1) @ confusion.sum(0)) / images**2
+    return max(0.0, float((agreed - by_chance) / (1 - by_chance))) if by_chance < 1 else float(agreed)
+
+
 def is_imbalanced(counts: np.ndarray) -> bool:
     """Say whether some classes have many more images than others; `counts` int64 [classes]."""
     return bool(counts.max() >= IMBALANCE * max(1, counts.min()))
