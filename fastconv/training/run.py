@@ -102,6 +102,9 @@ def carry_out(
         with closing(open_folder(run.config, begun)) as folder:
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
+            elif run.config.resume == "auto":
+                line = f"resume=auto: no run of these settings in {run.config.outputs} is unfinished; this is a new one"
+                console.print(line, highlight=False, markup=False)
             if is_first_rank():
                 keep_log_in(folder.path)
                 keep_record(data, folder)

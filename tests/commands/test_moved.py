@@ -68,7 +68,11 @@ def test_a_run_goes_on_with_paths_as_they_were_typed(command, tmp_path, moved):
         (run / name).unlink()
     (run.parent / "a").rename(tmp_path / "outputs" / "a")
     config = tmp_path / "outputs/a/config.yaml"
-    assert "going on in outputs/a" in command("train", *DATA, *TINY, "resume=auto").out
+    ended = command("train", *DATA, *TINY, "resume=auto")
+    assert "going on in outputs/a" in ended.out
+    assert "resume=auto:" not in ended.out
+    ended = command("train", *DATA, *TINY, "seed=5", "resume=auto")
+    assert "resume=auto: no run of these settings in outputs is unfinished" in ended.out
     for name in ("results.json", "last.ckpt"):
         (tmp_path / "outputs/a" / name).unlink()
     config.write_text(config.read_text().replace(str(trained / "photos"), "photos"))
