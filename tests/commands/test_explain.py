@@ -14,6 +14,7 @@ from harness import QUICK, Ended, run_command
 from PIL import Image
 from scipy.stats import t as student
 
+import fastconv
 from fastconv.analysis.attribution import augmentation_effect
 from fastconv.analysis.attribution.attribution import Attributor, attribute
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels
@@ -154,6 +155,20 @@ def test_files_of_ones_own(runs, digits_root):
     assert ended.code == 0, ended.err
     assert [row["image"] for row in table(runs / "out" / "images.csv")] == ["a.png", "b.jpg"]
     assert {row["label"] for row in table(runs / "out" / "images.csv")} == {""}
+
+
+def test_a_confidence_is_that_which_predict_gives(runs, digits_root):
+    """At the run's temperature."""
+    Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(runs / "a.png")
+    checkpoint = torch.load(runs / "0" / "last.ckpt", weights_only=False)
+    torch.save(checkpoint | {"temperature": 3.0}, runs / "0" / "last.ckpt")
+    results = json.loads((runs / "0" / "results.json").read_text())
+    (runs / "0" / "results.json").write_text(json.dumps(results | {"temperature": 3.0}))
+    ended = explain(runs, digits_root, "run=0", "images=[a.png]", *QUICK, "method=[occlusion]", "folder=out")
+    assert ended.code == 0, ended.err
+    ((label, probability),) = fastconv.load(runs / "0").predict(runs / "a.png").top(1)[0]
+    (row,) = table(runs / "out" / "images.csv")
+    assert (row["prediction"], float(row["confidence"])) == (label, pytest.approx(probability, abs=2e-4))
 
 
 def test_a_method_of_ones_own(runs, digits_root):

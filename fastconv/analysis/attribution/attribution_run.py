@@ -97,7 +97,8 @@ class AttributionRun:
             for name, method in methods.items()
         }
         self._inputs = as_pixels(samples.images).to(device)
-        probabilities = predict(self._network, self._inputs)
+        # Shown at the run's temperature, as predict and evaluate show them.
+        probabilities = predict(self._network, self._inputs, temperature=run.temperature)
         classes = probabilities.argmax(axis=1)
         if config.target == "label":
             classes = np.where(samples.labels >= 0, samples.labels, classes)

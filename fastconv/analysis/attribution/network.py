@@ -127,11 +127,17 @@ def as_pixels(images: np.ndarray | Tensor) -> Tensor:
     return tensor.permute(0, 3, 1, 2) / 255
 
 
-def predict(network: PixelNetwork, inputs: np.ndarray | Tensor, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Return class probabilities float32 [N, classes] of pixels float [N, C, H, W] or images uint8 [N, H, W, C]."""
+def predict(
+    network: PixelNetwork, inputs: np.ndarray | Tensor, batch_size: int = BATCH_SIZE, temperature: float | None = None
+) -> np.ndarray:
+    """Return class probabilities float32 [N, classes] of pixels float [N, C, H, W] or images uint8 [N, H, W, C].
+
+    Args:
+        temperature: what the logits are divided by; None for 1.
+    """
 
     def logits(batch: Tensor) -> Tensor:
         found: Tensor = network(batch if batch.is_floating_point() else as_pixels(batch))
-        return found
+        return found / (temperature or 1.0)
 
     return class_probabilities(logits, inputs, network.mean.device, batch_size)
