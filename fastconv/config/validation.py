@@ -5,6 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 from fastconv.config.schema import Config
+from fastconv.data.configs import PLACES
 from fastconv.models.configs import Airbench, Pretrained
 from fastconv.optim import SGD, Muon
 from fastconv.optim.schedules import OneCycle
@@ -52,6 +53,13 @@ def check(config: Config) -> None:
             raise InputError(
                 f"dataset.{key}={getattr(dataset, key)} is of images of your own, and {dataset.name} is not: add"
                 " dataset=image_folder, csv, webdataset, parquet or arrays"
+            )
+    own = PLACES.get(dataset.source, ()) if dataset._target_ is None else ()
+    for key in ("root", "train", "test") if own else ():
+        if getattr(dataset, key) and key not in own:
+            raise InputError(
+                f"dataset.{key}={getattr(dataset, key)} is not of dataset={dataset.source}: its images are where"
+                f" {' and '.join(f'dataset.{place}' for place in own)} say{'s' * (len(own) == 1)}"
             )
     for key in ("image_column", "label_column"):
         of_parquet = dataset.source == "parquet" and dataset._target_ is None
