@@ -4,6 +4,7 @@ Lightning starts the other ranks by running the command again once the first one
 ranks at once.
 """
 
+import functools
 import json
 import os
 import sys
@@ -40,6 +41,15 @@ def is_first_rank() -> bool:
 def started_by_torchrun() -> bool:
     """Whether all ranks were started at once, by torchrun."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_restarted() -> bool:
+    """Whether torchrun starts the ranks anew, since one of them ended before (`--max-restarts`)."""
+    return _attempt() > 0
+
+
+def _attempt() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if started_by_torchrun() else 0
 
 
 def end_with_first_rank() -> None:
@@ -118,13 +128,17 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
     return told[name]
 
 
+@functools.cache
 def _store() -> Any:
-    """The key-value store through which torchrun's processes find each other."""
+    """The key-value store through which torchrun's processes find each other.
+
+    It outlives the processes, so that those that torchrun starts anew must not find the values of the ones before.
+    """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://"))
-    return PrefixStore("fastconv", store)
+    return PrefixStore(f"fastconv-{_attempt()}", store)
 
 
 def _wait_for(name: str) -> bytes:

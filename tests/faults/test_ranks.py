@@ -94,6 +94,27 @@ def test_both_ranks_stop_at_a_signal_and_go_on(tmp_path, digits_root):
     assert [row["sha256"] for part in parts for row in part] == [row["sha256"] for row in straight]
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_run_goes_on_by_itself_when_torchrun_starts_it_anew(tmp_path, digits_root, victim):
+    whole = ("budget.seconds=null", "schedule.max_epochs=6", "checkpoint.every=1")
+    straight, _ = recorded(tmp_path / "straight", digits_root, *TWO, *whole, launcher="torchrun")
+    folder = tmp_path / "killed"
+    (folder / "record").mkdir(parents=True)
+    script = (*LAUNCHERS["torchrun"][:2], "--max-restarts=1", *LAUNCHERS["torchrun"][2:])
+    # Else torch's own restart fails: its store is bound to the first rank (pytorch/pytorch issue 135712).
+    given = {"RECORD": str(folder / "record"), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    process = start(folder, digits_root, *SMALL, *TWO, *whole, script=script, **given)
+    ranks = wait_for_steps(folder / "record", 40)
+    subprocess.run(["kill", "-9", str(ranks[victim])], check=True)
+    assert process.wait(600) == 0, (folder / "err.txt").read_text()
+    found = Results.read(only_run(folder))
+    assert (found.resumed, found.stop_reason, found.steps) == (1, "epochs", len(straight))
+    parts = rows(folder / "record", 0)
+    assert len(parts) == 2
+    expected = [row["sha256"] for row in straight]
+    assert [row["sha256"] for row in parts[1]] == expected[-len(parts[1]) :]
+
+
 def test_torchrun_and_the_config_must_agree(tmp_path, digits_root):
     code, err = finish(tmp_path, digits_root, *SMALL, "trainer=cpu", script=LAUNCHERS["torchrun"])
     assert code != 0

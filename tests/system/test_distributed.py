@@ -3,13 +3,13 @@
 import pytest
 from harness import RUN
 
-from fastconv.system.distributed import check_world
+from fastconv.system.distributed import check_world, is_restarted
 from fastconv.system.errors import InputError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1"}
 VARIABLES = ("SLURM_NTASKS", "SLURM_JOB_NAME", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE",
              "JSM_NAMESPACE_SIZE", "WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID",
-             "FASTCONV_FIRST_RANK")  # fmt: skip
+             "TORCHELASTIC_RESTART_COUNT",             "FASTCONV_FIRST_RANK")  # fmt: skip
 
 
 @pytest.fixture
@@ -62,6 +62,15 @@ def test_processes_that_are_not_are_refused(started, variables, devices, says):
     with pytest.raises(InputError) as error:
         check_world(devices)
     assert says in str(error.value)
+
+
+def test_only_what_torchrun_starts_anew_is_restarted(started):
+    started({"TORCHELASTIC_RESTART_COUNT": "2"})  # left by something else
+    assert not is_restarted()
+    started({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "0"})
+    assert not is_restarted()
+    started({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "1"})
+    assert is_restarted()
 
 
 def test_a_command_is_refused_before_anything_is_written(command, tmp_path, started):
