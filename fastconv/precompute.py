@@ -5,6 +5,7 @@ With verify=true, check every shard of that stream and write damaged ones again.
 recently used streams until the rest fits in stream.max_gb (stream.max_gb=0 removes all).
 
   python -m fastconv.precompute dataset=cifar10 stream.epochs=25
+  python -m fastconv.precompute -m part=0,1,2,3 parts=4 dataset=cifar10 stream.epochs=40
 """
 
 import dataclasses
@@ -34,6 +35,12 @@ def check_stream(config: Config) -> Splits | None:
     """
     check(config)
     config = written(config)
+    if config.part >= config.parts:
+        raise InputError(f"part={config.part} is not possible: with parts={config.parts} it is 0 to {config.parts - 1}")
+    if config.parts > 1 and (config.verify or config.prune):
+        raise InputError("parts is for writing a stream: verify and prune are of a whole one")
+    if config.parts > 1 and config.stream.epochs is None:
+        raise InputError("how many epochs there are to divide must be the same for all parts: give stream.epochs=25")
     if config.prune:
         require_writable(config.stream.folder)
         return None
@@ -54,6 +61,7 @@ def main(config: Config) -> None:
     from rich.console import Console
 
     from fastconv.data.stream.cache import prune
+    from fastconv.data.stream.parts import Part
     from fastconv.data.stream.writer import verify_stream
     from fastconv.training.plan import plan_run
     from fastconv.training.run import settle
@@ -77,9 +85,11 @@ def main(config: Config) -> None:
             f"{root / run.spec.folder}: {'every shard is right' if not mended else 'every shard is right now'}"
         )
         return
-    precompute(run, console, in_time=False)
-    epochs = run.plan.stream_epochs
-    console.print(f"{counted(epochs, 'epoch')} of {counted(run.spec.samples, 'image')} in {root / run.spec.folder}")
+    part = Part(config.part, config.parts)
+    precompute(run, console, in_time=False, part=part)
+    epochs, own = run.plan.stream_epochs, len(part.epochs(run.plan.stream_epochs))
+    which = f"{own} of {counted(epochs, 'epoch')}" if config.parts > 1 else counted(epochs, "epoch")
+    console.print(f"{which} of {counted(run.spec.samples, 'image')} in {root / run.spec.folder}")
 
 
 if __name__ == "__main__":

@@ -185,6 +185,10 @@ class Config:
     """For precompute: check every shard against its sha256 and write damaged ones again."""
     prune: bool = False
     """For precompute: remove the least recently used streams until the rest fits in stream.max_gb."""
+    part: int = setting(0, Range("a number", 0, 999))
+    """For precompute: which of `parts` parts of the stream to write, from 0 on. Each is every `parts`-th epoch."""
+    parts: int = setting(1, Range("a number", 1, 1000))
+    """For precompute: in how many parts the stream is written, by as many processes."""
 
     def own_folders(self) -> tuple[Path, ...]:
         """Folders that fastconv writes to: where they lie among the user's images, they are no classes."""

@@ -7,7 +7,7 @@ from fastconv.system.urls import redact
 
 # Settings that say what a run is called, where files are or what to do with them. They do not change what it computes.
 LOCATIONS = ("name", "tags", "data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune",
-             "checkpoint", "sweep", "logger", "stream.root", "stream.cache", "stream.max_gb",
+             "part", "parts", "checkpoint", "sweep", "logger", "stream.root", "stream.cache", "stream.max_gb",
              "stream.verify")  # fmt: skip
 # Lists of a user's additions. Empty ones are left out, so that runs of versions without them compare as equal.
 ADDED = ("callbacks", "extra")

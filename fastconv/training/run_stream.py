@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastconv.budget.pacing import PACING
 from fastconv.data.stream.cache import in_use, prune, stored_streams
 from fastconv.data.stream.device import DeviceStream
+from fastconv.data.stream.parts import WHOLE, Part
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream, Stream
@@ -28,10 +29,11 @@ def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
     return in_use(run.config.stream.folder, run.spec.folder)
 
 
-def precompute(run: Run, console: Console, in_time: bool = True) -> Run:
+def precompute(run: Run, console: Console, in_time: bool = True, part: Part = WHOLE) -> Run:
     """Write the planned epochs that are missing, and remove old streams to make room; return the run to go on with.
 
-    With `in_time`, where the budget counts this, it ends after its share of the time (`Pacing.precompute_share`).
+    With `part`, only that part of them. With `in_time`, where the budget counts this, it ends after its share of the
+    time (`Pacing.precompute_share`).
 
     For a stream on a server, only the manifest is read here; shards are fetched when they are needed.
 
@@ -74,6 +76,7 @@ def precompute(run: Run, console: Console, in_time: bool = True) -> Run:
             epochs,
             on_shard=lambda done, total: progress.update(task, completed=done, total=total),
             is_over=is_over,
+            part=part,
         )
     if is_late:
         console.print("the time for precomputing is over: what is missing is augmented while training")

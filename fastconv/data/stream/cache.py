@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastconv.data.stream.spec import MANIFEST
 from fastconv.system.files import locked
 
 STREAM_FOLDER = re.compile(r".+-[0-9a-f]{16}")
@@ -40,10 +41,12 @@ def _has_users(root: Path, name: str) -> bool:
     return False
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files of killed writers from a stream's folder. The caller holds its `write` lock."""
-    for leftover in folder.rglob("*.part"):
-        leftover.unlink()
+def remove_leftovers(*folders: Path) -> None:
+    """Remove the unfinished files of killed writers from a stream's folder, or from those of some epochs. The caller
+    holds the lock for writing them."""
+    for folder in folders:
+        for leftover in folder.rglob("*.part"):
+            leftover.unlink()
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def stored_streams(root: Path) -> list[StoredStream]:
 def _holds_only_a_stream(folder: Path) -> bool:
     """Whether a folder contains only files that fastconv writes. Others are not ours to remove."""
     paths = list(folder.iterdir()) if folder.is_dir() else [folder]
-    return all(path.name.startswith(("manifest.json", "epoch-")) and not path.is_symlink() for path in paths)
+    return all(path.name.startswith((MANIFEST, "epoch-")) and not path.is_symlink() for path in paths)
 
 
 def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredStream]:
@@ -95,7 +98,7 @@ def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredS
             if not (nobody_begins and nobody_writes) or _has_users(root, name):
                 continue
             # Remove the manifest first: an interrupted removal must not leave a stream that looks complete.
-            (stream.folder / "manifest.json").unlink(missing_ok=True)
+            (stream.folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(stream.folder, ignore_errors=True)  # another process may have removed it already
         total -= stream.bytes
         removed.append(stream)

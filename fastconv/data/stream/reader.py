@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.shards import Block, Shard
-from fastconv.data.stream.spec import Batch, Manifest, Stream, StreamSpec, shard_name
+from fastconv.data.stream.spec import MANIFEST, Batch, Manifest, Stream, StreamSpec, shard_name
 from fastconv.system.errors import StreamError, warn
 
 
@@ -108,7 +108,7 @@ class PrecomputedStream(ShardStream):
     def _read_manifest(self) -> None:
         """Read the manifest again if it has changed: writers replace it as they make progress."""
         try:
-            status = (self._folder / "manifest.json").stat()
+            status = (self._folder / MANIFEST).stat()
             version = (status.st_ino, status.st_mtime_ns)
         except FileNotFoundError:
             version = (0, 0)

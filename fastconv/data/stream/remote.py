@@ -14,7 +14,7 @@ from fastconv.data.download import Place, UnavailableError, WrongContentError, b
 from fastconv.data.stream.cache import remove_leftovers
 from fastconv.data.stream.reader import ShardStream
 from fastconv.data.stream.shards import Shard, check_blocks, check_shard
-from fastconv.data.stream.spec import Batch, Manifest, StreamSpec, shard_name
+from fastconv.data.stream.spec import MANIFEST, Batch, Manifest, StreamSpec, shard_name
 from fastconv.system.errors import InputError, StreamError
 from fastconv.system.files import locked, require_space, write_atomically
 from fastconv.system.urls import redacted
@@ -62,7 +62,7 @@ class RemoteFolder:
 
 def read_manifest(remote: RemoteFolder, spec: StreamSpec) -> Manifest:
     """Read a stream's manifest from a server. Raises InputError if it is absent, damaged or of another stream."""
-    name = f"{spec.folder}/manifest.json"
+    name = f"{spec.folder}/{MANIFEST}"
     try:
         content = remote.read(name, MOST_MANIFEST_BYTES, _require_json)
         return Manifest.parse(content, redacted(below(remote.url, name)), spec)

@@ -26,6 +26,7 @@ from fastconv.system.json_text import as_json, without_repeats
 from fastconv.system.memory import release_pages
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 # A block is the unit of augmenting and reading: large enough to make Python's cost per block negligible, small enough
 # to stay in the caches.
 BLOCK_BYTES = 4 * 2**20
@@ -158,8 +159,8 @@ class Manifest:
             epoch += 1
         return epoch
 
-    def write(self, folder: Path) -> None:
-        """Store the manifest in the stream's folder, atomically."""
+    def write(self, folder: Path, name: str = MANIFEST) -> None:
+        """Store the manifest in the stream's folder, atomically; `name` is another file's for that of a part."""
         shards = {name: asdict(self.shards[name]) for name in sorted(self.shards)}
         content = {
             "format": FORMAT,
@@ -169,15 +170,15 @@ class Manifest:
             **self.spec.sources,
             "shards": shards,
         }
-        write_atomically(folder / "manifest.json", as_json(content, indent=1).encode())
+        write_atomically(folder / name, as_json(content, indent=1).encode())
 
     @classmethod
-    def read(cls, folder: Path, spec: StreamSpec) -> "Manifest":
+    def read(cls, folder: Path, spec: StreamSpec, name: str = MANIFEST) -> "Manifest":
         """Read the manifest of the stream that `spec` describes; an absent manifest has no shards.
 
         Raises StreamError for a manifest that is damaged, in another format, or of another stream.
         """
-        path = folder / "manifest.json"
+        path = folder / name
         try:
             return cls.parse(path.read_bytes(), path, spec)
         except FileNotFoundError:

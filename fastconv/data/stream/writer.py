@@ -11,6 +11,7 @@ import numpy as np
 
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.cache import remove_leftovers
+from fastconv.data.stream.parts import WHOLE, Part, writing
 from fastconv.data.stream.shards import ShardEntry, check_shard, write_shard
 from fastconv.data.stream.spec import Manifest, StreamSpec, shard_name
 from fastconv.system.errors import InputError, StreamError
@@ -28,6 +29,7 @@ def write_stream(
     on_shard: Callable[[int, int], None] = lambda done, total: None,
     wait: bool = True,
     is_over: Callable[[], bool] = lambda: False,
+    part: Part = WHOLE,
 ) -> Path:
     """Write the first `epochs` epochs of a stream, as far as they are missing; return the stream's folder.
 
@@ -40,23 +42,25 @@ def write_stream(
         wait: whether to wait if another process is writing the stream, or else leave it to that process.
         is_over: called before each block, in several threads. Once it says True, no more is written: whole shards are
             kept, those in progress are left out.
+        part: which of the epochs to write.
 
     Raises InputError for too little disk space, StreamError for a manifest that is damaged or of another stream.
     """
     folder = root / spec.folder
-    with locked(root, f"{spec.folder}.write", wait=wait) as free:
+    with writing(root, spec, part, wait) as free:
         if not free:
             return folder
-        manifest = Manifest.read(folder, spec)
+        manifest = Manifest.read(folder, spec, part.manifest)
+        written_before = manifest.shards.keys() | Manifest.read(folder, spec).shards.keys()
         tasks = [
             (epoch, shard, blocks)
-            for epoch in range(epochs)
+            for epoch in part.epochs(epochs)
             for shard, blocks in enumerate(spec.shards())
-            if shard_name(epoch, shard) not in manifest.shards
+            if shard_name(epoch, shard) not in written_before
         ]
         if not tasks:
             return folder
-        remove_leftovers(folder)
+        remove_leftovers(*([folder] if part == WHOLE else part.folders(folder, epochs)))
         block_bytes = 1.01 * spec.block * spec.epoch_bytes / spec.samples
         everything = sum(len(blocks) for _, _, blocks in tasks) * block_bytes
         require_space(root, round(everything), f"the stream of {spec.dataset}")
@@ -82,7 +86,7 @@ def write_stream(
                 for done, future in enumerate(as_completed(futures), start=1):
                     manifest.shards.update([future.result()])
                     if time.monotonic() - written > MANIFEST_SECONDS:
-                        manifest.write(folder)
+                        manifest.write(folder, part.manifest)
                         written = time.monotonic()
                     on_shard(done, len(tasks))
             finally:
@@ -93,7 +97,7 @@ def write_stream(
                 manifest.shards.update(
                     future.result() for future in futures if not future.cancelled() and future.exception() is None
                 )
-                manifest.write(folder)
+                manifest.write(folder, part.manifest)
     return folder
 
 
