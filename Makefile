@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test coverage test-slow lint bench article docs dashboard clean
+.PHONY: help setup run test coverage test-slow lint bench article results docs dashboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ bench: $(READY) ## measure speed, start-up, memory and budgets; about 100 minute
 
 article: $(READY) ## the article, whole, and its page: minutes on a GPU, else days; ARGS="seeds=0 epochs=2 model.width=32" for less
 	$(PY) benchmarks/article.py $(ARGS)
+
+results: $(READY) ## make the tables and pages of docs from the rows in benchmarks/results
+	$(PY) benchmarks/pages.py
 
 docs: $(READY) ## build the documentation, as dist/docs/index.html
 	$(PY) -m mkdocs build --strict --quiet
