@@ -17,7 +17,7 @@ import jinja2
 import techniques
 from measurements import RESULTS, number, read
 
-from fastconv.analysis.comparison.statistics import summarise
+from fastconv.analysis.comparison.statistics import Summary, summarise
 
 REPOSITORY = Path(__file__).parent.parent
 TEMPLATES = Path(__file__).parent / "templates"
@@ -149,6 +149,54 @@ def longer(technique: str) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
+SIDES = ("without augmentation", "with augmentation")
+# Of heatmaps, what is not compared between networks.
+ABSOLUTE = ("deletion", "deletion_random", "insertion", "insertion_random", "gap")
+
+
+def kept_runs(dataset: str) -> list[Row]:
+    """The runs of augmentation_effect, by seed."""
+    folder = RESULTS / "augmentation_effect" / dataset
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("results-*.json"))]
+    return [{**run, "side": SIDES["augment=standard" in run["overrides"]]} for run in found]
+
+
+def measured(dataset: str, method: str, measure: str, side: str | None = None, digits: int = 2, scale: float = 1) -> str:
+    """The mean of a measure of heatmaps over the runs of a side, or of both."""
+    found = rows(f"augmentation_effect/{dataset}/measures", method=method, measure=measure)
+    return mean([row for row in found if side in (None, row["side"])], "mean", digits, scale)
+
+
+def difference(dataset: str, method: str, measure: str, digits: int = 1, scale: float = 100) -> str:
+    """By how much a measure of heatmaps changes with augmentation, with half of the 95 % interval."""
+    change = _change(rows(f"augmentation_effect/{dataset}/measures", method=method, measure=measure), "mean")
+    return f"{scale * change.mean:+.{digits}f} ± {scale * change.half:.{digits}f}"
+
+
+def differing(dataset: str) -> tuple[int, int]:
+    """How many measures of heatmaps differ significantly, and of how many."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows(f"augmentation_effect/{dataset}/measures"):
+        if row["measure"] not in ABSOLUTE:
+            groups.setdefault((row["method"], row["measure"]), []).append(row)
+    changes = [_change(found, "mean") for found in groups.values()]
+    changes = [each for each in changes if each.mean or each.sd]  # not those that are equal by construction
+    return sum(each.is_significant for each in changes), len(changes)
+
+
+def interval(found: list[Row], column: str) -> str:
+    """Points that the runs with augmentation have more, and the 95 % interval."""
+    change = _change(found, column)
+    low, middle, high = (100 * (change.mean + each) for each in (-change.half, 0, change.half))
+    return f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _change(found: list[Row], column: str) -> Summary:
+    """With augmentation less without, over pairs of equal seed."""
+    first, second = ({row["seed"]: float(row[column]) for row in found if row["side"] == side} for side in SIDES)
+    return summarise(second[seed] - first[seed] for seed in first)
+
+
 def best_of_readme() -> str:
     """README's table: `experiment=best` on the machine with AMX, the longest budget first."""
     names = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
@@ -176,7 +224,8 @@ TABLES = {"README.md": {"best": best_of_readme}, "docs/runs.md": {"temperatures"
 
 def made() -> dict[Path, str]:
     """The content of every file that follows from the rows."""
-    given = (rows, score, each, span, mean, networks, middle, ratio, unfitted, article, gain, effect, doubled, longer)
+    given = (rows, score, each, span, mean, networks, middle, ratio, unfitted, article, gain, effect, doubled, longer,
+             kept_runs, measured, difference, differing, interval)  # fmt: skip
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
