@@ -11,7 +11,8 @@ from harness import PAGES, REPOSITORY, write_snippets
 from markdown.extensions.toc import slugify
 
 from fastconv.config.arguments import check_arguments, prepare_arguments
-from fastconv.config.store import SCHEMAS
+from fastconv.config.overrides import keys
+from fastconv.config.store import SCHEMAS, options_with
 
 REFERENCE = REPOSITORY / "docs" / "reference.md"
 OTHER_PAGES = [REPOSITORY / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/research/README.md")]
@@ -43,6 +44,24 @@ def test_there_are_commands():
     assert len(commands()) > 30
 
 
+SECTIONS = "augment|average|budget|checkpoint|dataset|model|optimizer|range_test|schedule|stream|sweep|trainer|tta|validate"
+
+
+def settings() -> list[str]:
+    """The settings that sentences name in code, such as `budget.seconds`."""
+    spans = [span for page in PAGES for span in re.findall(r"`([^`\n]+)`", page.read_text())]
+    return sorted({key for span in spans for key in re.findall(rf"(?<![\w./])(?:{SECTIONS})\.[a-z]\w*[\w.]*\w", span)})
+
+
+def test_every_setting_that_is_named_exists():
+    known = {key for name in ("train", "lr_find") for key in keys(name)}
+    known |= {key[: key.rindex(".")] for key in known if "." in key}  # sections
+    named = settings()
+    assert len(named) > 50
+    unknown = [key for key in named if key not in known and not options_with(*key.split(".", 1))]
+    assert not unknown
+
+
 @pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_link_leads_somewhere(page):
     for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
@@ -61,6 +80,13 @@ def anchors(page: Path) -> set[str]:
 def test_short_pages_stay_short(page, most):
     """In words, with tables, formulas and commands."""
     assert len((REPOSITORY / page).read_text().split()) <= most
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_code_blocks_fit_their_width(page):
+    """At 1280 pixels, a block of the site shows 120 characters."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", page.read_text(), re.M | re.S)
+    assert not [line for block in blocks for line in block.splitlines() if len(line) > 120]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
