@@ -5,6 +5,7 @@ two comments there, `<!--NAME-->` and `<!--/NAME-->`, and are made by the functi
 in benchmarks/results whose programs do not ask for this machine are made again too.
 """
 
+import functools
 import importlib
 import json
 import re
@@ -15,7 +16,8 @@ from statistics import median
 
 import jinja2
 import techniques
-from measurements import RESULTS, number, read
+from measurements import RESULTS, number
+from measurements import read as read_csv
 
 from fastconv.analysis.comparison.statistics import Summary, summarise
 
@@ -27,6 +29,7 @@ PROGRAMS = ("best", "records", "calibration", "equal_work", "ensembles", "imbala
             "strides", "temperature")  # fmt: skip
 
 Row = dict[str, str]
+read = functools.cache(read_csv)
 
 
 def rows(name: str, **equal: str) -> list[Row]:
@@ -63,7 +66,7 @@ def span(found: list[Row], column: str, digits: int = 1, scale: float = 1) -> st
 
 def mean(found: list[Row], column: str, digits: int = 1, scale: float = 1) -> str:
     """The mean of a column."""
-    return f"{summarise(values(found, column, scale)).mean:,.{digits}f}"
+    return f"{round(summarise(values(found, column, scale)).mean, digits) + 0:,.{digits}f}"  # no -0.00
 
 
 def networks(found: list[Row], column: str = "network") -> str:
@@ -107,7 +110,7 @@ def unfitted() -> list[dict[str, object]]:
         if rule and whole:
             hand = max(whole, key=lambda hand: summarise(values(hand, "accuracy_tta")).mean)
             found.append({"case": case, "budget": budget, "machine": f"{device}, {precision}", "rule": rule, "hand": hand})
-    return sorted(found, key=lambda each: str(each["machine"]))
+    return sorted(found, key=lambda each: (str(each["machine"]), str(each["case"])))
 
 
 def article() -> dict[str, dict[bool, Row]]:
@@ -115,7 +118,7 @@ def article() -> dict[str, dict[bool, Row]]:
     found: dict[str, dict[bool, Row]] = {}
     for path in sorted((RESULTS / "article").glob("results-*.json")):
         run = json.loads(path.read_text())
-        found.setdefault(run["dataset"], {})[run["hparams"]["augment.crop.padding"] > 0] = run
+        found.setdefault(run["dataset"], {})["augment=standard" in run["overrides"]] = run
     return found
 
 
@@ -130,8 +133,13 @@ def gain(found: list[Row], base: list[Row], column: str = "accuracy") -> str:
 
 def effect(technique: str, kind: str) -> str:
     """Points of accuracy that a technique of techniques.csv brings, `alone` or `left out`, with the same interval."""
-    (found,) = (each for name, of, _, each in techniques.effects() if (name, of) == (technique, kind))
+    (found,) = (each for name, of, _, each in _effects() if (name, of) == (technique, kind))
     return f"{found.mean:+.2f} ± {found.half:.2f}"
+
+
+@functools.cache
+def _effects() -> list[tuple[str, str, str, techniques.Gain]]:
+    return techniques.effects()
 
 
 def doubled(kind: str) -> str:
