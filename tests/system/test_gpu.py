@@ -7,6 +7,7 @@ import pytest
 import torch
 from bare_loop import plan
 from harness import SMALL
+from lightning.fabric.accelerators.mps import MPSAccelerator as FabricsAccelerator
 from lightning.pytorch.accelerators import MPSAccelerator
 
 from fastconv.budget.benchmark import forget_peak_memory, peak_memory_mb
@@ -100,7 +101,8 @@ def test_lightning_trains_on_it(calls, digits_root, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTCONV_DATA", str(digits_root))
     run = plan("dataset=digits", *SMALL, "trainer.winograd=off", "stream=online")
     run = dataclasses.replace(run, device=dataclasses.replace(run.device, kind="mps"))
-    monkeypatch.setattr(MPSAccelerator, "is_available", lambda: True)
+    for accelerator in (MPSAccelerator, FabricsAccelerator):
+        monkeypatch.setattr(accelerator, "is_available", lambda: True)
     trainer = make_trainer(run, [], [])
     assert isinstance(trainer.accelerator, MPSAccelerator)
     assert trainer.strategy.root_device.type == "mps"
