@@ -48,7 +48,7 @@ results: $(READY) ## make the tables and pages of docs from the rows in benchmar
 	$(PY) benchmarks/pages.py
 
 docs: $(READY) ## build the documentation, as dist/docs/index.html
-	$(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 dashboard: $(READY) ## open TensorBoard on all runs
 	$(VENV)/bin/tensorboard --logdir outputs
