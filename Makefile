@@ -34,6 +34,7 @@ test-slow: $(READY) ## run the tests that take longer, about an hour on two core
 
 lint: $(READY) ## check style, types, and which package imports which
 	$(PY) -m ruff check .
+	$(PY) -m ruff check --quiet --preview --select PLW1514 fastconv # text has an encoding: that of Windows is its own
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo

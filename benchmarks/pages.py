@@ -1,8 +1,8 @@
 """Makes the pages of results from the rows of benchmarks/results: python benchmarks/pages.py, or make results.
 
-Each template of benchmarks/templates (jinja2) becomes the page of its name in docs/. Tables of other pages stand between
-two comments there, `<!--NAME-->` and `<!--/NAME-->`, and are made by the function of that name in `TABLES`. The tables
-in benchmarks/results whose programs do not ask for this machine are made again too.
+Each template of benchmarks/templates (jinja2) becomes the page of its name in docs/. Tables of other pages stand
+between two comments, `<!--NAME-->` and `<!--/NAME-->`, and are made by the function of that name in `TABLES`. The
+tables in benchmarks/results that follow from their rows alone are made again too.
 """
 
 import functools
@@ -109,7 +109,8 @@ def unfitted() -> list[dict[str, object]]:
         whole = [hand for hand in by_network.values() if len(hand) == len(rule)]  # of all seeds
         if rule and whole:
             hand = max(whole, key=lambda hand: summarise(values(hand, "accuracy_tta")).mean)
-            found.append({"case": case, "budget": budget, "machine": f"{device}, {precision}", "rule": rule, "hand": hand})
+            about = {"case": case, "budget": budget, "machine": f"{device}, {precision}"}
+            found.append({**about, "rule": rule, "hand": hand})
     return sorted(found, key=lambda each: (str(each["machine"]), str(each["case"])))
 
 
@@ -120,7 +121,6 @@ def article() -> dict[str, dict[bool, Row]]:
         run = json.loads(path.read_text())
         found.setdefault(run["dataset"], {})["augment=standard" in run["overrides"]] = run
     return found
-
 
 
 def gain(found: list[Row], base: list[Row], column: str = "accuracy") -> str:
@@ -169,7 +169,9 @@ def kept_runs(dataset: str) -> list[Row]:
     return [{**run, "side": SIDES["augment=standard" in run["overrides"]]} for run in found]
 
 
-def measured(dataset: str, method: str, measure: str, side: str | None = None, digits: int = 2, scale: float = 1) -> str:
+def measured(
+    dataset: str, method: str, measure: str, side: str | None = None, digits: int = 2, scale: float = 1
+) -> str:
     """The mean of a measure of heatmaps over the runs of a side, or of both."""
     found = rows(f"augmentation_effect/{dataset}/measures", method=method, measure=measure)
     return mean([row for row in found if side in (None, row["side"])], "mean", digits, scale)
@@ -245,12 +247,15 @@ def made() -> dict[Path, str]:
     for name, tables in TABLES.items():
         text = (REPOSITORY / name).read_text()
         for mark, table in tables.items():
-            text, count = re.subn(f"(<!--{mark}-->\n\n).*?(\n\n<!--/{mark}-->)", rf"\g<1>{table()}\g<2>", text, flags=re.S)
+            between = f"(<!--{mark}-->\n\n).*?(\n\n<!--/{mark}-->)"
+            text, count = re.subn(between, rf"\g<1>{table()}\g<2>", text, flags=re.S)
             assert count == 1, f"{name} has not one table {mark}"
         found[REPOSITORY / name] = text
     for name in PROGRAMS:
         found[RESULTS / f"{name}.md"] = importlib.import_module(name).table()
     return found
+
+
 def main() -> None:
     sys.path.append(str(RESEARCH))
     for path, text in made().items():

@@ -45,7 +45,9 @@ def test_there_are_commands():
     assert len(commands()) > 30
 
 
-SECTIONS = "augment|average|budget|checkpoint|dataset|model|optimizer|range_test|schedule|stream|sweep|trainer|tta|validate"
+SECTIONS = (
+    "augment|average|budget|checkpoint|dataset|model|optimizer|range_test|schedule|stream|sweep|trainer|tta|validate"
+)
 
 
 def settings() -> list[str]:
@@ -115,6 +117,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     pages = sorted((tmp_path / "site").rglob("*.html"))
     assert len(pages) > 20
     for page in pages:
-        fetched = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?([^\"' >]+)", page.read_text())
+        tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page.read_text())
+        fetched = [address for tag in tags for address in re.findall(r"\b(?:src|href)=[\"']?([^\"' >]+)", tag)]
         elsewhere = [each for each in fetched if re.match(r"(?:https?:)?//", each)]
         assert not elsewhere, f"{page.parent.name} loads {elsewhere}"
