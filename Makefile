@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test coverage test-slow lint bench article docs dashboard clean
+.PHONY: help setup run test coverage test-slow lint bench article results docs dashboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,7 @@ test-slow: $(READY) ## run the tests that take longer, about an hour on two core
 
 lint: $(READY) ## check style, types, and which package imports which
 	$(PY) -m ruff check .
+	$(PY) -m ruff check --quiet --preview --select PLW1514 fastconv # text has an encoding: that of Windows is its own
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
@@ -44,8 +45,11 @@ bench: $(READY) ## measure speed, start-up, memory and budgets; about 100 minute
 article: $(READY) ## the article, whole, and its page: minutes on a GPU, else days; ARGS="seeds=0 epochs=2 model.width=32" for less
 	$(PY) benchmarks/article.py $(ARGS)
 
+results: $(READY) ## make the tables and pages of docs from the rows in benchmarks/results
+	$(PY) benchmarks/pages.py
+
 docs: $(READY) ## build the documentation, as dist/docs/index.html
-	$(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 dashboard: $(READY) ## open TensorBoard on all runs
 	$(VENV)/bin/tensorboard --logdir outputs

@@ -1,5 +1,6 @@
 """The commands of README and docs compose, their links lead somewhere, and the site builds."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -11,7 +12,8 @@ from harness import PAGES, REPOSITORY, write_snippets
 from markdown.extensions.toc import slugify
 
 from fastconv.config.arguments import check_arguments, prepare_arguments
-from fastconv.config.store import SCHEMAS
+from fastconv.config.overrides import keys
+from fastconv.config.store import SCHEMAS, options_with
 
 REFERENCE = REPOSITORY / "docs" / "reference.md"
 OTHER_PAGES = [REPOSITORY / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/research/README.md")]
@@ -43,6 +45,27 @@ def test_there_are_commands():
     assert len(commands()) > 30
 
 
+SECTIONS = (
+    "augment|average|budget|checkpoint|dataset|model|optimizer|range_test|schedule|stream|sweep|trainer|tta|validate"
+)
+
+
+def settings() -> list[str]:
+    """The settings that sentences name in code, such as `budget.seconds`."""
+    spans = [span for page in PAGES for span in re.findall(r"`([^`\n]+)`", page.read_text())]
+    found = {key for span in spans for key in re.findall(rf"(?<![\w./])(?:{SECTIONS})\.[a-z][\w.]*\w", span)}
+    return sorted(key for key in found if not key.endswith((".png", ".onnx", ".pt2")))  # those are files
+
+
+def test_every_setting_that_is_named_exists():
+    known = {key for name in ("train", "lr_find") for key in keys(name)}
+    known |= {key[: key.rindex(".")] for key in known if "." in key}  # sections
+    named = settings()
+    assert len(named) > 50
+    unknown = [key for key in named if key not in known and not options_with(*key.split(".", 1))]
+    assert not unknown
+
+
 @pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_link_leads_somewhere(page):
     for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
@@ -63,6 +86,13 @@ def test_short_pages_stay_short(page, most):
     assert len((REPOSITORY / page).read_text().split()) <= most
 
 
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_code_blocks_fit_their_width(page):
+    """At 1280 pixels, a block of the site shows 120 characters."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", page.read_text(), re.M | re.S)
+    assert not [line for block in blocks for line in block.splitlines() if len(line) > 120]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_use_the_words_of_the_field(page):
     found = re.findall(
@@ -73,7 +103,8 @@ def test_pages_use_the_words_of_the_field(page):
 
 def test_the_site_is_built_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # of the theme's authors, about their successor
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert "WARNING" not in ended.stderr
     page = (tmp_path / "site" / "reference" / "index.html").read_text()
@@ -83,3 +114,10 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         for anchor in [name, *(f"{name}.{member}" for member in members.split(", ") if member)]:
             assert f'id="{anchor}"' in page, f"{anchor} has no docstring, or another name"
     assert (tmp_path / "site" / "results" / "scaling_law.png").exists()
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page.read_text())
+        fetched = [address for tag in tags for address in re.findall(r"\b(?:src|href)=[\"']?([^\"' >]+)", tag)]
+        elsewhere = [each for each in fetched if re.match(r"(?:https?:)?//", each)]
+        assert not elsewhere, f"{page.parent.name} loads {elsewhere}"

@@ -126,7 +126,8 @@ def table() -> str:
              " | fitted on held-out images"
              " | on labels of training images"
              " | as runs do |", "|" + " --- |" * 10]  # fmt: skip
-    for row in sorted(read(ROWS), key=lambda row: float(row["epochs"])):
+    rows = sorted(read(ROWS), key=lambda row: float(row["epochs"]))
+    for row in rows:
         cells = [row["run"], row["network"], row["epochs"]]
         cells += [f"{100 * float(row[f'accuracy_{key}']):.1f}" for key in ("training", "held_out")]
         cells += [f"{float(row['ece_unscaled']):.3f}"]
@@ -135,7 +136,8 @@ def table() -> str:
         lines.append(f"| {' | '.join(cells)} |")
     note = (
         f"Expected calibration error (15 bins) on at most {HELD_OUT:,} held-out images, temperature in brackets; fitted"
-        f" on {IMAGES:,} training images. label_smoothing=0.2, n = 1 a row, {describe_device()}, fp32."
+        f" on {IMAGES:,} training images. label_smoothing=0.2, n = 1 a row,"
+        f" {rows[-1]['device']}, fp32."
     )
     return "\n".join([*lines, "", note]) + "\n"
 

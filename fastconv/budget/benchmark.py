@@ -7,7 +7,7 @@ import itertools
 import json
 import platform
 import re
-import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,6 +32,7 @@ from fastconv.models import build_model
 from fastconv.optim import optimizer_of
 from fastconv.system.documents import read_json, record_of
 from fastconv.system.files import keep_measurement
+from fastconv.system.gpu import forget_peak, peak_bytes, synchronize
 from fastconv.system.json_text import as_json
 from fastconv.system.targets import source_digest, targets_in
 
@@ -162,8 +163,7 @@ def _times(work: Callable[[], object], device: Device, count: int = MICROBATCHES
     while len(times) < count and (len(times) < MIN_MICROBATCHES or sum(times) < ENOUGH_SECONDS):
         started = time.perf_counter()
         work()
-        if device.kind == "cuda":
-            torch.cuda.synchronize()
+        synchronize(torch.device(device.kind))
         times.append(time.perf_counter() - started)
     return times
 
@@ -221,7 +221,7 @@ def benchmark(
             first_seconds = max(0.0, time.perf_counter() - began - measured[0].benchmark_seconds)
     measured += [measure(key, device) for _ in range(repeats - done)]
     most, extra = max(done, repeats) + MORE, 0.0
-    while not (found := _agreed(measured, possible(measured), is_own=device.kind == "cuda")) and len(measured) < most:
+    while not (found := _agreed(measured, possible(measured), is_own=device.kind != "cpu")) and len(measured) < most:
         extra += min(each.benchmark_seconds for each in measured)
         if extra > extra_seconds:
             break
@@ -263,17 +263,21 @@ def _read(path: Path) -> tuple[SpeedProfile | None, int]:
 
 def forget_peak_memory() -> None:
     """Reset the peak: a run's must not be that of the run before it in the same process."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak()
     with contextlib.suppress(OSError):  # another system than Linux
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
 def peak_memory_mb(kind: str) -> float:
-    """The peak memory of this process in MB, on a GPU if `kind` is `cuda`."""
-    if kind == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
+    """The peak memory of this process in MB, on a GPU unless `kind` is `cpu`; 0 where the system does not say."""
+    if kind != "cpu":
+        return peak_bytes(kind) / 1e6
     with contextlib.suppress(OSError):
-        if peak := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+        if peak := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8")):
             return int(peak[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # elsewhere in bytes, and never reset
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # never reset
+    return used / 1e6 if sys.platform == "darwin" else used * 1024 / 1e6  # of macOS in bytes, else in KiB

@@ -20,6 +20,8 @@ from fastconv.config.schema import Config, Trainer
 from fastconv.kernels import norm_gelu, winograd
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
+from fastconv.system.gpu import find_gpu, free_bytes, gpu_count, gpu_name
+from fastconv.system.wording import counted
 
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -32,7 +34,7 @@ class Device:
     """The device of a run, and how it computes.
 
     Args:
-        kind: `cpu` or `cuda`.
+        kind: `cpu`, `cuda` or `mps`, the type of a torch device.
         name: model name of the processor or GPU.
         precision: `bf16` or `fp32`.
         threads: CPU threads that compute.
@@ -60,10 +62,10 @@ class Device:
 
     def free_memory(self) -> int | None:
         """Bytes of memory that are free, on a GPU if it is one; None if the system does not say."""
-        if self.kind == "cuda":
-            return torch.cuda.mem_get_info()[0]
+        if self.kind != "cpu":
+            return free_bytes(self.kind)
         with contextlib.suppress(OSError):  # elsewhere than Linux
-            if available := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text()):
+            if available := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text("utf-8")):
                 return 1024 * int(available[1])
         return None
 
@@ -76,14 +78,14 @@ def prepare(trainer: Trainer, threads: int | None = None) -> Device:
 
     Raises InputError for GPUs, a compiler or Winograd's convolutions that are asked for and not there.
     """
-    gpu = torch.cuda.is_available()
+    gpu = find_gpu()
     if trainer.accelerator == "gpu" and not gpu:
         raise InputError(
             "trainer.accelerator=gpu is not possible: torch finds no GPU here. Use trainer=cpu or trainer=auto"
         )
-    if gpu and trainer.accelerator != "cpu" and trainer.devices > torch.cuda.device_count():
+    if gpu and trainer.accelerator != "cpu" and trainer.devices > gpu_count(gpu):
         raise InputError(
-            f"trainer.devices={trainer.devices} is not possible: torch finds {torch.cuda.device_count()} GPUs here."
+            f"trainer.devices={trainer.devices} is not possible: torch finds {counted(gpu_count(gpu), 'GPU')} here."
             " Use fewer, or trainer.accelerator=cpu"
         )
     cores = os.cpu_count() or 1
@@ -92,12 +94,12 @@ def prepare(trainer: Trainer, threads: int | None = None) -> Device:
             f"trainer.devices={trainer.devices} is not possible: this machine has {cores} CPU cores, and each device is"
             " a process that needs one. Use fewer"
         )
-    kind = "cuda" if gpu and trainer.accelerator != "cpu" else "cpu"
+    kind = gpu if gpu and trainer.accelerator != "cpu" else "cpu"
     default = default_threads()  # also where an earlier run of this process changed it
     torch.set_num_threads(trainer.num_threads if isinstance(trainer.num_threads, int) else threads or default)
     keep_memory = kind == "cpu" and trainer.keep_memory and keep_freed_memory()
     precision = trainer.precision if trainer.precision != "auto" else _precision(kind)
-    name = torch.cuda.get_device_name() if kind == "cuda" else cpu_name()
+    name = cpu_name() if kind == "cpu" else gpu_name(kind)
     use = use_winograd(kind, precision, trainer)
     return Device(kind, name, precision, torch.get_num_threads(), keep_memory, _compiles(kind, trainer.compile), use)
 
@@ -148,11 +150,14 @@ def prepare_in_time(config: Config, threads: int | None = None) -> Device:
 
 
 def _precision(kind: str) -> str:
-    """`bf16` where the hardware is faster with it, else `fp32`; the same on all ranks, as a CPU measures it."""
+    """`bf16` where the hardware is faster with it, else `fp32`; the same on all ranks, as a CPU measures it.
+
+    Apple's GPUs get `fp32`: nobody has measured bf16 there.
+    """
     if kind == "cuda":
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        faster = from_first_rank("bf16", cpu_prefers_bf16)
+        faster = kind == "cpu" and from_first_rank("bf16", cpu_prefers_bf16)
     return "bf16" if faster else "fp32"
 
 
@@ -192,7 +197,7 @@ def _prefers(one: torch.dtype, other: torch.dtype) -> bool:
 def cpu_name() -> str:
     """The processor's model name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

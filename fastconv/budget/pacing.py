@@ -74,9 +74,10 @@ class Pacing:
     """When time becomes short, further views are scored in portions that should take so long: what a machine that is
     suddenly slower adds to one is the most that they can cost beyond the budget."""
     begin_scoring_seconds: Mapping[str, float] = field(
-        default_factory=lambda: MappingProxyType({"cpu": 0.05, "cuda": 0.6})
+        default_factory=lambda: MappingProxyType({"cpu": 0.05, "cuda": 0.6, "mps": 0.6})
     )
-    """Seconds before the first image is scored: on a GPU the scoring kernels have to be loaded."""
+    """Seconds before the first image is scored: on a GPU the scoring kernels have to be loaded. Apple's were not
+    measured."""
 
     # Measuring the time for scoring during training, on a CPU.
     score_at: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)

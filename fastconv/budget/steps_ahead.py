@@ -4,6 +4,8 @@ from collections import deque
 
 import torch
 
+from fastconv.system.gpu import Event, recorded_event
+
 
 class StepsAhead:
     """Counts and bounds them, so that the clock of the host is true.
@@ -14,7 +16,7 @@ class StepsAhead:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._events: deque[torch.cuda.Event] = deque()
+        self._events: deque[Event] = deque()
 
     @property
     def count(self) -> int:
@@ -23,10 +25,9 @@ class StepsAhead:
 
     def add(self, device: torch.device) -> None:
         """Record that all of a step was started; wait if the host is too far ahead."""
-        if device.type != "cuda":
+        event = recorded_event(device)
+        if event is None:
             return
-        event = torch.cuda.Event()
-        event.record()
         self._events.append(event)
         if len(self._events) > self._most:
             self._events.popleft().synchronize()

@@ -146,6 +146,6 @@ class Job:
 def _redact_file(path: Path) -> None:
     """Leave the secrets of URLs out of a file that Hydra has written."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        text = path.read_text()
+        text = path.read_text("utf-8")
         if (safe := redacted(text)) != text:
             write_atomically(path, safe.encode())

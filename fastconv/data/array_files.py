@@ -73,7 +73,7 @@ class ArraysWriter:
         if levels is not None:
             meta["levels"] = levels.as_dict()
         with writing(self.folder):
-            (self.aside / "meta.json").write_text(as_json(meta, indent=1))
+            (self.aside / "meta.json").write_text(as_json(meta, indent=1), "utf-8")
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def writing(path: Path) -> Iterator[None]:
 def read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
     """Memory-map the training and test arrays; None if they are absent, in another format or truncated."""
     try:
-        meta = from_json((folder / "meta.json").read_text())
+        meta = from_json((folder / "meta.json").read_text("utf-8"))
         if meta["format"] != ARRAYS_FORMAT:
             return None
         arrays = {

@@ -183,7 +183,7 @@ def _run(command: list[str]) -> str:
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=BUILD_SECONDS, env=environment,
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=BUILD_SECONDS, env=environment,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
@@ -199,7 +199,7 @@ def _processor() -> str:
     """The processor's features: a library for others may not run here."""
     lines = []
     with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
         lines = sorted({line for line in text.splitlines() if line.split(":")[0].strip() in FEATURES})
     return repr([platform.system(), platform.machine(), platform.processor(), *lines])
 

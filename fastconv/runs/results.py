@@ -231,7 +231,7 @@ def git_commit() -> str | None:
     git = ["git", "-C", str(Path(__file__).parents[1])]
 
     def ask(*command: str) -> str:
-        return subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run([*git, *command], capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
     try:
         ask("ls-files", "--error-unmatch", "__init__.py")  # an installed package may be inside another repository

@@ -19,7 +19,7 @@ def process_start() -> float:
     Where the system does not say (elsewhere than on Linux), the time at which fastconv was imported.
     """
     with suppress(OSError, ValueError, IndexError, AttributeError):
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # field 22 of proc(5)
+        ticks = int(Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()[19])  # field 22 of proc(5)
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
         began = time.monotonic() - age
         if _imported - LONGEST_START <= began <= _imported:

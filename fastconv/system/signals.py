@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C, a scheduler's request to stop, and the early warning that SLURM sends with `--signal=USR1@60`.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C, a scheduler's request to stop, and the early warning that SLURM sends with `--signal=USR1@60`. Windows lacks
+# the latter.
+SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 # The exit code of a command that Ctrl-C ended.
 INTERRUPT_CODE = 128 + signal.SIGINT
 

@@ -3,9 +3,11 @@
 import functools
 import os
 import select
-import signal
 import sys
 from collections.abc import Callable
+
+# The exit code of a command whose output nobody reads, as a shell reports SIGPIPE, which Windows has not.
+BROKEN_PIPE_CODE = 128 + 13
 
 
 def print_in_any_encoding() -> None:
@@ -34,7 +36,7 @@ def ends_with_its_reader(command: Callable[[], None]) -> Callable[[], None]:
                 raise
             # Python flushes it once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(128 + signal.SIGPIPE) from None
+            raise SystemExit(BROKEN_PIPE_CODE) from None
 
     return main
 

@@ -54,7 +54,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     stream = "augmented while training"
     if config.stream.mode == "device":
         size = run.train.images.nbytes / 1e6
-        stream += f" on the {'GPU' if device.kind == 'cuda' else 'CPU'}, which holds the images ({size:,.1f} MB)"
+        stream += f" on the {'CPU' if device.kind == 'cpu' else 'GPU'}, which holds the images ({size:,.1f} MB)"
     if plan.stream_epochs:
         size = plan.stream_epochs * spec.epoch_bytes / 1e6
         stream = f"{counted(plan.stream_epochs, 'epoch')}, {size:,.0f} MB in {redacted(config.stream.root)}"
@@ -64,6 +64,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     step += ["keeps freed memory"] * device.keep_memory
     step += ["compiled"] * device.compile
     step += [f"Winograd in {counted(run.winograd_layers, 'convolution')}"] * (run.winograd_layers > 0)
+    memory = f"about {speed.memory_mb / 1e3:.1f} GB" + " on the GPU" * (device.kind != "cpu")
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
@@ -76,7 +77,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "budget": f"{limit}; {bound}",
         "expected": f"{plan.epochs:.1f} epochs, {counted(plan.steps, 'step')} in {plan.seconds:,.0f} s",
         "stream": stream,
-        "memory": f"about {speed.memory_mb / 1e3:.1f} GB" + (" on the GPU" if device.kind == "cuda" else ""),
+        **({"memory": memory} if speed.memory_mb else {}),  # Windows does not say
         "outputs": config.outputs,
     }
     if run.seems_busy:

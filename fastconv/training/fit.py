@@ -177,7 +177,7 @@ class Training:
             # No time is known of a process that trained but could not write its results.
             images_per_second=self._budget.steps * config.batch_size / spent["train"] if spent["train"] else None,
             dataloader_wait_fraction=datamodule.wait_seconds / spent["train"] if spent["train"] else None,
-            peak_memory_mb=peak_memory_mb(run.device.kind),
+            peak_memory_mb=peak_memory_mb(run.device.kind) or None,
             stop_reason=self._budget.stop_reason,
             final_lr=config.schedule.factors(self._budget.progress).lr,
         )

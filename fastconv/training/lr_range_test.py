@@ -191,11 +191,11 @@ def conclusions(curve: LossCurve, test: RangeTest) -> list[str]:
 def write_range_test(curve: LossCurve, config: LrFind, folder: Path) -> None:
     """Write `lr_find.csv`, `lr_find.png` and the config, `lr_find.yaml`. Raises InputError if that fails."""
     try:
-        with (folder / "lr_find.csv").open("w", newline="") as file:
+        with (folder / "lr_find.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["learning_rate", "loss", "smoothed_loss"])
             rows.writerows(zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True))
-        (folder / "lr_find.yaml").write_text(settings_as_yaml(dataclasses.asdict(config)))
+        (folder / "lr_find.yaml").write_text(settings_as_yaml(dataclasses.asdict(config)), "utf-8")
         marks = {"suggestion": curve.suggestion}
         if (now := getattr(config.optimizer, "max_lr", None)) is not None:  # a user's own optimizer may have none
             marks["optimizer.max_lr now"] = now

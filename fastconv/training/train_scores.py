@@ -5,29 +5,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastconv.system.gpu import Event, recorded_event
+
 
 @dataclass(frozen=True)
 class PendingScores:
     """Sums over training images that are on their way to the host.
 
     Args:
-        sums: of losses, of correct predictions and of images, float [3] on the CPU.
-        copied: the event after which a GPU has written them; None if they are there.
+        sums: of losses, of correct predictions and of images, float [3], on the CPU or an Apple GPU.
+        copied: the event after which the GPU has written them; None if they are there.
     """
 
     sums: Tensor
-    copied: "torch.cuda.Event | None" = None
+    copied: Event | None = None
 
     @classmethod
     def of(cls, sums: Tensor) -> "PendingScores":
         """Start to copy sums, which may be changed after this call."""
-        if sums.device.type != "cuda":
+        if sums.device.type == "cpu":
             return cls(sums.clone())
-        host = torch.empty_like(sums, device="cpu", pin_memory=True)
-        host.copy_(sums, non_blocking=True)
-        copied = torch.cuda.Event()
-        copied.record()
-        return cls(host, copied)
+        if sums.device.type == "cuda":
+            copied = torch.empty_like(sums, device="cpu", pin_memory=True)
+            copied.copy_(sums, non_blocking=True)
+        else:
+            copied = sums.clone()
+        return cls(copied, recorded_event(sums.device))
 
     def is_ready(self) -> bool:
         """Whether `read` need not wait."""

@@ -80,7 +80,7 @@ def make_trainer(
     # Named, since Lightning would guess from the variables of a scheduler that processes are there which are not.
     environment = TorchElasticEnvironment() if started_by_torchrun() else LightningEnvironment()
     trainer = L.Trainer(
-        accelerator={"cpu": "cpu", "cuda": "gpu"}[run.device.kind],
+        accelerator=run.device.kind,
         devices=config.trainer.devices,
         strategy=config.trainer.strategy,
         precision="bf16-mixed" if run.device.precision == "bf16" else "32-true",

@@ -232,7 +232,8 @@ def test_a_clock_counts_what_an_earlier_process_spent():
     assert clock.seconds()["setup"] == 1
 
 
-def test_steps_that_the_device_has_not_finished_count(monkeypatch):
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_steps_that_the_device_has_not_finished_count(monkeypatch, kind):
     """A host that is some steps ahead of its device ends so early that the device ends inside the budget."""
     time, device_seconds = Time(), 0.5
     device = SimpleNamespace(free_at=0.0)
@@ -247,8 +248,8 @@ def test_steps_that_the_device_has_not_finished_count(monkeypatch):
         def synchronize(self):
             time.now = max(time.now, self.done_at)
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    module = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(getattr(torch, kind), "Event", Event)
+    module = SimpleNamespace(device=torch.device(kind))
     trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0)
     budget = TimeBudget(20.0, clock=Clock(time), step_seconds=device_seconds)
     budget.on_train_start(trainer, module)

@@ -44,9 +44,9 @@ def deletion_and_insertion(
             chances = network(copies.view(-1, channels, height, width)).softmax(1)
         chances = chances.view(-1, 2 * (steps + 1), chances.shape[1])
         rows = torch.arange(len(chances), device=target.device)
-        curves = chances[rows, :, target[part]].view(-1, 2, steps + 1).double()
+        curves = chances[rows, :, target[part]].view(-1, 2, steps + 1).cpu().double()
         areas.append(torch.trapezoid(curves, dx=1 / steps, dim=2))
-    found = torch.cat(areas).cpu().numpy()
+    found = torch.cat(areas).numpy()
     return found[:, 0], found[:, 1]
 
 
@@ -99,8 +99,8 @@ def relative_infidelity(
                         normalize=normalize,
                     )
                 )
-        spread_of_changes = errors[1].double()
-        share = errors[0].double() / spread_of_changes
+        spread_of_changes = errors[1].cpu().double()  # an Apple GPU has no float64
+        share = errors[0].cpu().double() / spread_of_changes
         found.append(torch.where(spread_of_changes > 0, share, torch.nan))
     return torch.cat(found).cpu().numpy()
 
@@ -126,7 +126,7 @@ def max_sensitivity(
                     target=target[part],
                 )
             )
-    return torch.cat(found).double().cpu().numpy()
+    return torch.cat(found).cpu().double().numpy()
 
 
 def share_on(maps: np.ndarray, area: np.ndarray) -> np.ndarray:

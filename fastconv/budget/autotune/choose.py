@@ -124,7 +124,7 @@ def choose(
 
     Args:
         open_choices: of the keys of `CHOICES`.
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or `mps`.
         train: the training images.
         scored: number of images that are scored after training.
         profiles: measures networks.
@@ -199,7 +199,7 @@ def choose(
         reasons["batch_size"] = f"{batch_size}, for {best.images / batch_size:,.0f} steps"
     if "epochs" in open_choices:
         max_epochs = None  # train until the time is up
-        if device == "cuda" and best.images >= candidates.max_images:
+        if device != "cpu" and best.images >= candidates.max_images:
             max_epochs = epochs / (1 - tuned.data_pruning)  # epochs of the images that do not skip
             reasons["epochs"] = f"{max_epochs:.0f}, as more epochs of {len(train):,} images would gain nothing"
         schedule = dataclasses.replace(config.schedule, max_epochs=max_epochs)  # type: ignore[type-var]
@@ -210,7 +210,7 @@ def choose(
 def _batch(size: int, devices: int, device: str, settings: Autotune) -> tuple[int, int]:
     """A batch size near `size`, and a micro batch size of which every device has the same number in a batch."""
     on_device = max(2, size // devices)
-    micro = on_device if device == "cuda" else min(settings.cpu_micro_batch_size, on_device)
+    micro = on_device if device != "cpu" else min(settings.cpu_micro_batch_size, on_device)
     return devices * micro * (on_device // micro), micro
 
 

@@ -131,7 +131,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
     about = {"names": names, "unreadable": unreadable, "sizes": sizes.ravel().tolist()}
     about["notes"] = notes
     with writing(writer.folder):
-        (writer.aside / ABOUT).write_text(as_json(about))
+        (writer.aside / ABOUT).write_text(as_json(about), "utf-8")
     told = [*([f"left out: {note}"] if note else ()), *notes]
     writer.finish(found.classes, "; ".join(told), levels if ranges else None)
 
@@ -179,7 +179,7 @@ def read(name: str, folder: Path) -> Opened | None:
     """Open the arrays that `write` has written, with the names of their images; None if there are none."""
     splits = read_arrays(name, folder)
     try:
-        about = from_json((folder / ABOUT).read_text())
+        about = from_json((folder / ABOUT).read_text("utf-8"))
     except (OSError, ValueError):  # earlier versions did not write it
         return None
     if splits is None:

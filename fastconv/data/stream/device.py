@@ -49,7 +49,7 @@ class DeviceStream(OnlineStream):
     Args:
         data: the training images.
         timed: enters the segment of a clock in which the images are copied.
-        plans_ahead: whether a thread plans the next epoch; None for only on a GPU, as on a CPU it would cost the
+        plans_ahead: whether a thread plans the next epoch; None for only with CUDA, as on a CPU it would cost the
             training step as much as it saves.
     """
 
@@ -76,7 +76,7 @@ class DeviceStream(OnlineStream):
             except torch.OutOfMemoryError as error:
                 raise InputError(does_not_fit(self.spec, self._data.images.nbytes, "no more is free")) from error
             self._fill = torch.from_numpy(self.spec.fill).to(device)
-        on_gpu = device.type == "cuda"
+        on_gpu = device.type == "cuda"  # Apple's has no streams to copy in
         if on_gpu if self._plans_ahead is None else self._plans_ahead:
             self._thread = ThreadPoolExecutor(1, "plan")
         self._side = torch.cuda.Stream(device) if on_gpu else None

@@ -11,6 +11,7 @@ import torch
 
 from fastconv.system import signals as interrupts
 from fastconv.system.errors import InputError, warn
+from fastconv.system.gpu import synchronize
 from fastconv.system.signals import Interrupted
 from fastconv.training.callbacks.finite_loss import diverged, has_finite_weights
 from fastconv.training.callbacks.time_budget import TimeBudget
@@ -105,8 +106,7 @@ class Checkpoints(L.Callback):
         if self._path is None:
             return
         module = trainer.lightning_module
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)  # count running computation as training time
+        synchronize(module.device)  # count running computation as training time
         started = time.monotonic()
         with self._budget.clock.segment("checkpoint"):
             if not has_finite_weights(module):

@@ -27,7 +27,7 @@ class FiniteLoss(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if pl_module.device.type == "cuda":  # the recorder's are sums over all ranks
+        if pl_module.device.type != "cpu":  # the recorder's are sums over all ranks
             finite = math.isfinite(self._recorder.latest.get("train/loss", 0.0))
         else:
             finite = math.isfinite(outputs["loss"])

@@ -21,6 +21,7 @@ from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.budget.scoring_times import ScoringTimes
 from fastconv.budget.steps_ahead import StepsAhead
 from fastconv.models.tta import Views
+from fastconv.system.gpu import synchronize
 
 T = TypeVar("T")
 
@@ -190,8 +191,7 @@ class TimeBudget(L.Callback):
             self.reserve.update(image_seconds=seconds / max(self.validate_images, 1))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)
+        synchronize(pl_module.device)
         trainer.limit_val_batches = self._val_batches
         self.clock.leave("train")
 

@@ -1,0 +1,96 @@
+"""Other systems than Linux: what they lack is taken away in a process of its own, which trains and predicts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+from harness import REPOSITORY, SMALL, only_run
+from PIL import Image
+
+# Windows has none of these modules and names. `/proc` is Linux's alone.
+HIDE = """
+import importlib.abc, os, select, signal, sys, types, warnings
+
+MODULES = {"fcntl", "grp", "pwd", "resource", "termios", "tty"}
+
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in MODULES:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+def no_proc(event, arguments):
+    if event == "open" and str(arguments[0]).startswith("/proc/"):
+        raise FileNotFoundError(2, "No such file or directory", arguments[0])
+
+for name in MODULES:
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, Hidden())
+sys.addaudithook(no_proc)
+
+from lightning.pytorch.trainer.connectors import signal_connector
+
+signal_connector.signal = types.SimpleNamespace(**vars(signal))  # Lightning looks at the name of the system instead
+for module, names in {
+    os: ("fork", "forkpty", "register_at_fork", "sched_getaffinity", "mkfifo", "O_NONBLOCK", "O_NOFOLLOW"),
+    signal: ("SIGALRM", "SIGHUP", "SIGPIPE", "SIGUSR1", "SIGUSR2", "alarm", "setitimer", "pthread_sigmask"),
+    select: ("poll", "epoll"),
+}.items():
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+warnings.filterwarnings("error", category=EncodingWarning, module=r"fastconv(\\.|$)")  # Windows' own is not UTF-8
+"""
+COMMANDS = """
+import importlib, json
+
+for name, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [name, *arguments]
+    importlib.import_module(f"fastconv.{name}").main()
+"""
+
+
+def run_without(folder, data, code, *commands):
+    """Run commands, lists of their name and arguments, in a process that lacks what other systems lack."""
+    environment = {**os.environ, "FASTCONV_DATA": str(data), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    command = [sys.executable, "-X", "warn_default_encoding", "-c", code, json.dumps(commands)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_run_needs_nothing_of_linux_alone(tmp_path, digits_root):
+    """It locks and writes a stream, trains, keeps a checkpoint, and predicts."""
+    Image.new("L", (8, 8)).save(tmp_path / "zero.png")
+    settings = ("dataset=digits", *SMALL, "budget.seconds=600", "schedule.max_epochs=0.1", "figures=false")
+    ended = run_without(
+        tmp_path,
+        digits_root,
+        HIDE + COMMANDS,
+        ["train", *settings, "trainer.winograd=off", "stream.root=streams", "logger=csv"],
+        ["predict", "run=latest", "images=zero.png", "out=found.csv"],
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    run = only_run(tmp_path / "outputs")
+    results = json.loads((run / "results.json").read_text())
+    assert results["steps"] > 0
+    assert 0 < results["accuracy"] <= 1
+    assert results["peak_memory_mb"] is None, "nothing says it here"
+    assert (run / "last.ckpt").exists()
+    assert list((tmp_path / "streams").glob("digits-*/epoch-*/shard-*.tar"))
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == 2
+    assert not re.search(r"│ memory +│", ended.stdout)
+
+
+def test_what_is_hidden_is_missed(tmp_path):
+    """The test above can fail."""
+    for line, missing in {
+        "import fcntl": "ModuleNotFoundError: No module named 'fcntl'",
+        "import resource": "ModuleNotFoundError: No module named 'resource'",
+        "os.fork()": "AttributeError: module 'os' has no attribute 'fork'",
+        "signal.SIGUSR1": "AttributeError: module 'signal' has no attribute 'SIGUSR1'",
+        "open('/proc/cpuinfo', encoding='utf-8')": "FileNotFoundError",
+    }.items():
+        without_lightning = re.sub(r"^(from lightning|signal_connector).*$", "", HIDE, flags=re.M)
+        assert missing in run_without(tmp_path, tmp_path, without_lightning + line).stderr
