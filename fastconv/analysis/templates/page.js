@@ -40,4 +40,5 @@ for (const wide of document.querySelectorAll(".wide")) {
   const sizes = new ResizeObserver(look);
   sizes.observe(wide);
   sizes.observe(wide.firstElementChild);
+  look();
 }
