@@ -30,7 +30,8 @@ addEventListener("load", () => setTimeout(() => {
     .flatMap((table) => [...table.rows].map((row) => right(row.cells[named(table, "verdict")])));
   const text = "h1, h2, h3, p, figcaption, summary, dt, dd, .pictures figure, .gallery img";
   const texts = [...page.querySelectorAll(text)];
-  const wide = [...page.querySelectorAll(".wide")].filter((each) => each.checkVisibility() && each.scrollWidth > each.clientWidth + 1);
+  const wide = [...page.querySelectorAll(".wide")]
+    .filter((each) => each.checkVisibility() && each.scrollWidth > each.clientWidth + 1);
   const found = {
     width: page.documentElement.scrollWidth,
     verdicts: verdicts,
