@@ -23,6 +23,21 @@ COMMANDS = {
     "export": "write a trained network as ONNX and torch.export files",
 }
 COMPLETION = ("--shell-completion", "-sc")
+# Completion for zsh, which splits words otherwise than the script of Hydra for bash expects. It asks for candidates as
+# fish's does, one on a line; those that end with = or a dot go on without a space.
+SCRIPTS = {
+    "install=zsh": """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+_fastconv() {
+    local -a found
+    found=(${(f)"$(COMP_LINE="${(j: :)words[1,CURRENT]}" fastconv -sc query=fish 2> /dev/null)"})
+    local -a open=(${(M)found:#*[=.]}) whole=(${found:#*[=.]})
+    compadd -S '' -a open
+    compadd -a whole
+}
+compdef _fastconv fastconv""",
+    "uninstall=zsh": "compdef -d fastconv\nunfunction _fastconv",
+}
 
 
 @ends_with_its_reader
@@ -62,11 +77,15 @@ def unknown(name: str) -> str:
 
 
 def complete(arguments: Sequence[str]) -> None:
-    """Complete a command line by Hydra's completion: `-sc install=bash` prints a script that asks `-sc query=bash`.
+    """Complete a command line by Hydra's completion: `-sc install=bash` prints a script that asks
+    `-sc query=bash`. So do fish and zsh, whose script is in `SCRIPTS`.
 
     The line is in the environment variable COMP_LINE. Its first word is fastconv and the second one a command, whose
     keys and values are completed, or the beginning of one.
     """
+    if arguments[-1] in SCRIPTS:
+        print(SCRIPTS[arguments[-1]])
+        return
     line = os.environ.get("COMP_LINE", "")
     words = line.split()
     in_name = len(words) < 2 or (len(words) == 2 and not line[-1].isspace())

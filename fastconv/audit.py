@@ -11,7 +11,7 @@ folder below `outputs`.
 
 from pathlib import Path
 
-from fastconv.config.cli import command
+from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next, quoted_overrides
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import require_known, require_writable
@@ -28,7 +28,7 @@ def check_audit(config: Config) -> None:
     require_writable(Path(config.outputs))
 
 
-@command("train", __doc__, check_audit)
+@command("train", __doc__, check_audit, first_line=READING)
 def main(config: Config) -> None:
     """Run the command; see the top of this file."""
     check_audit(config)
@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     found = audit(config)
     for line in found.report():
         print(printable(line))
-    print(f"findings and pictures are in {write(found, config)}")
+    print(f"findings and pictures, and audit.html with both, are in {write(found, config)}")
     if found.problems:
         raise InputError(f"{found.name} cannot be trained on yet: {'; '.join(found.problems)}")
     print_next("train", *quoted_overrides(task_overrides()))

@@ -5,6 +5,7 @@ Compare many runs in one table. Runs that differ only in their seeds form a grou
 runs are listed with the reason.
 
   python -m fastconv.compare runs=outputs/sweeps/2026-11-25_09-00-00-a1b2c3
+  fastconv compare runs=latest page=compare.html
   python -m fastconv.compare where=[dataset:mnist,seed:0] sort=seconds_counted page=compare.html
   python -m fastconv.compare by=runs format=csv
 """
@@ -14,8 +15,11 @@ from pathlib import Path
 
 from fastconv.config.cli import command
 from fastconv.config.commands import Compare, as_list
+from fastconv.config.given_run import LATEST, latest_run
 from fastconv.config.prerequisites import require_writable
+from fastconv.config.sweeps import DESCRIPTION
 from fastconv.system.errors import InputError
+from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
 
 
@@ -37,6 +41,15 @@ def check(config: Compare) -> None:
         require_writable(Path(config.page).parent)
 
 
+def latest(outputs: Path) -> Path:
+    """The folder of the newest finished run below `outputs`, or that of its sweep; prints which. Raises InputError if
+    there is none."""
+    run = latest_run("runs", outputs)
+    found = run.parent if (run.parent / DESCRIPTION).exists() else run
+    print(printable(f"fastconv: reading {found}, which {LATEST} stands for"), file=sys.stderr, flush=True)
+    return found
+
+
 @command("compare", __doc__, check)
 def main(config: Compare) -> None:
     """Run the command; see the top of this file."""
@@ -45,7 +58,7 @@ def main(config: Compare) -> None:
     from fastconv.analysis.comparison.tables import group_rows, run_rows, sort_rows, write_rows
     from fastconv.runs.collection import find_runs, select
 
-    folders = [Path(str(folder)) for folder in as_list(config.runs)]
+    folders = [Path(str(each)) if each != LATEST else latest(Path(config.outputs)) for each in as_list(config.runs)]
     entries = find_runs(folders)
     if not entries:
         raise InputError(f"no runs below {', '.join(map(str, folders))}: train one with python -m fastconv.train")

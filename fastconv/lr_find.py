@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from fastconv.budget.clock import Clock
-from fastconv.config.cli import command
+from fastconv.config.cli import READING, command
 from fastconv.config.commands import LrFind
 from fastconv.config.prerequisites import check_data, require_writable
 from fastconv.config.validation import check
@@ -48,7 +48,7 @@ def check_range_test(config: LrFind) -> Splits:
     return check_data(only_training(config))
 
 
-@command("lr_find", __doc__, check_range_test)
+@command("lr_find", __doc__, check_range_test, first_line=READING)
 def main(config: LrFind) -> None:
     """Run the command; see the top of this file."""
     data = check_range_test(config)

@@ -11,7 +11,7 @@ recently used streams until the rest fits in stream.max_gb (stream.max_gb=0 remo
 import dataclasses
 
 from fastconv.budget.clock import Clock
-from fastconv.config.cli import command
+from fastconv.config.cli import READING, command
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_writable
 from fastconv.config.schema import Config
@@ -54,7 +54,7 @@ def check_stream(config: Config) -> Splits | None:
     return check_data(config)
 
 
-@command("train", __doc__, check_stream)
+@command("train", __doc__, check_stream, first_line=READING)
 def main(config: Config) -> None:
     """Run the command; see the top of this file."""
     data, config = check_stream(config), written(config)

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from fastconv.budget.clock import Clock
-from fastconv.config.cli import command
+from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_loggers, require_writable
@@ -65,7 +65,7 @@ def report(config: Config, sweep: Path) -> bool:
     return write_sweep_report(sweep, config.sweep.report, Path(config.data), own)
 
 
-@command("train", __doc__, check_run, check_search, report, "fastconv: reading the settings and the images")
+@command("train", __doc__, check_run, check_search, report, READING)
 def main(config: Config) -> float | None:
     """Run the command; see the top of this file. Returns the held-out objective, which a search maximises."""
     clock, overrides, hydra = Clock(start_seconds=take_start_seconds()), task_overrides(), HydraConfig.get()

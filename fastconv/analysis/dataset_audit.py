@@ -8,6 +8,7 @@ import numpy as np
 
 from fastconv.analysis import figures, run_figures
 from fastconv.analysis.duplicates import equal_images
+from fastconv.analysis.html import Figure, Table, write_page
 from fastconv.config.prerequisites import too_large_batch
 from fastconv.config.schema import Config
 from fastconv.data.loading import load, open_described, open_source
@@ -27,6 +28,9 @@ IMBALANCE, FEW = 3, 100
 MOST_CROPPED = 0.25
 # Images of each class on the contact sheet, and classes on it.
 SHOWN, SHOWN_CLASSES = 10, 20
+# What a row about an image has, and rows on the page: all are in findings.csv.
+ABOUT_IMAGES = ("finding", "image", "about")
+PAGE_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -104,16 +108,21 @@ class Audit:
             lines.append("nothing to object to")
         return [printable(line) for line in lines]
 
-    def rows(self) -> list[dict[str, str]]:
-        """Return a row for every finding about an image."""
-        found = [{"finding": "unlabelled" if why == NO_LABEL else "unreadable", "image": name, "about": why}
-                 for name, why in self.opened.unreadable]  # fmt: skip
-        found += [{"finding": "leak", "image": test, "about": f"is {train}"} for train, test in self.leaked]
+    def rows(self) -> list[list[str]]:
+        """Return a row for every finding about an image: `ABOUT_IMAGES`."""
+        found = [["unlabelled" if why == NO_LABEL else "unreadable", name, why] for name, why in self.opened.unreadable]
+        found += [["leak", test, f"is {train}"] for train, test in self.leaked]
         for finding, groups in (("copy", self.duplicates), ("contradictory", self.contradictory)):
-            found += [
-                {"finding": finding, "image": names[0], "about": f"is {name}"} for names in groups for name in names[1:]
-            ]
+            found += [[finding, names[0], f"is {name}"] for names in groups for name in names[1:]]
         return found
+
+    def counts(self) -> list[tuple[str, int, int]]:
+        """Return each class with its numbers of images to train on and to test with."""
+        classes = self.opened.classes
+        numbers = (
+            np.bincount(part.labels, minlength=len(classes)).tolist() for part in (self.opened.train, self.opened.test)
+        )
+        return list(zip(classes, *numbers, strict=True))
 
 
 def _span(least: int, most: int) -> str:
@@ -159,21 +168,42 @@ def audit(config: Config) -> Audit:
 
 
 def write(found: Audit, config: Config) -> Path:
-    """Write the findings and the pictures to a new folder, and return it."""
+    """Write the findings, the pictures and a page of both, `audit.html`, to a new folder, and return it."""
+    folder = new_run_folder(Path(config.outputs) / found.name, prefix="audit-")
+    lines, rows, counts = found.report(), found.rows(), found.counts()
+    (folder / "audit.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, header, table in (
+        ("findings", list(ABOUT_IMAGES), rows),
+        ("classes", ["class", "train", "test"], counts),
+    ):
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(map(csv_cell, row) for row in table)
+    figures_of = draw(found, config, folder)
+    more = counted(max(0, len(rows) - PAGE_ROWS), "more is", "more are")
+    write_page(
+        folder / "audit.html",
+        "audit.html",
+        title=f"Audit of {found.name}",
+        findings=lines,
+        classes=Table(
+            ["class", "images to train on", "to test with"],
+            [[name, f"{train:,}", f"{test:,}"] for name, train, test in counts],
+            sortable=True,
+        ),
+        figures=figures_of,
+        images=Table(ABOUT_IMAGES, rows[:PAGE_ROWS], sortable=True),
+        more=f"{more} in findings.csv." if len(rows) > PAGE_ROWS else "",
+    )
+    return folder
+
+
+def draw(found: Audit, config: Config, folder: Path) -> list[Figure]:
+    """Draw training images of each class, and the first of the training stream, to files of a folder."""
     from fastconv.data.dataset import ImageData
 
-    folder = new_run_folder(Path(config.outputs) / found.name, prefix="audit-")
-    (folder / "audit.txt").write_text("\n".join(found.report()) + "\n", encoding="utf-8")
-    with (folder / "findings.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.DictWriter(file, ["finding", "image", "about"], lineterminator="\n")
-        rows.writeheader()
-        rows.writerows({key: csv_cell(value) for key, value in row.items()} for row in found.rows())
     train, classes = found.opened.train, found.opened.classes
-    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", "train", "test"])
-        counts = (np.bincount(split.labels, minlength=len(classes)) for split in (train, found.opened.test))
-        writer.writerows(zip(map(csv_cell, classes), *(each.tolist() for each in counts), strict=True))
     shown = [np.flatnonzero(train.labels == label)[:SHOWN] for label in range(min(len(classes), SHOWN_CLASSES))]
     tiles = [[figures.Tile(train.images[row], printable(classes[train.labels[row]])) for row in each] for each in shown]
     figures.draw_tiles(tiles, f"{found.name}: training images", folder / "images.png", inches=1.1)
@@ -182,4 +212,8 @@ def write(found: Audit, config: Config) -> Path:
     stream = OnlineStream(spec, data)
     run_figures.draw_augmented(*stream.rows(0, run_figures.GRID_IMAGES), spec, folder / "augmented.png")
     stream.close()
-    return folder
+    which = f" of the first {SHOWN_CLASSES} classes" if len(classes) > SHOWN_CLASSES else " of each class"
+    return [
+        Figure(folder / "images.png", "Training images by class", f"Training images{which}, as networks see them."),
+        Figure(folder / "augmented.png", "Augmented images", "The first images of the training stream, augmented."),
+    ]

@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from fastconv.analysis.figures import Tile, draw_tiles, figure_text, save
 from fastconv.data.stream.spec import StreamSpec
+from fastconv.runs.hparams import is_augmented
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file
@@ -25,6 +27,8 @@ FEW_CLASSES, MAX_NAMES = 20, 50
 MAX_CELLS = 1000
 # Most frequent errors that are named where the cells are too small for counts.
 NAMED_ERRORS = 25
+# Said of the loss of a run that smooths labels. Even a perfect network has a training loss above zero there.
+OTHER_SCALE = "training loss is of smoothed labels, on another scale than the others"
 # Bytes of the longest metrics.csv that is read, and the largest value that is drawn.
 MOST_BYTES, MOST = 16 * 2**20, 1e15
 
@@ -83,12 +87,16 @@ def draw_schedule(metrics: dict[str, np.ndarray], title: str, path: Path) -> Non
 
 
 def draw_curves(metrics: dict[str, np.ndarray], results: Results, title: str, path: Path) -> None:
-    """Plot loss and accuracy of training images (augmented) and validation images by epoch, and the test score."""
+    """Plot loss and accuracy of training images and validation images by epoch, and the test score."""
+    smoothing = label_smoothing(results.hparams)
+    augmented = ["augmented"] * is_augmented(results.hparams)
     figure = Figure(figsize=(11, 4), layout="constrained")
     figure.suptitle(figure_text(title))
     left, right = figure.subplots(1, 2)
     for axes, name, scale in ((left, "loss", 1), (right, "accuracy", 100)):
-        for split, marker, label in (("train", "", "training (augmented)"), ("validate", "o", "validation")):
+        about = ", ".join([*augmented, *[f"labels smoothed by {smoothing:g}"] * (smoothing > 0 and name == "loss")])
+        training = f"training ({about})" if about else "training"
+        for split, marker, label in (("train", "", training), ("validate", "o", "validation")):
             epochs, values = column(metrics, f"{split}/{name}")
             if len(values):
                 axes.plot(epochs, scale * values, marker=marker, label=label)
@@ -98,9 +106,17 @@ def draw_curves(metrics: dict[str, np.ndarray], results: Results, title: str, pa
             axes.plot(results.epochs, scale * score, marker="*", markersize=12, linestyle="", color="C3", label=label)
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy in %" if name == "accuracy" else "cross-entropy")
+        if name == "loss" and smoothing:
+            axes.set_title(OTHER_SCALE, fontsize=9)
         axes.grid(alpha=0.3)
         axes.legend()
     save(figure, path)
+
+
+def label_smoothing(hparams: Mapping[str, Any]) -> float:
+    """The share of each label that training spreads over all classes, by the settings of a run; 0 if not known."""
+    value = hparams.get("label_smoothing")
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def draw_range_test(

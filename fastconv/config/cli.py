@@ -32,6 +32,9 @@ from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding
 from fastconv.system.urls import redacted
 
+# The first line of a command that imports torch or decodes images before it has more to say.
+READING = "fastconv: reading the settings and the images"
+
 
 def no_search(config: Any) -> None:
     """Refuse a search over a command that returns no result to maximise."""

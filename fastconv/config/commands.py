@@ -46,7 +46,8 @@ class Compare:
     """A comparison of many runs, as a table and a page."""
 
     runs: Any = setting("outputs", path=True, local=True)
-    """The folder that contains the runs, or a list of such folders."""
+    """The folder that contains the runs, or a list of such folders; `latest` for the newest finished run, with all runs
+    of its sweep."""
     by: str = setting("settings", options=("settings", "runs"))
     """`settings`: one row for each group of runs that differ only in their seeds; `runs`: one row for each run."""
     where: Any = setting(None, text=True)
@@ -62,6 +63,8 @@ class Compare:
     """Format of the printed table: `table` for reading in a terminal, `csv`, `markdown` or `json`."""
     page: str | None = setting(None, path=True, local=True)
     """File to write a page with sortable tables and plots to, such as compare.html; null for no page."""
+    outputs: str = setting("outputs", path=True, local=True)
+    """Folder below which `latest` looks for the newest finished run."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,16 @@ KEYS = ("run", "against")
 C = TypeVar("C")
 
 
+def latest_run(key: str, outputs: Path) -> Path:
+    """The newest finished run below `outputs`, for which a key has the word `latest`.
+
+    Raises InputError if there is no such run, or if a folder has that name.
+    """
+    if Path(LATEST).is_dir():
+        raise InputError(f"{key}={LATEST} could be the folder {LATEST} that is here: write {key}=./{LATEST} for it")
+    return newest_finished(outputs)
+
+
 def check_given_run(config: C, check: Callable[[C], object], prints_data: bool = False) -> C:
     """Check a config, and put the newest finished run below its `outputs` in the place of the word `latest`.
 
@@ -37,9 +47,7 @@ def check_given_run(config: C, check: Callable[[C], object], prints_data: bool =
         value = getattr(given, key, None)
         if LATEST not in as_list(value):
             continue
-        if Path(LATEST).is_dir():
-            raise InputError(f"{key}={LATEST} could be the folder {LATEST} that is here: write {key}=./{LATEST} for it")
-        newest = str(newest_finished(Path(given.outputs)))
+        newest = str(latest_run(key, Path(given.outputs)))
         found[key] = [newest if each == LATEST else each for each in value] if isinstance(value, list) else newest
     if found:
         given = dataclasses.replace(given, **found)

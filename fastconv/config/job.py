@@ -89,9 +89,10 @@ class Job:
         in_sweep = hydra_config.mode == RunMode.MULTIRUN
         if in_sweep:
             begin_log_anew()
-        if in_sweep and self.progress and os.getpid() == self._process:
-            overrides = printable(redacted(" ".join(task_overrides())))
-            print(self.progress.line(hydra_config.job.num, overrides), flush=True)
+        if in_sweep and self.progress:
+            is_here = os.getpid() == self._process
+            line = self.progress.line if is_here else self.progress.line_elsewhere
+            print(line(hydra_config.job.num, printable(redacted(" ".join(task_overrides())))), flush=True)
         try:
             config = typed(self._config_name, values, task_overrides())
             if in_sweep:

@@ -8,16 +8,24 @@ from fastconv.runs.folder import is_finished
 
 
 class SweepProgress:
-    """The jobs of a sweep that run one by one in this process.
+    """The jobs of a sweep, one by one in this process or, through a launcher, several at once in others.
 
     Args:
         jobs: their number.
         folder: of the sweep; that of a job is named by its number.
         now: reads a clock, in seconds.
+        wall: reads one that other processes and machines share.
     """
 
-    def __init__(self, jobs: int, folder: Path, now: Callable[[], float] = time.monotonic) -> None:
-        self._jobs, self._folder, self._now = jobs, folder, now
+    def __init__(
+        self,
+        jobs: int,
+        folder: Path,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._jobs, self._folder, self._now, self._wall = jobs, folder, now, wall
+        self._began = wall()
         self._to_run = {number for number in range(jobs) if not is_finished(folder / str(number))}
         self._seconds: list[float] = []
         self._begun: float | None = None
@@ -33,6 +41,14 @@ class SweepProgress:
         if self._seconds and left:
             line += f"; about {duration(left * sum(self._seconds) / len(self._seconds))} left"
         self._begun = self._now() if number in self._to_run else None
+        return line
+
+    def line_elsewhere(self, number: int, overrides: str) -> str:
+        """The same from the process of a launcher: by how many jobs of the sweep were finished since it began."""
+        line = f"job {number} of {self._jobs}: {overrides}"
+        finished = sum(is_finished(self._folder / str(each)) for each in self._to_run)
+        if finished and (left := len(self._to_run) - finished):
+            line += f"; about {duration(left * (self._wall() - self._began) / finished)} left"
         return line
 
     def end(self) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +29,21 @@ def content_hashes(images: np.ndarray) -> NDArray[np.uint64]:
         digests = b"".join(hashlib.sha256(image.data).digest()[:8] for image in block)
         found[start : start + len(block)] = np.frombuffer(digests, "<u8")
     return found
+
+
+def images_digest(parts: Sequence[ImageData]) -> str | None:
+    """The first 16 hex digits of a sha256 of images and their labels, in any order and however they are parted.
+
+    None for those of built-in data sets, which have no hashes and never change.
+    """
+    rows = [
+        np.stack([data.hashes, np.asarray(data.labels, np.uint64)], axis=1) for data in parts if data.hashes is not None
+    ]
+    if not rows:
+        return None
+    found = np.concatenate(rows)
+    ordered = found[np.lexsort(found.T)].astype("<u8")
+    return hashlib.sha256(ordered.tobytes()).hexdigest()[:16]
 
 
 def blocks(images: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:

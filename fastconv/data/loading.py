@@ -77,6 +77,17 @@ def open_described(dataset: "Dataset", root: Path, opened: Source) -> Opened:
     return _open(folder, partial(read, dataset.name, folder), partial(write, dataset, opened))
 
 
+def stored_images(dataset: "Dataset", root: Path, own: Sequence[Path] = (), by_content: bool = True) -> Opened | None:
+    """The images of a user's data set, with their names, as far as they were decoded before; else None.
+
+    Takes and raises what `load` does.
+    """
+    opened = open_source(dataset, root, own)
+    if not isinstance(opened, Source):
+        return None
+    return read(dataset.name, _folder_of_source(dataset, root, opened, by_content))
+
+
 def _with_notes(splits: tuple[ImageData, ImageData], notes: Sequence[str]) -> tuple[ImageData, ImageData]:
     train, test = (replace(split, note="; ".join(filter(None, (split.note, *notes)))) for split in splits)
     return train, test

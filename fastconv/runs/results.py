@@ -104,6 +104,8 @@ class Results:
     test_digest: str | None = None
     """Of your own images, the first 16 hex digits of a sha256 of the test split: runs with another one were scored on
     other images. Null for built-in data sets."""
+    train_digest: str | None = None
+    """The same of the images to train on and to hold out, in any order: runs with another one had other images."""
     stop_reason: str | None = None
     error: str | None = None
     """Why the run failed."""

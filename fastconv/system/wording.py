@@ -1,4 +1,4 @@
-"""Sentences that say a number of things."""
+"""Numbers with their nouns, in sentences."""
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
@@ -10,3 +10,8 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     """
     plural = f"{one}es" if one.endswith("s") else f"{one}s"
     return f"{count:,} {one if count == 1 else many or plural}"
+
+
+def measured(value: float, one: str) -> str:
+    """A number that need not be whole with its noun: `measured(1, "epoch")` is "1 epoch", of 2.5 "2.5 epochs"."""
+    return f"{value:g} {one if value == 1 else f'{one}s'}"

@@ -16,7 +16,7 @@ from fastconv.models.configs import Pretrained
 from fastconv.runs.results import OBJECTIVES, Results
 from fastconv.system.names import printable
 from fastconv.system.urls import redacted
-from fastconv.system.wording import counted
+from fastconv.system.wording import counted, measured
 from fastconv.training.plan import Run
 
 # The plan says how much of the budget is spent before training if it is more than this share.
@@ -42,7 +42,9 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     spent = run.clock.counted(tuple(budget.counts))
     if budget.seconds is not None and spent > SPENT * budget.seconds:
         limit += f", of which {spent:.1f} s are already spent"
-    bound = "as many epochs as fit" if schedule.max_epochs is None else f"at most {schedule.max_epochs:g} epochs"
+    bound = "as many epochs as fit"
+    if schedule.max_epochs is not None:
+        bound = f"at most {measured(schedule.max_epochs, 'epoch')}"
     height, width, channels = spec.shape
     described = (
         f"{counted(images, 'training image')} {width}x{height}x{channels}, {counted(len(spec.classes), 'class')}"

@@ -3,6 +3,7 @@
 import dataclasses
 
 from fastconv.config.resume import RunFolder, earlier_results, hparams
+from fastconv.data.hashes import images_digest
 from fastconv.runs.results import Results, git_commit, versions
 from fastconv.system.errors import warn
 from fastconv.training.plan import Run
@@ -27,6 +28,7 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         budget_seconds=config.budget.seconds,
         budget_counts=config.budget.counts,
         test_digest=None if run.test.hashes is None else run.test.digest[:16],
+        train_digest=images_digest([run.train, run.unseen]),
         parameters=run.parameters,
         expected_epochs=run.plan.epochs,
         expected_seconds=run.plan.seconds,

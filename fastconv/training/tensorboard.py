@@ -3,7 +3,7 @@
 import copy
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,29 @@ from fastconv.runs.results import MEASURES, Results
 from fastconv.system.errors import warn
 from fastconv.system.names import valid_unicode
 
+# TensorBoard opens on the first two groups of tags by the alphabet, and the HParams page has its columns in that order:
+# so accuracy comes first, then loss. By the names of `metrics.csv` and of `results.json`, which other loggers use too;
+# what is not named here keeps its name.
+TAGS = {
+    "train/accuracy": "accuracy/train",
+    "validate/accuracy": "accuracy/validate",
+    "results/accuracy": "accuracy/test",
+    "results/accuracy_tta": "accuracy/test_tta",
+    "results/accuracy_holdout": "accuracy/holdout",
+    "results/accuracy_holdout_tta": "accuracy/holdout_tta",
+    "train/loss": "loss/train",
+    "validate/loss": "loss/validate",
+    "results/loss": "loss/test",
+    "train/epoch": "time/epoch",
+    "budget/seconds_counted": "time/seconds_counted",
+    "budget/used": "time/budget_used",
+}
 # Charts by category. Tags are patterns, so that runs with and without validations or a time limit have the same layout:
 # TensorBoard merges the layouts of runs, and would show two charts side by side if they differed.
 LAYOUT = {
     "training": {
-        "loss": ["Multiline", ["(train|validate)/loss$"]],
-        "accuracy": ["Multiline", ["(train|validate)/accuracy$"]],
+        "loss (in training: of smoothed labels, if they are)": ["Multiline", ["loss/(train|validate)$"]],
+        "accuracy": ["Multiline", ["accuracy/(train|validate)$"]],
         "learning rate": ["Multiline", ["schedule/lr$"]],
         "momentum": ["Multiline", ["schedule/momentum$"]],
     },
@@ -36,9 +53,9 @@ LAYOUT = {
         "share of the training time waiting for data": ["Multiline", ["speed/dataloader_wait_fraction$"]],
     },
     "budget": {
-        "progress of the schedule, share of the budget used": ["Multiline", ["(schedule/progress|budget/used)$"]],
-        "seconds counted": ["Multiline", ["budget/seconds_counted$"]],
-        "epochs": ["Multiline", ["train/epoch$"]],
+        "progress of the schedule, share of the budget used": ["Multiline", ["(schedule/progress|time/budget_used)$"]],
+        "seconds counted": ["Multiline", ["time/seconds_counted$"]],
+        "epochs": ["Multiline", ["time/epoch$"]],
     },
 }
 # Results by which the HParams page can sort and filter runs.
@@ -73,6 +90,10 @@ class Dashboard(TensorBoardLogger):
         """The folder of the run as it is: Lightning's own would replace `$HOME` in it, and write elsewhere."""
         return str(self.save_dir)
 
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log values by their names in `metrics.csv`, under the names of `TAGS`."""
+        super().log_metrics({TAGS.get(name, name): value for name, value in metrics.items()}, step)
+
     def finalize(self, status: str) -> None:
         self.experiment.flush()
 
@@ -96,16 +117,17 @@ class Dashboard(TensorBoardLogger):
         with optional("results"):
             for key in METRICS:
                 if (value := getattr(results, key)) is not None:
-                    self.experiment.add_scalar(f"results/{key}", value, results.steps)
+                    name = f"results/{key}"
+                    self.experiment.add_scalar(TAGS.get(name, name), value, results.steps)
             end = SessionEndInfo(status=Status.STATUS_SUCCESS, end_time_secs=time.time())
             self._add_session(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 
     def show_picture(self, path: Path, step: int) -> None:
-        """Show a PNG file under its name."""
+        """Show a PNG file under its name, behind the curves: in Time Series pictures and curves share one order."""
         from fastconv.analysis import figures  # imports matplotlib, which training does not need
 
         with optional(path.stem):
-            self.experiment.add_image(path.stem, figures.read_png(path), step, dataformats="HWC")
+            self.experiment.add_image(f"pictures/{path.stem}", figures.read_png(path), step, dataformats="HWC")
 
     def show_graph(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
         """Show the graph of a network for images of `shape`: height, width and channels."""

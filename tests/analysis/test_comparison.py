@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from fastconv.analysis.comparison.effects import effects, is_balanced
 from fastconv.analysis.comparison.figures import validation_curve
-from fastconv.analysis.comparison.groups import by_dataset, choose_measure, effects, group_runs, names_of, pareto_front
+from fastconv.analysis.comparison.groups import by_dataset, choose_measure, group_runs, names_of, pareto_front
+from fastconv.analysis.comparison.legends import legend_names, legend_texts, shortened
 from fastconv.analysis.comparison.report import findings
 from fastconv.analysis.comparison.tables import columns, group_rows, run_rows, sort_rows
 from fastconv.runs.collection import Entry, find_runs, select
@@ -66,7 +68,7 @@ def test_verdicts_are_those_of_welchs_test():
     assert min(p) < 0.05 < max(p), "both outcomes are there"
     assert [group.verdict for group in groups] == [
         "best",
-        *("not significantly different from the best" if each > 0.05 else "" for each in p),
+        *("not significantly different from the best" if each > 0.05 else "significantly worse" for each in p),
     ]
 
 
@@ -94,9 +96,8 @@ def test_data_sets_of_one_name_are_told_apart_by_their_images():
             runs.append(dataclasses.replace(run, results=dataclasses.replace(run.results, test_digest=digest * 16)))
     groups = group_runs([*runs, entry(0.7, 0, dataset__name="photos"), entry(0.1, 0)])
     assert [(group.dataset, len(group.finished), group.verdict) for group in groups] == [
-        ("photos (aaaaaaaa)", 3, "best"), ("photos", 1, "best"), ("photos (bbbbbbbb)", 3, "best"),
-        ("digits", 1, "best"),
-    ]  # fmt: skip
+        ("photos (aaaaaaaa)", 3, ""), ("photos", 1, ""), ("photos (bbbbbbbb)", 3, ""), ("digits", 1, ""),
+    ], "there is nothing to compare with"  # fmt: skip
     assert list(by_dataset(groups)) == ["photos (aaaaaaaa)", "photos", "photos (bbbbbbbb)", "digits"]
     text = " ".join(findings(groups, "accuracy"))
     assert "photos (aaaaaaaa): " in text
@@ -104,23 +105,101 @@ def test_data_sets_of_one_name_are_told_apart_by_their_images():
     assert [group.dataset for group in group_runs(runs[:3])] == ["photos"]
 
 
-def test_a_single_run_is_no_test():
-    groups = group_runs([entry(0.9, 0, width=1), entry(0.91, 1, width=1), entry(0.2, 0, width=2)])
-    assert [group.verdict for group in groups] == ["best", "untested"]
-    assert np.isnan(groups[1].summary("accuracy").sd)
+def spread_runs(width: int, mean: float, seeds: int) -> list[Entry]:
+    return [entry(mean + 0.001 * (seed % 3), seed, width=width) for seed in range(seeds)]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "verdicts"),
+    [
+        ((3, 3), ["best", "significantly worse"]),
+        ((2, 3), ["highest, but untested", "untested"]),
+        ((3, 2), ["highest, but untested", "untested"]),
+        ((1, 1), ["highest, but untested", "untested"]),
+        ((1, 3, 3), ["untested", "best", "significantly worse"]),
+        ((3, 2, 3), ["best", "untested", "significantly worse"]),
+        ((3,), [""]),
+        ((2,), [""]),
+    ],
+)
+def test_a_verdict_takes_three_seeds_each_of_two_groups(seeds, verdicts):
+    """However far the means are apart: the spread of two values says little."""
+    groups = group_runs([run for at, count in enumerate(seeds) for run in spread_runs(at, 0.9 - at / 10, count)])
+    assert [len(group.finished) for group in groups] == list(seeds)
+    assert [group.verdict for group in groups] == verdicts
+
+
+def test_the_sentences_say_what_is_untested():
+    (text,) = findings(
+        group_runs([*spread_runs(1, 0.9, 1), *spread_runs(2, 0.8, 3), *spread_runs(3, 0.6, 3)]), "accuracy"
+    )
+    assert text == (
+        "digits: width=2: accuracy 80.10 ± 0.10 % (n = 3), the best. 1 setting is untested: a test takes 3 seeds each"
+        " of two settings. Higher than the best, but untested: width=1."
+    )
+    (text,) = findings(group_runs([*spread_runs(1, 0.9, 2), *spread_runs(2, 0.8, 1)]), "accuracy")
+    assert ", the highest. 2 settings are untested" in text
+    (text,) = findings(group_runs(spread_runs(1, 0.9, 3)), "accuracy")
+    assert text == "digits: all runs: accuracy 90.10 ± 0.10 % (n = 3)."
+
+
+def test_one_seed_that_is_repeated_stays_one():
+    runs = [entry(0.9 + at / 1000, 0, width=1) for at in range(3)]
+    assert [group.verdict for group in group_runs([*runs, *spread_runs(2, 0.8, 3)])] == [
+        "highest, but untested",
+        "untested",
+    ]
 
 
 def test_runs_without_spread():
-    runs = [entry(level, seed, width=width) for width, level in ((1, 0.5), (2, 0.5), (3, 0.4)) for seed in (0, 1)]
-    assert [group.verdict for group in group_runs(runs)] == ["best", "not significantly different from the best", ""]
+    runs = [entry(level, seed, width=width) for width, level in ((1, 0.5), (2, 0.5), (3, 0.4)) for seed in range(3)]
+    assert [group.verdict for group in group_runs(runs)] == [
+        "best", "not significantly different from the best", "significantly worse",
+    ]  # fmt: skip
+
+
+def with_digests(runs: list[Entry], **digests: str) -> list[Entry]:
+    return [dataclasses.replace(run, results=dataclasses.replace(run.results, **digests)) for run in runs]
+
+
+def test_runs_that_were_trained_on_other_images_are_not_compared():
+    """Photos that came to the training split between two sweeps: the test images are the same."""
+    before = with_digests(
+        [*spread_runs(1, 0.9, 3), *spread_runs(2, 0.8, 3)], test_digest="a" * 16, train_digest="b" * 16
+    )
+    after = with_digests(spread_runs(2, 0.95, 3), test_digest="a" * 16, train_digest="c" * 16)
+    groups = group_runs([*before, *after])
+    assert [(group.dataset, group.verdict) for group in groups] == [
+        ("digits (trained on cccccccc)", ""),
+        ("digits (trained on bbbbbbbb)", "best"),
+        ("digits (trained on bbbbbbbb)", "significantly worse"),
+    ]
+    assert [row["n"] for row in group_rows(groups, "accuracy")] == [3, 3, 3]
+    (row,) = group_rows(group_runs([before[0], after[0]][:1]), "accuracy")
+    assert "train_digest" not in row
+
+
+def test_held_out_images_are_those_of_one_share_and_seed():
+    runs = [
+        entry(0.5, seed, held=0.8 + share, dataset__holdout=share, dataset__holdout_seed=0)
+        for seed in range(3)
+        for share in (0.1, 0.2)
+    ]
+    groups = group_runs(runs, "accuracy_holdout")
+    assert [(group.dataset, group.verdict) for group in groups] == [
+        ("digits (0.2 held out)", ""),
+        ("digits (0.1 held out)", ""),
+    ]
+    assert [group.dataset for group in group_runs(runs, "accuracy")] == ["digits", "digits"], "one test split"
 
 
 def test_each_data_set_has_its_best():
     levels = {("mnist", 1): 0.99, ("mnist", 2): 0.9, ("cifar10", 1): 0.5, ("cifar10", 2): 0.6}
-    runs = [entry(level, seed, dataset__name=name, width=width) for seed in (0, 1)
+    runs = [entry(level, seed, dataset__name=name, width=width) for seed in range(3)
             for (name, width), level in levels.items()]  # fmt: skip
     verdicts = {(group.dataset, group.values["width"]): group.verdict for group in group_runs(runs)}
-    assert verdicts == {("mnist", 1): "best", ("mnist", 2): "", ("cifar10", 2): "best", ("cifar10", 1): ""}
+    worse = "significantly worse"
+    assert verdicts == {("mnist", 1): "best", ("mnist", 2): worse, ("cifar10", 2): "best", ("cifar10", 1): worse}
 
 
 def test_failed_runs_stay_in_their_group_and_out_of_its_statistics():
@@ -180,6 +259,82 @@ def test_effects_gather_runs_by_value():
     assert (augment.key, set(augment.values), augment.is_numeric) == ("augment", {"none", "flip"}, False)
     for value, found in zip(width.values, width.results, strict=True):
         assert sorted(found) == sorted(run.results.accuracy for run in runs if run.hparams["width"] == value)
+
+
+@pytest.mark.parametrize("what", ["a cell is missing", "a seed is missing", "two settings change together"])
+def test_effects_are_of_balanced_sweeps_alone(what):
+    """Else a mean over the runs with one value would also be one over the others that they happen to have."""
+    runs = grid()
+    if what == "a cell is missing":
+        runs = [run for run in runs if (run.hparams["width"], run.hparams["augment"]) != (16, "flip")]
+    elif what == "a seed is missing":
+        runs = runs[1:]
+    else:
+        runs = [entry(0.5, seed, width=width, batch=10 * width) for seed in range(3) for width in (8, 16)]
+    groups = group_runs(runs)
+    assert not is_balanced(groups, "accuracy")
+    assert effects(groups, "accuracy") == []
+
+
+def test_a_single_setting_has_nothing_to_be_confused_with():
+    (effect,) = effects(
+        group_runs(grid()[:1] + [entry(0.5, seed, width=16, augment="none") for seed in (1, 2)]), "accuracy"
+    )
+    assert (effect.key, [len(each) for each in effect.results]) == ("width", [1, 2])
+
+
+def test_a_value_that_failed_everywhere_leaves_the_others_balanced():
+    failed = [
+        entry(None, seed, problem="it broke", width=99, augment=augment)
+        for seed in range(4)
+        for augment in ("none", "flip")
+    ]
+    width, _ = effects(group_runs([*grid(), *failed]), "accuracy")
+    assert width.values == [8, 16]
+
+
+def test_legends_keep_what_differs():
+    """Names that are alike for longer than a legend is wide."""
+    runs = [
+        entry(
+            0.5 + at / 100,
+            dataset__name="digits",
+            dataset__train=f"/a/very/long/path/that/all/of/them/share/{name}/table.csv",
+        )
+        for at, name in enumerate(("photos", "scans", "photographs"))
+    ]
+    names = legend_names(group_runs(runs))
+    assert len(set(names)) == 3
+    assert all(max(map(len, name.split("\n"))) <= 44 for name in names)
+    assert ["photographs" in name and "scans" not in name for name in names] == [True, False, False]
+    many = [entry(0.5, **{f"setting_number_{key}": at for key in range(6)}) for at in (1, 2)]
+    text = legend_names(group_runs(many))[0].replace("\n", " ")
+    assert all(f"setting_number_{key}=" in text for key in range(6)), "a line for what does not fit into one"
+
+
+@pytest.mark.parametrize("most", [10, 32])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["short", "texts"],
+        ["a" * 50 + "1" + "b" * 50, "a" * 50 + "2" + "b" * 50],
+        ["x" * 90, "y" * 90, "x" * 90],
+        ["a" * 40, "a" * 41, "a" * 42],
+        ["1" + "z" * 60 + str(at) + "z" * 60 + "9" for at in range(12)],
+        ["the same, and long enough to be shortened"] * 3,
+    ],
+    ids=lambda texts: str(texts[0])[:12] if isinstance(texts, list) else str(texts),
+)
+def test_shortened_texts_stay_apart(texts, most):
+    short = shortened(texts, most)
+    assert len(set(short)) == len(set(texts))
+    assert all(len(each) <= most + 8 for each in short)
+    assert [short[texts.index(each)] for each in texts] == short
+    assert max(map(len, texts)) > most or short == texts
+
+
+def test_a_legend_takes_any_name():
+    assert legend_texts(["_hidden", "", "$x$", "a\nb"]) == [" _hidden", " ", r"\$x\$", "a b"]
 
 
 def test_the_front_against_all_pairs():

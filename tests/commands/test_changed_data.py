@@ -1,5 +1,6 @@
 """A data set that changes after a run: the run keeps its own images, and says what has changed."""
 
+import csv
 import json
 import shutil
 
@@ -8,6 +9,10 @@ import pytest
 import torch
 from harness import QUICK, only_run, same_weights, stop_at
 from PIL import Image
+
+from fastconv.data.hashes import content_hashes
+from fastconv.data.sources.pixels import to_array
+from fastconv.data.split_record import SplitRecord
 
 SIDE = 8
 TRAIN = ("dataset=image_folder", "dataset.root=photos", "model=airbench", "model.widths=[4,8,8]", "augment=none",
@@ -173,3 +178,24 @@ def test_without_the_record_only_the_test_images_of_the_results_are_scored(grown
     _, found = evaluate(command, run)
     assert found["accuracy"] == pytest.approx(results["accuracy"])
     assert found["warnings"] == []
+
+
+def test_errors_have_the_names_of_their_files(grown, command):
+    """Also of a data set that has grown since, whose rows are others now; and explain names what it shows."""
+    folder, run = grown
+    _, found = evaluate(command, run)
+    errors = found["most_confident_errors"]
+    assert len(errors) == round(16 * (1 - found["accuracy"])) > 0
+    test, shape = (record := SplitRecord.read(run)).test.hashes, record.shape
+    for error in errors:
+        pixels = to_array(Image.open(folder / "photos" / error["file"]), shape[0], grey=False)
+        assert error["file"].split("/")[0] == error["label"]
+        assert content_hashes(pixels[None])[0] == test[error["row"]]
+    assert f"{errors[0]['file']}: {errors[0]['prediction']}, confidence " in (run / "report.html").read_text()
+    data = f"data={folder / 'data'}"
+    ended = command("explain", f"run={run}", *QUICK, "method=[grad_cam]", "measures=false", data)
+    assert ended.code == 0, ended.err
+    with (run / "explain" / "images.csv").open() as file:
+        names = [row["image"] for row in csv.DictReader(file)]
+    assert names
+    assert all((folder / "photos" / name).is_file() for name in names)

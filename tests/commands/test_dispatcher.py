@@ -1,6 +1,7 @@
 """`fastconv NAME ...`: one command for all nine, its list, its version, its mistakes and its completion."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -94,7 +95,7 @@ def test_nothing_slow_is_imported_to_list_commands():
     assert "fastconv.system.terminal" in loaded
 
 
-@pytest.mark.parametrize("arguments", [(), ("train", "--help"), ("train", "--version")], ids=str)
+@pytest.mark.parametrize("arguments", [(), ("train", "--version")], ids=str)
 def test_ends_without_a_word_when_nobody_reads(tmp_path, arguments):
     """As in `fastconv --help | head -1`, whose reader has ended."""
     read, write = os.pipe()
@@ -105,6 +106,33 @@ def test_ends_without_a_word_when_nobody_reads(tmp_path, arguments):
     os.close(write)
     assert ended.stderr == b""
     assert ended.returncode == (0 if "--version" in arguments else 141)  # argparse prints that, and minds no reader
+
+
+EACH_IN_A_PIPE = """
+import os, sys
+from fastconv import __main__
+from fastconv.config import cli
+
+cli.help_text = lambda *_: "a line\\n" * 10_000  # composing it nine times would take seconds
+pipe = int(sys.argv[1])
+for name in __main__.COMMANDS:
+    if not (child := os.fork()):
+        os.dup2(pipe, 1)
+        sys.argv = ["fastconv", name, "--help"]
+        __main__.main()
+        sys.exit()
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_the_help_of_every_command_ends_quietly(tmp_path):
+    """Each in a process of its own, whose imports are made once."""
+    read, write = os.pipe()
+    os.close(read)
+    ended = in_a_process("-c", EACH_IN_A_PIPE, str(write), cwd=tmp_path, pass_fds=[write], check=False)
+    os.close(write)
+    assert (ended.stderr, ended.returncode) == ("", 0)
+    assert ended.stdout.splitlines() == [f"{name} 141" for name in COMMANDS]
 
 
 @pytest.mark.parametrize(
@@ -131,3 +159,15 @@ def test_the_completion_of_a_shell_is_hydras(fastconv, monkeypatch):
         "complete -o nospace -o default -F hydra_bash_completion fastconv\n"
     )
     assert "complete -c fastconv " in fastconv("-sc", "install=fish")[1]
+    script = fastconv("-sc", "install=zsh")[1]
+    assert script.endswith("compdef _fastconv fastconv\n")
+    assert "fastconv -sc query=fish" in script
+    assert "compdef -d fastconv" in fastconv("-sc", "uninstall=zsh")[1]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_zsh_can_read_the_script(fastconv):
+    """In a terminal of zsh 5.9 it completed commands, options, and keys with their ending."""
+    script = fastconv("-sc", "install=zsh")[1]
+    ended = subprocess.run(["zsh", "-f", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

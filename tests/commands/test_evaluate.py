@@ -13,10 +13,12 @@ from scipy.sparse import coo_array
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from fastconv.analysis import run_figures
 from fastconv.analysis.evaluation import metrics as evaluating
 from fastconv.analysis.evaluation.metrics import Evaluation, wilson
 from fastconv.analysis.evaluation.report import write_run_page
 from fastconv.data.loading import load
+from fastconv.runs.results import Results
 from fastconv.system.json_text import as_json
 
 
@@ -67,7 +69,7 @@ def test_the_page_and_the_file_of_5000_classes_are_small(tmp_path):
     found = Evaluation(probabilities, labels, tuple(f"class {at}" for at in range(5000)))
     assert len(as_json(found.summary(), indent=1)) < 2e6
     config, test = (
-        SimpleNamespace(dataset=SimpleNamespace(name="x")),
+        SimpleNamespace(dataset=SimpleNamespace(name="x"), label_smoothing=0.0),
         SimpleNamespace(images=np.zeros((10_000, 8, 8, 1), np.uint8)),
     )
     run = SimpleNamespace(folder=tmp_path, config=config, name="x", results=None)
@@ -108,3 +110,36 @@ def test_a_run_gets_its_page(tmp_path, digits_root, davidnet_run):
     ended = run_command(tmp_path, digits_root, "evaluate", "run=nowhere")
     assert ended.code == 1
     assert ended.err.count("\n") == 1
+
+
+def test_errors_of_a_built_in_data_set_have_rows(tmp_path, digits_root, davidnet_run):
+    """Its images have no files: `row` is their place in the test split."""
+    run = shutil.copytree(davidnet_run, tmp_path / "run")
+    assert run_command(tmp_path, digits_root, "evaluate", f"run={run}").code == 0
+    errors = json.loads((run / "evaluation.json").read_text())["most_confident_errors"]
+    _, test = load("digits", digits_root)
+    assert errors
+    for error in errors:
+        assert error["file"] is None
+        assert test.classes[test.labels[error["row"]]] == error["label"] != error["prediction"]
+    assert [each["confidence"] for each in errors] == sorted((each["confidence"] for each in errors), reverse=True)
+    assert f"test image {errors[0]['row']}: {errors[0]['prediction']}, confidence " in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("smoothing", "is_said"), [(0.2, True), (0.0, False)])
+def test_losses_of_smoothed_labels_are_said_to_be_on_another_scale(tmp_path, monkeypatch, smoothing, is_said):
+    drawn, save = [], run_figures.save
+    monkeypatch.setattr(run_figures, "save", lambda figure, path: (drawn.append(figure), save(figure, path)))
+    rows = {"train/epoch": [1.0, 2.0], "train/loss": [1.0, 0.5], "train/accuracy": [0.5, 0.6]}
+    results = Results(
+        "digits", "davidnet", None, 0, 0, 0.5, loss=0.4, epochs=2.0, hparams={"label_smoothing": smoothing}
+    )
+    run_figures.draw_curves(
+        {key: np.array(values) for key, values in rows.items()}, results, "title", tmp_path / "c.png"
+    )
+    loss, accuracy = drawn[0].axes
+    assert ("on another scale" in loss.get_title()) == is_said
+    assert not accuracy.get_title()
+    labels = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (loss, accuracy)]
+    assert labels[0][0] == ("training (labels smoothed by 0.2)" if is_said else "training")
+    assert labels[1][0] == "training"

@@ -72,6 +72,19 @@ def test_the_time_left_is_that_of_the_jobs_that_are_left(tmp_path):
     ]  # fmt: skip
 
 
+def test_the_time_left_of_jobs_in_several_processes(tmp_path):
+    """By how many were finished since the sweep began, however many run at once; not those finished before it."""
+    Results("digits", "davidnet", None, 0, 0, stop_reason="epochs").write(tmp_path / "4")
+    wall = iter([1000.0, 1030.0, 1300.0])
+    progress = SweepProgress(5, tmp_path, wall=lambda: next(wall))
+    assert progress.line_elsewhere(0, "a=0") == "job 0 of 5: a=0"
+    for number in ("0", "1"):
+        Results("digits", "davidnet", None, 0, 0, stop_reason="epochs").write(tmp_path / number)
+    assert progress.line_elsewhere(2, "a=2") == "job 2 of 5: a=2; about 30 s left"
+    Results("digits", "davidnet", None, 0, 0, stop_reason="epochs").write(tmp_path / "2")
+    assert progress.line_elsewhere(3, "a=3") == "job 3 of 5: a=3; about 2 min left"
+
+
 def test_a_terminal_is_logged_as_plain_text(tmp_path):
     """Of a progress bar, which is drawn again and again, only the last drawing."""
     screen = io.StringIO()

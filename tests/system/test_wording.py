@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastconv.system.wording import counted
+from fastconv.system.wording import counted, measured
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,10 @@ from fastconv.system.wording import counted
 )
 def test_a_number_and_its_noun(given, words):
     assert counted(*given) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(1, "1 epoch"), (1.0, "1 epoch"), (2.5, "2.5 epochs"), (0.3, "0.3 epochs")]
+)
+def test_a_measure_and_its_noun(value, words):
+    assert measured(value, "epoch") == words

@@ -35,6 +35,10 @@ from fastconv.training.tensorboard import Dashboard
 EVERYTHING = ("dataset=digits", *SMALL, "budget.seconds=500", "schedule.max_epochs=1", "validate.every=0.5",
               "dataset.holdout=0.1", "validate.on=holdout", "stream=online", "figures=true")  # fmt: skip
 PICTURES = {"augmented", "confusion", "heatmaps"}
+OF_RESULTS = {
+    "accuracy": "accuracy/test", "accuracy_tta": "accuracy/test_tta", "accuracy_holdout": "accuracy/holdout",
+    "accuracy_holdout_tta": "accuracy/holdout_tta", "loss": "loss/test",
+}  # fmt: skip
 
 
 def read(run: Path) -> EventAccumulator:
@@ -98,7 +102,7 @@ def test_the_tags_are_those_of_the_docs(shown):
     }
     tags = events.Tags()
     assert set(tags["scalars"]) == rows["Time Series, Scalars"]
-    assert set(tags["images"]) == rows["Images"] == PICTURES
+    assert set(tags["images"]) == rows["Images"] == {f"pictures/{name}" for name in PICTURES}
     assert {f"{tag}/text_summary" for tag in rows["Text"]} < set(tags["tensors"])
     assert tags["graph"]
 
@@ -106,10 +110,10 @@ def test_the_tags_are_those_of_the_docs(shown):
 def test_pictures_are_the_files(shown):
     run, events, _ = shown
     for name in PICTURES:
-        (event,) = events.Images(name)
+        (event,) = events.Images(f"pictures/{name}")
         height, width, _ = figures.read_png(run / f"{name}.png").shape
         assert (event.height, event.width) == (height, width)
-    assert events.Images("confusion")[0].step == Results.read(run).steps
+    assert events.Images("pictures/confusion")[0].step == Results.read(run).steps
 
 
 def test_the_text_is_the_config(shown):
@@ -136,14 +140,22 @@ def test_charts_are_of_tags_that_are_there(shown):
         for tag in events.Tags()["scalars"]
         if re.match(pattern, tag)
     ]
-    assert sorted(matched) == sorted(tag for tag in events.Tags()["scalars"] if not tag.startswith("results/"))
+    curves = [tag for tag in events.Tags()["scalars"] if not re.search("^results/|/(test|holdout)", tag)]
+    assert sorted(matched) == sorted(curves)
+
+
+def test_it_opens_on_the_curves(shown):
+    """TensorBoard has the first two groups of tags open, in the order of the alphabet."""
+    _, events, _ = shown
+    groups = sorted({tag.partition("/")[0] for tag in [*events.Tags()["scalars"], *events.Tags()["images"]]})
+    assert groups[:2] == ["accuracy", "loss"]
 
 
 def test_results_are_those_of_the_file(shown):
     run, events, _ = shown
     found = json.loads((run / "results.json").read_text())
     for key in (*MEASURES, "loss", "epochs", "seconds_counted", "images_per_second"):
-        (event,) = events.Scalars(f"results/{key}")
+        (event,) = events.Scalars(OF_RESULTS.get(key, f"results/{key}"))
         assert event.value == pytest.approx(found[key], rel=1e-6)
         assert event.step == found["steps"]
 
@@ -175,7 +187,8 @@ def test_the_hparams_page_sorts_and_filters_a_sweep(command, tmp_path):
         asked, "", True, context.hparams_metadata(asked, ""), context.hparams_from_data_provider(asked, "", None)
     )
     assert [each.name for each in page.hparam_infos if each.differs] == ["schedule.name", "seed", "stream.seed"]
-    assert {each.name.tag for each in page.metric_infos} >= {"results/accuracy", "results/loss"}
+    assert {each.name.tag for each in page.metric_infos} >= {"accuracy/test", "loss/test"}
+    assert page.metric_infos[0].name.tag == "accuracy/test", "the first column of a result"
     assert layout(read(sweep / "0")) == layout(read(sweep / "2")), "or TensorBoard would show their charts twice"
 
     def ask(*columns: api_pb2.ColParams) -> list[api_pb2.SessionGroup]:
@@ -185,9 +198,9 @@ def test_the_hparams_page_sorts_and_filters_a_sweep(command, tmp_path):
         )  # fmt: skip
         return list(Handler(asked, context, "", request).run().session_groups)
 
-    best = api_pb2.ColParams(metric=api_pb2.MetricName(tag="results/accuracy"), order=api_pb2.ORDER_DESC)
+    best = api_pb2.ColParams(metric=api_pb2.MetricName(tag="accuracy/test"), order=api_pb2.ORDER_DESC)
     found = ask(best)
-    values = [next(each.value for each in row.metric_values if each.name.tag == "results/accuracy") for row in found]
+    values = [next(each.value for each in row.metric_values if each.name.tag == "accuracy/test") for row in found]
     assert values == pytest.approx(sorted((each.accuracy for each in runs.values()), reverse=True))
     for row, value in zip(found, values, strict=True):
         assert value == pytest.approx(runs[row.name].accuracy)
@@ -212,11 +225,11 @@ def test_a_run_that_goes_on_shows_each_thing_once(command, tmp_path, monkeypatch
     (path,) = run.glob("events.out.tfevents.*")
     events = list(EventFileLoader(str(path)).Load())
     tags = Counter(value.tag for event in events for value in event.summary.value)
-    once = {*PICTURES, "config/text_summary", "custom_scalars__config__", metadata.SESSION_START_INFO_TAG,
-            metadata.SESSION_END_INFO_TAG, "results/accuracy", "results/loss"}  # fmt: skip
+    once = {*(f"pictures/{name}" for name in PICTURES), "config/text_summary", "custom_scalars__config__",
+            metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG, "accuracy/test", "loss/test"}  # fmt: skip
     assert {tag: tags[tag] for tag in once} == dict.fromkeys(once, 1)
     assert sum(bool(event.graph_def) for event in events) == 1
-    assert not any(tag.startswith(("validate", "budget/used")) for tag in tags)
+    assert not any(tag.endswith(("/validate", "/budget_used")) for tag in tags)
     for category in layout(read(run)).category:
         for chart in category.chart:
             assert any(re.match(pattern, tag) for pattern in chart.multiline.tag for tag in tags), "an empty chart"
@@ -233,7 +246,7 @@ def test_what_cannot_be_shown_is_left_out(command, tmp_path, monkeypatch, part):
     run = only_run(tmp_path)
     assert is_finished(run)
     events = read(run)
-    assert set(events.Tags()["images"]) == PICTURES - {part}
+    assert set(events.Tags()["images"]) == {f"pictures/{name}" for name in PICTURES - {part}}
     assert events.Tags()["graph"]
 
 

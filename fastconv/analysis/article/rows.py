@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from fastconv.analysis.comparison.statistics import Summary, summarise
 from fastconv.runs.hparams import is_augmented, is_location
 from fastconv.runs.results import FINISHED, Results
+from fastconv.system.wording import measured
 
 # Overrides that have a column of their own, or that every run of the experiment has.
 KNOWN = ("dataset", "augment", "seed", "experiment", "model.width", "schedule.max_epochs", "budget.seconds")
@@ -30,7 +31,7 @@ class Setup(NamedTuple):
     """Other overrides of the command line."""
 
     def __str__(self) -> str:
-        epochs = f"{self.max_epochs:g} epochs" if self.max_epochs else "as many epochs as fit"
+        epochs = measured(self.max_epochs, "epoch") if self.max_epochs else "as many epochs as fit"
         network = f"DavidNet of width {self.width}" if self.width else "another network"
         return ", ".join(filter(None, (epochs, network, f"{self.device} ({self.precision})", self.settings)))
 

@@ -7,6 +7,7 @@ from fastconv.analysis.article.rows import Measure, Row, Setup, pair_by_seed, se
 from fastconv.analysis.attribution.findings import ABSOLUTE, MEASURES
 from fastconv.analysis.comparison.statistics import Summary, summarise
 from fastconv.analysis.html import Cell, Table
+from fastconv.system.wording import measured
 
 TONES = {YES: "good", NO: "bad", NOT_TOLD: ""}
 WAYS = {True: "with augmentation", False: "without"}
@@ -84,7 +85,7 @@ def measures_table(measures: Sequence[Measure], setup: Setup, methods: Sequence[
     lengths = sorted({each.max_epochs for each in measures if _is_like(each, setup)}, reverse=True)
     header = ["data set", "method", "measure", "better"]
     for epochs in lengths:
-        header += [f"{epochs:g} epochs: without", "with", "difference (95 % interval)", "n"]
+        header += [f"{measured(epochs, 'epoch')}: without", "with", "difference (95 % interval)", "n"]
     keys = [key for key in MEASURES if key not in ABSOLUTE]
     found: dict[tuple[str, str, str], dict[float, dict[tuple[bool, int], float]]] = {}
     for each in measures:

@@ -19,6 +19,7 @@ from fastconv.budget.hardware import prepare
 from fastconv.config.commands import Explain
 from fastconv.config.schema import Trainer
 from fastconv.config.store import methods
+from fastconv.data.image_names import image_names
 from fastconv.data.sources.patterns import matching
 from fastconv.system.errors import InputError
 from fastconv.system.wording import counted
@@ -60,7 +61,8 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     runs = [load_run(folder, config.trust) for folder in (*first, *second)]
     require_alike(runs[: len(first)], runs[len(first) :])
     with_images = runs[0].with_images(config.dataset)
-    splits, warnings = images_of(with_images, with_images.data_folder(config.data))
+    data = with_images.data_folder(config.data)
+    splits, warnings = images_of(with_images, data)
     test = splits.test if config.images is not None else untrained_on(splits.test, runs)
     if left_out := len(splits.test) - len(test):
         those = counted(left_out, "test image is", "test images are")
@@ -84,6 +86,9 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
             correct=config.correct,
             candidates=config.candidates,
             seed=config.seed,
+            names=functools.partial(
+                image_names, with_images.config.dataset, data, with_images.config.own_folders(), test
+            ),
         )
     wanted = methods(config)
     count = len(samples) + (MEASURE_PARTS * len(samples.measured) if config.measures else 0)

@@ -1,6 +1,6 @@
 """The images that are explained: random ones of each class, errors and correct predictions of note, or files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,7 @@ def choose(
     correct: int,
     candidates: int,
     seed: int,
+    names: Callable[[np.ndarray], Sequence[str | None]] = lambda rows: [None] * len(rows),
 ) -> Samples:
     """Choose test images; the same for the same seed and network.
 
@@ -59,6 +60,7 @@ def choose(
         errors, correct: numbers of the most confident errors and the least confident correct predictions.
         candidates: drawn test images among which those are chosen.
         seed: of the draws.
+        names: of the files of rows, int64 [n], of the test split; None for an image without one.
     """
     order = np.random.default_rng(seed).permutation(len(test))
     labels = np.asarray(test.labels)
@@ -76,8 +78,8 @@ def choose(
             found = drawn[among][np.argsort(key[among], kind="stable")][:count]
             rows = np.concatenate([rows, found])
             kinds += [kind] * len(found)
-    names = tuple(f"test image {row}" for row in rows)
-    return Samples(np.ascontiguousarray(test.images[rows]), labels[rows], names, tuple(kinds))
+    named = tuple(name or f"test image {row}" for name, row in zip(names(rows), rows, strict=True))
+    return Samples(np.ascontiguousarray(test.images[rows]), labels[rows], named, tuple(kinds))
 
 
 def read_files(paths: list[str], shape: tuple[int, int, int], levels: Levels | None = None) -> Samples:

@@ -6,15 +6,17 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Drawing
 
-from fastconv.analysis.comparison.groups import Effect, Group, names_of, pareto_front
+from fastconv.analysis.comparison.effects import Effect
+from fastconv.analysis.comparison.groups import Group, pareto_front
+from fastconv.analysis.comparison.legends import legend_names, legend_texts
 from fastconv.analysis.figures import figure_text, save
-from fastconv.analysis.run_figures import column, read_metrics
+from fastconv.analysis.run_figures import OTHER_SCALE, column, label_smoothing, read_metrics
 from fastconv.runs.collection import as_text
+from fastconv.runs.results import Results
+from fastconv.system.wording import counted
 
 # The first groups get a colour and a name; the others are grey.
 COLOURED = 10
-# Characters of a name in a legend.
-LEGEND = 44
 # Runs whose curves are drawn, the best settings first: more would hide each other.
 CURVES = 500
 # Values of a setting that are named.
@@ -36,14 +38,24 @@ def colour(place: int) -> str:
     return f"C{place}" if place < COLOURED else "0.7"
 
 
+def others(count: int) -> str:
+    """Name the groups that are grey."""
+    return counted(count - COLOURED, "other setting")
+
+
+def height(names: list[str]) -> float:
+    """Return the height of a figure, in inches, whose legend has the names that get a colour."""
+    return max(4.6, 0.6 + 0.15 * sum(name.count("\n") + 1 for name in names[:COLOURED]))
+
+
 def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
     """Plot accuracy against the seconds that the budget counted: runs, means of groups, and the Pareto front.
 
     Returns whether there was anything to draw.
     """
-    drawing = Drawing(figsize=(9, 4.6), layout="constrained")
+    names, runs, means = legend_names(groups), [], []
+    drawing = Drawing(figsize=(9, height(names)), layout="constrained")
     axes = drawing.add_subplot(xlabel="seconds counted", ylabel=LABELS[measure])
-    names, runs, means = names_of(groups), [], []
     for group in groups:
         found = [(run.seconds_counted, 100 * getattr(run, measure)) for run in group.finished
                  if run.seconds_counted is not None and getattr(run, measure) is not None]  # fmt: skip
@@ -58,7 +70,7 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
         if not len(some := np.concatenate([np.empty((0, 2)), *runs[which]])):
             continue
         axes.plot(*some.T, ".", color=colour(place), markersize=4, alpha=0.6)
-        label = figure_text(names[place], LEGEND) if place < COLOURED else None
+        label = names[place] if place < COLOURED else others(len(groups))
         dots = np.concatenate(means[which])
         axes.plot(*dots.T, "o", color=colour(place), markersize=8, markeredgecolor="black", label=label)
     # Runs of one budget end within fractions of a second of each other, which make none of them faster.
@@ -81,9 +93,9 @@ def draw_curves(groups: list[Group], path: Path) -> bool:
 
     Returns whether there was any to draw.
     """
-    drawing = Drawing(figsize=(9, 4.6), layout="constrained")
+    drawn, names = False, legend_names(groups)
+    drawing = Drawing(figsize=(9, height(names)), layout="constrained")
     axes = drawing.add_subplot(xlabel="seconds counted", ylabel="validation accuracy in %")
-    drawn, names = False, names_of(groups)
     entries = [group.entries for group in groups]
     grey = [entry for each in entries[COLOURED:] for entry in each]
     for place, some in reversed(list(enumerate([*entries[:COLOURED], grey]))):
@@ -91,7 +103,7 @@ def draw_curves(groups: list[Group], path: Path) -> bool:
         some = some[: max(0, CURVES - before)]
         lines = [curve for entry in some if len(curve := validation_curve(entry.folder))]
         if lines:
-            label = figure_text(names[place], LEGEND) if place < COLOURED else None
+            label = names[place] if place < COLOURED else others(len(groups))
             axes.add_collection(LineCollection(lines, colors=colour(place), linewidths=1.2, alpha=0.75, label=label))
             ends = np.concatenate(lines)
             axes.plot(*ends.T, ".", color=colour(place), markersize=3)
@@ -149,24 +161,33 @@ def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
     drawing.suptitle(figure_text(title))
     panels = drawing.subplots(1, 3)
     drawn = False
-    for number, (name, folder) in enumerate(runs.items()):
+    for number, (label, folder) in enumerate(zip(legend_texts(list(runs)), runs.values(), strict=True)):
         try:
             metrics = read_metrics(folder / "metrics.csv")
         except ValueError:
             continue
         for axes, key, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=False):
             epochs, values = column(metrics, f"train/{key}")
-            axes.plot(
-                epochs, scale * values, color=f"C{number}", linewidth=1, alpha=0.6, label=figure_text(name, LEGEND)
-            )
+            axes.plot(epochs, scale * values, color=f"C{number}", linewidth=1, alpha=0.6)
             epochs, values = column(metrics, f"validate/{key}")
             axes.plot(epochs, scale * values, "o", color=f"C{number}", markersize=4)
-        panels[2].plot(*column(metrics, "schedule/lr"), color=f"C{number}", label=figure_text(name, LEGEND))
+        panels[2].plot(*column(metrics, "schedule/lr"), color=f"C{number}", label=label)
+        if smooths_labels(folder):
+            panels[0].set_title(OTHER_SCALE, fontsize=8)
         drawn = True
     for axes, label in zip(panels, ("cross-entropy", "accuracy in %", "learning rate"), strict=True):
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
+    panels[1].set_title("lines: training images as augmented; dots: validation", fontsize=8)
     if drawn:
         drawing.legend(*panels[2].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
         save(drawing, path)
     return drawn
+
+
+def smooths_labels(run: Path) -> bool:
+    """Whether a run trained on smoothed labels, as far as its results say."""
+    try:
+        return label_smoothing(Results.read(run).hparams) > 0
+    except (OSError, ValueError):
+        return False

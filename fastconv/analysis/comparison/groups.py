@@ -1,53 +1,45 @@
-"""Groups of runs that differ only in their seeds: the settings that distinguish them, their statistics and verdicts."""
+"""Groups of runs that differ only in their seeds: the settings that distinguish them, and their statistics."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fastconv.analysis.comparison.statistics import Summary, summarise, welch_p_value
+from fastconv.analysis.comparison.statistics import Summary, summarise
+from fastconv.analysis.comparison.verdicts import judge
 from fastconv.runs.collection import Entry, as_text
 from fastconv.runs.hparams import is_location, is_seed, without_seeds
 from fastconv.runs.results import ACCURACIES, OBJECTIVES, Results
 
 # Settings that are preferred when a short label has to distinguish groups.
 FIRST = ("dataset.name", "model.name", "experiment")
-# Verdicts on a group.
-BEST, NOT_DIFFERENT, UNTESTED = "best", "not significantly different from the best", "untested"
-# Significance level of the test: the chance of calling two groups different that are not.
-SIGNIFICANCE = 0.05
+# Results that distinguish groups of equal settings.
+OF_RESULTS = ("device", "precision", "test_digest", "train_digest")
 # Digits of a digest that a name has.
 SHOWN_DIGITS = 8
-# Settings whose effects are drawn.
-MOST_EFFECTS = 60
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in their seeds alone, trained on the same kind of device.
 
-    `values` are the settings that distinguish it from the other groups. `verdict` is `best` for the best group of a
-    data set, `not significantly different from the best` where Welch's t-test says so at 5 %, `untested` where one of
-    the two has a single run, and else empty.
+    `values` are the settings that distinguish it from the other groups; `verdict` is one of
+    `fastconv.analysis.comparison.verdicts`, or empty.
     """
 
     values: dict[str, Any]
     entries: list[Entry]
     verdict: str = ""
     images: str = ""
-    """Digits of the digest of its test images, if other groups have a data set of the same name but other images."""
+    """What tells its images from those of other groups of its data set: digits of digests, or the held-out part."""
 
     @property
     def dataset(self) -> str:
         """Name of the data set of its runs, with `images` where the name alone does not tell it from others."""
         name = as_text(self.setting("dataset"))
         return f"{name} ({self.images})" if self.images else name
-
-    @property
-    def test_digest(self) -> str | None:
-        """Digest of the test images that its runs were scored on; None for built-in data sets."""
-        return next((run.test_digest for run in self.finished if run.test_digest), None)
 
     @property
     def finished(self) -> list[Results]:
@@ -76,9 +68,15 @@ def as_number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def names_of(groups: list[Group]) -> list[str]:
+def varied_settings(groups: Sequence[Group]) -> list[str]:
+    """The settings of which groups have several values."""
+    keys = groups[0].values if groups else ()
+    return [key for key in keys if len({as_text(group.values[key]) for group in groups}) > 1]
+
+
+def names_of(groups: Sequence[Group]) -> list[str]:
     """Name each group by the settings in which they differ."""
-    keys = [key for key in groups[0].values if len({as_text(group.values[key]) for group in groups}) > 1]
+    keys = varied_settings(groups)
     return [", ".join(f"{key}={as_text(group.values[key])}" for key in keys) or "all runs" for group in groups]
 
 
@@ -92,7 +90,7 @@ def by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
 
 def group_runs(entries: list[Entry], measure: str = "accuracy") -> list[Group]:
     """Group runs that differ in their seeds alone, the best group first; `measure` is one of `results.MEASURES`."""
-    members = _with_images([Group({}, runs) for runs in _of_a_kind(entries)])
+    members = _with_images([Group({}, runs) for runs in _of_a_kind(entries)], measure)
     keys = distinguishing_keys([group.entries for group in members])
     groups = [replace(group, values={key: _shared(group.entries, key) for key in keys}) for group in members]
     summed = [(group, group.summary(measure)) for group in groups]
@@ -124,32 +122,54 @@ def further_objectives(entries: list[Entry], measure: str) -> list[str]:
 
 
 def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:
-    """Group runs of equal hyperparameters but for seeds, on the same device and scored on the same images; a run that
-    failed before it had a device joins the first group of its hyperparameters."""
+    """Group runs of equal hyperparameters but for seeds, on the same device, trained and scored on the same images; a
+    run that failed before it had a device joins the first group of its hyperparameters."""
     members: dict[tuple[str, Any], list[Entry]] = {}
     first: dict[str, tuple[str, Any]] = {}
-    for entry in sorted(entries, key=lambda entry: _device(entry) is None):
+    for entry in sorted(entries, key=lambda entry: _kind(entry) is None):
         identity = json.dumps(without_seeds(entry.hparams), sort_keys=True, default=str)
-        device = _device(entry)
-        key = first.get(identity, (identity, device)) if device is None else (identity, device)
+        kind = _kind(entry)
+        key = first.get(identity, (identity, kind)) if kind is None else (identity, kind)
         first.setdefault(identity, key)
         members.setdefault(key, []).append(entry)
     return list(members.values())
 
 
-def _with_images(groups: list[Group]) -> list[Group]:
-    """Tell data sets of one name apart by their test images: folders of equal names may be anybody's."""
-    digests: dict[str, set[str | None]] = {}
+def _kind(entry: Entry) -> tuple[str | None, ...] | None:
+    """What runs must share besides their hyperparameters: device, precision, and images by their digests."""
+    results = entry.results
+    if results is None or not results.device:
+        return None
+    return results.device, results.precision, results.test_digest, results.train_digest
+
+
+def _with_images(groups: list[Group], measure: str) -> list[Group]:
+    """Tell data sets of one name apart by their images: folders of equal names may be anybody's, and they grow."""
+    found: dict[str, set[tuple[str, ...]]] = {}
     for group in groups:
         if group.finished:
-            digests.setdefault(group.dataset, set()).add(group.test_digest)
-    return [replace(group, images=(group.test_digest or "")[:SHOWN_DIGITS])
-            if len(digests.get(group.dataset, ())) > 1 else group for group in groups]  # fmt: skip
+            found.setdefault(group.dataset, set()).add(_images(group, measure))
+    told = []
+    for group in groups:
+        parts = zip(_images(group, measure), *found.get(group.dataset, ()), strict=True)
+        told.append(replace(group, images=", ".join(own for own, *all_ in parts if own and len(set(all_)) > 1)))
+    return told
 
 
-def _device(entry: Entry) -> tuple[str, str | None, str | None] | None:
-    results = entry.results
-    return (results.device, results.precision, results.test_digest) if results and results.device else None
+def _images(group: Group, measure: str) -> tuple[str, ...]:
+    """Which images a group was scored on and trained on, in words for a name; empty where nothing is known of them."""
+    test, train = (
+        next((found for run in group.finished if (found := getattr(run, key))), "")[:SHOWN_DIGITS]
+        for key in ("test_digest", "train_digest")
+    )
+    share, seed = (group.setting(f"dataset.{key}") for key in ("holdout", "holdout_seed"))
+    is_held_out = "_holdout" in measure and share is not None
+    return (
+        test,
+        train and f"trained on {train}",
+        f"{as_text(share)} held out" if is_held_out else "",
+        f"by seed {as_text(seed)}" if is_held_out else "",
+    )
 
 
 def _shared(entries: list[Entry], key: str) -> Any:
@@ -167,7 +187,7 @@ def distinguishing_keys(groups: list[list[Entry]]) -> list[str]:
     composed = dict.fromkeys(key for group in groups for entry in group for key in entry.hparams)
     chosen: list[str] = []
     parts = [""] * len(groups)
-    for key in (*written, *(key for key in FIRST if key in composed), *composed, "device", "precision", "test_digest"):
+    for key in (*written, *(key for key in FIRST if key in composed), *composed, *OF_RESULTS):
         if is_seed(key) or key in chosen or (key not in written and len(set(parts)) == len(groups)):
             continue
         values = [{_text(value) for entry in group if (value := entry.value(key)) is not None} for group in groups]
@@ -182,25 +202,15 @@ def distinguishing_keys(groups: list[list[Entry]]) -> list[str]:
 
 
 def _judged(groups: list[tuple[Group, Summary]]) -> list[Group]:
-    """Give each group that has results its verdict."""
-    best: dict[str, Summary] = {}
-    judged = []
-    for group, summary in groups:
-        verdict = ""
-        if summary.n:
-            first = best.setdefault(group.dataset, summary)
-            verdict = BEST if first is summary else _against(summary, first)
-        judged.append(replace(group, verdict=verdict))
-    return judged
-
-
-def _against(ours: Summary, theirs: Summary) -> str:
-    """Compare a group with the best one by Welch's t-test."""
-    if min(ours.n, theirs.n) < 2:
-        return UNTESTED
-    if ours.sd == theirs.sd == 0:  # no spread to test by
-        return NOT_DIFFERENT if ours.mean == theirs.mean else ""
-    return NOT_DIFFERENT if welch_p_value(ours, theirs) > SIGNIFICANCE else ""
+    """Give each group that has results its verdict among those of its data set."""
+    places: dict[str, list[int]] = {}
+    for place, (group, _) in enumerate(groups):
+        places.setdefault(group.dataset, []).append(place)
+    verdicts = [""] * len(groups)
+    for some in places.values():
+        for place, verdict in zip(some, judge([groups[place][1] for place in some]), strict=True):
+            verdicts[place] = verdict
+    return [replace(group, verdict=verdict) for (group, _), verdict in zip(groups, verdicts, strict=True)]
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[int]:
@@ -211,35 +221,3 @@ def pareto_front(points: list[tuple[float, float]]) -> list[int]:
             front.append(index)
             highest = points[index][1]
     return front
-
-
-@dataclass(frozen=True)
-class Effect:
-    """The effect of a setting: for each of its values, the results of all runs that have it."""
-
-    key: str
-    values: list[Any]
-    results: list[list[float]]
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether its values are numbers, so that a line between them means something."""
-        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
-
-
-def effects(groups: list[Group], measure: str) -> list[Effect]:
-    """Return the effect of each of the first settings that distinguish groups; numeric values in rising order."""
-    found = []
-    for key in list(groups[0].values if groups else ())[:MOST_EFFECTS]:
-        by_value: dict[str, tuple[Any, list[float]]] = {}
-        for group in sorted(groups, key=lambda group: group.entries[0].folder):
-            results = [value for run in group.finished if (value := getattr(run, measure)) is not None]
-            if results:
-                by_value.setdefault(as_text(group.values[key]), (group.values[key], []))[1].extend(results)
-        effect = Effect(key, *map(list, zip(*by_value.values(), strict=True))) if len(by_value) > 1 else None
-        if effect and effect.is_numeric:
-            order = np.argsort(effect.values)
-            effect = Effect(key, [effect.values[at] for at in order], [effect.results[at] for at in order])
-        if effect:
-            found.append(effect)
-    return found

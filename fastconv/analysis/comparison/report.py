@@ -5,17 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastconv.analysis.comparison.effects import effects, is_balanced
 from fastconv.analysis.comparison.figures import CURVES, LABELS, draw_curves, draw_effects, draw_front
-from fastconv.analysis.comparison.groups import (
-    BEST,
-    NOT_DIFFERENT,
-    UNTESTED,
-    Group,
-    by_dataset,
-    effects,
-    names_of,
-)
-from fastconv.analysis.comparison.tables import columns, group_rows, heading, run_rows, shown
+from fastconv.analysis.comparison.groups import Group, by_dataset, names_of
+from fastconv.analysis.comparison.tables import columns, group_rows, heading, run_rows, shown, verdict_second
+from fastconv.analysis.comparison.verdicts import BEST, FEWEST_SEEDS, HIGHEST, NOT_DIFFERENT, UNTESTED
 from fastconv.analysis.html import Cell, Figure, Table, write_page
 from fastconv.runs.collection import as_text
 from fastconv.system.wording import counted
@@ -39,6 +33,7 @@ def write_comparison(groups: list[Group], measure: str, path: Path) -> None:
             "comparison.html",
             title=f"{number_of_runs(len(entries))} of {', '.join(datasets)}",
             findings=findings(groups, measure),
+            fewest_seeds=FEWEST_SEEDS,
             groups=table(group_rows(groups, measure)),
             datasets={
                 name: draw(some, measure, Path(folder), f"{place}-")
@@ -53,24 +48,29 @@ def findings(groups: list[Group], measure: str) -> list[str]:
     """Say for each data set which group is best, which do not differ significantly from it, and which are untested."""
     sentences = []
     for dataset, some in by_dataset(groups).items():
-        rivals = [(name, group) for name, group in zip(names_of(some), some, strict=True) if group.verdict]
-        if not rivals:
+        found = [(name, group) for name, group in zip(names_of(some), some, strict=True) if group.summary(measure).n]
+        if not found:
             continue
-        name, best = rivals[0]
-        summary = best.summary(measure)
+        name, first = next((each for each in found if each[1].verdict == BEST), found[0])
+        summary = first.summary(measure)
         spread = f" ± {100 * summary.sd:.2f}" if summary.n > 1 else ""
         text = f"{dataset}: {name}: {heading(measure).removesuffix(' %')}"
         text += f" {100 * summary.mean:.2f}{spread} % (n = {summary.n})"
-        text += ", the best." if len(some) > 1 else "."
-        if alike := [name for name, group in rivals if group.verdict == NOT_DIFFERENT]:
+        text += {BEST: ", the best.", HIGHEST: ", the highest."}.get(first.verdict, ".")
+        if alike := [name for name, group in found if group.verdict == NOT_DIFFERENT]:
             text += f" Not significantly different from it (Welch's t-test, 5 %): {named(alike)}."
-        if untested := sum(group.verdict == UNTESTED for _, group in rivals):
-            text += f" {untested} of {len(some)} settings are untested: with a single run there is no spread."
+        untested = [(name, group) for name, group in found if group.verdict in (UNTESTED, HIGHEST)]
+        if untested:
+            count = counted(len(untested), "setting is", "settings are")
+            text += f" {count} untested: a test takes {FEWEST_SEEDS} seeds each of two settings."
+        if higher := [name for name, group in untested if group.summary(measure).mean > summary.mean]:
+            text += f" Higher than the best, but untested: {named(higher)}."
         sentences.append(text)
     if not sentences:
         sentences.append("No run is finished.")
     if problems := sum(len(group.problems) for group in groups):
-        sentences.append(f"{problems} runs failed or are not finished; the table of runs says why.")
+        failed = counted(problems, "run failed or is", "runs failed or are")
+        sentences.append(f"{failed} not finished; the table of runs says why.")
     return sentences
 
 
@@ -80,9 +80,12 @@ def named(names: list[str], most: int = 5) -> str:
     return "; ".join(names[:most]) + more
 
 
-def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> list[Figure]:
-    """Draw the figures that the groups have data for, to files of a folder whose names begin with `prefix`."""
-    figures, name = [], LABELS[measure].removesuffix(" in %")
+def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> tuple[list[Figure], str]:
+    """Draw the figures that the groups have data for, to files of a folder whose names begin with `prefix`.
+
+    Returns them, and a note on what is not drawn, which may be empty.
+    """
+    figures, note, name = [], "", LABELS[measure].removesuffix(" in %")
     name = name[0].upper() + name[1:]
     path = folder / f"{prefix}front.png"
     if draw_front(groups, measure, path):
@@ -99,7 +102,12 @@ def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> list[F
         draw_effects(found, measure, path)
         caption = "The effect of each setting. Grey: the runs that have a value; blue: their mean."
         figures.append(Figure(path, f"{name} for each value of each setting", caption))
-    return figures
+    elif not is_balanced(groups, measure):
+        note = (
+            "Effects of single settings are not shown: the runs are not a full grid of their values with equally many"
+            " seeds, so that a mean over the runs with one value would also depend on the other settings they have."
+        )
+    return figures, note
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -107,6 +115,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     header = columns(rows)
     if len(rows) > 1:  # a value that all rows share would only widen the table
         header = [name for name in header if name not in SHARED or len({as_text(row[name]) for row in rows}) > 1]
+    header = verdict_second(header)
     cells = [[cell(name, row[name]) for name in header] for row in rows]
     return Table([heading(name) for name in header], cells, sortable=True)
 
@@ -114,7 +123,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def cell(name: str, value: object) -> str | Cell:
     """Format a value for a reader."""
     text = shown(name, value)
-    if value == BEST:
+    if name == "verdict" and value == BEST:
         return Cell(text, "good")
     return Cell(text, "bad") if name == "problem" and value else text
 

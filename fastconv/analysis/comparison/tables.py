@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.analysis.comparison.groups import BEST, Group, further_objectives
+from fastconv.analysis.comparison.groups import Group, further_objectives
+from fastconv.analysis.comparison.verdicts import BEST
 from fastconv.runs.collection import LABELS, Entry, as_text
 from fastconv.runs.results import ACCURACIES, MEASURES
 from fastconv.system.errors import InputError, nearest
@@ -119,9 +120,15 @@ def _known(number: float) -> float | None:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns in which any row has a value."""
+    """Return the columns in which any row has a value, the verdict as the second one."""
     names = list(rows[0]) if rows else []
-    return [name for name in names if any(row[name] not in (None, "") for row in rows)]
+    return verdict_second([name for name in names if any(row[name] not in (None, "") for row in rows)])
+
+
+def verdict_second(header: Sequence[str]) -> list[str]:
+    """Columns with the verdict as the second one, where a narrow screen shows it too."""
+    others = [name for name in header if name != "verdict"]
+    return [*others[:1], *["verdict"] * (len(others) < len(header)), *others[1:]]
 
 
 def sort_rows(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:

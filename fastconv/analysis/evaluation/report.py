@@ -2,7 +2,9 @@
 
 import shlex
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
@@ -17,6 +19,7 @@ from fastconv.analysis.predictor import Predictor
 from fastconv.analysis.run_images import images_of
 from fastconv.config.commands import Evaluate
 from fastconv.data.dataset import ImageData
+from fastconv.data.image_names import image_names
 from fastconv.system.files import write_atomically
 from fastconv.system.json_text import as_json
 from fastconv.system.wording import counted
@@ -41,10 +44,13 @@ def evaluate_run(config: Evaluate) -> tuple[Evaluation, list[str]]:
     test = splits.test
     probabilities = Predictor(run, config.accelerator).predict(test.images, config.tta).probabilities
     evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes, run.temperature)
-    content = as_json({**evaluation.summary(), "warnings": warnings}, indent=1)
+    rows = evaluation.most_confident_errors(SHOWN_ERRORS)
+    names = image_names(run.config.dataset, run.data_folder(config.data), run.config.own_folders(), test, rows)
+    errors = confident_errors(evaluation, names)
+    content = as_json({**evaluation.summary(), "most_confident_errors": errors, "warnings": warnings}, indent=1)
     write_atomically(folder / "evaluation.json", content.encode())
     lines = [*findings(run, evaluation, test), *warnings]
-    write_run_page(folder / "report.html", run, evaluation, test, lines)
+    write_run_page(folder / "report.html", run, evaluation, test, lines, errors)
     return evaluation, [*lines, f"{folder / 'report.html'}"]
 
 
@@ -81,8 +87,18 @@ def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[s
     return lines
 
 
-def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: ImageData, lines: list[str]) -> None:
-    """Write the page of a run, with `lines` at its top. Raises InputError if it cannot be written."""
+def write_run_page(
+    path: Path,
+    run: TrainedRun,
+    evaluation: Evaluation,
+    test: ImageData,
+    lines: list[str],
+    errors: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write the page of a run, with `lines` at its top and `errors` as `confident_errors` describes them.
+
+    Raises InputError if it cannot be written.
+    """
     curves = run.folder / "curves.png"
     with tempfile.TemporaryDirectory() as aside:
         confusion, reliability = Path(aside, "confusion.png"), Path(aside, "reliability.png")
@@ -95,7 +111,7 @@ def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: Im
             "run_report.html",
             title=f"{run.config.dataset.name}: {run.name}",
             findings=lines,
-            curves=stored_figure(curves, "Loss and accuracy by epoch", "Loss and accuracy during training."),
+            curves=stored_figure(curves, "Loss and accuracy by epoch", curves_caption(run)),
             classes=class_table(evaluation),
             confusion=Figure(confusion, "Confusion matrix", "Test images by label and prediction."),
             reliability=Figure(
@@ -104,12 +120,20 @@ def write_run_page(path: Path, run: TrainedRun, evaluation: Evaluation, test: Im
                 "Accuracy of the predictions by their confidence. A calibrated network lies on the diagonal: below it,"
                 " it is overconfident; above it, underconfident. The bars are the share of the images.",
             ),
-            errors=error_pictures(evaluation, test),
+            errors=error_pictures(errors, test),
             # Quoted, since these lines are there to be copied to a terminal.
             folder=repr(str(run.folder)),
             run=shlex.quote(f"run={run.folder}"),
             overrides=shlex.join(run.results.overrides) if run.results else "",
         )
+
+
+def curves_caption(run: TrainedRun) -> str:
+    """Say what the curves of a run show, and whether their losses can be compared."""
+    smoothing = run.config.label_smoothing
+    if not smoothing:
+        return "Loss and accuracy during training."
+    return f"Loss and accuracy during training. The {run_figures.OTHER_SCALE} (label_smoothing={smoothing:g})."
 
 
 def class_table(evaluation: Evaluation) -> Table:
@@ -121,22 +145,38 @@ def class_table(evaluation: Evaluation) -> Table:
     return Table(["class", "images", "recall %", "precision %", "F1 %"], rows, sortable=True)
 
 
-def error_pictures(evaluation: Evaluation, test: ImageData) -> list[dict[str, object]]:
-    """Return the most confident errors as the page shows them: picture, description, caption and side in pixels."""
-    pictures = []
-    for row in evaluation.most_confident_errors(SHOWN_ERRORS):
-        size = (PICTURE_SIDE, PICTURE_SIDE)
-        image = Image.fromarray(np.squeeze(test.images[row])).resize(size, Image.Resampling.NEAREST)
-        predicted = evaluation.classes[evaluation.predictions[row]]
-        label = evaluation.classes[evaluation.labels[row]]
-        pictures.append(
+def confident_errors(evaluation: Evaluation, names: Sequence[str | None]) -> list[dict[str, object]]:
+    """Describe the most confident errors: row among the test images (from 0), file if it has a name, label,
+    prediction and confidence.
+
+    Args:
+        names: of their images, in this order (`image_names`).
+    """
+    found = []
+    for row, name in zip(evaluation.most_confident_errors(SHOWN_ERRORS).tolist(), names, strict=True):
+        found.append(
             {
-                "source": data_url(image),
-                "alt": f"test image {row}",
-                "caption": f"{predicted}, confidence {evaluation.probabilities[row].max():.0%}; label {label}",
-                "side": PICTURE_SIDE,
+                "row": row,
+                "file": name,
+                "label": evaluation.classes[evaluation.labels[row]],
+                "prediction": evaluation.classes[evaluation.predictions[row]],
+                "confidence": float(evaluation.probabilities[row].max()),
             }
         )
+    return found
+
+
+def error_pictures(errors: Sequence[Mapping[str, Any]], test: ImageData) -> list[dict[str, object]]:
+    """Return the most confident errors as the page shows them: picture, description, caption and side in pixels."""
+    pictures = []
+    for error in errors:
+        size = (PICTURE_SIDE, PICTURE_SIDE)
+        image = Image.fromarray(np.squeeze(test.images[error["row"]])).resize(size, Image.Resampling.NEAREST)
+        name = error["file"] or f"test image {error['row']}"
+        about = f"{error['prediction']}, confidence {error['confidence']:.0%}; label {error['label']}"
+        pictures.append(
+            {"source": data_url(image), "alt": name, "caption": f"{name}: {about}", "side": PICTURE_SIDE}
+        )  # fmt: skip
     return pictures
 
 

@@ -23,3 +23,22 @@ for (const table of document.querySelectorAll("table.sortable")) {
     header.addEventListener("keydown", (event) => event.key === "Enter" && sort(column));
   });
 }
+// What is wider than the page scrolls: a line above says so, and its edge fades where more of it lies.
+for (const wide of document.querySelectorAll(".wide")) {
+  const line = document.createElement("p");
+  line.className = "scrolls";
+  line.textContent = "Wider than this page: scroll it sideways.";
+  wide.before(line);
+  const look = () => {
+    const more = wide.scrollWidth - wide.clientWidth;
+    line.hidden = more < 2;
+    wide.classList.toggle("more-left", wide.scrollLeft > 1);
+    wide.classList.toggle("more-right", wide.scrollLeft < more - 1);
+    if (more < 2) wide.removeAttribute("tabindex"); else wide.tabIndex = 0;  // for the arrow keys
+  };
+  wide.addEventListener("scroll", look, {passive: true});
+  const sizes = new ResizeObserver(look);
+  sizes.observe(wide);
+  sizes.observe(wide.firstElementChild);
+  look();
+}
