@@ -31,14 +31,14 @@ ROWS, TABLE = RESULTS / "whole_pictures.csv", RESULTS / "whole_pictures.md"
 DATA = Path(os.environ.get("FASTCONV_DATA", "data")).absolute()
 # Sides in pixels of a photograph's shorter side and of the picture in it; images of each class to train on and to test
 # with.
-HEIGHT, PICTURE, TRAIN, TEST = 96, 80, 30, 50
-SEEDS, WAYS, EPOCHS = (0, 1, 2), ("crop", "auto", "squash"), 12
-SETTINGS = ("model.widths=[16,64,64]", "model.whitening_stride=2", "batch_size=50",
-            "micro_batch_size=50", "trainer=cpu", "budget.seconds=null", f"schedule.max_epochs={EPOCHS}",
+HEIGHT, PICTURE, TRAIN, TEST = 64, 56, 30, 50
+SEEDS, WAYS, EPOCHS = (0, 1, 2), ("crop", "auto", "squash"), 20
+SETTINGS = ("model.widths=[8,32,32]", "model.whitening_stride=2", "batch_size=50", "micro_batch_size=50", "trainer=cpu",
+            "budget.seconds=null", f"schedule.max_epochs={EPOCHS}",
             "stream=online", "figures=false")  # fmt: skip
 NOTE = f"""\
 {10 * TRAIN} photographs to train on and {10 * TEST} to test with, ten classes, scaled to {HEIGHT}x{HEIGHT}; airbench
-16-64-64 with a stride of two and Muon, {EPOCHS} epochs in batches of 50 for each run. Seeds change the photographs and
+8-32-32 with a stride of two and Muon, {EPOCHS} epochs in batches of 50 for each run. Seeds change the photographs and
 the training. The mean, and each seed."""
 
 

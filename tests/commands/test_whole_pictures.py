@@ -85,7 +85,7 @@ def test_predict_sees_files_whole(there, command, tmp_path):
     ended = command("predict", f"run={run}", f"images={folder / 'photos'}", "out=found.jsonl", "accelerator=cpu")
     assert ended.code == 0, ended.err
     rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
-    right = [(row["class"] == "bright") == ("/bright/" in str(row["image"])) for row in rows]
+    right = [(row["classes"][0]["class"] == "bright") == ("/bright/" in str(row["image"])) for row in rows]
     assert np.mean(right) > 0.9, "no middle square shows the class"
 
 

@@ -7,6 +7,8 @@ import tarfile
 
 import numpy as np
 import pytest
+from harness import REPOSITORY
+from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
@@ -191,8 +193,9 @@ def test_parquet_files_are_padded_too(tmp_path):
 
 def test_own_images_are_auto_and_shipped_ones_are_not():
     groups = ("image_folder", "csv", "webdataset", "parquet", "arrays", "torchvision", "custom")
-    more = {"torchvision": ["dataset.name=CIFAR100"]}
-    assert {compose("train", [f"dataset={name}", *more.get(name, [])]).dataset.resize for name in groups} == {"auto"}
+    files = [REPOSITORY / "conf" / "dataset" / f"{name}.yaml" for name in groups]
+    assert {OmegaConf.load(path).resize for path in files} == {"auto"}
+    assert compose("train", ["dataset=image_folder", "dataset.root=f"]).dataset.resize == "auto"
     assert compose("train", ["dataset=digits"]).dataset.resize == "crop"
     assert Dataset(name="own").resize == "crop"
 
