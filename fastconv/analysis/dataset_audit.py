@@ -196,9 +196,7 @@ def write(found: Audit, config: Config) -> Path:
             (figures.Tile(whole, printable(name.rpartition("/")[2])), figures.Tile(seen, found.opened.resize))
             for name, whole, seen in examples
         ]
-        rows = [
-            [tile for pair in pairs[at : at + PAIRS] for tile in pair] for at in range(0, len(pairs), PAIRS)
-        ]
+        rows = [[tile for pair in pairs[at : at + PAIRS] for tile in pair] for at in range(0, len(pairs), PAIRS)]
         title = f"{found.name}: images as they are, and as networks see them"
         figures.draw_tiles(rows, title, folder / "resized.png")
     data = ImageData(found.name, train.images, train.labels, classes, "")

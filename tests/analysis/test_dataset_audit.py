@@ -146,7 +146,7 @@ def test_images_that_lose_much_to_the_crop_are_counted(command, tmp_path):
         ended = command("audit", "dataset=image_folder", "dataset.root=photos", *more)
         assert ended.code == 0, ended.err
         assert line in ended.out
-        assert (("padded: 8 images" in ended.out) == (resize in ("auto", "pad"))), "auto counts for what it chose"
+        assert ("padded: 8 images" in ended.out) == (resize in ("auto", "pad")), "auto counts for what it chose"
         folder = max((tmp_path / "outputs" / "photos").iterdir(), key=lambda path: path.stat().st_mtime_ns)
         with Image.open(folder / "resized.png") as picture:
             assert min(picture.size) > 200

@@ -215,9 +215,7 @@ def read(name: str, folder: Path) -> Opened | None:
     )
 
 
-def _examples(
-    folder: Path, names: Sequence[str], parts: Sequence[Decoded]
-) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _examples(folder: Path, names: Sequence[str], parts: Sequence[Decoded]) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The images that `write` has kept whole, with their names and the images in the arrays; empty if it kept none."""
     try:
         images = np.load(folder / WHOLE, allow_pickle=False)
