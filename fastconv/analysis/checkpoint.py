@@ -15,7 +15,7 @@ from fastconv.config.commands import GivenImages
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import check_stored, require_local
-from fastconv.data.configs import PLACES
+from fastconv.data.configs import PLACES, RESIZES
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.levels import Levels
 from fastconv.data.split_record import FILE, LARGEST_SIDE, SplitRecord
@@ -53,6 +53,8 @@ class TrainedRun:
     """What the logits are divided by before they become probabilities; None for 1."""
     levels: Levels | None = None
     """How pixel values of more than eight bits became bytes; None if the run is of an earlier version."""
+    resize: str = "crop"
+    """How images that are not square become so (`RESIZES`); earlier versions cropped them."""
     trusted: bool = False
     """Whether the user trusts the author of the folder."""
 
@@ -144,9 +146,12 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         shape, classes, settings = tuple(network["shape"]), tuple(network["classes"]), dict(network["settings"])
         name, mean, std = network["model"], tuple(network["mean"]), tuple(network["std"])
         levels = Levels.from_dict(network.get("levels"))
+        resize = network.get("resize", "crop")
         temperature = checkpoint.get(TEMPERATURE)
         state = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
         _require_possible(shape, classes, mean, std, state, temperature)
+        if resize not in RESIZES:
+            raise ValueError
         _require_numbers(mean, std, state)
         is_same = name == config.model.name and all(
             getattr(config.model, key, None) == value for key, value in settings.items()
@@ -181,6 +186,7 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         settings=settings,
         temperature=temperature,
         levels=levels,
+        resize=resize,
         trusted=trust,
     )
 

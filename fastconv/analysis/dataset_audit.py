@@ -12,6 +12,7 @@ from fastconv.analysis.html import Figure, Table, write_page
 from fastconv.config.prerequisites import too_large_batch
 from fastconv.config.schema import Config
 from fastconv.data.loading import load, open_described, open_source
+from fastconv.data.sources.aspect_ratios import lose_much
 from fastconv.data.sources.base import Source
 from fastconv.data.sources.custom import Opened
 from fastconv.data.sources.decode import Decoded
@@ -24,13 +25,13 @@ from fastconv.system.wording import counted
 
 # Ratio of the largest to the smallest class, and images of a class, from which on the report warns.
 IMBALANCE, FEW = 3, 100
-# Share of an image outside of the square in its middle from which on the report counts it.
-MOST_CROPPED = 0.25
 # Images of each class on the contact sheet, and classes on it.
 SHOWN, SHOWN_CLASSES = 10, 20
 # What a row about an image has, and rows on the page: all are in findings.csv.
 ABOUT_IMAGES = ("finding", "image", "about")
 PAGE_ROWS = 500
+# Pairs of an image and what networks see of it in a row of their sheet.
+PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,8 @@ class Audit:
                 f"sizes: {_span(width, most_width)} pixels wide, {_span(height, most_height)} high; median of the"
                 f" shorter sides {np.median(sizes.min(1)):g}"
             )
-            cropped = int((sizes.min(1) < (1 - MOST_CROPPED) * sizes.max(1)).sum())
-            if cropped:
-                those = counted(cropped, "image loses", "images lose")
-                lines.append(
-                    f"cropped: {those} more than a quarter to the square in the middle that networks see. Cut them to"
-                    " what they show, or check that it is not near the edge"
-                )
+            if count := int(lose_much(sizes).sum()):
+                lines.append(_shape_line(self.opened.resize, count))
         lines += [f"problem: {problem}" for problem in self.problems]
         lines += [f"note: {note}" for note in self.notes]
         counts = np.bincount(train.labels, minlength=len(classes))
@@ -123,6 +119,24 @@ class Audit:
             np.bincount(part.labels, minlength=len(classes)).tolist() for part in (self.opened.train, self.opened.test)
         )
         return list(zip(classes, *numbers, strict=True))
+
+
+def _shape_line(resize: str, count: int) -> str:
+    """What becomes of `count` images that would lose more than a quarter to a crop, and what to do about it."""
+    if resize == "pad":
+        images = counted(count, "image has", "images have")
+        return f"padded: {images} more than a quarter of padding added, so that networks see them whole"
+    if resize == "squash":
+        images = counted(count, "image loses", "images lose")
+        return (
+            f"squashed: {images} more than a quarter of the longer side's resolution, and their aspect ratio with it."
+            " dataset.resize=pad keeps it"
+        )
+    images = counted(count, "image loses", "images lose")
+    return (
+        f"cropped: {images} more than a quarter to the square in the middle that networks see. Show them whole with"
+        " dataset.resize=pad, or cut them to what they show"
+    )
 
 
 def _span(least: int, most: int) -> str:
@@ -207,13 +221,27 @@ def draw(found: Audit, config: Config, folder: Path) -> list[Figure]:
     shown = [np.flatnonzero(train.labels == label)[:SHOWN] for label in range(min(len(classes), SHOWN_CLASSES))]
     tiles = [[figures.Tile(train.images[row], printable(classes[train.labels[row]])) for row in each] for each in shown]
     figures.draw_tiles(tiles, f"{found.name}: training images", folder / "images.png", inches=1.1)
+    if examples := found.opened.examples:
+        pairs = [
+            (figures.Tile(whole, printable(name.rpartition("/")[2])), figures.Tile(seen, found.opened.resize))
+            for name, whole, seen in examples
+        ]
+        rows = [[tile for pair in pairs[at : at + PAIRS] for tile in pair] for at in range(0, len(pairs), PAIRS)]
+        title = f"{found.name}: images as they are, and as networks see them"
+        figures.draw_tiles(rows, title, folder / "resized.png")
     data = ImageData(found.name, train.images, train.labels, classes, "")
     spec = stream_spec(data, config.augment, config.stream.seed)
     stream = OnlineStream(spec, data)
     run_figures.draw_augmented(*stream.rows(0, run_figures.GRID_IMAGES), spec, folder / "augmented.png")
     stream.close()
+    resized = Figure(
+        folder / "resized.png",
+        "Images as they are and as networks see them",
+        f"Images that are far from square, and what networks see of them with dataset.resize={found.opened.resize}.",
+    )
     which = f" of the first {SHOWN_CLASSES} classes" if len(classes) > SHOWN_CLASSES else " of each class"
     return [
         Figure(folder / "images.png", "Training images by class", f"Training images{which}, as networks see them."),
+        *([resized] if found.opened.examples else []),
         Figure(folder / "augmented.png", "Augmented images", "The first images of the training stream, augmented."),
     ]

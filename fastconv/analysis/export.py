@@ -26,6 +26,14 @@ from fastconv.system.wording import counted
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
 TOLERANCE = 1e-4
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
+# What files say of the images that they take, under this name.
+ABOUT = "preprocessing"
+# How an image becomes a square of this side, by `dataset.resize`. All scale it by antialiased bicubic interpolation.
+RESIZED = {
+    "crop": "scaled until its shorter side has {side} pixels and cut to the square in its middle",
+    "pad": "scaled until its longer side has {side} pixels and put into the middle of a square of its own mean colour",
+    "squash": "scaled to {side} pixels in width and height, whatever its aspect ratio",
+}
 
 
 class Probabilities(nn.Module):
@@ -34,11 +42,12 @@ class Probabilities(nn.Module):
     Args:
         classifier: gives logits.
         temperature: what the logits are divided by.
+        preprocessing: how images become such arrays, in words.
     """
 
-    def __init__(self, classifier: Classifier, temperature: float = 1.0) -> None:
+    def __init__(self, classifier: Classifier, temperature: float = 1.0, preprocessing: str = "") -> None:
         super().__init__()
-        self.classifier, self.temperature = classifier, temperature
+        self.classifier, self.temperature, self.preprocessing = classifier, temperature, preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(images.float())
@@ -56,7 +65,7 @@ def export(config: Export) -> list[str]:
     images, what, warnings = _to_compare(run, config)
     some = torch.from_numpy(images)
     classifier = Classifier(run.model, run.mean, run.std)
-    network = Probabilities(classifier, run.temperature or 1.0).eval().requires_grad_(False)
+    network = Probabilities(classifier, run.temperature or 1.0, preprocessing(run)).eval().requires_grad_(False)
     with torch.inference_mode():
         expected = network(some).numpy()
     lines = []
@@ -75,7 +84,22 @@ def export(config: Export) -> list[str]:
         )
     classes = folder / "classes.txt"
     write_atomically(classes, "".join(f"{printable(name)}\n" for name in run.classes).encode())
-    return [*lines, f"{classes}: the classes in the order of the probabilities", *warnings]
+    return [
+        *lines,
+        f"{classes}: the classes in the order of the probabilities",
+        f"images: {network.preprocessing}",
+        *warnings,
+    ]
+
+
+def preprocessing(run: TrainedRun) -> str:
+    """Say how images become what an exported network takes."""
+    height, width, channels = run.shape
+    taken = f"uint8 [N, {height}, {width}, {channels}], 0 to 255, {'grey' if channels == 1 else 'RGB'}"
+    if height != width:
+        return taken
+    how = RESIZED[run.resize].format(side=height)
+    return f"{taken}; each image {how} (antialiased bicubic, dataset.resize={run.resize})"
 
 
 def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[str]]:
@@ -106,16 +130,16 @@ def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[
     )
 
 
-def _write_torch(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _write_torch(network: Probabilities, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     content = io.BytesIO()  # torch's own writer to a file does not say why it fails
     with _quiet():
-        torch.export.save(_exported(network, images), content)
+        torch.export.save(_exported(network, images), content, extra_files={ABOUT: network.preprocessing})
         path.write_bytes(content.getbuffer())
         loaded = torch.export.load(path).module()
     return lambda given: loaded(torch.from_numpy(given)).numpy()
 
 
-def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _write_onnx(network: Probabilities, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch writes with it
@@ -124,7 +148,10 @@ def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Callable[[np.
             f"format=onnx needs the package {error.name}: pip install 'fastconv[export]', or use format=torch"
         ) from error
     with _quiet():
-        torch.onnx.export(_exported(network, images), (images,), path, external_data=False, dynamo=True)
+        program = torch.onnx.export(_exported(network, images), (images,), dynamo=True)
+        assert program is not None
+        program.model.metadata_props[ABOUT] = network.preprocessing
+        program.save(path, external_data=False)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -51,12 +51,15 @@ def sequence_of(given: Any, shape: tuple[int, int, int]) -> np.ndarray | Sequenc
     return _channels_last(array, shape)
 
 
-def pixels_of(image: Any, shape: tuple[int, int, int], at: int, levels: Levels | None = None) -> np.ndarray:
+def pixels_of(
+    image: Any, shape: tuple[int, int, int], at: int, levels: Levels | None = None, resize: str = "crop"
+) -> np.ndarray:
     """One image of a sequence, in the size and the colours of the network, uint8 `shape`.
 
     Args:
         at: its place in the sequence, for errors.
         levels: how values of more than eight bits become bytes; None to decide by this image alone.
+        resize: how images become square (`to_array`).
 
     Raises InputError for one that cannot be read.
     """
@@ -72,7 +75,7 @@ def pixels_of(image: Any, shape: tuple[int, int, int], at: int, levels: Levels |
     if isinstance(image, str | Path) and Path(image).is_dir():
         raise InputError(f"{image} is a folder: give its files, or use python -m fastconv.predict images={image}")
     try:
-        return to_array(_opened(image), shape[0], grey=shape[2] == 1, levels=levels)
+        return to_array(_opened(image), shape[0], shape[2] == 1, levels, resize)
     except FileNotFoundError as error:
         link = " a link to a file that is" if isinstance(image, str | Path) and Path(image).is_symlink() else ""
         raise InputError(f"{name} is{link} not there") from error

@@ -101,7 +101,8 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
     `passed` notes what is passed over.
     """
     skip = frozenset(map(os.path.realpath, _own_folders(predictor.run)))
-    target = predictor.shape[0], predictor.shape[2] == 1, predictor.run.levels
+    run = predictor.run
+    target = predictor.shape[0], predictor.shape[2] == 1, run.levels, run.resize
 
     def decode(name: str, content: bytes | Path) -> np.ndarray | str:
         try:

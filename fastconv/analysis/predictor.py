@@ -90,7 +90,8 @@ class Predictor:
         """Convert images, the first of which is number `first`, to uint8 [N, H, W, C] of the network's shape."""
         if isinstance(images, np.ndarray) and images.shape[1:] == self.shape:
             return images
-        return np.stack([pixels_of(image, self.shape, at, self.run.levels) for at, image in enumerate(images, first)])
+        how = self.run.levels, self.run.resize
+        return np.stack([pixels_of(image, self.shape, at, *how) for at, image in enumerate(images, first)])
 
     def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
         """Return class probabilities float32 [N, classes] of images uint8 [N, H, W, C], at the run's temperature."""

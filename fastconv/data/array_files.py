@@ -65,13 +65,17 @@ class ArraysWriter:
             np.save(self.aside / f"{split}-hashes.npy", hashes)
         self._digests[split] = digest.hexdigest()
 
-    def finish(self, classes: Sequence[str], note: str = "", levels: Levels | None = None) -> None:
-        """Write what makes the arrays complete: the names of the classes, a note about images left out, and how values
-        of more than eight bits became bytes."""
+    def finish(
+        self, classes: Sequence[str], note: str = "", levels: Levels | None = None, resize: str = "crop"
+    ) -> None:
+        """Write what makes the arrays complete: the names of the classes, a note about images left out, how values of
+        more than eight bits became bytes, and how images became square."""
         names = [valid_unicode(name) for name in classes]
         meta = {"format": ARRAYS_FORMAT, "classes": names, "digest": self._digests, "note": note}
         if levels is not None:
             meta["levels"] = levels.as_dict()
+        if resize != "crop":
+            meta["resize"] = resize
         with writing(self.folder):
             (self.aside / "meta.json").write_text(as_json(meta, indent=1), "utf-8")
 
@@ -121,8 +125,9 @@ def read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
             for split in ("train", "test")
         }
         classes, levels = tuple(meta["classes"]), Levels.from_dict(meta.get("levels"))
+        note, resize = meta.get("note", ""), meta.get("resize", "crop")
         train, test = (
-            ImageData(name, images, labels, classes, meta["digest"][split], meta.get("note", ""), levels=levels)
+            ImageData(name, images, labels, classes, meta["digest"][split], note, levels=levels, resize=resize)
             for split, (images, labels) in arrays.items()
         )
         return train, test

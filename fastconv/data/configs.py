@@ -8,6 +8,8 @@ from fastconv.system.settings import BATCH, CHANCE, MISSING, PIXELS, SEED, SHARE
 
 # The modes of a stream that are no files.
 UNSTORED = ("online", "device")
+# Ways in which images become square (`sources.pixels.to_array`).
+RESIZES = ("crop", "pad", "squash")
 # The settings that say where the images of a source are.
 PLACES: dict[str, tuple[str, ...]] = {
     "image_folder": ("root",),
@@ -51,6 +53,10 @@ class Dataset:
         None, Range("a number of pixels", 8, 1024, note=", or null for that of the images")
     )
     """Side in pixels to scale your own images to; null for the median of their shorter sides, from 24 to 128."""
+    resize: str = setting("crop", options=(*RESIZES, "auto"))
+    """How your own images become square: `crop` keeps the square in their middle, `pad` all of them, on a square of
+    their mean colour, `squash` all of them, without their aspect ratio. `auto` pads if more than a tenth of the
+    training images would lose more than a quarter to a crop, else it crops."""
     test_share: float = setting(0.2, Range("a share", 0, 1, closed="neither"))
     """Share of your own images, the same for every class, to test with if they come without a test split."""
     split_seed: int = setting(0, SEED)

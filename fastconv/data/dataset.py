@@ -21,7 +21,7 @@ class ImageData:
     `note` says, in one line, what was left out; `levels` says how values of more than eight bits became bytes,
     None if there were none; `skip_schedule` says which images every other epoch skips; `sampling` how often images come
     in an epoch, None for once; `hashes`, uint64 [N], identify the images of a user's own data set by their content
-    (fastconv.data.hashes).
+    (fastconv.data.hashes); `resize` says how those that were not square became so (`RESIZES`).
     """
 
     name: str
@@ -34,6 +34,7 @@ class ImageData:
     sampling: BalancedSampling | None = None
     levels: Levels | None = None
     hashes: np.ndarray | None = None
+    resize: str = "crop"
 
     def __len__(self) -> int:
         return len(self.labels)

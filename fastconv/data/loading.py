@@ -47,14 +47,15 @@ def load(
     if isinstance(dataset, str) or is_builtin(dataset):
         name = dataset if isinstance(dataset, str) else dataset.name
         folder = root / "arrays" / name
-        return read_arrays(name, folder) or _stored(name, folder, builtin_sets()[name](root))
+        splits = read_arrays(name, folder) or _stored(name, folder, builtin_sets()[name](root))
+        return splits if isinstance(dataset, str) else _of_one_size(dataset, splits)
     if dataset._target_ is not None:
         folder = _folder(dataset, root, code.stamp_of(dataset))
         if there := read_arrays(dataset.name, folder):
-            return with_hashes(folder, there)
+            return _of_one_size(dataset, with_hashes(folder, there))
     opened = open_source(dataset, root, own)
     if not isinstance(opened, Source):
-        return with_hashes(folder, _stored(dataset.name, folder, opened))
+        return _of_one_size(dataset, with_hashes(folder, _stored(dataset.name, folder, opened)))
     if opened.problems:
         raise InputError("; ".join(opened.problems))
     folder = _folder_of_source(dataset, root, opened, by_content)
@@ -86,6 +87,14 @@ def stored_images(dataset: "Dataset", root: Path, own: Sequence[Path] = (), by_c
     if not isinstance(opened, Source):
         return None
     return read(dataset.name, _folder_of_source(dataset, root, opened, by_content))
+
+
+def _of_one_size(dataset: "Dataset", splits: tuple[ImageData, ImageData]) -> tuple[ImageData, ImageData]:
+    """Images that came in one size stay as they are; `dataset.resize` is for others that are classified later."""
+    if dataset.resize in ("crop", "auto"):
+        return splits
+    train, test = (replace(split, resize=dataset.resize) for split in splits)
+    return train, test
 
 
 def _with_notes(splits: tuple[ImageData, ImageData], notes: Sequence[str]) -> tuple[ImageData, ImageData]:
@@ -136,6 +145,7 @@ def _folder_of_source(dataset: "Dataset", root: Path, opened: Source, by_content
         DECODER,
     ]
     about += ["content"] * by_content
+    about += [dataset.resize] * (dataset.resize != "crop")  # images that are cropped were read by earlier versions too
     return _folder(dataset, root, [dataset._target_ or dataset.source, *about])
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastconv.data.configs import RESIZES
 from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import content_hashes
 from fastconv.data.image_rows import choose_rows
@@ -50,13 +51,14 @@ class RecordedImages:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """The splits of a run, its class names, and the shape [H, W, C] of its images."""
+    """The splits of a run, its class names, the shape [H, W, C] of its images, and how they became square."""
 
     classes: tuple[str, ...]
     shape: tuple[int, ...]
     train: RecordedImages
     holdout: RecordedImages
     test: RecordedImages
+    resize: str = "crop"
 
     @property
     def parts(self) -> tuple[RecordedImages, RecordedImages, RecordedImages]:
@@ -71,11 +73,12 @@ class SplitRecord:
             if data.hashes is None:
                 return None
             parts.append(RecordedImages(data.digest, data.hashes, np.asarray(data.labels, np.int64)))
-        return cls(splits.train.classes, splits.train.images.shape[1:], *parts)
+        return cls(splits.train.classes, splits.train.images.shape[1:], *parts, splits.train.resize)
 
     def write(self, run: Path) -> None:
         """Write it to a run's folder. Raises InputError if that is not possible."""
         content: dict[str, Any] = {"format": FORMAT, "classes": list(self.classes), "shape": list(self.shape)}
+        content["resize"] = self.resize
         for name, part in zip(("train", "holdout", "test"), self.parts, strict=True):
             content[name] = {
                 "images": len(part.hashes),
@@ -98,9 +101,10 @@ class SplitRecord:
             if len(set(classes)) < len(classes):
                 raise ValueError("these are no classes")
             parts = [_read_part(content[name], len(classes)) for name in ("train", "holdout", "test")]
-            if len(shape) != 3 or any(type(side) is not int or side < 1 for side in shape):
+            resize = content.get("resize", "crop")  # the only way of earlier versions
+            if len(shape) != 3 or any(type(side) is not int or side < 1 for side in shape) or resize not in RESIZES:
                 raise ValueError("this is no shape of images")
-            return cls(classes, shape, *parts)
+            return cls(classes, shape, *parts, resize)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -176,6 +180,9 @@ def own_images(
     if record is None:
         return OwnImages(open_splits(dataset, root, own, by_content=False), has_record=False)
     parts = load(dataset, root, own)
+    if parts[0].resize != record.resize:  # dataset.resize=auto chooses by the images of today
+        dataset = dataclasses.replace(dataset, resize=record.resize)
+        parts = load(dataset, root, own)
     splits = hold_out(dataset, *parts)
     if _is_unchanged(record, splits):
         return OwnImages(splits)

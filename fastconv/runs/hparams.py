@@ -17,6 +17,7 @@ LATER = {
     "objective": "accuracy",
     "dataset.image_column": None,
     "dataset.label_column": None,
+    "dataset.resize": "crop",
 }
 
 

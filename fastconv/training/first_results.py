@@ -16,6 +16,7 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         overrides: the overrides of the command line. A resumed run keeps those with which it began.
     """
     config = run.config
+    dataset = dataclasses.replace(config.dataset, resize=run.train.resize)  # what `auto` chose
     described = Results(
         dataset=config.dataset.name,
         model=config.model.name,
@@ -40,7 +41,7 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         name=config.name,
         tags=config.tags,
         overrides=overrides,
-        hparams=hparams(config),
+        hparams=hparams(dataclasses.replace(config, dataset=dataset)),
     )
     if folder.resumed and (earlier := earlier_results(folder.path)):
         run.clock.add(earlier.seconds)

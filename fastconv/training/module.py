@@ -41,6 +41,7 @@ class ImageClassifier(L.LightningModule):
         classes: class names.
         mean, std: per channel, of pixel values scaled to [0, 1].
         levels: how pixel values of more than eight bits became bytes (`Levels.as_dict`); None if it is not known.
+        resize: how images that are not square become so (`RESIZES`).
         optimizer: settings that build the optimizer; None for a module that does not train.
         label_smoothing: share of each label that is spread over all classes.
         views: views of test-time augmentation; None to score only the images themselves.
@@ -62,6 +63,7 @@ class ImageClassifier(L.LightningModule):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         levels: dict[str, float] | None = None,
+        resize: str = "crop",
         optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
         label_smoothing: float = 0.0,
         views: Views | None = None,
@@ -77,6 +79,7 @@ class ImageClassifier(L.LightningModule):
             "mean": list(mean),
             "std": list(std),
             "levels": levels,
+            "resize": resize,
         }
         self.model = build_model(model, channels=shape[2], classes=len(classes), **settings)
         if channels_last:

@@ -50,6 +50,7 @@ def make_module(run: Run, pretrained: bool = True) -> ImageClassifier:
         mean=run.spec.mean,
         std=run.spec.std,
         levels=(run.train.levels or Levels()).as_dict(),
+        resize=run.train.resize,
         optimizer=functools.partial(
             config.optimizer.build, batch_size=config.batch_size, precision=run.device.precision
         ),

@@ -134,6 +134,19 @@ def test_images_that_lose_much_to_the_crop_are_counted(command, tmp_path):
             for at, (height, width) in enumerate(((30, 90), (60, 40), (40, 50), (40, 40))):
                 pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / f"{at}.png")
-    ended = command("audit", "dataset=image_folder", "dataset.root=photos")
-    assert ended.code == 0, ended.err
-    assert "cropped: 8 images lose more than a quarter to the square in the middle" in ended.out
+    told = {
+        "auto": "note: dataset.resize=auto chose pad: 4 of 8 training images would lose more than a quarter to a crop",
+        "crop": "cropped: 8 images lose more than a quarter to the square in the middle that networks see. Show them"
+        " whole with dataset.resize=pad",
+        "pad": "padded: 8 images have more than a quarter of padding added",
+        "squash": "squashed: 8 images lose more than a quarter of the longer side's resolution",
+    }
+    for resize, line in told.items():
+        more = [] if resize == "auto" else [f"dataset.resize={resize}"]
+        ended = command("audit", "dataset=image_folder", "dataset.root=photos", *more)
+        assert ended.code == 0, ended.err
+        assert line in ended.out
+        assert ("padded: 8 images" in ended.out) == (resize in ("auto", "pad")), "auto counts for what it chose"
+        folder = max((tmp_path / "outputs" / "photos").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        with Image.open(folder / "resized.png") as picture:
+            assert min(picture.size) > 200

@@ -32,6 +32,7 @@ def test_its_settings_and_results_have_the_names_of_today(old):
     assert round(100 * found.accuracy_tta, 2) == 39.28
     assert found.hparams["data_pruning"] == 0.1
     assert found.hparams["augment.color_jitter.brightness"] == 0.05
+    assert (config.dataset.resize, load_run(old).resize) == ("crop", "crop")
 
 
 def test_compare_shows_and_selects_it(old, command):

@@ -75,7 +75,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
     if config.images is not None:
         paths = config.images if isinstance(config.images, list) else [config.images]
         matches = (matching(str(path), "images") for path in paths)
-        samples = read_files(list(itertools.chain(*matches)), runs[0].shape, runs[0].levels)
+        samples = read_files(list(itertools.chain(*matches)), runs[0].shape, runs[0].levels, runs[0].resize)
     else:
         network = PixelNetwork(runs[0].model, runs[0].mean, runs[0].std).to(device)
         samples = choose(

@@ -2,7 +2,7 @@
 
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.config.resume import hparams
-from fastconv.runs.hparams import is_augmented, is_seed
+from fastconv.runs.hparams import LATER, is_augmented, is_seed
 from fastconv.system.errors import InputError
 
 
@@ -20,6 +20,11 @@ def require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
             raise InputError(
                 f"{one.folder} is of {one.config.dataset.name} and {other.folder} of {other.config.dataset.name}:"
                 " give runs of the same data set"
+            )
+        if other.resize != one.resize:
+            raise InputError(
+                f"{one.folder} is of dataset.resize={one.resize} and {other.folder} of {other.resize}: give runs that"
+                " see the images alike"
             )
     for key, group in (("run", first), ("against", second)):
         found = [hparams(run.config) for run in group]
@@ -45,7 +50,7 @@ def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:
     if all(key.startswith("augment.") for key in keys) and len(set(augmented)) == 2:
         return ["with augmentation" if each else "without augmentation" for each in augmented]
     if 0 < len(keys) <= 2:
-        return [", ".join(f"{key}={values[key]}" for key in keys) for values in (ours, theirs)]
+        return [", ".join(f"{key}={values.get(key, LATER.get(key))}" for key in keys) for values in (ours, theirs)]
     named = [run.name for run in (first, second)]
     if named[0] != named[1]:
         return named

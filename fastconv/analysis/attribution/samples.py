@@ -82,8 +82,10 @@ def choose(
     return Samples(np.ascontiguousarray(test.images[rows]), labels[rows], named, tuple(kinds))
 
 
-def read_files(paths: list[str], shape: tuple[int, int, int], levels: Levels | None = None) -> Samples:
-    """Read image files, in the colours and the size that a network takes.
+def read_files(
+    paths: list[str], shape: tuple[int, int, int], levels: Levels | None = None, resize: str = "crop"
+) -> Samples:
+    """Read image files, in the colours and the size that a network takes (`to_array`).
 
     Raises InputError for a file that cannot be read as an image.
     """
@@ -91,7 +93,7 @@ def read_files(paths: list[str], shape: tuple[int, int, int], levels: Levels | N
     images = []
     for path in paths:
         try:
-            images.append(to_array(open_image(read_file(Path(path))), height, grey=channels == 1, levels=levels))
+            images.append(to_array(open_image(read_file(Path(path))), height, channels == 1, levels, resize))
         except FileNotFoundError as error:
             raise InputError(f"images={path} is not there: give files, such as images=[a.png,b.jpg]") from error
         except InputError as error:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from fastconv.data.array_files import ArraysWriter, read_arrays, writing
 from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import content_hashes, with_hashes
+from fastconv.data.sources.aspect_ratios import choose_resize, describe_choice, most_cropped
 from fastconv.data.sources.base import Source
-from fastconv.data.sources.decode import Decoded, choose_size, decode, look, why_unreadable
+from fastconv.data.sources.decode import Decoded, choose_size, decode, look, whole_images, why_unreadable
 from fastconv.data.sources.labels import NO_LABEL
 from fastconv.data.sources.levels import describe, levels_of
 from fastconv.data.sources.ordering import canonical_order
@@ -24,8 +25,10 @@ from fastconv.system.wording import counted
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-# The file, beside the arrays, of the images' names and sizes and of what could not be read.
-ABOUT = "images.json"
+# The files, beside the arrays, of the images' names and sizes and of what could not be read; and of whole images, at
+# most EXAMPLES of EXAMPLE_SIDE pixels, of those that lose most to a crop.
+ABOUT, WHOLE = "images.json", "whole.npy"
+EXAMPLES, EXAMPLE_SIDE = 12, 192
 # Decoded images, their hashes uint64 [N], and the rows of them that a split has, in its order.
 Split = tuple[Decoded, NDArray[np.uint64], NDArray[np.int64]]
 
@@ -35,7 +38,8 @@ class Opened:
     """The images that were read from a source: its splits, and notes about all of its files.
 
     `sizes` are (width, height) of the readable images, int64 [N, 2]; `unreadable` are (name, reason) of the others;
-    `notes` are sentences about what is passed over, and how the images were decoded.
+    `notes` are sentences about what is passed over, and how the images were decoded; `resize` is how they became
+    square; `examples` are (name, whole image, image as networks see it) of some that lose most to a crop.
     """
 
     classes: tuple[str, ...]
@@ -44,6 +48,8 @@ class Opened:
     sizes: NDArray[np.int64]
     unreadable: list[tuple[str, str]]
     notes: Sequence[str] = ()
+    resize: str = "crop"
+    examples: Sequence[tuple[str, np.ndarray, np.ndarray]] = ()
 
     @property
     def note(self) -> str:
@@ -93,6 +99,8 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
                 f" ({why_unreadable(first)})"
             )
         size = dataset.image_size or choose_size(sizes)
+        training = looked[0]
+        resize = choose_resize(training.sizes) if dataset.resize == "auto" else dataset.resize
         task = progress.add_task(f"decoding to {size}x{size}", total=count)
         with writing(writer.folder):
             decoded = [
@@ -103,14 +111,19 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
                     lambda more: progress.advance(task, more),
                     writer.aside / f"decoded-{number}",
                     levels,
+                    resize,
                 )
                 for number, part in enumerate(parts)
             ]
+        shown = [found.train[at] for at in training.places[most_cropped(training.sizes, EXAMPLES)].tolist()]
+        examples, whole = whole_images(shown, EXAMPLE_SIDE, grey, levels)
     unreadable = [each for split in decoded for each in split.unreadable]
     sizes = sizes[: count - len(unreadable)]
     unreadable += found.unreadable
     note = note_of(unreadable, count + len(found.unreadable))
     notes = [*found.notes, *describe(ranges)]
+    if dataset.resize == "auto" and (chosen := describe_choice(training.sizes)):
+        notes.append(chosen)
     if several:
         having = counted(len(several), "image has", "images have")
         notes.append(f"{having} several frames or pages, such as {min(several)}: the first is used")
@@ -129,11 +142,12 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
     for number in range(len(parts)):
         (writer.aside / f"decoded-{number}").unlink()
     about = {"names": names, "unreadable": unreadable, "sizes": sizes.ravel().tolist()}
-    about["notes"] = notes
+    about |= {"notes": notes, "examples": examples}
     with writing(writer.folder):
+        np.save(writer.aside / WHOLE, whole)
         (writer.aside / ABOUT).write_text(as_json(about), "utf-8")
     told = [*([f"left out: {note}"] if note else ()), *notes]
-    writer.finish(found.classes, "; ".join(told), levels if ranges else None)
+    writer.finish(found.classes, "; ".join(told), levels if ranges else None, resize)
 
 
 def _splits(
@@ -196,4 +210,20 @@ def read(name: str, folder: Path) -> Opened | None:
         sizes,
         [(name, why) for name, why in about["unreadable"]],
         about.get("notes", ()),
+        splits[0].resize,
+        _examples(folder, about.get("examples", ()), (train, test)),
     )
+
+
+def _examples(folder: Path, names: Sequence[str], parts: Sequence[Decoded]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """The images that `write` has kept whole, with their names and the images in the arrays; empty if it kept none."""
+    try:
+        images = np.load(folder / WHOLE, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # earlier versions did not write it
+        return []
+    found = []
+    for name, image in zip(names, images, strict=False):
+        part = next((part for part in parts if name in part.names), None)
+        if part is not None:
+            found.append((name, image, part.images[part.names.index(name)]))
+    return found

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fastconv.data.sources.formats import TOO_LARGE, heif_advice, open_image
 from fastconv.data.sources.levels import Levels, ValueRange, is_deep, value_range
-from fastconv.data.sources.pixels import orientation_of, to_array
+from fastconv.data.sources.pixels import orientation_of, to_array, whole_on_white
 from fastconv.system.errors import InputError
 
 # Limits, in pixels, of an image_size that is chosen from the images.
@@ -74,11 +74,13 @@ class Decoded:
 class Looked:
     """What was read of images before they are decoded.
 
-    `sizes` are width and height, int64 [N, 2], of each readable image as displayed; `grey`, whether all are grey;
-    `ranges`, the values of those of more than eight bits; `several`, names of those that have several frames or pages.
+    `sizes` are width and height, int64 [N, 2], of each readable image as displayed; `places`, int64 [N], where it is
+    among the samples; `grey`, whether all are grey; `ranges`, the values of those of more than eight bits; `several`,
+    names of those that have several frames or pages.
     """
 
     sizes: NDArray[np.int64]
+    places: NDArray[np.int64]
     grey: bool
     ranges: list[ValueRange]
     several: list[str]
@@ -111,13 +113,13 @@ def look(samples: Sequence[Sample], on_images: Callable[[int], None]) -> Looked:
             return None
 
     def work(part: range) -> tuple[NDArray[np.int64], bool]:
-        found = [each for at in part if (each := header(samples[at]))]
+        found = [(at, *each) for at in part if (each := header(samples[at]))]
         on_images(len(part))
-        return np.array([each[:2] for each in found], np.int64).reshape(-1, 2), all(grey for *_, grey in found)
+        return np.array([each[:3] for each in found], np.int64).reshape(-1, 3), all(grey for *_, grey in found)
 
     parts = list(_in_order(work, len(samples), TASK_IMAGES))
-    sizes = np.concatenate([np.empty((0, 2), np.int64), *(sizes for sizes, _ in parts)])
-    return Looked(sizes, all(grey for _, grey in parts), ranges, several)
+    found = np.concatenate([np.empty((0, 3), np.int64), *(found for found, _ in parts)])
+    return Looked(found[:, 1:], found[:, 0], all(grey for _, grey in parts), ranges, several)
 
 
 def choose_size(sizes: NDArray[np.int64]) -> int:
@@ -126,7 +128,13 @@ def choose_size(sizes: NDArray[np.int64]) -> int:
 
 
 def decode(
-    samples: Sequence[Sample], size: int, grey: bool, on_images: Callable[[int], None], path: Path, levels: Levels
+    samples: Sequence[Sample],
+    size: int,
+    grey: bool,
+    on_images: Callable[[int], None],
+    path: Path,
+    levels: Levels,
+    resize: str = "crop",
 ) -> Decoded:
     """Decode images and scale them to one size, in the order of the samples. See `to_array`.
 
@@ -136,6 +144,7 @@ def decode(
         on_images: called with a number of images when that many more have been decoded.
         path: a file to write the pixels to, which the returned images map.
         levels: how values of more than eight bits become bytes.
+        resize: how images become square.
 
     Raises OSError if the file cannot be written.
     """
@@ -150,7 +159,7 @@ def decode(
         for at in part:
             sample = samples[at]
             try:
-                images[len(read)] = _decoded(sample, size, grey, levels)
+                images[len(read)] = _decoded(sample, size, grey, levels, resize)
                 read.append(at)
             except Exception as error:  # Pillow raises many kinds, and a file may contain anything
                 failed.append((sample.name, reason_of(error, sample.name)))
@@ -168,14 +177,37 @@ def decode(
     return Decoded(mapped, labels, [samples[at].name for at in kept], unreadable)
 
 
-def _decoded(sample: Sample, size: int, grey: bool, levels: Levels) -> np.ndarray:
+def whole_images(
+    samples: Sequence[Sample], size: int, grey: bool, levels: Levels
+) -> tuple[list[str], NDArray[np.uint8]]:
+    """The names of the samples that can be read, and their images whole on white squares, uint8 [N, size, size, C]."""
+    names, images = [], []
+    for sample in samples:
+        with contextlib.suppress(Exception):  # `decode` reports the reason
+            images.append(whole_on_white(_opened(_content(sample)), size, grey, levels))
+            names.append(sample.name)
+    shape = (len(images), size, size, 1 if grey else 3)
+    return names, np.array(images, np.uint8).reshape(shape)
+
+
+def _decoded(sample: Sample, size: int, grey: bool, levels: Levels, resize: str = "crop") -> np.ndarray:
+    content = _content(sample)
+    as_wanted = (size, size) if grey else (size, size, 3)
+    if isinstance(content, np.ndarray) and content.dtype == np.uint8 and content.shape == as_wanted:
+        return content[..., None] if grey else content
+    return to_array(_opened(content), size, grey, levels, resize)
+
+
+def _content(sample: Sample) -> bytes | Image.Image | np.ndarray:
+    """What a sample's `read` gives; an array of one channel as [H, W]."""
     content = sample.read()
+    return content[..., 0] if isinstance(content, np.ndarray) and content.shape[2:] == (1,) else content
+
+
+def _opened(content: bytes | Image.Image | np.ndarray) -> Image.Image:
     if isinstance(content, np.ndarray):
-        content = content[..., 0] if content.shape[2:] == (1,) else content
-        if content.dtype == np.uint8 and content.shape == ((size, size) if grey else (size, size, 3)):
-            return content[..., None] if grey else content
-        content = Image.fromarray(content)
-    return to_array(content if isinstance(content, Image.Image) else open_image(content), size, grey, levels)
+        return Image.fromarray(content)
+    return content if isinstance(content, Image.Image) else open_image(content)
 
 
 def _in_order(work: Callable[[range], Result], count: int, most: int) -> Iterator[Result]:

@@ -26,19 +26,47 @@ def orientation_of(image: Image.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def to_array(image: Image.Image, size: int, grey: bool, levels: Levels | None = None) -> np.ndarray:
-    """One image as uint8 [H, W, C].
+def to_array(
+    image: Image.Image, size: int, grey: bool, levels: Levels | None = None, resize: str = "crop"
+) -> np.ndarray:
+    """One image as uint8 [size, size, C].
 
-    It is rotated as its EXIF data says, put on white where it is transparent, scaled so that its shorter side is `size`
-    (by antialiased bicubic interpolation, unless it already has that size) and cropped to the central square. Of an
-    image with several frames or pages, this is the first.
+    It is rotated as its EXIF data says, put on white where it is transparent, and scaled by antialiased bicubic
+    interpolation, unless it already has that size. Of an image with several frames or pages, this is the first.
 
     Args:
         image: of any size and mode.
         size: side in pixels.
         grey: give one channel instead of three.
         levels: how values of more than eight bits become bytes; None to decide by this image alone.
+        resize: `crop` scales the shorter side to `size` and keeps the central square. `pad` scales the longer side to
+            it, and puts the image into the middle of a square of its own mean colour. `squash` scales both sides to
+            it. All give the same of a square image.
     """
+    image = _upright(image, size, grey, levels)
+    if image.size == (size, size):
+        return _as_array(image)
+    if resize == "crop" or image.width == image.height:
+        return _as_array(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+    if resize == "squash":
+        return _as_array(image.resize((size, size), Image.Resampling.BICUBIC))
+    fitted = _fitted(image, size)
+    # A colour that follows from the image alone: were it that of all images, a new one would change the pixels of the
+    # others, by which runs know theirs again. After normalisation it is near zero, so that there is little to learn.
+    colour = tuple(np.rint(_as_array(fitted).mean((0, 1))).astype(int).tolist())
+    return _as_array(ImageOps.pad(fitted, (size, size), color=colour))
+
+
+def whole_on_white(image: Image.Image, size: int, grey: bool, levels: Levels | None = None) -> np.ndarray:
+    """An image as `to_array` reads it, whole and in the middle of a white square, to be looked at: uint8 [size, size,
+    C]."""
+    fitted = _fitted(_upright(image, size, grey, levels), size)
+    return _as_array(ImageOps.pad(fitted, (size, size), color="white"))
+
+
+def _upright(image: Image.Image, size: int, grey: bool, levels: Levels | None) -> Image.Image:
+    """An image in the mode L or RGB, rotated as its EXIF data says; a very large one is made smaller, but not smaller
+    than `size`."""
     pixels = image.width * image.height
     with _ALONE if pixels > ALONE else contextlib.nullcontext():
         step = 1
@@ -51,10 +79,18 @@ def to_array(image: Image.Image, size: int, grey: bool, levels: Levels | None = 
     if orientation != 1:
         image.getexif()[ORIENTATION] = orientation
         image = ImageOps.exif_transpose(image)
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return image
+
+
+def _as_array(image: Image.Image) -> np.ndarray:
     array = np.asarray(image, np.uint8)
-    return array[..., None] if grey else array
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _fitted(image: Image.Image, size: int) -> Image.Image:
+    """A whole image, scaled so that its longer side is `size`, and the other one a pixel at least."""
+    width, height = (max(1, round(size * side / max(image.size))) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _converted(image: Image.Image, mode: str, step: int, levels: Levels | None) -> Image.Image:

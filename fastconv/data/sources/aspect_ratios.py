@@ -1,0 +1,43 @@
+"""How many images lose much to a crop, and whether `dataset.resize=auto` crops or pads them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastconv.system.wording import counted
+
+# Share of an image outside of the square in its middle from which on a crop may cut off what it shows. 4:3, in which
+# many cameras and phones take photographs, loses exactly this share.
+MOST_CROPPED = 0.25
+# Share of the training images that lose more than that from which on `auto` pads. Each of them may be cut off, in
+# training and when it is classified, and padding costs them resolution alone; square images it leaves as they are.
+MOST_IMAGES = 0.1
+
+
+def lose_much(sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which images lose more than `MOST_CROPPED` to a crop, bool [N]. `sizes` is width and height, int64 [N, 2]."""
+    found: NDArray[np.bool_] = sizes.min(1) < (1 - MOST_CROPPED) * sizes.max(1)
+    return found
+
+
+def choose_resize(sizes: NDArray[np.int64]) -> str:
+    """The choice of `dataset.resize=auto` by the sizes of the training images, int64 [N, 2]: `pad` if more than
+    `MOST_IMAGES` of them lose much to a crop, else `crop`."""
+    return "pad" if len(sizes) and lose_much(sizes).mean() > MOST_IMAGES else "crop"
+
+
+def describe_choice(sizes: NDArray[np.int64]) -> str:
+    """The choice and its reason as a sentence; empty if all images are square, which are the same in every way."""
+    if (sizes[:, 0] == sizes[:, 1]).all():
+        return ""
+    losing = int(lose_much(sizes).sum())
+    return (
+        f"dataset.resize=auto chose {choose_resize(sizes)}: {losing:,} of {counted(len(sizes), 'training image')} would"
+        " lose more than a quarter to a crop"
+    )
+
+
+def most_cropped(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most `count` images that lose much to a crop, those that lose most first: int64 [M], positions in `sizes`."""
+    order = np.argsort(sizes.min(1) / sizes.max(1), kind="stable")
+    found: NDArray[np.int64] = order[lose_much(sizes)[order]][:count]
+    return found
