@@ -65,7 +65,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
-        **({"weights": _weights(config.model, run.pretrained)} if isinstance(config.model, Pretrained) else {}),
+        **({"weights": _weights(config.model, run)} if isinstance(config.model, Pretrained) else {}),
         "batch": f"{config.batch_size} images"
         + f" in parts of {config.micro_batch_size}" * (config.micro_batch_size < config.batch_size),
         "device": device.name,
@@ -102,10 +102,13 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     return _table("plan", rows)
 
 
-def _weights(model: Pretrained, name: str | None) -> str:
+def _weights(model: Pretrained, run: Run) -> str:
     """What a pretrained network begins with, and what is trained."""
+    name = run.pretrained
     if model.mode == "head":
-        return f"{name}; only the last layer is trained"
+        line = f"{name}; only the last layer is trained"
+        share = f": its features are computed in the first {model.feature_share:.0%} of the run, and used again"
+        return line + share * run.keeps_features
     return (
         f"{name}; the last layer is trained for {model.head_share:.0%} of the run, then all layers, with a learning"
         f" rate of {model.backbone_lr_scale * model.first_lr_scale:g} (first) to {model.backbone_lr_scale:g} times the"
@@ -170,6 +173,8 @@ def results_table(results: Results, folder: Path) -> Table:
             rows["held-out part"] += (
                 f"; balanced accuracy {results.balanced_accuracy_holdout:.2%}, macro F1 {results.macro_f1_holdout:.3f}"
             )
+    if results.pretrained:
+        rows["pretrained"] = f"it began with the weights {results.pretrained}"
     rows |= {"run": str(folder), "dashboard": f"tensorboard --logdir {shlex.quote(str(folder))}"}
     return _table("result", rows)
 
