@@ -38,8 +38,19 @@ class KeptFeatures:
         """Features float [parts, n, D] and labels int64 [parts, n] of a batch of the stream; None if not kept."""
         return self._kept.get(place)
 
+    def forget(self) -> None:
+        """Keep none any more."""
+        self._kept.clear()
+        self.bytes = 0
+
     def put(self, place: int, features: Tensor, labels: Tensor) -> None:
         """Keep the features and labels of a batch of the stream."""
         if place not in self._kept:
             self.bytes += features.nbytes + labels.nbytes
         self._kept[place] = features, labels
+
+
+def is_reusing(module: object) -> bool:
+    """Whether a module trains on features that it has kept (`ImageClassifier.kept`)."""
+    kept = getattr(module, "kept", None)
+    return isinstance(kept, KeptFeatures) and kept.new is not None

@@ -17,7 +17,7 @@ LATER = {
     "objective": "accuracy",
     "dataset.image_column": None,
     "dataset.label_column": None,
-    "model.feature_share": 0.9,
+    "model.feature_share": 0.95,
     "pretrained.trial": "auto",
     "pretrained.backbone": "resnet18",
     "pretrained.weights": None,

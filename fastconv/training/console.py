@@ -106,9 +106,7 @@ def _weights(model: Pretrained, run: Run) -> str:
     """What a pretrained network begins with, and what is trained."""
     name = run.pretrained
     if model.mode == "head":
-        line = f"{name}; only the last layer is trained"
-        share = f": its features are computed in the first {model.feature_share:.0%} of the run, and used again"
-        return line + share * run.keeps_features
+        return f"{name}; only the last layer is trained"
     return (
         f"{name}; the last layer is trained for {model.head_share:.0%} of the run, then all layers, with a learning"
         f" rate of {model.backbone_lr_scale * model.first_lr_scale:g} (first) to {model.backbone_lr_scale:g} times the"

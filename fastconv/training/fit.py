@@ -116,12 +116,13 @@ class Training:
             average = AVERAGES[config.average.kind](config.average.update_interval, config.average.decay)
             self._average = AverageWeights(average, self._budget)
         self._watch = WatchSpeed(self._budget, run.speed, run.device.threads, run.may_adjust_threads)
-        self._kept = KeptFeatures(config.stream.seed) if run.keeps_features else None
+        share = run.feature_share
+        self._kept = KeptFeatures(config.stream.seed) if share else None
         self._callbacks = [
             self._budget,
             self._watch,
             ScheduleLR(config.schedule),
-            *([ReuseFeatures(self._budget, self._kept, config.model.feature_share)] if self._kept else []),
+            *([ReuseFeatures(self._budget, self._kept, share, self._recorder)] if self._kept and share else []),
             *([ResizeImages(self._budget, run.resizing)] if run.resizing.until else []),
             *([self._average] if self._average else []),
             self._recorder,
@@ -150,7 +151,8 @@ class Training:
         datamodule = ShardDataModule(
             stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
         )
-        if self._kept and module.model.ends_with_head(*run.spec.shape):
+        network: Any = module.model
+        if self._kept and network.ends_with_head(*run.spec.shape):
             module.kept = datamodule.kept = self._kept
         self._loggers = loggers = self._opened.enter_context(closing(Loggers(config, self._folder.path)))
         self._begin(loggers)

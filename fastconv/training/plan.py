@@ -86,14 +86,16 @@ class Run:
         return is_open and self.device.kind == "cpu" and trainer.devices == 1
 
     @property
-    def keeps_features(self) -> bool:
-        """Whether the features of a frozen network are kept, for its head to be trained on them again.
+    def feature_share(self) -> float | None:
+        """Share of the run after which the head of a frozen network may be trained on its features again; None for no
+        such network.
 
         Not on a GPU, where batches are moved ahead of their use, nor on several devices.
         """
         model, trainer = self.config.model, self.config.trainer
-        is_head = isinstance(model, Pretrained) and model.mode == "head" and model.feature_share < 1
-        return is_head and self.device.kind == "cpu" and trainer.devices == 1
+        if not isinstance(model, Pretrained) or model.mode != "head" or model.feature_share == 1:
+            return None
+        return model.feature_share if self.device.kind == "cpu" and trainer.devices == 1 else None
 
     @property
     def resizing(self) -> Resizing:

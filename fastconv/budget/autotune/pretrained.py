@@ -288,4 +288,5 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, others: Tensor,
     prior = targets.mean(0)
     kernel = features @ features.T
     penalty = ridge * kernel.diagonal().mean() * torch.eye(len(kernel))
-    return others @ (features.T @ torch.linalg.solve(kernel + penalty, targets - prior)) + prior
+    scores: Tensor = others @ (features.T @ torch.linalg.solve(kernel + penalty, targets - prior)) + prior
+    return scores

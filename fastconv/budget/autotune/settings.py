@@ -96,8 +96,10 @@ class Autotune:
     """Held-out images that are classified, at most: a standard error of at most 2.2 points."""
     pretrained_batch_size: int = 32
     """Images whose features are computed at once: a few of these fit into a short trial."""
-    pretrained_ridge: float = 1.0
-    """Ridge penalty of the linear classifier, as a multiple of the features' mean squared length."""
+    pretrained_ridge: float = 3.0
+    """Ridge penalty of the linear classifier, as a multiple of the features' mean squared length. Fitted to 700, 300
+    and 100 images of CIFAR-10 at 96 pixels (EfficientNet-Lite0), it classifies 73, 69 and 59 % of 300 others correctly;
+    71, 67 and 58 % with a penalty of 1, 67, 63 and 57 % with 0.1."""
     pretrained_error_ratio: float = 0.5
     """The pretrained network is taken if it makes at most this many times the errors of a network from scratch in the
     trial: a judgement, since both learn more in the rest of the budget, and the one from scratch has more to learn."""

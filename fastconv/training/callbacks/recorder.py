@@ -8,8 +8,8 @@ from typing import Any, Protocol, cast
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
+from fastconv.data.features import is_reusing
 from fastconv.optim.momentum import momentum_of
-from fastconv.training.callbacks.reuse_features import is_reusing
 from fastconv.training.callbacks.time_budget import TimeBudget
 from fastconv.training.train_scores import PendingScores
 

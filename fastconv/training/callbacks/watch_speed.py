@@ -9,9 +9,9 @@ import torch
 
 from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.threads import ThreadTrials, default_threads
+from fastconv.data.features import is_reusing
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.files import forget_measurement
-from fastconv.training.callbacks.reuse_features import is_reusing
 from fastconv.training.callbacks.time_budget import TimeBudget
 
 # Progress from which on no other number of threads is tried: a slow trial must not be the last step.
