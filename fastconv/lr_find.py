@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from fastconv.budget.clock import Clock
 from fastconv.config.cli import READING, command
 from fastconv.config.commands import LrFind
-from fastconv.config.prerequisites import check_data, require_writable
+from fastconv.config.prerequisites import check_data, require_weights, require_writable
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
@@ -44,6 +44,7 @@ def check_range_test(config: LrFind) -> Splits:
     test = config.range_test
     if test.min_lr >= test.max_lr:
         raise InputError(f"range_test.min_lr={test.min_lr:g} is not possible: give less than range_test.max_lr")
+    require_weights(config)
     require_writable(Path(config.outputs))
     return check_data(only_training(config))
 

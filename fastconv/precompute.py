@@ -76,7 +76,7 @@ def main(config: Config) -> None:
         return
     clock = Clock()
     choice = settle(config, data, task_overrides(), clock)
-    run = plan_run(choice.config, data, clock, choice.speed)
+    run = plan_run(choice.config, data, clock, choice.speed, needs_weights=False)
     if config.verify:
         mended = verify_stream(run.spec, run.train, root)
         for line in mended:

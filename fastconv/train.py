@@ -21,7 +21,7 @@ from fastconv.budget.clock import Clock
 from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
-from fastconv.config.prerequisites import check_data, require_loggers, require_writable
+from fastconv.config.prerequisites import check_data, require_loggers, require_weights, require_writable
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
 from fastconv.config.trust import GIVEN
@@ -35,8 +35,11 @@ from fastconv.system.process import take_start_seconds
 from fastconv.system.targets import targets_in
 
 
-def check_run(config: Config) -> Splits:
+def check_run(config: Config, begun: bool = False) -> Splits:
     """Check a run as far as possible without torch, and return its images.
+
+    Args:
+        begun: whether an earlier process began it: its checkpoint has its weights.
 
     Raises InputError for a run that cannot work.
     """
@@ -45,6 +48,8 @@ def check_run(config: Config) -> Splits:
     if config.sweep.report != "none" and not config.checkpoint.save:
         raise InputError(f"sweep.report={config.sweep.report} needs the networks: leave out checkpoint.save=false")
     require_loggers(config)
+    if not begun and config.resume is None and config.sweep.resume is None:
+        require_weights(config)
     require_writable(Path(config.outputs))
     return check_data(config, chosen=config.autotune)
 
@@ -76,7 +81,7 @@ def main(config: Config) -> float | None:
         config = dataclasses.replace(config, resume="auto")
     begun = unfinished(config, overrides) if config.resume not in (None, "auto") else None
     config = begun.config if begun else config
-    data = check_run(config)
+    data = check_run(config, begun is not None)
     end_with_first_rank()
     own_code = targets_in(dataclasses.asdict(config))
     with without_garbage_collection(), nullcontext() if own_code else lean_imports():

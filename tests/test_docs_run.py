@@ -18,6 +18,7 @@ from fastconv.data.loading import load
 RUN = "2026-11-25_09-00-00-a1b2c3"  # that of the pages
 # What needs a cluster is only composed, by test_docs; runs of several processes have tests of their own.
 ELSEWHERE = ("hydra/launcher=slurm", "hydra/launcher=joblib", "trainer=ddp")
+FETCHING = ("experiment=pretrained",)  # weights, which tests/commands/test_pretrained.py writes itself
 SECONDS = 3  # simulated
 # Pages whose commands run with every test; those of the others take minutes.
 FIRST_PAGES = ("README.md", "extending.md")
@@ -29,7 +30,7 @@ def commands() -> list:
     for page in sorted(PAGES, key=lambda page: (page.name not in FIRST_PAGES, page.name)):
         marks = () if page.name in FIRST_PAGES else pytest.mark.slow
         for line in sorted(set(re.findall(r"^\$ (python -m fastconv\..+)$", page.read_text(), re.M))):
-            if any(word in line for word in ELSEWHERE):
+            if any(word in line for word in (*ELSEWHERE, *FETCHING)):
                 continue
             name, *arguments = shlex.split(line, comments=True)[2:]
             name = name.removeprefix("fastconv.")

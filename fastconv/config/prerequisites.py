@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fastconv.config.schema import Config
+from fastconv.config.schema import Config, PretrainedTrial
 from fastconv.data.dataset import ImageData
 from fastconv.data.loading import open_splits
 from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import Splits
 from fastconv.data.stream.cache import stored_streams
-from fastconv.models.configs import Airbench, patch_side
+from fastconv.models.configs import Airbench, Pretrained, patch_side
 from fastconv.models.resizing import LEAST_SIDE
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import require_space, unwritable
@@ -95,6 +95,17 @@ def require_loggers(config: Config) -> None:
         missing = [] if own else [each for each in PACKAGES.get(name, ()) if importlib.util.find_spec(each) is None]
         if missing:
             raise InputError(f"logger={name} needs {' and '.join(missing)}: pip install 'fastconv[loggers]'")
+
+
+def require_weights(config: Config) -> None:
+    """Raise InputError for a file of pretrained weights that is not there."""
+    for key, settings in (("model", config.model), ("pretrained", config.pretrained)):
+        if isinstance(settings, Pretrained | PretrainedTrial) and settings.weights is not None:
+            if Path(settings.weights).is_file():
+                continue
+            from fastconv.models.pretrained_weights import require_file  # imports torchvision
+
+            require_file(settings.backbone, settings.weights, key)
 
 
 def require_batch(config: Config, images: int) -> None:

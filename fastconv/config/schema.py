@@ -114,6 +114,19 @@ class Sweep:
 
 
 @dataclass
+class PretrainedTrial:
+    """The trial of a pretrained network, by which `experiment=best` decides whether to begin with its weights."""
+
+    trial: str = setting("auto", options=("auto", "never"))
+    """`auto` tries it on held-out training images of your own data set, where its weights are on this machine or can be
+    fetched; `never` trains from scratch."""
+    backbone: str = "resnet18"
+    """The network to try, as `model.backbone` of model=pretrained."""
+    weights: str | None = setting(None, path=True, local=True)
+    """File of its weights, as `model.weights` of model=pretrained; null for the library's own."""
+
+
+@dataclass
 class Config:
     """A run."""
 
@@ -173,6 +186,7 @@ class Config:
     autotune: list[str] = setting([], options=CHOICES)
     """Settings to choose automatically, from what the budget allows on this machine (`experiment=best`): model, epochs,
     batch_size, flip, augment, data_pruning, progressive_resizing, tta. Settings given on the command line stay."""
+    pretrained: PretrainedTrial = field(default_factory=PretrainedTrial)
     resume: str | None = setting(None, path=True, local=True)
     """Resume an unfinished run: give its folder, or `auto` for the newest with this configuration (or a new run if
     there is none). Null starts a new run."""

@@ -88,8 +88,8 @@ def check(config: Config) -> None:
     if isinstance(config.model, Pretrained):
         if config.autotune:
             raise InputError(
-                "model=pretrained is not possible with autotune (experiment=best), which chooses for networks that are"
-                " trained from scratch: use experiment=pretrained"
+                "model=pretrained is not possible with autotune (experiment=best), which chooses the network itself:"
+                " use experiment=pretrained, or pretrained.backbone to say which one it may choose"
             )
         if isinstance(config.optimizer, Muon):
             raise InputError(

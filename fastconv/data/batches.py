@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastconv.data.dataset import ImageData
+from fastconv.data.features import KeptFeatures
 from fastconv.data.stream.device import DeviceStream
 from fastconv.data.stream.spec import Stream
 
@@ -21,14 +22,23 @@ class StreamBatches:
     own slice of every batch, so the batches are the same for every number of ranks.
 
     Starts with batch `first`. Yields images uint8 [parts, micro_batch_size, H, W, C] and labels int64 [parts,
-    micro_batch_size], on the CPU or, of a `DeviceStream`, on its device. Adds the seconds that training waits for
-    batches to `wait_seconds`.
+    micro_batch_size], on the CPU or, of a `DeviceStream`, on its device. With `kept`, batches come in its order, and
+    features float [parts, micro_batch_size, D] in the place of images where they are kept. Adds the seconds that
+    training waits for batches to `wait_seconds`.
     """
 
     def __init__(
-        self, stream: Stream, batch_size: int, micro_batch_size: int, rank: int = 0, ranks: int = 1, first: int = 0
+        self,
+        stream: Stream,
+        batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        ranks: int = 1,
+        first: int = 0,
+        kept: KeptFeatures | None = None,
     ) -> None:
         self._stream = stream
+        self._kept = kept
         self._batch_size = batch_size
         self._micro_batch_size = micro_batch_size
         self._first = first
@@ -39,12 +49,16 @@ class StreamBatches:
         batch = self._first
         while True:
             started = time.perf_counter()
-            start = batch * self._batch_size
-            rows = self._tensors(start + self._slice.start, start + self._slice.stop)
-            images, labels = (part.unflatten(0, (-1, self._micro_batch_size)) for part in rows)
+            place = self._kept.place(batch) if self._kept else batch
+            known = self._kept.get(place) if self._kept else None
+            images, labels = known or self._parts(place * self._batch_size)
             self.wait_seconds += time.perf_counter() - started
             yield images, labels
             batch += 1
+
+    def _parts(self, start: int) -> tuple[Tensor, Tensor]:
+        images, labels = self._tensors(start + self._slice.start, start + self._slice.stop)
+        return images.unflatten(0, (-1, self._micro_batch_size)), labels.unflatten(0, (-1, self._micro_batch_size))
 
     def _tensors(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if isinstance(self._stream, DeviceStream):

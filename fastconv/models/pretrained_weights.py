@@ -44,10 +44,8 @@ def read_weights(model: Settings) -> dict[str, Tensor]:
     fails, saying which file to put where, and for a file that holds no weights.
     """
     if model.weights is not None:
-        path = Path(model.weights)
-        if not path.is_file():
-            raise InputError(f"model.weights={path} is not there: give the file of a state dict, or leave it out")
-        return _read(path, f"model.weights={path}")
+        require_file(model.backbone, model.weights)
+        return _read(Path(model.weights), f"model.weights={model.weights}")
     if model.backbone.startswith(TIMM):
         return _of_timm(model.backbone)
     url = torchvision_weights(model.backbone).url
@@ -57,6 +55,35 @@ def read_weights(model: Settings) -> dict[str, Tensor]:
     return _read(path, str(path))
 
 
+def require_file(backbone: str, weights: str, key: str = "model") -> None:
+    """Raise InputError, saying what to put where, unless the file of a network's weights is there.
+
+    Args:
+        key: the section of the setting `weights`, for the message.
+    """
+    path = Path(weights)
+    if path.is_file():
+        return
+    if backbone.startswith(TIMM):
+        source = f"model.safetensors or pytorch_model.bin of {_timm_place(timm_config(backbone))}"
+    else:
+        source = str(torchvision_weights(backbone).url)
+    raise InputError(
+        f"{key}.weights={weights} is not there: put the weights of {backbone} at {path.absolute()}, such as {source},"
+        " or leave it out"
+    )
+
+
+def require_weights(model: Settings, network: nn.Module) -> None:
+    """Read the weights of a network, and fetch them if need be. Raises InputError as `start_from` does.
+
+    Args:
+        network: the network, which stays as it is; it may be without memory.
+    """
+    if isinstance(network, Pretrained):
+        _require_fit(network, read_weights(model), source_of(model))
+
+
 def load_weights(network: Pretrained, state: Mapping[str, Tensor], source: str) -> None:
     """Load weights into all of a network but its head. Raises InputError, naming `source`, unless all of them fit.
 
@@ -64,6 +91,13 @@ def load_weights(network: Pretrained, state: Mapping[str, Tensor], source: str) 
         state: weights by their names in the library's network.
         source: where they are from, for messages.
     """
+    _require_fit(network, state, source)
+    wanted = network.network.state_dict()
+    kept = {name: value for name, value in state.items() if name in wanted and name not in network.head}
+    network.network.load_state_dict({**wanted, **kept})
+
+
+def _require_fit(network: Pretrained, state: Mapping[str, Tensor], source: str) -> None:
     wanted = network.network.state_dict()
     needed = {name for name in wanted if name not in network.head and not name.endswith("num_batches_tracked")}
     lacking = [name for name in wanted if name in needed and name not in state]
@@ -79,8 +113,6 @@ def load_weights(network: Pretrained, state: Mapping[str, Tensor], source: str) 
     bad = [name for name in needed if state[name].is_floating_point() and not torch.isfinite(state[name]).all()]
     if bad:
         raise InputError(f"{source} is damaged: {min(bad)} has values that are no finite numbers")
-    kept = {name: value for name, value in state.items() if name in wanted and name not in network.head}
-    network.network.load_state_dict({**wanted, **kept})
 
 
 def start_from(network: nn.Module, model: object, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -90,6 +122,7 @@ def start_from(network: nn.Module, model: object, mean: tuple[float, ...], std: 
     """
     if isinstance(network, Pretrained) and isinstance(model, Settings):
         load_weights(network, read_weights(model), source_of(model))
+        network.draw_head()
         network.normalised_by(mean, std)
 
 
@@ -149,10 +182,14 @@ def _of_timm(backbone: str) -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(None):
             made = timm.create_model(backbone.removeprefix(TIMM), pretrained=True)
     except Exception as error:  # of the network, of the disk, or timm's own
-        place = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url or "its weights"
         raise InputError(
             f"the weights of {backbone} cannot be fetched ({reason(error)[:200]}): download model.safetensors or"
-            f" pytorch_model.bin from {place}, and give model.weights=FILE"
+            f" pytorch_model.bin from {_timm_place(config)}, and give model.weights=FILE"
         ) from error
     state: dict[str, Tensor] = made.state_dict()
     return state
+
+
+def _timm_place(config: Any) -> str:
+    """Where timm has the weights of a network."""
+    return f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url or "its weights")

@@ -18,6 +18,10 @@ LATER = {
     "dataset.image_column": None,
     "dataset.label_column": None,
     "dataset.resize": "crop",
+    "model.feature_share": 0.95,
+    "pretrained.trial": "auto",
+    "pretrained.backbone": "resnet18",
+    "pretrained.weights": None,
 }
 
 

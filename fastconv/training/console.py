@@ -70,7 +70,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     rows = {
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
-        **({"weights": _weights(config.model, run.pretrained)} if isinstance(config.model, Pretrained) else {}),
+        **({"weights": _weights(config.model, run)} if isinstance(config.model, Pretrained) else {}),
         "batch": f"{config.batch_size} images"
         + f" in parts of {config.micro_batch_size}" * (config.micro_batch_size < config.batch_size),
         "device": device.name,
@@ -107,8 +107,9 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     return _table("plan", rows)
 
 
-def _weights(model: Pretrained, name: str | None) -> str:
+def _weights(model: Pretrained, run: Run) -> str:
     """What a pretrained network begins with, and what is trained."""
+    name = run.pretrained
     if model.mode == "head":
         return f"{name}; only the last layer is trained"
     return (
@@ -180,6 +181,8 @@ def results_table(results: Results, folder: Path) -> Table:
             rows["held-out part"] += (
                 f"; balanced accuracy {results.balanced_accuracy_holdout:.2%}, macro F1 {results.macro_f1_holdout:.3f}"
             )
+    if results.pretrained:
+        rows["pretrained"] = f"it began with the weights {results.pretrained}"
     rows |= {"run": str(folder), "dashboard": f"tensorboard --logdir {shlex.quote(str(folder))}"}
     return _table("result", rows)
 

@@ -5,6 +5,7 @@ import torch
 
 from fastconv.data.batches import SplitBatches, StreamBatches
 from fastconv.data.dataset import ImageData
+from fastconv.data.features import KeptFeatures
 from fastconv.data.prefetch import Prefetch
 from fastconv.data.stream.device import DeviceStream
 from fastconv.data.stream.spec import Stream
@@ -38,6 +39,8 @@ class ShardDataModule(L.LightningDataModule):
         self._stream = stream
         self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
         self._validate, self._validate_samples, self._test = validate, validate_samples, test
+        self.kept: KeptFeatures | None = None
+        """Features of training images that are used again; None to read all images."""
         self._train_batches: StreamBatches | Prefetch | None = None
         self._first_batch, self._mixed = 0, False
         self._waited_before = 0.0
@@ -59,7 +62,9 @@ class ShardDataModule(L.LightningDataModule):
     def train_dataloader(self) -> StreamBatches | Prefetch:
         rank, ranks = self._place()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        batches = StreamBatches(self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch)
+        batches = StreamBatches(
+            self._stream, self._batch_size, self._micro_batch_size, rank, ranks, self._first_batch, self.kept
+        )
         if isinstance(self._stream, DeviceStream):
             self._stream.place_on(device)
             self._train_batches = batches

@@ -14,6 +14,7 @@ from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.pacing import PACING
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.config.resume import RunFolder
+from fastconv.data.features import KeptFeatures
 from fastconv.models.tta import views_of
 from fastconv.models.weights import weights_digest
 from fastconv.optim.averaging import AVERAGES, weights_of
@@ -31,6 +32,7 @@ from fastconv.training.callbacks import (
     FiniteLoss,
     Recorder,
     ResizeImages,
+    ReuseFeatures,
     ScheduleLR,
     TimeBudget,
     WatchSpeed,
@@ -114,10 +116,13 @@ class Training:
             average = AVERAGES[config.average.kind](config.average.update_interval, config.average.decay)
             self._average = AverageWeights(average, self._budget)
         self._watch = WatchSpeed(self._budget, run.speed, run.device.threads, run.may_adjust_threads)
+        share = run.feature_share
+        self._kept = KeptFeatures(config.stream.seed) if share else None
         self._callbacks = [
             self._budget,
             self._watch,
             ScheduleLR(config.schedule),
+            *([ReuseFeatures(self._budget, self._kept, share, self._recorder)] if self._kept and share else []),
             *([ResizeImages(self._budget, run.resizing)] if run.resizing.until else []),
             *([self._average] if self._average else []),
             self._recorder,
@@ -146,6 +151,9 @@ class Training:
         datamodule = ShardDataModule(
             stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
         )
+        network: Any = module.model
+        if self._kept and network.ends_with_head(*run.spec.shape):
+            module.kept = datamodule.kept = self._kept
         self._loggers = loggers = self._opened.enter_context(closing(Loggers(config, self._folder.path)))
         self._begin(loggers)
         trainer = make_trainer(run, loggers.all, self._callbacks, self._checkpoints.plugin)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
+from fastconv.data.features import KeptFeatures
 from fastconv.models import build_model
 from fastconv.models.classifier import Normalise
 from fastconv.models.temperature import BINS, TEMPERATURE
@@ -89,6 +90,8 @@ class ImageClassifier(L.LightningModule):
         self.side_share = 1.0
         """Share of their side that training images keep, in (0, 1]."""
         self._views = views or Views()
+        self.kept: KeptFeatures | None = None
+        """Features of training images, for the head of a frozen network to learn from again; None to keep none."""
         self.normalise = Normalise(mean, std)
         # Sums over steps stay on the device until the logging callback reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
@@ -121,11 +124,27 @@ class ImageClassifier(L.LightningModule):
         """
         if self._step is None:
             self._step = WholeStep(self)
-        return self._step(*batch, self.learn, self.train_sums)
+        images, labels = batch
+        if self.kept is not None:
+            images = self._features(images, labels, self.kept)
+        return self._step(images, labels, self.learn, self.train_sums)
+
+    @torch.no_grad()
+    def _features(self, images: Tensor, labels: Tensor, kept: KeptFeatures) -> Tensor:
+        """The features float [parts, n, D] of a batch of images, which are kept; features stay as they are."""
+        if images.dtype == torch.uint8:
+            model: Any = self.model
+            images = torch.stack([model.features(self._resized(self.normalise(part))) for part in images])
+            kept.put(kept.place(self.trainer.global_step), images, labels)
+        return images
 
     def _score_training(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss to train on, and the sums of losses, of correct predictions and of images, float [3]."""
-        logits = self.model(self._resized(self.normalise(images)))
+        """The loss to train on, and the sums of losses, of correct predictions and of images, float [3].
+
+        Of images uint8 [n, H, W, C], or of their features float [n, D].
+        """
+        model: Any = self.model
+        logits = model.classify(images) if images.ndim == 2 else model(self._resized(self.normalise(images)))
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         with torch.no_grad():
             hits = (logits.argmax(1) == labels).sum()

@@ -86,6 +86,18 @@ class Run:
         return is_open and self.device.kind == "cpu" and trainer.devices == 1
 
     @property
+    def feature_share(self) -> float | None:
+        """Share of the run after which the head of a frozen network may be trained on its features again; None for no
+        such network.
+
+        Not on a GPU, where batches are moved ahead of their use, nor on several devices.
+        """
+        model, trainer = self.config.model, self.config.trainer
+        if not isinstance(model, Pretrained) or model.mode != "head" or model.feature_share == 1:
+            return None
+        return model.feature_share if self.device.kind == "cpu" and trainer.devices == 1 else None
+
+    @property
     def resizing(self) -> Resizing:
         """Which training images are small."""
         return Resizing(self.config.progressive_resizing)
@@ -97,7 +109,12 @@ class Run:
 
 
 def plan_run(
-    config: Config, data: Splits, clock: Clock, speed: SpeedProfile | None = None, threads: int | None = None
+    config: Config,
+    data: Splits,
+    clock: Clock,
+    speed: SpeedProfile | None = None,
+    threads: int | None = None,
+    needs_weights: bool = True,
 ) -> Run:
     """Work out what a run will do on this machine.
 
@@ -108,6 +125,7 @@ def plan_run(
             `precompute`.
         speed: the speed at which this machine trains the network; None to measure it.
         threads: the number of CPU threads that autotune has measured; None to measure it, where it is open.
+        needs_weights: whether a pretrained network needs its weights; not if a checkpoint has them, or nothing trains.
 
     Raises InputError for missing hardware, a budget that is too short, or too little room for the stream.
     """
@@ -144,6 +162,14 @@ def plan_run(
         if config.progressive_resizing:
             height, width = map(small_side, spec.shape[:2])
             check_network(config.model.name, (height, width, channels), classes, settings)
+    pretrained = None
+    if isinstance(config.model, Pretrained):
+        from fastconv.models.pretrained_weights import require_weights, weights_name  # imports torchvision
+
+        pretrained = weights_name(config.model)
+        if needs_weights and is_first_rank():
+            with clock.segment("precompute"):
+                require_weights(config.model, network)
     if isinstance(config.optimizer, CustomOptimizer):  # only building it shows which arguments it accepts
         try:
             config.optimizer.build(network, config.batch_size, device.precision)
@@ -186,11 +212,6 @@ def plan_run(
             # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
             measured = build_model(config.model.name, channels, classes, **settings)
         winograd = winograd_layers(measured, spec.shape, config.micro_batch_size)
-    pretrained = None
-    if isinstance(config.model, Pretrained):
-        from fastconv.models.pretrained_weights import weights_name  # imports torchvision
-
-        pretrained = weights_name(config.model)
     run = Run(
         config,
         clock,

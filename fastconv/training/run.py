@@ -19,7 +19,7 @@ from fastconv.system.console_log import keep_log_in
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
-from fastconv.training.own_images import images_to_go_on_with, keep_record
+from fastconv.training.own_images import CHECKPOINT, images_to_go_on_with, keep_record
 from fastconv.training.plan import plan_run, require_time
 from fastconv.training.run_stream import precompute, stream_in_use
 
@@ -90,7 +90,8 @@ def carry_out(
         begun: the folder of the run to resume; None for a new one.
     """
     data = images_to_go_on_with(choice.config, data, begun, console)
-    run = plan_run(choice.config, data, clock, choice.speed, choice.threads)
+    needs_weights = begun is None or not Path(begun.path, CHECKPOINT).exists()
+    run = plan_run(choice.config, data, clock, choice.speed, choice.threads, needs_weights)
     console.print(plan_table(run, choice.reasons))
     if run.config.dry_run:
         return None

@@ -121,6 +121,9 @@ def test_only_a_finished_run_has_a_row():
                       hparams={"model.width": 32, "schedule.max_epochs": 6.0})  # fmt: skip
     row = row_of(results, "run")
     assert (row.width, row.max_epochs, row.settings, row.augmented, row.seed) == (32, 6, "stream=online", False, 2)
+    assert (
+        row_of(dataclasses.replace(results, pretrained="resnet18 a")).settings == "stream=online pretrained=resnet18 a"
+    )
     assert row_of(dataclasses.replace(results, stop_reason="interrupt")) is None
     assert row_of(dataclasses.replace(results, accuracy=None)) is None
     assert row_of(None) is None

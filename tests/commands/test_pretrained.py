@@ -8,12 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
-from harness import QUICK, only_run, run_command, same_weights, stop_at, weights
+from harness import QUICK, by_hand, only_run, run_command, same_weights, stop_at, weights
 from PIL import Image
 
+from fastconv.analysis.attribution.attribution import Attributor
+from fastconv.analysis.attribution.network import PixelNetwork, Pixels
 from fastconv.analysis.checkpoint import load_run
+from fastconv.analysis.predictor import Predictor
+from fastconv.config.commands import Method
 from fastconv.data.loading import load
+from fastconv.models import build_model
+from fastconv.models.pretrained import Pretrained
 from fastconv.runs.results import Results
 
 BACKBONE = "mobilenet_v3_small"
@@ -24,6 +31,7 @@ RUN = ("dataset=digits", "model=pretrained", f"model.backbone={BACKBONE}", "mode
        "validate.on=none", "stream=online", "checkpoint.every=null", "trainer=cpu",
        "trainer.precision=fp32")  # fmt: skip
 STEPS = 6
+HEAD_RUN = (*RUN, "model.mode=head", "model.feature_share=0.3", "schedule.max_epochs=0.2")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +74,78 @@ def test_the_backbone_waits_for_the_head_and_a_run_goes_on_without_the_file(run,
     changed = {name for name, value in backbone(stopped).items() if not torch.equal(value, begun[name])}
     assert "features.0.0.weight" in changed
     assert not any("running" in name for name in changed)
+
+
+@pytest.fixture(scope="module")
+def head_run(tmp_path_factory, digits_root, file) -> tuple[Path, int]:
+    """A run of nine steps that trains the head alone, five on kept features, and how often it computed some."""
+    folder, computed = tmp_path_factory.mktemp("head"), []
+    features = Pretrained.features
+
+    def counted(self, images):
+        computed.append(len(images))
+        return features(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pretrained, "features", counted)
+        ended = run_command(folder, digits_root, "train", *HEAD_RUN, f"model.weights={file}")
+    assert ended.code == 0, ended.err
+    assert f"{BACKBONE} mine.pth; only the last layer is trained" in " ".join(ended.out.split())
+    return only_run(folder), computed.count(32)
+
+
+def test_a_frozen_network_computes_its_features_once(head_run, file):
+    run, computed = head_run
+    # The third of nine steps reaches 30 %; the batch after it has been read.
+    assert computed == 4
+    begun = torch.load(file, weights_only=True)
+    assert all(torch.equal(value, begun[name]) for name, value in backbone(run).items())
+    assert weights(run)["model.network.classifier.3.weight"].std().item() == pytest.approx(
+        0.01, rel=0.2
+    )  # near its draw
+    assert Results.read(run).steps == 9
+
+
+def test_a_head_goes_on_as_if_never_stopped(head_run, file, command, tmp_path, monkeypatch):
+    """Features that the stopped process kept are computed again, from the same images."""
+    copy = tmp_path / "mine.pth"
+    copy.write_bytes(file.read_bytes())
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 7)
+        assert command("train", *HEAD_RUN, f"model.weights={copy}").code == 143
+    stopped = only_run(tmp_path)
+    copy.unlink()
+    ended = command("train", f"resume={stopped}")
+    assert ended.code == 0, ended.err
+    assert same_weights(stopped, head_run[0])
+
+
+def test_predictions_are_those_of_the_checkpoint(head_run, digits_root):
+    _, test = load("digits", digits_root)
+    run, images = head_run[0], np.array(test.images[:20])
+    found = Predictor(load_run(run), "cpu").predict(images).probabilities
+    np.testing.assert_allclose(found, by_hand(run, images), atol=1e-4)
+
+
+def test_grad_cam_explains_the_last_block():
+    """The map of the last block is weighted by its mean gradients (Selvaraju et al. 2017), with torch alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model("pretrained", 3, 4, backbone="resnet18").eval()
+        images, target = torch.rand(2, 3, 64, 64), torch.tensor([1, 3])
+    model.normalised_by((0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
+    network = PixelNetwork(model, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
+    assert network.layer("last", (64, 64, 3))[0] is network.model.network.layer4
+    nothing = Pixels(False, torch.zeros(1, 3, 1, 1), images)
+    found = Attributor(Method("LayerGradCam", layer="last"), network, nothing, (64, 64, 3))(images, target)
+    maps = []
+    hook = network.model.network.layer4.register_forward_hook(lambda *given: maps.append(given[2].requires_grad_()))
+    logits = network(images)
+    hook.remove()
+    (slopes,) = torch.autograd.grad(logits[[0, 1], target].sum(), maps)
+    expected = (slopes.mean((2, 3), keepdim=True) * maps[0]).sum(1, keepdim=True).detach()
+    size = F.interpolate(expected, (64, 64), mode="bilinear")
+    torch.testing.assert_close(found, size, rtol=1e-4, atol=1e-6)
 
 
 def test_what_follows_a_run(run, command, file, tmp_path):
@@ -113,6 +193,45 @@ def test_what_cannot_work_is_one_line(command, overrides, line):
     assert ended.code == 1
     assert line in ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["model=pretrained", "model.weights=nowhere.pth"],
+            "model.weights=nowhere.pth is not there: put the ",
+        ),
+        (
+            ["experiment=best", "pretrained.weights=nowhere.pth"],
+            "pretrained.weights=nowhere.pth is not there: put the ",
+        ),
+    ],
+)
+def test_missing_weights_are_told_before_anything_is_measured(command, tmp_path, monkeypatch, overrides, line):
+    monkeypatch.setattr("fastconv.budget.benchmark.measure_speed", lambda *_: pytest.fail("it was measured"))
+    ended = command("train", "dataset=digits", *overrides)
+    assert ended.code == 1
+    assert line in ended.err
+    assert f" at {tmp_path / 'nowhere.pth'}, such as https://download.pytorch.org/models/resnet18-" in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_weights_that_cannot_be_used_are_told_before_anything_is_measured(command, tmp_path, monkeypatch, file):
+    monkeypatch.setattr("fastconv.budget.benchmark.measure_speed", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
+    )
+    for overrides, line in (
+        ([f"model.backbone={BACKBONE}"], f"the weights of {BACKBONE} cannot be fetched (OSError: no network): put "),
+        (["model.backbone=mobilenet_v2", f"model.weights={file}"], "has not the weights of this model.backbone"),
+    ):
+        ended = command("train", "dataset=digits", "model=pretrained", "optimizer=adamw", "batch_size=32",
+                        "dataset.image_size=null", *overrides)  # fmt: skip
+        assert ended.code == 1
+        assert line in ended.err
 
 
 def test_own_images_are_larger_for_a_pretrained_network(command):

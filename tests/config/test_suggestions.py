@@ -28,7 +28,7 @@ MEANT = {
     "seeds": "seed",
 }
 FOREIGN = (
-    *("foo", "potato", "gpu", "cpu", "dropout", "workers", "num_workers", "pretrained", "verbose", "debug", "patience"),
+    *("foo", "potato", "gpu", "cpu", "dropout", "workers", "num_workers", "verbose", "debug", "patience"),
     *("path", "folder", "hidden", "layers", "colour", "color", "size", "log", "fp8", "cutmix", "mixup", "temperature"),
     *("early_stopping", "classes", "num_classes", "xyz", "a", "x1", "dataloader", "pin_memory", "loss", "metric", "k"),
 )

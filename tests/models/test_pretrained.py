@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -64,6 +65,9 @@ def test_images_have_the_normalisation_of_the_weights(channels, file):
     settings, (mean, std) = Settings(backbone=LIGHT, weights=str(file())), (each[:channels] for each in OURS)
     network = build_model("pretrained", channels, 1000, backbone=LIGHT).eval()
     start_from(network, settings, mean, std)
+    head = network.network.classifier[3]
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    torch.nn.init.normal_(head.weight)  # else the logits are near zero, and tell nothing
     theirs = torchvision.models.get_model(LIGHT).eval()
     theirs.load_state_dict({**torch.load(file(), weights_only=True),
                             **{name: network.network.state_dict()[name] for name in network.head}})  # fmt: skip
@@ -78,6 +82,19 @@ def test_a_network_without_memory_has_the_same_parameters():
         assert next(made.parameters()).is_meta
         theirs = torchvision.models.get_model(name, num_classes=5)
         assert count_parameters(made) == sum(each.numel() for each in theirs.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_head_is_given_the_features(name):
+    network = build_model("pretrained", 3, 7, backbone=name, mode="head")
+    images = torch.randn(2, 3, 64, 48)
+    features = network.features(images)
+    assert features.shape == (2, {"resnet18": 512, "squeezenet1_1": 512, LIGHT: 1024}[name])
+    ends = name != "squeezenet1_1"  # whose head is a convolution before a mean
+    assert network.ends_with_head(64, 48, 3) == ends
+    assert network.training
+    if ends:
+        torch.testing.assert_close(network.classify(features), network(images))
 
 
 def trained(network, steps=2, **optimizer):
@@ -163,8 +180,12 @@ def test_a_file_of_another_kind_is_one_line(tmp_path, file):
     assert f"other shapes of {first}." in told({**whole, first: torch.zeros(1)})
     assert "beyond them, more.weight." in told({**whole, "more.weight": torch.zeros(1)})
     assert f"{first} has values that are no finite" in told({**whole, first: whole[first] * float("nan")})
-    with pytest.raises(InputError, match=r"model\.weights=none\.pth is not there"):
+    with pytest.raises(InputError) as error:
         read_weights(Settings(weights="none.pth"))
+    place, url = Path("none.pth").absolute(), "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert str(error.value) == (
+        f"model.weights=none.pth is not there: put the weights of resnet18 at {place}, such as {url}, or leave it out"
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

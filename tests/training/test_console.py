@@ -53,6 +53,11 @@ def rows_of(results: Results, folder: Path) -> dict[str, str]:
     return dict(map(tuple, rows))
 
 
+def test_a_result_says_that_its_network_was_not_trained_from_scratch():
+    assert rows_of(finished(pretrained="resnet18 V1"), Path("run"))["pretrained"] == "itbeganwiththeweightsresnet18V1"
+    assert "pretrained" not in rows_of(finished(), Path("run"))
+
+
 @pytest.mark.parametrize(("skipped", "said"), [(0, ""), (1200, ",forwhichtherewasnotimeon1,200ofthem")])
 def test_images_without_further_views_are_named_beside_the_accuracy(skipped, said):
     results = finished(tta_skipped=skipped)

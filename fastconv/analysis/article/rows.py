@@ -106,7 +106,7 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
     if results is None or results.stop_reason not in FINISHED or results.accuracy is None:
         return None
     hparams = results.hparams
-    width, max_epochs = hparams.get("model.width"), hparams.get("schedule.max_epochs")
+    began, width, max_epochs = results.pretrained, hparams.get("model.width"), hparams.get("schedule.max_epochs")
     return Row(
         dataset=str(hparams.get("dataset.name") or results.dataset),
         augmented=is_augmented(hparams),
@@ -121,7 +121,8 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
         device=device or results.device or "",
         precision=results.precision or "",
         width=int(_number(width, unknown=0.0)),
-        settings=" ".join(further(results.overrides)),
+        # Not all overrides tell: experiment=best chooses by itself.
+        settings=" ".join([*further(results.overrides), *([f"pretrained={began}"] if began else [])]),
         commit=(results.git_commit or "")[:10],
         ended_by=results.stop_reason,
         run=run,

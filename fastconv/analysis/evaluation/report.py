@@ -82,6 +82,8 @@ def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[s
     if run.results and run.results.seconds_counted is not None:
         limit = f" of {run.results.budget_seconds:g} s" if run.results.budget_seconds else ""
         lines.append(f"It took {run.results.seconds_counted:.1f} s{limit} on {run.results.device}.")
+    if run.results and run.results.pretrained:
+        lines.append(f"It was not trained from scratch: it began with the weights {run.results.pretrained}.")
     if test.note:
         lines.append(f"{test.note}.")
     return lines

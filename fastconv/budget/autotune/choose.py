@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastconv.budget.autotune.candidates import Candidate, Candidates, shift_pixels
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_test
+from fastconv.budget.autotune.pretrained import consider
 from fastconv.budget.autotune.scaling_law import model_size, pruning_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, network_name
@@ -90,8 +91,12 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
         return flip_test(train, profiles, device, cache, seconds, settings)
 
     with clock.segment("benchmark"):
-        choice = choose(config, open_choices, device.kind, train, scored, profiles, flips, settings)
-    return dataclasses.replace(choice, threads=threads)
+        found = consider(config, open_choices, overrides, data, device, cache, flips, settings)
+        reasons = {"pretrained": found.reason} if found.reason else {}
+        if found.config is not None:
+            return Choice(found.config, None, reasons, threads)
+        choice = choose(config, open_choices, device.kind, train, scored, profiles, flips, settings, found.seconds)
+    return dataclasses.replace(choice, reasons={**reasons, **choice.reasons}, threads=threads)
 
 
 def left_open(config: Config, overrides: list[str]) -> list[str]:
@@ -119,6 +124,7 @@ def choose(
     profiles: SpeedProfiles,
     flips: Callable[[float], FlipAccuracy | None],
     settings: Autotune = AUTOTUNE,
+    spent: float = 0.0,
 ) -> Choice:
     """Choose what is open, by measurements.
 
@@ -129,6 +135,7 @@ def choose(
         scored: number of images that are scored after training.
         profiles: measures networks.
         flips: runs the flip-invariance test in the seconds given, or returns None if they are too short.
+        spent: seconds that a trial of a pretrained network had.
     """
     budget, reasons = budget_seconds(config), {}
     test_seconds = settings.flip_test_share * budget
@@ -155,7 +162,7 @@ def choose(
         profiles,
         budget_seconds=budget,
         benchmark_seconds=benchmark_share * budget,
-        seconds=(1 - settings.benchmark_share - settings.flip_test_share) * budget,
+        seconds=(1 - settings.benchmark_share - settings.flip_test_share) * budget - spent,
         flip=flip,
         other_look=accuracy is not None and accuracy.other_look(settings),
         may_resize=device == "cpu",

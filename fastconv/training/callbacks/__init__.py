@@ -7,6 +7,7 @@ from fastconv.training.callbacks.finite_loss import FiniteLoss
 from fastconv.training.callbacks.progress_bar import BudgetProgressBar
 from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.resize_images import ResizeImages
+from fastconv.training.callbacks.reuse_features import ReuseFeatures
 from fastconv.training.callbacks.schedule_lr import OneCycleLR, ScheduleLR
 from fastconv.training.callbacks.time_budget import TimeBudget
 from fastconv.training.callbacks.watch_speed import WatchSpeed
@@ -20,6 +21,7 @@ __all__ = [
     "OneCycleLR",
     "Recorder",
     "ResizeImages",
+    "ReuseFeatures",
     "ScheduleLR",
     "TimeBudget",
     "WatchSpeed",

@@ -159,7 +159,8 @@ class TimeBudget(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._images, self._parts = batch[0][0], len(batch[0])
+        if getattr(pl_module, "kept", None) is None or batch[0].dtype == torch.uint8:  # not features
+            self._images, self._parts = batch[0][0], len(batch[0])
         self.begin_step(trainer)
 
     def on_train_batch_end(

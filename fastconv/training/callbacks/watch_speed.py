@@ -9,6 +9,7 @@ import torch
 
 from fastconv.budget.benchmark import SpeedProfile
 from fastconv.budget.threads import ThreadTrials, default_threads
+from fastconv.data.features import is_reusing
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.files import forget_measurement
 from fastconv.training.callbacks.time_budget import TimeBudget
@@ -44,7 +45,7 @@ class WatchSpeed(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         trials = self._trials
-        if trials is None:
+        if trials is None or is_reusing(pl_module):
             return
         before = trials.threads
         left = self._budget.seconds_left()
@@ -58,7 +59,13 @@ class WatchSpeed(L.Callback):
         if self._trials is not None:
             torch.set_num_threads(self._trials.stop())
         steps, speed = self._budget.times.latest(), self._speed
-        if pl_module.device.type != "cpu" or not speed.path or len(steps) < MIN_STEPS or not is_first_rank():
+        if (
+            is_reusing(pl_module)
+            or pl_module.device.type != "cpu"
+            or not speed.path
+            or len(steps) < MIN_STEPS
+            or not is_first_rank()
+        ):
             return
         if not 1 / WRONG_FACTOR <= median(steps) / speed.step_seconds <= WRONG_FACTOR:
             forget_measurement(Path(speed.path))  # the next run measures anew

