@@ -200,8 +200,8 @@ def equal(one, other):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_graph_does_what_calls_do(optimizer, parts, monkeypatch):
     """Bit for bit, with other learning rates at each step, and while the caller overwrites each batch."""
-    graphed, plain = Setting(monkeypatch, optimizer), Setting(monkeypatch, optimizer)
-    for step, (images, labels) in enumerate(batches(parts, 5)):
+    graphed, plain, given = Setting(monkeypatch, optimizer), Setting(monkeypatch, optimizer), [*batches(parts, 5)]
+    for step, (images, labels) in enumerate(given):
         for setting in (graphed, plain):
             for group in setting.optimizer.param_groups:
                 group["lr"] = group["max_lr"] / (step + 1)
@@ -212,6 +212,7 @@ def test_a_graph_does_what_calls_do(optimizer, parts, monkeypatch):
         assert found.item() == expected.item()
         assert not found.requires_grad
         assert equal(graphed.everything(), plain.everything()), step
+    assert all((images == 255).all() and (labels == 0).all() for images, labels in given), "they are the caller's"
     assert (graphed.graphs.captures, graphed.graphs.replays, graphed.called) == (1, 5, 0)
     assert (graphed.counted.ready, graphed.counted.completed) == (5, 5)
     assert all(isinstance(group["lr"], float) for group in graphed.optimizer.param_groups)
