@@ -25,9 +25,11 @@ from fastconv.config.prerequisites import check_data
 from fastconv.config.resume import RunFolder
 from fastconv.data.batches import StreamBatches
 from fastconv.data.prefetch import Prefetch
+from fastconv.data.stream.device import DeviceStream
 from fastconv.models import build_model
 from fastconv.optim import SGD
 from fastconv.optim.param_groups import decay_groups
+from fastconv.runs.results import Results
 from fastconv.training import fit as training
 from fastconv.training.plan import Run, plan_run
 from fastconv.training.run_stream import open_stream, precompute
@@ -60,18 +62,49 @@ class BareLoop:
         self.loss_of = torch.compile(self._loss, dynamic=False) if device.compile else self._loss
         self.stream = open_stream(run)
         batches = StreamBatches(self.stream, config.batch_size, config.micro_batch_size)
-        self.batches = iter(Prefetch(batches, torch.device("cuda")) if device.kind == "cuda" else batches)
+        if isinstance(self.stream, DeviceStream):
+            self.stream.place_on(torch.device(device.kind))
+        elif device.kind == "cuda":
+            batches = Prefetch(batches, torch.device("cuda"))
+        self.batches = iter(batches)
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.model(images.permute(0, 3, 1, 2) * self.scale + self.shift), labels) / self.parts
 
     def step(self) -> None:
-        for images, labels in zip(*next(self.batches), strict=True):
+        self.train_on(*next(self.batches))
+
+    def train_on(self, batch_images: torch.Tensor, batch_labels: torch.Tensor) -> None:
+        for images, labels in zip(batch_images, batch_labels, strict=True):
             with self.device.autocast():
                 loss = self.loss_of(images, labels)
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+class GraphLoop(BareLoop):
+    """The same on a GPU as one CUDA graph, which is captured before the first step."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        torch.backends.cudnn.benchmark = True
+        self.images, self.labels = (part.clone() for part in next(self.batches))
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.train_on(self.images, self.labels)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=side, capture_error_mode="thread_local"):
+            self.train_on(self.images, self.labels)
+
+    def step(self) -> None:
+        images, labels = next(self.batches)
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.graph.replay()
 
 
 class Pairs(L.Callback):
@@ -123,8 +156,8 @@ def wait_for(device: Device) -> None:
         torch.cuda.synchronize()
 
 
-def train_with(run: Run, timer: L.Callback, overrides: list[str]) -> None:
-    """Train by fastconv's own path, with one more callback."""
+def train_with(run: Run, timer: L.Callback, overrides: list[str]) -> Results:
+    """Train by fastconv's own path, with one more callback; return the results."""
     make_trainer = training.make_trainer
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -133,19 +166,28 @@ def train_with(run: Run, timer: L.Callback, overrides: list[str]) -> None:
             training, "make_trainer", lambda run, loggers, own, *more: make_trainer(run, loggers, [timer, *own], *more)
         ),
     ):
-        training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), overrides)
+        return training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), overrides)
 
 
 def measure_pairs(
-    overrides: list[str], pairs: int, group: int, warm_up: int, others: dict[str, Callable[[], float]] | None = None
+    overrides: list[str],
+    pairs: int,
+    group: int,
+    warm_up: int,
+    others: dict[str, Callable[[], float]] | None = None,
+    loop: type[BareLoop] = BareLoop,
 ) -> dict[str, float]:
     """Train by fastconv's own path, with the bare loop (and `others`) in turn: images/s of each.
 
     Of all pairs, the one with the median ratio. A pair is `group` steps of either, after `warm_up` steps.
+
+    Args:
+        others: further contenders.
+        loop: the bare loop. Beside a `GraphLoop`, `graphs` is the number of graphs that fastconv trained by.
     """
     run = plan(*overrides, "schedule.max_epochs=1", "budget.seconds=null", "validate.on=none")
     run = replace(run, plan=replace(run.plan, max_steps=warm_up + pairs * group + 1))
-    bare = BareLoop(run)
+    bare = loop(run)
     for _ in range(warm_up):
         bare.step()
 
@@ -157,7 +199,7 @@ def measure_pairs(
         return run.config.batch_size * group / (time.perf_counter() - started)
 
     timer = Pairs(run, group, warm_up, {"bare loop": time_bare, **(others or {})})
-    train_with(run, timer, overrides)
+    results = train_with(run, timer, overrides)
     bare.stream.close()
     fast, others = sorted(timer.found, key=lambda pair: pair[0] / pair[1]["bare loop"])[len(timer.found) // 2]
-    return {"fastconv": fast, **others}
+    return {"fastconv": fast, **others} | ({"graphs": results.cuda_graphs or 0} if loop is not BareLoop else {})

@@ -1,91 +1,290 @@
-"""On a GPU: the step against a bare compiled loop, the speed record, and the accuracy of each recipe on each data set.
+"""On a GPU, in at most eight minutes: how close a step comes to a bare graph, what a run takes, and what it reaches.
 
-python benchmarks/gpu.py [step] [speedrun] [recipes] [article]     without names all of them, some ten minutes
+python benchmarks/gpu.py [PART ...] [device=cuda] [seconds=480] [results=FOLDER] [limits=off] [key=value ...]
 
-The data sets are looked for in FASTCONV_DATA. Runs follow one another in one process, and those that have a row are
-skipped. Needs the source tree, torch, torchvision and the pure-Python packages of requirements.lock; no installation.
+The parts, in order: step, sync, stream, speedrun, best, article; without names all of them. Each value is printed when
+it is known, and its row appended to gpu_rows.csv in benchmarks/results; what has a row of this machine, commit and
+settings is skipped, so the script can be stopped and started again. Each part is a process of its own with a time
+limit: one that fails or is late prints a line, and the next goes on; `limits=off` runs them in this process. Other keys
+are settings of fastconv.train for all parts. The data sets are looked for in FASTCONV_DATA. Needs the source tree,
+torch, torchvision and the pure-Python packages of requirements.lock; no installation. With device=cpu and a small
+network it can be tried anywhere.
 """
 
+import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 import article as whole
-import records
+import lightning as L
 import torch
-from bare_loop import measure_pairs, plan
-from measurements import Table, append, describe_device, read
-from records import RECORDS, ROWS, TABLE
+from bare_loop import BareLoop, GraphLoop, measure_pairs, plan, train_with, wait_for
+from measurements import RESULTS, append, describe_device, describe_versions, forget_benchmarks, network_of, read
 from rich.console import Console
 
+from fastconv.budget.hardware import Device
 from fastconv.config.resume import RunFolder
+from fastconv.runs.results import Results, git_commit
 from fastconv.training import fit as training
 
-ROUNDS = 3
-# Two CPU cores with bf16 fit 6.2 epochs of experiment=original into 1000 s (results/original.csv).
-DAVIDNET_EPOCHS = 6
+ROWS = "gpu_rows.csv"
+# Seconds that a part is stopped after, and that are left for it at least.
+LIMITS = {"step": 110, "sync": 50, "stream": 60, "speedrun": 90, "best": 190, "article": 240}
+LEAST_SECONDS = 10
+# Seconds until a process that is told to end is ended.
+PATIENCE = 5
+WHOLE_RUN = ("figures=false", "checkpoint.save=false", "validate.on=none")
 
 
-def compare(table: Table, overrides: list[str], pairs: int = 9, group: int = 20, warm_up: int = 20) -> None:
-    """Measure and show both loops."""
-    for number in range(ROUNDS):
-        if table.lacks(number, "fastconv", "bare loop"):
-            for contender, value in measure_pairs(overrides, pairs, group, warm_up).items():
-                table.add(number, contender, value)
-    table.show(note="Both loops are compiled, and timed in turn within one process.")
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; the numbers are for a GPU."""
+
+    parts: tuple[str, ...] = ()
+    device: str = "cuda"
+    seconds: float = 480.0
+    results: Path = RESULTS
+    limits: bool = True
+    settings: tuple[str, ...] = ()
+    dataset: str = "cifar10"
+    pairs: int = 5
+    group: int = 50
+    warm_up: int = 20
+    steps: int = 100
+    seeds: int = 10
+    budgets: tuple[str, ...] = ("30", "100")
+    article: tuple[str, ...] = ("seeds=0", "epochs=25", "heatmaps=none", "trainer.compile=false", "stream=device")
+
+    @classmethod
+    def read(cls, arguments: tuple[str, ...]) -> "Options":
+        """Read the command line. Raises SystemExit for a part that there is not."""
+        found: dict[str, object] = {"parts": tuple(each for each in arguments if "=" not in each)}
+        if unknown := set(found["parts"]) - set(LIMITS):
+            raise SystemExit(f"there is no part {min(unknown)}: give some of {', '.join(LIMITS)}")
+        readers: dict[str, Callable[[str], object]] = {
+            "device": str, "seconds": float, "results": Path, "limits": lambda text: text != "off", "dataset": str,
+            "pairs": int, "group": int, "warm_up": int, "steps": int, "seeds": int,
+            "budgets": lambda text: tuple(text.split(",")), "article": lambda text: tuple(text.split()),
+        }  # fmt: skip
+        settings = []
+        for name, _, value in (each.partition("=") for each in arguments if "=" in each):
+            if name in readers:
+                found[name] = readers[name](value)
+            else:
+                settings.append(f"{name}={value}")
+        return cls(**found, settings=tuple(settings))
+
+    @property
+    def every(self) -> list[str]:
+        """Settings of every run."""
+        return [f"trainer.accelerator={'gpu' if self.device == 'cuda' else self.device}", *self.settings]
 
 
-def step() -> None:
-    """The compiled step against the bare compiled loop."""
-    compare(Table("gpu", "DavidNet on CIFAR-10, batches of 512", "images/s", ours="fastconv"), ["dataset=cifar10"])
+@dataclass
+class Rows:
+    """The values that were measured, by part and name."""
+
+    options: Options
+    about: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = " ".join([self.options.dataset, *self.options.settings])
+        device = describe_device() if self.options.device == "cuda" else self.options.device
+        self.about = {"settings": settings, "device": device, "versions": describe_versions()}
+        self.about["git_commit"] = str(git_commit())
+
+    def lack(self, part: str, *names: str) -> bool:
+        """Whether one of these values is still to be measured."""
+        rows = [row for row in read(self.options.results / ROWS) if self.about.items() <= row.items()]
+        return not set(names) <= {row["name"] for row in rows if row["part"] == part}
+
+    def add(self, part: str, name: str, value: float, unit: str, note: str = "") -> None:
+        """Print a value and append its row."""
+        print(f"{part}: {name} {value:.6g} {unit}{note and f' ({note})'}", flush=True)
+        row = {"part": part, "name": name, "value": f"{value:.6g}", "unit": unit, "note": note}
+        append(self.options.results / ROWS, {**row, **self.about, "date": time.strftime("%Y-%m-%d")})
 
 
-def record(name: str, seeds: range, *settings: str) -> None:
-    """Add rows to the records, from runs in this process."""
-    about = RECORDS[name]
-    for seed in seeds:
-        row_key = {"dataset": about.dataset, "experiment": about.experiment, "seed": str(seed)}
-        row_key |= {"settings": " ".join((*about.settings, *settings)), "device": describe_device()}
-        if any(row_key.items() <= each.items() for each in read(ROWS)):
+def step(options: Options, rows: Rows) -> None:
+    """The run's own step against the same arithmetic as a bare graph, in turn within one process."""
+    names = ("fastconv", "bare graph", "fastconv / bare graph")
+    if not rows.lack("step", *names):
+        return
+    loop = GraphLoop if options.device == "cuda" else BareLoop
+    given = [f"dataset={options.dataset}", "checkpoint.save=false", *options.every]
+    found = measure_pairs(given, options.pairs, options.group, options.warm_up, loop=loop)
+    values = found["fastconv"], found["bare loop"], found["fastconv"] / found["bare loop"]
+    for name, value, unit in zip(names, values, ("images/s", "images/s", "times"), strict=True):
+        rows.add("step", name, value, unit, f"{found.get('graphs', 0):g} graphs" if name == "fastconv" else "")
+
+
+class NoSynchronisation(L.Callback):
+    """Makes torch raise an error where the host would wait for the GPU, from one step to another."""
+
+    def __init__(self, first: int, last: int, forbid: Callable[[bool], None]) -> None:
+        self.first, self.last, self.forbid, self.checked = first, last, forbid, 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+        if batch_idx == self.first:
+            self.forbid(True)
+        if batch_idx == self.last:
+            self.forbid(False)
+            self.checked = self.last - self.first
+
+    def on_exception(self, *_: object) -> None:
+        self.forbid(False)
+
+
+def sync(options: Options, rows: Rows) -> None:
+    """100 steps within which the host never waits."""
+    if not rows.lack("sync", "steps without waiting"):
+        return
+
+    def forbid(whether: bool) -> None:
+        if options.device == "cuda":
+            torch.cuda.set_sync_debug_mode("error" if whether else "default")
+
+    last = options.warm_up + options.steps
+    run = plan(*_short(options), "trainer.compile=false")
+    run = replace(run, plan=replace(run.plan, max_steps=last + 2))
+    check = NoSynchronisation(options.warm_up, last, forbid)
+    train_with(run, check, [])
+    rows.add("sync", "steps without waiting", check.checked, "steps")
+
+
+class Seconds(L.Callback):
+    """Seconds of steps in groups, with all that the GPU has to do for them."""
+
+    def __init__(self, group: int, warm_up: int, device: Device) -> None:
+        self.group, self.warm_up, self.device = group, warm_up, device
+        self.found: list[float] = []
+        self._since: float | None = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+        if batch_idx < self.warm_up or (batch_idx - self.warm_up) % self.group:
+            return
+        wait_for(self.device)
+        if self._since is not None:
+            self.found.append(time.perf_counter() - self._since)
+        self._since = time.perf_counter()
+
+
+def stream(options: Options, rows: Rows) -> None:
+    """The step with each stream, and how a graph and called steps compare."""
+    for name, more in {
+        "stream=device": ("stream=device",),
+        "stream=precomputed": ("stream=precomputed", "stream.epochs=1"),
+        "stream=device, steps called": ("stream=device", "trainer.graph=off"),
+    }.items():
+        if not rows.lack("stream", name):
+            continue
+        run = plan(*_short(options), "trainer.compile=false", *more)
+        run = replace(run, plan=replace(run.plan, max_steps=options.warm_up + options.pairs * options.group + 1))
+        timer = Seconds(options.group, options.warm_up, run.device)
+        results = train_with(run, timer, [])
+        rate = run.config.batch_size * options.group / median(timer.found)
+        rows.add("stream", name, rate, "images/s", f"{results.cuda_graphs} graphs")
+
+
+def _short(options: Options) -> list[str]:
+    given = [f"dataset={options.dataset}", *options.every, "schedule.max_epochs=1", "budget.seconds=null"]
+    return [*given, *WHOLE_RUN]
+
+
+def speedrun(options: Options, rows: Rows) -> None:
+    """The seeds of the speed record, whose batches a GPU takes whole."""
+    micro = [] if any(each.startswith("micro_batch_size=") for each in options.settings) else ["micro_batch_size=2000"]
+    for seed in range(options.seeds):
+        name = f"accuracy_tta, seed {seed}"
+        if not rows.lack("speedrun", name):
             continue
         torch._dynamo.reset()
-        chosen = [f"dataset={about.dataset}", f"experiment={about.experiment}", f"seed={seed}", *about.settings]
-        chosen += [*settings, "figures=false", "checkpoint.save=false", "validate.on=none"]
-        run = plan(*chosen)
+        given = [f"dataset={options.dataset}", "experiment=speedrun", f"seed={seed}", *micro, *options.every]
+        given += WHOLE_RUN
+        run = plan(*given)
         with tempfile.TemporaryDirectory() as folder:
-            found = training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), chosen)
-        append(ROWS, row := records.row(about, seed, settings, found))
-        TABLE.write_text(records.table())
-        print(name, *(f"{key}={value}" for key, value in row.items() if key not in ("versions", "device")), flush=True)
+            found = training.fit(run, Console(quiet=True), RunFolder(Path(folder), run.config, resumed=False), given)
+        counted = sum(found.seconds[segment] for segment in ("precompute", "train", "test"))
+        rows.add("speedrun", f"seconds, seed {seed}", counted, "s", _seconds(found))
+        rows.add("speedrun", name, 100 * found.accuracy_tta, "%")
 
 
-def speedrun() -> None:
-    """Ten seeds of the speed record, whose batches a GPU takes whole."""
-    record("cifar10-speedrun", range(10), "micro_batch_size=2000", "trainer.compile=true")
+def best(options: Options, rows: Rows) -> None:
+    """experiment=best in each budget, from the start of its process, with nothing measured before."""
+    for budget in options.budgets:
+        name = f"accuracy_tta, {budget} s"
+        if not rows.lack("best", name):
+            continue
+        forget_benchmarks()
+        with tempfile.TemporaryDirectory() as outputs:
+            given = [f"dataset={options.dataset}", "experiment=best", f"budget.seconds={budget}", *options.every]
+            given += [f"outputs={outputs}", f"stream.root={outputs}/streams", "figures=false"]
+            train(*given)
+            found = Results.read(next(Path(outputs, options.dataset).iterdir()))
+        for segment in ("benchmark", "compile", "train"):
+            rows.add("best", f"{segment}, {budget} s", found.seconds[segment], "s")
+        rows.add("best", f"counted, {budget} s", found.seconds_counted, "s", _seconds(found))
+        rows.add("best", name, 100 * found.accuracy_tta, "%", f"{network_of(found)}, {found.epochs:.1f} epochs")
 
 
-def recipes() -> None:
-    """Each recipe without a time limit, not compiled: compiling takes longer than these runs."""
-    for name in ("fashion_mnist-speedrun", "mnist-speedrun"):
-        record(name, range(3), "trainer.compile=false")
-    for name in ("cifar10-davidnet_fast", "cifar10-original"):
-        record(name, range(3), f"schedule.max_epochs={DAVIDNET_EPOCHS}", "trainer.compile=false")
-    record("cifar10-speedrun", range(5), "trainer.compile=false")
+def article(options: Options, rows: Rows) -> None:
+    """The article's runs on its data sets with and without augmentation, which have rows of their own."""
+    own = [f"results={options.results / 'article'}"] if options.results != RESULTS else []
+    whole.main(*options.article, *own, *options.every)
 
 
-def article() -> None:
-    """The article's 25 epochs on its three data sets with and without augmentation, seed 0, and their heatmaps."""
-    whole.main("seeds=0", "epochs=25", "trainer.compile=false")
+def train(*overrides: str) -> None:
+    """Train in a process of its own."""
+    subprocess.run([sys.executable, "-m", "fastconv.train", *overrides], check=True, stdout=subprocess.DEVNULL)
 
 
-PARTS = {part.__name__: part for part in (step, speedrun, recipes, article)}
+def _seconds(found: Results) -> str:
+    return " ".join(f"{name} {seconds:.2f}" for name, seconds in found.seconds.items() if seconds >= 0.005)
 
 
-def main(*names: str) -> None:
-    if not torch.cuda.is_available():
+PARTS = {part.__name__: part for part in (step, sync, stream, speedrun, best, article)}
+
+
+def in_time(command: list[str], seconds: float) -> str | None:
+    """Run a command; return None if it ends well, else what happened. It is ended after some seconds."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        try:
+            process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        return f"stopped after {seconds:.0f} s"
+    if process.returncode == 0:
+        return None
+    lines = [line for line in errors.splitlines() if line.strip()] or ["no message"]
+    return f"failed with exit code {process.returncode}: {lines[-1][:500]}"
+
+
+def main(*arguments: str) -> None:
+    options = Options.read(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("torch finds no GPU here; benchmarks/step.py measures the CPU")
-    for name in names or PARTS:
-        PARTS[name]()
+    began, passed_on = time.monotonic(), [each for each in arguments if "=" in each]
+    for name in options.parts or tuple(PARTS):
+        if not options.limits:
+            PARTS[name](options, Rows(options))
+            continue
+        left = min(LIMITS[name], options.seconds - (time.monotonic() - began))
+        if left < LEAST_SECONDS:
+            print(f"{name}: no time is left for it", flush=True)
+            continue
+        command = [sys.executable, __file__, name, *passed_on, "limits=off"]
+        if failure := in_time(command, left):
+            print(f"{name}: {failure}", flush=True)
 
 
 if __name__ == "__main__":

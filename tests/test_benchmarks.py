@@ -11,7 +11,7 @@ import gpu
 import pytest
 import torch
 from bare_loop import BareLoop, plan
-from harness import OFFICIAL_DATA, QUICK, REPOSITORY
+from harness import OFFICIAL_DATA, QUICK, REPOSITORY, run_command
 from measurements import Table, append, describe_device, read
 from rich.console import Console
 
@@ -72,25 +72,75 @@ def test_rows_of_another_machine_do_not_count(table):
     assert len(read(table.folder / "speed.csv")) == 2
 
 
-def test_the_gpus_path_runs_on_a_cpu(digits_here, tmp_path):
-    """fastconv and the bare loop in turn, both compiled (by a compiler that leaves the code as it is)."""
-    table = Table("gpu", "GPU", "images/s", ours="fastconv", folder=tmp_path)
-    compile_eagerly = lambda work, **_: torch.compile(work, backend="eager")  # noqa: E731
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "ROUNDS", 1)
-        patch.setattr("fastconv.training.module.torch", proxy(torch, compile=compile_eagerly))
-        patch.setattr("bare_loop.torch", proxy(torch, compile=compile_eagerly))
-        patch.setattr("fastconv.budget.benchmark.torch", proxy(torch, compile=compile_eagerly))
-        gpu.compare(table, [*SMALL, "trainer.compile=true"], pairs=3, group=2, warm_up=1)
-    (values,) = table.rounds().values()
-    assert set(values) == {"fastconv", "bare loop"}
-    assert all(value > 0 for value in values.values())
-    assert not table.lacks(0, "fastconv", "bare loop")
+TRIED = ("device=cpu", "limits=off", "results=results", "dataset=digits", "trainer=cpu", "trainer.precision=fp32",
+         "batch_size=32", "micro_batch_size=16", "pairs=2", "group=2", "warm_up=2", "steps=3", "seeds=1")  # fmt: skip
 
 
-def proxy(module, **changes):
-    """A module with some of its names replaced."""
-    return type("proxy", (), {"__getattr__": lambda self, name: changes.get(name) or getattr(module, name)})()
+def values(part):
+    """The values of a part that gpu.py has measured, by name."""
+    return {row["name"]: float(row["value"]) for row in read(Path("results", gpu.ROWS)) if row["part"] == part}
+
+
+MEASURED = {
+    "step": {"fastconv", "bare graph", "fastconv / bare graph"},
+    "sync": {"steps without waiting"},
+    "stream": {"stream=device", "stream=precomputed", "stream=device, steps called"},
+}
+
+
+@pytest.mark.parametrize("part", ["step", "sync", pytest.param("stream", marks=pytest.mark.slow)])
+def test_a_part_for_the_gpu_runs_on_a_cpu(part, digits_here, capsys, monkeypatch):
+    """Shortened. Each value is printed and has a row, and what has a row is not measured again."""
+    gpu.main(part, *TRIED, "model.width=4")
+    found = values(part)
+    assert set(found) == MEASURED[part]
+    if part == "step":
+        assert found["fastconv / bare graph"] == pytest.approx(found["fastconv"] / found["bare graph"], rel=1e-4)
+    if part == "sync":
+        assert found["steps without waiting"] == 3
+    shown = capsys.readouterr().out
+    assert all(f"{part}: {name} " in shown for name in found)
+    for name in ("measure_pairs", "train_with", "plan"):
+        monkeypatch.setattr(gpu, name, lambda *_, **__: pytest.fail("it is there already"))
+    gpu.main(part, *TRIED, "model.width=4")
+
+
+def test_the_gpus_runs_are_made_on_a_cpu(digits_here, digits_root, simulated_time, monkeypatch, tmp_path):
+    def train(*overrides):
+        assert run_command(tmp_path, digits_root, "train", *overrides).code == 0
+
+    monkeypatch.setattr(gpu, "train", train)
+    monkeypatch.setattr(gpu, "forget_benchmarks", lambda: None)
+    monkeypatch.setattr(gpu.whole, "main", lambda *given: called.append(given))
+    called = []
+    gpu.main("speedrun", "best", "article", *TRIED, "budgets=5", "model.widths=[4,8,8]", "schedule.max_epochs=0.2")
+    assert set(values("speedrun")) == {"seconds, seed 0", "accuracy_tta, seed 0"}
+    names = ("benchmark", "compile", "train", "counted", "accuracy_tta")
+    assert set(values("best")) == {f"{name}, 5 s" for name in names}
+    assert values("best")["counted, 5 s"] <= 5
+    (given,) = called
+    assert given[:2] == ("seeds=0", "epochs=25")
+    assert "results=results/article" in given
+
+
+def test_a_part_that_fails_or_is_late_says_so_in_a_line(capsys, monkeypatch):
+    started = [sys.executable, "-S", "-c"]
+    assert gpu.in_time([*started, "pass"], 60) is None
+    assert gpu.in_time([*started, "print(1 / 0)"], 60) == (
+        "failed with exit code 1: ZeroDivisionError: division by zero"
+    )
+    assert gpu.in_time([*started, "import time; time.sleep(600)"], 0.2) == "stopped after 0 s"
+    asked = []
+    monkeypatch.setattr(gpu, "in_time", lambda command, seconds: asked.append((command[2:], seconds)) or "failed")
+    gpu.main("sync", "article", "device=cpu", "seconds=30", "model.width=4")
+    assert [name for (name, *_), _ in asked] == ["sync", "article"]
+    assert asked[0][0][1:] == ["device=cpu", "seconds=30", "model.width=4", "limits=off"]
+    assert all(0 < seconds <= 30 for _, seconds in asked)
+    assert capsys.readouterr().out.splitlines() == ["sync: failed", "article: failed"]
+    gpu.main("sync", "device=cpu", "seconds=1")
+    assert capsys.readouterr().out == "sync: no time is left for it\n"
+    with pytest.raises(SystemExit, match="there is no part steps"):
+        gpu.main("steps", "device=cpu")
 
 
 def test_the_bare_loop_learns_what_fastconv_learns(digits_here):

@@ -58,6 +58,9 @@ class Trainer:
     limit is set, measures before training, and again when steps slow down, whether fewer are faster."""
     compile: bool | None = None
     """Compile the training step with `torch.compile`; null to compile on GPUs only, where it pays off."""
+    graph: str = setting("auto", options=("auto", "on", "off"))
+    """Run the training step as a CUDA graph, which saves the host's time: `on`, `off`, or `auto` for where that is
+    possible, on a single GPU."""
 
 
 @dataclass

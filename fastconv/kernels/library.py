@@ -115,13 +115,17 @@ def private_folder() -> Path | None:
     return folder if is_private else None
 
 
+def is_own_file(path: Path) -> bool:
+    """Whether this is a regular file of the user, to which nobody else may write. Raises OSError if it is not there."""
+    about = path.lstat()
+    return stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o022
+
+
 def _stored(folder: Path, name: str) -> Path | None:
     """The library of this name in the cache, if it is whole."""
     for path in folder.glob(f"{name}-*.so"):
         with contextlib.suppress(OSError):
-            about = path.lstat()
-            mine = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o022
-            if mine and path.name == _named(name, path.read_bytes()):
+            if is_own_file(path) and path.name == _named(name, path.read_bytes()):
                 return path
     return None
 

@@ -3,10 +3,13 @@
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
+
+Number = float | Tensor
 
 # A polynomial that moves singular values in (0, 1] towards 1, quickly but not exactly: they end between about 0.7 and
 # 1.2 (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
@@ -20,6 +23,9 @@ FEW_FILTERS = 128
 
 class MuonSGD(torch.optim.Optimizer):
     """Muon for the groups with `muon` set, SGD with Nesterov momentum and coupled weight decay for the others.
+
+    Filters of one shape are updated at once, and a GPU gets few kernels. A learning rate or momentum may be a tensor,
+    float [], on the device of the parameters: a CUDA graph reads it anew each time.
 
     Args:
         groups: parameter groups with `params`, `lr`, `momentum`, `weight_decay` and `muon`.
@@ -49,34 +55,80 @@ class MuonSGD(torch.optim.Optimizer):
                     self._step_sgd(params, group)
         return loss
 
-    def _nesterov(self, params: list[Tensor], grads: Sequence[Tensor], momentum: float) -> tuple[Tensor, ...]:
-        """Add gradients to the momentum buffers; return the gradients plus `momentum` times the buffers."""
+    def _buffers(self, params: list[Tensor]) -> list[Tensor]:
         for param in params:
             if "momentum_buffer" not in self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
-        buffers = [self.state[param]["momentum_buffer"] for param in params]
+        return [self.state[param]["momentum_buffer"] for param in params]
+
+    def _nesterov(self, params: list[Tensor], grads: list[Tensor], momentum: Number) -> tuple[Tensor, ...]:
+        """Add gradients to the momentum buffers; return the gradients plus `momentum` times the buffers."""
+        buffers = self._buffers(params)
         torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, list(grads))
-        return torch._foreach_add(list(grads), buffers, alpha=momentum)
+        torch._foreach_add_(buffers, grads)
+        if isinstance(momentum, Tensor):
+            return torch._foreach_add(torch._foreach_mul(buffers, momentum), grads)
+        return torch._foreach_add(grads, buffers, alpha=momentum)
 
     def _step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
         wanted = self._nesterov(params, _grads(params), group["momentum"])
         # Keep the norm of the filters, so that the learning rate acts as an angle.
-        norms = torch._foreach_norm(params)
-        scales = [len(param) ** 0.5 / norm for param, norm in zip(params, norms, strict=True)]
+        scales = torch._foreach_reciprocal(torch._foreach_norm(params))
+        torch._foreach_mul_(scales, [len(param) ** 0.5 for param in params])
         torch._foreach_mul_(params, scales)
-        by_shape = defaultdict(list)
-        for param, direction in zip(params, wanted, strict=True):
-            by_shape[direction.shape].append((param, direction))
-        for shape, pairs in by_shape.items():
-            matrices = torch.stack([direction.flatten(1) for _, direction in pairs])
-            updates = orthogonalise(matrices, self.newton_schulz_steps, self.dtype)
-            for (param, _), update in zip(pairs, updates, strict=True):
-                param.add_(update.view(shape).to(param.dtype), alpha=-group["lr"])
+        by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+        for at, direction in enumerate(wanted):
+            by_shape[direction.shape].append(at)
+        updates = [*wanted]
+        for places in by_shape.values():
+            matrices = torch.stack([_as_rows(wanted[at]) for at in places])
+            found = orthogonalise(matrices, self.newton_schulz_steps, self.dtype).to(matrices.dtype)
+            for at, update in zip(places, found, strict=True):
+                updates[at] = _as_filters(update, wanted[at])
+        _move(params, updates, group["lr"])
 
     def _step_sgd(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        grads = torch._foreach_add(_grads(params), params, alpha=group["weight_decay"])
-        torch._foreach_add_(params, self._nesterov(params, grads, group["momentum"]), alpha=-group["lr"])
+        lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+        if has_few_kernels(params[0]) and not isinstance(momentum, Tensor):
+            buffers = cast(list[Tensor | None], self._buffers(params))
+            about: dict[str, Any] = {"weight_decay": weight_decay, "momentum": momentum, "dampening": 0.0, "lr": lr}
+            sgd(params, _grads(params), buffers, fused=True, nesterov=True, maximize=False, **about)
+            return
+        grads = torch._foreach_add(_grads(params), params, alpha=weight_decay)
+        _move(params, self._nesterov(params, list(grads), momentum), lr)
+
+
+def has_few_kernels(tensor: Tensor) -> bool:
+    """Whether what takes the fewest kernels is the fastest. On a CPU sums keep the order that they always had."""
+    return tensor.device.type == "cuda"
+
+
+def _move(params: list[Tensor], updates: Sequence[Tensor], lr: Number) -> None:
+    """Subtract the updates, times the learning rate, from the parameters."""
+    if isinstance(lr, Tensor):
+        torch._foreach_sub_(params, torch._foreach_mul(list(updates), lr))
+    else:
+        torch._foreach_add_(params, list(updates), alpha=-lr)
+
+
+def _follows_memory(filters: Tensor) -> bool:
+    """Whether the columns of a matrix of these filters [n, C, H, W] come as they lie in memory, channels last.
+
+    The update is then added without being copied, and the order of the columns does not matter to it.
+    """
+    return has_few_kernels(filters) and filters.ndim == 4 and filters.is_contiguous(memory_format=torch.channels_last)
+
+
+def _as_rows(filters: Tensor) -> Tensor:
+    """Filters [n, ...] as a matrix, [n, k]."""
+    return (filters.permute(0, 2, 3, 1) if _follows_memory(filters) else filters).flatten(1)
+
+
+def _as_filters(rows: Tensor, like: Tensor) -> Tensor:
+    """The matrix that `_as_rows` made of filters, as such filters again."""
+    if _follows_memory(like):
+        return rows.view(len(like), *like.shape[2:], like.shape[1]).permute(0, 3, 1, 2)
+    return rows.view(like.shape)
 
 
 @contextlib.contextmanager

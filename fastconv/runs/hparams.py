@@ -14,6 +14,7 @@ ADDED = ("callbacks", "extra")
 # Settings whose default is left out, for the same reason.
 LATER = {
     "trainer.winograd": "auto",
+    "trainer.graph": "auto",
     "objective": "accuracy",
     "dataset.image_column": None,
     "dataset.label_column": None,

@@ -122,6 +122,8 @@ class Results:
     """Numbers of CPU threads that trained, one after the other (`trainer.num_threads`). Empty on a GPU."""
     winograd_layers: int | None = None
     """Number of convolutions that Winograd's algorithm computed (trainer.winograd)."""
+    cuda_graphs: int | None = None
+    """Number of CUDA graphs that did the training steps (trainer.graph): 0 if each step was called, null on a CPU."""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     name: str | None = None

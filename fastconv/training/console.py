@@ -65,6 +65,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     step += [counted(device.threads, "thread")] * (device.kind == "cpu")
     step += ["keeps freed memory"] * device.keep_memory
     step += ["compiled"] * device.compile
+    step += ["one CUDA graph"] * run.graph
     step += [f"Winograd in {counted(run.winograd_layers, 'convolution')}"] * (run.winograd_layers > 0)
     memory = f"about {speed.memory_mb / 1e3:.1f} GB" + " on the GPU" * (device.kind != "cpu")
     rows = {
@@ -92,6 +93,8 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         rows["convolutions"] = f"no Winograd convolutions: {why}"
     elif device.winograd and (why := norm_gelu.obstacle()):
         rows["activations"] = f"norms and activations are computed by torch, one after the other: {why}"
+    if run.no_graph:
+        rows["graph"] = f"no CUDA graph of the step: {run.no_graph}"
     rows |= _class_rows(run)
     if run.train.note:
         rows["note"] = run.train.note

@@ -36,6 +36,7 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         device=run.device.name,
         precision=run.device.precision,
         winograd_layers=run.winograd_layers,
+        cuda_graphs=0 if run.device.kind == "cuda" else None,
         versions=versions(),
         git_commit=git_commit(),
         name=config.name,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, kappa, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
+from fastconv.budget.compiled import compiled_file
 from fastconv.budget.pacing import PACING
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.config.resume import RunFolder
@@ -27,6 +28,7 @@ from fastconv.training.calibration import calibrate
 from fastconv.training.callbacks import (
     AverageWeights,
     BudgetProgressBar,
+    CaptureStep,
     Checkpoints,
     CompileStep,
     FiniteLoss,
@@ -35,6 +37,7 @@ from fastconv.training.callbacks import (
     ReuseFeatures,
     ScheduleLR,
     TimeBudget,
+    TuneConvolutions,
     WatchSpeed,
 )
 from fastconv.training.callbacks.custom import restore_states
@@ -132,7 +135,11 @@ class Training:
             self._checkpoints,  # last, so that a checkpoint includes the effects of all other callbacks
         ]
         if run.device.compile:
-            self._callbacks.append(CompileStep(run.clock, (config.micro_batch_size, *run.spec.shape)))
+            kept = compiled_file(config, run.spec.shape, len(run.spec.classes), run.device)
+            self._callbacks.append(CompileStep(run.clock, (config.micro_batch_size, *run.spec.shape), kept))
+        on_gpu = run.device.kind == "cuda"
+        self._capture = CaptureStep(run.clock) if run.graph else None
+        self._callbacks += [*([self._capture] if self._capture else []), *([TuneConvolutions()] if on_gpu else [])]
         self._validated = validated
         self._opened = ExitStack()
 
@@ -296,5 +303,6 @@ class Training:
             seconds_counted=self._budget.elapsed(),
             seconds=self._run.clock.seconds(),
             threads=self._watch.threads if self._run.device.kind == "cpu" else [],
+            cuda_graphs=self._capture.captures if self._capture else self._described.cuda_graphs,
             **more,
         )

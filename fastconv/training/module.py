@@ -32,6 +32,9 @@ TEST_SCORES = (
 )
 
 
+MakeStep = Callable[[L.LightningModule], Callable[[Tensor, Tensor, Learn, Tensor], Tensor]]
+
+
 class ImageClassifier(L.LightningModule):
     """Trains a network on batches of raw images, and scores it.
 
@@ -96,7 +99,9 @@ class ImageClassifier(L.LightningModule):
         # Sums over steps stay on the device until the logging callback reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
         self.learn: Learn = self._score_training
-        self._step: WholeStep | None = None  # made for a Trainer
+        self.make_step: MakeStep = WholeStep
+        """Makes what trains on a batch, for the Trainer of the module."""
+        self._step: Callable[[Tensor, Tensor, Learn, Tensor], Tensor] | None = None  # made for a Trainer
         for name in ("validate_accuracy", "test_accuracy", "validate_accuracy_tta", "test_accuracy_tta"):
             setattr(self, name, MulticlassAccuracy(len(classes), average="micro", validate_args=False))
         self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
@@ -123,7 +128,7 @@ class ImageClassifier(L.LightningModule):
         Returns the mean loss, float [].
         """
         if self._step is None:
-            self._step = WholeStep(self)
+            self._step = self.make_step(self)
         images, labels = batch
         if self.kept is not None:
             images = self._features(images, labels, self.kept)

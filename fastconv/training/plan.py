@@ -34,6 +34,7 @@ from fastconv.optim import CustomOptimizer, optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.training.callbacks.custom import make_callbacks
+from fastconv.training.graph_choice import choose_graph
 
 # If fewer optimizer steps than this fit into the budget, something is wrong: the plan says so.
 FEW_STEPS = 10
@@ -60,6 +61,10 @@ class Run:
     """The user's own callbacks."""
     winograd_layers: int = 0
     """Number of convolutions that are Winograd's."""
+    graph: bool = False
+    """Whether the training step is to be a CUDA graph."""
+    no_graph: str = ""
+    """Why it is not, where one would expect it."""
     stream_grows: bool = True
     """Whether the stream is extended while training; if not, what it lacks is computed in the training process."""
     pretrained: str | None = None
@@ -133,6 +138,7 @@ def plan_run(
     callbacks = tuple(make_callbacks(config.callbacks))
     with clock.segment("benchmark"):
         device = prepare_in_time(config, threads)
+    graph, no_graph = choose_graph(config, device, callbacks)
     forget_peak_memory()
     train, holdout, test = data.train, data.holdout, data.test
     unseen = holdout
@@ -224,6 +230,8 @@ def plan_run(
         key,
         callbacks,
         winograd_layers=winograd,
+        graph=graph,
+        no_graph=no_graph,
         pretrained=pretrained,
     )
     require_time(run)

@@ -258,3 +258,47 @@ def test_muon_goes_on_from_its_saved_state(digits):
     assert isinstance(again, MuonSGD)
     assert learn(model, optimizer, digits, 2) == learn(other, again, digits, 2)
     assert all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_matrices_are_made_orthogonal_at_once_as_each_alone(shape, dtype):
+    given = matrices(shape).to(dtype)
+    together = orthogonalise(given, 3, dtype)
+    for matrix, found in zip(given, together, strict=True):
+        torch.testing.assert_close(found, orthogonalise(matrix[None], 3, dtype)[0], rtol=0, atol=1e-5)
+
+
+def updated(steps: int, as_tensors: bool = False, **given) -> list[torch.Tensor]:
+    """The parameters of a network after steps of Muon, on gradients of noise."""
+    torch.manual_seed(0)
+    model = build_model("airbench", 3, 10, widths=[8, 16, 16]).to(memory_format=torch.channels_last)
+    optimizer = Muon(**given).build(model, batch_size=100)
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        for group in optimizer.param_groups:
+            lr, momentum = group["max_lr"] / (step + 1), 0.5 + 0.1 * step
+            group["lr"] = torch.tensor(lr) if as_tensors else lr
+            group["momentum"] = torch.tensor(momentum) if as_tensors else momentum
+            for param in group["params"]:
+                noise = 0.01 * torch.randn(param.shape, generator=generator)
+                param.grad = torch.empty_like(param).copy_(noise)  # in the memory format of the parameter
+        optimizer.step()
+    return [param.detach() for param in model.parameters() if param.requires_grad]
+
+
+def test_few_kernels_update_as_many_do(monkeypatch):
+    """What a GPU computes, on a CPU."""
+    expected, calls = updated(4), []
+    monkeypatch.setattr("fastconv.optim.muon_sgd.has_few_kernels", lambda tensor: calls.append(tensor) or True)
+    for found, wanted in zip(updated(4), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert calls
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_learning_rates_and_momenta_may_be_tensors(few, monkeypatch):
+    expected = updated(4)
+    monkeypatch.setattr("fastconv.optim.muon_sgd.has_few_kernels", lambda tensor: few)
+    for found, wanted in zip(updated(4, as_tensors=True), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

@@ -7,9 +7,10 @@ network's where that would take too much of the budget. The error after that man
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
+from fastconv.budget.autotune.candidate import Candidate
 from fastconv.budget.autotune.data_pruning import proxy_steps
+from fastconv.budget.autotune.from_largest import fastest_profile, from_largest
 from fastconv.budget.autotune.scaling_law import ModelSize, model_size, pruning_proxy, size_families
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, faster, image_seconds, network_name, scaled
@@ -20,36 +21,6 @@ from fastconv.data.dataset import ImageData
 from fastconv.models.configs import TTA, Network
 from fastconv.models.resizing import LEAST_SIDE, Resizing
 from fastconv.models.tta import views_of
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A network, and how it would be trained and scored in the budget.
-
-    Args:
-        network: its settings.
-        speed: its measured or estimated speed profile.
-        image_seconds: seconds of forward and backward pass per image.
-        images: images that it would see, each epoch anew, as far as they bring something.
-        batch_size: images per optimizer step.
-        tta: views in which the images are scored.
-        flip: share of the training images that are flipped, in [0, 1].
-        resizing: share of the training, in [0, 1), in which images are small.
-    """
-
-    network: Network
-    speed: SpeedProfile
-    image_seconds: float
-    images: float
-    batch_size: int
-    tta: TTA
-    flip: float
-    resizing: float = 0.0
-
-    @property
-    def step_seconds(self) -> float:
-        """Seconds of an optimizer step with whole images."""
-        return self.image_seconds * self.batch_size + self.speed.update_seconds
 
 
 class Candidates:
@@ -66,6 +37,7 @@ class Candidates:
         flip: share of the training images that are flipped, where there is time for it.
         other_look: whether flipped images are of the same class, but look different.
         may_resize: whether progressive resizing was measured on such a device.
+        operations_per_second: of a matrix product, on a GPU, where sizes are tried from the largest down; else None.
     """
 
     def __init__(
@@ -82,15 +54,11 @@ class Candidates:
         flip: float,
         other_look: bool,
         may_resize: bool = False,
+        operations_per_second: float | None = None,
         settings: Autotune = AUTOTUNE,
     ) -> None:
-        self._config, self._open, self._train, self._scored, self._profiles = (
-            config,
-            open_choices,
-            train,
-            scored,
-            profiles,
-        )
+        self._config, self._open, self._train = config, open_choices, train
+        self._scored, self._profiles, self._operations = scored, profiles, operations_per_second
         self._budget_seconds, self._benchmark_seconds, self._seconds = budget_seconds, benchmark_seconds, seconds
         self._flip, self._other_look, self._settings = flip, other_look, settings
         self._may_resize = may_resize and "progressive_resizing" in open_choices
@@ -101,15 +69,18 @@ class Candidates:
         """The candidate with the least expected error.
 
         Sizes are tried from the smallest of each family on, until the next one would have a larger error: those above
-        it, and those of the next family, would see even fewer images. A network that could make hardly a step is no
-        candidate, unless it is the smallest, which for its part is none for a few images that another one has time
-        for.
+        it, and those of the next family, would see even fewer images. (On a GPU: `from_largest`.) A network that could
+        make hardly a step is no candidate, unless it is the smallest, which for its part is none for a few images that
+        another one has time for.
         """
         if "model" not in self._open:
             return self._candidate(self._config.model, self._profiles.profile(self._config.model))
         tried: list[tuple[ModelSize, Candidate]] = []
         families, has_few = size_families(self._train.side, self._train.channels), self._has_few_images
-        for family in families[-1:] if has_few else families:
+        families = families[-1:] if has_few else families
+        if self._operations is not None:
+            tried = self._tried_from_largest([size for family in families for size in family], self._operations)
+        for family in families if self._operations is None else ():
             found, is_over = self._tried(family, tried[-1:])
             tried += found
             if is_over:
@@ -142,6 +113,22 @@ class Candidates:
             if len(tried) > 1 and self._log_error(*tried[-1]) > self._log_error(*tried[-2]):
                 return tried, True
         return tried, False
+
+    def _tried_from_largest(
+        self, sizes: list[ModelSize], operations_per_second: float
+    ) -> list[tuple[ModelSize, Candidate]]:
+        def measure(size: ModelSize, estimate: SpeedProfile | None) -> SpeedProfile:
+            if estimate and self._benchmarks_took + estimate.benchmark_seconds > self._benchmark_seconds:
+                return estimate
+            return self._measure(size.network)
+
+        return from_largest(
+            sizes,
+            lambda size, speed: self._candidate(size.network, speed),
+            self._log_error,
+            lambda size: fastest_profile(size, self._train.side, operations_per_second, self._settings),
+            measure,
+        )
 
     @property
     def _has_few_images(self) -> bool:

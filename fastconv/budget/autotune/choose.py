@@ -9,15 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastconv.budget.autotune.candidates import Candidate, Candidates, shift_pixels
+from fastconv.budget.autotune.candidate import Candidate
+from fastconv.budget.autotune.candidates import Candidates, shift_pixels
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_test
 from fastconv.budget.autotune.pretrained import consider
 from fastconv.budget.autotune.scaling_law import model_size, pruning_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, network_name
 from fastconv.budget.benchmark import SpeedProfile, benchmark
+from fastconv.budget.bounds import operations_per_second
 from fastconv.budget.clock import Clock
-from fastconv.budget.hardware import prepare_in_time
+from fastconv.budget.compiled import compiled_file, compiling_pays
+from fastconv.budget.hardware import Device, prepare_in_time
 from fastconv.config.prerequisites import require_batch
 from fastconv.config.schema import Config
 from fastconv.data.augment.policy import Policy
@@ -27,6 +30,7 @@ from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
 from fastconv.models.resizing import Resizing, small_side
+from fastconv.system.distributed import from_first_rank
 
 # What autotune can choose, and the keys of the command line that settle it instead.
 CHOICES = {
@@ -78,8 +82,7 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
     with clock.segment("benchmark"):
         device = prepare_in_time(config)
     threads, budget = device.threads, budget_seconds(config)
-    if config.trainer.compile is None and device.compile and budget < settings.compile_min_seconds:
-        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, compile=False))
+    may_compile = config.trainer.compile is None and device.compile
     device = dataclasses.replace(device, compile=False)  # compiling each network would take longer than a benchmark
     train, holdout, test = data.train, data.holdout, data.test
     counts, cache = config.budget.counts, Path(config.data) / "benchmarks"
@@ -95,8 +98,23 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
         reasons = {"pretrained": found.reason} if found.reason else {}
         if found.config is not None:
             return Choice(found.config, None, reasons, threads)
-        choice = choose(config, open_choices, device.kind, train, scored, profiles, flips, settings, found.seconds)
+        operations = None
+        if device.kind == "cuda":
+            operations = from_first_rank("product", lambda: operations_per_second(device, cache))
+        choice = choose(
+            config, open_choices, device.kind, train, scored, profiles, flips, settings, found.seconds, operations
+        )
+    if may_compile:
+        choice = dataclasses.replace(choice, config=_compiled_where_it_pays(choice.config, train, device, settings))
     return dataclasses.replace(choice, reasons={**reasons, **choice.reasons}, threads=threads)
+
+
+def _compiled_where_it_pays(config: Config, train: ImageData, device: Device, settings: Autotune) -> Config:
+    """The config, with trainer.compile=false where compiling its step takes longer than it saves."""
+    path = compiled_file(config, train.images.shape[1:], len(train.classes), device)
+    if from_first_rank("compiling", lambda: compiling_pays(config, path, settings)):
+        return config
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, compile=False))
 
 
 def left_open(config: Config, overrides: list[str]) -> list[str]:
@@ -125,6 +143,7 @@ def choose(
     flips: Callable[[float], FlipAccuracy | None],
     settings: Autotune = AUTOTUNE,
     spent: float = 0.0,
+    operations: float | None = None,
 ) -> Choice:
     """Choose what is open, by measurements.
 
@@ -136,6 +155,7 @@ def choose(
         profiles: measures networks.
         flips: runs the flip-invariance test in the seconds given, or returns None if they are too short.
         spent: seconds that a trial of a pretrained network had.
+        operations: floating-point operations per second of a matrix product; only on a GPU.
     """
     budget, reasons = budget_seconds(config), {}
     test_seconds = settings.flip_test_share * budget
@@ -166,6 +186,7 @@ def choose(
         flip=flip,
         other_look=accuracy is not None and accuracy.other_look(settings),
         may_resize=device == "cpu",
+        operations_per_second=operations,
         settings=settings,
     )
     best = candidates.best()

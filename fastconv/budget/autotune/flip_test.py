@@ -103,9 +103,11 @@ def flip_test(
         if seconds < settings.flip_test_min_seconds:
             return None
         proxy = flip_proxy(train.side)
-        profile, batch_size = profiles.profile(proxy), settings.flip_test_batch_size
-        step_seconds = image_seconds(profile, settings) * batch_size + profile.update_seconds
-        scoring = 2 * settings.flip_test_held_out * profile.score_seconds
+        batch_size, step_seconds, scoring = settings.flip_test_batch_size, settings.flip_test_gpu_step_seconds, 0.0
+        if device.kind == "cpu":
+            profile = profiles.profile(proxy)
+            step_seconds = image_seconds(profile, settings) * batch_size + profile.update_seconds
+            scoring = 2 * settings.flip_test_held_out * profile.score_seconds
         affordable = max(0.0, seconds - scoring) / step_seconds * batch_size
         images = int(min(settings.flip_test_images, affordable))
         most = settings.flip_test_max_share * seconds

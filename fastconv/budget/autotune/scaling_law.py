@@ -76,6 +76,8 @@ FAST_SIZES = (
 # Side in pixels of the images that the law was fitted to. Maps of larger images are made as large as theirs: an
 # assumption. Images of less than the least side are too small for the fast sizes.
 SIDE, LEAST_FAST_SIDE = 32, 24
+# Floating-point operations of training on one image of that side with airbench94's network.
+FLOP = 0.71e9
 
 
 def size_families(side: int, channels: int) -> tuple[tuple[ModelSize, ...], ...]:

@@ -27,6 +27,9 @@ class Autotune:
     between the smallest sizes, 0.95 between the largest."""
     max_time_growth: float = 1.2
     """Time cannot grow more than this many times as much as the arithmetic: a benchmark that says so was disturbed."""
+    fastest_network: float = 1.5
+    """On a GPU no network computes faster than this many times a product of large matrices: a guess, for a product that
+    other work has disturbed."""
 
     # The number of CPU threads (fastconv.budget.threads).
     thread_turns: int = 8
@@ -59,6 +62,9 @@ class Autotune:
     """Images to train on, at most: after 5,000 the verdicts on the digits, MNIST, Fashion-MNIST and CIFAR-10 are
     right."""
     flip_test_batch_size: int = 125
+    flip_test_gpu_step_seconds: float = 0.005
+    """Seconds that a step of the proxy network takes on a GPU, where a benchmark would take longer than the test: the
+    host starts some 300 kernels of about 10 us. A slower one is stopped by `flip_test_max_share`."""
     flip_test_min_steps: int = 10
     flip_test_held_out: int = 1000
     """Held-out images that are classified, as they are and flipped: a standard error of at most 1.6 points."""
@@ -171,8 +177,13 @@ class Autotune:
     quarters of them, 32-128-128 gained nothing on CIFAR-10 in the time of 100,000 whole ones, with half 0.7 points."""
     resizing_epochs: float = 6
     """Epochs without resizing up to which it is used: more were not measured."""
-    compile_min_seconds: float = 60
-    """In a shorter budget, compiling the step for a GPU takes longer than it saves."""
+    compile_saves: float = 0.3
+    """Share of a run's time that a compiled step saves on a GPU: a guess. Without a CUDA graph, compiled steps of
+    `speedrun` took 0.5 of the time of others on an H100 (n = 10 and 5), but much of that was the host's time."""
+    compile_seconds: float = 29.0
+    """Compiling the step takes so long, and where the compiler had done it before,"""
+    compile_kept_seconds: float = 8.0
+    """so long (one run each of the same network on an H100)."""
     device_stream_share: float = 0.25
     """Share of a GPU's free memory that the images of `stream=device` may take: the rest is for training. A quarter of
     8 GB is 13 times CIFAR-10."""

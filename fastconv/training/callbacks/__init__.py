@@ -1,6 +1,7 @@
 """Callbacks that act on a training run: budget, schedule, records, guards, checkpoints, progress bar."""
 
 from fastconv.training.callbacks.average_weights import AverageWeights
+from fastconv.training.callbacks.capture_step import CaptureStep
 from fastconv.training.callbacks.checkpoints import Checkpoints
 from fastconv.training.callbacks.compile_step import CompileStep
 from fastconv.training.callbacks.finite_loss import FiniteLoss
@@ -10,11 +11,13 @@ from fastconv.training.callbacks.resize_images import ResizeImages
 from fastconv.training.callbacks.reuse_features import ReuseFeatures
 from fastconv.training.callbacks.schedule_lr import OneCycleLR, ScheduleLR
 from fastconv.training.callbacks.time_budget import TimeBudget
+from fastconv.training.callbacks.tune_convolutions import TuneConvolutions
 from fastconv.training.callbacks.watch_speed import WatchSpeed
 
 __all__ = [
     "AverageWeights",
     "BudgetProgressBar",
+    "CaptureStep",
     "Checkpoints",
     "CompileStep",
     "FiniteLoss",
@@ -24,5 +27,6 @@ __all__ = [
     "ReuseFeatures",
     "ScheduleLR",
     "TimeBudget",
+    "TuneConvolutions",
     "WatchSpeed",
 ]

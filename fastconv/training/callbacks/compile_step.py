@@ -1,5 +1,6 @@
 """Compiles the training step before training starts, in its own segment of the clock."""
 
+from pathlib import Path
 from typing import Protocol, cast
 
 import lightning as L
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fastconv.budget.clock import Clock
+from fastconv.budget.compiled import keep_compiled, load_compiled
+from fastconv.system.distributed import is_first_rank
 
 
 class CompilesTraining(Protocol):
@@ -23,13 +26,18 @@ class CompileStep(L.Callback):
     Args:
         clock: the run's clock; the time goes to its `compile` segment.
         shape: shape of a microbatch of images, [B, H, W, C].
+        kept: the file in which what the compiler made is kept; None to keep nothing.
     """
 
-    def __init__(self, clock: Clock, shape: tuple[int, int, int, int]) -> None:
-        self.clock, self.shape = clock, shape
+    def __init__(self, clock: Clock, shape: tuple[int, int, int, int], kept: Path | None = None) -> None:
+        self.clock, self.shape, self.kept = clock, shape, kept
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        images = torch.zeros(self.shape, dtype=torch.uint8, device=pl_module.device)
-        labels = torch.zeros(self.shape[0], dtype=torch.int64, device=pl_module.device)
-        with self.clock.segment("compile"), trainer.precision_plugin.train_step_context():
-            cast(CompilesTraining, pl_module).compile_training((images, labels))
+        with self.clock.segment("compile"):
+            is_new = self.kept is not None and not load_compiled(self.kept)
+            images = torch.zeros(self.shape, dtype=torch.uint8, device=pl_module.device)
+            labels = torch.zeros(self.shape[0], dtype=torch.int64, device=pl_module.device)
+            with trainer.precision_plugin.train_step_context():
+                cast(CompilesTraining, pl_module).compile_training((images, labels))
+            if self.kept is not None and is_new and is_first_rank():
+                keep_compiled(self.kept)

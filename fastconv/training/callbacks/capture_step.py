@@ -1,0 +1,45 @@
+"""Makes the training step a CUDA graph, in the compile segment of the clock."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import lightning as L
+
+from fastconv.budget.clock import Clock
+from fastconv.training.step_graph import GraphedStep, Graphs
+
+
+class MakesItsStep(Protocol):
+    """A module whose steps something else can do, such as `ImageClassifier`."""
+
+    make_step: Callable[[L.LightningModule], Any]
+
+
+class CaptureStep(L.Callback):
+    """Makes the module train by `GraphedStep`. The graph is captured in the first step, when a checkpoint is loaded.
+
+    Args:
+        clock: the run's clock; captures go to its `compile` segment.
+        graphs: of the device that trains; None for CUDA's.
+    """
+
+    def __init__(self, clock: Clock, graphs: Graphs | None = None) -> None:
+        self._clock, self._graphs = clock, graphs
+        self._step: GraphedStep | None = None
+
+    @property
+    def captures(self) -> int:
+        """Number of graphs that do the steps; 0 if steps are called."""
+        return 0 if self._step is None or self._step.gave_up else self._step.captures
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        cast(MakesItsStep, pl_module).make_step = self._make
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._step is not None:
+            self._step.release()
+
+    def _make(self, module: L.LightningModule) -> GraphedStep:
+        self._step = GraphedStep(module, functools.partial(self._clock.segment, "compile"), self._graphs)
+        return self._step

@@ -1,0 +1,37 @@
+"""Lets cuDNN try its algorithms for the convolutions of training, whose batches all have one shape."""
+
+import lightning as L
+import torch
+
+
+class TuneConvolutions(L.Callback):
+    """Sets `torch.backends.cudnn.benchmark` while the Trainer trains.
+
+    Not while it validates: batches have another shape there, the last ones a shape of their own, and each would be
+    tried out first.
+    """
+
+    def __init__(self) -> None:
+        self._before: bool | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._before is not None:
+            torch.backends.cudnn.benchmark = self._before
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._before is not None:
+            torch.backends.cudnn.benchmark = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._reset()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        if self._before is not None:
+            torch.backends.cudnn.benchmark, self._before = self._before, None
