@@ -4,12 +4,14 @@
 on both alike.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import median_low
 from unittest import mock
 
 import lightning as L
@@ -31,6 +33,7 @@ from fastconv.optim import SGD
 from fastconv.optim.param_groups import decay_groups
 from fastconv.runs.results import Results
 from fastconv.training import fit as training
+from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.plan import Run, plan_run
 from fastconv.training.run_stream import open_stream, precompute
 
@@ -151,6 +154,38 @@ def stubbed_network() -> Iterator[None]:
         yield
 
 
+class Calls(L.Callback):
+    """Counts the Python functions that each step calls: that does not depend on how busy the machine is.
+
+    As a callback it counts fastconv's steps, from `warm_up` on; `of` counts any other's.
+    """
+
+    def __init__(self, warm_up: int) -> None:
+        self.warm_up, self.found, self._calls = warm_up, list[int](), 0
+
+    def _note(self, frame: object, event: str, _: object) -> None:
+        self._calls += event == "call"
+
+    def of(self, work: Callable[[], object]) -> int:
+        """The number of calls within a piece of work."""
+        self._calls = 0
+        sys.setprofile(self._note)
+        try:
+            work()
+        finally:
+            sys.setprofile(None)
+        return self._calls
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+        if batch_idx > self.warm_up:
+            self.found.append(self._calls)
+        self._calls = 0
+        sys.setprofile(self._note)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sys.setprofile(None)
+
+
 def wait_for(device: Device) -> None:
     if device.kind == "cuda":
         torch.cuda.synchronize()
@@ -203,3 +238,20 @@ def measure_pairs(
     bare.stream.close()
     fast, others = sorted(timer.found, key=lambda pair: pair[0] / pair[1]["bare loop"])[len(timer.found) // 2]
     return {"fastconv": fast, **others} | ({"graphs": results.cuda_graphs or 0} if loop is not BareLoop else {})
+
+
+def count_calls(overrides: list[str], steps: int, warm_up: int, every: int = 1) -> dict[str, int]:
+    """Python functions that a step calls, by fastconv's own path and by the bare loop: the median of `steps` steps.
+
+    Args:
+        every: steps between two rows of the curves.
+    """
+    run = plan(*overrides, "schedule.max_epochs=1", "budget.seconds=null", "validate.on=none")
+    run = replace(run, plan=replace(run.plan, max_steps=warm_up + steps + 1, steps=RECORDS * every))
+    bare, calls = BareLoop(run), Calls(warm_up)
+    for _ in range(warm_up):
+        bare.step()
+    alone = median_low(Calls(0).of(bare.step) for _ in range(steps))
+    bare.stream.close()
+    train_with(run, calls, overrides)
+    return {"fastconv": median_low(calls.found), "bare loop": alone}

@@ -6,7 +6,7 @@ Plain arithmetic on measured times.
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median_low
 from types import MappingProxyType
 
@@ -135,6 +135,9 @@ class StepTimes:
     allowance: float = 0.0
     most_unmeasured: float = math.inf
     _times: deque[float] = field(init=False)
+    # Of these times, until the next one is added: a step asks for them some twenty times.
+    _ordered: list[float] | None = field(default=None, init=False, repr=False, compare=False)
+    _median: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._times = deque(maxlen=self.pacing.slow_steps)
@@ -142,11 +145,13 @@ class StepTimes:
     def add(self, seconds: float) -> None:
         """Record the duration of a step."""
         self._times.append(seconds)
+        self._ordered = self._median = None
 
     def with_step(self, seconds: float) -> "StepTimes":
         """These times, and that of one more step."""
-        times = replace(self)
-        times._times.extend([*self._times, seconds])
+        times = StepTimes(self.estimate, self.pacing, self.allowance, self.most_unmeasured)
+        times._times.extend(self._times)
+        times.add(seconds)
         return times
 
     def latest(self) -> list[float]:
@@ -156,16 +161,18 @@ class StepTimes:
     @property
     def expected(self) -> float:
         """Expected duration of the next step."""
-        recent = list(self._times)[-self.pacing.recent_steps :]
-        if not recent or (len(recent) == 1 and recent[0] > self.pacing.warm_up_factor * self.estimate):
+        times = self._times
+        if not times or (len(times) == 1 and times[0] > self.pacing.warm_up_factor * self.estimate):
             return min(self.estimate, self.most_unmeasured)
-        return median_low(recent)
+        if self._median is None:
+            self._median = median_low(list(times)[-self.pacing.recent_steps :])
+        return self._median
 
     @property
     def slow(self) -> float:
         """Duration of the next step if it is a slow one."""
         expected = self.expected
-        ordered = sorted(self._times) or [expected]
+        ordered = self._in_order() or [expected]
         second = ordered[-2] if len(ordered) > self.pacing.recent_steps else 0.0
         most = max(self.pacing.max_slow_factor * expected, second, self.allowance)
         slowest = ordered[-1] + self.pacing.slower_still * max(0.0, ordered[-1] - expected)
@@ -174,7 +181,7 @@ class StepTimes:
     @property
     def spread(self) -> float:
         """How many times as long as a quick step a slow one takes: one in eight is quicker, one in eight slower."""
-        ordered = sorted(self._times)
+        ordered = self._in_order()
         eighth = len(ordered) // 8
         return ordered[-1 - eighth] / max(ordered[eighth], 1e-9) if eighth else 1.0
 
@@ -182,6 +189,11 @@ class StepTimes:
     def worst(self) -> float:
         """Duration for which the next step must have time: while only few are known, the longest of them."""
         return self.slow if len(self._times) > 2 else max(self.slow, *self._times, 0.0)
+
+    def _in_order(self) -> list[float]:
+        if self._ordered is None:
+            self._ordered = sorted(self._times)
+        return self._ordered
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,9 @@ def _convolution() -> Callable[[], object]:
     return lambda: F.conv2d(images, weight, padding=1).sum().backward()
 
 
-def _without_longest(seconds: Sequence[float]) -> list[float]:
-    return sorted(seconds)[:-1]
+def _without_longest(seconds: Sequence[float]) -> float:
+    """The sum of all but the longest: no sorting, as short steps are many in the time of a trial."""
+    return sum(seconds) - max(seconds, default=0.0)
 
 
 class ThreadTrials:
@@ -106,17 +107,17 @@ class ThreadTrials:
         self._recent.append(seconds)
         if self._tried is not None:
             steps = self._recent[1:] or self._recent  # the first one wakes the threads up
-            if self._is_enough(steps):
+            if self._is_enough(sum(steps)):
                 self._judge(steps)
             return self.threads
         self._rested += seconds
         while self._is_enough(_without_longest(self._recent[1:])):
             self._recent.pop(0)
         # A pause of the machine, which may be far longer than a trial, must not make any number look faster.
-        steps = _without_longest(self._recent)
-        if not self._is_enough(steps):
+        usual_steps = _without_longest(self._recent)
+        if not self._is_enough(usual_steps):
             return self.threads
-        now = fmean(steps)
+        now = usual_steps / (len(self._recent) - 1)
         self._usual = now if self._usual is None else min(self._usual, now)
         is_slow = now > self._settings.thread_slowdown * self._usual
         rest = self._rest if is_slow else max(self._rest, self._cost(now) / self._settings.thread_share)
@@ -146,9 +147,9 @@ class ThreadTrials:
         """Seconds of a trial, if the other number is as fast: its first step, and enough others."""
         return step_seconds + max(step_seconds, self._settings.thread_trial_seconds)
 
-    def _is_enough(self, steps: Sequence[float]) -> bool:
-        """Whether these steps are enough to tell how fast they are; a long one is enough by itself."""
-        return sum(steps) >= self._settings.thread_trial_seconds
+    def _is_enough(self, seconds: float) -> bool:
+        """Whether steps of so many seconds together tell how fast they are; a long one is enough by itself."""
+        return seconds >= self._settings.thread_trial_seconds
 
     def _judge(self, steps: list[float]) -> None:
         settings, now, spent = self._settings, fmean(steps), sum(self._recent)

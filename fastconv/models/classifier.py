@@ -29,10 +29,25 @@ class Normalise(nn.Module):
         deviation = torch.tensor(std).view(-1, 1, 1)
         self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
         self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) / deviation, persistent=False)
+        # The scale and the width that the last row of pixels had, and both factors for each of its numbers.
+        self._row: tuple[Tensor, int, Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.device.type == "cpu" and images.shape[-1] > 1 and not torch.compiler.is_compiling():
+            return self._by_rows(images)
         # The permuted view of [B, H, W, C] is already channels_last.
         return images.permute(0, 3, 1, 2) * self.scale + self.shift
+
+    def _by_rows(self, images: Tensor) -> Tensor:
+        """The same numbers in the same places, a tenth of the time: a CPU's loop is over the pixels of a row, W * C
+        numbers, where it would be over the C numbers of a pixel."""
+        width, kept = images.shape[2], self._row
+        if kept is None or kept[0] is not self.scale or kept[1] != width:
+            with torch.inference_mode(False):  # they must also do for images whose gradient is computed
+                scale, shift = (channels.flatten().repeat(width) for channels in (self.scale, self.shift))
+            self._row = kept = (self.scale, width, scale, shift)
+        _, _, scale, shift = kept
+        return (images.flatten(2) * scale + shift).unflatten(2, images.shape[2:]).permute(0, 3, 1, 2)
 
 
 class Classifier(nn.Module):

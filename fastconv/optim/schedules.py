@@ -4,7 +4,6 @@ Progress is in [0, 1], whether steps or time drive it. So each schedule reaches 
 """
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,7 +71,7 @@ class OneCycle(Curve):
         from torch.optim.lr_scheduler import OneCycleLR
 
         parameter = torch.nn.Parameter(torch.zeros(1))
-        return OneCycleLR(
+        curve = OneCycleLR(
             torch.optim.SGD([parameter], lr=1.0, momentum=self.max_momentum),
             max_lr=1.0,
             total_steps=NOMINAL_STEPS,
@@ -85,13 +84,15 @@ class OneCycle(Curve):
             final_div_factor=self.final_div_factor,
             three_phase=self.three_phase,
         )
+        # Or else get_lr warns outside of its own step(). The flag is torch's own and private; to catch the warning at
+        # each step would take longer than the rest of it.
+        curve._get_lr_called_within_step = True
+        return curve
 
     def factors(self, progress: float) -> Factors:
         curve = self._curve
         curve.last_epoch = progress * (NOMINAL_STEPS - 1)  # type: ignore[assignment]  # a fractional step
-        with warnings.catch_warnings():  # it warns if get_lr is called outside its own step()
-            warnings.simplefilter("ignore")
-            (lr,) = curve.get_lr()
+        (lr,) = curve.get_lr()
         # get_lr stores the momentum of that position in the optimizer.
         momentum = curve.optimizer.param_groups[0]["momentum"] if self.cycle_momentum else None
         return Factors(float(lr), momentum)

@@ -5,7 +5,7 @@ import importlib.metadata
 import math
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -145,7 +145,7 @@ class Results:
         Args:
             durable: return only when it is on the disk.
         """
-        write_atomically(run / "results.json", as_json(asdict(self), indent=1).encode(), durable=durable)
+        write_atomically(run / "results.json", as_json(vars(self), indent=1).encode(), durable=durable)
 
     @classmethod
     def read(cls, run: Path) -> "Results":

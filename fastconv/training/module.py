@@ -1,5 +1,6 @@
 """The LightningModule of a network: it normalises images, scores them and learns."""
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -117,6 +118,14 @@ class ImageClassifier(L.LightningModule):
         self.views_missing = 0  # images of these for whose views there was no time
         self._scored_alone: list[tuple[Tensor, Tensor]] = []
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. What is a plain one stays one: torch would look for it among the parameters, modules and
+        buffers, and Lightning sets one twice around each hook, some thirty times a step."""
+        if name in self.__dict__ and not isinstance(value, (Tensor, nn.Module)):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, classes] of raw images uint8 [B, H, W, C]."""
         logits: Tensor = self.model(self.normalise(images))
@@ -151,10 +160,10 @@ class ImageClassifier(L.LightningModule):
         model: Any = self.model
         logits = model.classify(images) if images.ndim == 2 else model(self._resized(self.normalise(images)))
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
-        with torch.no_grad():
-            hits = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))])
-        return loss, sums
+        # All of one type: to stack others would take the host longer than to compute them.
+        hits = (logits.argmax(1) == labels).sum(dtype=loss.dtype)
+        count = torch.full_like(hits, len(labels))
+        return loss, torch.stack([loss.detach() * len(labels), hits, count])
 
     def _resized(self, images: Tensor) -> Tensor:
         """Images float [B, C, H, W] with `side_share` of their sides."""
@@ -305,3 +314,7 @@ class ImageClassifier(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if is_first_rank():
             self.train_sums.copy_(torch.tensor(checkpoint["train_sums"]))
+
+
+# Lightning asks for the parameters of training_step at each step; `inspect` takes them from here as they are.
+ImageClassifier.training_step.__signature__ = inspect.signature(ImageClassifier.training_step)  # type: ignore[attr-defined]

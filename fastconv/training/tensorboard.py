@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Status
@@ -90,9 +91,17 @@ class Dashboard(TensorBoardLogger):
         """The folder of the run as it is: Lightning's own would replace `$HOME` in it, and write elsewhere."""
         return str(self.save_dir)
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log values by their names in `metrics.csv`, under the names of `TAGS`."""
-        super().log_metrics({TAGS.get(name, name): value for name, value in metrics.items()}, step)
+        """Log values by their names in `metrics.csv`, under the names of `TAGS`. Numbers are one event, which is a
+        fraction of the work of an event for each."""
+        metrics = {TAGS.get(name, name): value for name, value in metrics.items()}
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        if others := {name: value for name, value in metrics.items() if name not in numbers}:  # tensors, dictionaries
+            super().log_metrics(others, step)
+        if numbers:
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+            self.experiment.file_writer.add_summary(Summary(value=values), step)
 
     def finalize(self, status: str) -> None:
         self.experiment.flush()

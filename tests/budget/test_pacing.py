@@ -124,6 +124,24 @@ def test_one_outlier_does_not_cost_the_last_seconds():
     assert times.slow == 2.0
 
 
+def test_predictions_do_not_depend_on_when_they_are_asked_for():
+    """They are kept until another step, or another estimate, changes them."""
+    durations = [0.5, *np.random.default_rng(0).gamma(4.0, 0.025, 60)]
+    asked = StepTimes(0.05, allowance=0.2)
+    for count, seconds in enumerate(durations):
+        for estimate in (0.05, 0.07):
+            asked.estimate = estimate
+            fresh = StepTimes(estimate, allowance=0.2)
+            for each in durations[:count]:
+                fresh.add(each)
+            tried = asked.with_step(1.0)
+            for name in ("slow", "expected", "worst", "spread"):
+                assert getattr(asked, name) == getattr(fresh, name)
+                assert getattr(tried, name) == getattr(fresh.with_step(1.0), name)
+            assert asked.latest() == durations[:count][-32:]
+        asked.add(seconds)
+
+
 class Time:
     """A clock's time, set by hand."""
 

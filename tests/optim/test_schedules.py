@@ -2,12 +2,14 @@
 
 import itertools
 import math
+import warnings
 
 import lightning as L
 import pytest
 import torch
 
 from fastconv.callbacks import OneCycleLR, ScheduleLR, TimeBudget
+from fastconv.models.configs import HEAD_WORK
 from fastconv.optim.schedules import NOMINAL_STEPS, Constant, Cosine, Linear, OneCycle, Step
 
 POSITIONS = [round(k * (NOMINAL_STEPS - 1) / 999) for k in range(1000)]
@@ -30,8 +32,10 @@ def test_one_cycle_is_torchs_at_1000_positions(settings):
         scheduler.step()
         expected[step] = (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"])
     ours = OneCycle(**settings)
-    for step in reversed(POSITIONS):
-        lr, momentum = ours.factors(step / (NOMINAL_STEPS - 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch has one for whoever asks outside of its own step
+        found = {step: ours.factors(step / (NOMINAL_STEPS - 1)) for step in reversed(POSITIONS)}
+    for step, (lr, momentum) in found.items():
         assert lr == pytest.approx(expected[step][0], rel=1e-9, abs=1e-12)
         assert momentum == (pytest.approx(expected[step][1], rel=1e-9) if settings["cycle_momentum"] else None)
 
@@ -196,3 +200,19 @@ def test_momentum_of_adam_is_its_first_beta():
     train(module, [OneCycleLR(cycle_momentum=True, pct_start=0.5), TimeBudget(max_steps=8)])
     assert min(beta for beta, _ in module.seen) == pytest.approx(0.85, abs=1e-4)
     assert module.seen[-1] == (pytest.approx(0.95), 0.98)
+
+
+def test_steps_that_train_the_last_layers_alone_count_as_their_share_of_the_work():
+    """Whatever is decided again before the update."""
+    module = Line()
+    module.configure_optimizers = lambda: torch.optim.SGD(
+        [
+            {"params": [module.layer.weight], "schedule_start": 0.5},
+            {"params": [module.layer.bias]},
+        ],
+        lr=0.1,
+    )
+    module.training_step = lambda batch, batch_idx: module.layer(batch).square().mean()
+    budget = TimeBudget(max_steps=8)
+    train(module, [budget, ScheduleLR(Linear())])
+    assert budget.worked == pytest.approx(3 * HEAD_WORK + 5), "the first layer learns from half of the run on"

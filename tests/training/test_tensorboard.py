@@ -94,6 +94,20 @@ def test_events_are_in_the_folder_whatever_its_name(tmp_path, monkeypatch, name)
     assert list(home.iterdir()) == []
 
 
+def test_the_numbers_of_a_step_are_one_event(tmp_path):
+    """And what is no number is logged all the same."""
+    dashboard = Dashboard(tmp_path)
+    dashboard.log_metrics({"a": 0.5, "b": 2, "c": np.float64(3.0)}, 7)
+    dashboard.log_metrics({"a": 0.25, "tensor": torch.tensor(4.0)}, 8)
+    dashboard.close()
+    (path,) = tmp_path.glob("events.out.*")
+    found = [event for event in EventFileLoader(str(path)).Load() if event.summary.value]
+    assert [{value.tag for value in event.summary.value} for event in found if event.step == 7] == [{"a", "b", "c"}]
+    events = read(tmp_path)
+    scalars = {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert scalars == {"a": [(7, 0.5), (8, 0.25)], "b": [(7, 2.0)], "c": [(7, 3.0)], "tensor": [(8, 4.0)]}
+
+
 def test_the_tags_are_those_of_the_docs(shown):
     _, events, _ = shown
     text = (REPOSITORY / "docs" / "runs.md").read_text().split("## In TensorBoard")[1]

@@ -6,6 +6,7 @@ stores the same bytes, which `reader.PrecomputedStream` reads from disk and `rem
 
 import hashlib
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -95,12 +96,12 @@ class StreamSpec:
     @property
     def block(self) -> int:
         """Samples in a full block."""
-        return max(1, min(BLOCK_SAMPLES, BLOCK_BYTES // int(np.prod(self.shape))))
+        return max(1, min(BLOCK_SAMPLES, BLOCK_BYTES // math.prod(self.shape)))
 
     @property
     def epoch_bytes(self) -> int:
         """Bytes of one epoch's pixels and labels; the tar headers add less than 1 %."""
-        return self.samples * (int(np.prod(self.shape)) + 8)
+        return self.samples * (math.prod(self.shape) + 8)
 
     def shards(self) -> list[range]:
         """The blocks of each shard of an epoch."""

@@ -1,5 +1,7 @@
 """The progress bar: the progress, the remaining budget, the loss, the learning rate and the speed."""
 
+import math
+import time
 from typing import Any
 
 import lightning as L
@@ -8,6 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fastconv.training.callbacks.recorder import Recorder
+
+# Seconds between two changes of the bar: rich draws it ten times a second, and most steps of a small network are
+# shorter.
+DRAW_SECONDS = 0.1
 
 
 class BudgetProgressBar(ProgressBar):
@@ -19,6 +25,7 @@ class BudgetProgressBar(ProgressBar):
         self._console = console
         self._enabled = True
         self._bar: Progress | None = None
+        self._drawn_at = -math.inf
         self._lines = 0
 
     def disable(self) -> None:
@@ -43,6 +50,10 @@ class BudgetProgressBar(ProgressBar):
             return
         progress = self._recorder.budget.progress
         if self._bar is not None:
+            now = time.monotonic()
+            if now - self._drawn_at < DRAW_SECONDS and not trainer.should_stop:
+                return
+            self._drawn_at = now
             self._bar.update(self._task, completed=progress, description=self._line())
         elif progress >= (self._lines + 1) / 10:
             self._lines = int(progress * 10)

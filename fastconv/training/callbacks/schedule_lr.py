@@ -1,5 +1,6 @@
 """The schedule as a callback: sets learning rate and momentum before every step, from the run's progress."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -9,7 +10,7 @@ from torch import nn
 from fastconv.models.configs import HEAD_WORK
 from fastconv.optim import Schedule
 from fastconv.optim.momentum import set_momentum
-from fastconv.optim.schedules import OneCycle
+from fastconv.optim.schedules import Factors, OneCycle
 from fastconv.training.callbacks.time_budget import TimeBudget
 
 
@@ -34,6 +35,7 @@ class ScheduleLR(L.Callback):
         self.max_lr = max_lr
         self.momentum: float | None = None
         self._frozen: list[nn.Parameter] = []
+        self._at, self._factors = math.nan, Factors(1.0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         budgets = [callback for callback in getattr(trainer, "callbacks", ()) if isinstance(callback, TimeBudget)]
@@ -47,7 +49,8 @@ class ScheduleLR(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._budget.begin_step(trainer)
-        self._set(trainer, pl_module)
+        if self._set(trainer, pl_module):
+            self._budget.work *= HEAD_WORK
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -55,9 +58,12 @@ class ScheduleLR(L.Callback):
         self._budget.decide_again(trainer, pl_module)  # the step may have taken all the time
         self._set(trainer, pl_module)
 
-    def _set(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _set(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Set learning rates and momenta; return whether groups wait for their start, without gradients till then."""
         progress = self._budget.progress
-        factors = self.schedule.factors(progress)
+        if progress != self._at:  # before the update it is the same again, unless time decides
+            self._at, self._factors = progress, self.schedule.factors(progress)
+        factors = self._factors
         can_freeze = trainer.world_size == 1 and not getattr(pl_module, "is_compiled", False)
         waits = False
         for group in self._groups(trainer):
@@ -73,8 +79,7 @@ class ScheduleLR(L.Callback):
             waits = waits or is_early
             if own.momentum is not None:
                 set_momentum(group, own.momentum)
-        if waits and can_freeze:
-            self._budget.work *= HEAD_WORK
+        return waits and can_freeze
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._unfreeze()

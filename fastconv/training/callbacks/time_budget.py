@@ -89,7 +89,7 @@ class TimeBudget(L.Callback):
         self._scoring = ScoringTimes(seconds is not None, self.reserve.images > 0, pacing)
         self._most_unmeasured = math.inf
         self._ahead = StepsAhead(pacing.max_steps_ahead)
-        self._images, self._parts = torch.empty(0), 1
+        self._parts = torch.empty(0)
 
     @property
     def limit(self) -> float | None:
@@ -160,7 +160,7 @@ class TimeBudget(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if getattr(pl_module, "kept", None) is None or batch[0].dtype == torch.uint8:  # not features
-            self._images, self._parts = batch[0][0], len(batch[0])
+            self._parts = batch[0]
         self.begin_step(trainer)
 
     def on_train_batch_end(
@@ -227,7 +227,7 @@ class TimeBudget(L.Callback):
         """
         if not self._scoring.are_due(self.progress) or self._validation_started is not None:
             return
-        images, trained, started = self._images, self.clock.counted(("train",)), self.elapsed()
+        images, trained, started = self._parts[0], self.clock.counted(("train",)), self.elapsed()
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             logits = pl_module(images)
@@ -235,7 +235,7 @@ class TimeBudget(L.Callback):
         seconds = (self.elapsed() - started) / len(images)
         self._step_ended = (self._step_ended or 0.0) + self.clock.counted(("train",)) - trained
         if not self.steps:  # the first step's time may be long for a reason of its own
-            least = self._pacing.training_factor * seconds * len(images) * self._parts
+            least = self._pacing.training_factor * seconds * len(images) * len(self._parts)
             self.times.estimate = max(self.times.estimate, least)
         if not self._scoring.add(seconds, self.progress, self.reserve.image_seconds):
             return
@@ -257,7 +257,7 @@ class TimeBudget(L.Callback):
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._ahead.count * self.times.expected
-        reached, spare = self.step.progress, self.reserve.spare
+        reached, spare = self.step.progress, 0.0 if self.seconds is None else self.reserve.spare
         return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, reached, spare, self._began)
 
     def _must_stop(self) -> bool:
@@ -290,7 +290,8 @@ class TimeBudget(L.Callback):
 
     def has_time_for(self, seconds: float) -> bool:
         """Whether two slow steps fit after something that takes so many counted seconds."""
-        return self.limit is None or self.elapsed() + seconds + 2 * self.times.slow < self.limit
+        limit = self.limit
+        return limit is None or self.elapsed() + seconds + 2 * self.times.slow < limit
 
     def _agree(self, trainer: L.Trainer, decision: T) -> T:
         """The first rank's decision. Clocks differ between ranks, but all must stop at the same step."""
