@@ -6,14 +6,11 @@ from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import lightning as L
-import torch
 from rich.console import Console
 
-from fastconv.analysis.evaluation.per_class import balanced_accuracy, kappa, macro_f1
 from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.compiled import compiled_file
 from fastconv.budget.pacing import PACING
-from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.config.resume import RunFolder
 from fastconv.data.features import KeptFeatures
 from fastconv.models.tta import views_of
@@ -45,9 +42,10 @@ from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.checkpoint_file import read_checkpoint
 from fastconv.training.console import results_table
 from fastconv.training.datamodule import ShardDataModule
+from fastconv.training.final_scores import limits_scoring, score
 from fastconv.training.first_results import first_results
 from fastconv.training.loggers import Loggers
-from fastconv.training.module import TEST_SCORES, ImageClassifier
+from fastconv.training.module import ImageClassifier
 from fastconv.training.own_images import require_same_images
 from fastconv.training.plan import Run
 from fastconv.training.run_stream import open_stream
@@ -106,7 +104,7 @@ class Training:
             validate_images=images,
             reserve=dataclasses.replace(
                 plan.reserve,
-                view_seconds=plan.reserve.image_seconds if self._limits_scoring() else None,
+                view_seconds=plan.reserve.image_seconds if limits_scoring(run) else None,
                 finish_seconds=PACING.finish_seconds if "setup" in config.budget.counts else 0.0,
             ),
             views=views_of(config.tta, config.augment.mirrors),
@@ -178,7 +176,7 @@ class Training:
             interrupts.obey()
         trained, saved = weights_digest(module.state_dict()), self._checkpoints.plugin.digest
         with run.clock.segment("test"):
-            scores = self._score(trainer, module, datamodule)
+            scores = score(run, self._budget, trainer, module, datamodule)
         if is_first_rank() and {saved or trained, module.scored_digest} != {trained}:
             raise InputError(
                 "a callback changed the weights while they were saved or scored, so last.ckpt is not the network that"
@@ -230,55 +228,6 @@ class Training:
         calibrate(self._run, trainer, module, self._budget, checkpoint)
         if is_first_rank() and (self._average or module.temperature):
             self._checkpoints.replace({**checkpoint, "state_dict": module.state_dict()})
-
-    def _limits_scoring(self) -> bool:
-        """Whether images, and further views of them, are left out when there is no time for them."""
-        budget = self._run.config.budget
-        # On a GPU the host runs ahead, so the time of a single batch cannot be measured.
-        return budget.seconds is not None and "test" in budget.counts and self._run.device.kind == "cpu"
-
-    def _scoring_time(self, images: int, ranks: int) -> ScoringReserve | None:
-        """The time for scoring this rank's images; None if all of them are scored, in all views."""
-        budget = self._budget
-        if not self._limits_scoring():
-            return None
-        budget.reserve.start_scoring(-(-images // ranks), budget.seconds_left)
-        return budget.reserve
-
-    def _score(self, trainer: L.Trainer, module: ImageClassifier, datamodule: ShardDataModule) -> dict[str, Any]:
-        scores: dict[str, Any] = {}
-        ranks = trainer.world_size
-        if self._limits_scoring():
-            datamodule.mix()
-        if self._run.config.validate.on == "holdout":
-            if "validate" in self._run.config.budget.counts:
-                module.scoring_time = self._scoring_time(len(self._run.holdout) + len(self._run.test), ranks)
-            datamodule.validate_all()
-            trainer.limit_val_batches = 1.0
-            trainer.validate(module, datamodule=datamodule, verbose=False)
-            scores["accuracy_holdout"] = float(trainer.callback_metrics["validate/accuracy"])
-            scores["accuracy_holdout_tta"] = float(trainer.callback_metrics["validate/accuracy_tta"])
-            confusion = module.confusion.numpy()
-            scores["balanced_accuracy_holdout"] = balanced_accuracy(confusion)
-            scores["macro_f1_holdout"] = macro_f1(confusion)
-        module.scoring_time = reserve = self._scoring_time(len(self._run.test), ranks)
-        trainer.test(module, datamodule=datamodule, verbose=False)
-        found = trainer.callback_metrics
-        if reserve:
-            scores |= self._count_views(trainer, module)
-        confusion = module.confusion.numpy()
-        scores["test_skipped"] = len(self._run.test) - int(confusion.sum())
-        scores |= {"balanced_accuracy": balanced_accuracy(confusion), "macro_f1": macro_f1(confusion)}
-        scores["kappa"] = kappa(confusion)
-        return {**scores, **{key: float(found[f"test/{key}"]) for key in TEST_SCORES if f"test/{key}" in found}}
-
-    def _count_views(self, trainer: L.Trainer, module: ImageClassifier) -> dict[str, Any]:
-        """How many test images got how many views, and for how many of the uncertain ones there was no time."""
-        options = [1, *(views.count for views in module.view_sets)]
-        here = torch.tensor([float((module.view_counts == count).sum()) for count in options] + [module.views_missing])
-        *images, missing = trainer.strategy.reduce(here, reduce_op="sum").int().tolist()
-        views = {str(count): number for count, number in zip(options, images, strict=True) if number}
-        return {"tta_views": views, "tta_skipped": missing}
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """Load the state of the previous process, if it left one, and take over its progress."""

@@ -1,42 +1,28 @@
-"""The LightningModule of a network: it normalises images, scores them and learns."""
+"""The LightningModule of a network: it normalises images and learns; `ScoredModule` scores them."""
 
 import inspect
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
 from fastconv.data.features import KeptFeatures
 from fastconv.models import build_model
 from fastconv.models.classifier import Normalise
-from fastconv.models.temperature import BINS, TEMPERATURE
-from fastconv.models.tta import ScoringTime, Views, logits_in_time
-from fastconv.models.weights import weights_digest
+from fastconv.models.temperature import TEMPERATURE
+from fastconv.models.tta import Views
 from fastconv.system.distributed import is_first_rank
+from fastconv.training.scored_module import ScoredModule
 from fastconv.training.step import Learn, WholeStep
 from fastconv.training.train_scores import PendingScores
-
-# Scores of the test split, each logged as test/SCORE; the last one only if there is a temperature.
-TEST_SCORES = (
-    "accuracy",
-    "accuracy_tta",
-    "loss",
-    "expected_calibration_error",
-    "expected_calibration_error_unscaled",
-)
-
 
 MakeStep = Callable[[L.LightningModule], Callable[[Tensor, Tensor, Learn, Tensor], Tensor]]
 
 
-class ImageClassifier(L.LightningModule):
+class ImageClassifier(ScoredModule):
     """Trains a network on batches of raw images, and scores it.
 
     Args:
@@ -74,7 +60,7 @@ class ImageClassifier(L.LightningModule):
         views: Views | None = None,
         channels_last: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(len(classes), views)
         self.automatic_optimization = False  # training_step is the whole step
         self.network = {
             "model": model,
@@ -93,7 +79,6 @@ class ImageClassifier(L.LightningModule):
         self._label_smoothing = label_smoothing
         self.side_share = 1.0
         """Share of their side that training images keep, in (0, 1]."""
-        self._views = views or Views()
         self.kept: KeptFeatures | None = None
         """Features of training images, for the head of a frozen network to learn from again; None to keep none."""
         self.normalise = Normalise(mean, std)
@@ -103,20 +88,6 @@ class ImageClassifier(L.LightningModule):
         self.make_step: MakeStep = WholeStep
         """Makes what trains on a batch, for the Trainer of the module."""
         self._step: Callable[[Tensor, Tensor, Learn, Tensor], Tensor] | None = None  # made for a Trainer
-        for name in ("validate_accuracy", "test_accuracy", "validate_accuracy_tta", "test_accuracy_tta"):
-            setattr(self, name, MulticlassAccuracy(len(classes), average="micro", validate_args=False))
-        self.validate_loss, self.test_loss = MeanMetric(), MeanMetric()
-        self._confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
-        self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-        for name in ("test_expected_calibration_error", "test_expected_calibration_error_unscaled"):
-            setattr(self, name, MulticlassCalibrationError(len(classes), BINS, validate_args=False))
-        self.temperature: float | None = None  # fitted at the end of training
-        self.scored_digest: str | None = None
-        self.scoring_time: ScoringTime | None = None  # limits images and views, if the budget counts the test
-        self.view_sets = [self._views] if self._views.count > 1 else []  # in the order of scoring, if time is limited
-        self.view_counts = torch.ones(0, dtype=torch.int64)  # of each image that this rank scored last
-        self.views_missing = 0  # images of these for whose views there was no time
-        self._scored_alone: list[tuple[Tensor, Tensor]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute. What is a plain one stays one: torch would look for it among the parameters, modules and
@@ -227,78 +198,6 @@ class ImageClassifier(L.LightningModule):
             for buffer in self.model.buffers():
                 if buffer.is_floating_point():
                     buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._score("validate", batch)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._score("test", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Store `confusion` of the held-out images, after training."""
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            self._score_views("validate")
-            self._take_confusion()
-
-    def on_test_epoch_end(self) -> None:
-        """Store `confusion` of the test images, and `scored_digest`, the digest of the weights that were scored:
-        callbacks may change them after this."""
-        self._score_views("test")
-        self._take_confusion()
-        if is_first_rank():
-            self.scored_digest = weights_digest(self.state_dict())
-
-    def _take_confusion(self) -> None:
-        """Set `confusion`, int64 [classes, classes] on the CPU: all ranks' scored images by label and prediction."""
-        self.confusion = self._confusion.compute().cpu()
-        self._confusion.reset()
-
-    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> None:
-        """Score a batch. Validations during training use no views besides the image itself."""
-        images, labels = batch
-        is_final = self.trainer.state.fn != TrainerFn.FITTING
-        views = self._views if is_final else Views()
-        scoring_time, started = self.scoring_time if is_final else None, time.perf_counter()
-        if scoring_time and not scoring_time.has_time(len(images)):
-            return
-        if scoring_time:
-            logits = augmented = self(images)
-            scoring_time.scored(len(images), time.perf_counter() - started)
-            self._scored_alone.append((logits, labels))
-        else:
-            logits, augmented = views.logits(self.model, self.normalise(images))
-        found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
-        if is_final:
-            self._confusion.update(logits, labels)
-            if not scoring_time:
-                found["accuracy_tta"] = (augmented, labels)
-        if split == "test":
-            scaled = logits.float() / (self.temperature or 1.0)
-            found["expected_calibration_error"] = (scaled.softmax(1), labels)
-            if self.temperature is not None:
-                found["expected_calibration_error_unscaled"] = (logits.float().softmax(1), labels)
-        for name, value in found.items():
-            score = getattr(self, f"{split}_{name}")
-            score.update(*value)
-            self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
-
-    def _score_views(self, split: str) -> None:
-        """Score further views in the time that is left, after all images of a split were scored alone."""
-        if self.scoring_time is None:
-            return
-        batches = getattr(self.trainer, "test_dataloaders" if split == "test" else "val_dataloaders")
-        plain, labels = (torch.cat(parts) for parts in zip(*self._scored_alone, strict=True))
-        self._scored_alone.clear()
-        # Time that is left after the views of held-out images is for those of the test images.
-        sets = self.view_sets if split == "test" else self.view_sets[:1]
-        augmented, self.view_counts = logits_in_time(
-            self.model, lambda rows: self.normalise(batches.images(rows)), plain, sets, self.scoring_time
-        )
-        missing = (self.view_counts == 1) & self._views.uncertain(plain)
-        self.views_missing = int(missing.sum()) if self._views.count > 1 else 0
-        score = getattr(self, f"{split}_accuracy_tta")
-        score.update(augmented, labels)
-        self.log(f"{split}/accuracy_tta", score, on_step=False, on_epoch=True, logger=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self._make_optimizer is None:
