@@ -50,7 +50,7 @@ def test_a_machine_that_becomes_slow_scores_some_of_the_images(command, tmp_path
 
     monkeypatch.setattr(ImageClassifier, "forward", slow)
     monkeypatch.setattr(SplitBatches, "BATCH_SIZE", 50)
-    monkeypatch.setattr("fastconv.training.module.time", SimpleNamespace(perf_counter=simulated_time))
+    monkeypatch.setattr("fastconv.training.scored_module.time", SimpleNamespace(perf_counter=simulated_time))
     ended = command("train", "dataset=digits", *SMALL, "schedule.max_epochs=null", "budget.seconds=10", EVERYTHING,
                     "validate.on=none", "stream=online")  # fmt: skip
     assert ended.code == 0, ended.err
