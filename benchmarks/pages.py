@@ -28,6 +28,8 @@ RESEARCH = Path(__file__).parent / "research"
 PROGRAMS = ("best", "records", "calibration", "equal_work", "ensembles", "imbalance", "model_sizes", "small_maps",
             "strides", "temperature")  # fmt: skip
 
+EPYC, XEON = "AMD EPYC, 2 cores", "Intel(R) Xeon(R) Processor, 2 cores"
+
 Row = dict[str, str]
 read = functools.cache(read_csv)
 
@@ -74,27 +76,32 @@ def networks(found: list[Row], column: str = "network") -> str:
     return ", ".join(sorted({row[column].removeprefix("airbench-") for row in found}))
 
 
-def contenders(name: str) -> dict[str, dict[str, float]]:
-    """The values of a benchmark by contender and round, of the machine and the versions of its last rows."""
-    found = rows(name)
+def contenders(name: str, device: str = EPYC) -> dict[str, dict[str, float]]:
+    """The values of a benchmark by contender and round, of a machine, with the versions of its last rows."""
+    found = rows(name, device=device)
     last, measured = found[-1], dict[str, dict[str, float]]()
     for row in found:
-        if (row["device"], row["versions"]) == (last["device"], last["versions"]):
+        if row["versions"] == last["versions"]:
             measured.setdefault(row["contender"], {})[row["round"]] = float(row["value"])
     return measured
 
 
-def middle(name: str, contender: str, unit: float = 1, digits: int | None = None) -> str:
+def middle(name: str, contender: str, unit: float = 1, digits: int | None = None, device: str = EPYC) -> str:
     """The median of a contender's rounds, in thousands of the unit for `unit=1000`."""
-    value = median(contenders(name)[contender].values()) / unit
+    value = median(contenders(name, device)[contender].values()) / unit
     return number(value) if digits is None else f"{value:,.{digits}f}"
 
 
-def ratio(name: str, ours: str, other: str, digits: int = 2, less_is_better: bool = False) -> str:
+def ratio(name: str, ours: str, other: str, digits: int = 2, less_is_better: bool = False, device: str = EPYC) -> str:
     """The factor by which `ours` is better, the median over the rounds that have both."""
-    first, second = contenders(name)[ours], contenders(name)[other]
+    first, second = (contenders(name, device)[each] for each in (ours, other))
     factors = [first[at] / second[at] for at in first.keys() & second.keys()]
     return f"{median(1 / each if less_is_better else each for each in factors):.{digits}f}"
+
+
+def rounds(name: str, contender: str) -> int:
+    """Number of rounds of a contender."""
+    return len(contenders(name)[contender])
 
 
 def unfitted() -> list[dict[str, object]]:
@@ -151,8 +158,8 @@ def doubled(kind: str) -> str:
 def longer(technique: str) -> str:
     """By how much a technique makes a step longer, alone and beside the others."""
     name = "techniques_step"
-    alone = 100 / float(ratio(name, f"{technique} alone", "none", 6)) - 100
-    beside = 100 / float(ratio(name, "all", f"all but {technique}", 6)) - 100
+    alone = 100 / float(ratio(name, f"{technique} alone", "none", 6, device=XEON)) - 100
+    beside = 100 / float(ratio(name, "all", f"all but {technique}", 6, device=XEON)) - 100
     low, high = (f"{bound:+.0f}" for bound in sorted((alone, beside)))
     return f"{low} %" if low == high else f"{low} to {high} %"
 
@@ -210,7 +217,7 @@ def _change(found: list[Row], column: str) -> Summary:
 def best_of_readme() -> str:
     """README's table: `experiment=best` on the machine with AMX, the longest budget first."""
     names = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
-    machine = {"device": "Intel(R) Xeon(R) Processor, 2 cores", "precision": "bf16", "experiment": "best"}
+    machine = {"device": XEON, "precision": "bf16", "experiment": "best"}
     lines = [f"| budget | {' | '.join(names.values())} |", "|" + " --- |" * (1 + len(names))]
     for budget in ("1000", "300", "100", "30"):
         scores = [score(rows("best", dataset=dataset, budget=budget, **machine), n=False) for dataset in names]
@@ -234,8 +241,8 @@ TABLES = {"README.md": {"best": best_of_readme}, "docs/runs.md": {"temperatures"
 
 def made() -> dict[Path, str]:
     """The content of every file that follows from the rows."""
-    given = (rows, score, each, span, mean, networks, middle, ratio, unfitted, article, gain, effect, doubled, longer,
-             kept_runs, measured, difference, differing, interval)  # fmt: skip
+    given = (rows, score, each, span, mean, networks, middle, ratio, rounds, unfitted, article, gain, effect, doubled,
+             longer, kept_runs, measured, difference, differing, interval)  # fmt: skip
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
