@@ -13,7 +13,8 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files that lie elsewhere."""
     for source, page in PAGES.items():
-        text = (ROOT / source).read_text("utf-8").replace("](docs/", "](").replace("](benchmarks/results/", "](results/")
+        text = (ROOT / source).read_text("utf-8")
+        text = text.replace("](docs/", "](").replace("](benchmarks/results/", "](results/")
         for other, name in PAGES.items():
             text = text.replace(f"]({other})", f"]({name})")
         files.append(File.generated(config, page, content=text))
