@@ -4,10 +4,17 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 import zipfile
 
+import numpy as np
 import pytest
-from harness import REPOSITORY
+from harness import QUICK, REPOSITORY
+from PIL import Image
+
+import fastconv
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,26 @@ def test_wheel_holds_the_code_and_the_configs(site):
     assert under(site / "fastconv" / "conf", ".yaml") == under(REPOSITORY / "conf", ".yaml")
     assert under(site / "fastconv", ".py") == under(REPOSITORY / "fastconv", ".py")
     (metadata,) = site.glob("fastconv-*.dist-info/METADATA")
-    assert "Requires-Python: >=3.11" in metadata.read_text()
+    text = metadata.read_text()
+    assert "Requires-Python: >=3.11" in text
+    assert f"\nVersion: {fastconv.__version__}\n" in text
+    assert f"\nversion: {fastconv.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text()
+
+
+def test_the_wheel_of_the_source_distribution_is_the_same(site, tmp_path):
+    def build(source, target):
+        command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(tmp_path)]
+        subprocess.run(command, cwd=source, check=True, capture_output=True)
+
+    build(REPOSITORY, "sdist")
+    (archive,) = tmp_path.glob("fastconv-*.tar.gz")
+    with tarfile.open(archive) as content:
+        content.extractall(tmp_path, filter="data")
+    build(tmp_path / archive.name.removesuffix(".tar.gz"), "wheel")
+    (ours,), (wheel,) = tmp_path.glob("*.whl"), site.parent.glob("*.whl")
+    with zipfile.ZipFile(ours) as one, zipfile.ZipFile(wheel) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
+        assert all(one.read(name) == other.read(name) for name in one.namelist())
 
 
 SCRIPT = """
@@ -71,3 +97,55 @@ def test_the_installed_package_works_from_any_folder(site, tmp_path):
     for name in COMMANDS:
         assert int(shown[f"{name} --help"]) >= 2, name
     assert {"train --cfg=job", "explain --cfg=job"} < set(shown)
+
+
+SMALL = (
+    "model=airbench 'model.widths=[4,8,8]' batch_size=8 micro_batch_size=8 budget.seconds=null schedule.max_epochs=2"
+)
+# What is added to a command for it to be quick.
+QUICKER = {"train": SMALL, "explain": " ".join(QUICK) + " method=grad_cam", "export": "samples=4"}
+
+
+@pytest.mark.slow
+def test_six_commands_from_an_empty_environment(site, tmp_path):
+    """A stranger's: the wheel is installed, and each command's line `next:` is the following one."""
+    (wheel,) = site.parent.glob("*.whl")
+    env, work = tmp_path / "env", tmp_path / "work"
+    venv.create(env, symlinks=True)
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(env / "bin" / "python"),
+        "install",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    (packages,) = (env / "lib").glob("python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))  # the dependencies, but no editable fastconv
+    generator = np.random.default_rng(0)
+    for at in range(48):
+        path = work / "my photos" / "ab"[at % 2] / f"{at}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (24, 24, 3), np.uint8)).save(path)
+    environment = {"PATH": f"{env / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    def shell(line):
+        ended = subprocess.run(line, shell=True, cwd=work, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, f"{line}\n{ended.stderr}"
+        return ended.stdout
+
+    assert shell("python -c 'import fastconv; print(fastconv.__file__)'").startswith(str(packages))
+    line, called = "fastconv audit dataset=image_folder 'dataset.root=my photos'", []
+    while line:
+        called.append(line.split()[1])
+        last = shell(f"{line} {QUICKER.get(called[-1], '')}").splitlines()[-1]
+        line = last.removeprefix("next: ") if last.startswith("next: ") else ""
+    assert called == ["audit", "train", "evaluate", "explain", "export", "predict"]
+    assert len((work / "predictions.csv").read_text().splitlines()) == 1 + 48
+    (run,) = (path.parent for path in work.rglob("report.html"))
+    assert {"last.ckpt", "log.txt", "evaluation.json", "model.onnx", "model.pt2"} <= {
+        path.name for path in run.iterdir()
+    }

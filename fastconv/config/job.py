@@ -91,8 +91,8 @@ class Job:
             begin_log_anew()
         if in_sweep and self.progress:
             is_here = os.getpid() == self._process
-            of_job = self.progress.line if is_here else self.progress.line_elsewhere
-            print(of_job(hydra_config.job.num, printable(redacted(" ".join(task_overrides())))), flush=True)
+            say = self.progress.line if is_here else self.progress.line_elsewhere
+            print(say(hydra_config.job.num, printable(redacted(" ".join(task_overrides())))), flush=True)
         try:
             config = typed(self._config_name, values, task_overrides())
             if in_sweep:

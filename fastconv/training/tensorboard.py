@@ -23,19 +23,16 @@ from fastconv.runs.results import MEASURES, Results
 from fastconv.system.errors import warn
 from fastconv.system.names import valid_unicode
 
-# TensorBoard opens on the first two groups of tags by the alphabet, and the HParams page has its columns in that order:
-# so accuracy comes first, then loss. By the names of `metrics.csv` and of `results.json`, which other loggers use too;
-# what is not named here keeps its name.
+# TensorBoard opens on the first two groups of tags by the alphabet, and the HParams page has its columns in that order.
+# So accuracy comes first (`accuracy` alone is that of the test images), then loss. By the names of `metrics.csv` and of
+# `results.json`, which other loggers use too; what is not named here keeps its name.
 TAGS = {
+    "results/accuracy": "accuracy",
     "train/accuracy": "accuracy/train",
     "validate/accuracy": "accuracy/validate",
-    "results/accuracy": "accuracy/test",
-    "results/accuracy_tta": "accuracy/test_tta",
-    "results/accuracy_holdout": "accuracy/holdout",
-    "results/accuracy_holdout_tta": "accuracy/holdout_tta",
+    "results/loss": "loss",
     "train/loss": "loss/train",
     "validate/loss": "loss/validate",
-    "results/loss": "loss/test",
     "train/epoch": "time/epoch",
     "budget/seconds_counted": "time/seconds_counted",
     "budget/used": "time/budget_used",

@@ -35,10 +35,7 @@ from fastconv.training.tensorboard import Dashboard
 EVERYTHING = ("dataset=digits", *SMALL, "budget.seconds=500", "schedule.max_epochs=1", "validate.every=0.5",
               "dataset.holdout=0.1", "validate.on=holdout", "stream=online", "figures=true")  # fmt: skip
 PICTURES = {"augmented", "confusion", "heatmaps"}
-OF_RESULTS = {
-    "accuracy": "accuracy/test", "accuracy_tta": "accuracy/test_tta", "accuracy_holdout": "accuracy/holdout",
-    "accuracy_holdout_tta": "accuracy/holdout_tta", "loss": "loss/test",
-}  # fmt: skip
+OF_RESULTS = {"accuracy": "accuracy", "loss": "loss"}  # others are results/NAME
 
 
 def read(run: Path) -> EventAccumulator:
@@ -154,7 +151,7 @@ def test_charts_are_of_tags_that_are_there(shown):
         for tag in events.Tags()["scalars"]
         if re.match(pattern, tag)
     ]
-    curves = [tag for tag in events.Tags()["scalars"] if not re.search("^results/|/(test|holdout)", tag)]
+    curves = [tag for tag in events.Tags()["scalars"] if not re.match("results/|(accuracy|loss)$", tag)]
     assert sorted(matched) == sorted(curves)
 
 
@@ -201,8 +198,8 @@ def test_the_hparams_page_sorts_and_filters_a_sweep(command, tmp_path):
         asked, "", True, context.hparams_metadata(asked, ""), context.hparams_from_data_provider(asked, "", None)
     )
     assert [each.name for each in page.hparam_infos if each.differs] == ["schedule.name", "seed", "stream.seed"]
-    assert {each.name.tag for each in page.metric_infos} >= {"accuracy/test", "loss/test"}
-    assert page.metric_infos[0].name.tag == "accuracy/test", "the first column of a result"
+    assert {each.name.tag for each in page.metric_infos} >= {"accuracy", "loss"}
+    assert page.metric_infos[0].name.tag == "accuracy", "the first column of a result"
     assert layout(read(sweep / "0")) == layout(read(sweep / "2")), "or TensorBoard would show their charts twice"
 
     def ask(*columns: api_pb2.ColParams) -> list[api_pb2.SessionGroup]:
@@ -212,9 +209,9 @@ def test_the_hparams_page_sorts_and_filters_a_sweep(command, tmp_path):
         )  # fmt: skip
         return list(Handler(asked, context, "", request).run().session_groups)
 
-    best = api_pb2.ColParams(metric=api_pb2.MetricName(tag="accuracy/test"), order=api_pb2.ORDER_DESC)
+    best = api_pb2.ColParams(metric=api_pb2.MetricName(tag="accuracy"), order=api_pb2.ORDER_DESC)
     found = ask(best)
-    values = [next(each.value for each in row.metric_values if each.name.tag == "accuracy/test") for row in found]
+    values = [next(each.value for each in row.metric_values if each.name.tag == "accuracy") for row in found]
     assert values == pytest.approx(sorted((each.accuracy for each in runs.values()), reverse=True))
     for row, value in zip(found, values, strict=True):
         assert value == pytest.approx(runs[row.name].accuracy)
@@ -240,7 +237,7 @@ def test_a_run_that_goes_on_shows_each_thing_once(command, tmp_path, monkeypatch
     events = list(EventFileLoader(str(path)).Load())
     tags = Counter(value.tag for event in events for value in event.summary.value)
     once = {*(f"pictures/{name}" for name in PICTURES), "config/text_summary", "custom_scalars__config__",
-            metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG, "accuracy/test", "loss/test"}  # fmt: skip
+            metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG, "accuracy", "loss"}  # fmt: skip
     assert {tag: tags[tag] for tag in once} == dict.fromkeys(once, 1)
     assert sum(bool(event.graph_def) for event in events) == 1
     assert not any(tag.endswith(("/validate", "/budget_used")) for tag in tags)
