@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import lightning as L
@@ -347,6 +347,57 @@ def test_a_capture_takes_no_random_numbers(monkeypatch):
     assert torch.equal(torch.rand(1), found)
 
 
+class Cuda:
+    """As much of torch.cuda as a capture needs; `log` has what was asked of it, and on which stream."""
+
+    def __init__(self, fails=False):
+        self.fails, self.log, self.now = fails, [], "main"
+
+    def Stream(self, device):  # noqa: N802
+        return SimpleNamespace(name="side", wait_stream=lambda other: self.log.append("side waits"))
+
+    def current_stream(self, device):
+        name = self.now
+        return SimpleNamespace(name=name, wait_stream=lambda other: self.log.append(f"{name} waits"))
+
+    def set_stream(self, stream):
+        self.now = stream.name
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.now = self.now, stream.name
+        yield
+        self.now = before
+
+    def CUDAGraph(self):  # noqa: N802
+        return SimpleNamespace(replay=lambda: self.log.append("replay"), pool=lambda: (0, 1))
+
+    @contextmanager
+    def graph(self, graph, stream, capture_error_mode):
+        before, self.now = self.now, stream.name
+        self.log.append(capture_error_mode)
+        yield
+        if self.fails:  # torch leaves its stream then
+            raise RuntimeError("the capture failed")
+        self.now = before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_cuda_warms_up_and_captures_on_a_stream_of_its_own(fails, monkeypatch):
+    """Whose capture other threads cannot end; after a failure the computing stream is the one from before."""
+    cuda = Cuda(fails)
+    monkeypatch.setattr(torch, "cuda", cuda)
+    graphs = step_graph.CudaGraphs(SimpleNamespace(index=0))
+    graphs.warm_up(lambda: cuda.log.append(f"work on {cuda.now}"), 2)
+    with pytest.raises(RuntimeError, match="the capture failed") if fails else nullcontext():
+        replay, result = graphs.capture(lambda: cuda.log.append(f"work on {cuda.now}") or "loss")
+        assert result == "loss"
+        replay()
+    expected = ["side waits", "work on side", "work on side", "main waits", "thread_local", "work on side"]
+    assert cuda.log == expected + ["replay"] * (not fails)
+    assert cuda.now == "main"
+
+
 # -- whole runs
 
 
@@ -367,9 +418,9 @@ def graphs(monkeypatch):
 # Learning rates that 32 bits hold, validations, and an average that writes to the weights between steps.
 SHORT_RUN = ("dataset=digits", "model.width=4", "batch_size=64", "micro_batch_size=32", "trainer=cpu",
              "trainer.precision=fp32", "trainer.winograd=off", "budget.seconds=null", "schedule=step",
-             "schedule.gamma=0.5", "optimizer.max_lr=0.25", "schedule.max_epochs=0.5", "validate.every=0.2",
+             "schedule.gamma=0.5", "optimizer.max_lr=0.25", "schedule.max_epochs=0.3", "validate.every=0.1",
              "average=lookahead", "checkpoint.every=null", "stream=online")  # fmt: skip
-STEPS = round(0.5 * 1438 / 64)
+STEPS = round(0.3 * 1438 / 64)
 
 
 def test_a_run_with_a_graph_is_the_run_without(command, tmp_path, graphs):
@@ -378,11 +429,11 @@ def test_a_run_with_a_graph_is_the_run_without(command, tmp_path, graphs):
     assert ended.code == 0, ended.err
     assert "one CUDA graph" in ended.out
     with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, "training_step", 5)
+        stop_at(patch, "training_step", 3)
         assert command("train", *SHORT_RUN, "outputs=stopped").code == 143
     ended = command("train", f"resume={only_run(tmp_path / 'stopped')}")
     assert ended.code == 0, ended.err
-    assert [(each.captures, each.replays) for each in graphs] == [(1, STEPS), (1, 5), (1, STEPS - 5)]
+    assert [(each.captures, each.replays) for each in graphs] == [(1, STEPS), (1, 3), (1, STEPS - 3)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastconv.training.plan.choose_graph", choose_graph)
         assert command("train", *SHORT_RUN, "outputs=plain").code == 0
@@ -466,6 +517,12 @@ def test_a_cpu_has_no_graphs(command):
     ended = command("train", "dataset=digits", *SMALL, "trainer.graph=on")
     assert ended.code == 1
     assert ended.err.strip().endswith("trainer.graph=on is not possible: it is for GPUs. Use trainer.graph=auto")
+
+
+def test_the_plan_says_why_there_is_no_graph(command, monkeypatch):
+    monkeypatch.setattr("fastconv.training.plan.choose_graph", lambda *_: (False, "it is Sunday"))
+    ended = command("train", "dataset=digits", *SMALL, "budget.seconds=null", "dry_run=true")
+    assert "no CUDA graph of the step: it is Sunday" in ended.out
 
 
 def test_muon_cycles_its_momentum_in_a_graph():
