@@ -73,7 +73,7 @@ class SplitRecord:
             if data.hashes is None:
                 return None
             parts.append(RecordedImages(data.digest, data.hashes, np.asarray(data.labels, np.int64)))
-        return cls(splits.train.classes, splits.train.images.shape[1:], *parts, splits.train.resize)
+        return cls(splits.train.classes, splits.train.images.shape[1:], *parts, resize=splits.train.resize)
 
     def write(self, run: Path) -> None:
         """Write it to a run's folder. Raises InputError if that is not possible."""
@@ -104,7 +104,7 @@ class SplitRecord:
             resize = content.get("resize", "crop")  # the only way of earlier versions
             if len(shape) != 3 or any(type(side) is not int or side < 1 for side in shape) or resize not in RESIZES:
                 raise ValueError("this is no shape of images")
-            return cls(classes, shape, *parts, resize)
+            return cls(classes, shape, *parts, resize=resize)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
