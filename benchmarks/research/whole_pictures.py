@@ -6,7 +6,7 @@ A photograph is a part of one of scikit-learn's two, in which a picture of CIFAR
 that half of it at least is outside of the square that a crop keeps, or anywhere (CASES). 30 training images of each
 class and 50 test images are made of the training and the test pictures of CIFAR-10. Each run takes the same steps, so
 that no result depends on speed. A row of benchmarks/results/whole_pictures.csv per run that is not there yet, and
-whole_pictures.md. About a quarter of an hour on one core.
+whole_pictures.md. About ten minutes on one core.
 """
 
 import itertools
@@ -34,8 +34,7 @@ DATA = Path(os.environ.get("FASTCONV_DATA", "data")).absolute()
 HEIGHT, PICTURE, TRAIN, TEST = 64, 56, 30, 50
 SEEDS, WAYS, EPOCHS = (0, 1, 2), ("crop", "auto", "squash"), 20
 SETTINGS = ("model.widths=[8,32,32]", "model.whitening_stride=2", "batch_size=50", "micro_batch_size=50", "trainer=cpu",
-            "budget.seconds=null", f"schedule.max_epochs={EPOCHS}",
-            "stream=online", "figures=false")  # fmt: skip
+            "budget.seconds=null", f"schedule.max_epochs={EPOCHS}", "stream=online", "figures=false")  # fmt: skip
 NOTE = f"""\
 {10 * TRAIN} photographs to train on and {10 * TEST} to test with, ten classes, scaled to {HEIGHT}x{HEIGHT}; airbench
 8-32-32 with a stride of two and Muon, {EPOCHS} epochs in batches of 50 for each run. Seeds change the photographs and

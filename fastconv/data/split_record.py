@@ -58,7 +58,7 @@ class SplitRecord:
     train: RecordedImages
     holdout: RecordedImages
     test: RecordedImages
-    resize: str = "crop"
+    resize: str = field(default="crop", kw_only=True)
 
     @property
     def parts(self) -> tuple[RecordedImages, RecordedImages, RecordedImages]:

@@ -9,7 +9,8 @@ from fastconv.system.wording import counted
 # many cameras and phones take photographs, loses exactly this share.
 MOST_CROPPED = 0.25
 # Share of the training images that lose more than that from which on `auto` pads. Each of them may be cut off, in
-# training and when it is classified, and padding costs them resolution alone; square images it leaves as they are.
+# training and when it is classified, and padding costs them resolution alone; square images it leaves as they are. Of
+# 3:2 and of 3:1 photographs padding learned more than crops (benchmarks/results/whole_pictures.md).
 MOST_IMAGES = 0.1
 
 
