@@ -125,7 +125,7 @@ def consider(
     if "flip" in open_choices and scratch.is_evident(settings):
         flip = 0.5 if scratch.same_class(settings) else 0.0
     chosen = with_pretrained(config, overrides, dataclasses.replace(model, mode=mode), len(train), flip)
-    return Considered(chosen, f"{name}: {line}. pretrained.trial=never trains from scratch")
+    return Considered(chosen, f"{line}. pretrained.trial=never trains from scratch")
 
 
 def pays(probe: LinearProbe, scratch: FlipAccuracy, settings: Autotune = AUTOTUNE) -> bool:
