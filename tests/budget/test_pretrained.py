@@ -116,12 +116,21 @@ class Case:
 
 
 @pytest.fixture
-def decide(file, tmp_path):
+def measure(file, tmp_path):
+    """The decision by a trial that is made."""
     return Case(file, tmp_path)
 
 
-def test_a_pretrained_network_is_taken_with_its_settings(decide, file):
-    found = decide()
+@pytest.fixture
+def decide(file, tmp_path, monkeypatch):
+    """The decision by a trial with a given result."""
+    probe = dataclasses.asdict(LinearProbe(0.99, 40, 120, image_seconds=0.01))
+    monkeypatch.setattr(pretrained, "_tried", lambda *_: {"name": f"{LIGHT} mine.pth", "probe": probe})
+    return Case(file, tmp_path)
+
+
+def test_a_pretrained_network_is_taken_with_its_settings(measure, file):
+    found = measure()
     config = found.config
     assert (config.model.name, config.model.backbone, config.model.weights) == ("pretrained", LIGHT, str(file))
     assert config.model.mode == "finetune"
@@ -133,7 +142,7 @@ def test_a_pretrained_network_is_taken_with_its_settings(decide, file):
     same = ("optimizer", "schedule", "augment", "batch_size", "micro_batch_size", "label_smoothing")
     assert [getattr(config, key) for key in same] == [getattr(own, key) for key in same]
     assert (config.experiment, config.budget.seconds, config.dataset.image_size) == ("best", 1000, None)
-    assert f"{LIGHT} mine.pth: a linear classifier" in found.reason
+    assert found.reason.startswith(f"a linear classifier on the features of {LIGHT} mine.pth classifies ")
     assert "of 40 held-out training images correctly (fitted to 120), a network from scratch 20.0%" in found.reason
 
 
@@ -188,30 +197,30 @@ def test_from_scratch_where_that_does_as_well(decide):
     assert found.seconds == AUTOTUNE.pretrained_share * 1000
 
 
-def test_a_kept_trial_is_not_made_again(decide, monkeypatch):
-    first = decide()
+def test_a_kept_trial_is_not_made_again(measure, monkeypatch):
+    first = measure()
     monkeypatch.setattr(pretrained, "probe_features", lambda *_: pytest.fail("it was made again"))
-    assert decide() == first
+    assert measure() == first
     with pytest.raises(pytest.fail.Exception):
-        decide(train=photos(150))
+        measure(train=photos(150))
 
 
-def test_without_weights_it_trains_from_scratch(decide, tmp_path, monkeypatch):
+def test_without_weights_it_trains_from_scratch(measure, tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    found = decide(weights=False)
+    found = measure(weights=False)
     assert found.config is None
     assert found.reason.startswith(f"from scratch, as the weights of {LIGHT} cannot be fetched")
     assert f"at {tmp_path / 'checkpoints'}" in found.reason
 
 
-def test_a_given_file_must_fit(decide, tmp_path):
+def test_a_given_file_must_fit(measure, tmp_path):
     from fastconv.system.errors import InputError
 
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "other.pth")
-    decide._file = tmp_path / "other.pth"
+    measure._file = tmp_path / "other.pth"
     with pytest.raises(InputError, match=r"pretrained\.weights=.*other\.pth has not the weights of"):
-        decide()
+        measure()

@@ -125,7 +125,7 @@ def consider(
     if "flip" in open_choices and scratch.is_evident(settings):
         flip = 0.5 if scratch.same_class(settings) else 0.0
     chosen = with_pretrained(config, overrides, dataclasses.replace(model, mode=mode), len(train), flip)
-    return Considered(chosen, f"{name}: {line}. pretrained.trial=never trains from scratch")
+    return Considered(chosen, f"{line}. pretrained.trial=never trains from scratch")
 
 
 def pays(probe: LinearProbe, scratch: FlipAccuracy, settings: Autotune = AUTOTUNE) -> bool:
@@ -225,8 +225,8 @@ def probe_features(
     Args:
         data: training images.
         model: the network's settings, and its weights in `state`.
-        deadline: when it must have ended, as `time.perf_counter` reads it; None is returned if fewer images than twice
-            the classes have features by then.
+        deadline: when it must have ended, as `time.perf_counter` reads it; None is returned if too few images have
+            features by then.
 
     Raises InputError for weights that do not fit.
     """
@@ -265,7 +265,7 @@ def probe_features(
     learned, known, others, wanted = (
         torch.cat(found.get(name, [torch.empty(0)])) for name in ("kept", "kept labels", "held", "held labels")
     )
-    if len(learned) < 2 * classes or not len(others):
+    if len(learned) < min(settings.pretrained_min_images * classes, len(kept)) or not len(others):
         return None
     predicted = linear_probe(learned, known, classes, others, settings.pretrained_ridge).argmax(1)
     accuracy = float((predicted == wanted).double().mean())

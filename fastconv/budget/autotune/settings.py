@@ -98,6 +98,8 @@ class Autotune:
     pretrained_features: int = 2000
     """Training images whose features are computed, at most: a linear classifier of them is solved in a tenth of a
     second."""
+    pretrained_min_images: int = 5
+    """Training images at least, for each class, unless there are fewer: good features of less than that tell little."""
     pretrained_held_out: int = 500
     """Held-out images that are classified, at most: a standard error of at most 2.2 points."""
     pretrained_batch_size: int = 32
