@@ -49,7 +49,8 @@ class Normalise(nn.Module):
         _, _, scale, shift = kept
         # In place, as a second tensor of this size may cost the system more than the sum.
         rows = (images.flatten(2) * scale).add_(shift)
-        return rows.unflatten(2, images.shape[2:]).permute(0, 3, 1, 2)
+        pixels: Tensor = rows.unflatten(2, images.shape[2:])
+        return pixels.permute(0, 3, 1, 2)
 
 
 class Classifier(nn.Module):
