@@ -47,7 +47,10 @@ class Normalise(nn.Module):
                 scale, shift = (channels.flatten().repeat(width) for channels in (self.scale, self.shift))
             self._row = kept = (self.scale, width, scale, shift)
         _, _, scale, shift = kept
-        return (images.flatten(2) * scale + shift).unflatten(2, images.shape[2:]).permute(0, 3, 1, 2)
+        # In place, as a second tensor of this size may cost the system more than the sum.
+        rows = (images.flatten(2) * scale).add_(shift)
+        pixels: Tensor = rows.unflatten(2, images.shape[2:])
+        return pixels.permute(0, 3, 1, 2)
 
 
 class Classifier(nn.Module):
