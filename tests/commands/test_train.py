@@ -117,7 +117,8 @@ def test_curves_are_logged(trained):
     events.Reload()
     tags = events.Tags()
     wanted = """loss/train accuracy/train time/epoch loss/validate accuracy/validate schedule/lr schedule/momentum
-        schedule/progress speed/images_per_second speed/dataloader_wait_fraction time/budget_used time/seconds_counted"""
+        schedule/progress speed/images_per_second speed/dataloader_wait_fraction time/budget_used
+        time/seconds_counted"""
     assert set(wanted.split()) <= set(tags["scalars"])
     assert events.Scalars("schedule/lr")[-1].step == found["steps"]
     assert events.Scalars("schedule/lr")[-1].value == pytest.approx(0.4 * found["final_lr"])
