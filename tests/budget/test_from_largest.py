@@ -74,7 +74,7 @@ def chosen(tmp_path):
         given = dataclasses.replace(given, budget=dataclasses.replace(given.budget, seconds=budget))
         profiles = SpeedProfiles(given, GPU, train, tmp_path, gpu.benchmark, settings)
         names, product = left_open(given, [*overrides]), 1.2 * gpu.operations
-        return choose(given, names, "cuda", train, SCORED, profiles, lambda _: None, settings, product)
+        return choose(given, names, "cuda", train, SCORED, profiles, lambda _: None, settings, operations=product)
 
     return chosen
 

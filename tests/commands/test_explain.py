@@ -116,7 +116,7 @@ def test_the_tables_hold_what_the_page_says(report):
     change = values["with augmentation"] - values["without augmentation"]
     half = student.ppf(0.975, 1) * change.std(ddof=1) / np.sqrt(2)
     page = (report / "explain.html").read_text()
-    cells = re.search(r"<td>Occlusion</td><td>area that holds half of the attribution</td>(.*?)</tr>", page)[1]
+    cells = re.search(r"<td>Occlusion</td><td[^>]*>area that holds half of the attribution</td>(.*?)</tr>", page)[1]
     sign = "+" if change.mean() >= 0 else ""
     assert f"<td>{sign}{100 * change.mean():.1f} %</td><td>± {100 * half:.1f} %</td>" in cells
     images = table(report / "images.csv")

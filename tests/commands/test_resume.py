@@ -74,7 +74,7 @@ def test_curves_go_on_where_they_were(command, tmp_path, monkeypatch, undisturbe
     def curves(folder):
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         events.Reload()
-        tags = ("train/loss", "validate/accuracy", "schedule/lr")
+        tags = ("loss/train", "accuracy/validate", "schedule/lr")
         return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
     assert curves(run) == curves(undisturbed)

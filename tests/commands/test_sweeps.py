@@ -45,11 +45,11 @@ def grid(command, monkeypatch):
     """Runs a sweep with further overrides; the jobs that did plan a run, and the one that fails."""
     planned, plan_run = [], runs.plan_run
 
-    def plan(config, data, clock, speed=None, threads=None):
+    def plan(config, *others):
         planned.append((config.schedule.name, config.optimizer.max_lr, config.seed))
         if planned[-1] == grid.fails:
             raise RuntimeError("out of paper")
-        return plan_run(config, data, clock, speed, threads)
+        return plan_run(config, *others)
 
     def grid(*overrides):
         planned.clear()
