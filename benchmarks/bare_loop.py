@@ -111,7 +111,7 @@ class GraphLoop(BareLoop):
 
 
 class Pairs(L.Callback):
-    """Stops fastconv's training after every `group` steps and times the others for a while.
+    """Times fastconv's training in groups of `group` steps, and the others after each group.
 
     `found` receives (fastconv's images/s, the other contenders' values) for each pair.
     """

@@ -23,11 +23,10 @@ from statistics import median
 import article as whole
 import lightning as L
 import torch
-from bare_loop import BareLoop, GraphLoop, measure_pairs, plan, train_with, wait_for
+from bare_loop import BareLoop, GraphLoop, Pairs, measure_pairs, plan, train_with
 from measurements import RESULTS, append, describe_device, describe_versions, forget_benchmarks, network_of, read
 from rich.console import Console
 
-from fastconv.budget.hardware import Device
 from fastconv.config.resume import RunFolder
 from fastconv.runs.results import Results, git_commit
 from fastconv.training import fit as training
@@ -157,23 +156,6 @@ def sync(options: Options, rows: Rows) -> None:
     rows.add("sync", "steps without waiting", check.checked, "steps")
 
 
-class Seconds(L.Callback):
-    """Seconds of steps in groups, with all that the GPU has to do for them."""
-
-    def __init__(self, group: int, warm_up: int, device: Device) -> None:
-        self.group, self.warm_up, self.device = group, warm_up, device
-        self.found: list[float] = []
-        self._since: float | None = None
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
-        if batch_idx < self.warm_up or (batch_idx - self.warm_up) % self.group:
-            return
-        wait_for(self.device)
-        if self._since is not None:
-            self.found.append(time.perf_counter() - self._since)
-        self._since = time.perf_counter()
-
-
 def stream(options: Options, rows: Rows) -> None:
     """The step with each stream, and how a graph and called steps compare."""
     for name, more in {
@@ -185,9 +167,9 @@ def stream(options: Options, rows: Rows) -> None:
             continue
         run = plan(*_short(options), "trainer.compile=false", *more)
         run = replace(run, plan=replace(run.plan, max_steps=options.warm_up + options.pairs * options.group + 1))
-        timer = Seconds(options.group, options.warm_up, run.device)
+        timer = Pairs(run, options.group, options.warm_up, others={})
         results = train_with(run, timer, [])
-        rate = run.config.batch_size * options.group / median(timer.found)
+        rate = median(rate for rate, _ in timer.found)
         rows.add("stream", name, rate, "images/s", f"{results.cuda_graphs} graphs")
 
 
