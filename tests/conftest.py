@@ -54,6 +54,13 @@ def simulated_time(monkeypatch: pytest.MonkeyPatch) -> SimulatedTime:
     return time
 
 
+@pytest.fixture
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which fastconv keeps code that it has built for the user; it is not there yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "fastconv"
+
+
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder in which the digits are decoded."""

@@ -41,12 +41,6 @@ def compiler(monkeypatch):
     return made
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "fastconv"
-
-
 @functools.cache
 def config():
     return OmegaConf.to_object(compose("train", ["dataset=digits"]))
@@ -56,9 +50,9 @@ def file_of(device=GPU, shape=(8, 8, 1), **changes):
     return compiled_file(dataclasses.replace(config(), **changes), shape, 10, device)
 
 
-def test_what_was_made_is_taken_again(compiler, cache):
+def test_what_was_made_is_taken_again(compiler, user_cache):
     path = file_of()
-    assert path.parent == cache
+    assert path.parent == user_cache
     assert not load_compiled(path)
     assert not is_kept(path)
     keep_compiled(path)
@@ -67,7 +61,7 @@ def test_what_was_made_is_taken_again(compiler, cache):
     assert compiler.taken == [MADE]
 
 
-def test_each_step_has_a_file_of_its_own(cache):
+def test_each_step_has_a_file_of_its_own(user_cache):
     wide = dataclasses.replace(config().model, width=8)
     paths = [file_of(), file_of(model=wide), file_of(micro_batch_size=64), file_of(label_smoothing=0.1)]
     paths += [file_of(device=dataclasses.replace(GPU, name="another GPU")), file_of(shape=(8, 8, 3))]
@@ -76,41 +70,41 @@ def test_each_step_has_a_file_of_its_own(cache):
 
 
 @pytest.mark.parametrize("harm", ["changed", "cut", "empty", "writable", "link"])
-def test_code_that_may_be_of_somebody_else_is_not_taken(compiler, cache, harm):
+def test_code_that_may_be_of_somebody_else_is_not_taken(compiler, user_cache, harm):
     path = file_of()
     keep_compiled(path)
     content = path.read_bytes()
     if harm == "writable":
         path.chmod(0o666)
     elif harm == "link":
-        path.rename(cache / "other")
-        path.symlink_to(cache / "other")
+        path.rename(user_cache / "other")
+        path.symlink_to(user_cache / "other")
     else:
         path.write_bytes({"changed": content[:-1] + b"X", "cut": content[:-1], "empty": b""}[harm])
     assert not load_compiled(path)
     assert compiler.taken == []
 
 
-def test_a_cache_that_others_can_write_to_is_not_used(cache):
+def test_a_cache_that_others_can_write_to_is_not_used(user_cache):
     assert file_of() is not None
-    cache.chmod(0o777)
+    user_cache.chmod(0o777)
     assert file_of() is None
     assert not is_kept(None)
 
 
-def test_where_nothing_can_be_kept_nothing_fails(compiler, cache, monkeypatch):
+def test_where_nothing_can_be_kept_nothing_fails(compiler, user_cache, monkeypatch):
     path = file_of()
-    cache.rmdir()
-    cache.write_text("a file where the folder should be")
+    user_cache.rmdir()
+    user_cache.write_text("a file where the folder should be")
     keep_compiled(path)
     assert not load_compiled(path)
     monkeypatch.setattr(compiler, "load_cache_artifacts", lambda artifacts: 1 / 0)
-    cache.unlink()
+    user_cache.unlink()
     keep_compiled(path)
     assert not load_compiled(path)
 
 
-def test_compiling_must_save_more_than_it_takes(compiler, cache):
+def test_compiling_must_save_more_than_it_takes(compiler, user_cache):
     """Of 100 s, a fifth is 20 s: compiling anew takes longer, and with what is kept it does not."""
     settings = Autotune(compile_saves=0.2, compile_seconds=30, compile_kept_seconds=10)
     path = file_of()
@@ -126,7 +120,7 @@ def test_compiling_must_save_more_than_it_takes(compiler, cache):
     assert [pays(seconds, "compile") for seconds in (10, 40, 60, 100)] == [False, False, True, True]
 
 
-def test_a_step_is_compiled_from_what_is_kept(compiler, cache):
+def test_a_step_is_compiled_from_what_is_kept(compiler, user_cache, simulated_time):
     """The first run keeps it, the second takes it and writes nothing."""
     path, clock, done = file_of(), Clock(), []
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(train_step_context=lambda: torch.no_grad()))
@@ -145,7 +139,7 @@ def test_a_step_is_compiled_from_what_is_kept(compiler, cache):
 
 
 @pytest.mark.slow
-def test_torch_takes_what_torch_has_made(cache, monkeypatch, tmp_path):
+def test_torch_takes_what_torch_has_made(user_cache, monkeypatch, tmp_path):
     """With a compiler of the machine, in a cache of its own that is emptied in between."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "one"))
     path = file_of()

@@ -172,7 +172,6 @@ def test_an_untrained_network_has_the_same_normalisation(run):
 
 @pytest.mark.slow
 def test_onnx(run, command):
-    pytest.importorskip("onnxscript")
     ended = command("export", f"run={run}", "format=onnx")  # it refuses what differs by more than 1e-4
     assert ended.code == 0, ended.err
 

@@ -127,7 +127,8 @@ def test_export_says_how_images_are_prepared(there, command):
 
 
 def test_onnx_says_it_too(there, command):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     _, run = there
     ended = command("export", f"run={run}", "format=onnx", "samples=3")
     assert ended.code == 0, ended.err

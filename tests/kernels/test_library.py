@@ -35,12 +35,6 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "fastconv"
-
-
-@pytest.fixture
 def builds(tmp_path, monkeypatch, compiler):
     """Counts the builds."""
     script, log = tmp_path / "counting", tmp_path / "builds.txt"
@@ -50,16 +44,16 @@ def builds(tmp_path, monkeypatch, compiler):
     return lambda: len(log.read_text().split()) if log.exists() else 0
 
 
-def test_it_is_built_once(source, cache, builds):
+def test_it_is_built_once(source, user_cache, builds):
     assert [load_library(source).answer() for _ in range(3)] == [42, 42, 42]
     assert builds() == 1
-    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert stat.S_IMODE(user_cache.stat().st_mode) == 0o700
     source.write_text("int answer(void) { return 43; }\n")
     assert load_library(source).answer() == 43
     assert builds() == 2
 
 
-def test_it_is_built_again_for_another_header(source, cache, builds):
+def test_it_is_built_again_for_another_header(source, user_cache, builds):
     source.write_text('#include "answer.h"\nint answer(void) { return ANSWER; }\n')
     for answer in (42, 43):
         source.with_name("answer.h").write_text(f"#define ANSWER {answer}\n")
@@ -67,9 +61,9 @@ def test_it_is_built_again_for_another_header(source, cache, builds):
     assert builds() == 2
 
 
-def test_a_damaged_one_is_built_anew(source, cache, builds):
+def test_a_damaged_one_is_built_anew(source, user_cache, builds):
     load_library(source)
-    (path,) = cache.glob("*.so")
+    (path,) = user_cache.glob("*.so")
     content = path.read_bytes()
     path.unlink()  # this process has it mapped
     path.write_bytes(content[: len(content) // 2])
@@ -80,24 +74,24 @@ def test_a_damaged_one_is_built_anew(source, cache, builds):
 
 
 @pytest.mark.parametrize("why", ["a file", "read-only", "others write", "of another user", "a link to such a one"])
-def test_a_cache_that_cannot_be_used_is_left_alone(source, cache, monkeypatch, why):
-    cache.parent.mkdir()
+def test_a_cache_that_cannot_be_used_is_left_alone(source, user_cache, monkeypatch, why):
+    user_cache.parent.mkdir()
     if why == "a file":
-        cache.write_text("")
+        user_cache.write_text("")
     else:
-        place = cache.parent / "elsewhere" if "link" in why else cache
+        place = user_cache.parent / "elsewhere" if "link" in why else user_cache
         place.mkdir(mode=0o755)
-        if place != cache:
-            cache.symlink_to(place)
+        if place != user_cache:
+            user_cache.symlink_to(place)
         place.chmod({"read-only": 0o555, "of another user": 0o755}.get(why, 0o777))
     if why == "of another user":
         monkeypatch.setattr(library.os, "geteuid", lambda: os.getuid() + 1)
     if why == "read-only":  # also for root
         refuse = PermissionError(13, "Permission denied")
-        monkeypatch.setattr(library, "write_atomically", refusing(library.write_atomically, cache, refuse))
-        monkeypatch.setattr(library, "locked", refusing(library.locked, cache, refuse))
+        monkeypatch.setattr(library, "write_atomically", refusing(library.write_atomically, user_cache, refuse))
+        monkeypatch.setattr(library, "locked", refusing(library.locked, user_cache, refuse))
     assert load_library(source).answer() == 42
-    assert why == "a file" or not list(cache.glob("*.so"))
+    assert why == "a file" or not list(user_cache.glob("*.so"))
 
 
 def refusing(function, folder, error):
@@ -120,7 +114,7 @@ def refusing(function, folder, error):
         ('[ "$1" = --version ] || { while [ "$1" != -o ]; do shift; done; echo text > "$2"; }', "cannot be loaded"),
     ],
 )
-def test_without_a_compiler_that_works_it_says_why(tmp_path, source, cache, monkeypatch, compiler_script, message):
+def test_without_a_compiler_that_works_it_says_why(tmp_path, source, user_cache, monkeypatch, compiler_script, message):
     if compiler_script is None:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("CC", raising=False)
@@ -134,7 +128,7 @@ def test_without_a_compiler_that_works_it_says_why(tmp_path, source, cache, monk
     assert len(str(failed.value).splitlines()) == 1
 
 
-def test_eight_processes_build_it_once(source, cache, builds):
+def test_eight_processes_build_it_once(source, user_cache, builds):
     code = (
         "from pathlib import Path; from fastconv.kernels.library import load_library;"
         f" print(load_library(Path({str(source)!r})).answer())"
@@ -146,7 +140,7 @@ def test_eight_processes_build_it_once(source, cache, builds):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(load, range(8))) == ["42\n"] * 8
     assert builds() == 1
-    assert len(list(cache.glob("*.so"))) == 1
+    assert len(list(user_cache.glob("*.so"))) == 1
 
 
 @pytest.fixture
@@ -160,7 +154,7 @@ def fresh():
         each.cache_clear()
 
 
-def test_another_library_is_not_used(fresh, source, monkeypatch, cache):
+def test_another_library_is_not_used(fresh, source, monkeypatch, user_cache):
     monkeypatch.setattr(winograd_library, "SOURCE", source)
     assert winograd.obstacle() == "the library is not this one's"
 
@@ -173,7 +167,7 @@ def test_wrong_results_are_not_used(fresh, monkeypatch):
 TRIAL = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).answer()"
 
 
-def test_it_is_tried_once_in_another_process(source, cache, monkeypatch):
+def test_it_is_tried_once_in_another_process(source, user_cache, monkeypatch):
     tried = []
     run = library._try
     monkeypatch.setattr(library, "_try", lambda *given: (tried.append(1), run(*given)))
@@ -185,18 +179,18 @@ def test_it_is_tried_once_in_another_process(source, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["a cache", "no cache"])
-def test_a_library_that_traps_ends_no_command(source, cache, place):
+def test_a_library_that_traps_ends_no_command(source, user_cache, place):
     source.write_text("int answer(void) { __builtin_trap(); }\n")
     if place == "no cache":
-        cache.parent.mkdir()
-        cache.write_text("")
+        user_cache.parent.mkdir()
+        user_cache.write_text("")
     for _ in range(2):
         with pytest.raises(UnavailableError, match=r"fails when it is tried \(SIG(ILL|TRAP)\)"):
             load_library(source, TRIAL)
-    assert not list(cache.glob("*.tried"))
+    assert not list(user_cache.glob("*.tried"))
 
 
-def test_sizes_that_cannot_be_are_no_traceback(fresh, monkeypatch, tmp_path, cache):
+def test_sizes_that_cannot_be_are_no_traceback(fresh, monkeypatch, tmp_path, user_cache):
     source = tmp_path / "winograd.c"
     shutil.copy(winograd_library.SOURCE.with_name("vectors.h"), tmp_path)
     text = winograd_library.SOURCE.read_text()
