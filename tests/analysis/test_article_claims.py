@@ -32,7 +32,10 @@ def judged(some, measures=()):
         ((93.0, 92.8, 93.2), "yes", "+1.00 (+0.50 to +1.50)"),
         ((95.0, 95.2, 94.8), "no", "-1.00 (-1.50 to -0.50)"),
         ((93.0, 94.0, 95.0), "not told", "+0.00 (-2.48 to +2.48)"),
-        ((93.0,), "not told", "+1.00 (no interval: n = 1)"),
+        # 1.96 * sqrt((0.94 * 0.06 + 0.93 * 0.07) / 10,000) = 0.684 points.
+        ((93.0,), "yes (one seed)", "+1.00 (+0.32 to +1.68 over the images; n = 1)"),
+        ((94.9,), "no (one seed)", "-0.90 (-1.53 to -0.27 over the images; n = 1)"),
+        ((93.5,), "not told", "+0.50 (-0.17 to +1.17 over the images; n = 1)"),
         ((), "not told", "not measured"),
     ],
 )
@@ -77,6 +80,16 @@ def test_heatmaps_are_judged_by_the_object_or_by_deletion():
     assert "gain in deletion" in fine.measurement
 
 
+def test_heatmaps_of_one_seed_are_judged_over_the_images():
+    # 1.96 * sqrt(2 * 0.2**2 / 100) = 0.055.
+    both = [dataclasses.replace(measure(0.6 + 0.1 * way, way, 0), sd=0.2) for way in (False, True)]
+    found = next(each for each in claims(both[0].setup, rows((94,), (93,)), both) if each.claim.startswith("Heatmaps"))
+    assert (found.verdict, found.found) == ("yes (one seed)", "+0.100 (+0.045 to +0.155 over the images; n = 1)")
+    unknown = [measure(0.6 + 0.1 * way, way, 0) for way in (False, True)]
+    found = next(each for each in claims(both[0].setup, rows((94,), (93,)), unknown) if each.claim.startswith("Heat"))
+    assert (found.verdict, found.found) == ("not told", "+0.100 (no interval: n = 1)")
+
+
 def test_what_differs_is_kept_apart():
     narrow = rows((90,), (89,), width=32)
     other = rows((94,), (93,), device="another")
@@ -111,7 +124,7 @@ def test_measures_of_two_lengths_stand_side_by_side():
 
 
 def test_a_row_is_kept_as_it_is():
-    for each in (ROW, measure(0.25, True, 3)):
+    for each in (ROW, dataclasses.replace(measure(0.25, True, 3), sd=0.125)):
         assert stored(type(each), {key: str(value) for key, value in as_line(each).items()}) == each
 
 

@@ -89,6 +89,8 @@ class Measure:
     precision: str
     width: int
     settings: str
+    sd: float = float("nan")
+    """Standard deviation over the images."""
 
     @property
     def setup(self) -> Setup:
@@ -139,7 +141,7 @@ def measures_of(report: Path, rows: Iterable[Row]) -> list[Measure]:
                     value = each["median" if each["measure"] == "gap" else "mean"]
                     found.append(
                         Measure(row.dataset, row.augmented, row.seed, each["method"], each["measure"], float(value),
-                                int(each["n"]), *_setup_of(row))
+                                int(each["n"]), *_setup_of(row), float(each["sd"]))
                     )  # fmt: skip
     except (OSError, ValueError, KeyError):
         return []

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-from fastconv.analysis.article.claims import NO, NOT_TOLD, ON_OBJECT, YES, Claim, gain_by_epochs, interval, verdict
+from fastconv.analysis.article.claims import NO, ON_OBJECT, YES, Claim, gain_by_epochs, interval, verdict
 from fastconv.analysis.article.rows import Measure, Row, Setup, pair_by_seed, setups
 from fastconv.analysis.attribution.findings import ABSOLUTE, MEASURES
 from fastconv.analysis.comparison.statistics import Summary, summarise
 from fastconv.analysis.html import Cell, Table
 from fastconv.system.wording import measured
 
-TONES = {YES: "good", NO: "bad", NOT_TOLD: ""}
+# A verdict that rests on one seed has none.
+TONES = {YES: "good", NO: "bad"}
 WAYS = {True: "with augmentation", False: "without"}
 
 
@@ -54,8 +55,8 @@ def claims_table(claims: Sequence[Claim]) -> Table:
     """Return a line for each claim and data set."""
     header = ["claim", "data set", "verdict", "found (95 % interval)", "n", "measurement", "measure again"]
     lines: list[list[str | Cell]] = [
-        [each.claim, each.dataset, Cell(each.verdict, TONES[each.verdict]), each.found, str(each.n), each.measurement,
-         each.command]
+        [each.claim, each.dataset, Cell(each.verdict, TONES.get(each.verdict, "")), each.found, str(each.n),
+         each.measurement, each.command]
         for each in claims
     ]  # fmt: skip
     return Table(header, lines)
@@ -70,7 +71,7 @@ def epochs_table(rows: Sequence[Row], setup: Setup) -> Table:
         answer = verdict(gain)
         lines.append(
             [dataset, f"{each.max_epochs:g}", spread(plain, ".2f"), spread(augmented, ".2f"), interval(gain, "+.2f"),
-             str(gain.n), Cell(answer, TONES[answer])]
+             str(gain.n), Cell(answer, TONES.get(answer, ""))]
         )  # fmt: skip
     return Table(header, lines)
 

@@ -17,12 +17,14 @@ class Summary:
     mean: float
     sd: float
     n: int
+    half_of_one: float = float("nan")
+    """Half the width of a single value's interval, where it is known from what was measured."""
 
     @property
     def half(self) -> float:
-        """Half the width of the 95 % interval; NaN for fewer than two values."""
+        """Half the width of the 95 % interval; of fewer than two values `half_of_one`, NaN if it is not known."""
         if self.n < 2:
-            return float("nan")
+            return self.half_of_one
         return float(stdtrit(self.n - 1, 0.975) * self.sd / self.n**0.5)
 
     @property
