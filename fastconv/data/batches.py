@@ -58,7 +58,8 @@ class StreamBatches:
 
     def _parts(self, start: int) -> tuple[Tensor, Tensor]:
         images, labels = self._tensors(start + self._slice.start, start + self._slice.stop)
-        return images.unflatten(0, (-1, self._micro_batch_size)), labels.unflatten(0, (-1, self._micro_batch_size))
+        parts = images.view(-1, self._micro_batch_size, *images.shape[1:])
+        return parts, labels.view(-1, self._micro_batch_size)
 
     def _tensors(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if isinstance(self._stream, DeviceStream):

@@ -49,8 +49,7 @@ class Normalise(nn.Module):
         _, _, scale, shift = kept
         # In place, as a second tensor of this size may cost the system more than the sum.
         rows = (images.flatten(2) * scale).add_(shift)
-        pixels: Tensor = rows.unflatten(2, images.shape[2:])
-        return pixels.permute(0, 3, 1, 2)
+        return rows.view(images.shape).permute(0, 3, 1, 2)
 
 
 class Classifier(nn.Module):

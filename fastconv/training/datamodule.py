@@ -1,7 +1,5 @@
 """The LightningDataModule: batches of a stream for training, and whole splits for scoring."""
 
-from typing import Any
-
 import lightning as L
 import torch
 
@@ -73,12 +71,6 @@ class ShardDataModule(L.LightningDataModule):
         else:  # on a CPU, a thread would cost the training step as much as it saves
             self._train_batches = Prefetch(batches, device) if device.type == "cuda" else batches
         return self._train_batches
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch to a device. Training batches are there: to find that out is less than to move them."""
-        if all(part.device == device for part in batch):
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def val_dataloader(self) -> SplitBatches | list[object]:
         if self._validate is None:

@@ -9,6 +9,7 @@ from fastconv.config.schema import Config
 from fastconv.models import CustomNetwork
 from fastconv.optim import SGD, AdamW, Muon
 from fastconv.system.errors import InputError
+from fastconv.training.batch_hooks import has_own
 
 # Hooks that Lightning calls in the middle of a step.
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
@@ -46,7 +47,7 @@ def obstacle(config: Config, device: Device, callbacks: Iterable[L.Callback]) ->
     if getattr(config.schedule, "cycle_momentum", False) and not isinstance(config.optimizer, Muon):
         return f"schedule.cycle_momentum changes the momentum, which {config.optimizer.name} reads on the host"
     for callback in callbacks:
-        hooks = [hook for hook in STEP_HOOKS if getattr(type(callback), hook) is not getattr(L.Callback, hook)]
+        hooks = [hook for hook in STEP_HOOKS if has_own(callback, hook, L.Callback)]
         if hooks:
             return f"{type(callback).__name__}.{hooks[0]} is called within a step"
     return None

@@ -132,9 +132,8 @@ class ImageClassifier(ScoredModule):
         logits = model.classify(images) if images.ndim == 2 else model(self._resized(self.normalise(images)))
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         # All of one type: to stack others would take the host longer than to compute them.
-        hits = (logits.argmax(1) == labels).sum(dtype=loss.dtype)
-        count = torch.full_like(hits, len(labels))
-        return loss, torch.stack([loss.detach() * len(labels), hits, count])
+        hits, images_here = logits.argmax(1).eq(labels).sum(dtype=loss.dtype), labels.shape[0]
+        return loss, torch.stack([loss.detach() * images_here, hits, torch.full_like(hits, images_here)])
 
     def _resized(self, images: Tensor) -> Tensor:
         """Images float [B, C, H, W] with `side_share` of their sides."""

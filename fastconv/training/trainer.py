@@ -3,14 +3,12 @@
 import functools
 import logging
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 
 import lightning as L
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.profilers import PassThroughProfiler
 
 from fastconv.data.sources.levels import Levels
 from fastconv.models.classifier import whiten
@@ -18,20 +16,10 @@ from fastconv.models.configs import Pretrained
 from fastconv.models.tta import view_sets, views_of
 from fastconv.system.distributed import started_by_torchrun
 from fastconv.system.errors import InputError
+from fastconv.training.batch_hooks import NoProfiler, leave_out_idle_hooks
 from fastconv.training.callbacks import BudgetProgressBar
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
-
-
-class NoProfiler(PassThroughProfiler):
-    """Records nothing, as Lightning's own, whose context around each hook takes longer than most of them: a step has
-    more than thirty."""
-
-    _nothing = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        """A context that does nothing."""
-        return self._nothing
 
 
 def silence_lightning() -> None:
@@ -117,4 +105,5 @@ def make_trainer(
             f"{trainer.world_size} processes would train, but trainer.devices={config.trainer.devices}: start the"
             " command outside of a scheduler's job, or with torchrun"
         )
+    leave_out_idle_hooks(trainer)
     return trainer

@@ -10,7 +10,7 @@ from torch import nn
 from fastconv.models.configs import HEAD_WORK
 from fastconv.optim import Schedule
 from fastconv.optim.momentum import set_momentum
-from fastconv.optim.schedules import Factors, OneCycle
+from fastconv.optim.schedules import OneCycle
 from fastconv.training.callbacks.time_budget import TimeBudget
 
 
@@ -35,7 +35,7 @@ class ScheduleLR(L.Callback):
         self.max_lr = max_lr
         self.momentum: float | None = None
         self._frozen: list[nn.Parameter] = []
-        self._at, self._factors = math.nan, Factors(1.0)
+        self._at = math.nan
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         budgets = [callback for callback in getattr(trainer, "callbacks", ()) if isinstance(callback, TimeBudget)]
@@ -56,14 +56,13 @@ class ScheduleLR(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         self._budget.decide_again(trainer, pl_module)  # the step may have taken all the time
-        self._set(trainer, pl_module)
+        if self._budget.progress != self._at:
+            self._set(trainer, pl_module)
 
     def _set(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Set learning rates and momenta; return whether groups wait for their start, without gradients till then."""
         progress = self._budget.progress
-        if progress != self._at:  # before the update it is the same again, unless time decides
-            self._at, self._factors = progress, self.schedule.factors(progress)
-        factors = self._factors
+        self._at, factors = progress, self.schedule.factors(progress)
         can_freeze = trainer.world_size == 1 and not getattr(pl_module, "is_compiled", False)
         waits = False
         for group in self._groups(trainer):
