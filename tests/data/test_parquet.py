@@ -135,5 +135,6 @@ def test_files_that_are_none_are_one_line(tmp_path, pictures):
 def test_without_pyarrow_a_line_says_what_to_install(tmp_path, pictures, monkeypatch):
     path = write(tmp_path / "a.parquet", *pictures)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"dataset.train=.*a.parquet needs the package pyarrow: pip install pyarrow"):
+    line = r"^dataset.train=.*a.parquet needs the package pyarrow \(.*\): pip install 'fastconv\[parquet\]'$"
+    with pytest.raises(InputError, match=line):
         load(Dataset(name="own", source="parquet", train=path), tmp_path / "data")

@@ -12,7 +12,8 @@ from fastconv.data.sources.array_values import as_images, as_labels, require_ima
 from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import LazySamples, Sample
 from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, numbers_of
-from fastconv.data.sources.npz import IMAGE_BYTES, open_npz
+from fastconv.data.sources.npz import open_npz
+from fastconv.data.sources.unpacking import IMAGE_BYTES
 from fastconv.system.errors import InputError
 from fastconv.system.memory import release_pages
 

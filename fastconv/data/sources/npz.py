@@ -15,15 +15,12 @@ from typing import IO
 import numpy as np
 
 from fastconv.data.sources.spool import Spool
+from fastconv.data.sources.unpacking import FREE_BYTES, MOST_RATIO
 from fastconv.system.errors import InputError
 from fastconv.system.wording import counted
 
 # Arrays of more bytes are memory-mapped, copied in parts of this size.
 LARGE_BYTES, COPIED_BYTES = 16 * 2**20, 2**20
-# An array may unpack to FREE_BYTES and MOST_RATIO times its compressed bytes: deflate reaches 1,032 on zeros alone, and
-# 5 on images of MNIST, which are mostly black. An image counts IMAGE_BYTES at least, which is what its name, its label
-# and its hash take in memory.
-FREE_BYTES, MOST_RATIO, IMAGE_BYTES = 2**28, 200, 256
 # numpy refuses longer headers too, once it has read them. A file of more arrays has one for each image.
 MOST_HEADER_BYTES, MOST_ARRAYS = 10_000, 1000
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, label_of, numbers_of
+from fastconv.data.sources.parquet_pages import require_plausible, safe_batch_rows
 from fastconv.data.sources.patterns import matching
 from fastconv.data.sources.spool import Spool, SpooledSamples
 from fastconv.data.sources.typed_columns import CLASSES, IMAGE, NEITHER, OTHER, TypedColumn, choose_columns
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, reason
 from fastconv.system.json_text import from_json
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 # Part of the stamp: to be counted up when other cells are read than before.
 READING = 1
-# Rows that are in memory at a time.
-BATCH_ROWS = 64
+# Bytes that are read of a file at a time.
+BUFFER_BYTES = 2**20
 NO_IMAGE = "no image in its row"
 ONLY_PATH = "the path of an image alone, which is not followed: write the file with the images in it"
 
@@ -118,9 +119,12 @@ def _parquet_file(path: Path, key: str) -> Any:
     try:
         from pyarrow import parquet as reader
     except ImportError as error:
-        raise InputError(f"{key}={path} needs the package pyarrow: pip install pyarrow") from error
+        raise InputError(
+            f"{key}={path} needs the package pyarrow ({reason(error)}): pip install 'fastconv[parquet]'"
+        ) from error
     try:
-        return reader.ParquetFile(path)
+        # A page at a time: by default, all columns of all row groups would be in memory until the file is closed.
+        return reader.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
     except Exception as error:  # Arrow's own, and those of the system
         raise _damaged(path, error) from error
 
@@ -162,7 +166,9 @@ def _rows(file: _File, image: str, label: str, unreadable: list[tuple[str, str]]
     """Yield (name, label, content) of each row that has an image and a label; the others go to `unreadable`."""
     opened, names, at = _parquet_file(file.path, "dataset.train"), file.classes.get(label), 0
     try:
-        for batch in opened.iter_batches(BATCH_ROWS, columns=[image, label], use_threads=False):
+        size, unpacked = file.path.stat().st_size, 0
+        rows = safe_batch_rows(file.path, opened.metadata, (image, label))
+        for batch in opened.iter_batches(rows, columns=[image, label], use_threads=False):
             pair = (batch.column(batch.schema.get_field_index(name)).to_pylist() for name in (image, label))
             for cell, value in zip(*pair, strict=True):
                 name, told = f"{file.path}: row {at}", _label(value, names, file.path, at)
@@ -174,6 +180,8 @@ def _rows(file: _File, image: str, label: str, unreadable: list[tuple[str, str]]
                     only_path = isinstance(cell, dict) and cell.get("path")
                     unreadable.append((name, ONLY_PATH if only_path else NO_IMAGE))
                 else:
+                    unpacked += len(content)
+                    require_plausible(file.path, size, unpacked)  # one image of a dictionary may be in many rows
                     yield name, told, content
     except InputError:
         raise

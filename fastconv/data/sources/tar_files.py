@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from fastconv.data.sources.unpacking import FREE_BYTES, MOST_RATIO
 from fastconv.data.url_file import UrlFile
 from fastconv.system.errors import InputError
 from fastconv.system.files import require_regular
@@ -18,8 +19,6 @@ MOST_FILE_BYTES = 2**29
 MOST_HEADER_BYTES = 2**20
 # Blocks of zeros between two tars in one file; an archive is filled up to some kB with them.
 MOST_ZERO_BLOCKS = 2**24 // tarfile.BLOCKSIZE
-# A compressed tar of images, which are compressed already, does not grow to a multiple of its size when it is unpacked.
-MOST_RATIO, FREE_BYTES = 200, 2**28
 BUFFER_BYTES = 2**20
 # Members with notes about the tar, by webdataset's convention.
 NOTES = re.compile(r"__[^/]*__($|/)")

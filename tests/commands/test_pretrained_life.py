@@ -1,0 +1,179 @@
+"""What follows a pretrained run that was killed and went on: its predictions are those of the library's own network.
+
+The weights are random ones, in files that the tests write. The oracle is torchvision's network, or timm's, with the
+weights of the checkpoint, the normalisation that the library names, and the temperature of results.json.
+"""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from harness import QUICK, only_run, run_command, same_weights, weights
+from omegaconf import OmegaConf
+from PIL import Image
+from torchvision.transforms.functional import normalize
+
+import fastconv
+from fastconv.budget.autotune import choose
+from fastconv.budget.autotune.flip_test import FlipAccuracy
+from fastconv.runs.results import Results
+from fastconv.training.module import ImageClassifier
+
+SIDE = 32
+TIMM = "timm:test_resnet.r160_in1k"
+# Ten steps of eight images. The budget is there for `best`, which needs one; the epochs are over long before it.
+RUN = ("dataset=image_folder", "dataset.root=photos", f"dataset.image_size={SIDE}", "batch_size=8",
+       "micro_batch_size=8", "budget.seconds=100000", "schedule.max_epochs=2.5", "calibration_images=8",
+       "stream=online", "checkpoint.every=null", "validate.on=none", "trainer=cpu", "trainer.precision=fp32",
+       "trainer.num_threads=1")  # fmt: skip
+KINDS = {
+    "finetune": ("experiment=pretrained", "model.head_share=0.3"),
+    "head": ("experiment=pretrained", "model.mode=head", "model.feature_share=0.6"),
+    "best": ("experiment=best",),
+    "timm": ("experiment=pretrained", f"model.backbone={TIMM}"),
+}
+
+
+def oracle(run: Path, images: np.ndarray) -> np.ndarray:
+    """Probabilities by the library's own network, from images uint8 [N, H, W, 3]."""
+    config, stored = OmegaConf.load(run / "config.yaml").model, weights(run)
+    state = {name.removeprefix("model.network."): value for name, value in stored.items() if ".network." in name}
+    if config.backbone.startswith("timm:"):
+        timm = importlib.import_module("timm")
+        network = timm.create_model(config.backbone.removeprefix("timm:"), num_classes=2)
+        mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    else:
+        network = torchvision.models.get_model(config.backbone, num_classes=2)
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    network.load_state_dict(state)
+    pixels = normalize(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, mean, std)
+    with torch.no_grad():
+        return (network.eval()(pixels) / Results.read(run).temperature).softmax(1).numpy()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """A folder of photos, green ones and violet ones, and of files of random weights."""
+    folder = tmp_path_factory.mktemp("life")
+    draw = np.random.default_rng(0)
+    for at in range(40):
+        pixels = draw.integers(0, 120, (SIDE, SIDE, 3), np.uint8)
+        pixels[..., [[1], [0, 2]][at % 2]] += 110
+        path = folder / "photos" / ("green", "violet")[at % 2] / f"{at}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        torch.save(torchvision.models.resnet18().state_dict(), folder / "resnet18.pth")
+    return folder
+
+
+@pytest.fixture(
+    scope="module", params=[each if each == "best" else pytest.param(each, marks=pytest.mark.slow) for each in KINDS]
+)
+def life(request, begun, tmp_path_factory) -> tuple[str, Path, Path]:
+    """(kind, run, undisturbed): the run was killed after half of its steps, and went on from an earlier checkpoint."""
+    kind, file = request.param, begun / "resnet18.pth"
+    if kind == "timm":
+        timm = pytest.importorskip("timm", reason="networks of timm need the package timm")
+        file = begun / "timm.pth"
+        with torch.random.fork_rng():
+            torch.manual_seed(11)
+            torch.save(timm.create_model(TIMM.removeprefix("timm:")).state_dict(), file)
+    place = "pretrained.weights" if kind == "best" else "model.weights"
+    training_step, steps, runs = ImageClassifier.training_step, 0, []
+
+    def killed(*given):
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            raise RuntimeError("killed")
+        return training_step(*given)
+
+    for name in ("killed", "undisturbed"):
+        folder = tmp_path_factory.mktemp(f"{kind}-{name}")
+        (folder / "photos").symlink_to(begun / "photos")
+        given = ("train", *RUN, *KINDS[kind], f"{place}={file}")
+        with pytest.MonkeyPatch.context() as patch:
+            # A network from scratch has not learned anything in its test, so that `best` takes the pretrained one.
+            patch.setattr(choose, "flip_test", lambda *_: FlipAccuracy(0.5, 0.5, 1000, 0, 0))
+            if name == "killed":
+                patch.setattr(ImageClassifier, "training_step", killed)
+                with pytest.raises(RuntimeError, match="killed"):
+                    run_command(folder, folder / "data", *given)
+            else:
+                ended = run_command(folder, folder / "data", *given)
+                assert ended.code == 0, ended.err
+        runs.append(only_run(folder / "outputs"))
+    stopped, undisturbed = runs
+    assert torch.load(stopped / "last.ckpt", weights_only=True)["global_step"] < 5
+    aside = file.rename(file.with_suffix(".aside"))  # the checkpoint has all that is needed from now on
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "flip_test", lambda *_: pytest.fail("it chose again"))
+        ended = run_command(stopped.parents[2], stopped.parents[2] / "data", "train", f"resume={stopped}")
+    assert ended.code == 0, ended.err
+    aside.rename(file)
+    return kind, stopped, undisturbed
+
+
+def test_it_went_on_as_if_never_killed(life, begun):
+    kind, run, undisturbed = life
+    results, expected = Results.read(run), Results.read(undisturbed)
+    assert (results.steps, results.resumed, results.stop_reason) == (10, 1, "epochs")
+    assert results.pretrained == expected.pretrained
+    assert results.pretrained == (f"{TIMM} timm.pth" if kind == "timm" else "resnet18 resnet18.pth")
+    assert results.experiment == ("best" if kind == "best" else "pretrained")
+    assert OmegaConf.load(run / "config.yaml").model.mode == ("head" if kind == "head" else "finetune")
+    assert same_weights(run, undisturbed)
+    assert (results.accuracy, results.temperature) == (expected.accuracy, expected.temperature)
+
+
+def test_predictions_are_those_of_the_checkpoint(life, begun, tmp_path):
+    _, run, _ = life
+    files = sorted((begun / "photos").rglob("*.png"))
+    expected = oracle(run, np.stack([np.asarray(Image.open(file)) for file in files]))
+    assert np.ptp(expected[:, 0]) > 1e-3, "it tells images apart"
+    predictor = fastconv.load(run, accelerator="cpu")
+    tolerance = 1e-4 if predictor._device.precision == "fp32" else 2e-2
+    np.testing.assert_allclose(predictor.predict(files).probabilities, expected, atol=tolerance)
+    ended = run_command(tmp_path, tmp_path, "predict", f"run={run}", f"images={begun}/photos", "out=found.jsonl",
+                        "top=2", "accelerator=cpu")  # fmt: skip
+    assert ended.code == 0, ended.err
+    found = {}
+    for row in map(json.loads, (tmp_path / "found.jsonl").read_text().splitlines()):
+        ranked = {each["class"]: each["probability"] for each in row["classes"]}
+        found[Path(row["image"]).name] = [ranked["green"], ranked["violet"]]
+    np.testing.assert_allclose([found[file.name] for file in files], expected, atol=tolerance)
+
+
+def test_it_is_scored_and_explained(life, tmp_path):
+    _, run, _ = life
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    ended = run_command(tmp_path, run.parents[2] / "data", "evaluate", f"run={copy}")
+    assert ended.code == 0, ended.err
+    assert json.loads((copy / "evaluation.json").read_text())["accuracy"] == Results.read(run).accuracy
+    ended = run_command(tmp_path, run.parents[2] / "data", "explain", f"run={copy}", "method=[grad_cam]", *QUICK)
+    assert ended.code == 0, ended.err
+    assert list(copy.rglob("explain*.html"))
+
+
+@pytest.mark.parametrize("kind", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_exported_files_predict_as_the_checkpoint(life, begun, tmp_path, kind):
+    _, run, _ = life
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    ended = run_command(tmp_path, run.parents[2] / "data", "export", f"run={copy}", f"format={kind}")
+    assert ended.code == 0, ended.err
+    images = np.stack([np.asarray(Image.open(file)) for file in sorted((begun / "photos").rglob("*.png"))])
+    if kind == "torch":
+        found = torch.export.load(copy / "model.pt2").module()(torch.from_numpy(images)).numpy()
+    else:
+        session = importlib.import_module("onnxruntime").InferenceSession(copy / "model.onnx")
+        (found,) = session.run(None, {session.get_inputs()[0].name: images})
+    np.testing.assert_allclose(found, oracle(run, images), atol=1e-4)
