@@ -18,6 +18,7 @@ from fastconv.models.configs import Pretrained
 from fastconv.models.tta import view_sets, views_of
 from fastconv.system.distributed import started_by_torchrun
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 from fastconv.training.callbacks import BudgetProgressBar
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
@@ -114,7 +115,7 @@ def make_trainer(
     )
     if trainer.world_size != config.trainer.devices:
         raise InputError(
-            f"{trainer.world_size} processes would train, but trainer.devices={config.trainer.devices}: start the"
-            " command outside of a scheduler's job, or with torchrun"
+            f"{counted(trainer.world_size, 'process')} would train, but trainer.devices={config.trainer.devices}: start"
+            " the command outside of a scheduler's job, or with torchrun"
         )
     return trainer
