@@ -22,6 +22,7 @@ from fastconv.config.prerequisites import check_data, require_weights, require_w
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 
 def only_training(config: LrFind) -> LrFind:
@@ -63,8 +64,9 @@ def main(config: LrFind) -> None:
     clock, test = Clock(), config.range_test
     run = plan_run(only_training(config), data, clock)
     console.print(
-        f"{config.dataset.name}, {config.model.name}: {test.steps} steps of {config.batch_size} images in parts of"
-        f" {config.micro_batch_size}, {run.device.precision}, learning rate {test.min_lr:g} to {test.max_lr:g}"
+        f"{config.dataset.name}, {config.model.name}: {counted(test.steps, 'step')} of"
+        f" {counted(config.batch_size, 'image')} in parts of {config.micro_batch_size},"
+        f" {run.device.precision}, learning rate {test.min_lr:g} to {test.max_lr:g}"
     )
     curve = run_range_test(run, test, console)
     lines = conclusions(curve, test)

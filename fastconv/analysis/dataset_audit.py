@@ -79,7 +79,7 @@ class Audit:
             )
         if few := [name for name, count in zip(classes, counts, strict=True) if count < FEW]:
             those = counted(len(few), "class has", "classes have")
-            lines.append(f"few images: {those} less than {FEW}, such as {few[0]}. More would help most")
+            lines.append(f"few images: {those} fewer than {FEW}, such as {few[0]}. More would help most")
         if self.opened.unreadable:
             kind = "unreadable" if any(why != NO_LABEL for _, why in self.opened.unreadable) else "unlabelled"
             lines.append(f"{kind}: {self.opened.note}. Training leaves them out; dataset.strict=true would stop")

@@ -4,6 +4,7 @@ import base64
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from fastconv.system.names import csv_cell, valid_unicode
 
 # Quality of the WebP pictures inside a page.
 QUALITY = 50
+# A figure's letters stay legible at this share of its size; on a narrower screen it scrolls.
+LEAST_SCALE = 0.6
+# Characters of a cell that stay on one line.
+LONG = 24
 # Pixels of the longest side of a figure from a run's folder. Ours have a few thousand.
 MOST_SIDE = 8000
 # Every value is escaped: class names, file names and errors come from elsewhere.
@@ -46,6 +51,12 @@ class Figure:
     alt: str
     caption: str
     section: str = "findings"
+
+    @property
+    def least_width(self) -> int:
+        """Pixels that it is wide at least on a page."""
+        with Image.open(self.path, formats=["PNG"]) as image:
+            return round(LEAST_SCALE * image.width)
 
     @property
     def source(self) -> str:
@@ -81,6 +92,17 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     sortable: bool = False
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds words, which are aligned to the left, and no number."""
+        cells = [text for row in self.rows if (text := str(row[column]).strip(" -"))]
+        return bool(cells) and not any(re.match(r"[+±]?[\d.]", text) for text in cells)
+
+    def classes(self, cell: str | Cell, column: int) -> str:
+        """The classes of a cell: `text` for one of a column of words, `words` for one of several lines."""
+        text = str(cell)
+        is_long = " " in text and len(text) > LONG
+        return " ".join(["text"] * (is_long or self.is_text(column)) + ["words"] * is_long)
 
 
 def render(template: str, **values: object) -> str:

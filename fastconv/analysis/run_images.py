@@ -34,11 +34,8 @@ def images_of(run: TrainedRun, data: Path) -> tuple[Splits, list[str]]:
             " another: the run may have been trained on some of these test images. Restore the file if there was"
             " one, or train anew for a true accuracy."
         )
-    if count := splits.leaked:
-        lines.append(
-            f"{count:,} of the {len(splits.test):,} test images are training images too: the accuracy is too high."
-            " python -m fastconv.audit names them."
-        )
+    if splits.leak:
+        lines.append(f"{splits.leak}: the accuracy is too high. python -m fastconv.audit shows which.")
     return splits, [line for line in lines if line]
 
 

@@ -91,8 +91,8 @@ def prepare(trainer: Trainer, threads: int | None = None) -> Device:
     cores = os.cpu_count() or 1
     if (not gpu or trainer.accelerator == "cpu") and trainer.devices > max(2, cores):  # two are what trainer=ddp has
         raise InputError(
-            f"trainer.devices={trainer.devices} is not possible: this machine has {cores} CPU cores, and each device is"
-            " a process that needs one. Use fewer"
+            f"trainer.devices={trainer.devices} is not possible: this machine has {counted(cores, 'CPU core')}, and"
+            " each device is a process that needs one. Use fewer"
         )
     kind = gpu if gpu and trainer.accelerator != "cpu" else "cpu"
     default = default_threads()  # also where an earlier run of this process changed it

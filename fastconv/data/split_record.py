@@ -189,8 +189,8 @@ def own_images(
     found = _found(record, _pool(dataset, root, own, parts, record, run))
     if not len(found.splits.test):
         raise InputError(
-            f"none of the {len(record.test.hashes):,} test images of {run} is in {dataset.name} now: give the data set"
-            " that it was trained on (run the command where it was trained, or put the images back)"
+            f"none of {counted(len(record.test.hashes), 'test image')} of {run} is in {dataset.name} now: give the data"
+            " set that it was trained on (run the command where it was trained, or put the images back)"
         )
     return found
 

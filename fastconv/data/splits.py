@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastconv.data.dataset import ImageData
+from fastconv.system.wording import agreeing, counted
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Splits:
         if self.train.hashes is None or self.test.hashes is None:
             return 0
         return int(np.isin(self.test.hashes, self.train.hashes).sum())
+
+    @property
+    def leak(self) -> str:
+        """How many test images are training images too, in words without a full stop; empty if there are none."""
+        if not (leaked := self.leaked):
+            return ""
+        those = counted(len(self.test), "test image")
+        return f"{leaked:,} of {those} {agreeing(leaked, 'is a training image', 'are training images')} too"
 
 
 # At most one in so many training images is set aside: of few images, each is worth more for training.

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 # Environment variable by which the first rank passes values to the processes that it starts.
 VARIABLE = "FASTCONV_FIRST_RANK"
@@ -78,7 +79,9 @@ def check_world(devices: int) -> None:
     world = _number("WORLD_SIZE")
     if started_by_torchrun():
         if world != devices:
-            raise InputError(f"torchrun started {world} processes, but trainer.devices={devices}: make them the same")
+            raise InputError(
+                f"torchrun started {counted(world, 'process')}, but trainer.devices={devices}: make them the same"
+            )
         return
     if VARIABLE in os.environ and not is_first_rank():  # the first rank, which has been checked, started this process
         return

@@ -1,5 +1,6 @@
 """What a command prints: in any encoding of the terminal, and only as long as somebody reads it."""
 
+import errno
 import functools
 import os
 import select
@@ -8,6 +9,8 @@ from collections.abc import Callable
 
 # The exit code of a command whose output nobody reads, as a shell reports SIGPIPE, which Windows has not.
 BROKEN_PIPE_CODE = 128 + 13
+# Of writing to a pipe that nobody reads; on Windows it may be either (https://github.com/python/cpython/issues/79935).
+BROKEN_PIPE_ERRORS = (errno.EPIPE, errno.EINVAL)
 
 
 def print_in_any_encoding() -> None:
@@ -31,8 +34,8 @@ def ends_with_its_reader(command: Callable[[], None]) -> Callable[[], None]:
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()
-        except BrokenPipeError:
-            if not _is_broken():  # a server's, for example
+        except OSError as error:
+            if error.errno not in BROKEN_PIPE_ERRORS or not _is_broken():  # a server's pipe, for example
                 raise
             # Python flushes it once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,7 +48,16 @@ def _is_broken() -> bool:
     """Whether standard output is a pipe that nobody reads any more."""
     try:
         poll = select.poll()
+    except AttributeError:  # Windows has none. One more line tells, and is harmless before another error's traceback
+        try:
+            print(flush=True)
+        except OSError as error:
+            return error.errno in BROKEN_PIPE_ERRORS
+        except ValueError:  # it is closed
+            pass
+        return False
+    try:
         poll.register(sys.stdout.fileno(), 0)
         return bool(poll.poll(0))
-    except (OSError, ValueError, AttributeError):  # it is no file, or the system has no poll
+    except (OSError, ValueError, AttributeError):  # it is no file
         return False

@@ -12,6 +12,11 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or plural}"
 
 
+def agreeing(count: int, one: str, many: str) -> str:
+    """What is said of a number out of another: `one` of a 1, as in "1 of 11 images is a copy", else `many`."""
+    return one if count == 1 else many
+
+
 def measured(value: float, one: str) -> str:
     """A number that need not be whole with its noun: `measured(1, "epoch")` is "1 epoch", of 2.5 "2.5 epochs"."""
     return f"{value:g} {one if value == 1 else f'{one}s'}"

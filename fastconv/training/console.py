@@ -16,7 +16,7 @@ from fastconv.models.configs import Pretrained
 from fastconv.runs.results import OBJECTIVES, Results
 from fastconv.system.names import printable
 from fastconv.system.urls import redacted
-from fastconv.system.wording import counted, measured
+from fastconv.system.wording import agreeing, counted, measured
 from fastconv.training.plan import Run
 
 # The plan says how much of the budget is spent before training if it is more than this share.
@@ -72,7 +72,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "dataset": f"{config.dataset.name}: {described}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
         **({"weights": _weights(config.model, run)} if isinstance(config.model, Pretrained) else {}),
-        "batch": f"{config.batch_size} images"
+        "batch": counted(config.batch_size, "image")
         + f" in parts of {config.micro_batch_size}" * (config.micro_batch_size < config.batch_size),
         "device": device.name,
         "step": ", ".join(step),
@@ -100,12 +100,10 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         rows["note"] = run.train.note
     tested = np.bincount(run.test.labels, minlength=len(spec.classes))
     if untested := [name for name, count in zip(spec.classes, tested, strict=True) if not count]:
-        rows["not tested"] = f"{len(untested)} of {len(tested)} classes have no test images, such as {untested[0]}"
-    if leaked := Splits(run.train, run.holdout, run.test).leaked:
-        rows["leak"] = (
-            f"{leaked:,} of {len(run.test):,} test images are training images too: the accuracy will be too high."
-            " python -m fastconv.audit names them"
-        )
+        have = agreeing(len(untested), "has", "have")
+        rows["not tested"] = f"{len(untested)} of {len(tested)} classes {have} no test images, such as {untested[0]}"
+    if leak := Splits(run.train, run.holdout, run.test).leak:
+        rows["leak"] = f"{leak}: the accuracy will be too high. python -m fastconv.audit shows which"
     rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
     return _table("plan", rows)
 

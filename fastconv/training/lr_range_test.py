@@ -30,6 +30,7 @@ from fastconv.optim.momentum import set_momentum
 from fastconv.system import signals as interrupts
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
+from fastconv.system.wording import counted
 from fastconv.training.callbacks.recorder import ScoresTraining
 from fastconv.training.datamodule import ShardDataModule
 from fastconv.training.plan import Run
@@ -166,8 +167,8 @@ def conclusions(curve: LossCurve, test: RangeTest) -> list[str]:
     """Describe a curve in lines for the terminal. Raises InputError if it does not suggest a learning rate."""
     if len(curve.losses) < FEWEST:
         raise InputError(
-            f"the loss exploded at learning rate {curve.exploded_at:.2g} already: {len(curve.losses)} losses are too"
-            " few for a suggestion. Lower range_test.min_lr"
+            f"the loss exploded at learning rate {curve.exploded_at:.2g} already, after"
+            f" {counted(len(curve.losses), 'loss')}: too few for a suggestion. Lower range_test.min_lr"
         )
     first, best = curve.smoothed[0], curve.smoothed[curve.last_fall]
     if first - best < FALL * first:

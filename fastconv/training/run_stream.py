@@ -19,6 +19,7 @@ from fastconv.data.stream.writer import write_stream
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
+from fastconv.system.wording import counted
 from fastconv.training.plan import Run
 
 
@@ -46,7 +47,8 @@ def precompute(run: Run, console: Console, in_time: bool = True, part: Part = WH
         with run.clock.segment("precompute"):
             ready = read_manifest(RemoteFolder(stream.root), run.spec).epochs
         if ready < epochs:
-            line = f"{redacted(stream.root)} has {ready} of {epochs} epochs: the others are computed while training"
+            those = f"{ready} of {counted(epochs, 'epoch')}"
+            line = f"{redacted(stream.root)} has {those}: the others are computed while training"
             console.print(line, highlight=False, markup=False)
     there = sum(stored.bytes for stored in stored_streams(root) if stored.folder.name == run.spec.folder)
     room = stream.max_gb * 1e9 - max(there, epochs * run.spec.epoch_bytes)

@@ -17,6 +17,7 @@ from fastconv.models.tta import view_sets, views_of
 from fastconv.system.distributed import started_by_torchrun
 from fastconv.system.errors import InputError
 from fastconv.training.batch_hooks import NoProfiler, leave_out_idle_hooks
+from fastconv.system.wording import counted
 from fastconv.training.callbacks import BudgetProgressBar
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
@@ -102,8 +103,8 @@ def make_trainer(
     )
     if trainer.world_size != config.trainer.devices:
         raise InputError(
-            f"{trainer.world_size} processes would train, but trainer.devices={config.trainer.devices}: start the"
-            " command outside of a scheduler's job, or with torchrun"
+            f"{counted(trainer.world_size, 'process')} would train, but trainer.devices={config.trainer.devices}: start"
+            " the command outside of a scheduler's job, or with torchrun"
         )
     leave_out_idle_hooks(trainer)
     return trainer

@@ -46,3 +46,20 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
         write_page(tmp_path / "file" / "page.html", "base.html", title="title", findings=[])
+
+
+def test_a_column_of_words_is_aligned_to_the_left():
+    rows = [
+        ["1", "best", "1,910", "-", "0.1 ± 0.2"],
+        ["b", Cell("a longer verdict of several words", "good"), "-", "-", "+1"],
+    ]
+    table = Table(["run", "verdict", "images/s", "none", "gain"], rows)
+    assert [table.is_text(at) for at in range(5)] == [False, True, False, False, False]
+    assert table.classes("best", 1) == "text"
+    assert table.classes(rows[1][1], 1) == "text words"
+    assert table.classes("1,910", 2) == ""
+
+
+def test_a_figure_is_as_wide_as_its_letters_need(tmp_path):
+    Image.new("RGB", (1000, 10)).save(tmp_path / "a.png")
+    assert Figure(tmp_path / "a.png", "", "").least_width == 600

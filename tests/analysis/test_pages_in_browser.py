@@ -1,15 +1,20 @@
-"""Every kind of page in a browser, on a desk and on a phone, light and dark: nothing is cut off, loaded or reported."""
+"""Every kind of page in a browser, on a desk and on a phone, light and dark: nothing is cut off, covered, loaded or
+reported."""
 
 import functools
+import html
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from http.server import SimpleHTTPRequestHandler
 
 import numpy as np
 import pytest
-from harness import QUICK, served
+from harness import QUICK, REPOSITORY, served
 from PIL import Image
 
 from fastconv.analysis.article.page import write_article
@@ -28,8 +33,13 @@ addEventListener("load", () => setTimeout(() => {
   const named = (table, name) => [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === name);
   const verdicts = [...page.querySelectorAll("table")].filter((table) => named(table, "verdict") >= 0)
     .flatMap((table) => [...table.rows].map((row) => right(row.cells[named(table, "verdict")])));
-  const text = "h1, h2, h3, p, figcaption, summary, dt, dd, .pictures figure, .gallery img";
-  const texts = [...page.querySelectorAll(text)];
+  const texts = [...page.querySelectorAll("TEXTS")].filter((each) => each.checkVisibility());
+  const blocks = [...page.querySelectorAll("h1, h2, h3, p, figcaption, summary, dt, dd, table, pre, img, .words")]
+    .filter((each) => each.checkVisibility()).map((each) => [each, each.getBoundingClientRect()]);
+  const cover = ([one, a], [other, b]) => !one.contains(other) && !other.contains(one)
+    && Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+  const frame = document.querySelector("iframe").contentWindow;
   const wide = [...page.querySelectorAll(".wide")]
     .filter((each) => each.checkVisibility() && each.scrollWidth > each.clientWidth + 1);
   const found = {
@@ -37,6 +47,10 @@ addEventListener("load", () => setTimeout(() => {
     verdicts: verdicts,
     cut: texts.filter((each) => right(each) > WIDTH || each.scrollWidth > each.clientWidth + 1)
       .map((each) => each.textContent.slice(0, 60)),
+    covered: blocks.filter((one, at) => blocks.slice(at + 1).some((other) => cover(one, other)))
+      .map(([each]) => each.outerHTML.slice(0, 60)),
+    elsewhere: frame.performance.getEntriesByType("resource").map((each) => each.name)
+      .filter((name) => !name.startsWith(location.origin) && !name.startsWith("data:")),
     wide: wide.length,
     told: wide.filter((each) => !each.previousElementSibling.hidden && each.classList.contains("more-right")).length,
     lines: [...page.querySelectorAll(".scrolls")].filter((each) => each.checkVisibility()).length,
@@ -46,6 +60,8 @@ addEventListener("load", () => setTimeout(() => {
 }, 500));
 </script>
 """
+TEXTS = "h1, h2, h3, p, figcaption, summary, dt, dd, pre, .pictures figure, .gallery img"
+DARKEST = 200  # the sum of red, green and blue of a dark page's ground at most
 
 
 class Asked(SimpleHTTPRequestHandler):
@@ -97,29 +113,76 @@ def pages(made_once, davidnet_run, digits_root):
     return made_once("pages", make)
 
 
+@pytest.fixture(scope="module")
+def site(made_once):
+    """The folder of the documentation's site."""
+
+    def build(folder):
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+        environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+        subprocess.run(command, cwd=REPOSITORY, check=True, env=environment)
+
+    return made_once("site", build)
+
+
+def look(folder, page, width, theme, texts=TEXTS):
+    """What LOOK finds on a page of a folder, with the paths that the browser asked for, and what its console says."""
+    (folder / "look.html").write_text(
+        LOOK.replace("PAGE", page).replace("WIDTH", str(width)).replace("TEXTS", texts), encoding="utf-8"
+    )
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        served(functools.partial(Asked, directory=folder), asked=[]) as server,
+    ):
+        ended = subprocess.run(
+            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync",
+             f"--user-data-dir={profile}", "--window-size=1400,1000", "--virtual-time-budget=5000",
+             f"--blink-settings=preferredColorScheme={int(theme == 'light')}", "--dump-dom", f"{server.url}/look.html"],
+            capture_output=True, text=True, timeout=300, check=True,
+        )  # fmt: skip
+        asked = list(server.asked)
+    found = json.loads(html.unescape(re.search(r"<body>(.*?)</body>", ended.stdout, re.S)[1]))
+    red, green, blue = map(int, re.findall(r"\d+", found["paper"])[:3])
+    is_dark = red + green + blue < DARKEST
+    return found | {"asked": asked, "console": re.findall(".*CONSOLE.*", ended.stderr), "is_dark": is_dark}
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("name", ["report", "explain", "compare", "article", "audit"])
 def test_a_page_fits_its_screen(pages, tmp_path, name, width, theme):
     shutil.copy(pages / f"{name}.html", tmp_path)
-    (tmp_path / "look.html").write_text(LOOK.replace("PAGE", f"{name}.html").replace("WIDTH", str(width)))
-    with served(functools.partial(Asked, directory=tmp_path), asked=[]) as server:
-        ended = subprocess.run(
-            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--virtual-time-budget=5000",
-             f"--blink-settings=preferredColorScheme={int(theme == 'light')}", "--dump-dom", f"{server.url}/look.html"],
-            capture_output=True, text=True, timeout=300, check=True,
-        )  # fmt: skip
-        asked = list(server.asked)
-    assert asked == ["/look.html", f"/{name}.html"]
-    assert not re.findall(".*CONSOLE.*", ended.stderr)
-    found = json.loads(re.search(r"<body>(.*?)</body>", ended.stdout, re.S)[1].replace("&amp;", "&"))
+    found = look(tmp_path, f"{name}.html", width, theme)
+    assert found["asked"] == ["/look.html", f"/{name}.html"]
+    assert found["elsewhere"] == found["console"] == found["cut"] == found["covered"] == []
     assert found["width"] <= width
-    assert found["cut"] == []
     assert max(found["verdicts"], default=0) <= width - 32, "the edge of a table that scrolls fades"
     assert (len(found["verdicts"]) > 0) == (name in ("compare", "article"))
     assert found["told"] == found["wide"] == found["lines"]
     assert found["wide"] > 0 or width > 400
-    red, green, blue = map(int, re.findall(r"\d+", found["paper"])[:3])
-    assert (red + green + blue < 200) == (theme == "dark")
+    assert found["is_dark"] == (theme == "dark")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("page", ["index.html", "start/index.html"])
+def test_the_documentation_fits_its_screen(site, page, width, theme):
+    """Its code blocks and tables may scroll."""
+    found = look(site, page, width, theme, texts="article h1, article h2, article h3, article p, article li")
+    assert found["elsewhere"] == found["console"] == found["cut"] == found["covered"] == []
+    assert found["width"] <= width
+    assert found["is_dark"] == (theme == "dark")
+
+
+def test_what_is_wrong_is_found(tmp_path):
+    """The tests above can fail."""
+    wrong = {
+        "cut": "<p style='white-space: nowrap'>" + "a long line " * 40 + "</p>",
+        "covered": "<p>one</p><p style='margin-top: -2rem'>other</p>",
+        "elsewhere": "<img src='http://127.0.0.1:9/none.png'>",
+        "console": "<script>console.log('a message')</script>",
+    }
+    for name, body in wrong.items():
+        (tmp_path / f"{name}.html").write_text(f"<!doctype html><link rel=icon href='data:,'>{body}")
+        assert look(tmp_path, f"{name}.html", 400, "light")[name]

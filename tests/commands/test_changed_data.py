@@ -113,9 +113,9 @@ def test_a_copy_of_a_training_image_in_the_test_folder_is_told(command, tmp_path
     ended = command("train", *given, "schedule.max_epochs=1")
     assert ended.code == 0, ended.err
     said = " ".join(ended.out.replace("│", " ").split())
-    assert "1 of 11 test images are training images too: the accuracy will be too high" in said
+    assert "1 of 11 test images is a training image too: the accuracy will be too high" in said
     ended = command("evaluate", f"run={only_run(tmp_path / 'outputs')}")
-    assert "1 of the 11 test images are training images too: the accuracy is too high" in ended.out
+    assert "1 of 11 test images is a training image too: the accuracy is too high" in ended.out
 
 
 def test_a_stopped_run_goes_on_with_its_own_images(command, tmp_path, monkeypatch):

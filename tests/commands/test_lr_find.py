@@ -236,7 +236,7 @@ def test_a_loss_that_falls_to_the_end_asks_for_a_larger_range():
 
 
 def test_too_few_losses_suggest_nothing():
-    with pytest.raises(InputError, match=r"exploded at learning rate 0\.5 already: 5 losses are too few"):
+    with pytest.raises(InputError, match=r"exploded at learning rate 0\.5 already, after 5 losses: too few"):
         conclusions(curve([2.3, 2.2, 2.0, 1.8, 1.7], exploded_at=0.5), RangeTest())
 
 

@@ -147,4 +147,8 @@ def test_leaked_images_are_counted():
     test = data.take(np.array([1, 1, 5]))
     splits = hold_out(Dataset(name="own", source="arrays"), data, test)
     assert splits.leaked == 3
+    assert splits.leak == "3 of 3 test images are training images too"
     assert hold_out(Dataset(name="own", source="arrays"), data.take(np.arange(6, 40)), test).leaked == 0
+    one = dataclasses.replace(splits, train=data.take(np.arange(5, 40)))
+    assert one.leak == "1 of 3 test images is a training image too"
+    assert dataclasses.replace(one, train=data.take(np.arange(6, 40))).leak == ""

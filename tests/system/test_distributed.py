@@ -54,7 +54,7 @@ def test_processes_that_are_as_many_as_the_config_says(started, variables, devic
         ({"OMPI_COMM_WORLD_SIZE": "4"}, 4, "mpirun started 4 processes"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, 1, "a launcher started 2 processes (WORLD_SIZE)"),
         ({**TORCHRUN, "WORLD_SIZE": "2"}, 1, "torchrun started 2 processes, but trainer.devices=1"),
-        ({**TORCHRUN, "WORLD_SIZE": "1"}, 2, "torchrun started 1 processes, but trainer.devices=2"),
+        ({**TORCHRUN, "WORLD_SIZE": "1"}, 2, "torchrun started 1 process, but trainer.devices=2"),
     ],
 )
 def test_processes_that_are_not_are_refused(started, variables, devices, says):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastconv.system.wording import counted, measured
+from fastconv.system.wording import agreeing, counted, measured
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,13 @@ from fastconv.system.wording import counted, measured
 )
 def test_a_number_and_its_noun(given, words):
     assert counted(*given) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "1 of 11 images is"), (0, "0 of 11 images are"), (2, "2 of 11 images are")]
+)
+def test_a_part_and_its_verb(count, words):
+    assert f"{count} of 11 images {agreeing(count, 'is', 'are')}" == words
 
 
 @pytest.mark.parametrize(

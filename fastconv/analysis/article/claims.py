@@ -105,7 +105,12 @@ def half_over_images(accuracies: Sequence[float]) -> float:
 
 
 def command(setup: Setup, dataset: str) -> str:
-    """Return the command that measures a data set's rows of a setup anew, on the machine that it is typed on."""
+    """Return the command that measures a data set's rows of a setup anew, on the machine that it is typed on.
+
+    It is empty for runs that their time limited instead of their epochs: benchmarks/article.py trains none.
+    """
+    if not setup.max_epochs:
+        return ""
     width = f" model.width={setup.width}" if setup.width not in (0, 64) else ""
     settings = f" {setup.settings}" if setup.settings else ""
     return f"python benchmarks/article.py datasets={dataset} epochs={setup.max_epochs:g}{width}{settings} results=again"

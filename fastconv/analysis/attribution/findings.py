@@ -8,6 +8,7 @@ from scipy.stats import binom
 
 from fastconv.analysis.attribution.attribution_run import ExplainedRun
 from fastconv.analysis.comparison.statistics import Summary, summarise
+from fastconv.system.wording import agreeing, counted
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,9 @@ def maps_sentence(names: Sequence[str], titles: dict[str, str], found: list[Diff
     chance = 0.05 * len(found)
     of = f"of {pairs} pairs of runs" if pairs > 1 else "of one pair of runs, paired by image"
     text = (
-        f"Heatmaps: {len(significant)} of {len(found)} measures {of} differ beyond their 95 % interval; chance alone"
-        f" would give about {chance:.{0 if chance >= 1 else 1}f}."
+        f"Heatmaps: {len(significant)} of {counted(len(found), 'measure')} {of}"
+        f" {agreeing(len(significant), 'differs beyond its', 'differ beyond their')} 95 % interval; chance alone would"
+        f" give about {chance:.{0 if chance >= 1 else 1}f}."
     )
     if pairs == 1:
         return f"{text} This compares these two networks; the effect of the difference in training takes several seeds."
@@ -228,9 +230,9 @@ def trust_sentence(titles: dict[str, str], groups: list[tuple[str, list[Explaine
 
     both = [titles[name] for name in titles if all(better[name]) and all(weights[name])]
     parts = [
-        f"{len(both)} of {len(titles)} methods {'finds' if len(both) == 1 else 'find'} pixels that matter more to the"
-        f" network than those of random heatmaps, and {'changes' if len(both) == 1 else 'change'} when its weights are"
-        " random" + (f": {', '.join(both)}" if 0 < len(both) < len(titles) else "")
+        f"{len(both)} of {counted(len(titles), 'method')} {agreeing(len(both), 'finds', 'find')} pixels that matter"
+        f" more to the network than those of random heatmaps, and {agreeing(len(both), 'changes', 'change')} when its"
+        " weights are random" + (f": {', '.join(both)}" if 0 < len(both) < len(titles) else "")
     ]
     if named := failing(better):
         parts.append(f"not better than random heatmaps: {named}")
@@ -238,7 +240,7 @@ def trust_sentence(titles: dict[str, str], groups: list[tuple[str, list[Explaine
         parts.append(f"not dependent on the weights: {named}")
     first = next(iter(titles))
     counts = [len(of_images(groups[0][1], first, measure)) for measure in ("deletion", "repeated")]
-    text = f"{'; '.join(parts)} ({counts[0]} images, for the weights {counts[1]})."
+    text = f"{'; '.join(parts)} ({counted(counts[0], 'image')}, for the weights {counts[1]})."
     if not both:
         return text
     return f"{text} That shows which pixels the predictions depend on, and not whether they should."

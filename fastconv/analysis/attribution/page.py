@@ -22,6 +22,7 @@ from fastconv.analysis.attribution.gallery import galleries
 from fastconv.analysis.comparison.statistics import Summary, summarise
 from fastconv.analysis.html import Cell, Figure, Table, write_page
 from fastconv.config.commands import Explain
+from fastconv.system.wording import counted
 
 # Settings that the page lists.
 SETTINGS = ("per_class", "errors", "correct", "candidates", "target", "steps", "perturbations", "control_images",
@@ -121,7 +122,7 @@ def image_counts(runs: list[ExplainedRun]) -> str:
         for key, values in measures.items():
             found.setdefault(int(np.isfinite(values).sum()), []).append(MEASURES[key].title)
     return "; ".join(
-        f"{n} images: {', '.join(dict.fromkeys(names))}" for n, names in sorted(found.items(), reverse=True)
+        f"{counted(n, 'image')}: {', '.join(dict.fromkeys(names))}" for n, names in sorted(found.items(), reverse=True)
     )
 
 
@@ -161,7 +162,7 @@ def agreement_sections(explanation: Explanation) -> list[Section]:
             found = [pairs.get((name, other), pairs.get((other, name))) for other in titles]
             rows.append([title, *("" if each is None else f"{each.mean:.2f} ± {each.sd:.2f}" for each in found)])
         n = max(each.n for each in pairs.values())
-        note = f"{group}: rank correlation of signed maps{where}, mean ± standard deviation over {n} images."
+        note = f"{group}: rank correlation of signed maps{where}, mean ± standard deviation over {counted(n, 'image')}."
         sections.append(Section(group, note, Table(["", *titles.values()], rows)))
     return sections
 
@@ -188,7 +189,7 @@ def timing_section(explanation: Explanation) -> Section:
     rows = [[part, f"{np.mean([run.seconds.get(part, 0.0) for run in runs]):.1f} s"] for part in parts]
     return Section(
         f"Time it took: {sum(sum(run.seconds.values()) for run in runs):.0f} s",
-        f"Seconds for each run ({len(explanation.samples)} images); reading runs and choosing images took"
+        f"Seconds for each run ({counted(len(explanation.samples), 'image')}); reading runs and choosing images took"
         f" {explanation.load_seconds:.1f} s once.",
         Table(["part", "seconds"], rows),
     )

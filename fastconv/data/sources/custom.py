@@ -20,7 +20,7 @@ from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import content_split, stratified_split
 from fastconv.system.errors import InputError
 from fastconv.system.json_text import as_json, from_json
-from fastconv.system.wording import counted
+from fastconv.system.wording import agreeing, counted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -61,9 +61,9 @@ def note_of(unreadable: Sequence[tuple[str, str]], count: int) -> str:
     """A sentence about the images, of `count`, that could not be read or have no label; empty if there are none."""
     unlabelled = [name for name, why in unreadable if why == NO_LABEL]
     others = [(name, why) for name, why in unreadable if why != NO_LABEL]
-    images = counted(count, "image")
+    images, have = counted(count, "image"), agreeing(len(unlabelled), "has", "have")
     lines = [f"{len(others):,} of {images} cannot be read, such as {name} ({why})" for name, why in others[:1]]
-    lines += [f"{len(unlabelled):,} of {images} have no label, such as {name}" for name in unlabelled[:1]]
+    lines += [f"{len(unlabelled):,} of {images} {have} no label, such as {name}" for name in unlabelled[:1]]
     return " and ".join(lines)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from fastconv.data.sources.base import natural
 from fastconv.system.errors import InputError
+from fastconv.system.wording import counted
 
 # How pandas, databases and spreadsheets write that there is no value. None and NA are left to be names of classes.
 _NO_VALUE = ("", "nan", "-nan", "null", "<na>", "#n/a", "#na")
@@ -112,4 +113,6 @@ def class_notes(classes: Iterable[str]) -> list[str]:
             notes.append(f"the label {name} is a class of its own: if it is several labels, give one for each image")
         if re.sub(r"[\s_-]+", " ", name.lower()) in _DOUBTFUL:
             notes.append(f"the label {name} is a class: if it means that there is no label, leave these images out")
-    return notes if len(notes) <= 3 else [*notes[:3], f"{len(notes) - 3:,} more labels look like these"]
+    if len(notes) > 3:
+        notes[3:] = [f"{counted(len(notes) - 3, 'more label looks', 'more labels look')} like these"]
+    return notes

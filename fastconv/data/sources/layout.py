@@ -260,7 +260,8 @@ def _problems(
     heif = "".join({split.needs_heif for split in splits})
     empty = [name for name, *counts in zip(classes, *images, strict=True) if not any(counts)]
     if empty and len(empty) == len(classes):
-        return [f"dataset.root={root} has no images: its {len(classes)} folders of classes have none{heif}"]
+        none = counted(len(classes), "folder of a class has", "folders of classes have")
+        return [f"dataset.root={root} has no images: its {none} none{heif}"]
     if empty and DETECTION & {name.casefold() for name in empty} and len(classes) - len(empty) == 1:
         line = f"dataset.root={root} has {_listed(classes)}, as data sets for the detection of objects do"
         return [f"{line}: make a folder of images for each class, or list the images in a table (dataset=csv)"]

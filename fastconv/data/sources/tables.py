@@ -102,8 +102,8 @@ def _read(path: Path, root: Path) -> tuple[Columns, list[Row]]:
         if any(cells[width:]) or (not columns.head and len(cells) < width):
             count = max(at + 1 for at, cell in enumerate(cells) if cell)
             raise InputError(
-                f"{path}, line {line}: {count} cells, where the first line has {width}: {','.join(cells)[:200]}. Put"
-                " quotes around a text that holds the separator"
+                f"{path}, line {line}: {counted(count, 'cell')}, where the first line has {width}:"
+                f" {','.join(cells)[:200]}. Put quotes around a text that holds the separator"
             )
         rows.append(_row(path, columns, cells, line, files))
     if not rows:
