@@ -70,9 +70,9 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
                 error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
-            if run.config.trainer.devices > 1 and lost_rank(error):
+            if run.config.trainer.world > 1 and lost_rank(error):
                 raise InputError(
-                    f"a process of this run on {run.config.trainer.devices} devices is gone, so the others cannot go"
+                    f"a process of this run on {run.config.trainer.world} devices is gone, so the others cannot go"
                     f" on: go on from the last checkpoint with resume={folder.path}"
                 ) from error
             raise
