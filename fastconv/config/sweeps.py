@@ -17,6 +17,7 @@ from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
 from fastconv.system.names import printable
+from fastconv.system.slurm import is_restarted_job
 from fastconv.system.urls import redacted
 
 # The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
@@ -59,6 +60,8 @@ def begin(sweep: Sweep) -> Sweep:
         if config.trainer.devices > 1:
             raise InputError("a sweep cannot train on several devices: start a command for each value")
     resume = getattr(getattr(sweep.first, "sweep", None), "resume", None)
+    if resume is None and is_restarted_job() and hasattr(sweep.first, "sweep"):
+        resume = "auto"
     asked = {"command": sweep.command, "overrides": _of_interest(sweep.overrides), "jobs": len(sweep.configs)}
     if resume == "auto":
         sweep = dataclasses.replace(sweep, folder=_newest(Path(sweep.first.outputs) / "sweeps", asked) or sweep.folder)

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastconv.system.cluster import Launch, is_slurm_job, launch, number_in, torch_variables
 from fastconv.system.errors import InputError
+from fastconv.system.slurm import is_restarted_job
 from fastconv.system.wording import counted
 
 # Environment variable by which the first rank passes values to the processes that it starts.
@@ -48,8 +49,8 @@ def started_together() -> bool:
 
 
 def is_restarted() -> bool:
-    """Whether torchrun starts the ranks anew, since one of them ended before (`--max-restarts`)."""
-    return _attempt() > 0
+    """Whether a run is started anew: by torchrun, since a rank ended before (`--max-restarts`), or by SLURM."""
+    return _attempt() > 0 or is_restarted_job()
 
 
 def _attempt() -> int:

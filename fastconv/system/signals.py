@@ -21,6 +21,9 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
         self.advice: str | None = None
+        self.goes_on = number == signal.SIGTERM
+        """Whether to requeue the job: if it is preempted; before the end of its time, only if something is saved, lest
+        it begin again for ever."""
 
 
 # Signals belong to the process, so the received one is kept in a module variable.
