@@ -403,3 +403,17 @@ def test_a_launcher_that_is_not_installed(command):
     ended = command("train", "-m", "seed=0,1", *SHORT, "hydra/launcher=rocket")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "unknown hydra/launcher rocket" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("hydra.launcher.n_job=2", "unknown key hydra.launcher.n_job; did you mean hydra.launcher.n_jobs?"),
+        ("hydra/lancher=joblib", "unknown key hydra/lancher; did you mean hydra/launcher?"),
+        ("hydra.swep.dir=x", "unknown key hydra.swep; did you mean hydra.sweep?"),
+        ("hydra.nothing=3", "unknown key hydra.nothing: Hydra has no such setting."),
+    ],
+)
+def test_a_mistyped_key_of_hydra_is_one_line(command, override, says):
+    ended = command("train", "-m", "seed=0,1", *SHORT, "hydra/launcher=joblib", override)
+    assert (ended.code, ended.err) == (1, f"fastconv: {says}\n")

@@ -107,7 +107,7 @@ def test_a_batch_script_without_srun_trains_on_one_device_only(batch, tmp_path, 
 
 
 def test_a_stopped_job_is_requeued_and_ends_as_if_nothing_had_happened(batch, inside, tmp_path):
-    """SIGUSR1 arrives in a certain step, as SLURM sends it with --signal=USR1@60. The second process has fewer steps."""
+    """SIGUSR1 comes in a certain step, as SLURM sends it with --signal=USR1@60. The second process has fewer steps."""
     step = 2 * STEPS * 6 // 10
     disturb = f"fastconv.training.module:ImageClassifier._score_training {step} {signal.SIGUSR1}"
     script = f"srun --ntasks=1 {sys.executable} {SCRIPT} {' '.join(RUN)} outputs=stopped figures=false"
