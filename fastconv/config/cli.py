@@ -98,6 +98,7 @@ def command(
                 with listening():
                     sweep = begin(planned) if planned else None
                     job.progress = SweepProgress(len(sweep.configs), sweep.folder) if sweep else None
+                    job.flags = ["--config-dir", asked.config_dir] if asked.config_dir else []
                     job.may_come_back = planned is not None and not planned.is_search
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
                     if sweep and sweep.composed:
@@ -132,6 +133,11 @@ def command(
                 if job.full_error or not is_of_files(error):
                     raise
                 fail(of_file(error))
+            except RuntimeError as error:
+                if job.full_error or not type(error).__module__.startswith("submitit."):
+                    raise
+                line = str(error).strip().splitlines() or [type(error).__name__]
+                fail(f"a job ended without a result ({line[0]}): go on with the same command and sweep.resume=auto")
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()

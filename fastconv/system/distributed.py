@@ -144,6 +144,16 @@ def _not_launched(devices: int, nodes: int | None) -> str:
     return ""
 
 
+# The job of a sweep that this process runs: the values of the one before must not be taken for its own.
+_job = ""
+
+
+def begin_job(number: int) -> None:
+    """Note which job of a sweep begins, on every rank of a launcher."""
+    global _job
+    _job = f"{number}/" if started_together() else ""
+
+
 def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
     """Call `make` on the first rank and return its value on every rank.
 
@@ -151,7 +161,7 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
         name: identifies the value; the same on every rank, and different for each value.
         make: called on the first rank only; returns a value that JSON can hold.
     """
-    first = is_first_rank()
+    first, name = is_first_rank(), f"{_job}{name}"
     if started_together():
         if first:
             _store().set(name, json.dumps(make()))

@@ -53,8 +53,11 @@ def train(
     if job is None or config.dry_run:
         begun = begun or (unfinished(choice.config, overrides) if job is None else None)
         return carry_out(choice, data, overrides, clock, console, begun)
+    if not is_first_rank():  # a launcher started it together with the first one, which opens the folder
+        finished = from_first_rank("finished", bool)
+        return None if finished else carry_out(choice, data, overrides, clock, console, None)
     with closing(job_of_sweep(choice.config, job)) as folder:
-        if is_finished(job):
+        if from_first_rank("finished", lambda: is_finished(job)):
             console.print(f"{job} is finished", highlight=False, markup=False, soft_wrap=True)
             return job
         keep_log_in(job)

@@ -7,6 +7,7 @@ import pytest
 
 from fastconv.config import deadline
 from fastconv.config.deadline import BoundedBudget, bounded, check_until, going_on, moment
+from fastconv.config.overrides import compose
 from fastconv.config.resume import as_yaml, hparams
 from fastconv.config.schema import SEGMENTS, Budget, Config
 from fastconv.system.errors import InputError
@@ -101,3 +102,14 @@ def test_the_folder_of_a_run_keeps_the_budget_that_was_given(at_six):
     assert isinstance(found.budget, BoundedBudget)
     assert as_yaml(found) == as_yaml(config)
     assert hparams(found) == hparams(with_budget(seconds=1000.0))  # so that it goes on in a job that ends elsewhere
+
+
+@pytest.mark.parametrize(("seconds", "minutes"), [("60", 12), ("1000", 35), ("null", 60)])
+def test_a_job_of_a_sweep_is_as_long_as_its_budget_needs(seconds, minutes):
+    launcher = compose("train", ["hydra/launcher=slurm", f"budget.seconds={seconds}"], with_hydra=True).hydra.launcher
+    assert launcher.timeout_min == minutes
+
+
+def test_a_job_of_a_sweep_has_a_task_for_each_device():
+    launcher = compose("train", ["hydra/launcher=slurm", "trainer.devices=2"], with_hydra=True).hydra.launcher
+    assert (launcher.tasks_per_node, launcher.gpus_per_node) == (2, 2)

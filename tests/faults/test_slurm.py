@@ -130,3 +130,18 @@ def test_the_budget_is_what_the_job_has_left(batch, tmp_path):
     assert 59 * 60 - 60 <= found.budget_seconds <= 59 * 60  # 30 s are kept, and SLURM needs some to start
     assert found.budget_until is not None
     assert found.slurm_job is not None
+
+
+def test_each_run_of_a_sweep_has_a_job_of_its_own(inside, tmp_path):
+    """The launcher's settings as they are shipped, but for what this host has: no GPUs, few CPUs, no accounting."""
+    here = ("gpus_per_node=null", "cpus_per_task=1", "mem_gb=1")
+    launcher = ("hydra/launcher=slurm", *(f"hydra.launcher.{each}" for each in here))
+    code, said = inside(*TRAIN, "-m", *RUN, "seed=0,1,2,3", *launcher, "figures=false")
+    assert code == 0, said
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    found = [Results.read(sweep / str(number)) for number in range(4)]
+    assert [each.seed for each in found] == [0, 1, 2, 3]
+    assert len({each.slurm_job for each in found}) == 4
+    (script,) = {path.read_text() for path in sweep.rglob("*.sh")}
+    assert "#SBATCH --time=60\n" in script  # without a time limit
+    assert "#SBATCH --requeue\n" in script
