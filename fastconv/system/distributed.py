@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, SharedError, reason
 
 # Environment variable by which the first rank passes values to the processes that it starts.
 VARIABLE = "FASTCONV_FIRST_RANK"
 ASK_AGAIN_SECONDS = 1.0
+# Seconds that other ranks give the first one to say why all of them end.
+WAIT_FOR_FIRST_RANK = 5.0
 # Variables in which launchers say how many processes they started. SLURM_NTASKS says only how many a job may have.
 LAUNCHERS = {
     "SLURM_STEP_NUM_TASKS": "srun",
@@ -115,12 +117,23 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
     Args:
         name: identifies the value; the same on every rank, and different for each value.
         make: called on the first rank only; returns a value that JSON can hold.
+
+    Raises what `make` raises on the first rank, and SharedError on the others.
     """
     first = is_first_rank()
     if started_by_torchrun():
         if first:
-            _store().set(name, json.dumps(make()))
-        return json.loads(_wait_for(name))
+            try:
+                value = make()
+            except BaseException as error:
+                store().set(name, json.dumps({"failed": reason(error)}))
+                raise
+            store().set(name, json.dumps({"value": value}))
+            return json.loads(json.dumps(value))
+        found = json.loads(wait_for(name))
+        if "failed" in found:
+            raise SharedError(found["failed"])
+        return found["value"]
     told = json.loads(os.environ.get(VARIABLE, "{}"))
     if first:
         told[name] = make()
@@ -129,25 +142,55 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
 
 
 @functools.cache
-def _store() -> Any:
-    """The key-value store through which torchrun's processes find each other.
+def store() -> Any:
+    """The key-value store through which torchrun's processes find each other."""
+    return connect()
 
-    It outlives the processes, so that those that torchrun starts anew must not find the values of the ones before.
+
+def connect() -> Any:
+    """A connection of its own to the store, for a thread: a connection serves one call after the other.
+
+    The store outlives the processes, so that those that torchrun starts anew must not find the values of the ones
+    before. Raises InputError if it cannot be reached.
     """
-    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed import DistError, PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
-    store, _, _ = next(rendezvous("env://"))
-    return PrefixStore(f"fastconv-{_attempt()}", store)
+    try:
+        shared, _, _ = next(rendezvous("env://"))
+    except DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise InputError(
+            f"the processes of this run cannot find each other at {place}: set"
+            " TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, which restarts wrongly without it (pytorch issue"
+            " 135712), and check that the machines reach each other"
+        ) from error
+    return PrefixStore(f"fastconv-{_attempt()}", shared)
 
 
-def _wait_for(name: str) -> bytes:
-    """Wait, without a time limit, for a value from the first rank. A signal can end the wait."""
-    store = _store()
-    while not store.check([name]):
+def wait_for(name: str) -> bytes:
+    """Wait, without a time limit, for a value in the store. A signal can end the wait."""
+    shared = store()
+    while not shared.check([name]):
         time.sleep(ASK_AGAIN_SECONDS)
-    value: bytes = store.get(name)
+    value: bytes = shared.get(name)
     return value
+
+
+def world() -> int:
+    """Number of processes that a launcher has started for this run, as it says."""
+    return _number("WORLD_SIZE")
+
+
+def end_after_first_rank() -> None:
+    """End this process with code 1, after the first one has had time to say why all of them end.
+
+    A launcher ends all processes of a run as soon as one has failed.
+    """
+    parent, deadline = os.getppid(), time.monotonic() + WAIT_FOR_FIRST_RANK
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(ASK_AGAIN_SECONDS / 10)
+    os._exit(1)
 
 
 def lost_rank(error: BaseException) -> bool:
