@@ -45,7 +45,7 @@ def check_run(config: Config, begun: bool = False) -> Splits:
     Raises InputError for a run that cannot work.
     """
     check(config)
-    check_world(config.trainer.devices)
+    check_world(config.trainer.devices, config.trainer.nodes)
     if config.sweep.report != "none" and not config.checkpoint.save:
         raise InputError(f"sweep.report={config.sweep.report} needs the networks: leave out checkpoint.save=false")
     require_loggers(config)

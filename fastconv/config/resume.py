@@ -15,7 +15,7 @@ from fastconv.config.trust import require_ours
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, new_run_folder, write_config
 from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
-from fastconv.system.distributed import from_first_rank, is_first_rank, started_by_torchrun
+from fastconv.system.distributed import from_first_rank, is_first_rank, started_together
 from fastconv.system.errors import InputError, reason
 from fastconv.system.first_files import files_from_first_rank
 from fastconv.system.signals import obey
@@ -56,7 +56,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     if config.resume == "auto":
         return _newest(config)
     folder = Path(config.resume)
-    if started_by_torchrun():
+    if started_together():
         folder = begun_files(Path(from_first_rank("resume", lambda: str(folder.absolute()))))
     stored = _read(folder)
     if stored is None:

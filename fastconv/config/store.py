@@ -23,6 +23,7 @@ from fastconv.models.configs import PRETRAINED_SIDE, SHIPPED, Pretrained
 from fastconv.optim import OPTIMIZERS, SCHEDULES
 from fastconv.optim.configs import Average
 from fastconv.runs.legacy import current_settings
+from fastconv.system.cluster import world_size
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.names import RESERVED, file_name
@@ -177,9 +178,9 @@ def methods(config: Explain) -> dict[str, Method]:
     return found
 
 
-def _part(batch_size: int, devices: int, micro_batch_size: int) -> int:
+def _part(batch_size: int, devices: int, nodes: int | None, micro_batch_size: int) -> int:
     """The model's `micro_batch_size`, or a device's share of the batch if that is smaller; at least two images."""
-    return min(micro_batch_size, max(2, batch_size // max(1, devices)))
+    return min(micro_batch_size, max(2, batch_size // max(1, world_size(devices, nodes))))
 
 
 def _beyond_a_run(schema: type[Config]) -> DictConfig:

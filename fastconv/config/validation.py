@@ -112,14 +112,16 @@ def check(config: Config) -> None:
         )
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
-    part = config.micro_batch_size * trainer.devices
+    devices = trainer.world
+    part = config.micro_batch_size * devices
     require(
         config.batch_size % part == 0,
         "batch_size",
-        f"it must be a multiple of micro_batch_size x trainer.devices = {part}; set micro_batch_size too",
+        f"it must be a multiple of micro_batch_size x trainer.devices{' x nodes' * (devices > trainer.devices)} ="
+        f" {part}; set micro_batch_size too",
     )
     require(
-        config.validate.samples is None or config.validate.samples >= trainer.devices,
+        config.validate.samples is None or config.validate.samples >= devices,
         "validate.samples",
         "give at least one for each of trainer.devices, or null for all",
     )

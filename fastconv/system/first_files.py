@@ -10,7 +10,7 @@ from fastconv.system.distributed import (
     ASK_AGAIN_SECONDS,
     from_first_rank,
     is_first_rank,
-    started_by_torchrun,
+    started_together,
     store,
     wait_for,
     world,
@@ -36,7 +36,7 @@ def files_from_first_rank(name: str, folder: Path, files: Sequence[str]) -> Path
 
     Raises InputError if the files cannot be read or copied.
     """
-    if not started_by_torchrun():  # the first rank starts the others on its own machine
+    if not started_together():  # the first rank starts the others on its own machine
         return folder
     theirs: dict[str, str] = from_first_rank(f"{name}/digests", lambda: _digests(folder, files))
     if is_first_rank():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from fastconv.system.distributed import connect, rank, started_by_torchrun, world
+from fastconv.system.distributed import connect, rank, started_together, world
 
 BEAT_SECONDS = 2.0
 # A process that says nothing for so long is gone: a library that is loaded may keep it from speaking for seconds.
@@ -81,7 +81,7 @@ def watching_ranks() -> Iterator[None]:
 
     For processes that a launcher has started together; those that the first one starts watch it themselves.
     """
-    if not started_by_torchrun() or world() == 1:
+    if not started_together() or world() == 1:
         yield
         return
     heartbeat, over = Heartbeat(connect(), rank(), world()), threading.Event()

@@ -72,9 +72,9 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
                 error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
-            if run.config.trainer.devices > 1 and lost_rank(error):
+            if run.config.trainer.world > 1 and lost_rank(error):
                 raise InputError(
-                    f"a process of this run on {run.config.trainer.devices} devices is gone, so the others cannot go"
+                    f"a process of this run on {run.config.trainer.world} devices is gone, so the others cannot go"
                     f" on: go on from the last checkpoint with resume={folder.path}"
                 ) from error
             raise
@@ -123,7 +123,7 @@ class Training:
         self._kept = KeptFeatures(config.stream.seed) if share else None
         self._callbacks = [
             self._budget,
-            *([ShareSteps(self._budget), CompareRanks(run)] if config.trainer.devices > 1 else []),
+            *([ShareSteps(self._budget), CompareRanks(run)] if config.trainer.world > 1 else []),
             self._watch,
             ScheduleLR(config.schedule),
             *([ReuseFeatures(self._budget, self._kept, share, self._recorder)] if self._kept and share else []),
