@@ -20,8 +20,10 @@ from fastconv.system.wording import counted
 # Environment variable by which the first rank passes values to the processes that it starts.
 VARIABLE = "FASTCONV_FIRST_RANK"
 ASK_AGAIN_SECONDS = 1.0
-# Seconds that other ranks give the first one to say why all of them end.
-WAIT_FOR_FIRST_RANK = 5.0
+# Seconds that other ranks wait at most for the first one to end too, and then give it to say why all of them end.
+WAIT_FOR_FIRST_RANK, TIME_TO_SAY = 20.0, 3.0
+# What a process says at its end, for the others to hear.
+ENDED, FAILED = "ended", "failed"
 # Variables in which launchers say how many processes they started, which fastconv does not take for one run.
 OTHER_LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": "mpirun",
@@ -222,12 +224,29 @@ def world() -> int:
 def end_after_first_rank() -> None:
     """End this process with code 1, after the first one has had time to say why all of them end.
 
-    A launcher ends all processes of a run as soon as one has failed.
+    Whoever started them ends all processes of a run as soon as one has failed.
     """
     parent, deadline = os.getppid(), time.monotonic() + WAIT_FOR_FIRST_RANK
-    while os.getppid() == parent and time.monotonic() < deadline:
-        time.sleep(ASK_AGAIN_SECONDS / 10)
+    if started_together():
+        while not _first_is_ending() and time.monotonic() < deadline:
+            time.sleep(ASK_AGAIN_SECONDS / 10)
+        time.sleep(TIME_TO_SAY)
+    else:
+        while os.getppid() == parent:  # the first rank
+            time.sleep(ASK_AGAIN_SECONDS / 10)
     os._exit(1)
+
+
+def alive(rank: int) -> str:
+    """The key in the store under which a process says how it is: a growing number, ENDED or FAILED."""
+    return f"alive/{rank}"
+
+
+def _first_is_ending() -> bool:
+    try:
+        return store().check([alive(0)]) and store().get(alive(0)).decode() in (ENDED, FAILED)
+    except Exception:  # torch raises several kinds when the store is gone
+        return True
 
 
 def lost_rank(error: BaseException) -> bool:

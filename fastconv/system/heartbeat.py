@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from fastconv.system.distributed import connect, rank, started_together, world
+from fastconv.system.distributed import ENDED, FAILED, alive, connect, rank, started_together, world
+from fastconv.system.errors import SharedError
 
 BEAT_SECONDS = 2.0
 # A process that says nothing for so long is gone: a library that is loaded may keep it from speaking for seconds.
 SILENT_SECONDS = 20.0
 # Seconds that the first process, which may hold the store, waits at its end for the others to end too.
 LAST_SECONDS = 10.0
-ENDED, FAILED = "ended", "failed"
 
 
 class Heartbeat:
@@ -59,7 +59,7 @@ class Heartbeat:
 
     def say(self, word: str) -> None:
         """Say something for the others to hear."""
-        self._store.set(f"alive/{self._rank}", word)
+        self._store.set(alive(self._rank), word)
 
     def all_ended(self) -> bool:
         """Whether every process that this one listens to has ended."""
@@ -71,7 +71,7 @@ class Heartbeat:
         return self._rank > 0 and self._heard[0][0] == ENDED
 
     def _listen(self, other: int) -> str:
-        key = f"alive/{other}"
+        key = alive(other)
         return self._store.get(key).decode() if self._store.check([key]) else ""
 
 
@@ -91,6 +91,9 @@ def watching_ranks() -> Iterator[None]:
     try:
         yield
         word = ENDED
+    except SharedError:  # it ends all of them by itself
+        word = ENDED
+        raise
     finally:
         over.set()
         thread.join(2 * BEAT_SECONDS)

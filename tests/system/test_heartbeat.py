@@ -1,6 +1,7 @@
 """Processes that notice, in simulated time, that another one is gone."""
 
-from fastconv.system.heartbeat import BEAT_SECONDS, ENDED, FAILED, Heartbeat
+from fastconv.system.distributed import ENDED, FAILED
+from fastconv.system.heartbeat import BEAT_SECONDS, Heartbeat
 
 
 class Store(dict):
