@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from fastconv.callbacks import Checkpoints, FiniteLoss, OneCycleLR, Recorder, TimeBudget
 from fastconv.models import build_model
-from fastconv.optim.configs import SGD
+from fastconv.optim.sgd import SGD
 from fastconv.training.callbacks import ShareSteps
 from fastconv.training.module import ImageClassifier
 

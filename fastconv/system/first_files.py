@@ -21,7 +21,8 @@ from fastconv.system.files import unwritable
 # Bytes of a message: the store through which ranks find each other takes 8 MiB.
 CHUNK_BYTES = 4 * 2**20
 
-_copies: dict[str, "tempfile.TemporaryDirectory[str]"] = {}
+# They are removed when the process ends.
+_copies: list["tempfile.TemporaryDirectory[str]"] = []
 
 
 def files_from_first_rank(name: str, folder: Path, files: Sequence[str]) -> Path:
@@ -81,8 +82,9 @@ def _send(name: str, folder: Path, files: Sequence[str]) -> None:
 def _received(name: str, files: Sequence[str]) -> Path:
     """A temporary folder with the files; the last rank to have them removes them from the store."""
     shared, sent = store(), list[str]()
-    _copies[name] = tempfile.TemporaryDirectory(prefix="fastconv-", ignore_cleanup_errors=True)
-    folder = Path(_copies[name].name)
+    copies = tempfile.TemporaryDirectory(prefix="fastconv-", ignore_cleanup_errors=True)
+    _copies.append(copies)
+    folder = Path(copies.name)
     for file in files:
         parts = int(wait_for(f"{name}/{file}"))
         try:

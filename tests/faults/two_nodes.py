@@ -26,6 +26,8 @@ class Node:
     folder: Path
     hidden: Path
     """The folder of the other machine, which processes here cannot see."""
+    is_host: bool
+    """Whether it has the store through which torchrun's agents find each other."""
 
 
 def why_not() -> str:
@@ -45,7 +47,8 @@ def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
     """Two nodes that reach each other through a cable, each with an empty folder; the first one's is `folder`/first."""
     folders = [folder / "first", folder / "second"]
     nodes = tuple(
-        Node(f"fc{os.getpid()}{'ab'[at]}", f"10.77.0.{at + 1}", folders[at], folders[1 - at]) for at in range(2)
+        Node(f"fc{os.getpid()}{'ab'[at]}", f"10.77.0.{at + 1}", folders[at], folders[1 - at], is_host=at == 0)
+        for at in range(2)
     )
     try:
         for node in nodes:
@@ -88,6 +91,7 @@ def torchrun(
     command = ["ip", "netns", "exec", node.name, *alone, str(node.hidden), sys.executable, "-m",
                "torch.distributed.run", f"--nnodes={nodes}", "--nproc-per-node=1", f"--max-restarts={restarts}",
                "--rdzv-backend=c10d", "--rdzv-id=fastconv", f"--rdzv-endpoint=10.77.0.1:{PORT}",
+               f"--rdzv-conf=is_host={int(node.is_host)},read_timeout=600,join_timeout=900",
                f"--local-addr={node.address}", str(SCRIPT), *overrides]  # fmt: skip
     with (node.folder / "out.txt").open("a") as out, (node.folder / "err.txt").open("a") as err:
         return subprocess.Popen(command, cwd=node.folder, env=settings, stdout=out, stderr=err)
