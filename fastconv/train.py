@@ -31,6 +31,7 @@ from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.distributed import check_world, end_with_first_rank, is_restarted
 from fastconv.system.errors import InputError
+from fastconv.system.heartbeat import watching_ranks
 from fastconv.system.lean_imports import lean_imports, without_garbage_collection
 from fastconv.system.process import take_start_seconds
 from fastconv.system.targets import targets_in
@@ -89,7 +90,8 @@ def main(config: Config) -> float | None:
     with without_garbage_collection(), nullcontext() if own_code else lean_imports():
         from fastconv.training.run import train
 
-    folder = train(config, data, overrides, clock, begun, job)
+    with watching_ranks():
+        folder = train(config, data, overrides, clock, begun, job)
     if folder and config.checkpoint.save:
         # Another command follows neither the code nor the URLs that a run's files name, unless it is told to.
         told = GIVEN if any("://" in override for override in overrides) else ()

@@ -23,8 +23,8 @@ from fastconv.config.store import CONF, register
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import begin, override_of, remove_empty
 from fastconv.system.console_log import console_logged
-from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError
+from fastconv.system.distributed import end_after_first_rank, is_first_rank
+from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, of_file
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
@@ -116,6 +116,8 @@ def command(
             except InputError as error:
                 if job.full_error:
                     raise
+                if isinstance(error, SharedError) and not is_first_rank():
+                    end_after_first_rank()
                 fail(str(error))
             except Interrupted as error:
                 if is_first_rank():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from fastconv.config.trust import require_ours
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, new_run_folder, write_config
 from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
-from fastconv.system.distributed import from_first_rank, is_first_rank
+from fastconv.system.distributed import from_first_rank, is_first_rank, started_together
 from fastconv.system.errors import InputError, reason
+from fastconv.system.first_files import files_from_first_rank
 from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
+
+# The files of a run that it goes on from.
+GOES_ON_FROM = ("config.yaml", "results.json", "splits.json", "last.ckpt")
 
 
 @dataclasses.dataclass
@@ -51,6 +56,8 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     if config.resume == "auto":
         return _newest(config)
     folder = Path(config.resume)
+    if started_together():
+        folder = begun_files(Path(from_first_rank("resume", lambda: str(folder.absolute()))))
     stored = _read(folder)
     if stored is None:
         raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml{_why(folder)}")
@@ -116,7 +123,20 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
     first = from_first_rank("run", make)
-    return run or RunFolder(Path(first["path"]), config, first["resumed"])
+    if run is not None and not first["resumed"]:
+        return run
+    path = begun_files(Path(first["path"])) if first["resumed"] else Path(first["path"])
+    return run or RunFolder(path, config, first["resumed"])
+
+
+@functools.cache
+def begun_files(folder: Path) -> Path:
+    """Where this rank finds what a begun run goes on from: in its folder, or in a copy of the first rank's files.
+
+    Args:
+        folder: the run's folder on the first rank. All ranks ask for the same ones.
+    """
+    return files_from_first_rank(f"files of {folder}", folder, GOES_ON_FROM)
 
 
 def earlier_results(folder: Path) -> Results | None:

@@ -14,13 +14,17 @@ from collections.abc import Callable
 from typing import Any
 
 from fastconv.system.cluster import Launch, is_slurm_job, launch, number_in, torch_variables
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, SharedError, reason
 from fastconv.system.slurm import is_restarted_job
 from fastconv.system.wording import counted
 
 # Environment variable by which the first rank passes values to the processes that it starts.
 VARIABLE = "FASTCONV_FIRST_RANK"
 ASK_AGAIN_SECONDS = 1.0
+# Seconds that other ranks wait at most for the first one to end too, and then give it to say why all of them end.
+WAIT_FOR_FIRST_RANK, TIME_TO_SAY = 20.0, 3.0
+# What a process says at its end, for the others to hear.
+ENDED, FAILED = "ended", "failed"
 # Variables in which launchers say how many processes they started, which fastconv does not take for one run.
 OTHER_LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": "mpirun",
@@ -144,28 +148,29 @@ def _not_launched(devices: int, nodes: int | None) -> str:
     return ""
 
 
-# The job of a sweep that this process runs: the values of the one before must not be taken for its own.
-_job = ""
-
-
-def begin_job(number: int) -> None:
-    """Note which job of a sweep begins, on every rank of a launcher."""
-    global _job
-    _job = f"{number}/" if started_together() else ""
-
-
 def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
     """Call `make` on the first rank and return its value on every rank.
 
     Args:
         name: identifies the value; the same on every rank, and different for each value.
         make: called on the first rank only; returns a value that JSON can hold.
+
+    Raises what `make` raises on the first rank, and SharedError on the others.
     """
-    first, name = is_first_rank(), f"{_job}{name}"
+    first = is_first_rank()
     if started_together():
         if first:
-            _store().set(name, json.dumps(make()))
-        return json.loads(_wait_for(name))
+            try:
+                value = make()
+            except BaseException as error:
+                store().set(name, json.dumps({"failed": reason(error)}))
+                raise
+            store().set(name, json.dumps({"value": value}))
+            return json.loads(json.dumps(value))
+        found = json.loads(wait_for(name))
+        if "failed" in found:
+            raise SharedError(found["failed"])
+        return found["value"]
     told = json.loads(os.environ.get(VARIABLE, "{}"))
     if first:
         told[name] = make()
@@ -173,26 +178,87 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
     return told[name]
 
 
-@functools.cache
-def _store() -> Any:
-    """The key-value store through which torchrun's processes find each other.
+# The job of a sweep that this process runs.
+_job = ""
 
-    It outlives the processes, so that those that torchrun starts anew must not find the values of the ones before.
+
+def begin_job(number: int) -> None:
+    """Note which job of a sweep begins, on every rank: what ranks told each other for the one before does not count."""
+    global _job
+    _job = f"-{number}"
+    store.cache_clear()
+
+
+@functools.cache
+def store() -> Any:
+    """The key-value store through which torchrun's processes find each other."""
+    return connect()
+
+
+def connect() -> Any:
+    """A connection of its own to the store, for a thread: a connection serves one call after the other.
+
+    The store outlives the processes, so that those that torchrun starts anew must not find the values of the ones
+    before. Raises InputError if it cannot be reached.
     """
-    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed import DistError, PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
-    store, _, _ = next(rendezvous("env://"))
-    return PrefixStore(f"fastconv-{_attempt()}", store)
+    if (found := launch()) and found.launcher == "srun":
+        os.environ.update(torch_variables(found))
+    try:
+        shared, _, _ = next(rendezvous("env://"))
+    except DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise InputError(
+            f"the processes of this run cannot find each other at {place}: set"
+            " TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, which restarts wrongly without it (pytorch issue"
+            " 135712), and check that the machines reach each other"
+        ) from error
+    return PrefixStore(f"fastconv-{_attempt()}{_job}", shared)
 
 
-def _wait_for(name: str) -> bytes:
-    """Wait, without a time limit, for a value from the first rank. A signal can end the wait."""
-    store = _store()
-    while not store.check([name]):
+def wait_for(name: str) -> bytes:
+    """Wait, without a time limit, for a value in the store. A signal can end the wait."""
+    shared = store()
+    while not shared.check([name]):
         time.sleep(ASK_AGAIN_SECONDS)
-    value: bytes = store.get(name)
+    value: bytes = shared.get(name)
     return value
+
+
+def world() -> int:
+    """Number of processes that a launcher has started together with this one; 1 without a launcher."""
+    found = launch()
+    return found.world if found else 1
+
+
+def end_after_first_rank() -> None:
+    """End this process with code 1, after the first one has had time to say why all of them end.
+
+    Whoever started them ends all processes of a run as soon as one has failed.
+    """
+    parent, deadline = os.getppid(), time.monotonic() + WAIT_FOR_FIRST_RANK
+    if started_together():
+        while not _first_is_ending() and time.monotonic() < deadline:
+            time.sleep(ASK_AGAIN_SECONDS / 10)
+        time.sleep(TIME_TO_SAY)
+    else:
+        while os.getppid() == parent:  # the first rank
+            time.sleep(ASK_AGAIN_SECONDS / 10)
+    os._exit(1)
+
+
+def alive(rank: int) -> str:
+    """The key in the store under which a process says how it is: a growing number, ENDED or FAILED."""
+    return f"alive/{rank}"
+
+
+def _first_is_ending() -> bool:
+    try:
+        return store().check([alive(0)]) and store().get(alive(0)).decode() in (ENDED, FAILED)
+    except Exception:  # torch raises several kinds when the store is gone
+        return True
 
 
 def lost_rank(error: BaseException) -> bool:

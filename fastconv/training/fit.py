@@ -28,12 +28,14 @@ from fastconv.training.callbacks import (
     BudgetProgressBar,
     CaptureStep,
     Checkpoints,
+    CompareRanks,
     CompileStep,
     FiniteLoss,
     Recorder,
     ResizeImages,
     ReuseFeatures,
     ScheduleLR,
+    ShareSteps,
     TimeBudget,
     TuneConvolutions,
     WatchSpeed,
@@ -124,6 +126,7 @@ class Training:
         self._kept = KeptFeatures(config.stream.seed) if share else None
         self._callbacks = [
             self._budget,
+            *([ShareSteps(self._budget), CompareRanks(run)] if config.trainer.world > 1 else []),
             self._watch,
             ScheduleLR(config.schedule),
             *([ReuseFeatures(self._budget, self._kept, share, self._recorder)] if self._kept and share else []),

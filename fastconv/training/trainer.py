@@ -22,6 +22,9 @@ from fastconv.training.callbacks import BudgetProgressBar
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
 
+# Lightning's own method, of version 2.6, by which ranks learn before each step of a SIGTERM.
+BROADCAST = "_broadcast_sigterm_tensor"
+
 
 class NoProfiler(PassThroughProfiler):
     """Records nothing, as Lightning's own, whose context around each hook takes longer than most of them: a step has
@@ -114,6 +117,9 @@ def make_trainer(
         profiler=NoProfiler(),
         plugins=[environment, *([checkpoints] if checkpoints else [])],
     )
+    if trainer.world_size > 1 and hasattr(trainer.fit_loop.epoch_loop, BROADCAST):
+        # `Checkpoints` tells all ranks of a signal. For Lightning, ranks wait for the first one and for their GPU.
+        setattr(trainer.fit_loop.epoch_loop, BROADCAST, lambda: None)
     if trainer.world_size != config.trainer.world:
         raise InputError(
             f"{trainer.world_size} processes would train, but the config says {config.trainer.world}: start the command"
