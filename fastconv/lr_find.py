@@ -37,9 +37,11 @@ def check_range_test(config: LrFind) -> Splits:
     Raises InputError for a range test that cannot work.
     """
     check(config)
-    if config.trainer.devices > 1:
+    trainer = config.trainer
+    if trainer.world > 1:
+        what = f"trainer.devices={trainer.devices}" if trainer.devices > 1 else f"trainer.nodes={trainer.nodes}"
         raise InputError(
-            f"trainer.devices={config.trainer.devices} is not possible: a range test runs on one device. The learning"
+            f"{what} is not possible: a range test runs on one device. The learning"
             " rate that it suggests does not depend on their number"
         )
     test = config.range_test

@@ -22,6 +22,7 @@ from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_loggers, require_weights, require_writable
+from fastconv.config.restart import of_restarted_job
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
 from fastconv.config.trust import GIVEN
@@ -30,6 +31,7 @@ from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
 from fastconv.system.distributed import check_world, end_with_first_rank, is_restarted
 from fastconv.system.errors import InputError
+from fastconv.system.heartbeat import watching_ranks
 from fastconv.system.lean_imports import lean_imports, without_garbage_collection
 from fastconv.system.process import take_start_seconds
 from fastconv.system.targets import targets_in
@@ -43,8 +45,8 @@ def check_run(config: Config, begun: bool = False) -> Splits:
 
     Raises InputError for a run that cannot work.
     """
+    check_world(config.trainer.devices, config.trainer.nodes)  # first, since the batch depends on it
     check(config)
-    check_world(config.trainer.devices)
     if config.sweep.report != "none" and not config.checkpoint.save:
         raise InputError(f"sweep.report={config.sweep.report} needs the networks: leave out checkpoint.save=false")
     require_loggers(config)
@@ -77,8 +79,9 @@ def main(config: Config) -> float | None:
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none"):
         raise InputError("sweep.resume and sweep.report need a sweep: add -m and the values, or use resume")
-    if is_restarted() and config.resume is None:
-        config = dataclasses.replace(config, resume="auto")
+    if is_restarted() and config.resume in (None, "auto") and job is None:
+        check_world(config.trainer.devices, config.trainer.nodes)
+        config = dataclasses.replace(config, resume=of_restarted_job(config, overrides))
     begun = unfinished(config, overrides) if config.resume not in (None, "auto") else None
     config = begun.config if begun else config
     data = check_run(config, begun is not None)
@@ -87,7 +90,8 @@ def main(config: Config) -> float | None:
     with without_garbage_collection(), nullcontext() if own_code else lean_imports():
         from fastconv.training.run import train
 
-    folder = train(config, data, overrides, clock, begun, job)
+    with watching_ranks():
+        folder = train(config, data, overrides, clock, begun, job)
     if folder and config.checkpoint.save:
         # Another command follows neither the code nor the URLs that a run's files name, unless it is told to.
         told = GIVEN if any("://" in override for override in overrides) else ()

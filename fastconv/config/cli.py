@@ -23,12 +23,13 @@ from fastconv.config.store import CONF, register
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import begin, override_of, remove_empty
 from fastconv.system.console_log import console_logged
-from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError
+from fastconv.system.distributed import end_after_first_rank, is_first_rank
+from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, of_file
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, listening
+from fastconv.system.slurm import requeue
 from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding
 from fastconv.system.urls import redacted
 
@@ -97,6 +98,7 @@ def command(
                 with listening():
                     sweep = begin(planned) if planned else None
                     job.progress = SweepProgress(len(sweep.configs), sweep.folder) if sweep else None
+                    job.flags = ["--config-dir", asked.config_dir] if asked.config_dir else []
                     job.may_come_back = planned is not None and not planned.is_search
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
                     if sweep and sweep.composed:
@@ -114,10 +116,13 @@ def command(
             except InputError as error:
                 if job.full_error:
                     raise
+                if isinstance(error, SharedError) and not is_first_rank():
+                    end_after_first_rank()
                 fail(str(error))
             except Interrupted as error:
                 if is_first_rank():
-                    line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice)))
+                    again = requeue() if error.goes_on else ""
+                    line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice, again)))
                     print(redacted(line), file=sys.stderr)
                 raise SystemExit(error.exit_code) from None
             except COMPOSING_ERRORS as error:
@@ -130,6 +135,11 @@ def command(
                 if job.full_error or not is_of_files(error):
                     raise
                 fail(of_file(error))
+            except RuntimeError as error:
+                if job.full_error or not type(error).__module__.startswith("submitit."):
+                    raise
+                line = str(error).strip().splitlines() or [type(error).__name__]
+                fail(f"a job ended without a result ({line[0]}): go on with the same command and sweep.resume=auto")
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()

@@ -118,7 +118,8 @@ def too_large_batch(config: Config, images: int) -> str | None:
     """Why a batch is not possible with some training images, and what to give instead; None if it is possible."""
     if config.batch_size <= images:
         return None
-    devices, part = config.trainer.devices, config.micro_batch_size * config.trainer.devices
+    devices = config.trainer.world
+    part = config.micro_batch_size * devices
     # A batch is made of whole parts, which are smaller than the model's own in a batch that is smaller than one.
     largest = max(2, images // part * part or images // devices * devices)
     return (

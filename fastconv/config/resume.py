@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from fastconv.config.trust import require_ours
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, new_run_folder, write_config
 from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
-from fastconv.system.distributed import from_first_rank, is_first_rank
+from fastconv.system.distributed import from_first_rank, is_first_rank, started_together
 from fastconv.system.errors import InputError, reason
+from fastconv.system.first_files import files_from_first_rank
 from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
+
+# The files of a run that it goes on from.
+GOES_ON_FROM = ("config.yaml", "results.json", "splits.json", "last.ckpt")
 
 
 @dataclasses.dataclass
@@ -51,6 +56,8 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     if config.resume == "auto":
         return _newest(config)
     folder = Path(config.resume)
+    if started_together():
+        folder = begun_files(Path(from_first_rank("resume", lambda: str(folder.absolute()))))
     stored = _read(folder)
     if stored is None:
         raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml{_why(folder)}")
@@ -116,7 +123,20 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
     first = from_first_rank("run", make)
-    return run or RunFolder(Path(first["path"]), config, first["resumed"])
+    if run is not None and not first["resumed"]:
+        return run
+    path = begun_files(Path(first["path"])) if first["resumed"] else Path(first["path"])
+    return run or RunFolder(path, config, first["resumed"])
+
+
+@functools.cache
+def begun_files(folder: Path) -> Path:
+    """Where this rank finds what a begun run goes on from: in its folder, or in a copy of the first rank's files.
+
+    Args:
+        folder: the run's folder on the first rank. All ranks ask for the same ones.
+    """
+    return files_from_first_rank(f"files of {folder}", folder, GOES_ON_FROM)
 
 
 def earlier_results(folder: Path) -> Results | None:
@@ -130,6 +150,12 @@ def earlier_results(folder: Path) -> Results | None:
         return Results.read(folder)
     except (OSError, ValueError, KeyError):
         return None
+
+
+def earlier_seconds(begun: RunFolder | None) -> float:
+    """Seconds that earlier processes spent on a run to resume; 0 for a new one."""
+    earlier = earlier_results(begun.path) if begun and begun.resumed else None
+    return sum(earlier.seconds.values()) if earlier else 0.0
 
 
 def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
@@ -201,7 +227,7 @@ def _read(folder: Path) -> Any:
 
 def as_yaml(config: Config) -> str:
     """A run's whole configuration as YAML, as its folder stores it: absolute paths, URLs without their secrets."""
-    return settings_as_yaml({**from_anywhere(dataclasses.asdict(config)), "resume": None})
+    return settings_as_yaml({**from_anywhere(_nested(config)), "resume": None})
 
 
 def settings_as_yaml(settings: dict[str, Any]) -> str:
@@ -211,14 +237,18 @@ def settings_as_yaml(settings: dict[str, Any]) -> str:
 
 def hparams(config: Any) -> dict[str, Any]:
     """All settings that decide what a run computes, by key, such as `optimizer.max_lr`."""
-    nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
-    return hparams_of(nested)
+    return hparams_of(_nested(config))
 
 
 def _located(config: Any) -> dict[str, Any]:
     """The hyperparameters with absolute paths, as a run's folder has them; those of earlier versions were as typed."""
+    return hparams_of(from_anywhere(_nested(config)))
+
+
+def _nested(config: Any) -> dict[str, Any]:
+    """A run's settings as nested dictionaries, with the budget that it was given."""
     nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
-    return hparams_of(from_anywhere(nested))
+    return {**nested, "budget": nested["budget"].get("given", nested["budget"])} if "budget" in nested else nested
 
 
 def _at(config: Any, key: str) -> Any:

@@ -15,6 +15,7 @@ from fastconv.data.configs import Dataset, Stream
 from fastconv.models.configs import TTA
 from fastconv.optim.configs import Average
 from fastconv.runs.results import OBJECTIVES
+from fastconv.system.cluster import world_size
 from fastconv.system.settings import BATCH, SHARE, Range, setting
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ class Trainer:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to train on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     devices: int = setting(1, Range("a number of devices", 1, 1024))
-    """Number of GPUs, or of processes if a CPU trains."""
+    """Number of GPUs of a node, or of processes on it if a CPU trains."""
+    nodes: int | None = setting(None, Range("a number of nodes", 1, 1024, note=", or null for those of the launcher"))
+    """Number of machines that train one run together, each on `devices`; null for as many as the launcher (SLURM's srun
+    or torchrun) has started it on, or 1."""
     strategy: str = setting("auto", options=("auto", "ddp"))
     """Lightning's strategy for several devices: `auto` or `ddp`."""
     precision: str = setting("auto", options=("auto", "bf16", "fp32"))
@@ -62,6 +66,11 @@ class Trainer:
     """Run the training step as a CUDA graph, which saves the host's time: `on`, `off`, or `auto` for where that is
     possible, on a single GPU."""
 
+    @property
+    def world(self) -> int:
+        """Number of devices that train together, over all nodes: each has its share of a batch."""
+        return world_size(self.devices, self.nodes)
+
 
 @dataclass
 class Budget:
@@ -74,6 +83,10 @@ class Budget:
     counts: list[str] = setting(["train", "validate"], options=SEGMENTS)
     """Segments of the run's clock that count towards the budget: setup, benchmark, precompute, compile, train,
     validate, checkpoint, test."""
+    until: str | None = setting(None, text=True)
+    """The moment by which the run must be trained, saved and scored: `job` for the end of its SLURM job, a clock time
+    such as 18:30, or a date and a time such as 2026-11-29T18:30; null for none. The budget is then the smaller of
+    `seconds` and what is left, and all segments count, from the start of the process."""
 
 
 @dataclass

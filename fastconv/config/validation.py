@@ -4,6 +4,7 @@ import dataclasses
 from operator import attrgetter
 from typing import Any
 
+from fastconv.config.deadline import check_until
 from fastconv.config.schema import Config
 from fastconv.data.configs import PLACES
 from fastconv.models.configs import Airbench, Pretrained
@@ -38,6 +39,7 @@ def check(config: Config) -> None:
             raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
 
     check_words(config)
+    check_until(config.budget.until)
     check_plain("", dataclasses.asdict(config))
     check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
@@ -102,24 +104,26 @@ def check(config: Config) -> None:
             not config.model.residual or config.model.convs > 1, "model.residual", "set model.convs to 2 or more too"
         )
     schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
-    if budget.seconds is None and schedule.max_epochs is None:
+    if budget.seconds is None and budget.until is None and schedule.max_epochs is None:
         raise InputError(
             "budget.seconds and schedule.max_epochs are both null: the run would never end; set one of them"
         )
-    if config.autotune and budget.seconds is None:
+    if config.autotune and budget.seconds is None and budget.until is None:
         raise InputError(
             "budget.seconds=null is not possible with autotune (experiment=best), which needs a limit: give seconds"
         )
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
-    part = config.micro_batch_size * trainer.devices
+    devices = trainer.world
+    part = config.micro_batch_size * devices
     require(
         config.batch_size % part == 0,
         "batch_size",
-        f"it must be a multiple of micro_batch_size x trainer.devices = {part}; set micro_batch_size too",
+        f"it must be a multiple of micro_batch_size x trainer.devices{' x nodes' * (devices > trainer.devices)} ="
+        f" {part}; set micro_batch_size too",
     )
     require(
-        config.validate.samples is None or config.validate.samples >= trainer.devices,
+        config.validate.samples is None or config.validate.samples >= devices,
         "validate.samples",
         "give at least one for each of trainer.devices, or null for all",
     )

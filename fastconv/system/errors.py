@@ -12,6 +12,10 @@ class InputError(Exception):
     """Bad input. Commands print the message as one line and exit with code 1, without a traceback."""
 
 
+class SharedError(InputError):
+    """Bad input of a run of several processes that ends all of them alike. The first one prints the message."""
+
+
 class StreamError(InputError):
     """A stream's file is missing, damaged or of another stream. Commands add to the message how to repair it."""
 

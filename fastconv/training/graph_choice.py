@@ -40,7 +40,7 @@ def obstacle(config: Config, device: Device, callbacks: Iterable[L.Callback]) ->
     """Why a step cannot be a graph; None if nothing is known that forbids it."""
     if device.kind != "cuda":
         return "it is for GPUs"
-    if config.trainer.devices > 1 or config.trainer.strategy != "auto":
+    if config.trainer.world > 1 or config.trainer.strategy != "auto":
         return "several devices exchange gradients within a step (trainer.devices, trainer.strategy)"
     if not isinstance(config.optimizer, SGD | AdamW | Muon):
         return "it is not known whether your own optimizer reads its learning rates on the GPU"

@@ -174,7 +174,8 @@ class ImageClassifier(ScoredModule):
     def _all_sums(self) -> Tensor:
         if not torch.distributed.is_initialized():
             return self.train_sums
-        sums: Tensor = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
+        sums = self.train_sums.clone()
+        torch.distributed.all_reduce(sums)  # Lightning's own waits at a barrier before it
         return sums
 
     def on_train_start(self) -> None:

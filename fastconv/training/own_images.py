@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from fastconv.analysis.run_images import same_pixels
-from fastconv.config.resume import RunFolder
+from fastconv.config.resume import RunFolder, begun_files
 from fastconv.config.schema import Config
 from fastconv.data.split_record import SplitRecord, own_images
 from fastconv.data.splits import Splits
@@ -25,12 +25,13 @@ def images_to_go_on_with(config: Config, data: Splits, begun: RunFolder | None, 
     is gone or has another label, or if the data set cannot be read.
     """
     # Only the first rank has looked for the run to resume.
-    folder = from_first_rank("resumed", lambda: str(begun.path.absolute()) if begun and begun.resumed else None)
-    if folder is None:
+    found_in = from_first_rank("resumed", lambda: str(begun.path.absolute()) if begun and begun.resumed else None)
+    if found_in is None:
         return data
-    if SplitRecord.read(Path(folder)) is None and not Path(folder, CHECKPOINT).exists():  # it had not begun to train
+    folder = begun_files(Path(found_in))
+    if SplitRecord.read(folder) is None and not (folder / CHECKPOINT).exists():  # it had not begun to train
         return data
-    found = own_images(config.dataset, Path(config.data), Path(folder), config.own_folders())
+    found = own_images(config.dataset, Path(config.data), folder, config.own_folders())
     changes = found.changes
     if changes.relabelled or any(changes.gone.values()):
         raise InputError(

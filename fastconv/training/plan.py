@@ -88,7 +88,7 @@ class Run:
         """Whether the number of CPU threads may change while the run trains."""
         trainer, is_limited = self.config.trainer, self.config.budget.seconds is not None
         is_open = trainer.num_threads == "auto" and is_limited and default_threads() > 1
-        return is_open and self.device.kind == "cpu" and trainer.devices == 1
+        return is_open and self.device.kind == "cpu" and trainer.world == 1
 
     @property
     def feature_share(self) -> float | None:
@@ -100,7 +100,7 @@ class Run:
         model, trainer = self.config.model, self.config.trainer
         if not isinstance(model, Pretrained) or model.mode != "head" or model.feature_share == 1:
             return None
-        return model.feature_share if self.device.kind == "cpu" and trainer.devices == 1 else None
+        return model.feature_share if self.device.kind == "cpu" and trainer.world == 1 else None
 
     @property
     def resizing(self) -> Resizing:
@@ -134,7 +134,7 @@ def plan_run(
 
     Raises InputError for missing hardware, a budget that is too short, or too little room for the stream.
     """
-    check_world(config.trainer.devices)
+    check_world(config.trainer.devices, config.trainer.nodes)
     callbacks = tuple(make_callbacks(config.callbacks))
     with clock.segment("benchmark"):
         device = prepare_in_time(config, threads)
@@ -188,7 +188,7 @@ def plan_run(
         settings,
         spec.shape,
         classes,
-        config.batch_size // config.trainer.devices,
+        config.batch_size // config.trainer.world,
         config.micro_batch_size,
         config.trainer.channels_last,
         optimizer_key(config.optimizer),

@@ -14,13 +14,15 @@ from fastconv.data.sources.levels import Levels
 from fastconv.models.classifier import whiten
 from fastconv.models.configs import Pretrained
 from fastconv.models.tta import view_sets, views_of
-from fastconv.system.distributed import started_by_torchrun
+from fastconv.system.distributed import started_together
 from fastconv.system.errors import InputError
 from fastconv.training.batch_hooks import NoProfiler, leave_out_idle_hooks
-from fastconv.system.wording import counted
 from fastconv.training.callbacks import BudgetProgressBar
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
+
+# Lightning's own method, of version 2.6, by which ranks learn before each step of a SIGTERM.
+BROADCAST = "_broadcast_sigterm_tensor"
 
 
 def silence_lightning() -> None:
@@ -80,11 +82,13 @@ def make_trainer(
     """
     config = run.config
     steps_between = max(1, round(config.validate.every * run.spec.samples / config.batch_size))
-    # Named, since Lightning would guess from the variables of a scheduler that processes are there which are not.
-    environment = TorchElasticEnvironment() if started_by_torchrun() else LightningEnvironment()
+    # Named, since Lightning would guess from the variables of a scheduler that processes are there which are not. The
+    # processes of srun have been given torchrun's variables.
+    environment = TorchElasticEnvironment() if started_together() else LightningEnvironment()
     trainer = L.Trainer(
         accelerator=run.device.kind,
         devices=config.trainer.devices,
+        num_nodes=config.trainer.world // config.trainer.devices,
         strategy=config.trainer.strategy,
         precision="bf16-mixed" if run.device.precision == "bf16" else "32-true",
         max_epochs=1,
@@ -101,10 +105,13 @@ def make_trainer(
         profiler=NoProfiler(),
         plugins=[environment, *([checkpoints] if checkpoints else [])],
     )
-    if trainer.world_size != config.trainer.devices:
+    if trainer.world_size > 1 and hasattr(trainer.fit_loop.epoch_loop, BROADCAST):
+        # `Checkpoints` tells all ranks of a signal. For Lightning, ranks wait for the first one and for their GPU.
+        setattr(trainer.fit_loop.epoch_loop, BROADCAST, lambda: None)
+    if trainer.world_size != config.trainer.world:
         raise InputError(
-            f"{counted(trainer.world_size, 'process')} would train, but trainer.devices={config.trainer.devices}: start"
-            " the command outside of a scheduler's job, or with torchrun"
+            f"{trainer.world_size} processes would train, but the config says {config.trainer.world}: start the command"
+            " outside of a scheduler's job, or with srun or torchrun"
         )
     leave_out_idle_hooks(trainer)
     return trainer

@@ -1,8 +1,11 @@
 """`python -m fastconv.train`, disturbed or watched: python disturbed.py key=value ...
 
-DISTURB="module:owner.function call signal" sends the process that signal in a certain call of a function.
+DISTURB="module:owner.function call signal" sends the process that signal in a certain call of a function; with
+DISTURB_RANK=1 only that rank, and only before torchrun has started it anew.
 RECORD=folder writes a row for each microbatch to `<folder>/<rank>-<process>.csv`: sha256 of its bytes, loss, learning
 rate and progress of its step, and when it began and ended.
+COLLECTIVES=folder writes to `<folder>/<rank>.csv` how many exchanges with other ranks each step makes, besides those of
+gradients: how many it waits for, and how many it only begins.
 """
 
 import csv
@@ -56,12 +59,57 @@ def record(folder):
     ImageClassifier._score_training = recorded
 
 
+def count_collectives(folder):
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d
+
+    from fastconv.callbacks import TimeBudget
+    from fastconv.system.distributed import rank
+
+    counts, inside = {"waits": 0, "begins": 0}, [0]
+
+    def count(name):
+        original = getattr(dist, name)
+
+        @functools.wraps(original)
+        def counted(*arguments, **settings):
+            if not inside[0]:  # one of several parts calls others
+                counts["begins" if settings.get("async_op") else "waits"] += 1
+            inside[0] += 1
+            try:
+                return original(*arguments, **settings)
+            finally:
+                inside[0] -= 1
+
+        setattr(dist, name, counted)
+        setattr(distributed_c10d, name, counted)
+
+    for name in ("all_reduce", "broadcast", "barrier", "reduce", "gather", "scatter", "all_gather",
+                 "broadcast_object_list", "all_gather_object"):  # fmt: skip
+        count(name)
+    file = Path(folder, f"{rank()}.csv").open("w", newline="", buffering=1)  # noqa: SIM115 - open until the process ends
+    writer = csv.writer(file)
+    writer.writerow(counts)
+    original = TimeBudget.on_train_batch_start
+
+    def started(self, *arguments):
+        writer.writerow(counts.values())  # from the start of one step to that of the next
+        counts.update(waits=0, begins=0)
+        original(self, *arguments)
+
+    TimeBudget.on_train_batch_start = started
+
+
 if __name__ == "__main__":
-    if "DISTURB" in os.environ:
+    is_victim = os.environ.get("DISTURB_RANK") in (None, os.environ.get("RANK"))
+    is_first_attempt = "DISTURB_RANK" not in os.environ or os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+    if "DISTURB" in os.environ and is_victim and is_first_attempt:
         path, call, number = os.environ["DISTURB"].split()
         disturb(path, int(call), int(number))
     if "RECORD" in os.environ:
         record(os.environ["RECORD"])
+    if "COLLECTIVES" in os.environ:
+        count_collectives(os.environ["COLLECTIVES"])
     from fastconv.train import main
 
     main()

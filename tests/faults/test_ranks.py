@@ -50,6 +50,18 @@ def test_two_ranks_train_on_the_batches_of_one(tmp_path, digits_root, launcher):
     np.testing.assert_allclose(trained[0], trained[1], atol=1e-4)
 
 
+def test_a_step_waits_for_no_decision(tmp_path, digits_root):
+    # Seconds that never run out, but must be watched.
+    run = ("budget.seconds=3000", f"schedule.max_epochs={12 * 64 / 1438}", "checkpoint.every=null", "validate.on=none")
+    code, err = finish(tmp_path, digits_root, *SMALL, *TWO, *run, COLLECTIVES=str(tmp_path))
+    assert code == 0, err
+    for rank in (0, 1):
+        _, _, first, *steps = [[*map(int, row)] for row in list(csv.reader((tmp_path / f"{rank}.csv").open()))[1:]]
+        assert first[1] == 1
+        # The training scores are read after each of so few steps.
+        assert steps == [[1, 1]] * 9
+
+
 def test_a_budget_ends_both_ranks_at_the_same_step(tmp_path, digits_root):
     first, second = recorded(tmp_path / "run", digits_root, *TWO, "budget.seconds=10", "schedule.max_epochs=null")
     assert len(first) == len(second) > 0
@@ -113,6 +125,29 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_it_anew(tmp_path, digits_r
     assert len(parts) == 2
     expected = [row["sha256"] for row in straight]
     assert [row["sha256"] for row in parts[1]] == expected[-len(parts[1]) :]
+
+
+MOMENTS = {
+    "reading": "fastconv.train:check_run 1 9",
+    "planning": "fastconv.training.run:plan_run 1 9",
+    "making the network": "fastconv.training.fit:make_module 1 9",
+    "the first step": "fastconv.training.module:ImageClassifier._score_training 1 9",
+    "a later step": "fastconv.training.module:ImageClassifier._score_training 9 9",
+    "scoring": "fastconv.training.scored_module:ScoredModule.test_step 1 9",
+}
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_ends_well_whenever_a_rank_is_killed(tmp_path, digits_root, moment, victim):
+    script = (*LAUNCHERS["torchrun"][:2], "--max-restarts=1", *LAUNCHERS["torchrun"][2:])
+    given = {"DISTURB": MOMENTS[moment], "DISTURB_RANK": str(victim), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    twelve = ("budget.seconds=null", f"schedule.max_epochs={12 * 64 / 1438}")
+    code, err = finish(tmp_path, digits_root, *SMALL, *TWO, *twelve, script=script, **given)
+    assert code == 0, err
+    assert "Signal 9" in err, "a rank was killed"
+    (found,) = [found for path in tmp_path.rglob("results.json") if (found := Results.read(path.parent)).accuracy]
+    assert (found.steps, found.stop_reason) == (12, "epochs")
 
 
 def test_torchrun_and_the_config_must_agree(tmp_path, digits_root):

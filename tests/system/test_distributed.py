@@ -1,22 +1,46 @@
 """How many processes train: what a scheduler or launcher started must be what the config says."""
 
+import os
+
 import pytest
 from harness import RUN
 
-from fastconv.system.distributed import check_world, is_restarted
+from fastconv.system import distributed
+from fastconv.system.cluster import first_node, launched_nodes, tasks_on_nodes, world_size
+from fastconv.system.distributed import check_world, is_restarted, rank
 from fastconv.system.errors import InputError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1"}
-VARIABLES = ("SLURM_NTASKS", "SLURM_JOB_NAME", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE",
-             "JSM_NAMESPACE_SIZE", "WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID",
-             "TORCHELASTIC_RESTART_COUNT",             "FASTCONV_FIRST_RANK")  # fmt: skip
+
+
+def srun(tasks, on_nodes, **more):
+    """The variables of the first task of a step of a batch job, as SLURM 22.05 sets them."""
+    nodes = len(tasks_on_nodes(on_nodes))
+    return {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": str(tasks),
+        "SLURM_STEP_NUM_TASKS": str(tasks),
+        "SLURM_STEP_NUM_NODES": str(nodes),
+        "SLURM_STEP_TASKS_PER_NODE": on_nodes,
+        "SLURM_STEP_NODELIST": "node[0-1]" if nodes > 1 else "node0",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        **more,
+    }
 
 
 @pytest.fixture
 def started(monkeypatch):
     """Sets the variables that a launcher sets, and no others."""
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+    for variable in list(os.environ):
+        if variable.startswith(("SLURM_", "OMPI_", "PMI_", "JSM_", "TORCHELASTIC_", "FASTCONV_FIRST", "MASTER_")):
+            monkeypatch.delenv(variable)
+    for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"):
+        # Set first, so that what a call sets is taken back.
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
 
     def set_variables(variables):
         for variable, value in variables.items():
@@ -30,7 +54,9 @@ def started(monkeypatch):
     [
         ({}, 1),
         ({}, 2),  # Lightning starts the other
-        ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, 1),
+        (srun(1, "1"), 1),
+        (srun(2, "2"), 2),
+        (srun(4, "2(x2)", SLURM_PROCID="3", SLURM_LOCALID="1", SLURM_NODEID="1"), 2),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, 1),  # the one process of a batch script
         ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "interactive"}, 2),
         ({"OMPI_COMM_WORLD_SIZE": "1"}, 1),
@@ -47,9 +73,12 @@ def test_processes_that_are_as_many_as_the_config_says(started, variables, devic
 @pytest.mark.parametrize(
     ("variables", "devices", "says"),
     [
-        ({"SLURM_NTASKS": "1"}, 2, "trainer.devices=2 is not possible in a SLURM job (SLURM_NTASKS=1)"),
-        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}, 2, "trainer.devices=2 is not possible in a SLURM job"),
-        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}, 1, "srun started 2 processes"),
+        ({"SLURM_NTASKS": "1"}, 2, "trainer.devices=2 needs 2 tasks of SLURM, this command has one: use sbatch"),
+        ({"SLURM_NTASKS": "2"}, 2, "needs a process in each of the job's 2 tasks: write srun before the command"),
+        (srun(1, "1"), 2, "trainer.devices=2 needs 2 tasks of SLURM, this command has one"),
+        (srun(2, "2"), 1, "srun started 2 processes, but trainer.devices=1: make them the same"),
+        (srun(4, "2(x2)"), 1, "srun started 4 processes, 2 on each of 2 nodes, but trainer.devices=1"),
+        (srun(3, "2,1"), 2, "srun started 3 processes, 1 and 2 on a node, but a run needs as many on each"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, 1, "mpirun started 4 processes"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, 4, "mpirun started 4 processes"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, 1, "a launcher started 2 processes (WORLD_SIZE)"),
@@ -62,6 +91,69 @@ def test_processes_that_are_not_are_refused(started, variables, devices, says):
     with pytest.raises(InputError) as error:
         check_world(devices)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "nodes", "says"),
+    [
+        ({}, 2, "trainer.nodes=2 needs a launcher that starts the processes on each node"),
+        ({"SLURM_NTASKS": "2"}, 2, "trainer.devices=1 on trainer.nodes=2 needs a process in each of the job's 2 tasks"),
+        (srun(2, "2"), 2, "srun started 2 processes on 1 node, but trainer.nodes=2: make them the same"),
+        (srun(2, "1(x2)"), 1, "srun started 2 processes on 2 nodes, but trainer.nodes=1: make them the same"),
+        ({**TORCHRUN, "WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2"}, 1, "torchrun started 2 processes on 2 nodes, but"),
+    ],
+)
+def test_nodes_that_are_not_are_refused(started, variables, nodes, says):
+    started(variables)
+    with pytest.raises(InputError, match=says.replace("(", "[(]")):
+        check_world(1, nodes)
+
+
+def test_without_a_number_the_nodes_are_those_of_the_launcher(started):
+    assert (launched_nodes(), world_size(2, None), world_size(2, 3)) == (1, 2, 6)
+    started(srun(4, "2(x2)"))
+    check_world(2)
+    assert (launched_nodes(), world_size(2, None)) == (2, 4)
+
+
+def test_tasks_of_srun_find_each_other_as_those_of_torchrun_do(started):
+    started(srun(4, "2(x2)", SLURM_JOB_ID="12345", SLURM_PROCID="3", SLURM_LOCALID="1", SLURM_NODEID="1"))
+    check_world(2)
+    assert rank() == 3
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "MASTER_ADDR")
+    assert [os.environ[name] for name in names] == ["3", "4", "1", "2", "1", "2", "node0"]
+    port = os.environ.pop("MASTER_PORT")
+    assert 1024 < int(port) < 32768
+    started({"SLURM_STEP_ID": "1"})  # another step on the same node
+    check_world(2)
+    assert os.environ["MASTER_PORT"] != port
+
+
+def test_a_given_address_stays(started):
+    started(srun(2, "2", MASTER_ADDR="10.0.0.1", MASTER_PORT="4000"))
+    check_world(2)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("10.0.0.1", "4000")
+
+
+def test_only_the_first_task_says_what_is_wrong(started, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "WAIT_FOR_LINE", 0.0)
+    started(srun(2, "2", SLURM_PROCID="1", SLURM_LOCALID="1"))
+    with pytest.raises(SystemExit) as end:
+        check_world(1)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "first"), [("gpu[07-09,11],cpu1", "gpu07"), ("node3", "node3"), ("a,b", "a"), ("r[1,3]n2", "r1n2")]
+)
+def test_the_first_of_the_nodes(names, first):
+    assert first_node(names) == first
+
+
+@pytest.mark.parametrize(("text", "tasks"), [("2(x3),1", (2, 2, 2, 1)), ("4", (4,)), ("1,2(x2)", (1, 2, 2)), ("", ())])
+def test_tasks_on_each_node(text, tasks):
+    assert tasks_on_nodes(text) == tasks
 
 
 def test_only_what_torchrun_starts_anew_is_restarted(started):
@@ -77,5 +169,5 @@ def test_a_command_is_refused_before_anything_is_written(command, tmp_path, star
     started({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"})
     ended = command("train", *RUN, "trainer.devices=2", "batch_size=64", "micro_batch_size=32")
     assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
-    assert "torchrun --standalone --nproc-per-node=2" in ended.err
+    assert "write srun before the command" in ended.err
     assert not list(tmp_path.iterdir())

@@ -222,7 +222,7 @@ def choose(
     if "tta" in open_choices:
         tuned = dataclasses.replace(tuned, tta=best.tta)
     if "batch_size" in open_choices:
-        batch_size, micro_batch_size = _batch(best.batch_size, config.trainer.devices, device, settings)
+        batch_size, micro_batch_size = _batch(best.batch_size, config.trainer.world, device, settings)
         tuned = dataclasses.replace(tuned, batch_size=batch_size, micro_batch_size=micro_batch_size)
         reasons["batch_size"] = f"{batch_size}, for {best.images / batch_size:,.0f} steps"
     if "epochs" in open_choices:

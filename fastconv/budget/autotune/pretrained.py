@@ -156,7 +156,7 @@ def with_pretrained(
     flips = [] if flip is None else [f"dataset.flip={flip:g}"]
     given = ["experiment=pretrained", *kept, *flips]
     recipe: Config = typed("train", compose("train", given), given)
-    batch_size, micro_batch_size, devices = recipe.batch_size, recipe.micro_batch_size, config.trainer.devices
+    batch_size, micro_batch_size, devices = recipe.batch_size, recipe.micro_batch_size, config.trainer.world
     if batch_size > images:
         batch_size = images // devices * devices
         micro_batch_size = batch_size // devices

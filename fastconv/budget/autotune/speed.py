@@ -71,7 +71,7 @@ class SpeedProfiles:
             f"benchmark {repeats} of {network_name(network)}",
             lambda: dataclasses.asdict(self._benchmark(key, self._device, self._cache, repeats=repeats)),
         )
-        profile, devices = SpeedProfile(**measured), config.trainer.devices
+        profile, devices = SpeedProfile(**measured), config.trainer.world
         return dataclasses.replace(
             profile,
             step_seconds=(profile.step_seconds - profile.update_seconds) / devices + profile.update_seconds,

@@ -3,6 +3,7 @@
 from fastconv.training.callbacks.average_weights import AverageWeights
 from fastconv.training.callbacks.capture_step import CaptureStep
 from fastconv.training.callbacks.checkpoints import Checkpoints
+from fastconv.training.callbacks.compare_ranks import CompareRanks
 from fastconv.training.callbacks.compile_step import CompileStep
 from fastconv.training.callbacks.finite_loss import FiniteLoss
 from fastconv.training.callbacks.progress_bar import BudgetProgressBar
@@ -10,6 +11,7 @@ from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.resize_images import ResizeImages
 from fastconv.training.callbacks.reuse_features import ReuseFeatures
 from fastconv.training.callbacks.schedule_lr import OneCycleLR, ScheduleLR
+from fastconv.training.callbacks.shared_steps import ShareSteps
 from fastconv.training.callbacks.time_budget import TimeBudget
 from fastconv.training.callbacks.tune_convolutions import TuneConvolutions
 from fastconv.training.callbacks.watch_speed import WatchSpeed
@@ -19,6 +21,7 @@ __all__ = [
     "BudgetProgressBar",
     "CaptureStep",
     "Checkpoints",
+    "CompareRanks",
     "CompileStep",
     "FiniteLoss",
     "OneCycleLR",
@@ -26,6 +29,7 @@ __all__ = [
     "ResizeImages",
     "ReuseFeatures",
     "ScheduleLR",
+    "ShareSteps",
     "TimeBudget",
     "TuneConvolutions",
     "WatchSpeed",

@@ -44,6 +44,12 @@ class Checkpoints(L.Callback):
         self._loops: dict[str, Any] | None = None
         self._random_state: torch.Tensor | None = None
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            agreement = self._budget.agreement
+            agreement.ask("signal", lambda: [interrupts.received() or 0])
+            agreement.ask("save", lambda: [self._is_due(time.monotonic())], of_first=True)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._random_state is not None:
             torch.set_rng_state(self._random_state)
@@ -56,7 +62,7 @@ class Checkpoints(L.Callback):
     ) -> None:
         # A validation after this step belongs to it: a run that resumed from a checkpoint before it would skip it.
         validates = trainer.limit_val_batches != 0 and (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
-        self._end_step(trainer, save=not validates and not trainer.should_stop)
+        self._end_step(trainer, save=not validates and not trainer.should_stop, waits=False)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         interrupts.listen()
@@ -65,11 +71,11 @@ class Checkpoints(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.state.fn == "fit":
-            self._obey(trainer)
+            self._obey(trainer, waits=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self._end_step(trainer, save=True)
+            self._end_step(trainer, save=True, waits=True)
             self._loops = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -109,13 +115,14 @@ class Checkpoints(L.Callback):
         synchronize(module.device)  # count running computation as training time
         started = time.monotonic()
         with self._budget.clock.segment("checkpoint"):
-            if not has_finite_weights(module):
+            if self._on_any(trainer, not has_finite_weights(module)):
                 raise diverged("a weight", self._budget.steps, trainer)
             with self.plugin.withhold() as errors:
                 trainer.save_checkpoint(self._path)
             self._judge(self._first_ranks(trainer, [str(error) for error in errors]), last)
         self._saved_at = time.monotonic()
         self._budget.reserve.update(save_seconds=self._saved_at - started)
+        self._budget.decide_anew()
 
     def replace(self, checkpoint: dict[str, Any]) -> None:
         """Write a changed checkpoint of the trained network, on one rank. Raises InputError if that fails."""
@@ -129,10 +136,15 @@ class Checkpoints(L.Callback):
         if errors:
             warn(f"{errors[0]}. The run goes on")
 
-    def _end_step(self, trainer: L.Trainer, save: bool) -> None:
-        self._obey(trainer)
+    def _end_step(self, trainer: L.Trainer, save: bool, waits: bool) -> None:
+        """End a step or a validation.
+
+        Args:
+            waits: whether ranks wait for each other to agree; if not, they do as they agreed in the middle of the step.
+        """
+        self._obey(trainer, waits)
         now = time.monotonic()
-        if save and self._agreed(trainer, self._is_due(now)):
+        if save and self._agreed(trainer, "save", lambda: self._is_due(now), waits):
             self.save(trainer)
         if now - self._noted_at >= JOURNAL_SECONDS:
             self._noted_at = now
@@ -144,12 +156,20 @@ class Checkpoints(L.Callback):
             return True
         return self._every is not None and now - self._saved_at >= self._every and self._budget.has_time_to_save()
 
-    def _obey(self, trainer: L.Trainer) -> None:
+    def _agreed(self, trainer: L.Trainer, name: str, own: Callable[[], int], waits: bool) -> int:
+        """The largest number of all ranks."""
+        if trainer.world_size == 1:
+            return own()
+        agreement = self._budget.agreement
+        (number,) = agreement.now([own()]) if waits else agreement.found[name]
+        return int(number)
+
+    def _obey(self, trainer: L.Trainer, waits: bool) -> None:
         """End the run so that it can be resumed, if any rank received a signal, unless training is ending anyway."""
-        number = interrupts.received()
-        if not trainer.should_stop and self._agreed(trainer, number is not None):
+        signal = self._agreed(trainer, "signal", lambda: interrupts.received() or 0, waits)
+        if signal and not trainer.should_stop:
             self.save(trainer)
-            raise Interrupted(number or interrupts.SIGNALS[1])
+            raise Interrupted(signal)
 
     @staticmethod
     def _first_ranks(trainer: L.Trainer, errors: list[str]) -> list[str]:
@@ -160,6 +180,6 @@ class Checkpoints(L.Callback):
         return shared
 
     @staticmethod
-    def _agreed(trainer: L.Trainer, wanted: bool) -> bool:
+    def _on_any(trainer: L.Trainer, wanted: bool) -> bool:
         """Whether this is true on any rank."""
         return trainer.strategy.reduce_boolean_decision(wanted, all=False) if trainer.world_size > 1 else wanted

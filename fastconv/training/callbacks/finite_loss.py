@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from fastconv.system.errors import InputError
+from fastconv.system.errors import SharedError
 from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.time_budget import TimeBudget
 
@@ -14,7 +14,8 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 class FiniteLoss(L.Callback):
     """Raises InputError, with the step, the learning rate and advice, when a loss is infinite or not a number.
 
-    Losses on a GPU are checked when the recorder has read them, so that the host does not wait for them.
+    Losses on a GPU are checked when the recorder has read them, so that the host does not wait for them. The other
+    ranks learn of one on a CPU a step later, before which no checkpoint is written of it.
 
     Args:
         budget: the run's budget, which counts its steps.
@@ -23,6 +24,11 @@ class FiniteLoss(L.Callback):
 
     def __init__(self, budget: TimeBudget, recorder: Recorder) -> None:
         self._budget, self._recorder = budget, recorder
+        self._is_finite = True
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            self._budget.agreement.ask("infinite", lambda: [not self._is_finite])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -32,15 +38,24 @@ class FiniteLoss(L.Callback):
         else:
             finite = math.isfinite(outputs["loss"])
             if trainer.world_size > 1:
-                finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+                self._check_ranks(trainer, finite)
+                return
         if not finite:
             raise diverged("the loss", self._budget.steps, trainer)
 
+    def _check_ranks(self, trainer: L.Trainer, finite: bool) -> None:
+        """Check the loss of the step before, which all ranks know of, and that of the last step."""
+        agreement, self._is_finite = self._budget.agreement, finite
+        if agreement.found["infinite"] != [0.0]:
+            raise diverged("the loss", self._budget.steps - 1, trainer)
+        if trainer.should_stop and agreement.now([not finite]) != [0.0]:
+            raise diverged("the loss", self._budget.steps, trainer)
 
-def diverged(what: str, step: int, trainer: L.Trainer) -> InputError:
+
+def diverged(what: str, step: int, trainer: L.Trainer) -> SharedError:
     """The error for a run whose training diverged."""
     lr = trainer.optimizers[0].param_groups[0]["lr"]
-    return InputError(
+    return SharedError(
         f"{what} is not finite after step {step}, at learning rate {lr:.3g}: training diverged. Lower optimizer.max_lr,"
         " or try trainer.precision=fp32"
     )

@@ -58,6 +58,10 @@ class Recorder(L.Callback):
         self._read_at = -math.inf
         self._loggers: list[Logger] = []
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            self.budget.agreement.ask("record", lambda: [self._is_due(time.monotonic())], of_first=True)
+
     @property
     def epochs(self) -> float:
         """Passes over the training images so far."""
@@ -86,13 +90,14 @@ class Recorder(L.Callback):
         """
         if pl_module.device.type == "cpu" and not is_reusing(pl_module):
             return True
-        now = time.monotonic()
-        may = last or now - self._read_at >= READ_SECONDS
-        if trainer.world_size > 1:
-            may = trainer.strategy.broadcast(may)
+        now, ranks = time.monotonic(), trainer.world_size
+        may = last or (self._is_due(now) if ranks == 1 else self.budget.agreement.found["record"] == [1.0])
         if may:
             self._read_at = now
         return may
+
+    def _is_due(self, now: float) -> bool:
+        return now - self._read_at >= READ_SECONDS
 
     def _record(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps, trained, waited = self.budget.steps, self.budget.clock.counted(("train",)), self._waited(trainer)

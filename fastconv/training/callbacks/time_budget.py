@@ -1,7 +1,7 @@
 """Ends a run within its budget, with the schedule at its end."""
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
 import torch
@@ -22,11 +22,10 @@ from fastconv.budget.scoring_times import ScoringTimes
 from fastconv.budget.steps_ahead import StepsAhead
 from fastconv.models.tta import Views
 from fastconv.system.gpu import synchronize
+from fastconv.training.callbacks.shared_steps import SharedSteps
 
-T = TypeVar("T")
 
-
-class TimeBudget(L.Callback):
+class TimeBudget(SharedSteps):
     """Ends training at progress 1, which steps or time reach, whichever comes first.
 
     Expects a Trainer with one endless epoch. Replaces Lightning's `max_time`, which ignores the schedule. Its state in
@@ -63,6 +62,7 @@ class TimeBudget(L.Callback):
     ) -> None:
         if seconds is None and max_steps is None:
             raise ValueError("a run needs seconds or max_steps")
+        super().__init__(pacing)
         self.seconds, self.max_steps = seconds, max_steps
         self.clock = clock or Clock()
         self.counts = counts
@@ -126,7 +126,7 @@ class TimeBudget(L.Callback):
             self._step_ended = trained
         else:
             self._between.add(trained - self._step_ended)
-        decided = self._agree(trainer, self._next())
+        decided = self._agreed_next(trainer)
         # Time has run out unexpectedly (the process was stopped, or a validation took far longer than the earlier
         # ones): end with a last step.
         self.step = decided or Step(1.0, last=True)
@@ -138,18 +138,21 @@ class TimeBudget(L.Callback):
         """
         if self.limit is None or self._step_ended is None or pl_module.device.type != "cpu":
             return
+        if trainer.world_size > 1:
+            self.step = self._agreed(trainer, pl_module).current
+            return
         self._time_scoring(trainer, pl_module)
         times = self.times.with_step((self.clock.counted(("train",)) - self._step_ended) / self.work)
         self.reserve.spread = times.spread
-        decided = before_update(self.step, self.elapsed(), self.limit, times, self.reserve.spare, self._began)
-        self.step = self._agree(trainer, decided)
+        self.step = before_update(self.step, self.elapsed(), self.limit, times, self.reserve.spare, self._began)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.accumulate_grad_batches > 1:
             raise ValueError("every batch is a step here: accumulate gradients within training_step")
         self._val_batches = trainer.limit_val_batches
         if not self.steps:
-            self._began = self._agree(trainer, self.elapsed())
+            self._began = self.elapsed()
+        self._open(trainer, pl_module)
         self.clock.enter("train")
         left = max(0.0, self.seconds_left())
         self.times.most_unmeasured = self._pacing.unmeasured_step_share * left
@@ -173,7 +176,7 @@ class TimeBudget(L.Callback):
         self.times.add((self.clock.counted(("train",)) - (self._step_ended or 0.0)) / self.work)
         self._begun = False
         self._step_ended = self.clock.counted(("train",))
-        stop, validate = self._agree(trainer, (self._must_stop(), self._validation_fits()))
+        stop, validate = self._end(trainer, pl_module)
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
             trainer.should_stop = True
@@ -190,6 +193,7 @@ class TimeBudget(L.Callback):
             self.clock.leave("validate")
             seconds = self.clock.counted(("validate",)) - self._validation_started
             self.reserve.update(image_seconds=seconds / max(self.validate_images, 1))
+            self.decide_anew()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         synchronize(pl_module.device)
@@ -272,14 +276,14 @@ class TimeBudget(L.Callback):
         reached, elapsed, spare = self.step.progress, self.elapsed(), self.reserve.spare  # views can be left out
         return not ends_with_another_step(reached, elapsed, self.limit, spare, self.times, self._began)
 
-    def _validation_fits(self) -> bool:
-        """Whether there is time for a slow validation and two steps after it."""
+    def _validation_fits(self, before: float = 0.0) -> bool:
+        """Whether there is time for a slow validation and two steps after it, if it begins in so many seconds."""
         pacing, times = self._pacing, self.times
         factor = pacing.sudden_factor
         if self._validation_started is not None:
             factor = max(pacing.slow_validation_factor, times.slow / times.expected)
         return "validate" not in self.counts or self.has_time_for(
-            factor * self.validate_images * self.reserve.image_seconds
+            before + factor * self.validate_images * self.reserve.image_seconds
         )
 
     def has_time_to_save(self) -> bool:
@@ -292,9 +296,3 @@ class TimeBudget(L.Callback):
         """Whether two slow steps fit after something that takes so many counted seconds."""
         limit = self.limit
         return limit is None or self.elapsed() + seconds + 2 * self.times.slow < limit
-
-    def _agree(self, trainer: L.Trainer, decision: T) -> T:
-        """The first rank's decision. Clocks differ between ranks, but all must stop at the same step."""
-        if trainer.world_size == 1:
-            return decision
-        return trainer.strategy.broadcast(decision)

@@ -1,0 +1,145 @@
+"""The processes of one run that a launcher, torchrun or SLURM's srun, has started together: how many, where, and which
+of them this one is.
+
+Where no launcher has, this process is the only one, or the first rank has started it.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Ports for the processes of a srun step to find each other: below those that the kernel hands out.
+FIRST_PORT, PORTS = 15000, 15000
+# Names of SLURM jobs that only lend their machine to a shell (Lightning's convention).
+INTERACTIVE = ("bash", "interactive")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launcher has started.
+
+    Args:
+        launcher: `torchrun` or `srun`.
+        rank, world: of this process among all, and their number.
+        local_rank: of this process among those of its node.
+        node: of this process, from 0.
+        on_nodes: the number of processes on each node.
+    """
+
+    launcher: str
+    rank: int
+    world: int
+    local_rank: int
+    node: int
+    on_nodes: tuple[int, ...]
+
+
+def launch() -> Launch | None:
+    """What a launcher has started together with this process; None if it started this process alone."""
+    given = os.environ
+    if "TORCHELASTIC_RUN_ID" in given:
+        world = number_in("WORLD_SIZE")
+        nodes = number_in("GROUP_WORLD_SIZE")
+        return Launch(
+            "torchrun",
+            number_in("RANK", 0),
+            world,
+            number_in("LOCAL_RANK", 0),
+            number_in("GROUP_RANK", 0),
+            (number_in("LOCAL_WORLD_SIZE", world // nodes),) * nodes,
+        )
+    if number_in("SLURM_STEP_NUM_TASKS") > 1 and "SLURM_PROCID" in given:
+        world = number_in("SLURM_STEP_NUM_TASKS")
+        return Launch(
+            "srun",
+            number_in("SLURM_PROCID", 0),
+            world,
+            number_in("SLURM_LOCALID", 0),
+            number_in("SLURM_NODEID", 0),
+            tasks_on_nodes(given.get("SLURM_STEP_TASKS_PER_NODE", "")) or (world,),
+        )
+    return None
+
+
+def launched_nodes() -> int:
+    """The number of nodes on which a launcher has started processes of this run; 1 without a launcher."""
+    found = launch()
+    return len(found.on_nodes) if found else 1
+
+
+def world_size(devices: int, nodes: int | None) -> int:
+    """The number of processes that train together: `devices` on each node, by default of those that a launcher has."""
+    return devices * (launched_nodes() if nodes is None else nodes)
+
+
+def is_slurm_job() -> bool:
+    """Whether SLURM started this command: a job of an interactive shell only lends its machine."""
+    return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in INTERACTIVE
+
+
+def tasks_on_nodes(text: str) -> tuple[int, ...]:
+    """The number of tasks on each node, as SLURM writes it: `2(x3),1` is two on three nodes and one on another."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return tuple(int(tasks) for tasks, times in found for _ in range(int(times or 1)))
+
+
+def first_node(names: str) -> str:
+    """The first of the nodes in a list as SLURM writes it: `gpu[07-09,11],cpu1` begins with gpu07."""
+    return re.sub(r"\[(\w+)[^]]*\]", r"\1", re.split(r",(?![^[]*\])", names)[0])
+
+
+def torch_variables(found: Launch) -> Mapping[str, str]:
+    """The environment variables that torchrun would set for a process, by which torch and Lightning find the others.
+
+    MASTER_ADDR and MASTER_PORT, where they are set, stay.
+    """
+    given = os.environ
+    step = 1000 * number_in("SLURM_JOB_ID", 0) + number_in("SLURM_STEP_ID", 0)  # two steps of a job may share a node
+    return {
+        "RANK": str(found.rank),
+        "WORLD_SIZE": str(found.world),
+        "LOCAL_RANK": str(found.local_rank),
+        "LOCAL_WORLD_SIZE": str(found.on_nodes[found.node]),
+        "GROUP_RANK": str(found.node),
+        "GROUP_WORLD_SIZE": str(len(found.on_nodes)),
+        "MASTER_ADDR": given.get("MASTER_ADDR") or _first_address(found),
+        "MASTER_PORT": given.get("MASTER_PORT") or str(FIRST_PORT + step % PORTS),
+    }
+
+
+def _first_address(found: Launch) -> str:
+    names = os.environ.get("SLURM_STEP_NODELIST", "")
+    return first_node(names) if len(found.on_nodes) > 1 and names else "127.0.0.1"
+
+
+@contextmanager
+def ranks_of_one_job(arguments: Sequence[str]) -> Iterator[None]:
+    """Within the block, Lightning starts further ranks with these arguments of the command.
+
+    Nothing of them stays in this process afterwards: neither their variables nor the connection to them.
+    A launcher that has started all ranks together keeps them for the next job.
+    """
+    if launch() is not None:
+        yield
+        return
+    given, environment = sys.argv, dict(os.environ)
+    sys.argv = [given[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = given
+        for variable in set(os.environ) - set(environment):
+            del os.environ[variable]
+        os.environ.update(environment)
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def number_in(variable: str, otherwise: int = 1) -> int:
+    """The number in an environment variable, or another one if there is none."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else otherwise

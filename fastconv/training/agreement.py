@@ -1,0 +1,80 @@
+"""Numbers on which the ranks of a run agree, at best without waiting for each other."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastconv.system.distributed import is_first_rank
+
+Give = Callable[[], Sequence[float]]
+
+
+class Agreement:
+    """Numbers by name, of which every rank gets the largest that any rank gave, or those of the first rank.
+
+    `start` begins to exchange them and `found` has them. In between, ranks compute: the few numbers travel on a process
+    group of their own, beside the gradients, and arrive long before those. Every rank must ask for the same names in
+    the same order. Used by runs of several ranks only.
+    """
+
+    def __init__(self) -> None:
+        self._gives: dict[str, tuple[Give, bool]] = {}
+        self._group: Any = None
+        self._work: Any = None
+        self._numbers = torch.empty(0)
+        self._counts: dict[str, int] = {}
+        self._found: dict[str, list[float]] | None = None
+
+    def ask(self, name: str, give: Give, of_first: bool = False) -> None:
+        """From now on exchange what `give` returns when the exchange starts.
+
+        Args:
+            of_first: every rank gets the first rank's numbers; else the largest of each. `give` is called on all ranks.
+        """
+        self._gives[name] = (give, of_first)
+
+    def open(self) -> None:
+        """Make the process group. All ranks call this, after those of the run have found each other."""
+        self._group, self._work, self._found = torch.distributed.new_group(backend="gloo"), None, None
+
+    def start(self) -> None:
+        """Begin to exchange the numbers, unless that has begun since `clear`. Nothing waits."""
+        if self._work is not None or self._found is not None:
+            return
+        given = {name: _given(give(), of_first) for name, (give, of_first) in self._gives.items()}
+        self._counts = {name: len(numbers) for name, numbers in given.items()}
+        self._numbers = torch.tensor([number for numbers in given.values() for number in numbers], dtype=torch.float64)
+        self._work = self._exchange(self._numbers, waits=False)
+
+    @property
+    def found(self) -> dict[str, list[float]]:
+        """The numbers that were exchanged last; waits for those that are on their way."""
+        if self._found is None:
+            self.start()
+            self._work.wait()
+            numbers = iter(self._numbers.tolist())
+            self._found = {name: [next(numbers) for _ in range(count)] for name, count in self._counts.items()}
+            self._work = None
+        return self._found
+
+    def clear(self) -> None:
+        """Forget what was found: the next `start` begins another exchange."""
+        self._found = None
+
+    def now(self, numbers: Sequence[float], of_first: bool = False) -> list[float]:
+        """The largest of each number of all ranks, or the first rank's numbers. Each rank waits for the others."""
+        exchanged = torch.tensor(_given(numbers, of_first), dtype=torch.float64)
+        self._exchange(exchanged, waits=True)
+        return exchanged.tolist()
+
+    def _exchange(self, numbers: Tensor, waits: bool) -> Any:
+        largest = torch.distributed.ReduceOp.MAX
+        return torch.distributed.all_reduce(numbers, op=largest, group=self._group, async_op=not waits)
+
+
+def _given(numbers: Sequence[float], of_first: bool) -> list[float]:
+    """This rank's numbers; where only those of the first rank count, smaller ones than any on the others."""
+    return [-math.inf] * len(numbers) if of_first and not is_first_rank() else [float(number) for number in numbers]
