@@ -20,7 +20,7 @@ from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import Sweep
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
 from fastconv.system.console_log import begin_log_anew, console_logged
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.names import printable
 from fastconv.system.signals import listening
@@ -102,7 +102,7 @@ class Job:
                 return self._run(config) if in_sweep else self._body(config)
         except Exception as error:
             known = isinstance(error, InputError) or is_of_files(error)
-            if self.full_error or not (in_sweep or known):
+            if self.full_error or not (in_sweep or known) or (isinstance(error, SharedError) and not in_sweep):
                 raise
             line = line_of(error)
             if not in_sweep:
