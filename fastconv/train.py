@@ -29,7 +29,7 @@ from fastconv.config.trust import GIVEN
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
-from fastconv.system.distributed import check_world, end_with_first_rank, is_restarted
+from fastconv.system.distributed import check_world, end_with_first_rank, is_restarted, on_any_rank
 from fastconv.system.errors import InputError
 from fastconv.system.heartbeat import watching_ranks
 from fastconv.system.lean_imports import lean_imports, without_garbage_collection
@@ -79,9 +79,10 @@ def main(config: Config) -> float | None:
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none"):
         raise InputError("sweep.resume and sweep.report need a sweep: add -m and the values, or use resume")
-    if is_restarted() and config.resume in (None, "auto") and job is None:
+    if config.resume in (None, "auto") and job is None:
         check_world(config.trainer.devices, config.trainer.nodes)
-        config = dataclasses.replace(config, resume=of_restarted_job(config, overrides))
+        if on_any_rank("restarted", is_restarted()):
+            config = dataclasses.replace(config, resume=of_restarted_job(config, overrides))
     begun = unfinished(config, overrides) if config.resume not in (None, "auto") else None
     config = begun.config if begun else config
     data = check_run(config, begun is not None)

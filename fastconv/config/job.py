@@ -22,7 +22,7 @@ from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_
 from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged
 from fastconv.system.distributed import begin_job
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.names import printable
 from fastconv.system.signals import Interrupted, listening
@@ -114,7 +114,7 @@ class Job:
             raise SystemExit(error.exit_code) from None
         except Exception as error:
             known = isinstance(error, InputError) or is_of_files(error)
-            if self.full_error or not (in_sweep or known):
+            if self.full_error or not (in_sweep or known) or (isinstance(error, SharedError) and not in_sweep):
                 raise
             line = line_of(error)
             if not in_sweep:

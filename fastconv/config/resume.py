@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from fastconv.config.trust import require_ours
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, new_run_folder, write_config
 from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
-from fastconv.system.distributed import from_first_rank, is_first_rank, started_together
+from fastconv.system.distributed import agent, from_first_rank, is_first_rank, started_together
 from fastconv.system.errors import InputError, reason
+from fastconv.system.files import write_atomically
 from fastconv.system.first_files import files_from_first_rank
 from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
 
+# The file that says which torchrun trains a run.
+AGENT = ".agent"
 # The files of a run that it goes on from.
 GOES_ON_FROM = ("config.yaml", "results.json", "splits.json", "last.ckpt")
 
@@ -51,10 +55,12 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
 
     Raises InputError for a folder without an unfinished run, or one that another process holds.
     """
-    if config.resume is None or (config.resume == "auto" and not is_first_rank()):
+    if config.resume in (None, "auto") and not is_first_rank():
         return None
+    if config.resume is None:
+        return _newest(config, _begun_by(agent(), Path(config.outputs))) if agent() else None
     if config.resume == "auto":
-        return _newest(config)
+        return _newest(config, Path(config.outputs).rglob("config.yaml"))
     folder = Path(config.resume)
     if started_together():
         folder = begun_files(Path(from_first_rank("resume", lambda: str(folder.absolute()))))
@@ -119,7 +125,10 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
 
     def make() -> dict[str, Any]:
         nonlocal run
-        run = run or _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
+        if run is None:
+            run = _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
+        if agent():
+            write_atomically(run.path / AGENT, agent().encode())
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
     first = from_first_rank("run", make)
@@ -188,10 +197,18 @@ def _hold(run: RunFolder) -> bool:
     return run.held is not None
 
 
-def _newest(config: Config) -> RunFolder | None:
-    """The newest unfinished run with the same configuration that no process holds."""
+def _begun_by(agent: str, outputs: Path) -> Iterator[Path]:
+    """The configs of runs that a torchrun began which has started this process anew, with others or fewer."""
+    for path in outputs.rglob(AGENT):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.read_text("utf-8") == agent:
+                yield path.with_name("config.yaml")
+
+
+def _newest(config: Config, found: Iterable[Path]) -> RunFolder | None:
+    """The newest unfinished run of these configs with the same configuration that no process holds."""
     wanted = _located(config)
-    configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
+    configs = [path for path in found if path.is_file()]
     for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
         folder = path.parent
         if is_finished(folder):

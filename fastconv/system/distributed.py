@@ -7,6 +7,7 @@ srun start all ranks at once.
 import functools
 import json
 import os
+import platform
 import sys
 import threading
 import time
@@ -61,6 +62,12 @@ def _attempt() -> int:
     found = launch()
     by_torchrun = found is not None and found.launcher == "torchrun"
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if by_torchrun else 0
+
+
+def agent() -> str:
+    """Identifies the torchrun that starts this process, and starts it anew; empty without torchrun."""
+    found = launch()
+    return f"{platform.node()} {os.getppid()}" if found and found.launcher == "torchrun" else ""
 
 
 def end_with_first_rank() -> None:
@@ -215,7 +222,9 @@ def connect() -> Any:
             " TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, which restarts wrongly without it (pytorch issue"
             " 135712), and check that the machines reach each other"
         ) from error
-    return PrefixStore(f"fastconv-{_attempt()}{_job}", shared)
+    # Without torchrun's own store the first rank keeps a new one for each attempt. Machines count attempts differently.
+    attempt = _attempt() if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
+    return PrefixStore(f"fastconv-{attempt}{_job}", shared)
 
 
 def wait_for(name: str) -> bytes:
@@ -225,6 +234,18 @@ def wait_for(name: str) -> bytes:
         time.sleep(ASK_AGAIN_SECONDS)
     value: bytes = shared.get(name)
     return value
+
+
+def on_any_rank(name: str, own: bool) -> bool:
+    """Whether something holds on any of the processes that a launcher has started together. All of them call this.
+
+    Args:
+        name: as for `from_first_rank`.
+    """
+    if world() == 1:
+        return own
+    store().set(f"{name}/{rank()}", str(int(own)))
+    return bool(from_first_rank(name, lambda: any(wait_for(f"{name}/{each}") == b"1" for each in range(world()))))
 
 
 def world() -> int:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -87,9 +86,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, digits_root, undi
     assert not (tmp_path / "second" / "outputs").exists()
 
 
-def test_machines_with_other_images_end_in_one_line(tmp_path, digits_root):
-    other = tmp_path / "other"
-    shutil.copytree(digits_root, other)
+def test_machines_that_differ_end_in_one_line(tmp_path, digits_root):
     with two_nodes(tmp_path) as nodes:
         processes = [
             torchrun(node, "2", digits_root, *RUN, f"optimizer.max_lr={lr}")
@@ -113,7 +110,6 @@ def test_one_goes_on_alone_when_the_other_is_switched_off(tmp_path, digits_root,
         ranks = wait_for_steps(record, 20)
         for victim in (second.pid, ranks[1]):
             os.kill(victim, signal.SIGKILL)
-        subprocess.run(["ip", "netns", "exec", nodes[1].name, "true"], check=True)
         assert first.wait(900) == 0, (nodes[0].folder / "err.txt").read_text()
         second.wait(60)
     run = only_run(tmp_path / "first")
