@@ -16,6 +16,7 @@ from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
+from fastconv.system.settings import check_local
 from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
@@ -50,6 +51,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         return None
     if config.resume == "auto":
         return _newest(config)
+    check_local("resume", config.resume)
     folder = Path(config.resume)
     stored = _read(folder)
     if stored is None:
