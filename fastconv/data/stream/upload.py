@@ -102,7 +102,7 @@ def _send(address: str, write: Callable[[Place], None], size: int, stopped: thre
 
     def act() -> None:
         write(target)
-        if (found := dict(map(tuple, target.about())).get("size")) != str(size):
-            raise WrongContentError(f"{found} bytes arrived of {size}")
+        if ["size", str(size)] not in target.about():
+            raise WrongContentError(f"not all of its {size:,} bytes arrived")
 
     tried(act, redacted(address), stopped, ADVICE, does="write")
