@@ -5,6 +5,7 @@ With verify=true, check every shard of that stream and write damaged ones again.
 recently used streams until the rest fits in stream.max_gb (stream.max_gb=0 removes all).
 
   python -m fastconv.precompute dataset=cifar10 stream.epochs=25
+  python -m fastconv.precompute dataset=cifar10 stream.epochs=25 stream.root=s3://bucket/streams
   python -m fastconv.precompute -m part=0,1,2,3 parts=4 dataset=cifar10 stream.epochs=40
 """
 
@@ -18,6 +19,7 @@ from fastconv.config.schema import Config
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
+from fastconv.system.urls import redacted
 from fastconv.system.wording import counted
 
 
@@ -47,11 +49,23 @@ def check_stream(config: Config) -> Splits | None:
     if not config.stream.is_stored:
         raise InputError(f"stream={config.stream.mode} is computed while training: there is nothing to write")
     if config.stream.is_remote:
-        raise InputError(
-            f"stream.root={config.stream.root} is only read from. Write the stream to a folder, such as"
-            " stream.root=streams, and upload the content of that folder"
-        )
+        require_writable_url(config)
     return check_data(config)
+
+
+def require_writable_url(config: Config) -> None:
+    """Raise InputError for a server that a stream cannot be written to, as far as can be told without asking it."""
+    from fastconv.data.url_place import Place
+
+    url = redacted(config.stream.root)
+    if Place(config.stream.root, "stream.root").is_http:
+        raise InputError(
+            f"stream.root={url} is only read from. Write the stream to a folder, such as stream.root=streams, and"
+            " upload the content of that folder"
+        )
+    if config.verify:
+        raise InputError(f"verify is for a folder, and stream.root={url} is a URL: its shards are checked when read")
+    require_writable(config.stream.folder)
 
 
 @command("train", __doc__, check_stream, first_line=READING)
@@ -62,10 +76,11 @@ def main(config: Config) -> None:
 
     from fastconv.data.stream.cache import prune
     from fastconv.data.stream.parts import Part
+    from fastconv.data.stream.upload import uploaded
     from fastconv.data.stream.writer import verify_stream
     from fastconv.training.plan import plan_run
     from fastconv.training.run import settle
-    from fastconv.training.run_stream import precompute
+    from fastconv.training.run_stream import precompute, upload
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     root = config.stream.folder
@@ -74,6 +89,9 @@ def main(config: Config) -> None:
         size = sum(stream.bytes for stream in removed) / 1e6
         console.print(f"removed {counted(len(removed), 'stream')}, {size:,.0f} MB, from {root}")
         return
+    # On its way to a server, a stream is kept where its reader would keep it.
+    url = config.stream.root if config.stream.is_remote else ""
+    config = dataclasses.replace(config, stream=dataclasses.replace(config.stream, root=str(root)))
     clock = Clock()
     choice = settle(config, data, task_overrides(), clock)
     run = plan_run(choice.config, data, clock, choice.speed, needs_weights=False)
@@ -86,7 +104,11 @@ def main(config: Config) -> None:
         )
         return
     part = Part(config.part, config.parts)
-    precompute(run, console, in_time=False, part=part)
+    there = uploaded(run.spec, url).shards if url else {}
+    precompute(run, console, in_time=False, part=part, elsewhere=there)
+    if url:
+        sent = upload(run, console, url)
+        console.print(f"sent {counted(sent, 'shard')} to {redacted(url)}, which had {len(there)}")
     epochs, own = run.plan.stream_epochs, len(part.epochs(run.plan.stream_epochs))
     which = f"{own} of {counted(epochs, 'epoch')}" if config.parts > 1 else counted(epochs, "epoch")
     console.print(f"{which} of {counted(run.spec.samples, 'image')} in {root / run.spec.folder}")

@@ -33,6 +33,8 @@ from fastconv.system.settings import check_local, check_plain
 
 Check = Callable[[Any], object]
 
+# Hydra would make the folders even of a URL.
+HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 # Up to so many jobs, a sweep keeps the configs that were checked, of 0.9 MB each; Hydra composes those of a larger one.
 KEPT = 100
 
@@ -155,6 +157,8 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
         overrides = list({override.key_or_group: override for override in both}.values())  # the last one for a key wins
     for override in overrides:
         _require_values(override, sweep)
+        if override.key_or_group in HYDRA_FOLDERS:
+            check_local(override.key_or_group, override.value())
     if asked.config_path or asked.config_name:
         return None  # configs from another folder, which only Hydra can read
     if not sweep or settings is None or asked.cfg or asked.info:

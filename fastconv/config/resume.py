@@ -20,6 +20,7 @@ from fastconv.system.distributed import agent, from_first_rank, is_first_rank, s
 from fastconv.system.errors import InputError, reason
 from fastconv.system.files import write_atomically
 from fastconv.system.first_files import files_from_first_rank
+from fastconv.system.settings import check_local
 from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
@@ -61,6 +62,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         return _newest(config, _begun_by(agent(), Path(config.outputs))) if agent() else None
     if config.resume == "auto":
         return _newest(config, Path(config.outputs).rglob("config.yaml"))
+    check_local("resume", config.resume)
     folder = Path(config.resume)
     if started_together():
         folder = begun_files(Path(from_first_rank("resume", lambda: str(folder.absolute()))))

@@ -43,6 +43,8 @@ def check(config: Config) -> None:
     check_plain("", dataclasses.asdict(config))
     check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
+    if not config.stream.is_remote:
+        check_local("stream.root", config.stream.root)
     check_name("dataset.name", config.dataset.name)
     for key, words in (("name", [config.name]), ("tags", config.tags)):
         for word in words:

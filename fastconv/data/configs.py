@@ -86,9 +86,10 @@ class Stream:
     device that trains, which holds the images as they are. The bytes are the same. `auto` takes `device` on a GPU that
     has room for them, else `precomputed`."""
     root: str = setting(MISSING, path=True)
-    """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec)."""
+    """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec), where
+    precompute writes them, except over http."""
     cache: str = setting(MISSING, path=True, local=True)
-    """Folder that keeps the shards downloaded from a URL, also for later runs."""
+    """Folder that keeps the shards of a stream whose root is a URL, also for later runs."""
     seed: int = setting(MISSING, SEED)
     """Seed for the order and the augmentation of the images."""
     epochs: int | None = setting(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from fastconv.data.download import ADVICE, MOST_UNANNOUNCED_BYTES, Place, Reader, UnavailableError, tried
+from fastconv.data.download import ADVICE, MOST_UNANNOUNCED_BYTES, UnavailableError, tried
+from fastconv.data.url_place import Place, Reader
 from fastconv.system.urls import redacted
 
 T = TypeVar("T")

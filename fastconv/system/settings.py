@@ -21,8 +21,8 @@ _RANGE, _OPTIONS, _PATH, _TEXT, _LOCAL = "range", "options", "path", "text", "lo
 # The beginning of an interpolation, in which OmegaConf would put another value.
 INTERPOLATION = "${"
 NOT_PLAIN = "a setting cannot have ${ in its text, not even in a path: rename the folder, or link to it"
-# The beginning of a URL, such as s3:// or file://.
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# The beginning of a URL, such as s3:// or simplecache::s3://, and of one that lacks a slash, but not of C:/.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*(://|(?<=[^:]{2}):/)")
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,16 @@ def check_settings(instance: Any, prefix: str = "") -> None:
 
 def check_local(key: str, value: object) -> None:
     """Raise InputError for a URL as the value of a key that takes a file or folder on this machine."""
-    if isinstance(value, str) and _SCHEME.match(value):
+    if is_url(value):
         raise InputError(
             f"{key}={value} is not possible: give a file or folder on this machine. Those of a server can be used where"
             " they are mounted, or copied there afterwards"
         )
+
+
+def is_url(value: object) -> bool:
+    """Whether a setting is a URL, or was meant to be one: as a path, `s3:/bucket` would be a folder called `s3:`."""
+    return isinstance(value, str) and _URL.match(value) is not None
 
 
 def check_plain(key: str, value: object) -> None:

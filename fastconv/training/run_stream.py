@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Collection, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +16,7 @@ from fastconv.data.stream.parts import WHOLE, Part
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream, Stream
+from fastconv.data.stream.upload import upload_stream
 from fastconv.data.stream.writer import write_stream
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError
@@ -30,11 +32,13 @@ def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
     return in_use(run.config.stream.folder, run.spec.folder)
 
 
-def precompute(run: Run, console: Console, in_time: bool = True, part: Part = WHOLE) -> Run:
+def precompute(
+    run: Run, console: Console, in_time: bool = True, part: Part = WHOLE, elsewhere: Collection[str] = ()
+) -> Run:
     """Write the planned epochs that are missing, and remove old streams to make room; return the run to go on with.
 
-    With `part`, only that part of them. With `in_time`, where the budget counts this, it ends after its share of the
-    time (`Pacing.precompute_share`).
+    With `part`, only that part of them, and none of the shards `elsewhere`. With `in_time`, where the budget counts
+    this, it ends after its share of the time (`Pacing.precompute_share`).
 
     For a stream on a server, only the manifest is read here; shards are fetched when they are needed.
 
@@ -68,21 +72,29 @@ def precompute(run: Run, console: Console, in_time: bool = True, part: Part = WH
         is_late = is_late or run.clock.now() >= deadline
         return is_late
 
-    columns = (TextColumn("precompute"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
-    with run.clock.segment("precompute"), Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
-        write_stream(
-            run.spec,
-            run.train,
-            root,
-            epochs,
-            on_shard=lambda done, total: progress.update(task, completed=done, total=total),
-            is_over=is_over,
-            part=part,
-        )
+    with run.clock.segment("precompute"), _progress("precompute", console) as on_shard:
+        write_stream(run.spec, run.train, root, epochs, on_shard, is_over=is_over, part=part, elsewhere=elsewhere)
     if is_late:
         console.print("the time for precomputing is over: what is missing is augmented while training")
     return dataclasses.replace(run, stream_grows=not is_late)
+
+
+def upload(run: Run, console: Console, url: str) -> int:
+    """Send the shards of a run's stream that are on this machine to a server; return how many it did not have.
+
+    Raises what `upload_stream` raises.
+    """
+    with _progress("upload", console) as on_shard:
+        return upload_stream(run.spec, run.config.stream.folder, url, on_shard)
+
+
+@contextlib.contextmanager
+def _progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar while the block runs; yields a function of (shards done, shards to do) that moves it."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _deadline(run: Run) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from harness import noise, served, spec_of
 
-from fastconv.data import download
+from fastconv.data import download, url_place
 from fastconv.data.sources import tar_files as tars
 from fastconv.data.sources.tar_files import tar_files
 from fastconv.data.stream import remote
@@ -390,7 +390,7 @@ def test_a_shard_that_trickles_is_computed_until_it_is_there(tmp_path, server, s
 
 
 def test_a_trickle_ends_when_it_is_too_slow(server, monkeypatch):
-    monkeypatch.setattr(download, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(url_place, "SILENCE_SECONDS", 0.2)
 
     def trickle(handler):
         handler.begin(10**6)

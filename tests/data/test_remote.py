@@ -31,7 +31,10 @@ from fastconv.data.stream import cache as storage
 from fastconv.data.stream import remote
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream
+from fastconv.data.stream.upload import upload_stream
+from fastconv.data.stream.upload import uploaded as uploaded_manifest
 from fastconv.data.stream.writer import write_stream
+from fastconv.data.url_place import Place
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError, StreamError
 
@@ -43,6 +46,8 @@ class Handler(QuietFolder):
 
     def do_GET(self):  # noqa: N802 - the name that the class looks for
         self.server.asked.append(self.path)
+        if self.server.together and self.path.endswith(".tar") and "epoch-0000/shard-0000" not in self.path:
+            self.server.together.wait(60)
         faults = next((them for end, them in self.server.faults.items() if self.path.endswith(end)), [])
         fault = faults.pop(0) if faults else None
         if fault is None:
@@ -71,7 +76,11 @@ def server(tmp_path):
     """Serves the folder `uploaded`; `asked` are the paths of all requests."""
     (tmp_path / "uploaded").mkdir(exist_ok=True)
     with served(
-        functools.partial(Handler, directory=tmp_path / "uploaded"), asked=[], faults={}, ended=threading.Event()
+        functools.partial(Handler, directory=tmp_path / "uploaded"),
+        asked=[],
+        faults={},
+        together=None,
+        ended=threading.Event(),
     ) as server:
         yield server
         server.ended.set()
@@ -202,6 +211,7 @@ def test_a_shard_that_trickles_does_not_hold_up_a_budget(tmp_path, digits_root, 
     [
         (["stream.root=http://127.0.0.1:9/streams"], r"cannot fetch http://127.0.0.1:9/streams/digits-.*in 5 tries"),
         (["stream.root=htp://nowhere"], "cannot open htp://nowhere: Protocol not known: htp"),
+        (["stream.root=s3:/bucket/streams"], "stream.root=s3:/bucket/streams is not possible: give a file or folder"),
         (
             ["stream.cache=http://nowhere"],
             "stream.cache=http://nowhere is not possible: give a file or folder on this machine",
@@ -214,12 +224,47 @@ def test_an_address_that_cannot_work_gets_one_line(tmp_path, digits_root, overri
     assert re.search(says, ended.err)
 
 
-@pytest.mark.parametrize("override", ["stream.epochs=2", "verify=true"])
-def test_nothing_is_written_to_a_server(tmp_path, digits_root, override):
-    overrides = ["dataset=digits", "stream.root=s3://bucket/streams", override]
+@pytest.mark.parametrize(("protocol", "extra"), [("s3", "s3"), ("gs", "gcs"), ("gcs", "gcs")])
+def test_a_missing_package_is_named_by_its_extra(tmp_path, digits_root, monkeypatch, protocol, extra):
+    def absent(url, **options):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", absent)
+    overrides = ["dataset=digits", *SHORT, f"stream.root={protocol}://user:secret@bucket/x"]
+    ended = run_command(tmp_path, digits_root, "train", *overrides)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "Install s3fs to access S3. pip install 'fastconv[" + extra + "]'" in ended.err
+    assert "secret" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("root", "override", "says"),
+    [
+        ("http://bucket/streams", "stream.epochs=2", "stream.root=http://bucket/streams is only read from."),
+        ("memory://bucket/streams", "verify=true", "verify is for a folder, and stream.root=memory://bucket/streams"),
+    ],
+)
+def test_what_a_server_cannot_do_gets_one_line(tmp_path, digits_root, root, override, says):
+    overrides = ["dataset=digits", f"stream.root={root}", override]
     ended = run_command(tmp_path, digits_root, "precompute", *overrides)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert "stream.root=s3://bucket/streams is only read from. Write the stream to a folder" in ended.err
+    assert says in ended.err
+
+
+def test_a_stream_is_written_to_a_store_and_read_from_it(tmp_path, digits_root):
+    """The store has what a folder has, byte for byte; a second command, on a machine that has no copy, adds to it."""
+    shared, settings = "memory://store/streams", ["dataset=digits", *SHORT[:-2], "budget.seconds=9"]
+    ended = run_command(tmp_path, digits_root, "precompute", *settings, "stream.epochs=2", "stream.root=streams")
+    assert ended.code == 0, ended.err
+    for machine, epochs, says in (("a", 1, "sent 1 shard to memory://store/streams, which had 0"),
+                                  ("b", 2, "sent 1 shard to memory://store/streams, which had 1")):  # fmt: skip
+        given = [f"stream.epochs={epochs}", f"stream.root={shared}", f"stream.cache={machine}"]
+        ended = run_command(tmp_path, digits_root, "precompute", *settings, *given)
+        assert ended.code == 0, ended.err
+        assert says in ended.out
+    assert len(list((tmp_path / "b").rglob("*.tar"))) == 1, "what the store has is not computed again"
+    fsspec.filesystem("memory").get("/store/streams/", str(tmp_path / "copy"), recursive=True)
+    assert sha256s(tmp_path / "copy") == sha256s(tmp_path / "streams")
 
 
 # -- the stream
@@ -235,6 +280,73 @@ def test_the_next_shard_is_fetched_meanwhile_and_none_that_is_not_needed(tmp_pat
     assert equal(reader.rows(0, 5 * 57), online.rows(0, 5 * 57))
     assert len(shards_asked(server)) == 2
     reader.close()
+
+
+def test_shards_are_fetched_at_once(tmp_path, small_blocks, server, monkeypatch):
+    """The server answers only when as many are asked for as may be; each shard that arrives allows one more."""
+    data = noise(57, 3)
+    spec = spec_of(data)
+    write_stream(spec, data, tmp_path / "uploaded", 9)
+    reader, online = RemoteStream(spec, server.url, tmp_path / "cache", data, max_epochs=9), OnlineStream(spec, data)
+    asked = []
+    for row in (0, 30, 57, 57 + 30):  # the first of each shard
+        reader.rows(row, row + 1)
+        asked.append(len(reader._arrivals))
+    assert asked == [1 + 1, 2 + 2, 3 + 3, 4 + 4]
+    for arrival in reader._arrivals.values():
+        arrival.result(60)
+
+    reader = RemoteStream(spec, server.url, tmp_path / "again", data, max_epochs=9)
+    reader._ahead = remote.MOST_AHEAD
+    together = threading.Barrier(remote.MOST_AHEAD, lambda: setattr(server, "together", None))
+    server.together = together
+    assert equal(reader.rows(0, 4 * 57), online.rows(0, 4 * 57))
+    assert server.together is None
+    assert not together.broken
+
+
+def test_a_stream_that_was_half_sent_does_not_count(tmp_path, uploaded, monkeypatch):
+    """A store that fails for good names no shard; one that fails now and then gets all, and what it has stays."""
+    _, spec = uploaded
+    (tmp_path / "store").mkdir()
+    url, put, faults = f"file://{tmp_path}/store", Place.put, 10**6
+
+    def failing(place, path):
+        nonlocal faults
+        faults -= 1
+        if faults > 0:
+            Path(place.path).parent.mkdir(parents=True, exist_ok=True)
+            Path(place.path).write_bytes(path.read_bytes()[:100])
+            if faults != 3:  # at 3 it arrives in part, and the store says that all is well
+                raise OSError("503 slow down")
+        else:
+            put(place, path)
+
+    monkeypatch.setattr(Place, "put", failing)
+    with pytest.raises(InputError, match=r"cannot write file://.*/store/.*tar in \d tries: .*Check stream.root"):
+        upload_stream(spec, tmp_path / "uploaded", url)
+    assert uploaded_manifest(spec, url).shards == {}
+    faults = 5
+    assert upload_stream(spec, tmp_path / "uploaded", url) == 4
+    assert sha256s(tmp_path / "store") == sha256s(tmp_path / "uploaded")
+    faults = 10**6
+    assert upload_stream(spec, tmp_path / "uploaded", url) == 0
+
+
+def test_two_machines_add_to_one_manifest(tmp_path, uploaded, monkeypatch):
+    """The other machine replaces the manifest after this one has read it."""
+    data, spec = uploaded
+    write_stream(spec, data, tmp_path / "more", 3)
+    url, write, others = f"file://{tmp_path}/store", Place.write, [True]
+
+    def after_another(place, content):
+        write(place, content)
+        if others.pop() if others else False:
+            write(place, (tmp_path / "uploaded" / spec.folder / "manifest.json").read_bytes())
+
+    monkeypatch.setattr(Place, "write", after_another)
+    assert upload_stream(spec, tmp_path / "more", url) == 6
+    assert uploaded_manifest(spec, url).epochs == 3
 
 
 def test_every_protocol_of_fsspec_serves(tmp_path, uploaded):
@@ -326,12 +438,12 @@ def test_what_is_on_this_machine_is_used_if_it_is_right(tmp_path, uploaded, serv
     content = bytearray(path.read_bytes())
     content[1500] ^= 1
     path.write_bytes(content)
-    path.with_name("shard-0001.tar.1.part").touch()
+    path.with_name("shard-0000.tar.1.fetch").touch()
     reader = RemoteStream(spec, server.url, tmp_path / "streams", data, max_epochs=2)
     assert equal(reader.rows(0, 2 * 57), OnlineStream(spec, data).rows(0, 2 * 57))
     assert shards_asked(server) == ["epoch-0001/shard-0000.tar"]
     assert sha256s(tmp_path / "streams") == sha256s(tmp_path / "uploaded")
-    assert not list(tmp_path.rglob("*.part"))
+    assert not [*tmp_path.rglob("*.part"), *tmp_path.rglob("*.fetch")]
 
 
 def test_readers_of_one_cache_fetch_a_shard_once(tmp_path, uploaded, server):

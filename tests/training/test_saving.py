@@ -118,10 +118,15 @@ def test_a_stop_longer_than_the_budget_ends_the_schedule(command, tmp_path, monk
         ("predict", "out", ("run=.", "images=.")),
         ("explain", "folder", ("run=.",)),
         ("export", "data", ("run=.",)),
+        ("train", "resume", ()),
+        ("train", "sweep.resume", ("-m", "seed=1,2", *TINY)),
+        ("train", "hydra.run.dir", TINY),
+        ("train", "hydra.sweep.dir", ("-m", "seed=1,2", *TINY)),
     ],
 )
 def test_a_folder_on_a_server_is_refused(command, tmp_path, name, key, more):
-    ended = command(name, *more, f"{key}=s3://bucket/here")
-    assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
-    assert f"{key}=s3://bucket/here is not possible: give a file or folder on this machine" in ended.err
-    assert not list(tmp_path.iterdir())
+    for url in ("s3://bucket/here", "s3:/bucket/here", "simplecache::s3://bucket/here"):
+        ended = command(name, *more, f"{key}={url}")
+        assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
+        assert f"{key}={url} is not possible: give a file or folder on this machine" in ended.err
+        assert not list(tmp_path.iterdir())

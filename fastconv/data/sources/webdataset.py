@@ -10,13 +10,13 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastconv.data.download import Place
 from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.labels import class_names, class_notes, numbers_of
 from fastconv.data.sources.patterns import matching
 from fastconv.data.sources.spool import Spool, SpooledSamples
 from fastconv.data.sources.tar_files import tar_files
 from fastconv.data.sources.tar_samples import TarSamples, image_members
+from fastconv.data.url_place import Place
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
 from fastconv.system.wording import counted
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 MOST_CLASSES = 99_999
 # Part of the stamp: to be counted up when other members of a tar are read than before.
 READING = 2
-# What protocols tell about a file that differs between two versions of it.
-VERSION_KEYS = ("size", "etag", "last-modified", "lastmodified", "last_modified", "mtime", "content-md5", "digest",
-                "md5hash", "checksum", "generation", "updated", "versionid")  # fmt: skip
 
 
 @source("webdataset")
@@ -40,6 +37,12 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
     keys = ["train", "test"] if dataset.test else ["train"]
     splits = [[(url, f"dataset.{key}") for url in _tars(getattr(dataset, key), f"dataset.{key}")] for key in keys]
     first = redacted(splits[0][0][0])
+    stamps = [[[url, *_version(url, key)] for url, key in urls] for urls in splits]
+    silent = [redacted(url) for split in stamps for url, *version in split if not version]
+    notes = [
+        f"{url} is read once: its server tells neither size nor date, by which a change would show"
+        for url in silent[:1]
+    ]
 
     def find() -> Found:
         tars = [[TarSamples(tar_files(url, key), redacted(url)) for url, key in urls] for urls in splits]
@@ -71,7 +74,7 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
         notes = [note for split in tars for tar in split for note in tar.notes]
         return Found.of(names, read, unreadable, (*notes, *class_notes(names)))
 
-    return Source([READING, *([[url, *_version(url, key)] for url, key in urls] for urls in splits)], find)
+    return Source([READING, *stamps], find, tuple(notes))
 
 
 def tar_images(url: str) -> Iterator[tuple[str, bytes]]:
@@ -93,12 +96,11 @@ def _version(url: str, key: str) -> list[Any]:
     if "://" not in url:
         return [os.path.realpath(url), *stamp(Path(url), Path())[1:]]
     try:
-        place = Place(url, key)
-        place.system.invalidate_cache()  # it may remember what it listed before
-        about = place.system.info(place.path)
+        return Place(url, key).about()
+    except InputError:
+        raise
     except Exception:  # every protocol raises its own; reading the tar will report the reason
         return []
-    return sorted([key.lower(), str(value)] for key, value in about.items() if key.lower() in VERSION_KEYS)
 
 
 def _classes(labels: Set[str], where: str) -> tuple[list[str], dict[str, int]]:

@@ -9,20 +9,32 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
+
 from fastconv.data.dataset import ImageData
-from fastconv.data.download import Place, UnavailableError, WrongContentError, below, read_all, tried
-from fastconv.data.stream.cache import remove_leftovers
+from fastconv.data.download import UnavailableError, read_all, transfer, tried
 from fastconv.data.stream.reader import ShardStream
-from fastconv.data.stream.shards import Shard, check_blocks, check_shard
+from fastconv.data.stream.shards import Shard, ShardEntry, check_blocks, check_shard
 from fastconv.data.stream.spec import MANIFEST, Batch, Manifest, StreamSpec, shard_name
+from fastconv.data.url_place import Place, WrongContentError, below
 from fastconv.system.errors import InputError, StreamError
-from fastconv.system.files import locked, require_space, write_atomically
+from fastconv.system.files import locked, replacing, require_space, unwritable
 from fastconv.system.urls import redacted
 
 # A manifest of a hundred thousand shards is shorter.
 MOST_MANIFEST_BYTES = 2**25
 # Training waits this many seconds for the first shard, which cannot be fetched ahead.
 FIRST_WAIT_SECONDS = 2.0
+# Shards that are fetched at once, ahead of the one that training reads: a connection alone is often slower than the
+# network, and has to wait for the server's first byte. It begins with one, and each shard that has arrived allows one
+# more, so that the first ones need not share a slow network with later ones.
+MOST_AHEAD = 8
+# Ending of a shard that is being fetched. Writers of the stream remove other unfinished files, but not these.
+UNFINISHED = ".fetch"
+ADVICE = (
+    "Check stream.root, the network and the server; write the stream there with python -m fastconv.precompute, or to a"
+    " folder and upload that; or use stream=online"
+)
 
 
 class RemoteFolder:
@@ -47,13 +59,31 @@ class RemoteFolder:
             check(content)
             return content
 
-        return tried(
-            read,
-            redacted(url),
-            self._closed,
-            "Check stream.root, the network and the server; write the stream to a folder with python -m"
-            " fastconv.precompute and upload that; or use stream=online",
-        )
+        return tried(read, redacted(url), self._closed, ADVICE)
+
+    def copy(self, name: str, path: Path, most: int, check: Callable[[str], object]) -> None:
+        """Read a file of at most `most` bytes into one on this machine, part by part, and `check` its sha256.
+
+        Raises what `read` raises, and InputError if the file cannot be written.
+        """
+        url = below(self.url, name)
+        place = Place(url, "stream.root")
+
+        def copy() -> None:
+            digest = hashlib.sha256()
+            with path.open("wb") as file:
+
+                def put(part: bytes) -> None:
+                    digest.update(part)
+                    try:
+                        file.write(part)
+                    except OSError as error:  # not of the network
+                        raise unwritable(path, error) from error
+
+                transfer(place, put, most, self._closed)
+            check(digest.hexdigest())
+
+        tried(copy, redacted(url), self._closed, ADVICE)
 
     def close(self) -> None:
         """End all further tries."""
@@ -80,9 +110,9 @@ def _require_json(content: bytes) -> None:
 class RemoteStream(ShardStream):
     """Reads the shards that a server has, and computes the blocks of all others: both are the same bytes.
 
-    A shard is fetched when it is first needed, and the next one in the background. Its size and sha256 must match the
-    manifest, and its blocks the spec. It is stored where a local stream would store it, so that local and remote
-    streams share their shards.
+    A shard is fetched when it is first needed, and the next ones, up to `MOST_AHEAD` at once, in the background. Its
+    size and sha256 must match the manifest, and its blocks the spec. It goes to disk as it arrives, so that memory does
+    not grow with its size, and where a local stream would store it, so that both share their shards.
 
     Blocks of a shard that never arrives are computed. So are those of a shard that is late: before each of them,
     training waits for the shard no longer than computing the block would take.
@@ -99,7 +129,8 @@ class RemoteStream(ShardStream):
     def __init__(self, spec: StreamSpec, root: str, cache: Path, data: ImageData, max_epochs: int) -> None:
         self._remote = RemoteFolder(root)
         self._cache, self._max_epochs = cache, max_epochs
-        self._arrivals: dict[str, Future[Shard]] = {}
+        self._arrivals: dict[str, Future[None]] = {}
+        self._ahead = 1
         self._wait_seconds = FIRST_WAIT_SECONDS
         self._told: set[str] = set()
         super().__init__(spec, data, read_manifest(self._remote, spec))
@@ -110,17 +141,28 @@ class RemoteStream(ShardStream):
     def _open_shard(self, epoch: int, shard: int) -> Shard | None:
         arrival = self._arrival(epoch, shard)
         try:
-            opened = arrival.result(self._wait_seconds)
+            arrival.result(self._wait_seconds)
+            blocks = self._stored_blocks(epoch, shard)  # verified when it was fetched
+            opened: Shard | None = Shard(self._path(epoch, shard), self._entry(epoch, shard), blocks, verify=False)
         except TimeoutError:
             self._tell("late", f"{redacted(self._remote.url)} sends shards too late: what is late is computed instead")
             return None
-        except UnavailableError as error:
+        except (UnavailableError, StreamError) as error:
             self._tell("absent", f"{error}. Its images are computed instead")
             opened = None
-        following = divmod(epoch * self._per_epoch + shard + 1, self._per_epoch)
-        if self._has(*following):
-            self._arrival(*following)
+        at = epoch * self._per_epoch + shard
+        for number in range(at + 1, at + 1 + self._ahead):
+            if self._has(*(following := divmod(number, self._per_epoch))):
+                self._arrival(*following)
+        if opened is not None:
+            self._ahead = min(self._ahead + 1, MOST_AHEAD)
         return opened
+
+    def _path(self, epoch: int, shard: int) -> Path:
+        return self._cache / self.spec.folder / shard_name(epoch, shard)
+
+    def _entry(self, epoch: int, shard: int) -> ShardEntry:
+        return self._manifest.shards[shard_name(epoch, shard)]
 
     def _compute(self, epoch: int, block: int) -> Batch:
         began = time.perf_counter()
@@ -134,7 +176,7 @@ class RemoteStream(ShardStream):
             self._told.add(what)
             warnings.warn(line, stacklevel=2)
 
-    def _arrival(self, epoch: int, shard: int) -> Future[Shard]:
+    def _arrival(self, epoch: int, shard: int) -> Future[None]:
         """The download of a shard: a future that is ready when the shard is on disk."""
         name = shard_name(epoch, shard)
         if name not in self._arrivals:
@@ -142,38 +184,39 @@ class RemoteStream(ShardStream):
 
             def work() -> None:
                 try:
-                    arrival.set_result(self._fetch(epoch, shard))
+                    self._fetch(epoch, shard)
+                    arrival.set_result(None)
                 except Exception as error:
                     arrival.set_exception(error)
 
             threading.Thread(target=work, daemon=True, name="fetch").start()
         return self._arrivals[name]
 
-    def _fetch(self, epoch: int, shard: int) -> Shard:
-        name, blocks = shard_name(epoch, shard), self._stored_blocks(epoch, shard)
-        entry, folder = self._manifest.shards[name], self._cache / self.spec.folder
-
-        def check(content: bytes) -> None:
-            if len(content) != entry.bytes:
-                raise WrongContentError(f"it has {len(content)} bytes instead of {entry.bytes}")
-            if hashlib.sha256(content).hexdigest() != entry.sha256:
-                raise WrongContentError("its sha256 is not the manifest's")
+    def _fetch(self, epoch: int, shard: int) -> None:
+        blocks, entry, path = self._stored_blocks(epoch, shard), self._entry(epoch, shard), self._path(epoch, shard)
+        number = epoch * self._per_epoch + shard
+        # Ranks and runs that need the same shard fetch it once; others are fetched meanwhile.
+        with locked(self._cache, f"{self.spec.folder}.fetch-{number % (MOST_AHEAD + 1)}"):
+            for leftover in path.parent.glob(f"{path.name}.*{UNFINISHED}"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
             try:
-                check_blocks(content, blocks, "it")
-            except StreamError as error:
-                raise WrongContentError(str(error), final=True) from error
-
-        with locked(self._cache, f"{folder.name}.write"):  # ranks and runs that need the same shard fetch it once
-            try:
-                check_shard(folder / name, entry)
+                check_shard(path, entry)
+                return
             except StreamError:
-                remove_leftovers(folder)
                 require_space(self._cache, entry.bytes, f"a shard of the stream of {self.spec.dataset}")
-                write_atomically(folder / name, self._remote.read(f"{folder.name}/{name}", entry.bytes, check))
-        try:
-            return Shard(folder / name, entry, blocks, verify=False)  # it was verified when it was fetched
-        except StreamError as error:
-            raise UnavailableError(str(error)) from error
+            with replacing(path, UNFINISHED) as partial:
+
+                def check(digest: str) -> None:
+                    if (size := partial.stat().st_size) != entry.bytes:
+                        raise WrongContentError(f"it has {size} bytes instead of {entry.bytes}")
+                    if digest != entry.sha256:
+                        raise WrongContentError("its sha256 is not the manifest's")
+                    try:
+                        check_blocks(np.memmap(partial, np.uint8, "r"), blocks, "it")
+                    except StreamError as error:
+                        raise WrongContentError(str(error), final=True) from error
+
+                self._remote.copy(f"{self.spec.folder}/{shard_name(epoch, shard)}", partial, entry.bytes, check)
 
     def close(self) -> None:
         """Stop fetching, and close the files."""

@@ -145,7 +145,7 @@ class Shard:
         return images, labels
 
 
-def check_blocks(content: bytes, blocks: Sequence[Block], place: Path | str) -> None:
+def check_blocks(content: bytes | NDArray[np.uint8], blocks: Sequence[Block], place: Path | str) -> None:
     """Raise StreamError, naming `place`, unless the bytes are a shard with these blocks and labels of their classes."""
     for (_, labels), block in zip(read_blocks(np.frombuffer(content, np.uint8), blocks, place), blocks, strict=True):
         _check_labels(labels, block, place)

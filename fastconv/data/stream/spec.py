@@ -161,17 +161,15 @@ class Manifest:
         return epoch
 
     def write(self, folder: Path, name: str = MANIFEST) -> None:
-        """Store the manifest in the stream's folder, atomically; `name` is another file's for that of a part."""
-        shards = {name: asdict(self.shards[name]) for name in sorted(self.shards)}
-        content = {
-            "format": FORMAT,
-            "fingerprint": self.spec.fingerprint,
-            **asdict(self.spec),
-            **self.spec.libraries,
-            **self.spec.sources,
-            "shards": shards,
-        }
-        write_atomically(folder / name, as_json(content, indent=1).encode())
+        """Store it in the stream's folder, atomically; `name` is another file's for that of a part."""
+        write_atomically(folder / name, self.content())
+
+    def content(self) -> bytes:
+        """The manifest as it is stored."""
+        content = {"format": FORMAT, "fingerprint": self.spec.fingerprint, **asdict(self.spec)}
+        content |= {**self.spec.libraries, **self.spec.sources}
+        content["shards"] = {name: asdict(self.shards[name]) for name in sorted(self.shards)}
+        return as_json(content, indent=1).encode()
 
     @classmethod
     def read(cls, folder: Path, spec: StreamSpec, name: str = MANIFEST) -> "Manifest":

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +30,7 @@ def write_stream(
     wait: bool = True,
     is_over: Callable[[], bool] = lambda: False,
     part: Part = WHOLE,
+    elsewhere: Collection[str] = (),
 ) -> Path:
     """Write the first `epochs` epochs of a stream, as far as they are missing; return the stream's folder.
 
@@ -43,6 +44,7 @@ def write_stream(
         is_over: called before each block, in several threads. Once it says True, no more is written: whole shards are
             kept, those in progress are left out.
         part: which of the epochs to write.
+        elsewhere: names of shards that are on a server, and not to be written.
 
     Raises InputError for too little disk space, StreamError for a manifest that is damaged or of another stream.
     """
@@ -56,7 +58,7 @@ def write_stream(
             (epoch, shard, blocks)
             for epoch in part.epochs(epochs)
             for shard, blocks in enumerate(spec.shards())
-            if shard_name(epoch, shard) not in written_before
+            if (name := shard_name(epoch, shard)) not in written_before and name not in elsewhere
         ]
         if not tasks:
             return folder

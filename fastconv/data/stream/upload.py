@@ -1,0 +1,108 @@
+"""Puts a stream on a server: each shard whole, and only then the manifest that names it."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from fastconv.data.download import AbsentError, tried
+from fastconv.data.stream.remote import RemoteFolder, read_manifest
+from fastconv.data.stream.shards import ShardEntry, check_shard
+from fastconv.data.stream.spec import MANIFEST, Manifest, StreamSpec
+from fastconv.data.url_place import Place, WrongContentError, below
+from fastconv.system.errors import InputError
+from fastconv.system.urls import redacted
+
+# Shards that are sent at once.
+UPLOADS = 8
+# Seconds between updates of the manifest: a killed upload sends no more than the shards of that time again.
+MANIFEST_SECONDS = 10.0
+# Tries to add shards to a manifest that other machines write too.
+MOST_ROUNDS = 10
+ADVICE = "Check stream.root, its bucket and that you may write to it"
+
+
+def uploaded(spec: StreamSpec, url: str) -> Manifest:
+    """The manifest of a stream in the folder behind a URL; one without shards if the stream is not there.
+
+    Raises InputError for a server that cannot be read, and for a manifest that is damaged or of another stream.
+    """
+    try:
+        return read_manifest(RemoteFolder(url), spec)
+    except AbsentError:
+        return Manifest(spec, {})
+
+
+def upload_stream(
+    spec: StreamSpec, root: Path, url: str, on_shard: Callable[[int, int], None] = lambda done, total: None
+) -> int:
+    """Send the shards of a stream that a server lacks to the folder behind a URL; return how many these were.
+
+    Nothing half-sent counts: the server's manifest names a shard only when it has the right size there. Several
+    machines may send shards of one stream.
+
+    Args:
+        root: the folder on this machine that holds the stream's folder.
+        url: of any protocol that fsspec can write to.
+        on_shard: called with (shards done, shards to do) after each shard.
+
+    Raises InputError if a shard cannot be sent, StreamError for one that is damaged on this machine.
+    """
+    there = uploaded(spec, url).shards
+    own = {name: entry for name, entry in Manifest.read(root / spec.folder, spec).shards.items() if name not in there}
+    place, stopped = f"{url.rstrip('/')}", threading.Event()
+
+    def send(name: str, entry: ShardEntry) -> tuple[str, ShardEntry]:
+        check_shard(root / spec.folder / name, entry)
+        address = below(place, f"{spec.folder}/{name}")
+        _send(address, lambda target: target.put(root / spec.folder / name), entry.bytes, stopped)
+        return name, entry
+
+    sent: dict[str, ShardEntry] = {}
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        futures = [pool.submit(send, name, own[name]) for name in sorted(own)]
+        written = time.monotonic()
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                sent.update([future.result()])
+                if time.monotonic() - written > MANIFEST_SECONDS:
+                    _add(spec, place, sent, stopped)
+                    written = time.monotonic()
+                on_shard(done, len(own))
+        except BaseException:
+            stopped.set()
+            for future in futures:
+                future.cancel()
+            raise
+    if sent:
+        _add(spec, place, sent, stopped)
+    return len(sent)
+
+
+def _add(spec: StreamSpec, url: str, sent: dict[str, ShardEntry], stopped: threading.Event) -> None:
+    """Add shards to the manifest on a server, again if another machine has replaced it meanwhile."""
+    for _ in range(MOST_ROUNDS):
+        manifest = uploaded(spec, url)
+        if sent.items() <= manifest.shards.items():
+            return
+        manifest.shards.update(sent)
+        content = manifest.content()
+        address = below(url, f"{spec.folder}/{MANIFEST}")
+
+        def write(target: Place, content: bytes = content) -> None:
+            target.write(content)
+
+        _send(address, write, len(content), stopped)
+    raise InputError(f"other machines keep replacing the manifest of {redacted(url)}: give the command again")
+
+
+def _send(address: str, write: Callable[[Place], None], size: int, stopped: threading.Event) -> None:
+    target = Place(address, "stream.root")
+
+    def act() -> None:
+        write(target)
+        if ["size", str(size)] not in target.about():
+            raise WrongContentError(f"not all of its {size:,} bytes arrived")
+
+    tried(act, redacted(address), stopped, ADVICE, does="write")
