@@ -6,6 +6,7 @@ from fastconv.training.callbacks.checkpoints import Checkpoints
 from fastconv.training.callbacks.compile_step import CompileStep
 from fastconv.training.callbacks.finite_loss import FiniteLoss
 from fastconv.training.callbacks.progress_bar import BudgetProgressBar
+from fastconv.training.callbacks.prune_trial import PruneTrial
 from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.resize_images import ResizeImages
 from fastconv.training.callbacks.reuse_features import ReuseFeatures
@@ -22,6 +23,7 @@ __all__ = [
     "CompileStep",
     "FiniteLoss",
     "OneCycleLR",
+    "PruneTrial",
     "Recorder",
     "ResizeImages",
     "ReuseFeatures",
