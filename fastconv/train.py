@@ -7,6 +7,7 @@ Writes results, curves, figures and the checkpoint to a new folder below `output
   python -m fastconv.train dataset=cifar10 experiment=original budget.seconds=300
   python -m fastconv.train resume=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.train -m dataset=mnist seed=0,1,2
+  python -m fastconv.train dataset=mnist experiment=search 'optimizer.max_lr=interval(0.05,1)'
   python -m fastconv.train dataset=mnist experiment=augmentation_effect
 """
 
@@ -28,6 +29,7 @@ from fastconv.config.schema import Config
 from fastconv.config.trust import GIVEN
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
+from fastconv.runs.folder import is_pruned
 from fastconv.runs.results import Results
 from fastconv.system.distributed import check_world, end_with_first_rank, is_restarted, on_any_rank
 from fastconv.system.errors import InputError
@@ -77,8 +79,8 @@ def main(config: Config) -> float | None:
     """Run the command; see the top of this file. Returns the held-out objective, which a search maximises."""
     clock, overrides, hydra = Clock(start_seconds=take_start_seconds()), task_overrides(), HydraConfig.get()
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
-    if job is None and (config.sweep.resume or config.sweep.report != "none"):
-        raise InputError("sweep.resume and sweep.report need a sweep: add -m and the values, or use resume")
+    if job is None and (config.sweep.resume or config.sweep.report != "none" or config.sweep.trials):
+        raise InputError("sweep.resume, sweep.report and sweep.trials need a sweep: add -m and the values")
     if config.resume in (None, "auto") and job is None:
         check_world(config.trainer.devices, config.trainer.nodes)
         if on_any_rank("restarted", is_restarted()):
@@ -93,7 +95,7 @@ def main(config: Config) -> float | None:
 
     with watching_ranks():
         folder = train(config, data, overrides, clock, begun, job)
-    if folder and config.checkpoint.save:
+    if folder and config.checkpoint.save and not is_pruned(folder):
         # Another command follows neither the code nor the URLs that a run's files name, unless it is told to.
         told = GIVEN if any("://" in override for override in overrides) else ()
         print_next_of_run("evaluate", folder, *(["trust=true"] if own_code else []), carried=told)

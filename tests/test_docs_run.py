@@ -122,7 +122,7 @@ def shortened(name: str, arguments: list[str]) -> list[str]:
         found += ["augment.cutout.size=2"] if "experiment=original" in text else []
         found += ["dataset=digits"] if small and "dataset=" not in text else []
         found += ["sweep.report=none"] if "augmentation_effect" in text else []
-        found += ["hydra.sweeper.n_trials=2"] if "experiment=search" in text and "n_trials" not in text else []
+        found += ["sweep.trials=2"] if "experiment=search" in text and "sweep.trials" not in text else []
         found += ["dataset.image_size=24"] if re.search("dataset=(image_folder|webdataset)", text) else []
     if name == "explain":
         found += [each for each in QUICK if not ("n_steps" in text and each.startswith("steps="))]

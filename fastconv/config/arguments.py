@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from hydra.core.override_parser.types import Glob, Override
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fastconv import __version__
 from fastconv.config.custom import config_folder, with_custom_groups
@@ -26,6 +26,8 @@ from fastconv.config.overrides import (
     typed,
     without_hydra,
 )
+from fastconv.config.search_space import Dimension, dimension
+from fastconv.config.search_storage import require_optuna
 from fastconv.config.sweeps import Sweep
 from fastconv.config.text import as_typed
 from fastconv.system.errors import InputError
@@ -37,6 +39,8 @@ Check = Callable[[Any], object]
 HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 # Up to so many jobs, a sweep keeps the configs that were checked, of 0.9 MB each; Hydra composes those of a larger one.
 KEPT = 100
+# Settings of the sweeper that searched in version 0.1, and what they are called now.
+OF_SWEEPER = {"hydra.sweeper.n_trials": "sweep.trials", "hydra.sweeper.sampler.seed": "sweep.seed"}
 
 
 @dataclass
@@ -106,8 +110,8 @@ def prepare_arguments(config_name: str, arguments: Sequence[str]) -> list[str]:
 
     def in_sweep() -> bool:
         deciding = [each for each in overrides if each.partition("=")[0] in ("experiment", "hydra.mode")]
-        settings = _hydra_settings(config_name, [parse_override(each) for each in deciding]) if deciding else None
-        return asked.multirun or (settings is not None and settings.mode == RunMode.MULTIRUN)
+        values = _with_hydra(config_name, [parse_override(each) for each in deciding]) if deciding else None
+        return asked.multirun or (values is not None and values.hydra.mode == RunMode.MULTIRUN)
 
     with config_folder(asked.config_dir):
         overrides = last_of_each(as_typed(config_name, overrides, in_sweep))
@@ -147,8 +151,9 @@ def check_arguments(config_name: str, arguments: list[str], check: Check, check_
 def _check(config_name: str, asked: Arguments, check: Check, check_search: Check) -> Sweep | None:
     overrides = [parse_override(text) for text in asked.overrides]
     sweep, modes = asked.multirun, [each for each in overrides if each.key_or_group == "hydra.mode"]
-    # An experiment may be a sweep by itself, with values and a sweeper of its own.
-    settings = _hydra_settings(config_name, overrides) if sweep or modes or _names_experiment(overrides) else None
+    # An experiment may be a sweep by itself, with values of its own.
+    values = _with_hydra(config_name, overrides) if sweep or modes or _names_experiment(overrides) else None
+    settings = None if values is None else values.hydra
     if settings is not None:
         sweep = sweep or settings.mode == RunMode.MULTIRUN
     if settings is not None and sweep:
@@ -159,29 +164,39 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
         _require_values(override, sweep)
         if override.key_or_group in HYDRA_FOLDERS:
             check_local(override.key_or_group, override.value())
+        _require_own_sweeper(override)
     if asked.config_path or asked.config_name:
         return None  # configs from another folder, which only Hydra can read
-    if not sweep or settings is None or asked.cfg or asked.info:
+    if not sweep or values is None or settings is None or asked.cfg or asked.info:
         check_options(config_name, overrides)
         return None
-    searches = not settings.sweeper._target_.endswith(".BasicSweeper")  # that one runs values known in advance
+    in_turn = settings.launcher._target_.endswith(".BasicLauncher") and not needs_hydra(settings)
     composed: tuple[DictConfig, ...] = ()
-    if searches:
-        trials = settings.sweeper.n_trials
-        configs = [_checked_search(config_name, overrides, trials, check, check_search)] * trials
+    fixed: list[str] = []
+    space: list[Dimension] = []
+    trials = OmegaConf.select(values, "sweep.trials")
+    if trials is not None:
+        if not in_turn:
+            raise InputError(
+                "a search runs its trials one by one, without Hydra's launchers and callbacks: for several at once,"
+                " start the command several times with the same sweep.resume=FOLDER"
+            )
+        fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+        space = [dimension(override) for override in overrides if override.is_sweep_override()]
+        configs = [_checked_search(config_name, fixed, space, check, check_search)] * trials
     else:
         jobs = list(split_jobs(overrides))
         checked = [_composed(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
         if not checked:
             raise InputError(f"the sweep {' '.join(asked.overrides)} has no values")
         configs = [config for _, config in checked]
-        in_turn = settings.launcher._target_.endswith(".BasicLauncher") and not needs_hydra(settings)
         if in_turn and len(checked) <= KEPT:
             composed = tuple(values for values, _ in checked)
     check_local("hydra.sweep.dir", settings.sweep.dir)
     check_plain("hydra.sweep.dir", settings.sweep.dir)
     folder, launcher = Path(settings.sweep.dir), settings.launcher._target_
-    return Sweep(config_name, tuple(asked.overrides), tuple(configs), folder, searches, composed, launcher)
+    given = tuple(asked.overrides)
+    return Sweep(config_name, given, tuple(configs), folder, composed, launcher, tuple(fixed), tuple(space))
 
 
 def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:
@@ -193,7 +208,9 @@ def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:
     for override in overrides:
         key = override.get_key_element()
         if override.is_interval_sweep():
-            raise InputError(f"{override.input_line} is not possible: only a search draws from an interval")
+            raise InputError(
+                f"{override.input_line} is not possible: only a search draws from an interval; add sweep.trials=20"
+            )
         if override.is_sweep_override():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
@@ -211,18 +228,27 @@ def _require_values(override: Override, in_sweep: bool) -> None:
         raise InputError(f"{override.input_line} is not possible: name the values, as {override.key_or_group}=a,b")
 
 
+def _require_own_sweeper(override: Override) -> None:
+    """Raise InputError for another sweeper of Hydra, and for the settings of the one that searched in version 0.1."""
+    key, written = override.key_or_group, str(override.input_line).partition("=")[2]
+    if key in OF_SWEEPER:
+        raise InputError(f"unknown key {key}: it is {OF_SWEEPER[key]} now")
+    if key == "hydra/sweeper" and written != "basic":
+        raise InputError(f"hydra/sweeper={written} is not possible: leave it out, and search by sweep.trials=20")
+
+
 def _names_experiment(overrides: list[Override]) -> bool:
     return any(override.key_or_group == "experiment" and not override.is_sweep_override() for override in overrides)
 
 
-def _hydra_settings(config_name: str, overrides: list[Override]) -> DictConfig | None:
-    """Hydra's own settings for some overrides; None if they do not compose, which the caller's check then explains."""
+def _with_hydra(config_name: str, overrides: list[Override]) -> DictConfig | None:
+    """The config of those overrides that have one value, with Hydra's own settings; None if they do not compose, which
+    the caller's check then explains."""
     single = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
     try:
-        settings: DictConfig = compose(config_name, single, with_hydra=True).hydra
+        return compose(config_name, single, with_hydra=True)
     except COMPOSING_ERRORS:
         return None
-    return settings
 
 
 def _composed(config_name: str, job: list[str], name: str, check: Check) -> tuple[DictConfig, Any]:
@@ -242,24 +268,20 @@ def _composed(config_name: str, job: list[str], name: str, check: Check) -> tupl
     return values, config
 
 
-def _checked_search(config_name: str, overrides: list[Override], trials: int, check: Check, check_search: Check) -> Any:
+def _checked_search(
+    config_name: str, fixed: list[str], space: list[Dimension], check: Check, check_search: Check
+) -> Any:
     """Compose the config that all trials of a search share. Raises InputError if it, or any single value, cannot work.
 
-    For an interval, both ends are tried.
+    Of numbers, the least and the greatest are tried.
     """
-    if trials < 1:
-        raise InputError(f"hydra.sweeper.n_trials={trials} is not possible: give 1 or more")
-    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
     shared = _composed(config_name, fixed, "the search", check)[1]
     check_search(shared)
-    for override in overrides:
-        values: Iterable[Any] = ()
-        if override.is_interval_sweep():
-            interval: Any = override.value()
-            values = interval.start, interval.end
-        elif override.is_sweep_override():
-            values = override.sweep_string_iterator()
-        for value in values:
-            text = f"{override.key_or_group}={value}"
+    if not space:
+        raise InputError("a search needs settings to vary: give values, such as optimizer.max_lr=interval(0.1,1)")
+    for each in space:
+        for value in each.tried():
+            text = f"{each.key}={value}"
             _composed(config_name, [*fixed, text], text, check)
+    require_optuna()
     return shared

@@ -101,7 +101,9 @@ def command(
                     job.flags = ["--config-dir", asked.config_dir] if asked.config_dir else []
                     job.may_come_back = planned is not None and not planned.is_search
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
-                    if sweep and sweep.composed:
+                    if sweep and sweep.is_search:
+                        job.run_search(sweep)
+                    elif sweep and sweep.composed:
                         job.run_all(sweep)
                     elif sweep or not job.run_alone(asked):
                         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -130,7 +132,7 @@ def command(
                     raise
                 if not job.failed:
                     fail(explain(error, config_name, read_arguments(arguments).overrides))
-                fail(str(error))  # a search in which every trial failed
+                fail(str(error))
             except OSError as error:
                 if job.full_error or not is_of_files(error):
                     raise

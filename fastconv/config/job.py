@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 from fastconv.config.arguments import Arguments
 from fastconv.config.messages import fail, line_of
 from fastconv.config.overrides import compose, needs_hydra, task_overrides, typed, without_hydra
+from fastconv.config.resume import hparams
+from fastconv.config.search import Search
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import Sweep
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
@@ -45,6 +47,7 @@ class Job:
         self.sweep: Sweep | None = None
         self.may_come_back = False
         """Whether a job that another process is running can be left to it until the other jobs are done."""
+        self.is_search = False
         self.progress: SweepProgress | None = None
         self.flags: list[str] = []
         """The flags of the command line that the ranks of a job of a sweep need too."""
@@ -70,14 +73,29 @@ class Job:
             values.hydra.job.num, values.hydra.job.id = number, str(number)
             self._run_composed(values, RunMode.MULTIRUN)
 
-    def _run_composed(self, values: DictConfig, mode: RunMode) -> None:
-        """Run a job with a composed config that has Hydra's settings too."""
+    def run_search(self, sweep: Sweep) -> None:
+        """Run the trials of a search that are left, one by one."""
+        self.is_search = True
+        search = Search(sweep.folder, sweep.first.sweep, sweep.space, hparams(sweep.first))
+        # The folder of a trial needs no access to the database.
+        shared = [text for text in sweep.fixed if not text.lstrip("+").startswith("sweep.storage=")]
+        for trial in search:
+            values = compose(self._config_name, [*shared, *trial.overrides], with_hydra=True)
+            values.sweep.storage = None
+            values.hydra.sweep.dir = str(sweep.folder)
+            values.hydra.job.num, values.hydra.job.id = trial.number, str(trial.number)
+            with search.running(trial):
+                score = self._run_composed(values, RunMode.MULTIRUN)
+            search.tell(trial, score)
+
+    def _run_composed(self, values: DictConfig, mode: RunMode) -> Any:
+        """Run a job with a composed config that has Hydra's settings too; return what the body does."""
         values.hydra.mode = mode
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(values)
         try:
             configure_log(values.hydra.job_logging, values.hydra.verbose)
-            self(without_hydra(values))
+            return self(without_hydra(values))
         finally:
             HydraConfig.instance().cfg = before
 
@@ -96,7 +114,7 @@ class Job:
         if in_sweep:
             begin_log_anew()
         if in_sweep and self.progress:
-            is_here = os.getpid() == self._process
+            is_here = os.getpid() == self._process and not self.is_search
             say = self.progress.line if is_here else self.progress.line_elsewhere
             print(say(hydra_config.job.num, printable(redacted(" ".join(task_overrides())))), flush=True)
         try:

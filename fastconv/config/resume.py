@@ -13,7 +13,7 @@ from fastconv.config.places import from_anywhere
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import require_ours
-from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, new_run_folder, write_config
+from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, is_over, new_run_folder, write_config
 from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank, is_first_rank, started_together
@@ -97,7 +97,7 @@ def job_of_sweep(config: Config, folder: Path) -> RunFolder:
     if _read(folder) is None:
         return _new(config, new_run_folder(folder.parent, folder))
     run = RunFolder(folder, config, resumed=True)
-    if not is_finished(folder) and not _hold(run):
+    if not is_over(folder) and not _hold(run):
         raise RunningElsewhereError(folder)
     return run
 

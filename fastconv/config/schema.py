@@ -29,6 +29,8 @@ SEGMENTS = ("setup", "benchmark", "precompute", "compile", "train", "validate", 
 # Folders that fastconv makes in the folder of the data sets.
 DATA_FOLDERS = ("arrays", "streams", "benchmarks")
 ACCELERATORS = ("auto", "cpu", "gpu")
+# How a search draws its trials, and how it finds those that it ends early.
+SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "hyperband", "none")
 # The settings that `autotune` can choose.
 CHOICES = ("model", "epochs", "batch_size", "flip", "augment", "data_pruning", "progressive_resizing", "tta")
 
@@ -127,6 +129,21 @@ class Sweep:
     """Report to write at the end besides `compare.html`: `augmentation_effect` shows where the networks look with and
     without augmentation (see fastconv.explain), `article` is a page of the runs on each data set with and without
     augmentation; or `none`."""
+    trials: int | None = setting(None, Range("a number of trials", 1, 100_000, note=", or null for a grid"))
+    """Search for the best of the values given, in this many trials, by the objective on held-out images; null for a
+    grid, which trains every combination. A larger number, with `sweep.resume`, adds to a search."""
+    sampler: str = setting("tpe", options=SAMPLERS)
+    """How a search draws its trials: `tpe` (the Tree-structured Parzen Estimator of Optuna) or `random`."""
+    seed: int = setting(0, Range("a whole number", 0, 2**32, closed="left"))
+    """Seed of a search. With its number, it decides what a trial draws, whichever process it is in."""
+    startup_trials: int = setting(5, Range("a number of trials", 1, 100_000))
+    """Trials of a search that are drawn at random, and that must be finished before `median` ends others."""
+    pruner: str = setting("median", options=PRUNERS)
+    """Which trials of a search end early, by their validations: `median`, those below the median of the finished trials
+    at the same part of the training, after its first fifth; `hyperband`, which gives a longer time to fewer; `none`."""
+    storage: str | None = None
+    """Where a search keeps its trials: null for a journal in the sweep's folder; else the URL of a database, such as
+    postgresql://user@host/name."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fastconv.runs.folder import is_finished
+from fastconv.runs.folder import is_over
 
 
 class SweepProgress:
@@ -26,7 +26,7 @@ class SweepProgress:
     ) -> None:
         self._jobs, self._folder, self._now, self._wall = jobs, folder, now, wall
         self._began = wall()
-        self._to_run = {number for number in range(jobs) if not is_finished(folder / str(number))}
+        self._to_run = {number for number in range(jobs) if not is_over(folder / str(number))}
         self._seconds: list[float] = []
         self._begun: float | None = None
 
@@ -44,9 +44,10 @@ class SweepProgress:
         return line
 
     def line_elsewhere(self, number: int, overrides: str) -> str:
-        """The same from the process of a launcher: by how many jobs of the sweep were finished since it began."""
+        """The same where several processes work at once, of a launcher or of a search: by how many jobs of the sweep
+        were finished since it began."""
         line = f"job {number} of {self._jobs}: {overrides}"
-        finished = sum(is_finished(self._folder / str(each)) for each in self._to_run)
+        finished = sum(is_over(self._folder / str(each)) for each in self._to_run)
         if finished and (left := len(self._to_run) - finished):
             line += f"; about {duration(left * (self._wall() - self._began) / finished)} left"
         return line

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from fastconv.config.quoting import literally
 from fastconv.config.resume import require_job
-from fastconv.runs.folder import is_finished
+from fastconv.config.search_space import Dimension
+from fastconv.runs.folder import is_over
 from fastconv.runs.hparams import is_location
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError
@@ -33,18 +34,25 @@ SEVERAL_DEVICES = ("BasicLauncher", "SlurmLauncher")
 class Sweep:
     """A sweep: its command, the overrides as written, the config of each job, and its folder.
 
-    The jobs of a search are not known in advance: `configs` then holds what all of them share. `composed` has each
-    job's config as Hydra composed it, with Hydra's own settings, if the jobs are to run one by one in this process.
+    The jobs of a search are not known in advance: `configs` then holds what all of them share, `fixed` has the
+    overrides of that, and `space` the settings that it varies. `composed` has each job's config as Hydra composed it,
+    with Hydra's own settings, if the jobs are to run one by one in this process.
     """
 
     command: str
     overrides: tuple[str, ...]
     configs: tuple[Any, ...]
     folder: Path
-    is_search: bool = False
     composed: tuple[DictConfig, ...] = ()
     launcher: str = ""
     """The class that starts the jobs."""
+    fixed: tuple[str, ...] = ()
+    space: tuple[Dimension, ...] = ()
+
+    @property
+    def is_search(self) -> bool:
+        """Whether its jobs are the trials of a search."""
+        return bool(self.space)
 
     @property
     def first(self) -> Any:
@@ -129,8 +137,8 @@ def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:
 
 
 def is_whole(folder: Path, jobs: int) -> bool:
-    """Whether all jobs of a sweep have been trained and scored."""
-    return all(is_finished(folder / str(number)) for number in range(jobs))
+    """Whether all jobs of a sweep have been trained and scored, or were pruned by its search."""
+    return all(is_over(folder / str(number)) for number in range(jobs))
 
 
 def remove_empty(folder: Path) -> bool:

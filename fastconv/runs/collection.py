@@ -9,7 +9,7 @@ from typing import Any
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import LATER, hparams_of
 from fastconv.runs.legacy import current_settings
-from fastconv.runs.results import Results, readable
+from fastconv.runs.results import PRUNED, Results, readable
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.names import printable
@@ -32,6 +32,11 @@ class Entry:
     written: dict[str, str]
     results: Results | None
     problem: str | None
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether its search ended it early."""
+        return self.results is not None and self.results.stop_reason == PRUNED
 
     @property
     def objective(self) -> str:
@@ -91,7 +96,7 @@ def newest_finished(outputs: Path) -> Path:
 def _read(folder: Path) -> Entry:
     try:
         results = Results.read(folder)
-        problem = results.error or ("running, or killed" if results.stop_reason is None else None)
+        problem = results.error or _why_without(results)
     except FileNotFoundError:
         results, problem = None, "unfinished: no results.json"
     except (OSError, ValueError) as error:
@@ -101,6 +106,13 @@ def _read(folder: Path) -> Entry:
     overrides = results.overrides if results else []
     written = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
     return Entry(folder, hparams or _stored_hparams(folder), written, results, problem)
+
+
+def _why_without(results: Results) -> str | None:
+    """Why a run that has no error has no result; None if it has one."""
+    if results.stop_reason == PRUNED:
+        return f"pruned: its search ended it after {results.epochs or 0:.1f} epochs"
+    return "running, or killed" if results.stop_reason is None else None
 
 
 def _stored_hparams(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from fastconv.runs.results import FINISHED, Results
+from fastconv.runs.results import FINISHED, PRUNED, Results
 from fastconv.system.errors import InputError
 from fastconv.system.files import try_lock, unwritable, write_atomically
 
@@ -78,3 +78,16 @@ def is_finished(folder: Path) -> bool:
         return Results.read(folder).stop_reason in FINISHED
     except (OSError, ValueError):
         return False
+
+
+def is_pruned(folder: Path) -> bool:
+    """Whether a search ended a run early."""
+    try:
+        return Results.read(folder).stop_reason == PRUNED
+    except (OSError, ValueError):
+        return False
+
+
+def is_over(folder: Path) -> bool:
+    """Whether nothing is left to do of a job of a sweep: it is finished, or its search ended it."""
+    return is_finished(folder) or is_pruned(folder)

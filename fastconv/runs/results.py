@@ -25,6 +25,8 @@ CLASS_MEASURES = ("balanced_accuracy", "macro_f1", "balanced_accuracy_holdout", 
 MEASURES = (*ACCURACIES, *CLASS_MEASURES)
 # Reasons to stop of runs that were trained and scored.
 FINISHED = ("epochs", "budget")
+# The reason to stop of a run that its search ended early: it has no result, and nothing is left to do.
+PRUNED = "pruned"
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 # Results that are shares, in [0, 1].
 SHARES = (*MEASURES, "kappa", "expected_calibration_error", "expected_calibration_error_unscaled")
@@ -36,8 +38,8 @@ MOST, MOST_TEXT, MOST_SETTINGS = 2**64, 10_000, 1000
 class Results:
     """The keys of `results.json`. Values that a run did not reach are null.
 
-    Accuracies are shares in [0, 1]. `stop_reason` is `epochs`, `budget`, `error` or `interrupt`; it is null while the
-    run goes on, or if it was killed. A running run updates the file every second.
+    Accuracies are shares in [0, 1]. `stop_reason` is `epochs`, `budget`, `pruned`, `error` or `interrupt`; it is null
+    while the run goes on, or if it was killed. A running run updates the file every second.
     """
 
     dataset: str

@@ -13,11 +13,12 @@ from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.compiled import compiled_file
 from fastconv.budget.pacing import PACING
 from fastconv.config.resume import RunFolder
+from fastconv.config.search import running_trial
 from fastconv.data.features import KeptFeatures
 from fastconv.models.tta import views_of
 from fastconv.models.weights import weights_digest
 from fastconv.optim.averaging import AVERAGES, weights_of
-from fastconv.runs.results import Results
+from fastconv.runs.results import PRUNED, Results
 from fastconv.system import signals as interrupts
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
 from fastconv.system.errors import InputError, reason
@@ -31,6 +32,7 @@ from fastconv.training.callbacks import (
     CompareRanks,
     CompileStep,
     FiniteLoss,
+    PruneTrial,
     Recorder,
     ResizeImages,
     ReuseFeatures,
@@ -81,7 +83,9 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
                     f" on: go on from the last checkpoint with resume={folder.path}"
                 ) from error
             raise
-        if is_first_rank():
+        if results.stop_reason == PRUNED:
+            console.print(training.pruned_line(), highlight=False, markup=False)
+        elif is_first_rank():
             console.print(results_table(results, folder.path))
             results = training.show(results)
     return results
@@ -124,6 +128,8 @@ class Training:
         self._watch = WatchSpeed(self._budget, run.speed, run.device.threads, run.may_adjust_threads)
         share = run.feature_share
         self._kept = KeptFeatures(config.stream.seed) if share else None
+        trial = running_trial()
+        self._prune = PruneTrial(trial, self._budget, config.objective) if trial else None
         self._callbacks = [
             self._budget,
             *([ShareSteps(self._budget), CompareRanks(run)] if config.trainer.world > 1 else []),
@@ -136,6 +142,7 @@ class Training:
             BudgetProgressBar(self._recorder, console),
             FiniteLoss(self._budget, self._recorder),
             *run.callbacks,
+            *([self._prune] if self._prune else []),
             self._checkpoints,  # last, so that a checkpoint includes the effects of all other callbacks
         ]
         if run.device.compile:
@@ -177,6 +184,8 @@ class Training:
         else:
             path = self._folder.path / "last.ckpt" if checkpoint else None
             trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
+            if self._prune and self._prune.has_ended:
+                return self._end_pruned(loggers)
             calibrate(run, trainer, module, self._budget)
             self._checkpoints.save(trainer, last=True)
             interrupts.obey()
@@ -204,6 +213,20 @@ class Training:
             loggers.table.write()
             results.write(self._folder.path, durable=True)
         return results
+
+    def _end_pruned(self, loggers: Loggers) -> Results:
+        """Write the results of a run that its search has ended: how far it came, and no score."""
+        results = self._so_far(stop_reason=PRUNED)
+        loggers.table.write()
+        results.write(self._folder.path, durable=True)
+        return results
+
+    def pruned_line(self) -> str:
+        """Say that the search has ended the run, and when."""
+        return (
+            f"pruned after {self._recorder.epochs:.2f} epochs, at {self._budget.progress:.0%} of the training: the"
+            f" search expects no more of it ({self._folder.path})"
+        )
 
     def show(self, results: Results) -> Results:
         """Count operations, log results and draw figures, which no budget counts. A part that fails is left out."""

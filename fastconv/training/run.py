@@ -15,7 +15,7 @@ from fastconv.config.prerequisites import require_first_room
 from fastconv.config.resume import RunFolder, earlier_seconds, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
-from fastconv.runs.folder import is_finished
+from fastconv.runs.folder import is_finished, is_over
 from fastconv.system.console_log import keep_log_in
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.training.console import plan_table
@@ -57,8 +57,9 @@ def train(
         finished = from_first_rank("finished", bool)
         return None if finished else carry_out(choice, data, overrides, clock, console, None)
     with closing(job_of_sweep(choice.config, job)) as folder:
-        if from_first_rank("finished", lambda: is_finished(job)):
-            console.print(f"{job} is finished", highlight=False, markup=False, soft_wrap=True)
+        if from_first_rank("finished", lambda: is_over(job)):
+            ended = "is finished" if is_finished(job) else "was pruned"
+            console.print(f"{job} {ended}", highlight=False, markup=False, soft_wrap=True)
             return job
         keep_log_in(job)
         try:

@@ -47,6 +47,7 @@ class ScoredModule(L.LightningModule):
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
         for name in ("test_expected_calibration_error", "test_expected_calibration_error_unscaled"):
             setattr(self, name, MulticlassCalibrationError(classes, BINS, validate_args=False))
+        self.counts_validations = False  # whether `confusion` is of the latest validation during training
         self.temperature: float | None = None  # fitted at the end of training
         self.scored_digest: str | None = None
         self.scoring_time: ScoringTime | None = None  # limits images and views, if the budget counts the test
@@ -62,9 +63,10 @@ class ScoredModule(L.LightningModule):
         self._score("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Store `confusion` of the held-out images, after training."""
+        """Store `confusion` of the held-out images: after training, and in each validation if `counts_validations`."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._score_views("validate")
+        if self.trainer.state.fn != TrainerFn.FITTING or self.counts_validations:
             self._take_confusion()
 
     def on_test_epoch_end(self) -> None:
@@ -95,7 +97,7 @@ class ScoredModule(L.LightningModule):
         else:
             logits, augmented = views.logits(self.model, self.normalise(images))
         found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
-        if is_final:
+        if is_final or self.counts_validations:
             self._confusion.update(logits, labels)
             if not scoring_time:
                 found["accuracy_tta"] = (augmented, labels)

@@ -1,5 +1,6 @@
 """Sweeps: many runs by one command, in this process or by way of a launcher, and going on with them."""
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import files, finish, only_run, run_command
+from harness import files, finish, only_run, run_command, stop_at
 from omegaconf import OmegaConf
 
 from fastconv.config.overrides import compose
 from fastconv.config.overrides import typed as typed_config
 from fastconv.config.resume import job_of_sweep
+from fastconv.config.search_storage import LEAST_OPTUNA
 from fastconv.config.store import stored
 from fastconv.config.sweeps import override_of, remove_empty
 from fastconv.runs.results import Results
@@ -29,7 +31,12 @@ SHORT = ("model.width=4", "stream=online", "budget.seconds=null", "schedule.max_
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 SEARCH = ("train", "experiment=search", "dataset=digits", *SHORT[:-2], "checkpoint.save=false",
-          "hydra.sweeper.n_trials=3")  # fmt: skip
+          "sweep.trials=3")  # fmt: skip
+
+
+with_optuna = pytest.mark.skipif(
+    int(importlib.metadata.version("optuna").partition(".")[0]) < LEAST_OPTUNA, reason="an Optuna that is too old"
+)
 
 
 def sweeps(folder: Path) -> list[Path]:
@@ -265,7 +272,17 @@ def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
     [
         (("resume=auto",), "resume=auto is of a single run: for a sweep use sweep.resume"),
         (("augment=glob(*)",), "augment=glob(*) is not possible: name the values, as augment=a,b"),
-        (("hydra/sweeper=optuna", "hydra.sweeper.n_trials=0"), "hydra.sweeper.n_trials=0 is not possible"),
+        (
+            ("hydra/sweeper=optuna",),
+            "hydra/sweeper=optuna is not possible: leave it out, and search by sweep.trials=20",
+        ),
+        (
+            ("experiment=search", "hydra.sweeper.n_trials=9"),
+            "unknown key hydra.sweeper.n_trials: it is sweep.trials now",
+        ),
+        (("sweep.trials=0",), "sweep.trials=0 is not possible: give a number of trials in [1, 100000]"),
+        (("schedule=interval(0,1)",), "only a search draws from an interval; add sweep.trials=20"),
+        (("experiment=search", "hydra/launcher=joblib"), "start the command several times with the same sweep.resume"),
         (("experiment=search", "dry_run=true"), "dry_run=true is not possible in a search"),
         (
             ("experiment=search", "schedule=choice(cosine,one_cycl)"),
@@ -288,18 +305,18 @@ def test_a_search_of_something_without_a_result_is_refused(command, tmp_path):
     assert files(tmp_path) == []
 
 
+@with_optuna
 def test_a_search_in_which_all_fail_shows_no_traceback(command, monkeypatch):
     def fail(*_):
         raise InputError("out of paper")
 
     monkeypatch.setattr(runs, "plan_run", fail)
-    ended = command(*SEARCH, "hydra.sweeper.n_trials=2")
+    ended = command(*SEARCH, "sweep.trials=2")
     assert ended.code == 1
     assert "Traceback" not in ended.err
     assert [line for line in ended.err.splitlines() if line.startswith("fastconv")] == [
         "fastconv: job 0: out of paper",
         "fastconv: job 1: out of paper",
-        "fastconv: No trials are completed yet.",
     ]
 
 
@@ -315,24 +332,69 @@ def test_a_job_that_fails_in_another_process_counts(command, tmp_path, capfd):
 # -- searches
 
 
-def test_a_search_finds_by_held_out_images_and_resumes(command, tmp_path):
+@with_optuna
+def test_a_search_finds_by_held_out_images(command, tmp_path):
     ended = command(*SEARCH)
     assert ended.code == 0, ended.err
     (sweep,) = sweeps(tmp_path)
-    first = results_of(sweep)
-    assert len(first) == 3
-    best = max(first.values(), key=lambda results: results.accuracy_holdout)
+    found = results_of(sweep)
+    assert len({json.dumps(each.hparams) for each in found.values()}) == 3
+    best = max(found.values(), key=lambda results: results.accuracy_holdout)
     assert f"{100 * best.accuracy_holdout:.2f}" in ended.out
     assert "accuracy %" not in ended.out.split("dataset ")[-1], "the table of a search does not show the test images"
-    for name in ("1", "2"):
-        (sweep / name / "results.json").unlink()
-        (sweep / name / "config.yaml").unlink()
-    kept = (sweep / "0" / "results.json").stat().st_mtime_ns
-    assert command(*SEARCH, f"sweep.resume={sweep}").code == 0
-    again = results_of(sweep)
-    assert (sweep / "0" / "results.json").stat().st_mtime_ns == kept
-    assert [each.accuracy_holdout for each in again.values()] == [each.accuracy_holdout for each in first.values()]
-    assert len({json.dumps(each.hparams) for each in again.values()}) == 3, "the sampler went on where it was"
+    kept = {name: (sweep / name / "results.json").stat().st_mtime_ns for name in found}
+    assert command(*SEARCH, f"sweep.resume={sweep}", "sweep.trials=4").code == 0, "a larger number adds to it"
+    assert len(results_of(sweep)) == 4
+    assert {name: (sweep / name / "results.json").stat().st_mtime_ns for name in found} == kept
+
+
+@with_optuna
+def test_a_trial_that_was_stopped_goes_on(command, tmp_path, monkeypatch):
+    search = [each for each in SEARCH if each != "checkpoint.save=false"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 5)  # the second one of the second trial
+        assert command(*search, "sweep.trials=2").code == 143
+    (sweep,) = sweeps(tmp_path)
+    steps = [each.steps for each in results_of(sweep).values()]
+    assert steps[0] > steps[1] > 0
+    assert command(*search, "sweep.trials=2", "sweep.resume=auto").code == 0
+    assert sweeps(tmp_path) == [sweep]
+    assert [(each.steps, each.resumed) for each in results_of(sweep).values()] == [(steps[0], 0), (steps[0], 1)]
+
+
+@with_optuna
+@pytest.mark.parametrize("objective", ["accuracy", "macro_f1"])
+def test_a_hopeless_trial_is_pruned_and_never_counts(command, tmp_path, objective):
+    """With a learning rate of 1e-7 nothing is learned; the trial with 0.1 is drawn first."""
+    search = ("train", "experiment=search", "dataset=digits", "model.width=4", "stream=online", "budget.seconds=null",
+              "schedule.max_epochs=2", "schedule=one_cycle", "augment=none", "validate.every=0.2",
+              "optimizer.max_lr=choice(0.1,1e-7)", "sweep.trials=2", "sweep.startup_trials=1", "sweep.seed=2",
+              f"objective={objective}")  # fmt: skip
+    ended = command(*search)
+    assert ended.code == 0, ended.err
+    (sweep,) = sweeps(tmp_path)
+    whole, pruned = results_of(sweep).values()
+    assert (whole.stop_reason, pruned.stop_reason) == ("epochs", "pruned")
+    assert 0 < pruned.steps < whole.steps
+    assert (pruned.accuracy, pruned.accuracy_holdout, pruned.error) == (None, None, None), "no image was scored"
+    assert "pruned: its search ended it after" in ended.out
+    table = json.loads(command("compare", f"runs={sweep}", "format=json").out)
+    assert [(row["n"], row["pruned"]) for row in table] == [(1, None), (0, 1)]
+    assert "not finished" not in table[0]
+    page = (sweep / "compare.html").read_text()
+    assert "1 run has no result: pruned" in page
+
+
+@with_optuna
+@pytest.mark.slow
+def test_two_commands_share_a_search(tmp_path, digits_root):
+    command = [sys.executable, "-m", "fastconv.train", *SEARCH[1:], "sweep.trials=4", "figures=false",
+               f"data={digits_root}", "sweep.resume=shared"]  # fmt: skip
+    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(each.communicate()[1], each.returncode) for each in both] == [("", 0), ("", 0)]
+    found = results_of(tmp_path / "shared")
+    assert [each.stop_reason for each in found.values()] == ["epochs"] * 4
+    assert all(each.resumed == 0 for each in found.values())
 
 
 @pytest.mark.parametrize("overrides", [("validate.on=test",), ("validate.on=none",)])
@@ -341,7 +403,7 @@ def test_a_search_by_the_test_images_is_refused(command, tmp_path, overrides):
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "must not look at the test images: set dataset.holdout=0.1 and validate.on=holdout" in ended.err
     assert files(tmp_path) == []
-    sweep = ("train", "-m", "hydra/sweeper=optuna", "optimizer.max_lr=interval(0.1,1)", *SHORT)
+    sweep = ("train", "-m", "sweep.trials=2", "optimizer.max_lr=interval(0.1,1)", *SHORT)
     assert "must not look at the test images" in command(*sweep).err
 
 

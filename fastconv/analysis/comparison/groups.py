@@ -48,8 +48,13 @@ class Group:
 
     @property
     def problems(self) -> list[Entry]:
-        """Its runs that failed or are not finished."""
+        """Its runs that failed, were pruned or are not finished."""
         return [entry for entry in self.entries if entry.problem is not None]
+
+    @property
+    def pruned(self) -> int:
+        """Number of its runs that a search ended early."""
+        return sum(entry.is_pruned for entry in self.entries)
 
     def setting(self, key: str) -> Any:
         """A setting that all its runs share."""

@@ -68,7 +68,11 @@ def findings(groups: list[Group], measure: str) -> list[str]:
         sentences.append(text)
     if not sentences:
         sentences.append("No run is finished.")
-    if problems := sum(len(group.problems) for group in groups):
+    pruned = sum(group.pruned for group in groups)
+    if pruned:
+        ended = counted(pruned, "run has", "runs have")
+        sentences.append(f"{ended} no result: pruned, which is to say that a search ended them early.")
+    if problems := sum(len(group.problems) for group in groups) - pruned:
         failed = counted(problems, "run failed or is", "runs failed or are")
         sentences.append(f"{failed} not finished; the table of runs says why.")
     return sentences

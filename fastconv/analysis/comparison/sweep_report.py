@@ -40,8 +40,8 @@ def write_sweep_report(sweep: Path, report: str, data: Path, trust: bool = True)
         data: folder of the data sets.
         trust: run the code that the files of its runs name.
 
-    Returns whether all runs are finished. Raises InputError for a report that the runs do not allow, or a page that
-    cannot be written.
+    Returns whether all runs are finished, or were pruned. Raises InputError for a report that the runs do not allow, or
+    a page that cannot be written.
     """
     entries = find_runs([sweep])
     if not entries:  # they were only planned
@@ -53,4 +53,4 @@ def write_sweep_report(sweep: Path, report: str, data: Path, trust: bool = True)
     print(sweep / "compare.html")
     if report != "none":
         REPORTS[report](sweep, data, trust)
-    return not any(entry.problem for entry in entries)
+    return not any(entry.problem and not entry.is_pruned for entry in entries)

@@ -52,7 +52,8 @@ def group_rows(groups: list[Group], measure: str) -> list[dict[str, Any]]:
                 "high": _known(float(np.clip(summary.mean + summary.half, 0, 1))),
                 **{key: _known(group.summary(key).mean) for key in (*further, *MEANS)},
                 "verdict": group.verdict,
-                "not finished": len(group.problems) or None,
+                "pruned": group.pruned or None,
+                "not finished": len(group.problems) - group.pruned or None,
             }
         )
     return rows

@@ -7,6 +7,7 @@ from fastconv.training.callbacks.compare_ranks import CompareRanks
 from fastconv.training.callbacks.compile_step import CompileStep
 from fastconv.training.callbacks.finite_loss import FiniteLoss
 from fastconv.training.callbacks.progress_bar import BudgetProgressBar
+from fastconv.training.callbacks.prune_trial import PruneTrial
 from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.resize_images import ResizeImages
 from fastconv.training.callbacks.reuse_features import ReuseFeatures
@@ -25,6 +26,7 @@ __all__ = [
     "CompileStep",
     "FiniteLoss",
     "OneCycleLR",
+    "PruneTrial",
     "Recorder",
     "ResizeImages",
     "ReuseFeatures",

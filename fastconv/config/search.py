@@ -1,0 +1,191 @@
+"""A search: trials that an Optuna study draws. Any number of processes work through them together.
+
+A trial is a job of the sweep and has its folder. Optuna cannot run a trial again, so a job that failed, or whose
+process died, gets a further trial of the study with the same settings and number.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastconv.config import schema
+from fastconv.config.search_space import Dimension, overrides_of, points
+from fastconv.config.search_storage import open_study, quiet, require_optuna
+from fastconv.runs.folder import is_pruned
+from fastconv.system.errors import InputError
+from fastconv.system.files import locked, try_lock
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+# The lock that is held while a trial is chosen, and the user attributes that have a trial's number in the sweep, and
+# what an earlier trial of this number has reported.
+LOCK, JOB, REPORTED = "search", "job", "reported"
+# Equal parts of the training at whose ends trials are compared.
+PARTS = 20
+
+
+@dataclass
+class Trial:
+    """A trial that this process runs."""
+
+    number: int
+    """Its number in the sweep, which names its folder."""
+    overrides: list[str]
+    """The settings that it was given."""
+    drawn: Any
+    """The study's trial."""
+    held: "BaseFileLock"
+    """Held while the trial is run: whoever can take it knows that the process has died."""
+    reported: set[int] = field(default_factory=set)
+
+    def report(self, part: int, score: float) -> None:
+        """Report the score at the end of one of the `PARTS` parts of the training, in [0, 1]; higher is better."""
+        if part not in self.reported:  # a resumed run may come to it again
+            self.reported.add(part)
+            self.drawn.report(score, part)
+
+    def is_hopeless(self) -> bool:
+        """Whether the pruner would end it."""
+        return bool(self.reported and self.drawn.should_prune())
+
+
+_running: Trial | None = None
+
+
+def running_trial() -> Trial | None:
+    """The trial that this process is running; None outside a search."""
+    return _running
+
+
+class Search:
+    """The trials of one search, as one of its processes sees them.
+
+    Args:
+        folder: of the sweep, which all its processes share.
+        settings: of the sweep.
+        space: the settings to vary.
+        fixed: the settings that all trials share, by key.
+
+    Raises InputError for a folder that holds another search, and for a storage that cannot be opened.
+    """
+
+    def __init__(self, folder: Path, settings: schema.Sweep, space: Sequence[Dimension], fixed: dict[str, Any]) -> None:
+        require_optuna()
+        self._folder, self._settings, self._space = folder, settings, tuple(space)
+        self.trials = settings.trials or 0
+        with locked(folder, LOCK), quiet():
+            self._study = open_study(folder, settings, space, fixed, PARTS)
+        self._begun = False
+
+    def __iter__(self) -> Iterator[Trial]:
+        """Take the trials that are left, one by one. At the end, wait for those of other processes: should one of them
+        die, its trial is taken too."""
+        while True:
+            trial, others = self._take()
+            if trial is not None:
+                yield trial
+            elif others:
+                print(f"waiting for the trials {', '.join(map(str, others))} of other processes", flush=True)
+                lock = try_lock(self._lock_of(others[0]), wait=True)
+                if lock is not None:
+                    lock.release()
+            else:
+                if self._is_exhausted(count := len(self._latest())) and count < self.trials:
+                    print(f"the search ends after {count} trials: no other values are left to try", flush=True)
+                return
+
+    @contextlib.contextmanager
+    def running(self, trial: Trial) -> Iterator[None]:
+        """Within the block, `running_trial` is this one. After a signal or a kill it is left for others to take."""
+        global _running
+        _running = trial
+        try:
+            with quiet():
+                yield
+        except BaseException:
+            trial.held.release()
+            raise
+        finally:
+            _running = None
+
+    def tell(self, trial: Trial, score: float | None) -> None:
+        """Tell the study how a trial ended: its score, or None if it failed or was pruned."""
+        from optuna.trial import TrialState
+
+        number = trial.drawn.number
+        with locked(self._folder, LOCK), quiet():
+            if score is not None:
+                self._study.tell(number, score)
+            else:
+                pruned = is_pruned(self._folder / str(trial.number))
+                self._study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+            trial.held.release()
+
+    def _take(self) -> tuple[Trial | None, list[int]]:
+        """The next trial of this process, and, if there is none, the numbers of those that other processes run."""
+        from optuna.trial import TrialState
+
+        from fastconv.config.search_sampler import DistinctSampler
+
+        with locked(self._folder, LOCK), quiet():
+            latest = self._latest()
+            retry, self._begun = not self._begun, True
+            for number, found in latest.items():
+                dead = found.state == TrialState.RUNNING and self._is_free(number)
+                if dead:
+                    self._study.tell(found.number, state=TrialState.FAIL)
+                if dead or (retry and found.state == TrialState.FAIL):
+                    # With what it has reported, for its run goes on from its last checkpoint.
+                    values = {str(part): score for part, score in found.intermediate_values.items()}
+                    self._study.enqueue_trial(found.params, user_attrs={JOB: number, REPORTED: values})
+            latest = self._latest()
+            waiting = any(found.state == TrialState.WAITING for found in latest.values())
+            tried = [found.params for found in latest.values()]
+            if not waiting and (len(latest) >= self.trials or self._is_exhausted(len(tried))):
+                return None, [number for number, found in latest.items() if found.state == TrialState.RUNNING]
+            settings = self._settings
+            self._study.sampler = DistinctSampler(
+                settings.sampler, settings.seed, settings.startup_trials, self._space, len(latest), tried
+            )
+            drawn = self._study.ask({each.key: each.distribution() for each in self._space})
+            number = drawn.user_attrs.get(JOB, len(latest))
+            drawn.set_user_attr(JOB, number)
+            held = try_lock(self._lock_of(number))
+            if held is None:
+                raise InputError(f"{self._folder / str(number)} is running in another process: wait for it, or end it")
+            trial = Trial(number, overrides_of({each.key: drawn.params[each.key] for each in self._space}), drawn, held)
+            for part, score in drawn.user_attrs.get(REPORTED, {}).items():
+                trial.report(int(part), score)
+            return trial, []
+
+    def _latest(self) -> dict[int, Any]:
+        """The last of the study's trials for each number in the sweep.
+
+        One without a number was drawn by a process that died there and then.
+        """
+        from optuna.trial import TrialState
+
+        found = {}
+        for each in self._study.get_trials(deepcopy=False):
+            if isinstance(number := each.user_attrs.get(JOB), int):
+                found[number] = each
+            elif each.state == TrialState.RUNNING:
+                self._study.tell(each.number, state=TrialState.FAIL)
+        return dict(sorted(found.items()))
+
+    def _is_exhausted(self, tried: int) -> bool:
+        """Whether the space has no point that was not tried."""
+        every = points(self._space)
+        return every is not None and next((True for at, _ in enumerate(every) if at == tried), None) is None
+
+    def _is_free(self, number: int) -> bool:
+        lock = try_lock(self._lock_of(number))
+        if lock is not None:
+            lock.release()
+        return lock is not None
+
+    def _lock_of(self, number: int) -> Path:
+        return self._folder / ".locks" / f"trial-{number}"

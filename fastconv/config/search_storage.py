@@ -1,0 +1,143 @@
+"""Where a search keeps its trials: a journal in its sweep's folder, or a database; and which search a folder has."""
+
+import contextlib
+import importlib.metadata
+import os
+import secrets
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastconv.config import schema
+from fastconv.config.search_space import Dimension
+from fastconv.system.documents import read_json
+from fastconv.system.errors import InputError
+from fastconv.system.files import locked, write_atomically
+from fastconv.system.json_text import as_json, from_json
+from fastconv.system.urls import redacted
+
+# Files of a search in its sweep's folder: what it looks for and which study it is, and the trials, if no database has
+# them.
+DESCRIPTION, JOURNAL = "search.json", "trials.log"
+LEAST_OPTUNA = 4
+
+
+def require_optuna() -> None:
+    """Raise InputError if Optuna is not installed, or is too old."""
+    try:
+        version = importlib.metadata.version("optuna")
+    except importlib.metadata.PackageNotFoundError:
+        version = "0"
+    if int(version.partition(".")[0]) < LEAST_OPTUNA:
+        there = f" (there is {version})" if version != "0" else ""
+        raise InputError(f"a search needs Optuna {LEAST_OPTUNA} or later{there}: pip install 'fastconv[search]'")
+
+
+def open_study(
+    folder: Path, settings: schema.Sweep, space: Sequence[Dimension], fixed: dict[str, Any], parts: int
+) -> Any:
+    """Open the study of a search, or make it. The caller holds the search's lock.
+
+    Args:
+        parts: equal parts of the training at whose ends trials are compared.
+
+    Raises InputError if the folder has another search, or if the storage cannot be opened.
+    """
+    import optuna
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    from fastconv.config.search_sampler import pruner
+
+    name = _describe(folder, settings, space, fixed)
+    storage: Any = settings.storage
+    try:
+        if storage is None:
+            path = folder / JOURNAL
+            lock: Any = _JournalLock(path)  # the base class of Optuna's locks has no public name
+            storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        else:
+            # A server may close a connection that was idle during a long training.
+            storage = RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+        return optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=pruner(settings.pruner, settings.startup_trials, parts),
+        )
+    except Exception as error:  # whatever the driver of a database raises
+        where = folder / JOURNAL if settings.storage is None else f"sweep.storage={redacted(settings.storage)}"
+        line = redacted(str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{where} cannot be opened: {line}") from error
+
+
+def _describe(folder: Path, settings: schema.Sweep, space: Sequence[Dimension], fixed: dict[str, Any]) -> str:
+    """The name of the study of a search, whose description is written if the folder has none.
+
+    Raises InputError if the folder has another search.
+    """
+    path, resumed = folder / DESCRIPTION, f"sweep.resume={folder}"
+    storage = None if settings.storage is None else redacted(settings.storage)
+    sampling = {f"sweep.{key}": getattr(settings, key) for key in ("sampler", "seed", "startup_trials", "pruner")}
+    ours: dict[str, Any] = {
+        "storage": storage,
+        "space": {each.key: each.written for each in space},
+        "settings": from_json(as_json(sampling | fixed)),
+    }
+    if not path.exists():
+        about = {"study": f"fastconv-{secrets.token_hex(8)}", **ours}
+        write_atomically(path, as_json(about, indent=1).encode())
+        return str(about["study"])
+    try:
+        about = read_json(path)
+        study, theirs = str(about["study"]), {key: dict(about[key]) for key in ("space", "settings")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the description of a search: start a new sweep") from error
+    if about.get("storage") != storage:
+        given = "without sweep.storage" if about.get("storage") is None else f"with sweep.storage={about['storage']}"
+        raise InputError(f"{resumed} was started {given}: give the same")
+    for part, found in theirs.items():
+        for key in {**found, **ours[part]}:
+            if found.get(key) != ours[part].get(key):
+                raise InputError(
+                    f"{resumed} is another search: it has {key}={found.get(key)}, not {ours[part].get(key)}. Give the"
+                    " settings that it was started with"
+                )
+    return study
+
+
+class _JournalLock:
+    """Optuna's lock of a journal, as one that the system releases when its process is killed.
+
+    It also removes what a full disk, or a crash, has left of a line: Optuna could not read the journal any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._held = path, contextlib.ExitStack()
+
+    def acquire(self) -> bool:
+        self._held.enter_context(locked(self._path.parent, self._path.name))
+        with self._path.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        self._held.close()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block, Optuna says nothing of its experimental parts, nor what it logs about each trial."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="optuna")
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        yield
