@@ -1,6 +1,7 @@
 """The article's claims, each with the measurement that decides it: yes, no, or not told."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ def half_over_images(accuracies: Sequence[float]) -> float:
     Args:
         accuracies: shares in [0, 1].
     """
-    return 196 * sum(share * (1 - share) / TEST_IMAGES for share in accuracies) ** 0.5
+    return 196 * math.sqrt(sum(share * (1 - share) / TEST_IMAGES for share in accuracies))
 
 
 def command(setup: Setup, dataset: str) -> str:
@@ -161,7 +162,7 @@ def _measure_gain(measures: Sequence[Measure]) -> Summary:
         return gain
     seeds = {each.seed for each in measures if each.augmented} & {each.seed for each in measures if not each.augmented}
     variances = [each.sd**2 / each.n for each in measures if each.seed in seeds]
-    return dataclasses.replace(gain, half_of_one=1.96 * sum(variances) ** 0.5)
+    return dataclasses.replace(gain, half_of_one=1.96 * math.sqrt(sum(variances)))
 
 
 def _opposite(answer: str) -> str:

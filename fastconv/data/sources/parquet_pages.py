@@ -133,7 +133,7 @@ def _page(file: IO[bytes], at: int) -> Page | None:
         except ValueError:
             return None
         kind = fields.get(_TYPE)
-        field, encoding = _KINDS.get(kind, (0, 0))
+        field, encoding = _KINDS.get(kind, (0, 0))  # type: ignore[arg-type]
         about = fields.get(field, {} if kind not in _KINDS else None)
         packed, unpacked = fields.get(_PACKED, -1), fields.get(_UNPACKED, -1)
         if not isinstance(about, dict) or min(packed, unpacked, values := about.get(1, 0)) < 0:
