@@ -7,6 +7,7 @@ weights of the checkpoint, the normalisation that the library names, and the tem
 import importlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,16 +73,21 @@ def begun(tmp_path_factory) -> Path:
         path = folder / "photos" / ("green", "violet")[at % 2] / f"{at}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
+    for name in ("resnet18", LIGHT):
+        write_weights(torchvision.models.get_model, name, folder / f"{name}.pth")
+    return folder
+
+
+def write_weights(make: Callable[[str], torch.nn.Module], name: str, path: Path) -> None:
+    """Write a network with random weights; its batch norms have statistics, or else all features would be alike."""
     with torch.random.fork_rng():
         torch.manual_seed(11)
-        for name in ("resnet18", LIGHT):
-            network = torchvision.models.get_model(name)
-            for layer in network.modules():
-                if isinstance(layer, torch.nn.BatchNorm2d):
-                    layer.momentum = None  # the statistics of these images, without which all features would be alike
-            network.train()(torch.randn(16, 3, SIDE, SIDE))
-            torch.save(network.state_dict(), folder / f"{name}.pth")
-    return folder
+        network = make(name)
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = None  # those of the next batch alone
+        network.train()(torch.randn(16, 3, SIDE, SIDE))
+        torch.save(network.state_dict(), path)
 
 
 @pytest.fixture(
@@ -93,9 +99,7 @@ def life(request, begun, tmp_path_factory) -> tuple[str, Path, Path]:
     if kind == "timm":
         timm = pytest.importorskip("timm", reason="networks of timm need the package timm")
         file = begun / "timm.pth"
-        with torch.random.fork_rng():
-            torch.manual_seed(11)
-            torch.save(timm.create_model(TIMM.removeprefix("timm:")).state_dict(), file)
+        write_weights(timm.create_model, TIMM.removeprefix("timm:"), file)
     place = "pretrained.weights" if kind == "best" else "model.weights"
     training_step, steps, runs = ImageClassifier.training_step, 0, []
 
