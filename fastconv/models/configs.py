@@ -89,8 +89,9 @@ class ResNet18:
     """Images over which batch norm takes its statistics, unless the run sets its own number or a batch is smaller."""
 
 
-# Side in pixels of a user's own images for a pretrained network, unless dataset.image_size says otherwise: networks of
-# ImageNet learned from 224, which take five times as long. A judgement, for CPUs.
+# Side in pixels of a user's own images for a pretrained network, unless dataset.image_size says otherwise, and of other
+# images, if theirs is less: networks of ImageNet learned from 224, which take five times as long. A judgement, for
+# CPUs; with 32 pixels a linear classifier had half as many images right (benchmarks/results/small_images.md).
 PRETRAINED_SIDE = 96
 # Work of a step in which only the last layer learns, as a share of a whole step's: the forward pass alone, without a
 # gradient of the maps and one of the weights, each of as many operations.
@@ -108,6 +109,8 @@ class Pretrained:
     weights: str | None = setting(None, path=True, local=True)
     """File of its weights, a state dict with the library's names; null for the library's own, which are fetched once
     and kept where the library keeps them."""
+    least_side: int = setting(PRETRAINED_SIDE, Range("a number of pixels", 0, 1024))
+    """The network scales images whose shorter side has fewer pixels up to this; 0 to take all as they are."""
     mode: str = setting("finetune", options=("head", "finetune"))
     """`head` trains the new last layer only, `finetune` the last layer first, then all."""
     head_share: float = setting(0.25, SHARE)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -42,6 +43,7 @@ class Pretrained(nn.Module):
         channels: channels of an image, 1 or 3.
         classes: number of classes.
         backbone: a classification network of torchvision, or `timm:NAME`.
+        least_side: images of fewer pixels on their shorter side are scaled up to it; 0 for none.
         mode: `head` trains the last layer alone, and everything is computed as in evaluation; `finetune` trains the
             last layer until `head_share` of the run, then all layers.
         head_share: that share, in [0, 1).
@@ -62,6 +64,7 @@ class Pretrained(nn.Module):
         channels: int,
         classes: int,
         backbone: str = "resnet18",
+        least_side: int = 0,
         mode: str = "finetune",
         head_share: float = 0.25,
         backbone_lr_scale: float = 0.1,
@@ -69,6 +72,7 @@ class Pretrained(nn.Module):
         norm_statistics: str = "frozen",
     ) -> None:
         super().__init__()
+        self.least_side = least_side
         self.mode, self.head_share, self.norm_statistics = mode, head_share, norm_statistics
         self.backbone_lr_scale, self.first_lr_scale = backbone_lr_scale, first_lr_scale
         found = make_backbone(backbone, classes)
@@ -131,7 +135,12 @@ class Pretrained(nn.Module):
                 nn.init.zeros_(parameter) if parameter.ndim < 2 else nn.init.normal_(parameter, std=HEAD_STD)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x * self.scale + self.shift)
+        x = x * self.scale + self.shift
+        height, width = x.shape[2:]
+        if (shorter := min(height, width)) < self.least_side:
+            size = [side * self.least_side // shorter for side in (height, width)]
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False)
+        logits: Tensor = self.network(x)
         return logits
 
     def train(self, mode: bool = True) -> "Pretrained":

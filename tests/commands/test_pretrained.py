@@ -27,8 +27,8 @@ BACKBONE = "mobilenet_v3_small"
 HEAD = ("classifier.3.weight", "classifier.3.bias")
 # Six steps; the backbone learns from the third on.
 RUN = ("dataset=digits", "model=pretrained", f"model.backbone={BACKBONE}", "model.head_share=0.5", "optimizer=adamw",
-       "batch_size=32", "micro_batch_size=32", "budget.seconds=null", "schedule.max_epochs=0.13", "augment=none",
-       "validate.on=none", "stream=online", "checkpoint.every=null", "trainer=cpu",
+       "model.least_side=0", "batch_size=32", "micro_batch_size=32", "budget.seconds=null", "schedule.max_epochs=0.13",
+       "augment=none", "validate.on=none", "stream=online", "checkpoint.every=null", "trainer=cpu",
        "trainer.precision=fp32")  # fmt: skip
 STEPS = 6
 HEAD_RUN = (*RUN, "model.mode=head", "model.feature_share=0.3", "schedule.max_epochs=0.2")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from torchvision.transforms.functional import normalize
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import normalize, resize
 
 from fastconv.models import blueprint, build_model, count_parameters
 from fastconv.models.configs import HEAD_WORK
@@ -74,6 +75,15 @@ def test_images_have_the_normalisation_of_the_weights(channels, file):
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, channels, 33, 29))).float() / 255
     expected = theirs(normalize(pixels.expand(3, 3, 33, 29), MEAN, STD))
     torch.testing.assert_close(network(normalize(pixels, mean, std)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(20, 20, (40, 40)), (32, 20, (64, 40)), (40, 50, (40, 50))])
+def test_small_images_are_scaled_up(height, width, size):
+    network = build_model("pretrained", 3, 4, backbone=LIGHT, least_side=40).eval()
+    images = torch.randn(2, 3, height, width)
+    larger = resize(images, list(size), InterpolationMode.BILINEAR, antialias=False)
+    torch.testing.assert_close(network(images), network.network(larger), rtol=1e-4, atol=1e-5)
+    assert Settings().least_side == 96
 
 
 def test_a_network_without_memory_has_the_same_parameters():

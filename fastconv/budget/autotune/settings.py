@@ -94,7 +94,7 @@ class Autotune:
     """In less time too few images have features: torchvision takes one second to import, timm two."""
     pretrained_min_side: int = 24
     """Pixels of an image's shorter side from which on it is tried: that of the smallest images to which one's own are
-    scaled without `dataset.image_size`. Maps of smaller ones are a single pixel before the network is half through."""
+    scaled without `dataset.image_size`. Smaller ones, scaled up, are no photographs: a judgement."""
     pretrained_features: int = 2000
     """Training images whose features are computed, at most: a linear classifier of them is solved in a tenth of a
     second."""

@@ -132,14 +132,21 @@ def _page(file: IO[bytes], at: int) -> Page | None:
             continue
         except ValueError:
             return None
-        kind = fields.get(_TYPE)
-        field, encoding = _KINDS.get(kind, (0, 0))  # type: ignore[arg-type]
+        kind: Any = fields.get(_TYPE)
+        field, encoding = _KINDS.get(kind, (0, 0))
         about = fields.get(field, {} if kind not in _KINDS else None)
-        packed, unpacked = fields.get(_PACKED, -1), fields.get(_UNPACKED, -1)
-        if not isinstance(about, dict) or min(packed, unpacked, values := about.get(1, 0)) < 0:
+        if not isinstance(about, dict):
             return None
-        is_data = kind in _KINDS and kind != _DICTIONARY
-        return Page(header.at, packed, unpacked, values, about.get(encoding, 0), is_data)
+        page = Page(
+            header.at,
+            packed=fields.get(_PACKED, -1),
+            unpacked=fields.get(_UNPACKED, -1),
+            values=about.get(1, 0),
+            encoding=about.get(encoding, 0),
+            is_data=kind in _KINDS and kind != _DICTIONARY,
+        )
+        numbers: list[Any] = [page.packed, page.unpacked, page.values, page.encoding]
+        return page if all(isinstance(number, int) and number >= 0 for number in numbers) else None
     return None
 
 
