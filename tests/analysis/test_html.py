@@ -60,6 +60,7 @@ def test_a_column_of_words_is_aligned_to_the_left():
     assert table.classes("1,910", 2) == ""
 
 
-def test_a_figure_is_as_wide_as_its_letters_need(tmp_path):
-    Image.new("RGB", (1000, 10)).save(tmp_path / "a.png")
-    assert Figure(tmp_path / "a.png", "", "").least_width == 600
+@pytest.mark.parametrize(("width", "size"), [(500, "small"), (700, "medium"), (1000, "large")])
+def test_a_figure_is_as_wide_as_its_letters_need(tmp_path, width, size):
+    Image.new("RGB", (width, 10)).save(tmp_path / "a.png")
+    assert Figure(tmp_path / "a.png", "", "").size == size
