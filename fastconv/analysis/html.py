@@ -96,7 +96,7 @@ class Table:
     def is_text(self, column: int) -> bool:
         """Whether a column behind the first one holds words, which are aligned to the left, and no number."""
         cells = [text for row in self.rows if (text := str(row[column]).strip(" -"))]
-        return column > 0 and bool(cells) and not any(re.match(r"[+±]?[\d.]", text) for text in cells)
+        return column > 0 and bool(cells) and not any(re.match(r"[+±]? ?[\d.]", text) for text in cells)
 
     def classes(self, cell: str | Cell, column: int) -> str:
         """The classes of a cell: `text` for one of a column of words, `words` for one of several lines."""

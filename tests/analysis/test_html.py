@@ -50,7 +50,7 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
 
 def test_a_column_of_words_is_aligned_to_the_left():
     rows = [
-        ["1", "best", "1,910", "-", "0.1 ± 0.2"],
+        ["1", "best", "1,910", "-", "± 0.2 %"],
         ["b", Cell("a longer verdict of several words", "good"), "-", "-", "+1"],
     ]
     table = Table(["run", "verdict", "images/s", "none", "gain"], rows)
