@@ -244,9 +244,8 @@ def rare_class() -> str:
     )
     found = rows("imbalance", case="fashion_mnist, shirts", way="sampling 1/n")
     return (
-        f"Of Fashion-MNIST with 1 % of its shirts, {sampled} % of the shirts were found instead of {plain} % ({EPYC},"
-        f" n = {len(found)}).\n[The rows](../benchmarks/results/imbalance.md) have class weights and adjusted logits"
-        " too."
+        f"Of Fashion-MNIST with 1 % of its shirts, {sampled} % of the shirts were found instead of {plain} % ({EPYC}, n"
+        f" = {len(found)}).\n[The rows](../benchmarks/results/imbalance.md) have class weights and adjusted logits too."
     )
 
 

@@ -54,11 +54,13 @@ def latest(outputs: Path) -> Path:
 def main(config: Compare) -> None:
     """Run the command; see the top of this file."""
     check(config)
+    folders = [Path(str(each)) if each != LATEST else latest(Path(config.outputs)) for each in as_list(config.runs)]
+    if config.format == "table" and LATEST not in as_list(config.runs):  # the other formats are read by programs
+        print(printable(f"fastconv: reading {', '.join(map(str, folders))}"), flush=True)
     from fastconv.analysis.comparison.groups import choose_measure, group_runs
     from fastconv.analysis.comparison.tables import group_rows, run_rows, sort_rows, write_rows
     from fastconv.runs.collection import find_runs, select
 
-    folders = [Path(str(each)) if each != LATEST else latest(Path(config.outputs)) for each in as_list(config.runs)]
     entries = find_runs(folders)
     if not entries:
         raise InputError(f"no runs below {', '.join(map(str, folders))}: train one with python -m fastconv.train")

@@ -20,8 +20,8 @@ from fastconv.system.names import csv_cell, valid_unicode
 
 # Quality of the WebP pictures inside a page.
 QUALITY = 50
-# A figure's letters stay legible at this share of its size; on a narrower screen it scrolls.
-LEAST_SCALE = 0.6
+# Figures up to these numbers of pixels in width may become narrower than the others, whose letters would be too small.
+SMALL, MEDIUM = 620, 900
 # Characters of a cell that stay on one line.
 LONG = 24
 # Pixels of the longest side of a figure from a run's folder. Ours have a few thousand.
@@ -53,10 +53,10 @@ class Figure:
     section: str = "findings"
 
     @property
-    def least_width(self) -> int:
-        """Pixels that it is wide at least on a page."""
+    def size(self) -> str:
+        """`small`, `medium` or `large`: what page.css has a least width for. On a narrower screen a figure scrolls."""
         with Image.open(self.path, formats=["PNG"]) as image:
-            return round(LEAST_SCALE * image.width)
+            return "small" if image.width <= SMALL else "medium" if image.width <= MEDIUM else "large"
 
     @property
     def source(self) -> str:
@@ -94,15 +94,15 @@ class Table:
     sortable: bool = False
 
     def is_text(self, column: int) -> bool:
-        """Whether a column holds words, which are aligned to the left, and no number."""
+        """Whether a column behind the first one holds words, which are aligned to the left, and no number."""
         cells = [text for row in self.rows if (text := str(row[column]).strip(" -"))]
-        return bool(cells) and not any(re.match(r"[+±]?[\d.]", text) for text in cells)
+        return column > 0 and bool(cells) and not any(re.match(r"[+±]? ?[\d.]", text) for text in cells)
 
     def classes(self, cell: str | Cell, column: int) -> str:
         """The classes of a cell: `text` for one of a column of words, `words` for one of several lines."""
         text = str(cell)
         is_long = " " in text and len(text) > LONG
-        return " ".join(["text"] * (is_long or self.is_text(column)) + ["words"] * is_long)
+        return " ".join(["text"] * self.is_text(column) + ["words"] * is_long)
 
 
 def render(template: str, **values: object) -> str:

@@ -50,7 +50,7 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
 
 def test_a_column_of_words_is_aligned_to_the_left():
     rows = [
-        ["1", "best", "1,910", "-", "0.1 ± 0.2"],
+        ["1", "best", "1,910", "-", "± 0.2 %"],
         ["b", Cell("a longer verdict of several words", "good"), "-", "-", "+1"],
     ]
     table = Table(["run", "verdict", "images/s", "none", "gain"], rows)
@@ -60,6 +60,7 @@ def test_a_column_of_words_is_aligned_to_the_left():
     assert table.classes("1,910", 2) == ""
 
 
-def test_a_figure_is_as_wide_as_its_letters_need(tmp_path):
-    Image.new("RGB", (1000, 10)).save(tmp_path / "a.png")
-    assert Figure(tmp_path / "a.png", "", "").least_width == 600
+@pytest.mark.parametrize(("width", "size"), [(500, "small"), (700, "medium"), (1000, "large")])
+def test_a_figure_is_as_wide_as_its_letters_need(tmp_path, width, size):
+    Image.new("RGB", (width, 10)).save(tmp_path / "a.png")
+    assert Figure(tmp_path / "a.png", "", "").size == size

@@ -100,7 +100,7 @@ def prediction_text(classes: tuple[str, ...], predicted: int, confidence: float,
     wrong = " ✗" if label not in (predicted, UNKNOWN) else ""
     name = printable(classes[predicted])
     name = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
-    return f"{name} {100 * confidence:.0f} %{wrong}"
+    return f"{name} ({100 * confidence:.0f} %){wrong}"
 
 
 def draw_effect(

@@ -56,7 +56,7 @@ def gallery_image(explanation: Explanation, row: int) -> GalleryImage:
         text = prediction_text(classes, predicted, float(run.probabilities[row, predicted]), label)
         without = [titles[method] for method, maps in run.evidence.items() if not (maps[row] > 0).any()]
         text += f", no evidence by {', '.join(without)}" if without else ""
-        lines.append(f"{group}: {text}" if explanation.second else text)
+        lines.append(f"{group}: {text}" if explanation.second else f"predicted {text}")
         source = strip(samples.images[row], [maps[row] for maps in run.evidence.values()])
         strips.append(Strip(source, f"{name}, {lines[-1]}: the image and its heatmaps by {', '.join(titles.values())}"))
     return GalleryImage(name, samples.names[row], "; ".join(lines), strips)
