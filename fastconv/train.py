@@ -22,13 +22,14 @@ from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_loggers, require_weights, require_writable
+from fastconv.config.restart import of_restarted_job
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
 from fastconv.config.trust import GIVEN
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.runs.results import Results
-from fastconv.system.distributed import check_world, end_with_first_rank, is_restarted, on_any_rank
+from fastconv.system.distributed import agent, check_world, end_with_first_rank, is_restarted, on_any_rank
 from fastconv.system.errors import InputError
 from fastconv.system.heartbeat import watching_ranks
 from fastconv.system.lean_imports import lean_imports, without_garbage_collection
@@ -44,8 +45,8 @@ def check_run(config: Config, begun: bool = False) -> Splits:
 
     Raises InputError for a run that cannot work.
     """
+    check_world(config.trainer.devices, config.trainer.nodes)  # first, since the batch depends on it
     check(config)
-    check_world(config.trainer.devices, config.trainer.nodes)
     if config.sweep.report != "none" and not config.checkpoint.save:
         raise InputError(f"sweep.report={config.sweep.report} needs the networks: leave out checkpoint.save=false")
     require_loggers(config)
@@ -78,8 +79,10 @@ def main(config: Config) -> float | None:
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none"):
         raise InputError("sweep.resume and sweep.report need a sweep: add -m and the values, or use resume")
-    if config.resume is None and on_any_rank("restarted", is_restarted()):
-        config = dataclasses.replace(config, resume="auto")
+    if config.resume in (None, "auto") and job is None and (agent() or is_restarted()):
+        check_world(config.trainer.devices, config.trainer.nodes)
+        if on_any_rank("restarted", is_restarted()):
+            config = dataclasses.replace(config, resume=of_restarted_job(config, overrides))
     begun = unfinished(config, overrides) if config.resume not in (None, "auto") else None
     config = begun.config if begun else config
     data = check_run(config, begun is not None)

@@ -144,9 +144,9 @@ def check_arguments(config_name: str, arguments: list[str], check: Check, check_
 
 def _check(config_name: str, asked: Arguments, check: Check, check_search: Check) -> Sweep | None:
     overrides = [parse_override(text) for text in asked.overrides]
-    sweep = asked.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
+    sweep, modes = asked.multirun, [each for each in overrides if each.key_or_group == "hydra.mode"]
     # An experiment may be a sweep by itself, with values and a sweeper of its own.
-    settings = _hydra_settings(config_name, overrides) if sweep or _names_experiment(overrides) else None
+    settings = _hydra_settings(config_name, overrides) if sweep or modes or _names_experiment(overrides) else None
     if settings is not None:
         sweep = sweep or settings.mode == RunMode.MULTIRUN
     if settings is not None and sweep:
@@ -176,7 +176,8 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
             composed = tuple(values for values, _ in checked)
     check_local("hydra.sweep.dir", settings.sweep.dir)
     check_plain("hydra.sweep.dir", settings.sweep.dir)
-    return Sweep(config_name, tuple(asked.overrides), tuple(configs), Path(settings.sweep.dir), searches, composed)
+    folder, launcher = Path(settings.sweep.dir), settings.launcher._target_
+    return Sweep(config_name, tuple(asked.overrides), tuple(configs), folder, searches, composed, launcher)
 
 
 def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:

@@ -29,6 +29,7 @@ from fastconv.system.files import is_of_files, of_file
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, listening
+from fastconv.system.slurm import requeue
 from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding
 from fastconv.system.urls import redacted
 
@@ -97,6 +98,7 @@ def command(
                 with listening():
                     sweep = begin(planned) if planned else None
                     job.progress = SweepProgress(len(sweep.configs), sweep.folder) if sweep else None
+                    job.flags = ["--config-dir", asked.config_dir] if asked.config_dir else []
                     job.may_come_back = planned is not None and not planned.is_search
                     sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
                     if sweep and sweep.composed:
@@ -119,7 +121,8 @@ def command(
                 fail(str(error))
             except Interrupted as error:
                 if is_first_rank():
-                    line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice)))
+                    again = requeue() if error.goes_on else ""
+                    line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice, again)))
                     print(redacted(line), file=sys.stderr)
                 raise SystemExit(error.exit_code) from None
             except COMPOSING_ERRORS as error:
@@ -132,6 +135,11 @@ def command(
                 if job.full_error or not is_of_files(error):
                     raise
                 fail(of_file(error))
+            except RuntimeError as error:
+                if job.full_error or not type(error).__module__.startswith("submitit."):
+                    raise
+                line = str(error).strip().splitlines() or [type(error).__name__]
+                fail(f"a job ended without a result ({line[0]}): go on with the same command and sweep.resume=auto")
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()

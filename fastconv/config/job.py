@@ -19,16 +19,20 @@ from fastconv.config.overrides import compose, needs_hydra, task_overrides, type
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import Sweep
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
+from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged
+from fastconv.system.distributed import begin_job
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.names import printable
-from fastconv.system.signals import listening
+from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import print_in_any_encoding
 from fastconv.system.urls import redacted
 
 # A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
 FAILED = ".failed-"
+# What makes the command of a sweep's job that of a single run.
+ALONE = ("hydra.mode=RUN", "sweep.resume=null", "sweep.report=none")
 
 
 class Job:
@@ -42,6 +46,8 @@ class Job:
         self.may_come_back = False
         """Whether a job that another process is running can be left to it until the other jobs are done."""
         self.progress: SweepProgress | None = None
+        self.flags: list[str] = []
+        """The flags of the command line that the ranks of a job of a sweep need too."""
         self._elsewhere: list[Path] = []
 
     def run_alone(self, arguments: Arguments) -> bool:
@@ -98,8 +104,14 @@ class Job:
             if in_sweep:
                 _redact_file(Path(hydra_config.sweep.dir, "multirun.yaml"))
                 self.sweep = self.sweep or Sweep(self._config_name, (), (config,), Path(hydra_config.sweep.dir))
-            with contextlib.nullcontext() if os.getpid() == self._process else listening():
+            alone, here = contextlib.nullcontext(), os.getpid() == self._process
+            with self._ranks(config) if in_sweep else alone, alone if here else listening():
                 return self._run(config) if in_sweep else self._body(config)
+        except Interrupted as error:
+            if os.getpid() == self._process or "SUBMITIT_EXECUTOR" not in os.environ:
+                raise
+            print(f"fastconv: job {hydra_config.job.num}: ended by {error}", file=sys.stderr, flush=True)
+            raise SystemExit(error.exit_code) from None
         except Exception as error:
             known = isinstance(error, InputError) or is_of_files(error)
             if self.full_error or not (in_sweep or known) or (isinstance(error, SharedError) and not in_sweep):
@@ -119,6 +131,13 @@ class Job:
             if in_sweep:
                 begin_log_anew()  # what follows is of the sweep
             os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def _ranks(self, config: Any) -> contextlib.AbstractContextManager[None]:
+        """What the ranks of a job of a sweep need: the others train that one run, not the sweep."""
+        if getattr(getattr(config, "trainer", None), "devices", 1) == 1:
+            return contextlib.nullcontext()
+        begin_job(HydraConfig.get().job.num)
+        return ranks_of_one_job([*self.flags, *task_overrides(), *ALONE])
 
     def _run(self, config: Any) -> Any:
         """Run the body for a job of a sweep. One that another process is running is left to it, or waited for."""

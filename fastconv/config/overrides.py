@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 
 from fastconv.config.custom import own_options, with_config_folders, with_custom_groups
+from fastconv.config.hydra_keys import unknown_hydra_key
 from fastconv.config.quoting import to_paste
 from fastconv.config.store import CONF, SCHEMAS, complete, options_with, register, registered_options
 from fastconv.config.suggestions import suggestion
@@ -26,15 +27,8 @@ from fastconv.system.errors import InputError, nearest
 from fastconv.system.settings import INTERPOLATION, NOT_PLAIN
 
 # The exceptions that Hydra, its grammar and OmegaConf raise for input that they cannot use.
-COMPOSING_ERRORS = (
-    HydraException,
-    OmegaConfBaseException,
-    AssertionError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    RecursionError,
-)
+COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError, TypeError, ArithmeticError,
+                    RecursionError)  # fmt: skip
 
 # Config groups that do not belong to a run, with the command they belong to.
 GROUPS = {"method": "explain"}
@@ -227,7 +221,8 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
             break
         cause = below
     if isinstance(cause, OmegaConfBaseException):
-        return f"{cause.full_key or 'config'}: {_first_line(cause)}"
+        line = unknown_hydra_key(cause, overrides, lambda chosen: compose(config_name, chosen, with_hydra=True))
+        return line or f"{cause.full_key or 'config'}: {_first_line(cause)}"
     return f"cannot use {' '.join(overrides)}: {_first_line(error)}"
 
 

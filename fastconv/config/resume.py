@@ -161,6 +161,12 @@ def earlier_results(folder: Path) -> Results | None:
         return None
 
 
+def earlier_seconds(begun: RunFolder | None) -> float:
+    """Seconds that earlier processes spent on a run to resume; 0 for a new one."""
+    earlier = earlier_results(begun.path) if begun and begun.resumed else None
+    return sum(earlier.seconds.values()) if earlier else 0.0
+
+
 def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
     """Write into a run's folder why the run failed before training began. A run that fails later writes this itself."""
     config = folder.config
@@ -238,7 +244,7 @@ def _read(folder: Path) -> Any:
 
 def as_yaml(config: Config) -> str:
     """A run's whole configuration as YAML, as its folder stores it: absolute paths, URLs without their secrets."""
-    return settings_as_yaml({**from_anywhere(dataclasses.asdict(config)), "resume": None})
+    return settings_as_yaml({**from_anywhere(_nested(config)), "resume": None})
 
 
 def settings_as_yaml(settings: dict[str, Any]) -> str:
@@ -248,14 +254,18 @@ def settings_as_yaml(settings: dict[str, Any]) -> str:
 
 def hparams(config: Any) -> dict[str, Any]:
     """All settings that decide what a run computes, by key, such as `optimizer.max_lr`."""
-    nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
-    return hparams_of(nested)
+    return hparams_of(_nested(config))
 
 
 def _located(config: Any) -> dict[str, Any]:
     """The hyperparameters with absolute paths, as a run's folder has them; those of earlier versions were as typed."""
+    return hparams_of(from_anywhere(_nested(config)))
+
+
+def _nested(config: Any) -> dict[str, Any]:
+    """A run's settings as nested dictionaries, with the budget that it was given."""
     nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
-    return hparams_of(from_anywhere(nested))
+    return {**nested, "budget": nested["budget"].get("given", nested["budget"])} if "budget" in nested else nested
 
 
 def _at(config: Any, key: str) -> Any:

@@ -83,6 +83,10 @@ class Budget:
     counts: list[str] = setting(["train", "validate"], options=SEGMENTS)
     """Segments of the run's clock that count towards the budget: setup, benchmark, precompute, compile, train,
     validate, checkpoint, test."""
+    until: str | None = setting(None, text=True)
+    """The moment by which the run must be trained, saved and scored: `job` for the end of its SLURM job, a clock time
+    such as 18:30, or a date and a time such as 2026-11-29T18:30; null for none. The budget is then the smaller of
+    `seconds` and what is left, and all segments count, from the start of the process."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Registers the schemas with Hydra, and gives the values of composed and stored configs their types."""
 
 import functools
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -183,6 +184,14 @@ def _part(batch_size: int, devices: int, nodes: int | None, micro_batch_size: in
     return min(micro_batch_size, max(2, batch_size // max(1, world_size(devices, nodes))))
 
 
+def _job_minutes(seconds: float | None) -> int:
+    """Minutes of a SLURM job for a run: its budget, half as much for what that does not count, and ten minutes.
+
+    An hour without a time limit: a run that takes longer goes on in the same job, started anew.
+    """
+    return 60 if seconds is None else math.ceil(1.5 * seconds / 60) + 10
+
+
 def _beyond_a_run(schema: type[Config]) -> DictConfig:
     """A config node with the fields that `schema` adds to a run's config, and nothing else."""
     node = _settable(schema)
@@ -230,5 +239,6 @@ def _env(name: str, *default: Any) -> Any:
 OmegaConf.register_new_resolver("part", _part, replace=True)
 OmegaConf.register_new_resolver("image_size", _image_size, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("job_minutes", _job_minutes, replace=True)
 OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)

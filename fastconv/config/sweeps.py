@@ -17,6 +17,7 @@ from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
 from fastconv.system.names import printable
+from fastconv.system.slurm import is_restarted_job
 from fastconv.system.urls import redacted
 
 # The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
@@ -24,6 +25,8 @@ DESCRIPTION = "sweep.yaml"
 OWN_FILES = (DESCRIPTION, "multirun.yaml")
 # Overrides that decide how jobs are launched, but not which jobs there are.
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
+# Launchers whose jobs may have several ranks: one job after the other in this process, and tasks of SLURM.
+SEVERAL_DEVICES = ("BasicLauncher", "SlurmLauncher")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Sweep:
     folder: Path
     is_search: bool = False
     composed: tuple[DictConfig, ...] = ()
+    launcher: str = ""
+    """The class that starts the jobs."""
 
     @property
     def first(self) -> Any:
@@ -56,9 +61,14 @@ def begin(sweep: Sweep) -> Sweep:
     for config in sweep.configs if hasattr(sweep.first, "sweep") else ():
         if config.resume is not None:
             raise InputError(f"resume={config.resume} is of a single run: for a sweep use sweep.resume")
-        if config.trainer.devices > 1:
-            raise InputError("a sweep cannot train on several devices: start a command for each value")
+        if config.trainer.devices > 1 and not sweep.launcher.endswith(SEVERAL_DEVICES):
+            raise InputError(
+                f"trainer.devices={config.trainer.devices} is not possible with this hydra/launcher: leave the launcher"
+                " out to train one run after the other, or use hydra/launcher=slurm"
+            )
     resume = getattr(getattr(sweep.first, "sweep", None), "resume", None)
+    if resume is None and is_restarted_job() and hasattr(sweep.first, "sweep"):
+        resume = "auto"
     asked = {"command": sweep.command, "overrides": _of_interest(sweep.overrides), "jobs": len(sweep.configs)}
     if resume == "auto":
         sweep = dataclasses.replace(sweep, folder=_newest(Path(sweep.first.outputs) / "sweeps", asked) or sweep.folder)

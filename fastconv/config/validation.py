@@ -4,6 +4,7 @@ import dataclasses
 from operator import attrgetter
 from typing import Any
 
+from fastconv.config.deadline import check_until
 from fastconv.config.schema import Config
 from fastconv.data.configs import PLACES
 from fastconv.models.configs import Airbench, Pretrained
@@ -38,6 +39,7 @@ def check(config: Config) -> None:
             raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
 
     check_words(config)
+    check_until(config.budget.until)
     check_plain("", dataclasses.asdict(config))
     check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
@@ -102,11 +104,11 @@ def check(config: Config) -> None:
             not config.model.residual or config.model.convs > 1, "model.residual", "set model.convs to 2 or more too"
         )
     schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
-    if budget.seconds is None and schedule.max_epochs is None:
+    if budget.seconds is None and budget.until is None and schedule.max_epochs is None:
         raise InputError(
             "budget.seconds and schedule.max_epochs are both null: the run would never end; set one of them"
         )
-    if config.autotune and budget.seconds is None:
+    if config.autotune and budget.seconds is None and budget.until is None:
         raise InputError(
             "budget.seconds=null is not possible with autotune (experiment=best), which needs a limit: give seconds"
         )

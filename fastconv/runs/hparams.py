@@ -5,16 +5,18 @@ from typing import Any
 
 from fastconv.system.urls import redact
 
-# Settings that say what a run is called, where files are or what to do with them. They do not change what it computes.
+# Settings that say what a run is called, where files are, what to do with them, or when its machine is gone. They do
+# not change what it computes.
 LOCATIONS = ("name", "tags", "data", "outputs", "figures", "resume", "dry_run", "trust", "verify", "prune",
-             "part", "parts", "checkpoint", "sweep", "logger", "stream.root", "stream.cache", "stream.max_gb",
-             "stream.verify")  # fmt: skip
+             "part", "parts", "checkpoint", "budget.until", "sweep", "logger", "stream.root", "stream.cache",
+             "stream.max_gb", "stream.verify")  # fmt: skip
 # Lists of a user's additions. Empty ones are left out, so that runs of versions without them compare as equal.
 ADDED = ("callbacks", "extra")
 # Settings whose default is left out, for the same reason.
 LATER = {
     "trainer.winograd": "auto",
     "trainer.graph": "auto",
+    "trainer.nodes": None,
     "objective": "accuracy",
     "dataset.image_column": None,
     "dataset.label_column": None,

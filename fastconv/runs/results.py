@@ -87,6 +87,10 @@ class Results:
     micro_batch_size: int | None = None
     budget_seconds: float | None = None
     budget_counts: list[str] = field(default_factory=list)
+    budget_until: str | None = None
+    """The moment by which the run had to be over, a local time (`budget.until`); null for none."""
+    slurm_job: str | None = None
+    """Number of the SLURM job in which the run was last; null outside of one."""
     seconds_counted: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of each segment of the clock."""

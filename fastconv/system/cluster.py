@@ -6,7 +6,9 @@ Where no launcher has, this process is the only one, or the first rank has start
 
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 # Ports for the processes of a srun step to find each other: below those that the kernel hands out.
@@ -111,6 +113,30 @@ def torch_variables(found: Launch) -> Mapping[str, str]:
 def _first_address(found: Launch) -> str:
     names = os.environ.get("SLURM_STEP_NODELIST", "")
     return first_node(names) if len(found.on_nodes) > 1 and names else "127.0.0.1"
+
+
+@contextmanager
+def ranks_of_one_job(arguments: Sequence[str]) -> Iterator[None]:
+    """Within the block, Lightning starts further ranks with these arguments of the command.
+
+    Nothing of them stays in this process afterwards: neither their variables nor the connection to them.
+    A launcher that has started all ranks together keeps them for the next job.
+    """
+    if launch() is not None:
+        yield
+        return
+    given, environment = sys.argv, dict(os.environ)
+    sys.argv = [given[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = given
+        for variable in set(os.environ) - set(environment):
+            del os.environ[variable]
+        os.environ.update(environment)
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def number_in(variable: str, otherwise: int = 1) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastconv.system.cluster import Launch, is_slurm_job, launch, number_in, torch_variables
 from fastconv.system.errors import InputError, SharedError, reason
+from fastconv.system.slurm import is_restarted_job
 from fastconv.system.wording import counted
 
 # Environment variable by which the first rank passes values to the processes that it starts.
@@ -53,8 +54,8 @@ def started_together() -> bool:
 
 
 def is_restarted() -> bool:
-    """Whether torchrun starts the ranks anew, since one of them ended before (`--max-restarts`)."""
-    return _attempt() > 0
+    """Whether a run is started anew: by torchrun, since a rank ended before (`--max-restarts`), or by SLURM."""
+    return _attempt() > 0 or is_restarted_job()
 
 
 def _attempt() -> int:
@@ -184,6 +185,17 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
     return told[name]
 
 
+# The job of a sweep that this process runs.
+_job = ""
+
+
+def begin_job(number: int) -> None:
+    """Note which job of a sweep begins, on every rank: what ranks told each other for the one before does not count."""
+    global _job
+    _job = f"-{number}"
+    store.cache_clear()
+
+
 @functools.cache
 def store() -> Any:
     """The key-value store through which torchrun's processes find each other."""
@@ -212,7 +224,7 @@ def connect() -> Any:
         ) from error
     # Without torchrun's own store the first rank keeps a new one for each attempt. Machines count attempts differently.
     attempt = _attempt() if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
-    return PrefixStore(f"fastconv-{attempt}", shared)
+    return PrefixStore(f"fastconv-{attempt}{_job}", shared)
 
 
 def wait_for(name: str) -> bytes:

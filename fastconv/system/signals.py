@@ -2,10 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from fastconv.system.errors import InputError
 
 # Ctrl-C, a scheduler's request to stop, and the early warning that SLURM sends with `--signal=USR1@60`. Windows lacks
 # the latter.
@@ -21,6 +24,9 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
         self.advice: str | None = None
+        self.goes_on = number == signal.SIGTERM
+        """Whether to requeue the job: if it is preempted; before the end of its time, only if something is saved, lest
+        it begin again for ever."""
 
 
 # Signals belong to the process, so the received one is kept in a module variable.
@@ -41,21 +47,46 @@ def listening(second_ends: bool = True) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before, asks = {number: signal.getsignal(number) for number in _heard()}, _of_submitit()
     listen()
+    number = None
     try:
         yield
+    except Interrupted as error:
+        number = error.exit_code - 128
+        if number != asks:
+            raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
         _received, _deferred = None, False
+    if number is not None and callable(ask := before[number]):
+        try:
+            ask(number, None)  # requeues the job and ends this process
+        except Exception as error:
+            raise InputError(f"the job was stopped and is not requeued: {error}") from error
+        raise Interrupted(number)
 
 
 def listen() -> None:
     """Install the handlers, also again after others replaced them: Lightning's Trainer does when it starts."""
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in _heard():
             signal.signal(number, _receive)
+
+
+def _heard() -> tuple[int, ...]:
+    """The signals that ask this process to end. In a job of submitit it has handlers of its own for the others."""
+    asks = _of_submitit()
+    return SIGNALS if asks is None else (signal.SIGINT, asks)
+
+
+def _of_submitit() -> int | None:
+    """The signal by which a job of submitit is asked to end: its handler requeues the job. None in other processes."""
+    if "SUBMITIT_EXECUTOR" not in os.environ or "submitit" not in sys.modules:
+        return None
+    name = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
+    return getattr(signal, name, None)
 
 
 def defer(on: bool) -> None:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastconv.budget.hardware import direct_because
+from fastconv.config.deadline import BoundedBudget
 from fastconv.config.schema import SEGMENTS
 from fastconv.data.splits import Splits
 from fastconv.kernels import norm_gelu
@@ -42,6 +43,8 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     spent = run.clock.counted(tuple(budget.counts))
     if budget.seconds is not None and spent > SPENT * budget.seconds:
         limit += f", of which {spent:.1f} s are already spent"
+    if isinstance(budget, BoundedBudget):
+        limit += f", to be over by {budget.ends}"
     bound = "as many epochs as fit"
     if schedule.max_epochs is not None:
         bound = f"at most {measured(schedule.max_epochs, 'epoch')}"

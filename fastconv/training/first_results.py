@@ -2,10 +2,12 @@
 
 import dataclasses
 
+from fastconv.config.deadline import BoundedBudget
 from fastconv.config.resume import RunFolder, earlier_results, hparams
 from fastconv.data.hashes import images_digest
 from fastconv.runs.results import Results, git_commit, versions
 from fastconv.system.errors import warn
+from fastconv.system.slurm import job_number
 from fastconv.training.plan import Run
 
 
@@ -28,6 +30,8 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         micro_batch_size=config.micro_batch_size,
         budget_seconds=config.budget.seconds,
         budget_counts=config.budget.counts,
+        budget_until=config.budget.ends if isinstance(config.budget, BoundedBudget) else None,
+        slurm_job=job_number(),
         test_digest=None if run.test.hashes is None else run.test.digest[:16],
         train_digest=images_digest([run.train, run.unseen]),
         parameters=run.parameters,

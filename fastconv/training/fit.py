@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -48,7 +49,7 @@ from fastconv.training.final_scores import limits_scoring, score
 from fastconv.training.first_results import first_results
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import ImageClassifier
-from fastconv.training.own_images import require_same_images
+from fastconv.training.own_images import CHECKPOINT, require_same_images
 from fastconv.training.plan import Run
 from fastconv.training.run_stream import open_stream
 from fastconv.training.tensorboard import optional
@@ -72,6 +73,8 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
                 error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
+                saved = Path(folder.path, CHECKPOINT).exists()
+                error.goes_on = error.goes_on or (saved and error.exit_code != interrupts.INTERRUPT_CODE)
             if run.config.trainer.world > 1 and lost_rank(error):
                 raise InputError(
                     f"a process of this run on {run.config.trainer.world} devices is gone, so the others cannot go"

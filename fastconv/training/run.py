@@ -10,8 +10,9 @@ from fastconv.budget.autotune.choose import Choice, autotune
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.budget.stream_mode import choose_stream
+from fastconv.config.deadline import bounded, going_on
 from fastconv.config.prerequisites import require_first_room
-from fastconv.config.resume import RunFolder, job_of_sweep, leave_reason, open_folder, unfinished
+from fastconv.config.resume import RunFolder, earlier_seconds, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_finished
@@ -46,13 +47,17 @@ def train(
     cannot work on this machine, Interrupted after a signal.
     """
     console = Console(quiet=not is_first_rank())
+    config = bounded(config, sum(clock.seconds().values()))
     # A resumed run has made its choices already.
     choice = settle(config, data, overrides, clock) if begun is None else Choice(config, None, {})
     if job is None or config.dry_run:
         begun = begun or (unfinished(choice.config, overrides) if job is None else None)
         return carry_out(choice, data, overrides, clock, console, begun)
+    if not is_first_rank():  # a launcher started it together with the first one, which opens the folder
+        finished = from_first_rank("finished", bool)
+        return None if finished else carry_out(choice, data, overrides, clock, console, None)
     with closing(job_of_sweep(choice.config, job)) as folder:
-        if is_finished(job):
+        if from_first_rank("finished", lambda: is_finished(job)):
             console.print(f"{job} is finished", highlight=False, markup=False, soft_wrap=True)
             return job
         keep_log_in(job)
@@ -89,6 +94,8 @@ def carry_out(
     Args:
         begun: the folder of the run to resume; None for a new one.
     """
+    earlier = from_first_rank("earlier", lambda: earlier_seconds(begun))
+    choice = dataclasses.replace(choice, config=going_on(choice.config, earlier))
     data = images_to_go_on_with(choice.config, data, begun, console)
     needs_weights = begun is None or not Path(begun.path, CHECKPOINT).exists()
     run = plan_run(choice.config, data, clock, choice.speed, choice.threads, needs_weights)

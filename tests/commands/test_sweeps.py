@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import files, run_command
+from harness import files, finish, only_run, run_command
 from omegaconf import OmegaConf
 
 from fastconv.config.overrides import compose
@@ -403,3 +403,42 @@ def test_a_launcher_that_is_not_installed(command):
     ended = command("train", "-m", "seed=0,1", *SHORT, "hydra/launcher=rocket")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "unknown hydra/launcher rocket" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("hydra.launcher.n_job=2", "unknown key hydra.launcher.n_job; did you mean hydra.launcher.n_jobs?"),
+        ("hydra/lancher=joblib", "unknown key hydra/lancher; did you mean hydra/launcher?"),
+        ("hydra.swep.dir=x", "unknown key hydra.swep; did you mean hydra.sweep?"),
+        ("hydra.nothing=3", "unknown key hydra.nothing: Hydra has no such setting."),
+    ],
+)
+def test_a_mistyped_key_of_hydra_is_one_line(command, override, says):
+    ended = command("train", "-m", "seed=0,1", *SHORT, "hydra/launcher=joblib", override)
+    assert (ended.code, ended.err) == (1, f"fastconv: {says}\n")
+
+
+@pytest.mark.slow
+def test_runs_on_two_devices_are_trained_one_after_the_other(tmp_path, digits_root):
+    """Each ends as it does alone. In a process of its own, as Lightning starts the other ranks by its command line."""
+    two = (*SHORT, "trainer.devices=2", "dataset=digits", "figures=false")
+
+    def train(folder, *overrides):
+        folder.mkdir()
+        code, err = finish(folder, digits_root, *overrides, *two, script=("-m", "fastconv.train"))
+        assert code == 0, err
+
+    train(tmp_path / "sweep", "-m", "seed=0,1")
+    (sweep,) = (tmp_path / "sweep" / "outputs" / "sweeps").iterdir()
+    for seed in (0, 1):
+        train(tmp_path / str(seed), f"seed={seed}")
+        both = sweep / str(seed), only_run(tmp_path / str(seed))
+        assert len({Results.read(run).weights_digest for run in both}) == 1
+
+
+def test_joblib_trains_on_one_device_each(command, tmp_path):
+    ended = command("train", "-m", "seed=0,1", *SHORT, *JOBLIB, "trainer.devices=2", "trainer.accelerator=cpu")
+    assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
+    assert "trainer.devices=2 is not possible with this hydra/launcher" in ended.err
+    assert not list(tmp_path.iterdir())

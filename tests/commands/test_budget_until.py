@@ -1,0 +1,58 @@
+"""Runs that must be over by a moment, in simulated time."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from harness import SMALL, files, only_run
+
+from fastconv.config import deadline
+from fastconv.config.schema import SEGMENTS
+from fastconv.runs.results import Results
+
+BEGAN = datetime(2026, 11, 29, 18, 0)
+RUN = ("dataset=digits", *SMALL, "stream=online", "schedule.max_epochs=null")
+
+
+@pytest.fixture
+def at_six(monkeypatch, simulated_time):
+    """The time of day, which goes on with the simulated time."""
+    monkeypatch.setattr(deadline, "wall", lambda: BEGAN.timestamp() + simulated_time.seconds)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return simulated_time
+
+
+def test_a_run_is_annealed_and_scored_by_the_moment(command, tmp_path, at_six):
+    ended = command("train", *RUN, "budget.until=18:00:10")
+    assert ended.code == 0, ended.err
+    found = Results.read(only_run(tmp_path))
+    assert found.stop_reason == "budget"
+    assert found.accuracy is not None
+    assert found.final_lr < 0.02
+    assert found.budget_seconds == pytest.approx(5, abs=0.1)  # 5 s are kept for figures
+    assert found.budget_counts == list(SEGMENTS)
+    assert found.budget_until == "2026-11-29T18:00:10"
+    assert sum(found.seconds.values()) <= found.budget_seconds
+    assert BEGAN + timedelta(seconds=at_six.seconds) <= datetime.fromisoformat(found.budget_until)
+    assert "everything up to the result, to be over by 2026-11-29T18:00:10" in " ".join(ended.out.split())
+    assert found.hparams["budget.seconds"] == 1000  # as it was given
+
+
+def test_a_smaller_budget_counts(command, tmp_path, at_six):
+    ended = command("train", *RUN, "budget.until=18:30", "budget.seconds=4")
+    assert ended.code == 0, ended.err
+    assert Results.read(only_run(tmp_path)).budget_seconds == 4
+
+
+@pytest.mark.parametrize(
+    ("until", "says"),
+    [
+        ("job", "budget.until=job is not possible: this is no job of SLURM (SLURM_JOB_ID is not set)"),
+        ("2026-11-29T17:00", "budget.until=2026-11-29T17:00 is over: there is no time for a run"),
+        ("soon", "budget.until=soon is not possible: give job, a clock time such as 18:30"),
+    ],
+)
+def test_a_moment_that_is_none_is_one_line(command, tmp_path, at_six, until, says):
+    ended = command("train", *RUN, f"budget.until={until}")
+    assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
+    assert says in ended.err
+    assert not files(tmp_path)

@@ -1,0 +1,115 @@
+"""`budget.until`: a run has what is left until a moment."""
+
+import dataclasses
+from datetime import datetime, timedelta
+
+import pytest
+
+from fastconv.config import deadline
+from fastconv.config.deadline import BoundedBudget, bounded, check_until, going_on, moment
+from fastconv.config.overrides import compose
+from fastconv.config.resume import as_yaml, hparams
+from fastconv.config.schema import SEGMENTS, Budget, Config
+from fastconv.system.errors import InputError
+
+NOW = datetime(2026, 11, 29, 18, 0)
+
+
+@pytest.fixture
+def at_six(monkeypatch):
+    monkeypatch.setattr(deadline, "wall", NOW.timestamp)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("FASTCONV_FIRST_RANK", raising=False)
+
+
+def with_budget(**settings):
+    return Config(budget=Budget(**settings))
+
+
+@pytest.mark.parametrize(
+    ("until", "after"),
+    [
+        ("18:30", timedelta(minutes=30)),
+        ("18:00:01", timedelta(seconds=1)),
+        ("17:59", timedelta(days=1, minutes=-1)),
+        ("2026-11-30T18:30", timedelta(days=1, minutes=30)),
+        ("2026-11-29 17:00", timedelta(hours=-1)),
+    ],
+)
+def test_moments(until, after):
+    assert moment(until, NOW.timestamp()) == (NOW + after).timestamp()
+
+
+@pytest.mark.parametrize("until", ["25:00", "6pm", "30", "", "2026-13-01T10:00", "jobs"])
+def test_other_texts_are_refused(until):
+    with pytest.raises(InputError, match="give job, a clock time such as 18:30"):
+        check_until(until)
+
+
+@pytest.mark.parametrize(
+    ("given", "until", "seconds"),
+    [
+        (1000.0, "18:10", 2 + 600 - 30),  # at most 30 s are kept for figures
+        (1000.0, "18:01", 2 + 60 - 5),  # at least 5
+        (1000.0, "18:05", 2 + 300 - 15),
+        (100.0, "18:10", 100.0),
+        (None, "18:10", 2 + 600 - 30),
+    ],
+)
+def test_the_smaller_of_budget_and_what_is_left_counts(at_six, given, until, seconds):
+    budget = bounded(with_budget(seconds=given, until=until), spent=2.0).budget
+    assert budget.seconds == pytest.approx(seconds)
+    assert budget.counts == list(SEGMENTS)  # whatever a process does takes time of its job
+    assert budget.ends == f"2026-11-29T{until}:00"
+
+
+def test_without_a_moment_nothing_changes(at_six):
+    config = with_budget(seconds=1000.0)
+    assert bounded(config, 2.0) is config
+    assert going_on(config, 500.0) is config
+
+
+def test_a_job_without_an_end_leaves_the_budget_as_it_is(at_six, monkeypatch):
+    monkeypatch.setattr(deadline, "job_end", lambda now: float("inf"))
+    config = with_budget(seconds=1000.0, until="job")
+    assert bounded(config, 2.0) is config
+    with pytest.raises(InputError, match="as the job has none"):
+        bounded(dataclasses.replace(config, budget=Budget(None, until="job"), autotune=["model"]), 2.0)
+
+
+def test_a_run_that_goes_on_has_what_is_left_and_what_it_has_spent(at_six):
+    config = bounded(with_budget(seconds=1000.0, until="18:01"), spent=2.0)
+    assert going_on(config, 500.0).budget.seconds == pytest.approx(500 + 2 + 60 - 5)
+    assert going_on(config, 5000.0).budget.seconds == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("until", "says"), [("2026-11-29T17:00", "is over"), ("18:00:03", "leaves 3 s, and 5 are kept for figures")]
+)
+def test_a_moment_that_is_too_near_is_one_line(at_six, until, says):
+    with pytest.raises(InputError, match=says):
+        bounded(with_budget(until=until), spent=2.0)
+
+
+def test_outside_of_a_job_there_is_no_end_of_a_job(at_six):
+    with pytest.raises(InputError, match="this is no job of SLURM"):
+        bounded(with_budget(until="job"), spent=2.0)
+
+
+def test_the_folder_of_a_run_keeps_the_budget_that_was_given(at_six):
+    config = with_budget(seconds=1000.0, until="18:01")
+    found = bounded(config, 2.0)
+    assert isinstance(found.budget, BoundedBudget)
+    assert as_yaml(found) == as_yaml(config)
+    assert hparams(found) == hparams(with_budget(seconds=1000.0))  # so that it goes on in a job that ends elsewhere
+
+
+@pytest.mark.parametrize(("seconds", "minutes"), [("60", 12), ("1000", 35), ("null", 60)])
+def test_a_job_of_a_sweep_is_as_long_as_its_budget_needs(seconds, minutes):
+    launcher = compose("train", ["hydra/launcher=slurm", f"budget.seconds={seconds}"], with_hydra=True).hydra.launcher
+    assert launcher.timeout_min == minutes
+
+
+def test_a_job_of_a_sweep_has_a_task_for_each_device():
+    launcher = compose("train", ["hydra/launcher=slurm", "trainer.devices=2"], with_hydra=True).hydra.launcher
+    assert (launcher.tasks_per_node, launcher.gpus_per_node) == (2, 2)

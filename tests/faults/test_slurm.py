@@ -1,0 +1,147 @@
+"""Runs in the jobs of a real SLURM of two nodes on this host (slurm_cluster.py), by the recipes of docs/running.md."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from harness import RUN, SCRIPT, STEPS, only_run, same_weights
+from slurm_cluster import missing, slurm_cluster
+
+from fastconv.runs.folder import is_finished
+from fastconv.runs.results import Results
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+
+TRAIN = (sys.executable, "-m", "fastconv.train")
+TWO = ("trainer.devices=2",)
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastconv.train")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The environment in which SLURM's commands find the cluster."""
+    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as found:
+        yield found
+
+
+@pytest.fixture
+def inside(cluster, tmp_path, digits_root):
+    """Runs a command in the cluster's environment to its end; returns its exit code and what it printed."""
+
+    def run(*command, **environment):
+        settings = {**os.environ, **cluster, "FASTCONV_DATA": str(digits_root), "OMP_NUM_THREADS": "1", **environment}
+        settings.pop("FASTCONV_FIRST_RANK", None)
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800,
+        )
+        return done.returncode, done.stdout
+
+    return run
+
+
+@pytest.fixture
+def batch(inside, tmp_path):
+    """Submits a batch script and waits until its job has ended; returns its exit code and what it printed."""
+
+    def submit(*options, script, **environment):
+        path = tmp_path / "job.sh"
+        path.write_text(f"#!/bin/bash\n{script}\n")
+        code, said = inside(
+            "sbatch", "--wait", "--open-mode=append", "--output=job.txt", *options, path.name, **environment
+        )
+        return code, (tmp_path / "job.txt").read_text() if (tmp_path / "job.txt").exists() else said
+
+    return submit
+
+
+def test_every_launcher_trains_the_same_run_of_two_ranks(inside, tmp_path):
+    ways = {
+        "torchrun": (*TORCHRUN, *RUN, *TWO),
+        "srun": ("srun", "--nodes=1", "--ntasks-per-node=2", *TRAIN, *RUN, *TWO),
+        "nodes": ("srun", "--nodes=2", "--ntasks-per-node=1", *TRAIN, *RUN, "trainer.nodes=2"),
+        "within": ("srun", "--ntasks=1", *TORCHRUN, *RUN, *TWO),
+    }
+    for name, command in ways.items():
+        # Both nodes are this host, which does not know their names.
+        code, said = inside(*command, f"outputs={name}", "figures=false", MASTER_ADDR="127.0.0.1")
+        assert code == 0, said
+        assert Results.read(only_run(tmp_path / name)).steps == STEPS
+    assert same_weights(*(only_run(tmp_path / name) for name in ways))
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "says"),
+    [
+        (["--ntasks-per-node=2"], [], "srun started 2 processes, but trainer.devices=1: make them the same"),
+        (["--nodes=2", "--ntasks-per-node=1"], ["trainer.nodes=1"], "on 2 nodes, but trainer.nodes=1"),
+        (["--nodes=2", "--ntasks=3"], list(TWO), "1 and 2 on a node, but a run needs as many on each"),
+        (["--ntasks=1"], list(TWO), "trainer.devices=2 needs 2 tasks of SLURM, this command has one"),
+    ],
+)
+def test_another_number_of_tasks_is_one_line(inside, tmp_path, options, settings, says):
+    code, said = inside("srun", *options, *TRAIN, *RUN, *settings)
+    assert code == 1
+    assert said.count("fastconv: ") == 2, said  # the first line of each command, and this one
+    assert says in said
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(("tasks", "says"), [(1, "needs 2 tasks of SLURM"), (2, "write srun before the command")])
+def test_a_batch_script_without_srun_trains_on_one_device_only(batch, tmp_path, tasks, says):
+    command = " ".join((*TRAIN, *RUN, "figures=false"))
+    code, said = batch(f"--ntasks={tasks}", script=f"{command} trainer.devices=2")
+    assert (code, says in said, "Traceback" in said) == (1, True, False), said
+    assert not (tmp_path / "outputs").exists()
+    code, said = batch(f"--ntasks={tasks}", script=command)
+    assert code == 0, said
+    assert is_finished(only_run(tmp_path))
+
+
+def test_a_stopped_job_is_requeued_and_ends_as_if_nothing_had_happened(batch, inside, tmp_path):
+    """SIGUSR1 comes in a certain step, as SLURM sends it with --signal=USR1@60. The second process has fewer steps."""
+    step = 2 * STEPS * 6 // 10
+    disturb = f"fastconv.training.module:ImageClassifier._score_training {step} {signal.SIGUSR1}"
+    script = f"srun --ntasks=1 {sys.executable} {SCRIPT} {' '.join(RUN)} outputs=stopped figures=false"
+    code, said = batch("--requeue", "--ntasks=1", script=script, DISTURB=disturb)
+    assert code == 0, said
+    assert re.search(r"ended by SIGUSR1; go on with: .*; job \d+ is requeued and will go on with this run", said)
+    found = Results.read(only_run(tmp_path / "stopped"))
+    assert (found.resumed, found.stop_reason, found.steps) == (1, "epochs", STEPS)
+    code, said = inside(*TRAIN, *RUN, "outputs=straight", "figures=false")
+    assert code == 0, said
+    assert same_weights(only_run(tmp_path / "stopped"), only_run(tmp_path / "straight"))
+
+
+def test_the_budget_is_what_the_job_has_left(batch, tmp_path):
+    """That a run ends annealed and scored in time is shown in simulated time: tests/commands/test_budget_until.py."""
+    run = " ".join((*TRAIN, *RUN, "budget.seconds=9000", "budget.until=job", "figures=false"))
+    code, said = batch("--time=59", "--ntasks=1", script=run)
+    assert code == 0, said
+    found = Results.read(only_run(tmp_path))
+    assert 59 * 60 - 60 <= found.budget_seconds <= 59 * 60  # 30 s are kept, and SLURM needs some to start
+    assert found.budget_until is not None
+    assert found.slurm_job is not None
+
+
+def test_each_run_of_a_sweep_has_a_job_of_its_own(inside, tmp_path):
+    """The launcher's settings as they are shipped, but for what this host has: no GPUs, few CPUs, no accounting."""
+    here = ("gpus_per_node=null", "cpus_per_task=1", "mem_gb=1")
+    launcher = ("hydra/launcher=slurm", *(f"hydra.launcher.{each}" for each in here))
+    code, said = inside(*TRAIN, "-m", *RUN, "seed=0,1,2,3", *launcher, "figures=false")
+    assert code == 0, said
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    found = [Results.read(sweep / str(number)) for number in range(4)]
+    assert [each.seed for each in found] == [0, 1, 2, 3]
+    assert len({each.slurm_job for each in found}) == 4
+    (script,) = {path.read_text() for path in sweep.rglob("*.sh")}
+    assert "#SBATCH --time=60\n" in script  # without a time limit
+    assert "#SBATCH --requeue\n" in script
