@@ -138,8 +138,8 @@ def command(
             except RuntimeError as error:
                 if job.full_error or not type(error).__module__.startswith("submitit."):
                     raise
-                line = str(error).strip().splitlines() or [type(error).__name__]
-                fail(f"a job ended without a result ({line[0]}): go on with the same command and sweep.resume=auto")
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                fail(f"a job ended without a result ({why}): go on with the same command and sweep.resume=auto")
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()

@@ -1,6 +1,7 @@
 """GPUs that are not here: NVIDIA's and Apple's behind the same functions, told apart by their kind alone."""
 
 import dataclasses
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -72,6 +73,14 @@ def test_nvidias_is_preferred_and_none_is_none(calls, monkeypatch):
 def test_apple_has_one(calls):
     with pytest.raises(InputError, match=r"trainer.devices=2 is not possible: torch finds 1 GPU here\. Use fewer"):
         prepare(Trainer(devices=2))
+
+
+def test_the_devices_of_other_nodes_are_not_here():
+    cores = os.cpu_count() or 1
+    most = max(2, cores)
+    assert prepare(Trainer(accelerator="cpu", devices=most, nodes=64)).kind == "cpu"
+    with pytest.raises(InputError, match=f"this machine has {cores} CPU cores"):
+        prepare(Trainer(accelerator="cpu", devices=most + 1, nodes=64))
 
 
 def test_the_host_waits_for_a_step_that_is_too_far_behind(calls):
