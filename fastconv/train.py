@@ -31,7 +31,7 @@ from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_pruned
 from fastconv.runs.results import Results
-from fastconv.system.distributed import check_world, end_with_first_rank, is_restarted, on_any_rank
+from fastconv.system.distributed import agent, check_world, end_with_first_rank, is_restarted, on_any_rank
 from fastconv.system.errors import InputError
 from fastconv.system.heartbeat import watching_ranks
 from fastconv.system.lean_imports import lean_imports, without_garbage_collection
@@ -81,7 +81,7 @@ def main(config: Config) -> float | None:
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none" or config.sweep.trials):
         raise InputError("sweep.resume, sweep.report and sweep.trials need a sweep: add -m and the values")
-    if config.resume in (None, "auto") and job is None:
+    if config.resume in (None, "auto") and job is None and (agent() or is_restarted()):
         check_world(config.trainer.devices, config.trainer.nodes)
         if on_any_rank("restarted", is_restarted()):
             config = dataclasses.replace(config, resume=of_restarted_job(config, overrides))

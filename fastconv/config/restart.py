@@ -1,14 +1,34 @@
-"""Finds the run that a SLURM job had begun before it was requeued."""
+"""Finds the run that a SLURM job had begun before it was requeued, or torchrun before it started the ranks anew."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastconv.config.schema import Config
 from fastconv.runs.folder import is_finished
 from fastconv.runs.results import Results
-from fastconv.system.distributed import from_first_rank
+from fastconv.system.distributed import agent, from_first_rank
+from fastconv.system.files import write_atomically
 from fastconv.system.slurm import job_number
 from fastconv.system.urls import redact
+
+# The file in a run's folder that says which torchrun trains it. torchrun counts only the restarts after a failure on
+# its own machine, not those in which a machine has left or joined.
+AGENT = ".agent"
+
+
+def keep_agent(run: Path) -> None:
+    """Write into a run's folder which torchrun trains it, if one does. Raises InputError if that is not possible."""
+    if agent():
+        write_atomically(run / AGENT, agent().encode())
+
+
+def begun_by_agent(outputs: Path) -> Iterator[Path]:
+    """The configs of runs that the torchrun of this process has trained, with as many ranks or others."""
+    for path in outputs.rglob(AGENT):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.read_text("utf-8") == agent():
+                yield path.with_name("config.yaml")
 
 
 def of_restarted_job(config: Config, overrides: list[str]) -> str:

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from fastconv.config.places import from_anywhere
+from fastconv.config.restart import begun_by_agent, keep_agent
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import require_ours
@@ -18,15 +19,12 @@ from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank, is_first_rank, started_together
 from fastconv.system.errors import InputError, reason
-from fastconv.system.files import write_atomically
 from fastconv.system.first_files import files_from_first_rank
 from fastconv.system.settings import check_local
 from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
 
-# The file that says which torchrun trains a run.
-AGENT = ".agent"
 # The files of a run that it goes on from.
 GOES_ON_FROM = ("config.yaml", "results.json", "splits.json", "last.ckpt")
 
@@ -59,7 +57,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     if config.resume in (None, "auto") and not is_first_rank():
         return None
     if config.resume is None:
-        return _newest(config, _begun_by(agent(), Path(config.outputs))) if agent() else None
+        return _newest(config, begun_by_agent(Path(config.outputs))) if agent() else None
     if config.resume == "auto":
         return _newest(config, Path(config.outputs).rglob("config.yaml"))
     check_local("resume", config.resume)
@@ -129,8 +127,7 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
         nonlocal run
         if run is None:
             run = _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
-        if agent():
-            write_atomically(run.path / AGENT, agent().encode())
+        keep_agent(run.path)
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
     first = from_first_rank("run", make)
@@ -197,14 +194,6 @@ def _hold(run: RunFolder) -> bool:
     """Lock a run's folder; False if another process holds it."""
     run.held = hold(run.path)
     return run.held is not None
-
-
-def _begun_by(agent: str, outputs: Path) -> Iterator[Path]:
-    """The configs of runs that a torchrun began which has started this process anew, with others or fewer."""
-    for path in outputs.rglob(AGENT):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if path.read_text("utf-8") == agent:
-                yield path.with_name("config.yaml")
 
 
 def _newest(config: Config, found: Iterable[Path]) -> RunFolder | None:

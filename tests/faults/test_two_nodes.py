@@ -28,12 +28,12 @@ def finish(nodes, data, *overrides, shape="2", **settings):
         assert process.wait(900) == 0, (node.folder / "err.txt").read_text()
 
 
-def wait_for_steps(record, steps):
-    """Wait until a rank of each file has trained some steps."""
+def wait_for_steps(record, steps, ranks=2):
+    """Wait until so many ranks have trained some steps; return the process of each."""
     deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         files = list(record.iterdir())
-        if len(files) == 2 and all(path.read_text().count("\n") > steps for path in files):
+        if len(files) == ranks and all(path.read_text().count("\n") > steps for path in files):
             return {int(path.stem.split("-")[0]): int(path.stem.split("-")[1]) for path in files}
         time.sleep(0.1)
     raise AssertionError("the ranks did not train")
@@ -116,4 +116,21 @@ def test_one_goes_on_alone_when_the_other_is_switched_off(tmp_path, digits_root,
     found = Results.read(run)
     assert (found.steps, found.stop_reason) == (STEPS, "epochs")
     assert found.resumed >= 1
+    assert_same_weights(run, undisturbed)
+
+
+def test_a_machine_that_joins_takes_part(tmp_path, digits_root, undisturbed):
+    record = tmp_path / "record"
+    record.mkdir()
+    with two_nodes(tmp_path) as nodes:
+        settings = {"restarts": 3, "RECORD": str(record)}
+        first = torchrun(nodes[0], "1:2", digits_root, *RUN, **settings)
+        ranks = wait_for_steps(record, 20, ranks=1)
+        os.kill(ranks[0], signal.SIGSTOP)  # it must not end before the other one has joined; torchrun will kill it
+        second = torchrun(nodes[1], "1:2", digits_root, *RUN, **settings)
+        for node, process in zip(nodes, (first, second), strict=True):
+            assert process.wait(900) == 0, (node.folder / "err.txt").read_text()
+    run = only_run(tmp_path / "first")
+    assert (Results.read(run).steps, Results.read(run).resumed) == (STEPS, 1)
+    assert list(record.glob("1-*.csv")), "two ranks ended the run"
     assert_same_weights(run, undisturbed)
