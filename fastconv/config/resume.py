@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fastconv.config.places import from_anywhere
+from fastconv.config.run_store import fetch_run, split_url
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import require_ours
@@ -16,7 +17,7 @@ from fastconv.runs.hparams import hparams_of, is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason
-from fastconv.system.settings import check_local
+from fastconv.system.settings import is_url
 from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
@@ -51,8 +52,13 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
         return None
     if config.resume == "auto":
         return _newest(config)
-    check_local("resume", config.resume)
-    folder = Path(config.resume)
+    if is_url(config.resume):
+        outputs, *names = split_url(config.resume, "resume")
+        url, config = config.resume, dataclasses.replace(config, outputs=outputs)
+        overrides = [*overrides, "outputs=URL"]
+        config = dataclasses.replace(config, resume=str(config.outputs_folder.joinpath(*names)))
+        fetch_run(url, Path(str(config.resume)), "resume")
+    folder = Path(str(config.resume))
     stored = _read(folder)
     if stored is None:
         raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml{_why(folder)}")
@@ -114,7 +120,7 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
 
     def make() -> dict[str, Any]:
         nonlocal run
-        run = run or _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
+        run = run or _new(config, new_run_folder(config.outputs_folder / config.dataset.name))
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
     first = from_first_rank("run", make)
@@ -167,7 +173,7 @@ def _hold(run: RunFolder) -> bool:
 def _newest(config: Config) -> RunFolder | None:
     """The newest unfinished run with the same configuration that no process holds."""
     wanted = _located(config)
-    configs = [path for path in Path(config.outputs).rglob("config.yaml") if path.is_file()]
+    configs = [path for path in config.outputs_folder.rglob("config.yaml") if path.is_file()]
     for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
         folder = path.parent
         if is_finished(folder):

@@ -12,6 +12,7 @@ from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.compiled import compiled_file
 from fastconv.budget.pacing import PACING
 from fastconv.config.resume import RunFolder
+from fastconv.config.run_store import copy_of
 from fastconv.data.features import KeptFeatures
 from fastconv.models.tta import views_of
 from fastconv.models.weights import weights_digest
@@ -21,6 +22,7 @@ from fastconv.system import signals as interrupts
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import Interrupted
+from fastconv.system.urls import redacted
 from fastconv.training.calibration import calibrate
 from fastconv.training.callbacks import (
     AverageWeights,
@@ -69,7 +71,8 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         except BaseException as error:
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
-                error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
+                where = redacted(copy_of(folder.config.outputs, folder.path) or str(folder.path))
+                error.advice = f"go on with: python -m fastconv.train resume={where}"
             if run.config.trainer.devices > 1 and lost_rank(error):
                 raise InputError(
                     f"a process of this run on {run.config.trainer.devices} devices is gone, so the others cannot go"
