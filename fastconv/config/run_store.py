@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from fastconv.data.download import transfer, tried
 from fastconv.data.url_place import Place, below
+from fastconv.runs.folder import RunningElsewhereError, hold, is_finished
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
@@ -29,8 +30,8 @@ def split_url(url: str, key: str) -> tuple[str, str, str]:
     """The folder of runs, the data set and the name of a run whose folder has a URL. Raises InputError for another."""
     parts = urlsplit(url.rstrip("/"))
     path = PurePosixPath(parts.path)
-    *above, dataset, name = ["", *path.parts]
-    if not above or {dataset, name} & {"", "/", "..", "."}:
+    *_, dataset, name = ["", "", *path.parts]
+    if {dataset, name} & {"", "/", "..", "."}:
         raise InputError(f"{key}={redacted(url)} is not the folder of a run: give {key}=s3://bucket/outputs/mnist/NAME")
     return urlunsplit(parts._replace(path=str(path.parent.parent).rstrip("."))), dataset, name
 
@@ -58,9 +59,16 @@ def _fetch(url: str, folder: Path, key: str) -> None:
         try:
             for name, size in files.items():
                 _copy(below(url, name), aside / name, size, key, closed)
-            if not folder.exists() or _steps(folder) < _steps(aside):
-                shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
                 aside.rename(folder)
+            elif not (folder / "config.yaml").exists():
+                raise InputError(f"{folder}, where {redacted(url)} belongs, is not the folder of a run: move it away")
+            elif _progress(folder) < _progress(aside):
+                if (held := hold(folder)) is None:
+                    raise RunningElsewhereError(folder)
+                with held:
+                    shutil.rmtree(folder)
+                    aside.rename(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
         finally:
@@ -70,7 +78,8 @@ def _fetch(url: str, folder: Path, key: str) -> None:
 def _files(place: Place) -> dict[str, int]:
     """The sizes in bytes of the files of a folder, by their paths there."""
     place.system.invalidate_cache()
-    root, found = place.path.rstrip("/"), {}
+    root = place.path.rstrip("/")
+    found: dict[str, int] = {}
     for path, about in place.system.find(place.path, detail=True).items():
         name = path.removeprefix(root).lstrip("/")
         if not path.startswith(root) or ".." in PurePosixPath(name).parts or len(found) == MOST_FILES:
@@ -90,9 +99,9 @@ def _copy(url: str, path: Path, size: int, key: str, closed: threading.Event) ->
     tried(copy, redacted(url), closed, ADVICE)
 
 
-def _steps(folder: Path) -> int:
-    """How far a run has come; -1 if it has not noted that."""
+def _progress(folder: Path) -> tuple[bool, int]:
+    """How far a run has come: whether it is finished, and its steps; -1 if it has not noted them."""
     try:
-        return Results.read(folder).steps or 0
+        return is_finished(folder), Results.read(folder).steps or 0
     except (OSError, ValueError, KeyError):
-        return -1
+        return False, -1

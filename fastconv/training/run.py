@@ -105,7 +105,8 @@ def carry_out(
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
             elif run.config.resume == "auto":
-                line = f"resume=auto: no run of these settings in {run.config.outputs} is unfinished; this is a new one"
+                there = run.config.outputs_folder
+                line = f"resume=auto: no run of these settings in {there} is unfinished; this is a new one"
                 console.print(line, highlight=False, markup=False)
             with copied(run.config, folder.path, console):
                 if is_first_rank():

@@ -50,6 +50,11 @@ def test_a_run_goes_on_on_another_machine(tmp_path, machine, store, monkeypatch)
     url = f"memory:/{Path(config).parent}"
     assert f"go on with: python -m fastconv.train resume={url}" in stopped.err
 
+    (local,) = (tmp_path / "first" / "data" / "runs").glob("*/digits/*")
+    asked = first("train", f"resume={local}")
+    assert (asked.code, asked.err.count("\n")) == (1, 1)
+    assert "names outputs=memory://store/..., and may be somebody else's: add outputs=" in asked.err
+
     sent, put = [], Place.put
     monkeypatch.setattr(Place, "put", lambda place, path: (sent.append(path.name), put(place, path)))
     ended = second("train", f"resume={url}", "data=data")
@@ -62,7 +67,8 @@ def test_a_run_goes_on_on_another_machine(tmp_path, machine, store, monkeypatch)
     fsspec.filesystem("memory").get(Path(config).parent.as_posix() + "/", str(tmp_path / "copy"), recursive=True)
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file() and path.name[0] != "."}
     assert {path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*.*")} >= names
-    assert all((run / name).read_bytes() == (tmp_path / "copy" / name).read_bytes() for name in names)
+    other = [name for name in names if (run / name).read_bytes() != (tmp_path / "copy" / name).read_bytes()]
+    assert other == ["log.txt"], "which goes on with the lines about the copy"
 
     scored = first("evaluate", f"run={url}", "data=data")
     assert scored.code == 0, scored.err
@@ -84,6 +90,29 @@ def test_a_store_that_fails_is_told_of_and_the_run_stays(tmp_path, machine, stor
     assert store() == []
     run = only_run(next((tmp_path / "first" / "data" / "runs").iterdir()))
     assert Results.read(run).stop_reason == "epochs"
+
+
+def test_a_password_is_in_no_file(tmp_path, machine, store):
+    ended = machine("first")("train", *RUN, "outputs=memory://ann:pa55word@store/runs")
+    assert ended.code == 0, ended.err
+    assert "copied to memory://***@store/runs/digits/" in ended.out
+    assert "pa55word" not in ended.out + ended.err
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in paths if b"pa55word" in path.read_bytes() or "pa55word" in str(path)]
+    files = fsspec.filesystem("memory").store.values()
+    assert not [file for file in files if b"pa55word" in file.getvalue()]
+
+
+def test_a_folder_that_is_no_run_is_not_replaced(tmp_path, machine, store):
+    run = tmp_path / "first" / "outputs" / "digits" / "a"
+    first = machine("first")
+    run.mkdir(parents=True)
+    (run / "mine.txt").write_text("mine")
+    fsspec.filesystem("memory").pipe("/store/runs/digits/a/config.yaml", b"a: 1")
+    ended = first("evaluate", f"run={STORE}/digits/a")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "is not the folder of a run: move it away" in ended.err
+    assert [path.name for path in run.iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize(
