@@ -19,12 +19,14 @@ from fastconv.config.schema import Config
 from fastconv.config.validation import check
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
+from fastconv.system.settings import check_local
 
 
 def check_audit(config: Config) -> None:
     """Raise InputError for a data set that cannot be audited."""
     check(config)
     require_known(config)
+    check_local("outputs", config.outputs)
     require_writable(Path(config.outputs))
 
 

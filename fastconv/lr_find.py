@@ -22,6 +22,7 @@ from fastconv.config.prerequisites import check_data, require_weights, require_w
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
+from fastconv.system.settings import check_local
 from fastconv.system.wording import counted
 
 
@@ -48,6 +49,7 @@ def check_range_test(config: LrFind) -> Splits:
     if test.min_lr >= test.max_lr:
         raise InputError(f"range_test.min_lr={test.min_lr:g} is not possible: give less than range_test.max_lr")
     require_weights(config)
+    check_local("outputs", config.outputs)
     require_writable(Path(config.outputs))
     return check_data(only_training(config))
 

@@ -54,7 +54,7 @@ def check_run(config: Config, begun: bool = False) -> Splits:
     require_loggers(config)
     if not begun and config.resume is None and config.sweep.resume is None:
         require_weights(config)
-    require_writable(Path(config.outputs))
+    require_writable(config.outputs_folder)
     return check_data(config, chosen=config.autotune)
 
 

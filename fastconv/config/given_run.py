@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastconv.config.commands import as_list
+from fastconv.config.run_store import fetch_run, split_url
 from fastconv.runs.collection import newest_finished
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
+from fastconv.system.settings import is_url
 
 # The word that stands for the newest finished run, and the keys that take it.
 LATEST = "latest"
@@ -28,6 +30,25 @@ def latest_run(key: str, outputs: Path) -> Path:
     return newest_finished(outputs)
 
 
+def _fetched(config: C) -> C:
+    """The config with runs of an object store fetched below its `outputs`, where they stay."""
+    given: Any = config
+
+    def fetched(key: str, value: object) -> object:
+        if isinstance(value, list):
+            return [fetched(key, each) for each in value]
+        if not is_url(value):
+            return value
+        _, *names = split_url(str(value), key)
+        folder = Path(given.outputs).joinpath(*names)
+        fetch_run(str(value), folder, key)
+        return str(folder)
+
+    values = {key: getattr(given, key, None) for key in KEYS}
+    asked = {key: fetched(key, value) for key, value in values.items() if any(map(is_url, as_list(value)))}
+    return dataclasses.replace(given, **asked) if asked else config
+
+
 def check_given_run(config: C, check: Callable[[C], object], prints_data: bool = False) -> C:
     """Check a config, and put the newest finished run below its `outputs` in the place of the word `latest`.
 
@@ -40,6 +61,7 @@ def check_given_run(config: C, check: Callable[[C], object], prints_data: bool =
 
     Raises InputError if there is no such run, or if a folder has that name.
     """
+    config = _fetched(config)
     check(config)
     given: Any = config
     found: dict[str, Any] = {}

@@ -40,7 +40,7 @@ def of_restarted_job(config: Config, overrides: list[str]) -> str:
 
     def find() -> str:
         job, begun = job_number(), []
-        for path in Path(config.outputs).rglob("results.json") if job else ():
+        for path in config.outputs_folder.rglob("results.json") if job else ():
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = Results.read(path.parent)
                 if (found.slurm_job, found.overrides) == (job, redact(overrides)) and not is_finished(path.parent):

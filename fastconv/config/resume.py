@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fastconv.config.places import from_anywhere
 from fastconv.config.restart import begun_by_agent, keep_agent
+from fastconv.config.run_store import fetch_run, split_url
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import require_ours
@@ -20,7 +21,7 @@ from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank, is_first_rank, started_together
 from fastconv.system.errors import InputError, reason
 from fastconv.system.first_files import files_from_first_rank
-from fastconv.system.settings import check_local
+from fastconv.system.settings import is_url
 from fastconv.system.signals import obey
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
@@ -57,11 +58,16 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     if config.resume in (None, "auto") and not is_first_rank():
         return None
     if config.resume is None:
-        return _newest(config, begun_by_agent(Path(config.outputs))) if agent() else None
+        return _newest(config, begun_by_agent(config.outputs_folder)) if agent() else None
     if config.resume == "auto":
-        return _newest(config, Path(config.outputs).rglob("config.yaml"))
-    check_local("resume", config.resume)
-    folder = Path(config.resume)
+        return _newest(config, config.outputs_folder.rglob("config.yaml"))
+    if is_url(config.resume):
+        outputs, *names = split_url(config.resume, "resume")
+        url, config = config.resume, dataclasses.replace(config, outputs=outputs)
+        overrides = [*overrides, "outputs=URL"]
+        config = dataclasses.replace(config, resume=str(config.outputs_folder.joinpath(*names)))
+        fetch_run(url, Path(str(config.resume)), "resume")
+    folder = Path(str(config.resume))
     if started_together():
         folder = begun_files(Path(from_first_rank("resume", lambda: str(folder.absolute()))))
     stored = _read(folder)
@@ -126,7 +132,7 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
     def make() -> dict[str, Any]:
         nonlocal run
         if run is None:
-            run = _new(config, new_run_folder(Path(config.outputs) / config.dataset.name))
+            run = _new(config, new_run_folder(config.outputs_folder / config.dataset.name))
         keep_agent(run.path)
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 

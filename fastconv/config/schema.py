@@ -4,6 +4,8 @@ The dataclasses here and the values they hold (`Policy`, `OneCycle`, `SGD`, ...)
 fields are the keys of the command line, and their field docs are its help.
 """
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ from fastconv.models.configs import TTA
 from fastconv.optim.configs import Average
 from fastconv.runs.results import OBJECTIVES
 from fastconv.system.cluster import world_size
-from fastconv.system.settings import BATCH, SHARE, Range, setting
+from fastconv.system.settings import BATCH, SHARE, Range, is_url, setting
+from fastconv.system.urls import redacted
 
 if TYPE_CHECKING:
     from fastconv.models import Network
@@ -26,8 +29,9 @@ else:  # OmegaConf does not support protocols
 
 # Segments of a run's clock, in order.
 SEGMENTS = ("setup", "benchmark", "precompute", "compile", "train", "validate", "checkpoint", "test")
-# Folders that fastconv makes in the folder of the data sets.
-DATA_FOLDERS = ("arrays", "streams", "benchmarks")
+# Folders that fastconv makes in the folder of the data sets; RUNS has those whose `outputs` is a URL.
+RUNS = "runs"
+DATA_FOLDERS = ("arrays", "streams", "benchmarks", RUNS)
 ACCELERATORS = ("auto", "cpu", "gpu")
 # How a search draws its trials, and how it finds those that it ends early.
 SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "hyperband", "none")
@@ -211,8 +215,9 @@ class Config:
     one class as of another: those of a rare class come again and again."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
-    outputs: str = setting("outputs", path=True, local=True)
-    """Folder in which each run creates its own folder."""
+    outputs: str = setting("outputs", path=True)
+    """Folder in which each run creates its own folder; or the URL of one in an object store, such as s3://bucket/runs,
+    to which train copies the run's folder after each checkpoint and at the end. Meanwhile it is below `data`."""
     figures: bool = True
     """Draw the run's figures and, for TensorBoard, the network's graph. This takes some seconds after the result, which
     the budget does not count."""
@@ -237,9 +242,18 @@ class Config:
     parts: int = setting(1, Range("a number", 1, 1000))
     """For precompute: in how many parts the stream is written, by as many processes."""
 
+    @property
+    def outputs_folder(self) -> Path:
+        """The folder of the runs on this machine; for a URL a folder whose name has no secret of it."""
+        if not is_url(self.outputs):
+            return Path(self.outputs)
+        shown = redacted(self.outputs).rstrip("/")
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", shown.partition("://")[2]).strip("-.")[:60]
+        return Path(self.data, RUNS, f"{name}-{hashlib.sha256(shown.encode()).hexdigest()[:8]}")
+
     def own_folders(self) -> tuple[Path, ...]:
         """Folders that fastconv writes to: where they lie among the user's images, they are no classes."""
-        data, outputs = Path(self.data), Path(self.outputs)
+        data, outputs = Path(self.data), self.outputs_folder
         inside = [
             *(data / name for name in DATA_FOLDERS),
             outputs / "sweeps",

@@ -13,8 +13,9 @@ from fastconv.optim.schedules import OneCycle
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError
 from fastconv.system.names import check_name, printable
-from fastconv.system.settings import check_local, check_option, check_plain, check_settings
+from fastconv.system.settings import check_local, check_option, check_plain, check_settings, is_url
 from fastconv.system.targets import Component
+from fastconv.system.urls import redacted
 
 # Letters of a run's name, and of a tag: a column of a table has room for them.
 MOST_LETTERS = 100
@@ -31,6 +32,19 @@ def check_words(config: Any) -> None:
                 raise InputError(f"{key}={word} is unknown: it is called {words[word]} now")
 
 
+def require_store(outputs: str) -> None:
+    """Raise InputError for a URL that the folders of runs cannot be copied to."""
+    from fastconv.data.url_place import Place
+
+    if "://" not in outputs or "::" in outputs:
+        check_local("outputs", outputs)
+    if Place(outputs, "outputs").is_http:
+        raise InputError(
+            f"outputs={redacted(outputs)} is not possible: a web server is only read from. Give a folder, or an object"
+            " store, such as s3://bucket/runs"
+        )
+
+
 def check(config: Config) -> None:
     """Raise InputError, naming the key, for a value out of range or values that contradict each other."""
 
@@ -43,6 +57,8 @@ def check(config: Config) -> None:
     check_plain("", dataclasses.asdict(config))
     check_local("data", config.data)  # before the folders that follow from it
     check_settings(config)
+    if is_url(config.outputs):
+        require_store(config.outputs)
     if not config.stream.is_remote:
         check_local("stream.root", config.stream.root)
     check_name("dataset.name", config.dataset.name)

@@ -84,7 +84,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         "expected": f"{plan.epochs:.1f} epochs, {counted(plan.steps, 'step')} in {plan.seconds:,.0f} s",
         "stream": stream,
         **({"memory": memory} if speed.memory_mb else {}),  # Windows does not say
-        "outputs": config.outputs,
+        "outputs": redacted(config.outputs),
     }
     if run.seems_busy:
         rows["busy"] = (

@@ -13,6 +13,7 @@ from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.compiled import compiled_file
 from fastconv.budget.pacing import PACING
 from fastconv.config.resume import RunFolder
+from fastconv.config.run_store import copy_of
 from fastconv.config.search import running_trial
 from fastconv.data.features import KeptFeatures
 from fastconv.models.tta import views_of
@@ -23,6 +24,7 @@ from fastconv.system import signals as interrupts
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import Interrupted
+from fastconv.system.urls import redacted
 from fastconv.training.calibration import calibrate
 from fastconv.training.callbacks import (
     AverageWeights,
@@ -74,7 +76,8 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         except BaseException as error:
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
-                error.advice = f"go on with: python -m fastconv.train resume={folder.path}"
+                where = redacted(copy_of(folder.config.outputs, folder.path) or str(folder.path))
+                error.advice = f"go on with: python -m fastconv.train resume={where}"
                 saved = Path(folder.path, CHECKPOINT).exists()
                 error.goes_on = error.goes_on or (saved and error.exit_code != interrupts.INTERRUPT_CODE)
             if run.config.trainer.world > 1 and lost_rank(error):

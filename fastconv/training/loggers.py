@@ -165,7 +165,7 @@ def mlflow(config: Config, folder: Path, experiment: str, tracking_uri: str | No
     """
     for package in ("alembic", "mlflow"):  # both print greetings to the terminal
         logging.getLogger(package).setLevel(logging.WARNING)
-    uri = tracking_uri or f"sqlite:///{(Path(config.outputs) / 'mlflow.db').absolute()}"
+    uri = tracking_uri or f"sqlite:///{(config.outputs_folder / 'mlflow.db').absolute()}"
     tag = str(folder.absolute())
     made = MLFlowLogger(experiment, folder.name, tracking_uri=uri, tags={FOLDER_TAG: tag})
     if is_first_rank():

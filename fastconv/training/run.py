@@ -20,6 +20,7 @@ from fastconv.system.console_log import keep_log_in
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
+from fastconv.training.mirror import copied
 from fastconv.training.own_images import CHECKPOINT, images_to_go_on_with, keep_record
 from fastconv.training.plan import plan_run, require_time
 from fastconv.training.run_stream import precompute, stream_in_use
@@ -112,10 +113,12 @@ def carry_out(
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
             elif run.config.resume == "auto":
-                line = f"resume=auto: no run of these settings in {run.config.outputs} is unfinished; this is a new one"
+                there = run.config.outputs_folder
+                line = f"resume=auto: no run of these settings in {there} is unfinished; this is a new one"
                 console.print(line, highlight=False, markup=False)
-            if is_first_rank():
-                keep_log_in(folder.path)
-                keep_record(data, folder)
-            fit(run, console, folder, overrides)
+            with copied(run.config, folder.path, console):
+                if is_first_rank():
+                    keep_log_in(folder.path)
+                    keep_record(data, folder)
+                fit(run, console, folder, overrides)
     return folder.path

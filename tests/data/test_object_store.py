@@ -1,13 +1,14 @@
 """Tars and streams in an object store: an S3 server on this machine, where moto and s3fs are installed."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from harness import SHORT, noise, only_run, run_command, same_weights, sha256s, spec_of
+from harness import RUN, SHORT, noise, only_run, run_command, same_weights, sha256s, spec_of, stop_at
 from PIL import Image
 
 from fastconv.data.configs import Dataset
@@ -114,6 +115,28 @@ def test_a_run_from_the_store_is_the_run_from_disk_and_keeps_no_secret(tmp_path,
         runs.append(only_run(tmp_path / outputs))
     assert same_weights(*runs)
     assert list((tmp_path / "fetched-cache").rglob("*.tar"))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_a_run_is_copied_to_the_store_and_goes_on_from_there(tmp_path, digits_root, monkeypatch):
+    undisturbed = run_command(tmp_path, digits_root, "train", *RUN, "outputs=disk")
+    assert undisturbed.code == 0, undisturbed.err
+    shutil.copytree(digits_root / "arrays", tmp_path / "data" / "arrays")
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 9)
+        stopped = run_command(tmp_path, tmp_path / "data", "train", *RUN, "outputs=s3://bucket/runs")
+    assert stopped.code == 143, stopped.err
+    shutil.rmtree(tmp_path / "data" / "runs")
+    url = stopped.err.strip().rpartition("resume=")[2]
+    assert url.startswith("s3://bucket/runs/digits/")
+    resumed = run_command(tmp_path, tmp_path / "data", "train", f"resume={url}")
+    assert resumed.code == 0, resumed.err
+    run = only_run(next((tmp_path / "data" / "runs").iterdir()))
+    assert same_weights(run, only_run(tmp_path / "disk"))
+    s3fs.S3FileSystem(skip_instance_cache=True).get(url.removeprefix("s3://"), str(tmp_path / "copy"), recursive=True)
+    for name in ("results.json", "last.ckpt", "config.yaml"):
+        assert (run / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 

@@ -1,0 +1,107 @@
+"""Fetches the folder of a run from an object store, to go on with it or to read it."""
+
+import secrets
+import shutil
+import threading
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit, urlunsplit
+
+from fastconv.data.download import transfer, tried
+from fastconv.data.url_place import Place, below
+from fastconv.runs.folder import RunningElsewhereError, hold, is_finished
+from fastconv.runs.results import Results
+from fastconv.system.distributed import from_first_rank
+from fastconv.system.errors import InputError
+from fastconv.system.files import locked, unwritable
+from fastconv.system.settings import is_url
+from fastconv.system.urls import redacted
+
+ADVICE = "Check the address, the network and that you may read there"
+# More is no run.
+MOST_FILES = 100_000
+
+
+def copy_of(outputs: str, folder: Path) -> str | None:
+    """The URL of the copy of a run's folder on this machine; None if `outputs` is not a URL."""
+    return below(outputs, f"{folder.parent.name}/{folder.name}") if is_url(outputs) else None
+
+
+def split_url(url: str, key: str) -> tuple[str, str, str]:
+    """The folder of runs, the data set and the name of a run whose folder has a URL. Raises InputError for another."""
+    parts = urlsplit(url.rstrip("/"))
+    path = PurePosixPath(parts.path)
+    *_, dataset, name = ["", "", *path.parts]
+    if {dataset, name} & {"", "/", "..", "."}:
+        raise InputError(f"{key}={redacted(url)} is not the folder of a run: give {key}=s3://bucket/outputs/mnist/NAME")
+    return urlunsplit(parts._replace(path=str(path.parent.parent).rstrip("."))), dataset, name
+
+
+def fetch_run(url: str, folder: Path, key: str) -> None:
+    """Copy the folder of a run from a store, whole. One on this machine that is as far stays.
+
+    Args:
+        url: of the run's folder.
+        folder: where to put it on this machine.
+        key: the setting that names it.
+
+    Raises InputError for a URL without a run, one that cannot be read, or a disk that cannot be written.
+    """
+    from_first_rank("fetched", lambda: _fetch(url, folder, key))
+
+
+def _fetch(url: str, folder: Path, key: str) -> None:
+    place, closed = Place(url.rstrip("/"), key), threading.Event()
+    files = tried(lambda: _files(place), redacted(url), closed, ADVICE)
+    if "config.yaml" not in files:
+        raise InputError(f"{key}={redacted(url)} is not the folder of a run: it has no config.yaml")
+    aside = folder.with_name(f"{folder.name}.{secrets.token_hex(6)}.part")
+    with locked(folder.parent, f"{folder.name}.fetch"):
+        try:
+            for name, size in files.items():
+                _copy(below(url, name), aside / name, size, key, closed)
+            if not folder.exists():
+                aside.rename(folder)
+            elif not (folder / "config.yaml").exists():
+                raise InputError(f"{folder}, where {redacted(url)} belongs, is not the folder of a run: move it away")
+            elif _progress(folder) < _progress(aside):
+                if (held := hold(folder)) is None:
+                    raise RunningElsewhereError(folder)
+                with held:
+                    shutil.rmtree(folder)
+                    aside.rename(folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _files(place: Place) -> dict[str, int]:
+    """The sizes in bytes of the files of a folder, by their paths there."""
+    place.system.invalidate_cache()
+    root = place.path.rstrip("/")
+    found: dict[str, int] = {}
+    for path, about in place.system.find(place.path, detail=True).items():
+        name = path.removeprefix(root).lstrip("/")
+        if not path.startswith(root) or ".." in PurePosixPath(name).parts or len(found) == MOST_FILES:
+            raise InputError(f"{redacted(place.path)} is not the folder of a run")
+        found[name] = int(about["size"])
+    return found
+
+
+def _copy(url: str, path: Path, size: int, key: str, closed: threading.Event) -> None:
+    place = Place(url, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def copy() -> None:
+        with path.open("wb") as file:
+            transfer(place, file.write, size, closed)
+
+    tried(copy, redacted(url), closed, ADVICE)
+
+
+def _progress(folder: Path) -> tuple[bool, int]:
+    """How far a run has come: whether it is finished, and its steps; -1 if it has not noted them."""
+    try:
+        return is_finished(folder), Results.read(folder).steps or 0
+    except (OSError, ValueError, KeyError):
+        return False, -1

@@ -1,0 +1,99 @@
+"""Copies the folder of a run to an object store after each checkpoint and at the end."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from fastconv.config.run_store import copy_of
+from fastconv.config.schema import Config
+from fastconv.data.download import tried
+from fastconv.data.url_place import Place, below
+from fastconv.system.distributed import is_first_rank
+from fastconv.system.errors import InputError, warn
+from fastconv.system.urls import redacted
+from fastconv.training.own_images import CHECKPOINT
+
+# Seconds between looks for a new checkpoint.
+POLL_SECONDS = 1.0
+# They are sent after all others, in this order: who finds results finds all that belongs to them.
+LAST = ("config.yaml", CHECKPOINT, "results.json")
+ADVICE = "Check outputs, its bucket and that you may write to it"
+
+
+class Mirror:
+    """A copy of a run's folder behind a URL. Only files that have changed are sent, each whole."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self._folder, self._url = folder, url
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._closed = threading.Event()
+
+    def send(self) -> None:
+        """Send what has changed. Raises InputError for a file that cannot be sent."""
+        names = [path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file()]
+        names = [name for name in names if not name.endswith(".part") and not name.startswith(".")]
+        for name in sorted(names, key=lambda name: (LAST.index(name) + 1 if name in LAST else 0, name)):
+            path = self._folder / name
+            try:
+                about = path.stat()
+            except FileNotFoundError:  # replaced or removed meanwhile
+                continue
+            if self._sent.get(name) != (version := (about.st_mtime_ns, about.st_size)):
+                self._put(path, below(self._url, name))
+                self._sent[name] = version
+
+    def _put(self, path: Path, url: str) -> None:
+        place = Place(url, "outputs")
+        tried(lambda: place.put(path), redacted(url), self._closed, ADVICE, does="write")
+
+
+def copied(config: Config, folder: Path, console: Console) -> AbstractContextManager[None]:
+    """Copy a run's folder within the block, as `mirrored` does, if `outputs` is a URL; on the first rank."""
+    url = copy_of(config.outputs, folder)
+    return mirrored(folder, url, console) if url and is_first_rank() else nullcontext()
+
+
+@contextmanager
+def mirrored(folder: Path, url: str, console: Console) -> Iterator[None]:
+    """Within the block, copy a run's folder to a URL after each checkpoint; and all of it at its end.
+
+    A copy that fails meanwhile is a warning. Raises InputError for one that fails at the end of a run that did not.
+    """
+    mirror, ended = Mirror(folder, url), threading.Event()
+
+    def watch() -> None:
+        seen, told = 0, False
+        while not ended.wait(POLL_SECONDS):
+            try:
+                now = (folder / CHECKPOINT).stat().st_mtime_ns
+            except OSError:
+                continue
+            if now != seen:
+                seen = now
+                try:
+                    mirror.send()
+                except InputError as error:
+                    if not told:
+                        warn(f"{error}. The run goes on, and sends it with the next checkpoint")
+                    told = True
+
+    thread = threading.Thread(target=watch, name="mirror", daemon=True)
+    thread.start()
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        ended.set()
+        thread.join()
+        try:
+            mirror.send()
+            console.print(f"copied to {redacted(url)}", highlight=False, markup=False, soft_wrap=True)
+        except InputError as error:
+            line = f"{error}. The run is whole in {folder}: copy it from there"
+            if not failed:
+                raise InputError(line) from error
+            warn(line)
