@@ -41,6 +41,13 @@ def no_search(config: Any) -> None:
     raise InputError("this command has no result to search by: a search is of fastconv.train")
 
 
+def _is_lost_worker(error: RuntimeError) -> bool:
+    """Whether a launcher says that one of its processes has died."""
+    from concurrent.futures import BrokenExecutor  # base class of joblib's error
+
+    return isinstance(error, BrokenExecutor)
+
+
 def command(
     config_name: str,
     doc: str | None,
@@ -132,6 +139,13 @@ def command(
                 if job.full_error or not is_of_files(error):
                     raise
                 fail(of_file(error))
+            except RuntimeError as error:
+                if job.full_error or not _is_lost_worker(error):
+                    raise
+                fail(
+                    "a process of the launcher was killed, as the system does when the memory is full: give the command"
+                    " again, to train with sweep.resume=auto; finished work is kept"
+                )
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()
