@@ -26,6 +26,7 @@ from fastconv.config.prerequisites import check_data, require_loggers, require_w
 from fastconv.config.restart import of_restarted_job
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
+from fastconv.config.search_storage import require_optuna
 from fastconv.config.trust import GIVEN
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
@@ -59,11 +60,12 @@ def check_run(config: Config, begun: bool = False) -> Splits:
 
 
 def check_search(config: Config) -> None:
-    """Raise InputError for a search that cannot work, or that would choose by the test images."""
+    """Raise InputError for a search that cannot work here, or that would choose by the test images."""
     if config.validate.on != "holdout":
         raise InputError("a search must not look at the test images: set dataset.holdout=0.1 and validate.on=holdout")
     if config.dry_run:
         raise InputError("dry_run=true is not possible in a search: a plan has no accuracy to compare")
+    require_optuna()
 
 
 def report(config: Config, sweep: Path) -> bool:

@@ -27,7 +27,6 @@ from fastconv.config.overrides import (
     without_hydra,
 )
 from fastconv.config.search_space import Dimension, dimension
-from fastconv.config.search_storage import require_optuna
 from fastconv.config.sweeps import Sweep
 from fastconv.config.text import as_typed
 from fastconv.system.errors import InputError
@@ -276,12 +275,11 @@ def _checked_search(
     Of numbers, the least and the greatest are tried.
     """
     shared = _composed(config_name, fixed, "the search", check)[1]
-    check_search(shared)
     if not space:
         raise InputError("a search needs settings to vary: give values, such as optimizer.max_lr=interval(0.1,1)")
     for each in space:
         for value in each.tried():
             text = f"{each.key}={value}"
             _composed(config_name, [*fixed, text], text, check)
-    require_optuna()
+    check_search(shared)
     return shared

@@ -42,6 +42,18 @@ def no_search(config: Any) -> None:
     raise InputError("this command has no result to search by: a search is of fastconv.train")
 
 
+def _is_of_submitit(error: BaseException) -> bool:
+    """Whether an error is one of submitit's own, such as that a job ended without a result."""
+    return type(error).__module__.startswith("submitit.")
+
+
+def _is_lost_worker(error: RuntimeError) -> bool:
+    """Whether a launcher says that one of its processes has died."""
+    from concurrent.futures import BrokenExecutor  # base class of joblib's error
+
+    return isinstance(error, BrokenExecutor)
+
+
 def command(
     config_name: str,
     doc: str | None,
@@ -138,10 +150,15 @@ def command(
                     raise
                 fail(of_file(error))
             except RuntimeError as error:
-                if job.full_error or not type(error).__module__.startswith("submitit."):
+                if job.full_error or not (_is_lost_worker(error) or _is_of_submitit(error)):
                     raise
-                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                fail(f"a job ended without a result ({why}): go on with the same command and sweep.resume=auto")
+                if _is_of_submitit(error):
+                    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                    fail(f"a job ended without a result ({why}): go on with the same command and sweep.resume=auto")
+                fail(
+                    "a process of the launcher was killed, as the system does when the memory is full: give the command"
+                    " again, to train with sweep.resume=auto; finished work is kept"
+                )
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,9 +41,9 @@ def start(name, folder, data, *overrides):
 
 
 def in_manifest(root):
-    """Paths of the shards that the manifest of the only stream in a folder names."""
-    found = list(root.glob("*/manifest.json"))
-    return [found[0].parent / name for name in json.loads(found[0].read_text())["shards"]] if found else []
+    """Paths of the shards that the manifests of the only stream in a folder name: its own, and those of its parts."""
+    found = root.glob("*/manifest.json*")
+    return [each.parent / name for each in found for name in json.loads(each.read_text())["shards"]]
 
 
 def test_a_killed_precompute_goes_on_where_it_was(tmp_path, digits_root):
@@ -76,9 +78,13 @@ def test_a_killed_precompute_goes_on_where_it_was(tmp_path, digits_root):
     assert min(kept_counts) < EPOCHS, "some were killed half-way"
 
 
-def test_four_runs_at_once_write_a_stream_once(tmp_path, digits_root):
-    overrides = (*SMALL, "trainer.num_threads=1", "budget.seconds=null", "schedule.max_epochs=0.5", "stream.epochs=300")
-    streams = tmp_path / "streams"
+PARTS = ("-m", "part=0,1,2,3", "parts=4", *SMALL)
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
+
+
+@contextmanager
+def watched(streams):
+    """Yields the versions of each shard below a folder, (inode, time of change), as a thread sees them appear."""
     written, ended = {}, threading.Event()
 
     def watch():
@@ -90,10 +96,69 @@ def test_four_runs_at_once_write_a_stream_once(tmp_path, digits_root):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    processes = [start("train", tmp_path, digits_root, *overrides, f"stream.root={streams}") for _ in range(4)]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    ended.set()
-    watcher.join()
+    try:
+        yield written
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@pytest.mark.parametrize("launcher", [(), JOBLIB], ids=["one process", "joblib"])
+def test_the_parts_of_a_sweep_write_each_shard_once(tmp_path, digits_root, launcher):
+    assert run_command(tmp_path, digits_root, "precompute", *SMALL, "stream.epochs=40", "stream.root=right").code == 0
+    streams = tmp_path / "streams"
+    overrides = (*PARTS, "stream.epochs=40", f"stream.root={streams}", *launcher)
+    with watched(streams) as written:
+        process = start("precompute", tmp_path, digits_root, *overrides)
+        error = process.communicate()[1]
+    assert (process.returncode, error) == (0, "")
+    assert len(written) == 40
+    assert {len(versions) for versions in written.values()} == {1}
+    assert sha256s(streams) == sha256s(tmp_path / "right")
+    assert len(in_manifest(streams)) == 40
+    assert [path.name for path in streams.glob("*/manifest*")] == ["manifest.json"]
+    assert not (tmp_path / "outputs").exists(), "no folder of a sweep is left"
+
+
+def workers_of(process):
+    """The process ids of joblib's workers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"popen_loky" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def test_a_killed_part_is_done_again(tmp_path, digits_root):
+    whole = (*SMALL, f"stream.epochs={EPOCHS}")
+    assert run_command(tmp_path, digits_root, "precompute", *whole, "stream.root=right").code == 0
+    streams = tmp_path / "streams"
+    overrides = (*PARTS, f"stream.epochs={EPOCHS}", f"stream.root={streams}", *JOBLIB[:1], "hydra.launcher.n_jobs=2")
+    process = start("precompute", tmp_path, digits_root, *overrides)
+    while len(list(streams.glob("*/epoch-*"))) < EPOCHS // 10 and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    error = process.communicate()[1]
+    assert process.returncode == 1
+    assert error.startswith("fastconv: a process of the launcher was killed")
+    assert error.count("\n") == 1
+    done = {path: path.stat().st_mtime_ns for path in in_manifest(streams)}
+    assert len(done) < EPOCHS
+    again = start("precompute", tmp_path, digits_root, *overrides)
+    assert (again.communicate()[1], again.returncode) == ("", 0)
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "finished shards are not written again"
+    assert sha256s(streams) == sha256s(tmp_path / "right")
+    assert len(in_manifest(streams)) == EPOCHS
+
+
+def test_four_runs_at_once_write_a_stream_once(tmp_path, digits_root):
+    overrides = (*SMALL, "trainer.num_threads=1", "budget.seconds=null", "schedule.max_epochs=0.5", "stream.epochs=300")
+    streams = tmp_path / "streams"
+    with watched(streams) as written:
+        processes = [start("train", tmp_path, digits_root, *overrides, f"stream.root={streams}") for _ in range(4)]
+        errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors
     assert len(written) == 300
     assert {len(versions) for versions in written.values()} == {1}
