@@ -328,13 +328,6 @@ def test_bad_combinations_get_one_line(command, tmp_path, monkeypatch, overrides
     assert files(tmp_path) == []
 
 
-def test_a_sweep_on_several_devices_is_refused(command, tmp_path):
-    ended = command("train", "-m", "trainer=ddp", "trainer.accelerator=cpu", "seed=0,1")
-    assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert "a sweep cannot train on several devices: start a command for each value" in ended.err
-    assert files(tmp_path) == []
-
-
 def test_each_failing_job_of_a_sweep_gets_one_line(command, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ended = command("train", "-m", "trainer=gpu", "seed=0,1")
