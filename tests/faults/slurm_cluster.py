@@ -144,5 +144,6 @@ def wait_for(happened, otherwise: str, seconds: float = 120.0) -> None:
 if __name__ == "__main__":
     if absent := missing():
         sys.exit(absent)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the daemons end too
     with slurm_cluster(Path(sys.argv[1]).absolute()) as found:
         sys.exit(subprocess.run(sys.argv[2:], env={**os.environ, **found}).returncode)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from faults.slurm_cluster import missing, slurm_cluster
 from harness import RUN, SCRIPT, STEPS, only_run, same_weights
-from slurm_cluster import missing, slurm_cluster
 
 from fastconv.runs.folder import is_finished
 from fastconv.runs.results import Results

@@ -131,6 +131,7 @@ def test_a_machine_that_joins_takes_part(tmp_path, digits_root, undisturbed):
         for node, process in zip(nodes, (first, second), strict=True):
             assert process.wait(900) == 0, (node.folder / "err.txt").read_text()
     run = only_run(tmp_path / "first")
-    assert (Results.read(run).steps, Results.read(run).resumed) == (STEPS, 1)
+    assert Results.read(run).steps == STEPS
+    assert Results.read(run).resumed >= 1
     assert list(record.glob("1-*.csv")), "two ranks ended the run"
     assert_same_weights(run, undisturbed)
