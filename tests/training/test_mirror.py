@@ -9,6 +9,7 @@ from harness import RUN, only_run, run_command, same_weights, stop_at
 
 from fastconv.data.url_place import Place
 from fastconv.runs.results import Results
+from fastconv.training.mirror import Mirror
 
 STORE = "memory://store/runs"
 
@@ -76,6 +77,22 @@ def test_a_run_goes_on_on_another_machine(tmp_path, machine, store, monkeypatch)
     again = first("train", f"resume={url}", "data=data")
     assert (again.code, again.err.count("\n")) == (1, 1)
     assert "is finished: there is nothing to go on with" in again.err
+
+
+def test_results_are_sent_last_and_only_what_has_changed_is_sent_again(tmp_path, store, monkeypatch):
+    names = ["results.json", "a.txt", "last.ckpt", "z/z.png", "config.yaml", ".lock", "last.ckpt.01.part"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    sent, put = [], Place.put
+    monkeypatch.setattr(Place, "put", lambda place, path: (sent.append(path.name), put(place, path)))
+    mirror = Mirror(tmp_path, f"{STORE}/digits/a")
+    mirror.send()
+    assert sent == ["a.txt", "z.png", "config.yaml", "last.ckpt", "results.json"]
+    assert store() == [f"/store/runs/digits/a/{name}" for name in sorted(names[:5])]
+    (tmp_path / "results.json").write_text("more")
+    mirror.send()
+    assert sent[5:] == ["results.json"]
 
 
 def test_a_store_that_fails_is_told_of_and_the_run_stays(tmp_path, machine, store, monkeypatch):

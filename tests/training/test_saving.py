@@ -110,15 +110,12 @@ def test_a_stop_longer_than_the_budget_ends_the_schedule(command, tmp_path, monk
 @pytest.mark.parametrize(
     ("name", "key", "more"),
     [
-        ("train", "outputs", TINY),
         ("audit", "data", ()),
         ("train", "stream.cache", TINY),
         ("compare", "page", ()),
-        ("evaluate", "run", ()),
         ("predict", "out", ("run=.", "images=.")),
         ("explain", "folder", ("run=.",)),
         ("export", "data", ("run=.",)),
-        ("train", "resume", ()),
         ("train", "sweep.resume", ("-m", "seed=1,2", *TINY)),
         ("train", "hydra.run.dir", TINY),
         ("train", "hydra.sweep.dir", ("-m", "seed=1,2", *TINY)),
