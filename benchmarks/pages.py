@@ -121,15 +121,6 @@ def unfitted() -> list[dict[str, object]]:
     return sorted(found, key=lambda each: (str(each["machine"]), str(each["case"])))
 
 
-def article() -> dict[str, dict[bool, Row]]:
-    """The kept runs of the article's recipe by data set, with augmentation and without."""
-    found: dict[str, dict[bool, Row]] = {}
-    for path in sorted((RESULTS / "article").glob("results-*.json")):
-        run = json.loads(path.read_text())
-        found.setdefault(run["dataset"], {})["augment=standard" in run["overrides"]] = run
-    return found
-
-
 def gain(found: list[Row], base: list[Row], column: str = "accuracy") -> str:
     """Points that runs have more than those of equal seed, with half of the 95 % interval; bold if significant."""
     theirs = {row["seed"]: 100 * float(row[column]) for row in base}
@@ -258,7 +249,7 @@ TABLES = {
 
 def made() -> dict[Path, str]:
     """The content of every file that follows from the rows."""
-    given = (rows, score, each, span, mean, networks, middle, ratio, rounds, unfitted, article, gain, effect, doubled,
+    given = (rows, score, each, span, mean, networks, middle, ratio, rounds, unfitted, gain, effect, doubled,
              longer, kept_runs, measured, difference, differing, interval)  # fmt: skip
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True,

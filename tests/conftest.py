@@ -33,6 +33,15 @@ def one_thread() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_bf16() -> Iterator[None]:
+    """Processors with fast bf16 choose it by themselves; tests compute the same numbers on all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+            patch.setattr(torch.cpu, name, lambda: False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def direct_convolutions() -> Iterator[None]:
     """A command sets whether its process uses Winograd's convolutions; the next test begins with direct ones."""

@@ -37,7 +37,7 @@ def test_the_page_has_all_its_parts(swept):
         assert f">{column}</th>" in table
     assert table.count("<tr>") == 3, "a header, and a row with and one without augmentation"
     assert "batch_size=64 dataset.crop_padding=1 dataset.cutout_size=3 stream=online" in table
-    alts = re.findall(r'<img class="drawn" src="data:image/webp;base64,[^"]+" alt="(.*?)">', page)
+    alts = re.findall(r'<img class="drawn[^"]*" src="data:image/webp;base64,[^"]+" alt="(.*?)">', page)
     shown = [f"Heatmaps of digits: Grad-CAM of the {layer}, {scale}" for layer in ("last block", "block before it")
              for scale in ("each on its own scale", "all on one scale")]  # fmt: skip
     assert alts == ["digits: curves", "Augmented images of digits", *shown]

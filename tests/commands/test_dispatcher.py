@@ -79,7 +79,7 @@ def test_a_command_is_run_as_by_its_module(tmp_path):
         "import sys; sys.argv = ['fastconv', 'compare', 'runs=nowhere']; from fastconv.__main__ import main; main()"
     )
     ended = in_a_process("-c", script, cwd=tmp_path, check=False)
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (1, "fastconv: reading nowhere\n")
     assert ended.stderr.startswith("fastconv: runs=nowhere is not a folder")
     assert ended.stderr.count("\n") == 1
     with mock.patch("runpy.run_module") as run, mock.patch.object(sys, "argv", ["fastconv", "train", "seed=1"]):

@@ -89,7 +89,7 @@ def test_missing_labels_are_left_out_and_counted(tmp_path):
     assert classes == ("0.0", "1.0")
     assert sorted(train) == [at for at in range(COUNT) if at != 3]
     given = Dataset(name="own", source="arrays", root=f"{tmp_path}/own.npz")
-    assert load(given, tmp_path / "data")[0].note == "left out: 1 of 12 images have no label, such as image 3"
+    assert load(given, tmp_path / "data")[0].note == "left out: 1 of 12 images has no label, such as image 3"
 
 
 OBJECTS = np.empty(COUNT, object)
