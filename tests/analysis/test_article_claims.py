@@ -49,6 +49,8 @@ def test_seconds_suffice_if_all_epochs_fit():
     fast = judged(rows((94, 94), (93, 93)))["1000"]
     assert (fast.verdict, fast.found, fast.n) == ("yes", "30.0 s (30.0 to 30.0)", 4)
     assert judged(rows((94, 94), (93, 93), seconds=5000.0))["1000"].verdict == "no"
+    mixed = judged([*rows((94,), (93,), seconds=1100.0), *rows((94,), (), seconds=900.0)])["1000"]
+    assert (mixed.verdict, mixed.found) == ("not told", "1033.3 s (900.0 to 1100.0)")
     cut = judged(rows((94, 94), (93, 93), seconds=999.0, epochs=6.2, ended_by="budget"))["1000"]
     assert (cut.verdict, cut.found) == ("no", "999.0 s (999.0 to 999.0); time ended 4 of 4 runs, after 6.2 epochs")
     short = judged(rows((94, 94), (93, 93), seconds=100.0, epochs=1.2, ended_by="budget"))["1000"]

@@ -131,7 +131,7 @@ def sections(
 VERDICTS = (
     "Yes or no only if the whole 95 % interval over the seeds (Student's t) is on one side; otherwise it is not told."
     " One interval in twenty misses by chance. With one seed the interval is over the images, and the verdict says so:"
-    " another seed may differ by more."
+    " another seed may differ by more. Seconds are told of all runs: the shortest to the longest."
 )
 
 
