@@ -38,7 +38,7 @@ class Trial:
     drawn: Any
     """The study's trial."""
     held: "BaseFileLock"
-    """Held while the trial is run: whoever can take it knows that the process has died."""
+    """Held while the trial is run: a process that can take it knows that the one before has died."""
     reported: set[int] = field(default_factory=set)
 
     def report(self, part: int, score: float) -> None:

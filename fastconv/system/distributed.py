@@ -257,7 +257,7 @@ def world() -> int:
 def end_after_first_rank() -> None:
     """End this process with code 1, after the first one has had time to say why all of them end.
 
-    Whoever started them ends all processes of a run as soon as one has failed.
+    torchrun, srun or the first rank, which started them, ends all processes of a run as soon as one has failed.
     """
     parent, deadline = os.getppid(), time.monotonic() + WAIT_FOR_FIRST_RANK
     if started_together():
