@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -94,15 +95,26 @@ class Table:
     sortable: bool = False
 
     def is_text(self, column: int) -> bool:
-        """Whether a column behind the first one holds words, which are aligned to the left, and no number."""
-        cells = [text for row in self.rows if (text := str(row[column]).strip(" -"))]
-        return column > 0 and bool(cells) and not any(re.match(r"[+±]? ?[\d.]", text) for text in cells)
+        """Whether a column behind the first one is aligned to the left: it has no number, or cells of several lines."""
+        return self._text_columns[column]
+
+    @cached_property
+    def _text_columns(self) -> list[bool]:
+        found = [False] * len(self.header)
+        for column in range(1, len(self.header)):
+            cells = [text for row in self.rows if (text := str(row[column]).strip(" -"))]
+            has_numbers = any(re.match(r"[+±]? ?[\d.]", text) for text in cells)
+            found[column] = any(map(is_long, cells)) or (bool(cells) and not has_numbers)
+        return found
 
     def classes(self, cell: str | Cell, column: int) -> str:
-        """The classes of a cell: `text` for one of a column of words, `words` for one of several lines."""
-        text = str(cell)
-        is_long = " " in text and len(text) > LONG
-        return " ".join(["text"] * self.is_text(column) + ["words"] * is_long)
+        """The classes of a cell: `text` for one of a column of text, `words` for one of several lines."""
+        return " ".join(["text"] * self.is_text(column) + ["words"] * is_long(str(cell)))
+
+
+def is_long(text: str) -> bool:
+    """Whether a cell may take several lines, and is then aligned to the left."""
+    return " " in text and len(text) > LONG
 
 
 def render(template: str, **values: object) -> str:

@@ -50,14 +50,15 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
 
 def test_a_column_of_words_is_aligned_to_the_left():
     rows = [
-        ["1", "best", "1,910", "-", "± 0.2 %"],
-        ["b", Cell("a longer verdict of several words", "good"), "-", "-", "+1"],
+        ["1", "best", "1,910", "-", "± 0.2 %", "+0.5 (+0.1 to +0.9 over the images)"],
+        ["b", Cell("a longer verdict of several words", "good"), "-", "-", "+1", "+0.1"],
     ]
-    table = Table(["run", "verdict", "images/s", "none", "gain"], rows)
-    assert [table.is_text(at) for at in range(5)] == [False, True, False, False, False]
+    table = Table(["run", "verdict", "images/s", "none", "gain", "interval"], rows)
+    assert [table.is_text(at) for at in range(6)] == [False, True, False, False, False, True]
     assert table.classes("best", 1) == "text"
     assert table.classes(rows[1][1], 1) == "text words"
     assert table.classes("1,910", 2) == ""
+    assert table.classes("+0.1", 5) == "text", "its column has sentences, whose lines begin at the left"
 
 
 @pytest.mark.parametrize(("width", "size"), [(500, "small"), (700, "medium"), (1000, "large")])
