@@ -212,11 +212,11 @@ class Article:
 
 
 INTRODUCTION = """\
-# The article, whole
+# The article's experiment
 
-DavidNet by the article's recipe on its three data sets, with and without augmentation. `make article` adds the runs
-that a machine lacks and writes this page, and [the same with all measures]({}) as one file. The rows are in
-[rows.csv]({}), those of the heatmaps in [measures.csv]({}).
+DavidNet by the article's recipe on its three data sets, with and without augmentation. `make article` trains the runs
+that this machine lacks and writes this page, and [the same with all measures]({}) as one file. The results are in
+[rows.csv]({}), the measures of the heatmaps in [measures.csv]({}).
 """
 
 
@@ -225,7 +225,7 @@ def markdown(parts: list[Section], results: Path, folder: Path) -> str:
     names = ("article.html", "rows.csv", "measures.csv")
     lines = [INTRODUCTION.format(*(os.path.relpath(results / name, folder) for name in names))]
     for part in parts:
-        lines += [f"## {part.heading}", "", *(f"{note}\n" for note in part.notes)]
+        lines += [f"## {part.heading}", "", *(f"{as_code(note)}\n" for note in part.notes)]
         if part.table:
             lines += [row_text(part.table.header), "|" + " --- |" * len(part.table.header)]
             lines += [*map(row_text, part.table.rows), ""]
@@ -236,7 +236,12 @@ def markdown(parts: list[Section], results: Path, folder: Path) -> str:
 
 def row_text(cells: object) -> str:
     texts = [str(each).replace("|", "\\|") for each in cells]
-    return f"| {' | '.join(f'`{text}`' if text.startswith('python ') else text for text in texts)} |"
+    return f"| {' | '.join(map(as_code, texts))} |"
+
+
+def as_code(text: str) -> str:
+    """A command as code; any other text as it is."""
+    return f"`{text}`" if text.startswith("python ") else text
 
 
 def in_process(name: str, *arguments: str) -> None:

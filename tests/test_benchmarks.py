@@ -227,7 +227,7 @@ def test_the_article_is_run_and_gone_on_with(digits_here, tmp_path, monkeypatch)
     }
     text = (tmp_path / "results" / "article.md").read_text()
     assert re.findall("^## ([^:\n]*)", text, re.M) == [
-        "Results", "What holds of the article", "Accuracy against epochs", "digits", "Measures of the heatmaps",
+        "Results", "The article's claims", "Accuracy against epochs", "digits", "Measures of the heatmaps",
         "How to make this page",
     ]  # fmt: skip
     pictures = re.findall(r"^!\[.+\]\((.+)\)$", text, re.M)

@@ -31,12 +31,12 @@ def judged(some, measures=()):
         # Differences 1.0, 1.2 and 0.8: mean 1, standard deviation 0.2, half an interval 4.3027 * 0.2 / sqrt(3) = 0.497.
         ((93.0, 92.8, 93.2), "yes", "+1.00 (+0.50 to +1.50)"),
         ((95.0, 95.2, 94.8), "no", "-1.00 (-1.50 to -0.50)"),
-        ((93.0, 94.0, 95.0), "not told", "+0.00 (-2.48 to +2.48)"),
+        ((93.0, 94.0, 95.0), "undecided", "+0.00 (-2.48 to +2.48)"),
         # 1.96 * sqrt((0.94 * 0.06 + 0.93 * 0.07) / 10,000) = 0.684 points.
         ((93.0,), "yes (one seed)", "+1.00 (+0.32 to +1.68 over the images; n = 1)"),
         ((94.9,), "no (one seed)", "-0.90 (-1.53 to -0.27 over the images; n = 1)"),
-        ((93.5,), "not told", "+0.50 (-0.17 to +1.17 over the images; n = 1)"),
-        ((), "not told", "not measured"),
+        ((93.5,), "undecided", "+0.50 (-0.17 to +1.17 over the images; n = 1)"),
+        ((), "undecided", "not measured"),
     ],
 )
 def test_augmentation_is_judged_by_pairs_of_seeds(without, verdict, found):
@@ -50,20 +50,20 @@ def test_seconds_suffice_if_all_epochs_fit():
     assert (fast.verdict, fast.found, fast.n) == ("yes", "30.0 s (30.0 to 30.0)", 4)
     assert judged(rows((94, 94), (93, 93), seconds=5000.0))["1000"].verdict == "no"
     mixed = judged([*rows((94,), (93,), seconds=1100.0), *rows((94,), (), seconds=900.0)])["1000"]
-    assert (mixed.verdict, mixed.found) == ("not told", "1033.3 s (900.0 to 1100.0)")
+    assert (mixed.verdict, mixed.found) == ("undecided", "1033.3 s (900.0 to 1100.0)")
     cut = judged(rows((94, 94), (93, 93), seconds=999.0, epochs=6.2, ended_by="budget"))["1000"]
     assert (cut.verdict, cut.found) == ("no", "999.0 s (999.0 to 999.0); time ended 4 of 4 runs, after 6.2 epochs")
     short = judged(rows((94, 94), (93, 93), seconds=100.0, epochs=1.2, ended_by="budget"))["1000"]
-    assert short.verdict == "not told", "a shorter limit says nothing about 1000 s"
+    assert short.verdict == "undecided", "a shorter limit says nothing about 1000 s"
 
 
 @pytest.mark.parametrize(("percent", "verdict"), [(94.08, "yes"), (93.9, "no")])
 def test_near_is_a_multiple_of_the_published_error(percent, verdict):
-    claim = judged(rows((percent, percent), (90, 90)))["It"]
+    claim = judged(rows((percent, percent), (90, 90)))["The"]
     assert (claim.verdict, claim.n) == (verdict, 2)
     assert claim.found.startswith(f"{(100 - percent) / 4:.2f} ")
     assert "https://arxiv.org/abs/2404.00498" in claim.measurement
-    assert "It" not in judged(rows((99, 99), (98, 98), dataset="digits")), "nobody published one"
+    assert "The" not in judged(rows((99, 99), (98, 98), dataset="digits")), "nobody published one"
 
 
 def measure(value, way, seed, key="on_object", method="grad_cam", max_epochs=25.0):
@@ -89,7 +89,7 @@ def test_heatmaps_of_one_seed_are_judged_over_the_images():
     assert (found.verdict, found.found) == ("yes (one seed)", "+0.100 (+0.045 to +0.155 over the images; n = 1)")
     unknown = [measure(0.6 + 0.1 * way, way, 0) for way in (False, True)]
     found = next(each for each in claims(both[0].setup, rows((94,), (93,)), unknown) if each.claim.startswith("Heat"))
-    assert (found.verdict, found.found) == ("not told", "+0.100 (no interval: n = 1)")
+    assert (found.verdict, found.found) == ("undecided", "+0.100 (no interval: n = 1)")
 
 
 def test_what_differs_is_kept_apart():

@@ -1,4 +1,4 @@
-"""The article's claims, each with the measurement that decides it: yes, no, or not told."""
+"""The article's claims, each with the measurement that decides it: yes, no, or undecided."""
 
 import dataclasses
 import math
@@ -11,13 +11,13 @@ from fastconv.analysis.comparison.statistics import Summary, summarise
 
 # Seconds of training and validation that the article has for a run.
 ARTICLE_SECONDS = 1000.0
-# A run that its time ended before the last epoch, and after this share of the article's seconds, did not fit.
+# A run that ran out of time before the last epoch, after at least this share of the article's seconds, did not fit.
 USED_UP = 0.99
 # An error rate is near another if it is at most this multiple of it. (DavidNet's published 94.08 % on CIFAR-10 is 1.48
 # times the error of the ResNet-18 below.)
 NEAR = 1.5
-YES, NO, NOT_TOLD = "yes", "no", "not told"
-# Added to a verdict that rests on the test images of one seed: other seeds may differ by more than these tell.
+YES, NO, UNDECIDED = "yes", "no", "undecided"
+# Added to a verdict that rests on the test images of one seed: other seeds may differ by more than its images show.
 ONE_SEED = " (one seed)"
 # The measures by which a heatmap is more sensible, higher is better: where the object is known, its share of the
 # evidence; else by how much the pixels that it shows matter more than random ones.
@@ -27,7 +27,7 @@ LAYERS = {"grad_cam": "Grad-CAM of the last block", "grad_cam_fine": "Grad-CAM o
 
 @dataclass(frozen=True)
 class Published:
-    """An accuracy in percent that others published for a single network without other images, and where."""
+    """A published accuracy in percent, of a single network without further training images, and its source."""
 
     percent: float
     network: str
@@ -45,7 +45,7 @@ TEST_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim for a data set: the verdict, what was measured and found, over how many, and how to measure it again."""
+    """A claim about a data set: the verdict, the measurement, its result and n, and the command that repeats it."""
 
     claim: str
     dataset: str
@@ -74,11 +74,11 @@ def claims(setup: Setup, rows: Sequence[Row], measures: Sequence[Measure]) -> li
 
 
 def verdict(change: Summary, threshold: float = 0.0) -> str:
-    """Say whether a mean is above a threshold: yes or no if its whole 95 % interval is on one side, else not told."""
+    """Say whether a mean is above a threshold: yes or no if its whole 95 % interval is on one side, else undecided."""
     basis = ONE_SEED if change.n == 1 else ""
     if change.mean - change.half > threshold:
         return YES + basis
-    return NO + basis if change.mean + change.half < threshold else NOT_TOLD
+    return NO + basis if change.mean + change.half < threshold else UNDECIDED
 
 
 def interval(summary: Summary, pattern: str, unit: str = "") -> str:
@@ -108,7 +108,7 @@ def half_over_images(accuracies: Sequence[float]) -> float:
 def command(setup: Setup, dataset: str) -> str:
     """Return the command that measures a data set's rows of a setup anew, on the machine that it is typed on.
 
-    It is empty for runs that their time limited instead of their epochs: benchmarks/article.py trains none.
+    It is empty for runs that ended by time instead of epochs: benchmarks/article.py trains none.
     """
     if not setup.max_epochs:
         return ""
@@ -118,7 +118,7 @@ def command(setup: Setup, dataset: str) -> str:
 
 
 def gain_by_epochs(rows: Sequence[Row], setup: Setup) -> list[tuple[Setup, str, Summary, Summary, Summary]]:
-    """Compare both ways at every number of epochs, with all else as in a setup.
+    """Compare training with and without augmentation at every number of epochs, with all else as in a setup.
 
     Returns (setup, data set, accuracy without augmentation, with it, difference by seed), all in percent.
     """
@@ -149,7 +149,7 @@ def _augmentation_helps(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
         "Accuracy is lower without augmentation",
         dataset,
         verdict(gain),
-        "test accuracy with augmentation less that without, in points, by seed",
+        "test accuracy with augmentation minus that without, in points, paired by seed",
         interval(gain, "+.2f"),
         gain.n,
         command(setup, dataset),
@@ -167,7 +167,7 @@ def _measure_gain(measures: Sequence[Measure]) -> Summary:
 
 def _opposite(answer: str) -> str:
     first, space, basis = answer.partition(" ")
-    return answer if answer == NOT_TOLD else {YES: NO, NO: YES}[first] + space + basis
+    return answer if answer == UNDECIDED else {YES: NO, NO: YES}[first] + space + basis
 
 
 def _heatmaps_are_sensible(setup: Setup, dataset: str, measures: list[Measure]) -> list[Claim]:
@@ -182,7 +182,7 @@ def _heatmaps_are_sensible(setup: Setup, dataset: str, measures: list[Measure]) 
                 "Heatmaps lie on a more sensible part of the image with augmentation",
                 dataset,
                 verdict(change),
-                f"{title}: {what}, with augmentation less without, by seed",
+                f"{title}: {what}, with augmentation minus without, paired by seed",
                 interval(change, "+.3f"),
                 change.n,
                 command(setup, dataset),
@@ -194,15 +194,15 @@ def _heatmaps_are_sensible(setup: Setup, dataset: str, measures: list[Measure]) 
 def _seconds_suffice(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     seconds = summarise(row.seconds for row in rows)
     cut = [row for row in rows if not row.is_whole]
-    # Of the runs, not of their mean: how long each of them took is known.
+    # The range of the runs instead of an interval of their mean: how long each of them took is known.
     times = [row.seconds for row in rows]
     text = f"{seconds.mean:.1f} s ({min(times):.1f} to {max(times):.1f})"
     if cut:
         out_of_time = any(row.seconds >= USED_UP * ARTICLE_SECONDS for row in cut)
         text += f"; time ended {len(cut)} of {len(rows)} runs, after {min(row.epochs for row in cut):.1f} epochs"
-        answer = NO if out_of_time else NOT_TOLD
+        answer = NO if out_of_time else UNDECIDED
     else:
-        answer = YES if max(times) <= ARTICLE_SECONDS else NO if min(times) > ARTICLE_SECONDS else NOT_TOLD
+        answer = YES if max(times) <= ARTICLE_SECONDS else NO if min(times) > ARTICLE_SECONDS else UNDECIDED
     return Claim(
         f"{ARTICLE_SECONDS:g} s are enough",
         dataset,
@@ -221,7 +221,7 @@ def _is_near(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     if ratio.n == 1:
         ratio = dataclasses.replace(ratio, half_of_one=half_over_images([row.accuracy for row in rows]) / error)
     return Claim(
-        "It is near the state of the art",
+        "The error is near the state of the art",
         dataset,
         _opposite(verdict(ratio, NEAR)),
         f"test error with augmentation, as a multiple of {error:.1f} % ({known.network}, {known.source}); near is at"

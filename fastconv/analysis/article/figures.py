@@ -25,7 +25,7 @@ EFFECTS = {
 
 
 def draw_epochs(rows: Sequence[Row], setup: Setup, path: Path) -> bool:
-    """Plot accuracy against epochs, each a run of its own, with and without augmentation.
+    """Plot accuracy against epochs, each number a run of its own, with and without augmentation.
 
     Returns whether there was anything to draw: a data set with runs of two lengths.
     """
@@ -67,9 +67,9 @@ def figures_of(dataset: str, curves: Path, augmented: Path, effects: Path | None
         augmented: the file of the augmented images.
         effects: the folder with the figures of heatmaps, or None.
     """
-    text = "Loss and accuracy over the epochs (lines: training images as augmented; dots: test images, for looking"
-    wanted = [(curves, f"{dataset}: curves", f"{text} only), and the learning rate as it was.")]
-    text = "The first images of the training stream: padded and cropped, flipped, cut out."
+    text = "Loss and accuracy over the epochs (lines: training images; dots: test images, which decide nothing), and"
+    wanted = [(curves, f"{dataset}: curves", f"{text} the learning rate.")]
+    text = "The first images of the training stream: padded and cropped, flipped, with cutout."
     wanted.append((augmented, f"Augmented images of {dataset}", text))
     for (method, own_scale), name in EFFECTS.items() if effects else ():
         scale = "each on its own scale" if own_scale else "all on one scale"

@@ -24,7 +24,7 @@ HEATMAPS: tuple[str, ...] = ()
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, then notes, a table, and figures, as far as there are any."""
+    """A part of the page: a heading, then notes, and a table and figures if there are any."""
 
     heading: str
     notes: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ def first_pair(runs: Mapping[Path, Row], dataset: str) -> dict[bool, Path]:
 
 
 def problems(entries: Sequence[Entry]) -> list[str]:
-    """Say of each run that has no result why."""
+    """Say why runs have no result."""
     return [f"{entry.setting('dataset')}, {entry.folder.name}: {entry.problem}" for entry in entries if entry.problem]
 
 
@@ -107,14 +107,14 @@ def sections(
         methods: whose measures are shown; None for all.
     """
     first, *others = setups(rows)
-    note = "Test split, scored once a run, at its end. Mean ± standard deviation over n seeds; seconds are those of"
-    found = [Section("Results", [f"{note} training and validation. Commits: {', '.join(commits(rows))}."],
+    note = "Test split, scored once at the end of each run. Mean ± standard deviation over n seeds; seconds are those"
+    found = [Section("Results", [f"{note} of training and validation. Commits: {', '.join(commits(rows))}."],
                      results_table(rows))]  # fmt: skip
     for setup in [first, *(each for each in others if each.max_epochs == first.max_epochs)]:
         judged = claims_table(claims(setup, rows, measures))
-        found.append(Section(f"What holds of the article: {setup}", [VERDICTS], judged))
+        found.append(Section(f"The article's claims: {setup}", [VERDICTS], judged))
     if draw_epochs(rows, first, epochs):
-        text = "Each point is a run of its own, whose learning rate ends with it. Dots: seeds; lines: their means."
+        text = "Each point is a run of its own with a whole learning-rate cycle. Dots: seeds; lines: their means."
         figure = Figure(epochs, "Test accuracy against epochs, with and without augmentation", text)
         found.append(Section("Accuracy against epochs", [], epochs_table(rows, first), [figure]))
     for dataset, some in figures.items():
@@ -129,14 +129,14 @@ def sections(
 
 
 VERDICTS = (
-    "Yes or no only if the whole 95 % interval over the seeds (Student's t) is on one side; otherwise it is not told."
-    " One interval in twenty misses by chance. With one seed the interval is over the images, and the verdict says so:"
-    " another seed may differ by more. Seconds are told of all runs: the shortest to the longest."
+    "A verdict is yes or no if the whole 95 % interval over the seeds (Student's t) is on one side, else undecided."
+    " One interval in twenty misses by chance. With one seed, the interval is over the images, and the verdict says so:"
+    " another seed may differ by more. Seconds are given as the range over all runs, from the shortest to the longest."
 )
 
 
 def commits(rows: Sequence[Row]) -> list[str]:
-    """List the commits that the runs are of."""
+    """List the commits that trained the runs."""
     return list(dict.fromkeys(row.commit or "unknown" for row in rows))
 
 

@@ -103,7 +103,7 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
 
     Args:
         run: name of the run's folder.
-        device: name of the machine, if it is known better than the results have it.
+        device: name of the machine, if the caller knows it better than the results.
     """
     if results is None or results.stop_reason not in FINISHED or results.accuracy is None:
         return None
@@ -132,7 +132,7 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
 
 
 def measures_of(report: Path, rows: Iterable[Row]) -> list[Measure]:
-    """Read the measures of a report of heatmaps, of the runs that have a row. None if it has no readable table."""
+    """Read the measures of a report of heatmaps for the runs that have a row; none without a readable table."""
     by_run, found = {row.run: row for row in rows}, []
     try:
         with (report / "measures.csv").open(newline="", encoding="utf-8") as file:
@@ -167,7 +167,7 @@ def as_line(row: Row | Measure) -> dict[str, object]:
 
 
 def pair_by_seed(values: Mapping[tuple[bool, int], float]) -> Summary:
-    """Summarise the differences with augmentation less without, over the seeds that have both.
+    """Summarise the differences with augmentation minus without, over the seeds that have both.
 
     Args:
         values: by whether the run is augmented, and its seed.
@@ -177,7 +177,7 @@ def pair_by_seed(values: Mapping[tuple[bool, int], float]) -> Summary:
 
 
 def setups(rows: Iterable[Row]) -> list[Setup]:
-    """List the setups, the one to read first first: of most epochs, the widest, with most runs."""
+    """List the setups in the order of the page: by epochs, then width, then number of runs, the largest first."""
     counts: dict[Setup, int] = {}
     for row in rows:
         counts[row.setup] = counts.get(row.setup, 0) + 1

@@ -15,8 +15,8 @@ WAYS = {True: "with augmentation", False: "without"}
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """Return a line for each data set, way and setup: means ± standard deviations over its seeds."""
-    header = ["data set", "", "accuracy %", "loss", "seconds", "epochs", "parameters", "images/s", "n", "width",
+    """Return a line for each setup and data set with and without augmentation: means ± standard deviations."""
+    header = ["data set", "runs", "accuracy %", "loss", "seconds", "epochs", "parameters", "images/s", "n", "width",
               "device", "settings"]  # fmt: skip
     lines = []
     for setup in setups(rows):
@@ -53,7 +53,7 @@ def spread(summary: Summary, pattern: str) -> str:
 
 def claims_table(claims: Sequence[Claim]) -> Table:
     """Return a line for each claim and data set."""
-    header = ["claim", "data set", "verdict", "found (95 % interval)", "n", "measurement", "measure again"]
+    header = ["claim", "data set", "verdict", "result (95 % interval)", "n", "measurement", "command to repeat it"]
     lines: list[list[str | Cell]] = [
         [each.claim, each.dataset, Cell(each.verdict, TONES.get(each.verdict, "")), each.found, str(each.n),
          each.measurement, each.command]
@@ -63,7 +63,7 @@ def claims_table(claims: Sequence[Claim]) -> Table:
 
 
 def epochs_table(rows: Sequence[Row], setup: Setup) -> Table:
-    """Return a line for each data set and number of epochs: accuracy both ways, and the difference by seed."""
+    """Return a line for each data set and number of epochs: accuracy without augmentation and with it, and the gain."""
     header = ["data set", "epochs", "without augmentation %", "with %", "difference (95 % interval)", "n",
               "augmentation pays"]  # fmt: skip
     lines: list[list[str | Cell]] = []
@@ -77,10 +77,10 @@ def epochs_table(rows: Sequence[Row], setup: Setup) -> Table:
 
 
 def measures_table(measures: Sequence[Measure], setup: Setup, methods: Sequence[str] | None = None) -> Table:
-    """Return a line for each data set, method and measure: both ways, and the difference by seed, at every length.
+    """Return a line for each data set, method and measure: without and with augmentation, and the gain, by epochs.
 
     Args:
-        setup: of which all but the number of epochs is compared.
+        setup: everything that the runs must share, except the number of epochs.
         methods: names of the methods to show; None for all.
     """
     lengths = sorted({each.max_epochs for each in measures if _is_like(each, setup)}, reverse=True)
