@@ -1,8 +1,8 @@
 """python -m fastconv.compare [runs=FOLDER] [key=value ...]
 
 Compare many runs in one table. Runs that differ only in their seeds form a group, with mean, standard deviation and 95
-% interval. Marks show the best group and the groups that are not significantly different from it. Failed and unfinished
-runs are listed with the reason.
+% interval. A verdict marks the best group and the groups that are not significantly different from it. Failed and
+unfinished runs are listed with the reason.
 
   python -m fastconv.compare runs=outputs/sweeps/2026-11-25_09-00-00-a1b2c3
   fastconv compare runs=latest page=compare.html

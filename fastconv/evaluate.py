@@ -9,7 +9,7 @@ network. The metrics are also written to `evaluation.json`.
   python -m fastconv.evaluate run=outputs/a dataset.train=train.tar dataset.test=test.tar
 
 `dataset.root`, `dataset.train` and `dataset.test` say where the run's images are now, if they have moved or are behind
-a URL. Those that the run was trained on are found again by their content.
+a URL. The run's images are recognised by their content.
 """
 
 from pathlib import Path

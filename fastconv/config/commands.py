@@ -54,9 +54,9 @@ class Compare:
     """Include only runs in which a setting or a result has this value, key:value. In a list such as [a:1,a:2,b:3] a run
     must match one value of each key. Null for all runs."""
     measure: str | None = setting(None, options=MEASURES)
-    """The result that decides which run is best: accuracy, accuracy_tta, balanced_accuracy, macro_f1, or of held-out
+    """The result that decides which run is best: accuracy, accuracy_tta, balanced_accuracy, macro_f1, or on held-out
     images accuracy_holdout, accuracy_holdout_tta, balanced_accuracy_holdout, macro_f1_holdout. Null for the objective
-    that all runs share, else accuracy; of held-out images if all runs scored some."""
+    that all runs share, else accuracy; on held-out images if all runs scored some."""
     sort: str | None = None
     """The column to sort by, better values first; a - before its name reverses the order. Null sorts by `measure`."""
     format: str = setting("table", options=("table", "csv", "markdown", "json"))
@@ -93,8 +93,8 @@ class Method:
 
 @dataclass
 class GivenImages:
-    """Where the images of a run's data set are now. What is not given is as in the run's config.yaml; URLs with
-    passwords or signatures, which are not stored, are given again here."""
+    """Where the images of a run's data set are now, if not where its config.yaml says. Give URLs with passwords or
+    signatures again here, since these are not stored."""
 
     root: str | None = setting(None, path=True, local=True)
     """The folder or file that `dataset.root` names, such as dataset.root=photos; null for that of the run."""
@@ -105,14 +105,37 @@ class GivenImages:
 
 
 @dataclass
-class Explain:
+class RunCommand:
+    """Settings of a command that reads a trained run."""
+
+    run: str = setting(MISSING, path=True, local=True)
+    """Folder of a trained run; `latest` for the newest finished one."""
+    trust: bool = False
+    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
+    trust."""
+    outputs: str = setting("outputs", path=True, local=True)
+    """Folder below which `latest` looks for the newest finished run."""
+
+
+@dataclass
+class RunImagesCommand(RunCommand):
+    """Settings of a command that reads a trained run and the images of its data set."""
+
+    data: str | None = setting(None, path=True, local=True)
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
+    folder that the run was trained with, if it is there, else `data`."""
+    dataset: GivenImages = field(default_factory=GivenImages)
+
+
+@dataclass
+class Explain(RunImagesCommand):
     """A report of where networks look."""
 
     run: Any = setting(MISSING, path=True, local=True)
     """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed; `latest` for the
     newest finished run."""
     against: Any = setting(None, path=True, local=True)
-    """Folder of the run to compare `run` with, or a list as long and in the same order as `run`; null for none."""
+    """Folder of the run to compare `run` with, or a list of as many folders, in the same order; null for none."""
     names: list[str] | None = None
     """Names of `run` and `against` in figures; null to name them by the settings that differ."""
     folder: str | None = setting(None, path=True, local=True)
@@ -138,7 +161,7 @@ class Explain:
     perturbations: int = setting(10, Range("a number of squares", 2, 1000))
     """Squares removed from each image to measure infidelity."""
     control_images: int = setting(50, Range("a number of images", 2, 1e6))
-    """Images on which maps are compared with those of a network of random weights, and with those of noisy copies."""
+    """Images on which maps are compared with those of a network with random weights, and with those of noisy copies."""
     sensitivity_images: int = setting(20, Range("a number of images", 1, 1e6))
     """Images on which max-sensitivity is measured."""
     batch_size: int = setting(256, BATCH)
@@ -147,15 +170,6 @@ class Explain:
     """Seed for the choice of images, the noise of the methods, and the controls."""
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
-    trust: bool = False
-    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
-    trust."""
-    outputs: str = setting("outputs", path=True, local=True)
-    """Folder below which `latest` looks for the newest finished run."""
-    data: str | None = setting(None, path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
-    folder that the run was trained with, if it is there, else `data`."""
-    dataset: GivenImages = field(default_factory=GivenImages)
 
     def folders(self) -> tuple[list[Path], list[Path]]:
         """The folders that `run` and `against` name."""
@@ -164,11 +178,9 @@ class Explain:
 
 
 @dataclass
-class Predict:
+class Predict(RunCommand):
     """Classification of images by a trained network."""
 
-    run: str = setting(MISSING, path=True, local=True)
-    """Folder of a trained run; `latest` for the newest finished one."""
     images: Any = setting(MISSING, path=True)
     """The images to classify: a file, folder, tar or URL, a pattern such as 'photos/*.jpg' or 'photos/**/*.jpg', or a
     list [a,b] of them."""
@@ -180,50 +192,23 @@ class Predict:
     """Use the run's test-time augmentation (its `tta`). The time grows with the number of views."""
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
-    trust: bool = False
-    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
-    trust."""
-    outputs: str = setting("outputs", path=True, local=True)
-    """Folder below which `latest` looks for the newest finished run."""
 
 
 @dataclass
-class Evaluate:
+class Evaluate(RunImagesCommand):
     """The score of a trained network, and the page of its run."""
 
-    run: str = setting(MISSING, path=True, local=True)
-    """Folder of a trained run; `latest` for the newest finished one."""
     tta: bool = False
     """Use the run's test-time augmentation (its `tta`)."""
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to compute on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
-    trust: bool = False
-    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
-    trust."""
-    outputs: str = setting("outputs", path=True, local=True)
-    """Folder below which `latest` looks for the newest finished run."""
-    data: str | None = setting(None, path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
-    folder that the run was trained with, if it is there, else `data`."""
-    dataset: GivenImages = field(default_factory=GivenImages)
 
 
 @dataclass
-class Export:
+class Export(RunImagesCommand):
     """Export of a trained network to files."""
 
-    run: str = setting(MISSING, path=True, local=True)
-    """Folder of a trained run; `latest` for the newest finished one."""
     format: Any = setting(["onnx", "torch"], options=("onnx", "torch"))
     """Formats to write: onnx (model.onnx), torch (model.pt2, from torch.export), or a list of both."""
     samples: int = setting(500, Range("a number of images", 1, 1e6))
     """Number of test images on which each file is compared with the checkpoint."""
-    trust: bool = False
-    """Run the code that `_target_` entries in the run's files name, and open URLs in them. Set it only for files you
-    trust."""
-    outputs: str = setting("outputs", path=True, local=True)
-    """Folder below which `latest` looks for the newest finished run."""
-    data: str | None = setting(None, path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
-    folder that the run was trained with, if it is there, else `data`."""
-    dataset: GivenImages = field(default_factory=GivenImages)

@@ -34,7 +34,7 @@ def help_text(config_name: str, doc: str | None, arguments: list[str]) -> str:
         lines += textwrap.wrap(meaning, 112, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += [
         "",
-        "Several values with -m make a sweep: -m seed=0,1,2. Of a key that is given twice, the last value counts.",
+        "Several values with -m make a sweep: -m seed=0,1,2. If a key is given twice, the last value counts.",
         "Paths and names are kept as typed. --cfg job prints the composed config. HYDRA_FULL_ERROR=1 shows tracebacks.",
     ]
     return "\n".join(lines)

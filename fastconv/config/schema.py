@@ -46,10 +46,10 @@ class Trainer:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to train on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     devices: int = setting(1, Range("a number of devices", 1, 1024))
-    """Number of GPUs of a node, or of processes on it if a CPU trains."""
+    """Number of GPUs of each machine that train, or of processes if CPUs train."""
     nodes: int | None = setting(None, Range("a number of nodes", 1, 1024, note=", or null for those of the launcher"))
     """Number of machines that train one run together, each on `devices`; null for as many as the launcher (SLURM's srun
-    or torchrun) has started it on, or 1."""
+    or torchrun) uses, or 1."""
     strategy: str = setting("auto", options=("auto", "ddp"))
     """Lightning's strategy for several devices: `auto` or `ddp`."""
     precision: str = setting("auto", options=("auto", "bf16", "fp32"))
@@ -64,12 +64,12 @@ class Trainer:
     num_threads: int | str | None = setting(
         "auto", Range("a number of threads", 1, 1024, note=", auto, or null for torch's choice"), options=("auto",)
     )
-    """Number of CPU threads that compute; null for torch's choice. `auto` takes torch's choice too, but where a time
-    limit is set, measures before training, and again when steps slow down, whether fewer are faster."""
+    """Number of CPU threads that compute; null for torch's choice. `auto` takes torch's choice too; with a time limit,
+    it measures before training, and again when steps slow down, whether fewer threads are faster."""
     compile: bool | None = None
     """Compile the training step with `torch.compile`; null to compile on GPUs only, where it pays off."""
     graph: str = setting("auto", options=("auto", "on", "off"))
-    """Run the training step as a CUDA graph, which saves the host's time: `on`, `off`, or `auto` for where that is
+    """Run the training step as a CUDA graph, which saves the host's time: `on`, `off`, or `auto` for `on` where it is
     possible, on a single GPU."""
 
     @property
@@ -91,8 +91,8 @@ class Budget:
     validate, checkpoint, test."""
     until: str | None = setting(None, text=True)
     """The moment by which the run must be trained, saved and scored: `job` for the end of its SLURM job, a clock time
-    such as 18:30, or a date and a time such as 2026-11-29T18:30; null for none. The budget is then the smaller of
-    `seconds` and what is left, and all segments count, from the start of the process."""
+    such as 18:30, or a date and a time such as 2026-11-29T18:30; null for none. The budget is then `seconds` or the
+    time that is left, if that is less, and all segments count, from the start of the process."""
 
 
 @dataclass
@@ -126,9 +126,9 @@ class Sweep:
     """Settings of a sweep as a whole."""
 
     resume: str | None = setting(None, path=True, local=True)
-    """Resume a sweep with the command that started it: give its folder, or `auto` for the newest incomplete one (or a
-    new one if there is none). Finished runs are kept, unfinished ones go on, and failed ones are tried again. Null
-    starts a new sweep."""
+    """Resume a sweep with the command that started it: give its folder, or `auto` for the newest unfinished one (or a
+    new one if there is none). Finished runs are kept, stopped ones go on, and failed ones are tried again. Null starts
+    a new sweep."""
     report: str = setting("none", options=("none", "augmentation_effect", "article"))
     """Report to write at the end besides `compare.html`: `augmentation_effect` shows where the networks look with and
     without augmentation (see fastconv.explain), `article` is a page of the runs on each data set with and without
@@ -155,7 +155,7 @@ class PretrainedTrial:
     """The trial of a pretrained network, by which `experiment=best` decides whether to begin with its weights."""
 
     trial: str = setting("auto", options=("auto", "never"))
-    """`auto` tries it on held-out training images of your own data set, where its weights are on this machine or can be
+    """`auto` tries it on held-out training images of your own data set, if its weights are on this machine or can be
     fetched; `never` trains from scratch."""
     backbone: str = "resnet18"
     """The network to try, as `model.backbone` of model=pretrained."""
@@ -187,9 +187,9 @@ class Config:
     """Lightning callbacks of your own: [{_target_: package.module.Callback, argument: value}, ...]. The checkpoint
     stores their state."""
     name: str | None = None
-    """A name for the run, which `results.json` keeps and `compare` shows; null for none. It decides nothing."""
+    """A name for the run, which `results.json` keeps and `compare` shows; null for none. It changes no result."""
     tags: list[str] = field(default_factory=list)
-    """Words to find the run by, such as tags=[draft,wide]: `compare where=tags:draft` shows the runs that have one."""
+    """Words to find the run by, such as tags=[draft,wide]: `compare where=tags:draft` shows the runs with that tag."""
     experiment: str | None = None
     """Name of the experiment; its config file sets it. Null for none."""
     seed: int = setting(0, Range("a whole number", 0, 2**32, closed="left"))
@@ -202,27 +202,27 @@ class Config:
     """Share of the training images, in [0, 0.5), that each epoch skips: the images that a small proxy network
     classifies most confidently after one epoch of training. Each of them is skipped in every other epoch."""
     progressive_resizing: float = setting(0.0, Range("a share", 0, 1, closed="left"))
-    """Share of the training, in [0, 1), at whose start images have three quarters of their side. Their steps take about
-    half the time."""
+    """Share of the run, in [0, 1), in which images have three quarters of their side, from its start. Steps with small
+    images take about half the time."""
     label_smoothing: float = setting(0.0, SHARE)
     """Label smoothing: the share of each label, in [0, 1), that is spread over all classes."""
     calibration_images: int = setting(0, Range("a number of images", 0, 1e6))
-    """Training images that are set aside to fit the temperature on (with `label_smoothing`, if none are held out and
-    these are at most one in 25)."""
+    """Training images to set aside, on which the temperature is fitted. Only with `label_smoothing`, without
+    `dataset.holdout`, and if these are at most one in 25 of the training images."""
     objective: str = setting("accuracy", options=OBJECTIVES)
     """The result that a run is judged by: `accuracy`, or one in which each class counts the same, `balanced_accuracy`
-    (the mean of the classes' recalls) or `macro_f1` (the mean of their F1 scores). Then an epoch has as many images of
-    one class as of another: those of a rare class come again and again."""
+    (the mean of the classes' recalls) or `macro_f1` (the mean of their F1 scores). With the last two, each epoch has
+    equally many images of every class: those of a rare class repeat."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
     outputs: str = setting("outputs", path=True)
     """Folder in which each run creates its own folder; or the URL of one in an object store, such as s3://bucket/runs,
     to which train copies the run's folder after each checkpoint and at the end. Meanwhile it is below `data`."""
     figures: bool = True
-    """Draw the run's figures and, for TensorBoard, the network's graph. This takes some seconds after the result, which
-    the budget does not count."""
+    """Draw the run's figures and, for TensorBoard, the network's graph, after the result. The budget does not count
+    these seconds."""
     autotune: list[str] = setting([], options=CHOICES)
-    """Settings to choose automatically, from what the budget allows on this machine (`experiment=best`): model, epochs,
+    """Settings to choose automatically, by what the budget allows on this machine (`experiment=best`): model, epochs,
     batch_size, flip, augment, data_pruning, progressive_resizing, tta. Settings given on the command line stay."""
     pretrained: PretrainedTrial = field(default_factory=PretrainedTrial)
     resume: str | None = setting(None, path=True, local=True)
@@ -238,9 +238,10 @@ class Config:
     prune: bool = False
     """For precompute: remove the least recently used streams until the rest fits in stream.max_gb."""
     part: int = setting(0, Range("a number", 0, 999))
-    """For precompute: which of `parts` parts of the stream to write, from 0 on. Each is every `parts`-th epoch."""
+    """For precompute: which of the `parts` parts of the stream to write, counted from 0. A part is every `parts`-th
+    epoch."""
     parts: int = setting(1, Range("a number", 1, 1000))
-    """For precompute: in how many parts the stream is written, by as many processes."""
+    """For precompute: number of parts in which as many processes write the stream."""
 
     @property
     def outputs_folder(self) -> Path:

@@ -54,13 +54,13 @@ class Dataset:
     )
     """Side in pixels to scale your own images to; null for the median of their shorter sides, from 24 to 128."""
     resize: str = setting("crop", options=(*RESIZES, "auto"))
-    """How your own images become square: `crop` keeps the square in their middle, `pad` all of them, on a square of
-    their mean colour, `squash` all of them, without their aspect ratio. `auto` pads if more than a tenth of the
+    """How your own images become square: `crop` keeps the square in the middle, `pad` keeps the whole image on a square
+    of its mean colour, `squash` keeps the whole image but not its aspect ratio. `auto` pads if more than a tenth of the
     training images would lose more than a quarter to a crop, else it crops."""
     test_share: float = setting(0.2, Range("a share", 0, 1, closed="neither"))
-    """Share of your own images, the same for every class, to test with if they come without a test split."""
+    """Share of your own images, the same for every class, to test with if they have no test split."""
     split_seed: int = setting(0, SEED)
-    """Seed for the choice of these images, which follows from their content."""
+    """Seed for the choice of these test images, which depends on their content."""
     strict: bool = False
     """Stop if any image cannot be read, instead of going on without it."""
     holdout: float = setting(0.0, SHARE)
@@ -95,7 +95,7 @@ class Stream:
     epochs: int | None = setting(
         None, Range("a number of epochs", 1, 1e6, note=", or null for as many as the run needs")
     )
-    """Epochs to precompute; null for as many as the plan expects. Without a time limit, at least those are
+    """Epochs to precompute; null for as many as the plan expects. Without a time limit, at least the expected ones are
     precomputed."""
     max_gb: float = setting(50.0, Range("a number of gigabytes", 0, 1e9))
     """Gigabytes that all streams together may take on disk; the least recently used ones are removed first."""

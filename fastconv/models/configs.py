@@ -61,7 +61,7 @@ class Airbench:
     activation: str = setting("gelu", options=ACTIVATIONS)
     """Activation function: `relu`, `celu`, `gelu` or `silu`."""
     norm_momentum: float = setting(0.4, Range("a share", 0, 1, closed="right"))
-    """Momentum of batch norm: the share of a batch's statistics in the running statistics."""
+    """Momentum of batch norm: the weight of a batch's statistics in the running statistics."""
     logits_scale: float = setting(1 / 9, Range("a factor", 1e-6, 1000))
     """Factor on the logits. Their initial size does not depend on it; it sets how fast the last layer learns, except
     with optimizer=muon, which compensates for it."""
@@ -110,19 +110,20 @@ class Pretrained:
     """File of its weights, a state dict with the library's names; null for the library's own, which are fetched once
     and kept where the library keeps them."""
     least_side: int = setting(PRETRAINED_SIDE, Range("a number of pixels", 0, 1024))
-    """The network scales images whose shorter side has fewer pixels up to this; 0 to take all as they are."""
+    """The network scales smaller images up to this shorter side, in pixels; 0 takes all images as they are."""
     mode: str = setting("finetune", options=("head", "finetune"))
     """`head` trains the new last layer only, `finetune` the last layer first, then all."""
     head_share: float = setting(0.25, SHARE)
     """With `finetune`: the share of the run, in [0, 1), in which only the last layer is trained."""
     feature_share: float = setting(0.95, Range("a share", 0, 1, closed="right"))
-    """With `head`, on a CPU: the share of the run, in (0, 1], in which images are new. If they were fewer than two
-    epochs, the head is trained on their features again and again in the rest."""
+    """With `head`, on a CPU: the share of the run, in (0, 1], in which images are new. If these are fewer than two
+    epochs, the rest of the run trains the head on their features again and again."""
     # A step on new images takes 30 to 200 times as long as one on their features, which so come 2 to 10 times more.
     backbone_lr_scale: float = setting(0.1, Range("a factor", 0, 1000, closed="right"))
     """Peak learning rate of the layer before the last one, as a multiple of the last one's (`optimizer.max_lr`)."""
     first_lr_scale: float = setting(0.1, Range("a factor", 0, 1000, closed="right"))
-    """Peak learning rate of the first layer, as a multiple of that. Layers between them are spaced geometrically."""
+    """Peak learning rate of the first layer, as a multiple of that. Those of the layers between are spaced
+    geometrically."""
     norm_statistics: str = setting("frozen", options=("frozen", "batch"))
     """With `finetune`: `frozen` keeps the statistics of batch norms, `batch` updates them."""
     micro_batch_size: int = setting(64, BATCH)
@@ -165,16 +166,16 @@ class TTA:
     """Test-time augmentation: `accuracy_tta` is scored with it, `accuracy` without it."""
 
     flip: bool | None = None
-    """Score each image and its mirror image; null to do so only if the augmentation mirrors training images."""
+    """Score each image and its flipped copy; null to do so only if the augmentation flips training images."""
     shift: int = setting(1, Range("a number of pixels", 0, 1000))
     """Also score each image shifted by this many pixels along the diagonal, in both directions; 0 for no shifts."""
     neighbors: bool = False
-    """Score shifts by `shift` pixels in all eight directions, instead of along the diagonal only."""
+    """Score shifts by `shift` pixels in all eight directions instead of along the diagonal only."""
     confidence_threshold: float = setting(1.0, Range("a probability", 0, 1, closed="right"))
     """Augment only images whose highest probability is below this value; 1 to augment all."""
     extend: str = setting("none", options=EXTENSIONS)
-    """Time of the budget that is left after that goes to larger sets of views: shifts along the `diagonal`, or then
-    also to all `neighbors`; `none` to end early."""
+    """Use the remaining time of the budget for larger sets of views: shifts along the `diagonal`, or after those to all
+    `neighbors`; `none` to end early."""
 
 
 def model_settings(model: Any) -> dict[str, Any]:
