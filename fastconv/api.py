@@ -61,25 +61,25 @@ def fit(
             - The name of a data set, such as `cifar10`.
             - A folder that contains a folder of images for each class.
             - A file: a table of paths and labels (`.csv`), arrays (`.npz`), a tar of images with labels, or `.parquet`.
-            - `(images, labels)`: uint8 [N, H, W] or [N, H, W, C], or a list of paths or of images of Pillow, with N
-              labels, numbers or names.
-            - A table of pandas or polars with a column of images (paths, bytes, images of Pillow, or arrays uint8
+            - `(images, labels)`: uint8 [N, H, W] or [N, H, W, C], or a list of paths or Pillow images, with N labels,
+              numbers or names.
+            - A pandas or polars `DataFrame` with a column of images (paths, bytes, Pillow images, or arrays uint8
               [H, W] or [H, W, C]) and one of labels.
-            - A `Dataset` of Hugging Face, or a `DatasetDict` of splits.
+            - A Hugging Face `Dataset`, or a `DatasetDict` of splits.
 
             Without a test split, a fifth of the images is kept for testing.
         seconds: the budget.
         overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
         experiment: name of the experiment, such as `best`.
         objective: the result that the network is judged by: `accuracy`, `balanced_accuracy` or `macro_f1`.
-        image_column: name of the column of images, where a table has several that may be meant.
+        image_column: name of the column of images, if several columns could be meant.
         label_column: the same for the labels.
 
-    Images that are no files yet are stored in the data folder (`FASTCONV_DATA`), since later commands on the run need
+    Images that are not files yet are stored in the data folder (`FASTCONV_DATA`), since later commands on the run need
     them.
 
-    Raises InputError for input that cannot work; images and labels that are refused are not stored. Raises
-    KeyboardInterrupt after Ctrl-C: in training after the running step, with the command that goes on.
+    Raises InputError for input that cannot work; refused images and labels are not stored. Raises KeyboardInterrupt
+    after Ctrl-C, in training at the end of the running step, with the command that resumes the run.
     """
     wait_briefly()
     clock = Clock()

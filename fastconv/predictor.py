@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Predictor(predictor.Predictor):
-    """A trained network with the preprocessing that it was trained with, and the run that it is of.
+    """A trained network with its preprocessing, and the run that trained it.
 
     Args:
         run: a trained run, as read from its folder.
@@ -34,7 +34,7 @@ class Predictor(predictor.Predictor):
             overrides: other settings of `python -m fastconv.evaluate`, such as `dataset.root=photos`.
             tta: score each image in the views that the run was tested with.
 
-        Raises InputError if the images are not there any more, or are others.
+        Raises InputError if the images are gone or have changed.
         """
         config = self._config("evaluate", [f"tta={tta}".lower()], overrides, accelerator=True)
         evaluate.check(config)
@@ -70,7 +70,7 @@ class Predictor(predictor.Predictor):
         """Write the network, with its preprocessing, into the run's folder as files that work without fastconv.
 
         Args:
-            formats: `onnx` (model.onnx), `torch` (model.pt2), or both; both if there is none.
+            formats: `onnx` (model.onnx), `torch` (model.pt2), or both; both if none is given.
             overrides: other settings of `python -m fastconv.export`, such as `samples=100`.
 
         Returns the paths of the files. Raises InputError if a package is missing, and for a file whose predictions
@@ -86,7 +86,7 @@ class Predictor(predictor.Predictor):
         return [self.run.folder / FILES[kind] for kind in as_list(config.format)]
 
     def _config(self, command: str, own: list[str], overrides: Sequence[str], accelerator: bool = False) -> Any:
-        """The config of a command on this run. Raises InputError for overrides that are no texts or not possible."""
+        """The config of a command on this run. Raises InputError for overrides that are not strings or not possible."""
         require_texts(command, f'{command}(..., "data=folder")', overrides)
         settings = [f"run={literally(self.run.folder)}", f"trust={self.run.trusted}".lower()]
         settings += [f"accelerator={'cpu' if self.on_cpu else 'gpu'}"] * accelerator
@@ -129,7 +129,7 @@ def load(folder: str | Path, accelerator: str = "auto", trust: bool = False) -> 
     Args:
         folder: of the run.
         accelerator: `auto`, `cpu` or `gpu`.
-        trust: run the code that the run's files name, if it was trained with components of somebody's own.
+        trust: run the code that the run's files name, if it was trained with custom components (`_target_`).
 
     Raises InputError if the folder has no network, or names code without `trust`.
     """

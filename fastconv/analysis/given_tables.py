@@ -34,7 +34,7 @@ class GivenRow:
 class GivenTable:
     """A data set in columns: a name for it, its rows, the name of the column of the split, and whose rows they are.
 
-    `unused` are the first names of further columns, which the plan and the audit tell of.
+    `unused` are the first names of further columns, which the plan and the audit report.
     """
 
     name: str

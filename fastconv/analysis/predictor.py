@@ -52,7 +52,7 @@ class Predictions:
 
 
 class Predictor:
-    """A trained network with the preprocessing that it was trained with.
+    """A trained network with its preprocessing.
 
     Args:
         run: a trained run, as read from its folder.
@@ -75,14 +75,14 @@ class Predictor:
         return self._device.kind == "cpu"
 
     def predict(self, images: Images, tta: bool = False) -> Predictions:
-        """Classify one image or many; one gives one prediction.
+        """Classify one or many images; a single image gives a single prediction.
 
         Args:
-            images: a path, an image of Pillow or an array uint8 [H, W] or [H, W, C]; a list of these; or an array or a
-                tensor uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]. Images may have any size.
-            tta: score each image in the views that the run was tested with, which takes as many times as long.
+            images: a path, a Pillow image or an array uint8 [H, W] or [H, W, C]; a list of these; or an array or tensor
+                uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]. Images may have any size.
+            tta: average over the views of the run's test-time augmentation; the time grows with their number.
 
-        Raises InputError for an image that cannot be read, and for arrays of other types than uint8.
+        Raises InputError for an image that cannot be read, and for arrays of another type than uint8.
         """
         given = sequence_of(images, self.shape)
         parts = [

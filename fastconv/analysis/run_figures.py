@@ -46,7 +46,7 @@ def read_metrics(path: Path, wanted: Container[str] | None = None) -> dict[str, 
     Args:
         wanted: names of the columns to read, as far as they are there; None for all.
 
-    Raises ValueError for a file that cannot be read or is no table of numbers.
+    Raises ValueError for a file that cannot be read or is not a table of numbers.
     """
     try:
         text = read_file(path, MOST_BYTES).decode()

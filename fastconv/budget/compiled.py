@@ -1,4 +1,4 @@
-"""What the compiler made of a training step, kept for the next run, which then compiles in seconds.
+"""Keeps what the compiler made of a training step for the next run, which then compiles in seconds.
 
 It is code, so it lies in the user's cache, where the libraries of `fastconv.kernels` do, and not beside the benchmarks
 in a folder of data, which may come from somebody else.

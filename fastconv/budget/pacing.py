@@ -271,8 +271,8 @@ def next_step(
 ) -> Step | None:
     """Decide the coming step, or None if the time for it has run out.
 
-    The progress of a run is the larger of its share of steps and its share of the time for steps. The step after which
-    no other would surely fit is the last one; its progress is 1, so the schedule always ends.
+    The progress of a run is its share of steps or its share of the time for steps, whichever is larger. The step after
+    which no other would surely fit is the last one; its progress is 1, so the schedule always ends.
 
     Args:
         done, max_steps: steps done, and steps after which the run ends (None: only time ends it).

@@ -38,7 +38,7 @@ class BoundedBudget(Budget):
 
 
 def check_until(until: str | None) -> None:
-    """Raise InputError for a text that is no moment."""
+    """Raise InputError for a text that is not a moment."""
     if until is not None and until != JOB:
         moment(until, 0.0)
 
@@ -70,9 +70,9 @@ def moment(until: str, now: float) -> float:
 
 
 def bounded(config: Config, spent: float) -> Config:
-    """The config with the seconds that there are until `budget.until`, where that is set. The same on all ranks.
+    """The config with the seconds until `budget.until`, if that is set. The same on all ranks.
 
-    The smaller of `budget.seconds` and these counts, and with it each segment of the clock.
+    The budget is `budget.seconds` or these seconds, whichever is less, and each segment of the clock counts.
 
     Args:
         spent: seconds since the process began.

@@ -14,7 +14,7 @@ def quoted(text: object, quote: str = "'") -> str:
 
 
 def literally(text: object) -> str:
-    """Quote a text for Hydra's grammar so that a `${` in it stays what it is, and is no interpolation."""
+    """Quote a text for Hydra's grammar so that a `${` in it stays text and is not an interpolation."""
     return quoted(re.sub(r"(?<!\\)(\\*)(?=\$\{)", lambda found: 2 * found[1] + "\\", str(text)))
 
 
@@ -24,7 +24,7 @@ def to_paste(key: str, value: str) -> str:
 
 
 def require_texts(name: str, example: str, overrides: Iterable[object]) -> None:
-    """Raise InputError for an override in a Python call that is no text.
+    """Raise InputError for an override in a Python call that is not a string.
 
     Args:
         name: of the function.

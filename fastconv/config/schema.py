@@ -253,7 +253,7 @@ class Config:
         return Path(self.data, RUNS, f"{name}-{hashlib.sha256(shown.encode()).hexdigest()[:8]}")
 
     def own_folders(self) -> tuple[Path, ...]:
-        """Folders that fastconv writes to: where they lie among the user's images, they are no classes."""
+        """Folders that fastconv writes to: even among the user's images, they are not classes."""
         data, outputs = Path(self.data), self.outputs_folder
         inside = [
             *(data / name for name in DATA_FOLDERS),

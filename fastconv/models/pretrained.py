@@ -129,7 +129,7 @@ class Pretrained(nn.Module):
         return found
 
     def draw_head(self) -> None:
-        """Draw new weights of the head, small ones, whatever the library draws: the first logits are near zero."""
+        """Draw new, small weights of the head, unlike the library: the first logits are near zero."""
         for name, parameter in self.network.named_parameters():
             if name in self.head:
                 nn.init.zeros_(parameter) if parameter.ndim < 2 else nn.init.normal_(parameter, std=HEAD_STD)

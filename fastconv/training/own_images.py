@@ -1,4 +1,4 @@
-"""The images of a run that is resumed: those that it began with, whatever has happened to its data set since."""
+"""The images of a run that is resumed: those that it began with, even if its data set has changed since."""
 
 from collections.abc import Mapping
 from pathlib import Path

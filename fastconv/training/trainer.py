@@ -42,7 +42,7 @@ def make_module(run: Run, pretrained: bool = True) -> ImageClassifier:
     Args:
         pretrained: load the weights of a pretrained network; False if a checkpoint replaces them.
 
-    Raises InputError for weights that cannot be had or do not fit.
+    Raises InputError for weights that cannot be fetched or do not fit.
     """
     config = run.config
     L.seed_everything(config.seed, verbose=False)

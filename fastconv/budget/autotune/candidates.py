@@ -69,9 +69,9 @@ class Candidates:
         """The candidate with the least expected error.
 
         Sizes are tried from the smallest of each family on, until the next one would have a larger error: those above
-        it, and those of the next family, would see even fewer images. (On a GPU: `from_largest`.) A network that could
-        make hardly a step is no candidate, unless it is the smallest, which for its part is none for a few images that
-        another one has time for.
+        it, and those of the next family, would see even fewer images. (On a GPU: `from_largest`.) A network with
+        time for hardly a step is not a candidate, except for the smallest one. With few images, the smallest one is not
+        a candidate either, if another one has time.
         """
         if "model" not in self._open:
             return self._candidate(self._config.model, self._profiles.profile(self._config.model))

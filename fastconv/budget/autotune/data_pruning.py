@@ -58,13 +58,13 @@ def skip_schedule(
     settings: Autotune = AUTOTUNE,
     seconds: float = math.inf,
 ) -> SkipSchedule:
-    """Select the images that skip each epoch.
+    """Select the images that each epoch skips.
 
-    Selected once for a stream, share and kind of device, and kept in `cache`; of several ranks the first one selects.
+    The selection is made once for a stream, share and kind of device, and kept in `cache`; the first rank makes it.
 
     Args:
         spec: the stream of all images, from which the proxy network learns.
-        share: share of the images that skip an epoch, in (0, 0.5); twice as many are selected, and skip by turns.
+        share: share of the images that an epoch skips, in (0, 0.5); twice as many are selected, and skipped by turns.
         seconds: after which the training of the proxy network stops, as a machine may be slower than its benchmark.
 
     Raises InputError where a rank cannot read the cache of the first one.
@@ -106,14 +106,14 @@ def _read(path: Path, count: int, share: float) -> np.ndarray | None:
 
 
 def skips(confidence: np.ndarray, share: float) -> np.ndarray:
-    """Which epochs each image skips, int8 [N] as `SkipSchedule` has them.
+    """Which epochs skip each image, int8 [N] as in `SkipSchedule`.
 
-    Of the images with the highest confidence, twice `share` of all, the first skips even epochs, the second odd ones,
+    Of the images with the highest confidence, twice `share` of all, even epochs skip the first, odd ones the second,
     and so on.
 
     Args:
         confidence: the proxy network's, float [N].
-        share: share of the images that skip an epoch, in [0, 0.5].
+        share: share of the images that an epoch skips, in [0, 0.5].
     """
     count = round(share * len(confidence))
     selected = np.argsort(-confidence, kind="stable")[: 2 * count]

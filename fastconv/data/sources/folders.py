@@ -26,7 +26,7 @@ def image_folder(dataset: "Dataset", data: Path, own: Sequence[Path] = ()) -> So
     Args:
         dataset: the config of the data set.
         data: the folder of the data sets.
-        own: folders that fastconv writes to, which are no classes where they lie below `dataset.root`.
+        own: folders that fastconv writes to, which are not classes even below `dataset.root`.
     """
     root = _root(dataset)
     layout = find_layout(root, [data, *own])

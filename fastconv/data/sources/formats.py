@@ -70,8 +70,8 @@ def heif_advice(names: Iterable[str]) -> str:
 def open_image(content: bytes) -> Image.Image:
     """Open an image from the bytes of its file, whatever its name; only the header is decoded.
 
-    Raises Pillow's errors for what is no image of `FORMATS`, and InputError for an empty or a too large one
-    and for one that needs pillow-heif.
+    Raises Pillow's errors for what is not an image of `FORMATS`, and InputError for an empty image, one that is too
+    large, and one that needs pillow-heif.
     """
     if not content:
         raise InputError("empty")

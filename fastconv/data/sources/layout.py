@@ -50,7 +50,7 @@ def find_layout(root: Path, skip: Iterable[Path] = ()) -> Layout:
     Args:
         root: has a folder for each class, or folders of splits that have these; folders that only wrap others are
             looked through, as in train/train/class.
-        skip: folders that are no classes and no splits.
+        skip: folders that are neither classes nor splits.
 
     Raises InputError if there are no classes at all, or if the folders can be understood in several ways.
     """

@@ -147,7 +147,7 @@ def _key(member: str) -> str:
 def _read_header(content: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, bool]:
     """The shape of an array, its dtype, and whether its first axis is the fastest.
 
-    Raises ValueError for what is no header, before it is read if it is too long.
+    Raises ValueError for what is not a header, before it is read if it is too long.
     """
     version = np.lib.format.read_magic(content)
     size = content.read(2 if version == (1, 0) else 4)

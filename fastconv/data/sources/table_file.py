@@ -33,7 +33,7 @@ def read_rows(path: Path) -> Rows:
     """Yield the rows of a table of text: UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars.
 
     Rows without any value are passed over. A file without a separator has two columns, the last word of each line being
-    the second. Raises InputError for a file that is no such table.
+    the second. Raises InputError for a file that is not such a table.
     """
     number = 0
     try:

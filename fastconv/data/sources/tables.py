@@ -139,7 +139,7 @@ def _one_hot(path: Path, columns: Columns, cells: Sequence[str], line: int) -> s
 
 
 def _require_single_labels(tables: Sequence[tuple[Path, Columns, list[Row]]]) -> None:
-    """Raise InputError for a label that joins several, such as cat|dog: it is no class of its own."""
+    """Raise InputError for a label that joins several, such as cat|dog: it is not a class of its own."""
     known = {row.label for *_, rows in tables for row in rows if row.label is not None}
     for path, columns, rows in tables:
         joined = combined(known, always=columns.label_name in MULTI_LABEL)

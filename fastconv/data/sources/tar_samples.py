@@ -178,7 +178,7 @@ class TarSamples:
 def image_members(files: Files, where: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of each image of a tar, with a label or without. The content of a link is empty.
 
-    Photographs that need pillow-heif are among them, so that they are told of.
+    Photographs that need pillow-heif are among them, so that they are reported.
     """
     last = ""
     for name, content in files:
@@ -207,7 +207,7 @@ def _place(name: str) -> tuple[str, str, str] | None:
 
 
 def _label(content: bytes, ending: str, name: str) -> str | None:
-    """The label in a file; None if it has none, or is no text."""
+    """The label in a file; None if it has none, or is not text."""
     try:
         told: Any = content.decode("utf-8-sig")
         if ending == ".json":

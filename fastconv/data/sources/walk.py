@@ -73,7 +73,7 @@ class Folder:
 
     @property
     def others(self) -> list[Path]:
-        """The files directly in it that are no images by their endings."""
+        """The files directly in it that are not images, by their endings."""
         return self._listed[2]
 
     @property
@@ -165,9 +165,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 @dataclass
 class PassedOver:
-    """What is no image, hidden or fastconv's own among images that a command was given.
+    """What is not an image, hidden or fastconv's own among the images that a command was given.
 
-    `output` is the file that the command writes, maybe among the images; it is not told of.
+    `output` is the file that the command writes, maybe among the images; it is not reported.
     """
 
     output: Path
@@ -183,7 +183,7 @@ class PassedOver:
         self.own += folder.skipped
 
     def add_other(self, path: Path) -> None:
-        """Note a file that is no image by its ending."""
+        """Note a file that is not an image, by its ending."""
         if not path.name.startswith(self.output.name) or path.parent.absolute() != self.output.parent:
             self.others.append(path)
 
@@ -195,7 +195,7 @@ class PassedOver:
 
 
 def describe_others(others: Iterable[Path], root: Path) -> str:
-    """A sentence about files that are no images by their endings; empty if there are none."""
+    """A sentence about files that are not images, by their endings; empty if there are none."""
     others = list(others)
     if not others:
         return ""

@@ -26,7 +26,7 @@ class CompileStep(L.Callback):
     Args:
         clock: the run's clock; the time goes to its `compile` segment.
         shape: shape of a microbatch of images, [B, H, W, C].
-        kept: the file in which what the compiler made is kept; None to keep nothing.
+        kept: the file that keeps the compiler's output; None to keep nothing.
     """
 
     def __init__(self, clock: Clock, shape: tuple[int, int, int, int], kept: Path | None = None) -> None:
