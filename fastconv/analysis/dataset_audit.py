@@ -101,7 +101,7 @@ class Audit:
                 f" {' and '.join(self.contradictory[0][:2])}. Decide which is right"
             )
         if len(lines) == 1 + bool(len(sizes)):
-            lines.append("nothing to object to")
+            lines.append("no problems found")
         return [printable(line) for line in lines]
 
     def rows(self) -> list[list[str]]:

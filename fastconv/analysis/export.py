@@ -32,7 +32,7 @@ ABOUT = "preprocessing"
 RESIZED = {
     "crop": "scaled until its shorter side has {side} pixels and cut to the square in its middle",
     "pad": "scaled until its longer side has {side} pixels and put into the middle of a square of its own mean colour",
-    "squash": "scaled to {side} pixels in width and height, whatever its aspect ratio",
+    "squash": "scaled to {side} pixels in width and height, without keeping its aspect ratio",
 }
 
 

@@ -208,16 +208,16 @@ def choose(
         if seconds is not None:
             proxy = pruning_proxy(train.side)
             reasons["data_pruning"] = (
-                f"{share:.0%} of the images skip each epoch, those on which {network_name(proxy)} is most"
-                f" confident; they are selected in about {seconds:.0f} s"
+                f"each epoch skips {share:.0%} of the images, those on which {network_name(proxy)} is most"
+                f" confident; selecting them takes about {seconds:.0f} s"
             )
     if "progressive_resizing" in open_choices:
         tuned = dataclasses.replace(tuned, progressive_resizing=best.resizing)
         if best.resizing:
             height, width = map(small_side, train.images.shape[1:3])
             reasons["progressive_resizing"] = (
-                f"images have {width}x{height} pixels in the first {best.resizing:.0%} of the training, so that it sees"
-                f" {Resizing(best.resizing).gain - 1:.0%} more of them"
+                f"images have {width}x{height} pixels in the first {best.resizing:.0%} of training, which then sees"
+                f" {Resizing(best.resizing).gain - 1:.0%} more images"
             )
     if "tta" in open_choices:
         tuned = dataclasses.replace(tuned, tta=best.tta)
@@ -228,7 +228,7 @@ def choose(
     if "epochs" in open_choices:
         max_epochs = None  # train until the time is up
         if device != "cpu" and best.images >= candidates.max_images:
-            max_epochs = epochs / (1 - tuned.data_pruning)  # epochs of the images that do not skip
+            max_epochs = epochs / (1 - tuned.data_pruning)  # epochs of the images that are not skipped
             reasons["epochs"] = f"{max_epochs:.0f}, as more epochs of {len(train):,} images would gain nothing"
         schedule = dataclasses.replace(config.schedule, max_epochs=max_epochs)  # type: ignore[type-var]
         tuned = dataclasses.replace(tuned, schedule=schedule)
