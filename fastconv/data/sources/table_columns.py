@@ -55,7 +55,7 @@ class Columns:
 def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool]) -> Columns:
     """Find the columns of a table from its first row, which is its header if it names a column that is known.
 
-    A first row that names an image is not a header; its label is the only other cell that is neither split nor image.
+    A first row that names an image is no header; then its label is the one other cell that is no split and no image.
 
     Raises InputError that names the header and the known names if there is no column of images or none of labels, and
     for a table without a header that has several other cells.
