@@ -97,7 +97,7 @@ def _state(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, float] | None:
 
 
 def _is_watched(layer: nn.Module) -> bool:
-    """Whether a call of a layer does more than its class says: it, or every layer, has hooks, or it its own forward."""
+    """Whether a call of a layer does more than its class says: by hooks, of it or of all layers, or its own forward."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     own = "forward" in vars(layer) or any(getattr(layer, name) for name in hooks)
     return own or bool(torch_module._has_any_global_hook())
