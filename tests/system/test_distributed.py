@@ -7,7 +7,7 @@ from harness import RUN
 
 from fastconv.system import distributed
 from fastconv.system.cluster import first_node, launched_nodes, tasks_on_nodes, world_size
-from fastconv.system.distributed import check_world, is_restarted, rank
+from fastconv.system.distributed import agent, check_world, is_restarted, rank
 from fastconv.system.errors import InputError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1"}
@@ -127,6 +127,25 @@ def test_tasks_of_srun_find_each_other_as_those_of_torchrun_do(started):
     started({"SLURM_STEP_ID": "1"})  # another step on the same node
     check_world(2)
     assert os.environ["MASTER_PORT"] != port
+
+
+def test_jobs_that_share_a_node_have_ports_of_their_own(started):
+    ports = set()
+    for job in range(100, 140):
+        for step in range(10):
+            started(srun(2, "2", SLURM_JOB_ID=str(job), SLURM_STEP_ID=str(step)))
+            check_world(2)
+            ports.add(os.environ.pop("MASTER_PORT"))
+    assert len(ports) == 400
+
+
+def test_another_torchrun_of_the_same_number_is_another(started, monkeypatch):
+    assert agent() == ""
+    started({**TORCHRUN, "WORLD_SIZE": "1"})
+    first = agent()
+    assert first == agent()
+    monkeypatch.setattr(distributed, "start_ticks", lambda process: 1)
+    assert agent() not in ("", first)
 
 
 def test_a_given_address_stays(started):
