@@ -152,7 +152,7 @@ class Job:
 
     def _ranks(self, config: Any) -> contextlib.AbstractContextManager[None]:
         """What the ranks of a job of a sweep need: the others train that one run, not the sweep."""
-        if getattr(getattr(config, "trainer", None), "devices", 1) == 1:
+        if getattr(getattr(config, "trainer", None), "world", 1) == 1:
             return contextlib.nullcontext()
         begin_job(HydraConfig.get().job.num)
         return ranks_of_one_job([*self.flags, *task_overrides(), *ALONE])

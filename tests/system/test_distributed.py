@@ -1,10 +1,13 @@
 """How many processes train: what a scheduler or launcher started must be what the config says."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from harness import RUN
 
+from fastconv.config import job
+from fastconv.config.schema import Config
 from fastconv.system import distributed
 from fastconv.system.cluster import first_node, launched_nodes, tasks_on_nodes, world_size
 from fastconv.system.distributed import agent, check_world, is_restarted, rank
@@ -131,9 +134,9 @@ def test_tasks_of_srun_find_each_other_as_those_of_torchrun_do(started):
 
 def test_jobs_that_share_a_node_have_ports_of_their_own(started):
     ports = set()
-    for job in range(100, 140):
+    for number in range(100, 140):
         for step in range(10):
-            started(srun(2, "2", SLURM_JOB_ID=str(job), SLURM_STEP_ID=str(step)))
+            started(srun(2, "2", SLURM_JOB_ID=str(number), SLURM_STEP_ID=str(step)))
             check_world(2)
             ports.add(os.environ.pop("MASTER_PORT"))
     assert len(ports) == 400
@@ -146,6 +149,18 @@ def test_another_torchrun_of_the_same_number_is_another(started, monkeypatch):
     assert first == agent()
     monkeypatch.setattr(distributed, "start_ticks", lambda process: 1)
     assert agent() not in ("", first)
+
+
+@pytest.mark.parametrize(("variables", "begins"), [({}, []), (srun(2, "1(x2)"), [3])], ids=["alone", "two machines"])
+def test_ranks_forget_what_they_told_each_other_for_the_job_before(started, monkeypatch, variables, begins):
+    """Of one device on each machine too: a job would else get the folder of the one before."""
+    started(variables)
+    begun = []
+    monkeypatch.setattr(job, "begin_job", begun.append)
+    monkeypatch.setattr(job.HydraConfig, "get", lambda: SimpleNamespace(job=SimpleNamespace(num=3)))
+    monkeypatch.setattr(job, "task_overrides", list)
+    with job.Job("train", lambda config: None, full_error=False)._ranks(Config()):
+        assert begun == begins
 
 
 def test_a_given_address_stays(started):
