@@ -1,4 +1,4 @@
-"""Lets the processes of a run notice that one of them is gone, in whatever phase: reading, planning, training or scoring.
+"""Lets the processes of a run notice that one is gone, in whatever phase: reading, planning, training or scoring.
 
 In training a killed process is noticed by the others at once, since its connections close. Before and after it they
 wait for each other in other ways, and a machine that is gone closes no connections.
@@ -22,6 +22,8 @@ BEAT_SECONDS = 2.0
 # A process is gone that says nothing new for this many beats of the one that listens. A library that is loaded may keep
 # it from speaking for seconds. Beats, since the time passes for processes that are suspended together too.
 SILENT_BEATS = 10
+# The same for one that ends anyway and only waits for the first one, should that have been killed.
+FEW_BEATS = 3
 # Seconds that the first process, which may hold the store, waits at its end for the others to end too.
 LAST_SECONDS = 10.0
 # Seconds that other processes give the first one, after it has ended its run, to say why and to requeue its job; and
@@ -40,10 +42,11 @@ class Heartbeat:
     Args:
         store: with `set`, `get` and `check`.
         rank, ranks: number of this process, and of processes.
+        patience: beats for which another process may say nothing new.
     """
 
-    def __init__(self, store: Any, rank: int, ranks: int) -> None:
-        self._store, self._rank = store, rank
+    def __init__(self, store: Any, rank: int, ranks: int, patience: int = SILENT_BEATS) -> None:
+        self._store, self._rank, self._patience = store, rank, patience
         self._others = range(1, ranks) if rank == 0 else range(1)
         self._beats = 0
         # Of each other process what it has said last, and beats since then.
@@ -70,7 +73,7 @@ class Heartbeat:
             said = self._said_by(other)
             quiet = quiet + 1 if said == heard else 0
             self._heard[other] = said, quiet
-            if said == FAILED or (said and quiet >= SILENT_BEATS and not (said == STOPPED and is_stopped)):
+            if said == FAILED or (said and quiet >= self._patience and not (said == STOPPED and is_stopped)):
                 return f"process {other}"
         return ""
 
@@ -152,7 +155,7 @@ def end_after_first_rank(code: int = 1) -> NoReturn:
     """
     if started_together():
         with suppress(Exception):  # torch raises several kinds when the store is gone
-            heartbeat = Heartbeat(store(), rank(), world())
+            heartbeat = Heartbeat(store(), rank(), world(), FEW_BEATS)
             while not heartbeat.listen() and not heartbeat.first_has_ended(is_stopped=True):
                 time.sleep(BEAT_SECONDS)
         time.sleep(TIME_TO_SAY)
