@@ -193,7 +193,11 @@ class ImageClassifier(ScoredModule):
         self._average_statistics()
 
     def _average_statistics(self) -> None:
-        """Average the batch-norm statistics over the ranks, each of which has seen its own images only."""
+        """Average the batch-norm statistics over the ranks, each of which has seen its own images only.
+
+        A step moves them by a share that does not depend on them, so they end alike however often this is called: a run
+        that was stopped, and saved them, as one that was not.
+        """
         if self.trainer.world_size > 1:
             for buffer in self.model.buffers():
                 if buffer.is_floating_point():
