@@ -37,7 +37,7 @@ WAIT_FOR_LINE = 3.0
 def rank() -> int:
     """This process's rank in its run."""
     found = launch()
-    return found.rank if found else int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    return found.rank if found else number_in("RANK", number_in("LOCAL_RANK", 0))
 
 
 def is_first_rank() -> bool:
@@ -98,7 +98,7 @@ def check_world(devices: int, nodes: int | None = None) -> None:
     """
     found = launch()
     if line := _unlike(found, devices, nodes) if found else _not_launched(devices, nodes):
-        if rank():
+        if rank() and (found or number_in("WORLD_SIZE") > 1):  # the first rank says it
             time.sleep(WAIT_FOR_LINE)
             raise SystemExit(1)
         raise InputError(line)
@@ -130,6 +130,8 @@ def _not_launched(devices: int, nodes: int | None) -> str:
     """Why this process, which no launcher has started with others, cannot train what the config says."""
     if VARIABLE in os.environ and not is_first_rank():  # the first rank, which has been checked, started this process
         return ""
+    if not is_first_rank() and number_in("WORLD_SIZE") == 1:
+        return f"RANK or LOCAL_RANK is {rank()} here, but no launcher has started this process with others: unset them"
     world = devices * (nodes or 1)
     if world > 1 and is_slurm_job():
         what = f"trainer.devices={devices}" + f" on trainer.nodes={nodes}" * ((nodes or 1) > 1)
