@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from fastconv.system.cluster import launch
 from fastconv.system.errors import InputError
 
 # Ctrl-C, a scheduler's request to stop, and the early warning that SLURM sends with `--signal=USR1@60`. Windows lacks
@@ -24,9 +25,9 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
         self.advice: str | None = None
-        self.goes_on = number == signal.SIGTERM
-        """Whether to requeue the job: if it is preempted; before the end of its time, only if it has saved further
-        steps, lest it begin again for ever."""
+        self.goes_on = number == signal.SIGTERM and launch() is None
+        """Whether to requeue the job: if it is preempted. Before the end of its time, or where a launcher sends the
+        signal since another rank has failed, only if it has saved further steps, lest it begin again for ever."""
 
 
 # Signals belong to the process, so the received one is kept in a module variable.

@@ -23,6 +23,16 @@ def test_a_run_that_ends_with_its_job_passes_over_the_warning():
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
+def test_only_one_process_alone_knows_that_its_job_is_preempted(monkeypatch):
+    """torchrun sends SIGTERM to all ranks when one has failed: the job would be requeued, and fail, for ever."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert Interrupted(signal.SIGTERM).goes_on
+    assert not Interrupted(signal.SIGUSR1).goes_on
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not Interrupted(signal.SIGTERM).goes_on
+
+
 def test_the_ranks_of_a_run_that_failed_end_and_the_first_one_goes_on():
     """Lightning watches them, and would kill the first one as soon as one of them has failed."""
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
