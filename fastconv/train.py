@@ -23,7 +23,7 @@ from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_loggers, require_weights, require_writable
-from fastconv.config.restart import of_restarted_job
+from fastconv.config.restart import finished_by_agent, of_restarted_job
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
 from fastconv.config.search_storage import require_optuna
@@ -32,7 +32,14 @@ from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_pruned
 from fastconv.runs.results import Results
-from fastconv.system.distributed import agent, check_world, end_with_first_rank, is_restarted, on_any_rank
+from fastconv.system.distributed import (
+    agent,
+    check_world,
+    end_with_first_rank,
+    is_first_rank,
+    is_restarted,
+    on_any_rank,
+)
 from fastconv.system.errors import InputError
 from fastconv.system.heartbeat import watching_ranks
 from fastconv.system.lean_imports import lean_imports, without_garbage_collection
@@ -94,6 +101,10 @@ def main(config: Config) -> float | None:
     with watching_ranks():
         may_go_on = not is_named and job is None and (agent() or is_restarted())
         if may_go_on and on_any_rank("restarted", is_restarted()):
+            if (ended := finished_by_agent(config.outputs_folder)) is not None:
+                if is_first_rank():
+                    print(f"{ended} is finished")
+                return None
             config = dataclasses.replace(config, resume=of_restarted_job(config, overrides))
         begun = unfinished(config, overrides) if config.resume not in (None, "auto") else None  # of a restarted job too
         config = begun.config if begun else config
