@@ -23,7 +23,7 @@ from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_loggers, require_weights, require_writable
-from fastconv.config.restart import of_restarted_job
+from fastconv.config.restart import finished_by_agent, of_restarted_job
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
 from fastconv.config.search_storage import require_optuna
@@ -32,7 +32,14 @@ from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_pruned
 from fastconv.runs.results import Results
-from fastconv.system.distributed import agent, check_world, end_with_first_rank, is_restarted, on_any_rank
+from fastconv.system.distributed import (
+    agent,
+    check_world,
+    end_with_first_rank,
+    is_first_rank,
+    is_restarted,
+    on_any_rank,
+)
 from fastconv.system.errors import InputError
 from fastconv.system.heartbeat import watching_ranks
 from fastconv.system.lean_imports import lean_imports, without_garbage_collection
@@ -63,6 +70,11 @@ def check_search(config: Config) -> None:
     """Raise InputError for a search that cannot work here, or that would choose by the test images."""
     if config.validate.on != "holdout":
         raise InputError("a search must not look at the test images: set dataset.holdout=0.1 and validate.on=holdout")
+    if config.trainer.world > 1:
+        raise InputError(
+            f"a search trains each trial on one device, not on {config.trainer.world}: leave out trainer.devices, and"
+            " start the command once for each device, with the same sweep.resume=FOLDER"
+        )
     if config.dry_run:
         raise InputError("dry_run=true is not possible in a search: a plan has no accuracy to compare")
     require_optuna()
@@ -83,19 +95,25 @@ def main(config: Config) -> float | None:
     job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
     if job is None and (config.sweep.resume or config.sweep.report != "none" or config.sweep.trials):
         raise InputError("sweep.resume, sweep.report and sweep.trials need a sweep: add -m and the values")
-    if config.resume in (None, "auto") and job is None and (agent() or is_restarted()):
+    is_named = config.resume not in (None, "auto")
+    if not is_named:  # one that is named has its own number of devices
         check_world(config.trainer.devices, config.trainer.nodes)
-        if on_any_rank("restarted", is_restarted()):
-            config = dataclasses.replace(config, resume=of_restarted_job(config, overrides))
-    begun = unfinished(config, overrides) if config.resume not in (None, "auto") else None
-    config = begun.config if begun else config
-    data = check_run(config, begun is not None)
-    end_with_first_rank()
-    own_code = targets_in(dataclasses.asdict(config))
-    with without_garbage_collection(), nullcontext() if own_code else lean_imports():
-        from fastconv.training.run import train
-
     with watching_ranks():
+        may_go_on = not is_named and job is None and (agent() or is_restarted())
+        if may_go_on and on_any_rank("restarted", is_restarted()):
+            if (ended := finished_by_agent(config.outputs_folder)) is not None:
+                if is_first_rank():
+                    print(f"{ended} is finished")
+                return None
+            config = dataclasses.replace(config, resume=of_restarted_job(config, overrides))
+        begun = unfinished(config, overrides) if config.resume not in (None, "auto") else None  # of a restarted job too
+        config = begun.config if begun else config
+        data = check_run(config, begun is not None)
+        end_with_first_rank()
+        own_code = targets_in(dataclasses.asdict(config))
+        with without_garbage_collection(), nullcontext() if own_code else lean_imports():
+            from fastconv.training.run import train
+
         folder = train(config, data, overrides, clock, begun, job)
     if folder and config.checkpoint.save and not is_pruned(folder):
         # Another command follows neither the code nor the URLs that a run's files name, unless it is told to.

@@ -23,9 +23,10 @@ from fastconv.config.store import CONF, register
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import begin, override_of, remove_empty
 from fastconv.system.console_log import console_logged
-from fastconv.system.distributed import end_after_first_rank, is_first_rank
+from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, of_file
+from fastconv.system.heartbeat import end_after_first_rank
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, listening
@@ -138,6 +139,8 @@ def command(
                     again = requeue() if error.goes_on else ""
                     line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice, again)))
                     print(redacted(line), file=sys.stderr)
+                else:
+                    end_after_first_rank(error.exit_code)
                 raise SystemExit(error.exit_code) from None
             except COMPOSING_ERRORS as error:
                 if job.full_error or (job.composed and not job.failed):

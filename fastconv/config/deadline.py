@@ -106,6 +106,11 @@ def bounded(config: Config, spent: float) -> Config:
     return dataclasses.replace(config, budget=every)
 
 
+def ends_with_job(config: Config) -> bool:
+    """Whether a bounded config has a run end before its SLURM job does."""
+    return isinstance(config.budget, BoundedBudget) and config.budget.until == JOB
+
+
 def going_on(config: Config, earlier: float) -> Config:
     """A bounded config for a run on which earlier processes spent seconds, which its clock counts too."""
     budget = config.budget

@@ -23,10 +23,10 @@ from fastconv.config.sweeps import Sweep
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
 from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged
-from fastconv.system.distributed import begin_job
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.names import printable
+from fastconv.system.rank_store import begin_job
 from fastconv.system.signals import Interrupted, listening
 from fastconv.system.terminal import print_in_any_encoding
 from fastconv.system.urls import redacted
@@ -152,7 +152,7 @@ class Job:
 
     def _ranks(self, config: Any) -> contextlib.AbstractContextManager[None]:
         """What the ranks of a job of a sweep need: the others train that one run, not the sweep."""
-        if getattr(getattr(config, "trainer", None), "devices", 1) == 1:
+        if getattr(getattr(config, "trainer", None), "world", 1) == 1:
             return contextlib.nullcontext()
         begin_job(HydraConfig.get().job.num)
         return ranks_of_one_job([*self.flags, *task_overrides(), *ALONE])

@@ -31,6 +31,18 @@ def begun_by_agent(outputs: Path) -> Iterator[Path]:
                 yield path.with_name("config.yaml")
 
 
+def finished_by_agent(outputs: Path) -> str | None:
+    """The folder of the run that the torchrun of this process has trained to its end, after which another rank must
+    have failed; None if it has not. The same on all ranks."""
+
+    def find() -> str | None:
+        found = (config.parent for config in (begun_by_agent(outputs) if agent() else ()))
+        return next((str(folder) for folder in found if is_finished(folder)), None)
+
+    folder: str | None = from_first_rank("ended", find)
+    return folder
+
+
 def of_restarted_job(config: Config, overrides: list[str]) -> str:
     """What to resume in a job that is started anew: the folder of the unfinished run that it began, else `auto`.
 

@@ -6,13 +6,16 @@ Where no launcher has, this process is the only one, or the first rank has start
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# Ports for the processes of a srun step to find each other: below those that the kernel hands out.
-FIRST_PORT, PORTS = 15000, 15000
+# Ports for the processes of a srun step to find each other: below those that the kernel hands out. Steps of one job,
+# and jobs with numbers close to each other, may share a node: their ports differ (the spread and the number of ports
+# have no common divisor).
+FIRST_PORT, PORTS, SPREAD = 15000, 15000, 101
 # Names of SLURM jobs that only lend their machine to a shell (Lightning's convention).
 INTERACTIVE = ("bash", "interactive")
 
@@ -64,6 +67,12 @@ def launch() -> Launch | None:
     return None
 
 
+def attempt() -> int:
+    """How often torchrun has started the processes anew since one ended; 0 without torchrun."""
+    found = launch()
+    return number_in("TORCHELASTIC_RESTART_COUNT", 0) if found and found.launcher == "torchrun" else 0
+
+
 def launched_nodes() -> int:
     """The number of nodes on which a launcher has started processes of this run; 1 without a launcher."""
     found = launch()
@@ -97,7 +106,7 @@ def torch_variables(found: Launch) -> Mapping[str, str]:
     MASTER_ADDR and MASTER_PORT, where they are set, stay.
     """
     given = os.environ
-    step = 1000 * number_in("SLURM_JOB_ID", 0) + number_in("SLURM_STEP_ID", 0)  # two steps of a job may share a node
+    step = SPREAD * number_in("SLURM_JOB_ID", 0) + number_in("SLURM_STEP_ID", 0)
     return {
         "RANK": str(found.rank),
         "WORLD_SIZE": str(found.world),
@@ -137,6 +146,20 @@ def ranks_of_one_job(arguments: Sequence[str]) -> Iterator[None]:
         torch = sys.modules.get("torch")
         if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def end_processes(started: "list[subprocess.Popen[bytes]]") -> None:
+    """Kill the processes that Lightning's launcher has started for a run that failed, and clear its list of them.
+
+    They would wait for this process to end, which may go on with the next run of a sweep; and Lightning's observer of
+    this list would kill this process too as soon as one of them has failed.
+    """
+    ending = list(started)
+    started.clear()
+    for process in ending:
+        process.kill()
+    for process in ending:
+        process.wait()
 
 
 def number_in(variable: str, otherwise: int = 1) -> int:

@@ -4,7 +4,6 @@ Lightning starts the other ranks by running the command again once the first one
 srun start all ranks at once.
 """
 
-import functools
 import json
 import os
 import platform
@@ -12,20 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from fastconv.system.cluster import Launch, is_slurm_job, launch, number_in, torch_variables
+from fastconv.system.cluster import Launch, attempt, is_slurm_job, launch, number_in, torch_variables
 from fastconv.system.errors import InputError, SharedError, reason
+from fastconv.system.process import start_ticks
+from fastconv.system.rank_store import ASK_AGAIN_SECONDS, store, wait_for
 from fastconv.system.slurm import is_restarted_job
 from fastconv.system.wording import counted
 
 # Environment variable by which the first rank passes values to the processes that it starts.
 VARIABLE = "FASTCONV_FIRST_RANK"
-ASK_AGAIN_SECONDS = 1.0
-# Seconds that other ranks wait at most for the first one to end too, and then give it to say why all of them end.
-WAIT_FOR_FIRST_RANK, TIME_TO_SAY = 20.0, 3.0
-# What a process says at its end, for the others to hear.
-ENDED, FAILED = "ended", "failed"
 # Variables in which launchers say how many processes they started, which fastconv does not take for one run.
 OTHER_LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": "mpirun",
@@ -40,7 +37,7 @@ WAIT_FOR_LINE = 3.0
 def rank() -> int:
     """This process's rank in its run."""
     found = launch()
-    return found.rank if found else int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    return found.rank if found else number_in("RANK", number_in("LOCAL_RANK", 0))
 
 
 def is_first_rank() -> bool:
@@ -55,19 +52,21 @@ def started_together() -> bool:
 
 def is_restarted() -> bool:
     """Whether a run is started anew: by torchrun, since a rank ended before (`--max-restarts`), or by SLURM."""
-    return _attempt() > 0 or is_restarted_job()
-
-
-def _attempt() -> int:
-    found = launch()
-    by_torchrun = found is not None and found.launcher == "torchrun"
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if by_torchrun else 0
+    return attempt() > 0 or is_restarted_job()
 
 
 def agent() -> str:
-    """Identifies the torchrun that starts this process, and starts it anew; empty without torchrun."""
+    """Identifies the torchrun that starts this process, and starts it anew; empty without torchrun.
+
+    In a container that is started again it may have the number, and the host the name, of an earlier one.
+    """
     found = launch()
-    return f"{platform.node()} {os.getppid()}" if found and found.launcher == "torchrun" else ""
+    if found is None or found.launcher != "torchrun":
+        return ""
+    began = 0
+    with suppress(OSError):
+        began = start_ticks(os.getppid())
+    return f"{platform.node()} {os.getppid()} {began}"
 
 
 def end_with_first_rank() -> None:
@@ -99,7 +98,7 @@ def check_world(devices: int, nodes: int | None = None) -> None:
     """
     found = launch()
     if line := _unlike(found, devices, nodes) if found else _not_launched(devices, nodes):
-        if rank():
+        if rank() and (found or number_in("WORLD_SIZE") > 1):  # the first rank says it
             time.sleep(WAIT_FOR_LINE)
             raise SystemExit(1)
         raise InputError(line)
@@ -131,6 +130,8 @@ def _not_launched(devices: int, nodes: int | None) -> str:
     """Why this process, which no launcher has started with others, cannot train what the config says."""
     if VARIABLE in os.environ and not is_first_rank():  # the first rank, which has been checked, started this process
         return ""
+    if not is_first_rank() and number_in("WORLD_SIZE") == 1:
+        return f"RANK or LOCAL_RANK is {rank()} here, but no launcher has started this process with others: unset them"
     world = devices * (nodes or 1)
     if world > 1 and is_slurm_job():
         what = f"trainer.devices={devices}" + f" on trainer.nodes={nodes}" * ((nodes or 1) > 1)
@@ -155,6 +156,15 @@ def _not_launched(devices: int, nodes: int | None) -> str:
     return ""
 
 
+# The error of which `from_first_rank` has told the others.
+_told: BaseException | None = None
+
+
+def all_know(error: BaseException) -> bool:
+    """Whether an error ends all ranks, each by itself."""
+    return isinstance(error, SharedError) or error is _told
+
+
 def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
     """Call `make` on the first rank and return its value on every rank.
 
@@ -170,6 +180,8 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
             try:
                 value = make()
             except BaseException as error:
+                global _told
+                _told = error
                 store().set(name, json.dumps({"failed": reason(error)}))
                 raise
             store().set(name, json.dumps({"value": value}))
@@ -183,57 +195,6 @@ def from_first_rank(name: str, make: Callable[[], Any]) -> Any:
         told[name] = make()
         os.environ[VARIABLE] = json.dumps(told)
     return told[name]
-
-
-# The job of a sweep that this process runs.
-_job = ""
-
-
-def begin_job(number: int) -> None:
-    """Note which job of a sweep begins, on every rank: what ranks told each other for the one before does not count."""
-    global _job
-    _job = f"-{number}"
-    store.cache_clear()
-
-
-@functools.cache
-def store() -> Any:
-    """The key-value store through which torchrun's processes find each other."""
-    return connect()
-
-
-def connect() -> Any:
-    """A connection of its own to the store, for a thread: a connection serves one call after the other.
-
-    The store outlives the processes, so that those that torchrun starts anew must not find the values of the ones
-    before. Raises InputError if it cannot be reached.
-    """
-    from torch.distributed import DistError, PrefixStore  # type: ignore[attr-defined]
-    from torch.distributed.rendezvous import rendezvous
-
-    if (found := launch()) and found.launcher == "srun":
-        os.environ.update(torch_variables(found))
-    try:
-        shared, _, _ = next(rendezvous("env://"))
-    except DistError as error:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise InputError(
-            f"the processes of this run cannot find each other at {place}: set"
-            " TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, which restarts wrongly without it (pytorch issue"
-            " 135712), and check that the machines reach each other"
-        ) from error
-    # Without torchrun's own store the first rank keeps a new one for each attempt. Machines count attempts differently.
-    attempt = _attempt() if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
-    return PrefixStore(f"fastconv-{attempt}{_job}", shared)
-
-
-def wait_for(name: str) -> bytes:
-    """Wait, without a time limit, for a value in the store. A signal can end the wait."""
-    shared = store()
-    while not shared.check([name]):
-        time.sleep(ASK_AGAIN_SECONDS)
-    value: bytes = shared.get(name)
-    return value
 
 
 def on_any_rank(name: str, own: bool) -> bool:
@@ -252,34 +213,6 @@ def world() -> int:
     """Number of processes that a launcher has started together with this one; 1 without a launcher."""
     found = launch()
     return found.world if found else 1
-
-
-def end_after_first_rank() -> None:
-    """End this process with code 1, after the first one has had time to say why all of them end.
-
-    torchrun, srun or the first rank, which started them, ends all processes of a run as soon as one has failed.
-    """
-    parent, deadline = os.getppid(), time.monotonic() + WAIT_FOR_FIRST_RANK
-    if started_together():
-        while not _first_is_ending() and time.monotonic() < deadline:
-            time.sleep(ASK_AGAIN_SECONDS / 10)
-        time.sleep(TIME_TO_SAY)
-    else:
-        while os.getppid() == parent:  # the first rank
-            time.sleep(ASK_AGAIN_SECONDS / 10)
-    os._exit(1)
-
-
-def alive(rank: int) -> str:
-    """The key in the store under which a process says how it is: a growing number, ENDED or FAILED."""
-    return f"alive/{rank}"
-
-
-def _first_is_ending() -> bool:
-    try:
-        return store().check([alive(0)]) and store().get(alive(0)).decode() in (ENDED, FAILED)
-    except Exception:  # torch raises several kinds when the store is gone
-        return True
 
 
 def lost_rank(error: BaseException) -> bool:

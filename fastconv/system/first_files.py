@@ -6,17 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastconv.system.distributed import (
-    ASK_AGAIN_SECONDS,
-    from_first_rank,
-    is_first_rank,
-    started_together,
-    store,
-    wait_for,
-    world,
-)
+from fastconv.system.distributed import from_first_rank, is_first_rank, started_together, world
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
+from fastconv.system.rank_store import ASK_AGAIN_SECONDS, store, wait_for
 
 # Bytes of a message: the store through which ranks find each other takes 8 MiB.
 CHUNK_BYTES = 4 * 2**20

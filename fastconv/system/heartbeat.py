@@ -1,4 +1,4 @@
-"""Lets the processes of a run notice that one of them is gone, in whatever phase: planning, training or scoring.
+"""Lets the processes of a run notice that one is gone, in whatever phase: reading, planning, training or scoring.
 
 In training a killed process is noticed by the others at once, since its connections close. Before and after it they
 wait for each other in other ways, and a machine that is gone closes no connections.
@@ -8,18 +8,30 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
-from fastconv.system.distributed import ENDED, FAILED, alive, connect, rank, started_together, world
-from fastconv.system.errors import SharedError
+from fastconv.system import signals
+from fastconv.system.distributed import all_know, lost_rank, rank, started_together, world
+from fastconv.system.errors import InputError
+from fastconv.system.rank_store import ASK_AGAIN_SECONDS, connect, store
+from fastconv.system.signals import Interrupted
 
 BEAT_SECONDS = 2.0
-# A process that says nothing for so long is gone: a library that is loaded may keep it from speaking for seconds.
-SILENT_SECONDS = 20.0
+# A process is gone that says nothing new for this many beats of the one that listens. A library that is loaded may keep
+# it from speaking for seconds. Beats, since the time passes for processes that are suspended together too.
+SILENT_BEATS = 10
+# The same for one that ends anyway and only waits for the first one, should that have been killed.
+FEW_BEATS = 3
 # Seconds that the first process, which may hold the store, waits at its end for the others to end too.
 LAST_SECONDS = 10.0
+# Seconds that other processes give the first one, after it has ended its run, to say why and to requeue its job; and
+# seconds that those which it started itself, and which do not hear it, wait for it at most.
+TIME_TO_SAY, WAIT_FOR_FIRST_RANK = 3.0, 20.0
+# What a process says at its end, for the others to hear: that it has ended well or that all know why it has not, that a
+# signal ended it, or that it failed alone.
+ENDED, STOPPED, FAILED = "ended", "stopped", "failed"
 
 
 class Heartbeat:
@@ -30,49 +42,60 @@ class Heartbeat:
     Args:
         store: with `set`, `get` and `check`.
         rank, ranks: number of this process, and of processes.
-        now: monotonic time in seconds.
+        patience: beats for which another process may say nothing new.
     """
 
-    def __init__(self, store: Any, rank: int, ranks: int, now: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._rank, self._now = store, rank, now
+    def __init__(self, store: Any, rank: int, ranks: int, patience: int = SILENT_BEATS) -> None:
+        self._store, self._rank, self._patience = store, rank, patience
         self._others = range(1, ranks) if rank == 0 else range(1)
         self._beats = 0
-        self._heard: dict[int, tuple[str, float]] = {other: ("", now()) for other in self._others}
+        # Of each other process what it has said last, and beats since then.
+        self._heard: dict[int, tuple[str, int]] = dict.fromkeys(self._others, ("", 0))
 
-    def beat(self) -> str:
+    def beat(self, is_stopped: bool = False) -> str:
         """Say that this process is there, and listen. Returns who is gone; empty if nobody is.
 
-        A process that was never heard may still read its images.
+        A process that was never heard may still read its images. One that a signal has ended is soon gone, unless a
+        signal ends this process too.
+
+        Args:
+            is_stopped: whether a signal ends this process.
         """
         self._beats += 1
         self.say(str(self._beats))
-        for other in self._others:
-            heard, since = self._heard[other]
+        return self.listen(is_stopped)
+
+    def listen(self, is_stopped: bool = False) -> str:
+        """Listen only; the same as `beat` otherwise."""
+        for other, (heard, quiet) in self._heard.items():
             if heard == ENDED:
                 continue
-            said = self._listen(other)
-            if said != heard:
-                self._heard[other] = heard, since = said, self._now()
-            if heard == FAILED or (heard and self._now() - since > SILENT_SECONDS):
+            said = self._said_by(other)
+            quiet = quiet + 1 if said == heard else 0
+            self._heard[other] = said, quiet
+            if said == FAILED or (said and quiet >= self._patience and not (said == STOPPED and is_stopped)):
                 return f"process {other}"
         return ""
 
     def say(self, word: str) -> None:
         """Say something for the others to hear."""
-        self._store.set(alive(self._rank), word)
+        self._store.set(_key(self._rank), word)
 
     def all_ended(self) -> bool:
         """Whether every process that this one listens to has ended."""
-        return all(self._listen(other) in (ENDED, FAILED) for other in self._others)
+        return all(self._said_by(other) in (ENDED, STOPPED, FAILED) for other in self._others)
 
-    @property
-    def first_has_ended(self) -> bool:
-        """Whether the first process, as was heard last, has ended well; the store may end with it."""
-        return self._rank > 0 and self._heard[0][0] == ENDED
+    def first_has_ended(self, is_stopped: bool = False) -> bool:
+        """Whether the first process, as was heard last, has ended as this one does; the store may end with it."""
+        return self._rank > 0 and self._heard[0][0] in (ENDED, *[STOPPED] * is_stopped)
 
-    def _listen(self, other: int) -> str:
-        key = alive(other)
+    def _said_by(self, other: int) -> str:
+        key = _key(other)
         return self._store.get(key).decode() if self._store.check([key]) else ""
+
+
+def _key(rank: int) -> str:
+    return f"alive/{rank}"
 
 
 @contextmanager
@@ -91,8 +114,13 @@ def watching_ranks() -> Iterator[None]:
     try:
         yield
         word = ENDED
-    except SharedError:  # it ends all of them by itself
-        word = ENDED
+    except Interrupted:
+        word = STOPPED
+        raise
+    except Exception as error:
+        word = ENDED if all_know(error) else FAILED
+        if lost_rank(error):
+            raise InputError("a process of this run is gone, so this one ends too") from error
         raise
     finally:
         over.set()
@@ -106,10 +134,11 @@ def watching_ranks() -> Iterator[None]:
 
 def _watch(heartbeat: Heartbeat, over: threading.Event) -> None:
     while not over.wait(BEAT_SECONDS):
+        is_stopped = signals.received() is not None
         try:
-            gone = heartbeat.beat()
+            gone = heartbeat.beat(is_stopped)
         except Exception:  # torch raises several kinds when the store is gone
-            if heartbeat.first_has_ended:
+            if heartbeat.first_has_ended(is_stopped):
                 return
             gone = "the process that keeps the store"
         if gone and not over.is_set():
@@ -117,3 +146,21 @@ def _watch(heartbeat: Heartbeat, over: threading.Event) -> None:
             with suppress(Exception):
                 heartbeat.say(FAILED)
             os._exit(1)
+
+
+def end_after_first_rank(code: int = 1) -> NoReturn:
+    """End this process with an exit code after the first one, which may still write, say why and requeue its job.
+
+    torchrun, some srun and the first rank, which started them, end all processes of a run as soon as one has failed.
+    """
+    if started_together():
+        with suppress(Exception):  # torch raises several kinds when the store is gone
+            heartbeat = Heartbeat(store(), rank(), world(), FEW_BEATS)
+            while not heartbeat.listen() and not heartbeat.first_has_ended(is_stopped=True):
+                time.sleep(BEAT_SECONDS)
+        time.sleep(TIME_TO_SAY)
+    else:
+        parent, deadline = os.getppid(), time.monotonic() + WAIT_FOR_FIRST_RANK
+        while os.getppid() == parent and time.monotonic() < deadline:
+            time.sleep(ASK_AGAIN_SECONDS / 10)
+    os._exit(code)

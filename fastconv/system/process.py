@@ -19,12 +19,20 @@ def process_start() -> float:
     Where the system does not say (elsewhere than on Linux), the time at which fastconv was imported.
     """
     with suppress(OSError, ValueError, IndexError, AttributeError):
-        ticks = int(Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()[19])  # field 22 of proc(5)
+        ticks = start_ticks()
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
         began = time.monotonic() - age
         if _imported - LONGEST_START <= began <= _imported:
             return began
     return _imported
+
+
+def start_ticks(process: int | str = "self") -> int:
+    """The clock ticks from the start of the system to that of a process; two of one number differ in them.
+
+    Raises OSError where the system does not say, elsewhere than on Linux.
+    """
+    return int(Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[19])  # field 22 of proc(5)
 
 
 def begin_command() -> None:

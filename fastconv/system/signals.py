@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from fastconv.system.cluster import launch
 from fastconv.system.errors import InputError
 
 # Ctrl-C, a scheduler's request to stop, and the early warning that SLURM sends with `--signal=USR1@60`. Windows lacks
@@ -24,15 +25,16 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
         self.advice: str | None = None
-        self.goes_on = number == signal.SIGTERM
-        """Whether to requeue the job: if it is preempted; before the end of its time, only if something is saved, lest
-        it begin again for ever."""
+        self.goes_on = number == signal.SIGTERM and launch() is None
+        """Whether to requeue the job: if it is preempted. Before the end of its time, or where a launcher sends the
+        signal since another rank has failed, only if it has saved further steps, lest it begin again for ever."""
 
 
 # Signals belong to the process, so the received one is kept in a module variable.
 _received: int | None = None
 _deferred = False
 _second_ends = True
+_passes_over_warning = False
 
 
 @contextmanager
@@ -42,8 +44,8 @@ def listening(second_ends: bool = True) -> Iterator[None]:
     Args:
         second_ends: whether a second Ctrl-C ends the process at once, or else raises KeyboardInterrupt at once.
     """
-    global _received, _deferred, _second_ends
-    _received, _deferred, _second_ends = None, False, second_ends
+    global _received, _deferred, _second_ends, _passes_over_warning
+    _received, _deferred, _second_ends, _passes_over_warning = None, False, second_ends, False
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
@@ -95,6 +97,13 @@ def defer(on: bool) -> None:
     _deferred = on
 
 
+def pass_over_warning() -> None:
+    """Do nothing from now on when SLURM warns, by SIGUSR1, that the job's time is nearly over: until the end of
+    `listening`, for a run whose budget is that time."""
+    global _passes_over_warning
+    _passes_over_warning = True
+
+
 def received() -> int | None:
     """The first signal that arrived; None if there was none."""
     return _received
@@ -108,6 +117,8 @@ def obey() -> None:
 
 def _receive(number: int, frame: FrameType | None) -> None:
     global _received
+    if _passes_over_warning and signal.Signals(number).name == "SIGUSR1":
+        return
     if _received is not None:
         if number == signal.SIGINT and not _second_ends:
             raise KeyboardInterrupt

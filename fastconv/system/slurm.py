@@ -11,14 +11,22 @@ from fastconv.system.errors import InputError
 
 # Seconds for an answer of SLURM's controller, which may be busy.
 ANSWER_SECONDS = 60.0
-# What squeue says of a job without a time limit.
-UNLIMITED = "UNLIMITED"
+# What squeue says of a job without a time limit, and seconds after which SLURM_JOB_END_TIME says that it ends: SLURM
+# itself takes 365 days for it. Less, since some of them are over.
+UNLIMITED, NEVER = "UNLIMITED", 300 * 24 * 3600.0
 DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
 
 
 def job_number() -> str | None:
     """The number of the job, other for each task of an array; None outside of a job."""
     return os.environ.get("SLURM_JOB_ID") or None
+
+
+def _name() -> str | None:
+    """The job as SLURM's commands take it: one task of an array has the array's own number, which means all of them."""
+    job = job_number()
+    is_whole_array = job is not None and job == os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if is_whole_array else job
 
 
 def is_restarted_job() -> bool:
@@ -34,14 +42,14 @@ def job_end(now: float) -> float:
 
     Raises InputError outside of a job, and where SLURM does not say it.
     """
-    job = job_number()
+    job = _name()
     if job is None:
         raise InputError(
             "budget.until=job is not possible: this is no job of SLURM (SLURM_JOB_ID is not set). Give a clock time,"
             " such as budget.until=18:30"
         )
     if end := number_in("SLURM_JOB_END_TIME", 0):  # SLURM 23.02 and later
-        return float(end)
+        return float(end) if end - now < NEVER else math.inf
     left = _ask("squeue", "-h", "-j", job, "-o", "%L").strip()
     seconds = seconds_of(left)
     if seconds is None:
@@ -69,7 +77,7 @@ def requeue() -> str:
 
     Returns a line about it; empty outside of a batch job, and where the job ends anyway.
     """
-    job = job_number()
+    job = _name()
     if job is None or shutil.which("scontrol") is None:
         return ""
     said = dict(re.findall(r"(?:^|\s)(JobState|Requeue|BatchFlag)=(\S+)", _ask("scontrol", "show", "job", "-o", job)))

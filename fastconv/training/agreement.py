@@ -75,6 +75,32 @@ class Agreement:
         return torch.distributed.all_reduce(numbers, op=largest, group=self._group, async_op=not waits)
 
 
+def sum_over_ranks(value: Tensor, device: torch.device) -> Tensor:
+    """The sum of each rank's tensor, in a new one. All ranks call this.
+
+    Args:
+        device: that trains. The tensor may be elsewhere: after training Lightning moves the network to the CPU, where
+            NCCL exchanges nothing.
+    """
+    found = value.to(device, copy=True)
+    torch.distributed.all_reduce(found)  # Lightning's own waits at a barrier before it
+    return found
+
+
+def average_over_ranks(tensors: Sequence[Tensor], device: torch.device) -> None:
+    """Set tensors, in place, to their means over all ranks, in one exchange. All ranks call this.
+
+    Args:
+        device: as for `sum_over_ranks`.
+    """
+    if not tensors:
+        return
+    sums = sum_over_ranks(torch.cat([each.flatten() for each in tensors]), device)
+    means = (sums / torch.distributed.get_world_size()).split([each.numel() for each in tensors])
+    for each, mean in zip(tensors, means, strict=True):
+        each.copy_(mean.view_as(each))
+
+
 def _given(numbers: Sequence[float], of_first: bool) -> list[float]:
     """This rank's numbers; where only those of the first rank count, smaller ones than any on the others."""
     return [-math.inf] * len(numbers) if of_first and not is_first_rank() else [float(number) for number in numbers]

@@ -1,9 +1,9 @@
 """Carries out a planned run: trains, scores and records it."""
 
 import dataclasses
+import subprocess
 import time
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,10 +20,10 @@ from fastconv.models.tta import views_of
 from fastconv.models.weights import weights_digest
 from fastconv.optim.averaging import AVERAGES, weights_of
 from fastconv.runs.results import PRUNED, Results
-from fastconv.system import signals as interrupts
+from fastconv.system.cluster import end_processes
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
 from fastconv.system.errors import InputError, reason
-from fastconv.system.signals import Interrupted
+from fastconv.system.signals import INTERRUPT_CODE, Interrupted
 from fastconv.system.urls import redacted
 from fastconv.training.calibration import calibrate
 from fastconv.training.callbacks import (
@@ -53,7 +53,7 @@ from fastconv.training.final_scores import limits_scoring, score
 from fastconv.training.first_results import first_results
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import ImageClassifier
-from fastconv.training.own_images import CHECKPOINT, require_same_images
+from fastconv.training.own_images import require_same_images
 from fastconv.training.plan import Run
 from fastconv.training.run_stream import open_stream
 from fastconv.training.tensorboard import optional
@@ -74,12 +74,12 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
         try:
             results = training.carry_out()
         except BaseException as error:
+            end_processes(training.others)
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
                 where = redacted(copy_of(folder.config.outputs, folder.path) or str(folder.path))
                 error.advice = f"go on with: python -m fastconv.train resume={where}"
-                saved = Path(folder.path, CHECKPOINT).exists()
-                error.goes_on = error.goes_on or (saved and error.exit_code != interrupts.INTERRUPT_CODE)
+                error.goes_on = error.goes_on or (training.has_advanced and error.exit_code != INTERRUPT_CODE)
             if run.config.trainer.world > 1 and lost_rank(error):
                 raise InputError(
                     f"a process of this run on {run.config.trainer.world} devices is gone, so the others cannot go"
@@ -155,7 +155,14 @@ class Training:
         self._capture = CaptureStep(run.clock) if run.graph else None
         self._callbacks += [*([self._capture] if self._capture else []), *([TuneConvolutions()] if on_gpu else [])]
         self._validated = validated
+        self.others: list[subprocess.Popen[bytes]] = []
+        """The processes that the Trainer has started for this run, of which this one is the first."""
         self._opened = ExitStack()
+
+    @property
+    def has_advanced(self) -> bool:
+        """Whether this process has saved steps that it has trained."""
+        return self._checkpoints.has_advanced
 
     def note(self, **more: Any) -> None:
         """Write the progress of the run, and other results, to `results.json`."""
@@ -178,6 +185,7 @@ class Training:
         self._loggers = loggers = self._opened.enter_context(closing(Loggers(config, self._folder.path)))
         self._begin(loggers)
         trainer = make_trainer(run, loggers.all, self._callbacks, self._checkpoints.plugin)
+        self.others = getattr(trainer.strategy.launcher, "procs", [])
         if checkpoint and from_first_rank("trained", self._budget.is_over):
             module.load_state_dict(checkpoint["state_dict"])
             self._finish(trainer, module, checkpoint)
@@ -191,7 +199,7 @@ class Training:
                 return self._end_pruned(loggers)
             calibrate(run, trainer, module, self._budget)
             self._checkpoints.save(trainer, last=True)
-            interrupts.obey()
+            self._checkpoints.obey(trainer)
         trained, saved = weights_digest(module.state_dict()), self._checkpoints.plugin.digest
         with run.clock.segment("test"):
             scores = score(run, self._budget, trainer, module, datamodule)

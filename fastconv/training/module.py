@@ -15,6 +15,7 @@ from fastconv.models.classifier import Normalise
 from fastconv.models.temperature import TEMPERATURE
 from fastconv.models.tta import Views
 from fastconv.system.distributed import is_first_rank
+from fastconv.training.agreement import average_over_ranks, sum_over_ranks
 from fastconv.training.scored_module import ScoredModule
 from fastconv.training.step import Learn, WholeStep
 from fastconv.training.train_scores import PendingScores
@@ -174,9 +175,7 @@ class ImageClassifier(ScoredModule):
     def _all_sums(self) -> Tensor:
         if not torch.distributed.is_initialized():
             return self.train_sums
-        sums = self.train_sums.clone()
-        torch.distributed.all_reduce(sums)  # Lightning's own waits at a barrier before it
-        return sums
+        return sum_over_ranks(self.train_sums, self.trainer.strategy.root_device)
 
     def on_train_start(self) -> None:
         """Raise the momentum of batch norm to make up for the W - 1 of every W microbatches that a rank does not
@@ -193,11 +192,14 @@ class ImageClassifier(ScoredModule):
         self._average_statistics()
 
     def _average_statistics(self) -> None:
-        """Average the batch-norm statistics over the ranks, each of which has seen its own images only."""
+        """Average the batch-norm statistics over the ranks, each of which has seen its own images only.
+
+        A step moves them by a share that does not depend on them, so they end alike however often this is called: a run
+        that was stopped, and saved them, as one that was not.
+        """
         if self.trainer.world_size > 1:
-            for buffer in self.model.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
+            statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+            average_over_ranks(statistics, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self._make_optimizer is None:

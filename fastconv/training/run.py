@@ -10,7 +10,7 @@ from fastconv.budget.autotune.choose import Choice, autotune
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.budget.stream_mode import choose_stream
-from fastconv.config.deadline import bounded, going_on
+from fastconv.config.deadline import bounded, ends_with_job, going_on
 from fastconv.config.prerequisites import require_first_room
 from fastconv.config.resume import RunFolder, earlier_seconds, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
@@ -18,6 +18,7 @@ from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_finished, is_over
 from fastconv.system.console_log import keep_log_in
 from fastconv.system.distributed import from_first_rank, is_first_rank
+from fastconv.system.signals import pass_over_warning
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
 from fastconv.training.mirror import copied
@@ -49,6 +50,8 @@ def train(
     """
     console = Console(quiet=not is_first_rank())
     config = bounded(config, sum(clock.seconds().values()))
+    if ends_with_job(config):
+        pass_over_warning()
     # A resumed run has made its choices already.
     choice = settle(config, data, overrides, clock) if begun is None else Choice(config, None, {})
     if job is None or config.dry_run:

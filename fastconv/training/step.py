@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import ParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from fastconv.training.batch_hooks import has_own, own_hooks
 
@@ -142,9 +141,6 @@ class WholeStep:
         self._accumulate = strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else None
         self._trainer, self._module = trainer, module
         self._before_zero = own_hooks("on_before_zero_grad", callbacks)
-        if isinstance(trainer.model, DistributedDataParallel):
-            # Every batch begins with the first rank's buffers, which Lightning would share only once in this way.
-            trainer.model.register_forward_pre_hook(lambda ddp, _: setattr(ddp, "require_forward_param_sync", True))
 
     def __call__(self, images: Tensor, labels: Tensor, learn: Learn, sums: Tensor) -> Tensor:
         """Train on a batch (see `train_step`)."""

@@ -1,9 +1,10 @@
 """Runs that must be over by a moment, in simulated time."""
 
+import signal
 from datetime import datetime, timedelta
 
 import pytest
-from harness import SMALL, files, only_run
+from harness import SMALL, files, only_run, stop_at
 
 from fastconv.config import deadline
 from fastconv.config.schema import SEGMENTS
@@ -35,6 +36,19 @@ def test_a_run_is_annealed_and_scored_by_the_moment(command, tmp_path, at_six):
     assert BEGAN + timedelta(seconds=at_six.seconds) <= datetime.fromisoformat(found.budget_until)
     assert "everything up to the result, to be over by 2026-11-29T18:00:10" in " ".join(ended.out.split())
     assert found.hparams["budget.seconds"] == 1000  # as it was given
+
+
+def test_a_run_that_ends_with_its_job_is_not_stopped_by_the_warning(command, tmp_path, at_six, monkeypatch):
+    """SLURM sends it before the run would end: stopped and requeued each time, the run would never end."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(BEGAN.timestamp()) + 10))
+    stop_at(monkeypatch, "training_step", 3, signal.SIGUSR1)
+    ended = command("train", *RUN, "budget.until=job")
+    assert ended.code == 0, ended.err
+    found = Results.read(only_run(tmp_path))
+    assert (found.stop_reason, found.resumed) == ("budget", 0)
+    assert found.steps > 3
+    assert found.accuracy is not None
 
 
 def test_a_smaller_budget_counts(command, tmp_path, at_six):

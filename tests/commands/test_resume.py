@@ -59,6 +59,36 @@ def test_a_run_goes_on_as_if_nothing_had_happened(command, tmp_path, monkeypatch
         assert found.seconds[segment] > stopped.seconds[segment] * (steps < STEPS or segment == "setup")
 
 
+def test_a_job_is_put_back_into_the_queue_only_if_it_has_got_on(command, tmp_path, monkeypatch):
+    """Else one whose time is over before its first step, while it compiles, would begin again for ever."""
+    asked = []
+    monkeypatch.setattr("fastconv.config.cli.requeue", lambda: asked.append("requeue") or "")
+    for method, requeued in (("training_step", 1), ("configure_optimizers", 1), ("training_step", 2)):
+        with monkeypatch.context() as patch:
+            stop_at(patch, method, 1, signal.SIGUSR1)
+            assert command("train", *RUN, "resume=auto").code == 138
+        assert len(asked) == requeued
+    with monkeypatch.context() as patch:
+        stop_at(patch, "configure_optimizers", 1, signal.SIGTERM)  # it is preempted: that may come at any time
+        assert command("train", *RUN, "resume=auto").code == 143
+    assert len(asked) == 3
+    assert Results.read(only_run(tmp_path)).steps == 2
+
+
+def test_torchrun_does_not_train_anew_what_is_finished(command, tmp_path, monkeypatch):
+    """It starts all ranks anew where one fails at its end, when the first one has written the results."""
+    for module in ("fastconv.config.restart", "fastconv.config.resume", "fastconv.train"):
+        monkeypatch.setattr(f"{module}.agent", lambda: "host 7 1")
+    assert command("train", *RUN).code == 0
+    run = only_run(tmp_path)
+    monkeypatch.setattr("fastconv.train.is_restarted", lambda: True)
+    ended = command("train", *RUN)
+    assert (ended.code, only_run(tmp_path)) == (0, run)
+    assert f"{run.name} is finished" in ended.out
+    monkeypatch.setattr("fastconv.config.restart.agent", lambda: "host 7 2")  # another torchrun
+    assert command("train", *RUN, "dry_run=true").out.count("is finished") == 0
+
+
 def test_curves_go_on_where_they_were(command, tmp_path, monkeypatch, undisturbed):
     """Without what a process that was killed logged after its last checkpoint."""
     with monkeypatch.context() as patch:

@@ -283,6 +283,10 @@ def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
         (("sweep.trials=0",), "sweep.trials=0 is not possible: give a number of trials in [1, 100000]"),
         (("schedule=interval(0,1)",), "only a search draws from an interval; add sweep.trials=20"),
         (("experiment=search", "hydra/launcher=joblib"), "start the command several times with the same sweep.resume"),
+        (
+            ("experiment=search", "trainer.devices=2", "trainer.accelerator=cpu"),
+            "a search trains each trial on one device, not on 2",
+        ),
         (("experiment=search", "dry_run=true"), "dry_run=true is not possible in a search"),
         (
             ("experiment=search", "schedule=choice(cosine,one_cycl)"),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import SCRIPT, SMALL, finish, only_run, rows, start
+import torch
+from harness import SCRIPT, SMALL, finish, only_run, rows, start, weights
 
 from fastconv.runs.results import Results
 
@@ -92,6 +93,8 @@ def test_a_killed_rank_ends_the_other(tmp_path, digits_root, launcher, victim):
 
 
 def test_both_ranks_stop_at_a_signal_and_go_on(tmp_path, digits_root):
+    """And the run ends as if nothing had happened, with its statistics of batch norm too, which each rank has of its
+    own images."""
     whole = ("budget.seconds=null", "schedule.max_epochs=6")
     straight, _ = recorded(tmp_path / "straight", digits_root, *TWO, *whole)
     folder = tmp_path / "stopped"
@@ -105,6 +108,9 @@ def test_both_ranks_stop_at_a_signal_and_go_on(tmp_path, digits_root):
     parts = rows(folder / "record", 0)
     assert len(parts) == 2
     assert [row["sha256"] for part in parts for row in part] == [row["sha256"] for row in straight]
+    ours, theirs = weights(only_run(folder)), weights(only_run(tmp_path / "straight"))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -1,14 +1,19 @@
 """How many processes train: what a scheduler or launcher started must be what the config says."""
 
 import os
+import socket
+from types import SimpleNamespace
 
 import pytest
 from harness import RUN
 
-from fastconv.system import distributed
+from fastconv.config import job
+from fastconv.config.schema import Config
+from fastconv.system import distributed, rank_store
 from fastconv.system.cluster import first_node, launched_nodes, tasks_on_nodes, world_size
-from fastconv.system.distributed import check_world, is_restarted, rank
+from fastconv.system.distributed import agent, check_world, is_restarted, rank
 from fastconv.system.errors import InputError
+from fastconv.system.rank_store import begin_job, connect, store, wait_for
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1"}
 
@@ -81,6 +86,7 @@ def test_processes_that_are_as_many_as_the_config_says(started, variables, devic
         (srun(3, "2,1"), 2, "srun started 3 processes, 1 and 2 on a node, but a run needs as many on each"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, 1, "mpirun started 4 processes"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, 4, "mpirun started 4 processes"),
+        ({"RANK": "1"}, 1, "RANK or LOCAL_RANK is 1 here, but no launcher has started this process with others"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, 1, "a launcher started 2 processes (WORLD_SIZE)"),
         ({**TORCHRUN, "WORLD_SIZE": "2"}, 1, "torchrun started 2 processes, but trainer.devices=1"),
         ({**TORCHRUN, "WORLD_SIZE": "1"}, 2, "torchrun started 1 process, but trainer.devices=2"),
@@ -127,6 +133,57 @@ def test_tasks_of_srun_find_each_other_as_those_of_torchrun_do(started):
     started({"SLURM_STEP_ID": "1"})  # another step on the same node
     check_world(2)
     assert os.environ["MASTER_PORT"] != port
+
+
+def test_jobs_that_share_a_node_have_ports_of_their_own(started):
+    ports = set()
+    for number in range(100, 140):
+        for step in range(10):
+            started(srun(2, "2", SLURM_JOB_ID=str(number), SLURM_STEP_ID=str(step)))
+            check_world(2)
+            ports.add(os.environ.pop("MASTER_PORT"))
+    assert len(ports) == 400
+
+
+def test_another_torchrun_of_the_same_number_is_another(started, monkeypatch):
+    assert agent() == ""
+    started({**TORCHRUN, "WORLD_SIZE": "1"})
+    first = agent()
+    assert first == agent()
+    monkeypatch.setattr(distributed, "start_ticks", lambda process: 1)
+    assert agent() not in ("", first)
+
+
+@pytest.mark.parametrize(("variables", "begins"), [({}, []), (srun(2, "1(x2)"), [3])], ids=["alone", "two machines"])
+def test_ranks_forget_what_they_told_each_other_for_the_job_before(started, monkeypatch, variables, begins):
+    """Of one device on each machine too: a job would else get the folder of the one before."""
+    started(variables)
+    begun = []
+    monkeypatch.setattr(job, "begin_job", begun.append)
+    monkeypatch.setattr(job.HydraConfig, "get", lambda: SimpleNamespace(job=SimpleNamespace(num=3)))
+    monkeypatch.setattr(job, "task_overrides", list)
+    with job.Job("train", lambda config: None, full_error=False)._ranks(Config()):
+        assert begun == begins
+
+
+def test_the_store_of_a_process_stays_while_its_jobs_change(started, monkeypatch):
+    """Another process may come to the next job first: it must not connect to a store that is about to end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    monkeypatch.setattr(rank_store, "_job", "")
+    rank_store._connection.cache_clear()
+    try:
+        store().set("run", "of the first job")
+        connection = rank_store._connection()
+        assert connect().get("run") == wait_for("run") == b"of the first job"
+        begin_job(1)
+        assert rank_store._connection() is connection
+        assert not store().check(["run"])
+        connect().set("run", "of the second")
+        assert wait_for("run") == b"of the second"
+    finally:
+        rank_store._connection.cache_clear()
 
 
 def test_a_given_address_stays(started):

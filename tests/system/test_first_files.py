@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from fastconv.system import distributed, first_files
+from fastconv.system import distributed, first_files, rank_store
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.first_files import files_from_first_rank
 
@@ -16,10 +16,12 @@ FILES = ("config.yaml", "last.ckpt", "splits.json")
 def ranks(monkeypatch):
     """Calls a function on each of some ranks at once; returns what each returned or raised."""
     store, here = torch.distributed.HashStore(), threading.local()
-    for module in (distributed, first_files):
+    for module in (distributed, first_files, rank_store):
         monkeypatch.setattr(module, "store", lambda: store)
+    for module in (distributed, first_files):
         monkeypatch.setattr(module, "started_together", lambda: True)
         monkeypatch.setattr(module, "is_first_rank", lambda: here.rank == 0)
+    for module in (rank_store, first_files):
         monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(first_files, "CHUNK_BYTES", 1000)
 

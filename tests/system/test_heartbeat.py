@@ -1,12 +1,23 @@
-"""Processes that notice, in simulated time, that another one is gone."""
+"""Processes that notice, beat by beat, that another one is gone; and how each of them ends."""
 
-from fastconv.system.distributed import ENDED, FAILED
-from fastconv.system.heartbeat import BEAT_SECONDS, Heartbeat
+import itertools
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from fastconv.system import distributed, heartbeat, signals
+from fastconv.system.distributed import from_first_rank
+from fastconv.system.errors import InputError, SharedError
+from fastconv.system.heartbeat import BEAT_SECONDS, ENDED, FAILED, STOPPED, Heartbeat, end_after_first_rank
 
 
 class Store(dict):
     def set(self, key, value):
         self[key] = value.encode()
+
+    def get(self, key):
+        return self[key]
 
     def check(self, keys):
         return all(key in self for key in keys)
@@ -16,19 +27,19 @@ class Processes:
     """As many as there are, and the time, which passes a beat at a time."""
 
     def __init__(self, count):
-        self.now, self.store = 0.0, Store()
-        self.beats = [Heartbeat(self.store, rank, count, lambda: self.now) for rank in range(count)]
+        self.store = Store()
+        self.beats = [Heartbeat(self.store, rank, count) for rank in range(count)]
 
-    def pass_until_gone(self, silent, most=60.0):
+    def pass_until_gone(self, silent, most=60.0, stopped=()):
         """Seconds until each process ends, as one is gone: by itself it is noticed, or by whoever noticed it."""
         gone = dict.fromkeys(silent, 0.0)
-        began = self.now
-        while self.now - began < most:
-            self.now += BEAT_SECONDS
-            for rank, heartbeat in enumerate(self.beats):
-                if rank not in gone and heartbeat.beat():
-                    gone[rank] = self.now - began
-                    heartbeat.say(FAILED)
+        passed = 0.0
+        while passed < most:
+            passed += BEAT_SECONDS
+            for rank, beats in enumerate(self.beats):
+                if rank not in gone and beats.beat(rank in stopped):
+                    gone[rank] = passed
+                    beats.say(FAILED)
         return gone
 
 
@@ -46,6 +57,16 @@ def test_all_end_within_30_seconds_of_any_that_is_gone():
         assert max(gone.values()) < 30
 
 
+def test_processes_that_were_suspended_together_go_on(monkeypatch):
+    """As SLURM suspends the jobs of a queue for those of another, or Ctrl-Z all of a terminal, for minutes."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    processes = Processes(2)
+    processes.pass_until_gone([], most=10.0)
+    clock[0] = 600.0
+    assert processes.pass_until_gone([]) == {}
+
+
 def test_one_that_has_not_come_yet_is_waited_for():
     assert Processes(2).pass_until_gone([1], most=1000.0) == {1: 0.0}
 
@@ -57,3 +78,104 @@ def test_one_that_failed_is_noticed_at_once_and_one_that_ended_is_not():
     assert processes.pass_until_gone([1], most=1000.0) == {1: 0.0}
     processes.beats[2].say(FAILED)
     assert processes.pass_until_gone([1, 2], most=10.0)[0] <= BEAT_SECONDS
+
+
+def test_one_that_a_signal_ended_does_not_end_others_that_have_it_too():
+    """The first one may still copy the run to a store, and requeue its job. Without the signal, it cannot go on."""
+    for stopped in ([0, 2], []):
+        processes = Processes(3)
+        processes.pass_until_gone([], most=10.0)
+        processes.beats[1].say(STOPPED)
+        gone = processes.pass_until_gone([1], most=300.0, stopped=stopped)
+        assert set(gone) == {1} if stopped else {0, 1, 2}
+        assert stopped or 10 < gone[0] < 30, "its own signal may still be on its way"
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Two processes that a launcher has started, of which this is the one of some rank; beats are short."""
+    store = Store()
+    for module in (distributed, heartbeat):
+        monkeypatch.setattr(module, "store", lambda: store)
+        monkeypatch.setattr(module, "started_together", lambda: True)
+    monkeypatch.setattr(heartbeat, "connect", lambda: store)
+    monkeypatch.setattr(heartbeat, "world", lambda: 2)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "LAST_SECONDS", 0.0)
+    monkeypatch.setattr(heartbeat, "TIME_TO_SAY", 0.0)
+
+    def act_as(rank):
+        monkeypatch.setattr(heartbeat, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        return store
+
+    return act_as
+
+
+def watched(block, error=Exception):
+    with pytest.raises(error), heartbeat.watching_ranks():
+        block()
+
+
+def test_what_a_process_says_at_its_end(two):
+    def fail():
+        raise InputError("of this process alone")
+
+    def fail_all():
+        raise SharedError("of all")
+
+    def fail_first():
+        from_first_rank("name", fail)
+
+    def stop():
+        raise signals.Interrupted(15)
+
+    store = two(rank=0)
+    for block, says in ((fail, FAILED), (fail_all, ENDED), (fail_first, ENDED), (stop, STOPPED)):
+        watched(block, (InputError, signals.Interrupted))
+        assert store["alive/0"].decode() == says
+    with heartbeat.watching_ranks():
+        pass
+    assert store["alive/0"].decode() == ENDED
+
+
+def test_a_store_that_is_gone_is_one_line(two):
+    def ask():
+        raise RuntimeError("[/gloo/transport/tcp/pair.cc] Connection closed by peer")
+
+    two(rank=1)
+    with pytest.raises(InputError, match="a process of this run is gone"), heartbeat.watching_ranks():
+        ask()
+
+
+@pytest.mark.parametrize("word", [ENDED, STOPPED, FAILED])
+def test_the_first_process_ends_before_the_others(two, monkeypatch, word):
+    """However long it takes: a launcher would end it as soon as one of the others has ended."""
+    store, ended, beats = two(rank=1), [], itertools.count()
+
+    def pass_time(seconds):
+        store.set("alive/0", str(beat) if (beat := next(beats)) < 1000 else word)
+
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(sleep=pass_time))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    end_after_first_rank(143)
+    assert ended == [143]
+    assert store["alive/0"].decode() == word
+
+
+def test_a_first_process_that_is_silent_is_not_waited_for(two, monkeypatch):
+    store, ended, slept = two(rank=1), [], []
+    store.set("alive/0", "7")
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    end_after_first_rank(143)
+    assert ended == [143]
+    assert len(slept) < 10
+
+
+def test_a_process_whose_input_is_wrong_says_so_to_the_others(two, command, monkeypatch):
+    """Before it has read its images: they would wait for it, as those of srun are not ended with it."""
+    store = two(rank=0)
+    monkeypatch.setattr("fastconv.train.check_world", lambda devices, nodes: None)
+    ended = command("train", "dataset=digits", "outputs=/dev/null/runs")
+    assert (ended.code, store["alive/0"].decode()) == (1, FAILED), ended.err

@@ -62,6 +62,19 @@ def test_the_end_of_a_job_is_what_slurm_says(slurm):
 def test_a_job_without_a_limit_has_no_end(slurm):
     slurm({"SLURM_JOB_ID": "7"}, squeue=("UNLIMITED", 0))
     assert job_end(NOW) == math.inf
+    slurm({"SLURM_JOB_END_TIME": str(int(NOW) + 364 * 24 * 3600)})  # SLURM takes a year for no limit
+    assert job_end(NOW) == math.inf
+
+
+@pytest.mark.parametrize(("array", "name"), [("7", "7_3"), ("5", "7")], ids=["the array's own number", "another one"])
+def test_only_its_own_task_of_an_array_is_meant(slurm, array, name):
+    """Without the task the number of an array means all of them: all would be requeued."""
+    variables = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": "3"}
+    asked = slurm(variables, squeue=("12:30", 0), scontrol=("JobState=RUNNING Requeue=1 BatchFlag=1", 0))
+    assert job_end(NOW) == NOW + 750
+    assert f"job {name} is requeued" in requeue()
+    expected = [f"squeue -h -j {name} -o %L", f"scontrol show job -o {name}", f"scontrol requeue {name}"]
+    assert asked.read_text().splitlines() == expected
 
 
 def test_an_end_that_is_not_known_is_one_line(slurm):

@@ -209,21 +209,25 @@ class Saved(Rank):
     def train(self):
         self.checkpoints.setup(self.trainer, self.module, "fit")
         super().train()
+        self.checkpoints.obey(self.trainer)  # as `fit` does when the trained network is saved
 
     def after_step(self, index):
         self.received = 15 if self.signal_at is not None and index >= self.signal_at else None
         self.checkpoints.on_train_batch_end(self.trainer, self.module, None, None, index)
 
 
-def test_a_signal_to_one_rank_ends_all_at_the_same_step(exchange, monkeypatch):
-    ranks = Saved(budget=None, max_steps=50), Saved(10, budget=None, max_steps=50)
+@pytest.mark.parametrize(("steps", "saved"), [(50, 12), (11, 11)], ids=["in the middle", "in the last step"])
+def test_a_signal_to_one_rank_ends_all_at_the_same_step(exchange, monkeypatch, steps, saved):
+    """The checkpoint is of the step after the one that the signal came in. After the last one they end before they
+    score."""
+    ranks = Saved(budget=None, max_steps=steps), Saved(10, budget=None, max_steps=steps)
     received = "fastconv.training.callbacks.checkpoints.interrupts.received"
     monkeypatch.setattr(received, lambda: getattr(ranks[exchange.rank.number], "received", None))
     failed = train(exchange, *ranks)
     assert all(isinstance(error, Interrupted) and error.exit_code == 143 for error in failed.values())
     assert set(failed) == {0, 1}
     assert ranks[0].saved == ranks[1].saved
-    assert ranks[0].saved[-1] == 12, "the checkpoint is of the step after the one that the signal came in"
+    assert ranks[0].budget.steps == ranks[1].budget.steps == saved
 
 
 def test_what_is_foreseen_is_what_one_rank_decides_at_the_end():

@@ -6,6 +6,7 @@ import lightning as L
 from torch import Tensor
 
 from fastconv.optim.averaging import Average, clone_weights, copy_weights, weights_of
+from fastconv.training.agreement import average_over_ranks
 from fastconv.training.callbacks.time_budget import TimeBudget
 
 
@@ -52,10 +53,8 @@ class AverageWeights(L.Callback):
         # In place, because the checkpoint refers to the tensors. Only a run that is being ended saves in a validation.
         self._take_back(pl_module)
         if trainer.world_size > 1:  # parameters are equal on all ranks, batch-norm statistics are not
-            for name, _ in pl_module.get_submodule("model").named_buffers():
-                if name in self.average.slow:
-                    buffer = self.average.slow[name]
-                    buffer.copy_(trainer.strategy.reduce(buffer, reduce_op="mean"))
+            names = [name for name, _ in pl_module.get_submodule("model").named_buffers() if name in self.average.slow]
+            average_over_ranks([self.average.slow[name] for name in names], trainer.strategy.root_device)
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self.average.slow}

@@ -10,7 +10,8 @@ import lightning as L
 import torch
 
 from fastconv.system import signals as interrupts
-from fastconv.system.errors import InputError, warn
+from fastconv.system.distributed import is_first_rank
+from fastconv.system.errors import InputError, SharedError, warn
 from fastconv.system.gpu import synchronize
 from fastconv.system.signals import Interrupted
 from fastconv.training.callbacks.finite_loss import diverged, has_finite_weights
@@ -39,6 +40,7 @@ class Checkpoints(L.Callback):
     ) -> None:
         self._path, self._every, self._budget, self._journal = path, every, budget, journal
         self.plugin = CheckpointFile()
+        self._steps_before: int | None = None
         self._saved_at: float | None = None
         self._noted_at = 0.0
         self._loops: dict[str, Any] | None = None
@@ -47,10 +49,11 @@ class Checkpoints(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
             agreement = self._budget.agreement
-            agreement.ask("signal", lambda: [interrupts.received() or 0])
+            agreement.ask("signal", lambda: [_received()])
             agreement.ask("save", lambda: [self._is_due(time.monotonic())], of_first=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._steps_before = self._budget.steps
         if self._random_state is not None:
             torch.set_rng_state(self._random_state)
             self._saved_at = time.monotonic()
@@ -124,16 +127,27 @@ class Checkpoints(L.Callback):
         self._budget.reserve.update(save_seconds=self._saved_at - started)
         self._budget.decide_anew()
 
+    @property
+    def has_advanced(self) -> bool:
+        """Whether this process has saved steps that it has trained: one that goes on from them begins elsewhere."""
+        trained = self._steps_before is not None and self._budget.steps > self._steps_before
+        return trained and self.plugin.digest is not None
+
+    def obey(self, trainer: L.Trainer) -> None:
+        """Raise Interrupted on all ranks if any of them has received a signal. All ranks call this."""
+        if signal := self._agreed(trainer, "signal", _received, waits=True):
+            raise Interrupted(signal)
+
     def replace(self, checkpoint: dict[str, Any]) -> None:
         """Write a changed checkpoint of the trained network, on one rank. Raises InputError if that fails."""
         if self._path is not None:
             self.plugin.save_checkpoint(checkpoint, self._path)
 
     def _judge(self, errors: list[str], last: bool) -> None:
-        """Warn of a checkpoint that could not be written, or raise InputError if it is the last one."""
+        """Warn of a checkpoint that could not be written, or raise SharedError if it is the last one."""
         if errors and last:
-            raise InputError(f"{errors[0]}, then go on with resume={self._path.parent if self._path else ''}")
-        if errors:
+            raise SharedError(f"{errors[0]}, then go on with resume={self._path.parent if self._path else ''}")
+        if errors and is_first_rank():
             warn(f"{errors[0]}. The run goes on")
 
     def _end_step(self, trainer: L.Trainer, save: bool, waits: bool) -> None:
@@ -166,7 +180,7 @@ class Checkpoints(L.Callback):
 
     def _obey(self, trainer: L.Trainer, waits: bool) -> None:
         """End the run so that it can be resumed, if any rank received a signal, unless training is ending anyway."""
-        signal = self._agreed(trainer, "signal", lambda: interrupts.received() or 0, waits)
+        signal = self._agreed(trainer, "signal", _received, waits)
         if signal and not trainer.should_stop:
             self.save(trainer)
             raise Interrupted(signal)
@@ -183,3 +197,8 @@ class Checkpoints(L.Callback):
     def _on_any(trainer: L.Trainer, wanted: bool) -> bool:
         """Whether this is true on any rank."""
         return trainer.strategy.reduce_boolean_decision(wanted, all=False) if trainer.world_size > 1 else wanted
+
+
+def _received() -> int:
+    """The signal that asks this process to end; 0 for none."""
+    return interrupts.received() or 0
