@@ -242,7 +242,7 @@ def _label(value: Any, names: Sequence[str] | None, path: Path, at: int) -> str 
             raise InputError(f"{path}, row {at}: the label {value} is none of its {len(names)} classes")
         return names[value] if value >= 0 else None
     if not isinstance(value, str | int | float | bytes | None):
-        raise InputError(f"{path}, row {at}: the label is a {type(value).__name__}: a classifier needs one for each")
+        raise InputError(f"{path}, row {at}: the label is {type(value).__name__}: give a number or a name")
     return (
         None
         if value is None
