@@ -143,8 +143,8 @@ def _given(dataset: Any, image_column: str | None, label_column: str | None) -> 
     named = [f"{key}={literally(value)}" for key, value in columns.items() if value is not None]
     if isinstance(dataset, str | Path):
         settings = _settings(dataset)
-        if named and settings[0] != "dataset=parquet":
-            raise InputError(f"image_column and label_column are for tables of Python and parquet files, not {dataset}")
+        if named and settings[0] not in ("dataset=csv", "dataset=parquet"):
+            raise InputError(f"image_column and label_column are for tables and parquet files, not {dataset}")
         return _Given([*settings, *named])
     if isinstance(dataset, tuple | list) and named:
         raise InputError("image_column and label_column are for tables, not for (images, labels)")

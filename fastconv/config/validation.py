@@ -82,8 +82,8 @@ def check(config: Config) -> None:
                 f" {' and '.join(f'dataset.{place}' for place in own)} say{'s' * (len(own) == 1)}"
             )
     for key in ("image_column", "label_column"):
-        of_parquet = dataset.source == "parquet" and dataset._target_ is None
-        require(getattr(dataset, key) is None or of_parquet, f"dataset.{key}", "it is of dataset=parquet alone")
+        of_table = dataset.source in ("csv", "parquet") and dataset._target_ is None
+        require(getattr(dataset, key) is None or of_table, f"dataset.{key}", "it is of dataset=csv and parquet alone")
     for group in ("model", "optimizer", "schedule"):
         if isinstance(component := getattr(config, group), Component):
             component.check()

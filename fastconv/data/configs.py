@@ -46,9 +46,9 @@ class Dataset:
     test: Any = setting(None, path=True)
     """The same for the test images; null to hold out a part of the training images (`test_share`)."""
     image_column: str | None = None
-    """For parquet: the column of images; null to find it by its type."""
+    """For csv and parquet: the column of images; null to find it by its name or its type."""
     label_column: str | None = None
-    """For parquet: the column of labels; null to find it by its type and its name."""
+    """For csv and parquet: the column of labels; null to find it by its name or its type."""
     image_size: int | None = setting(
         None, Range("a number of pixels", 8, 1024, note=", or null for that of the images")
     )

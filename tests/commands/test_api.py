@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import fastconv
+from fastconv.api import _given
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.system.signals import defer, listening, received
@@ -168,3 +169,12 @@ def test_a_second_ctrl_c_does_not_end_the_process():
 def test_what_is_no_setting_is_refused_in_one_line(given, named, line):
     with pytest.raises(InputError, match=line):
         fastconv.fit(*given, **named)
+
+
+def test_columns_are_named_for_tables_alone(tmp_path):
+    (tmp_path / "t.csv").write_text("thing,kind\na.png,cat\n")
+    given = _given(tmp_path / "t.csv", "thing", "kind")
+    assert given.settings[2:] == ["dataset.image_column='thing'", "dataset.label_column='kind'"]
+    for dataset, line in (("digits", "not digits$"), ((np.zeros((2, 8, 8)), [0, 1]), "not for \\(images, labels\\)")):
+        with pytest.raises(InputError, match=f"image_column and label_column are for tables.*{line}"):
+            fastconv.fit(dataset, 60, label_column="kind")

@@ -1,4 +1,4 @@
-"""Parquet files that are made to fill the memory are refused in one line, by the headers of their pages."""
+"""Parquet files that are made to fill the memory are refused in one line, and damaged ones too."""
 
 import io
 import zlib
@@ -9,14 +9,11 @@ from PIL import Image
 
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
-from fastconv.data.sources import parquet, parquet_pages
-from fastconv.data.sources.parquet_pages import BATCH_ROWS, pages, safe_batch_rows
+from fastconv.data.sources import parquet
 from fastconv.system.errors import InputError
 
 pa = pytest.importorskip("pyarrow", reason="parquet files need pyarrow")
 pq = pytest.importorskip("pyarrow.parquet", reason="parquet files need pyarrow")
-
-COLUMNS = ("image", "label")
 
 
 def noise(count, size, seed=0):
@@ -38,126 +35,131 @@ def refusal(path, folder):
     return str(told.value)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"compression": "zstd", "use_dictionary": False, "data_page_size": 5000},
-        {"compression": "gzip", "data_page_version": "2.0", "data_page_size": 5000},
-        {"compression": "none", "row_group_size": 7, "write_statistics": True, "write_page_index": True},
-        {"use_dictionary": False, "column_encoding": {"label": "DELTA_BINARY_PACKED"}, "version": "2.6"},
-    ],
-)
-def test_the_headers_tell_the_sizes_that_the_metadata_has(tmp_path, settings):
-    path = write(tmp_path / "a.parquet", [None if at % 9 == 4 else each for at, each in enumerate(noise(50, 700))],
-                 **settings)  # fmt: skip
-    metadata = pq.ParquetFile(path).metadata
-    found = 0
-    with path.open("rb") as file:
-        for group in map(metadata.row_group, range(metadata.num_row_groups)):
-            for column in map(group.column, range(group.num_columns)):
-                own = list(pages(file, column, path))
-                assert sum(page.header + page.packed for page in own) == column.total_compressed_size
-                assert sum(page.header + page.unpacked for page in own) == column.total_uncompressed_size
-                assert sum(page.values for page in own if page.is_data) == column.num_values
-                assert any(not page.is_data for page in own) == column.has_dictionary_page
-                found += len(own)
-    assert found >= 3 * metadata.num_row_groups
-    assert safe_batch_rows(path, metadata, COLUMNS) == BATCH_ROWS
+def rewritten(old, new):
+    """Write a file again with smaller row groups, as docs/own-data.md says."""
+    file = pq.ParquetFile(old)
+    with pq.ParquetWriter(new, file.schema_arrow) as smaller:
+        for batch in file.iter_batches(100):
+            smaller.write_batch(batch)
 
 
 def test_a_file_that_unpacks_to_far_more_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_pages, "FREE_BYTES", 2**20)
-    monkeypatch.setattr(parquet_pages, "MOST_RATIO", 20)
+    monkeypatch.setattr(parquet, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(parquet, "MOST_RATIO", 20)
     path = write(tmp_path / "a.parquet", [bytes(600_000)] * 2, compression="zstd", use_dictionary=False)
     size = path.stat().st_size
     assert size < 5000
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
     assert f"{path} has {size:,} bytes, and unpacks to 1,200," in refusal(path, tmp_path)
     # What does not compress is no such file, however large.
+    monkeypatch.undo()
+    monkeypatch.setattr(parquet, "FREE_BYTES", 2**20)
     write(path, noise(4, 600_000), compression="zstd", use_dictionary=False)
     assert "(not an image)" in refusal(path, tmp_path)
 
 
 def test_an_image_of_a_dictionary_in_many_rows_is_not_copied_for_each(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_pages, "FREE_BYTES", 2**20)
-    monkeypatch.setattr(parquet_pages, "BATCH_BYTES", 2**16)
-    monkeypatch.setattr(parquet_pages, "MOST_RATIO", 2)
+    monkeypatch.setattr(parquet, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(parquet, "MOST_RATIO", 2)
     path = write(tmp_path / "a.parquet", noise(1, 9000) * 1000, name="")
     assert path.stat().st_size < 20_000, "it is there once"
-    assert safe_batch_rows(path, pq.ParquetFile(path).metadata, COLUMNS) == 2**16 // 9004
-    read = []
-    monkeypatch.setattr(parquet, "SpooledSamples", lambda spool, rows, number: read.extend(rows))
+    read, most = [], []
+
+    def rows(spool, found, number):
+        for each in found:
+            read.append(each)
+            most.append(pa.total_allocated_bytes())
+
+    monkeypatch.setattr(parquet, "SpooledSamples", rows)
+    before = pa.total_allocated_bytes()
     assert f"{path} has " in refusal(path, tmp_path)
     assert 100 < len(read) < 130  # of a megabyte
+    assert max(most) - before < 2**18  # of a few copies of the image, and of buffers
 
 
 def test_rows_without_anything_in_them_are_not_counted_forever(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_pages, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(parquet, "FREE_BYTES", 2**20)
     path = tmp_path / "a.parquet"
     nothing = pa.nulls(100_000, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     pq.write_table(pa.table({"image": nothing, "label": pa.nulls(100_000, pa.int64())}), path)
     assert path.stat().st_size < 5000
     assert "which would fill the memory" in refusal(path, tmp_path)
+    # The metadata is not needed for that.
+    monkeypatch.setattr(parquet, "_require_readable", lambda *_: None)
+    told = refusal(path, tmp_path)
+    assert "and unpacks to 1,3" in told, "of the 25,600,000 bytes of all rows"
 
 
-def varint(number):
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*found, number])
+def test_the_metadata_is_believed_for_one_row_alone(tmp_path, monkeypatch):
+    """A file whose metadata says nothing of what its pages unpack to."""
+    monkeypatch.setattr(parquet, "_require_readable", lambda *_: None)
+    monkeypatch.setattr(parquet, "FREE_BYTES", 2**20)
+    path = write(tmp_path / "a.parquet", [bytes(600_000)] * 40, compression="zstd", use_dictionary=False)
+    read = []
+    monkeypatch.setattr(parquet, "SpooledSamples", lambda spool, rows, number: read.extend(rows))
+    size = path.stat().st_size
+    assert f"{path} has {size:,} bytes, and unpacks to" in refusal(path, tmp_path)
+    assert len(read) == (2**20 + 200 * size) // 600_022
 
 
-def test_a_page_is_not_believed_to_be_as_small_as_the_metadata_says(tmp_path):
-    """The header of the page alone is changed: pyarrow would make room for 2 GB."""
-    path = write(tmp_path / "a.parquet", [bytes(3000)] * 2, compression="zstd", use_dictionary=False)
+def test_a_row_group_that_memory_cannot_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "MOST_GROUP_BYTES", 2**20)
+    path = write(tmp_path / "a.parquet", noise(300, 4500), use_dictionary=False, row_group_size=250)
+    assert (told := refusal(path, tmp_path)).startswith(f"{path} has a row group of 1,1")
+    assert "bytes in the columns image and label, and at most 1,048,576 are read: write it with" in told
+    assert told.endswith("row_group_size=100 of pyarrow.parquet.write_table or of pandas' to_parquet")
+    rewritten(path, smaller := tmp_path / "b.parquet")
+    assert pq.read_table(smaller) == pq.read_table(path)
+    assert pq.ParquetFile(smaller).num_row_groups == 3
+    assert "(not an image)" in refusal(smaller, tmp_path)
+
+
+def test_columns_that_are_not_read_do_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "MOST_GROUP_BYTES", 2**20)
+    more = {"image2": noise(3, 600_000), "image.small": noise(3, 10), "labels": noise(3, 600_000)}
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": noise(3, 300), "label": ["a", "b", "a"], **more}), path, use_dictionary=False)
+    given = Dataset(name="own", source="parquet", train=str(path), image_column="image", label_column="label")
+    with pytest.raises(InputError, match="not an image"):
+        load(given, tmp_path / "data")
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_dictionary": False}, {"use_dictionary": False, "row_group_size": 100}])
+def test_memory_is_bounded_by_a_row_group(tmp_path, settings):
+    path = write(tmp_path / "a.parquet", noise(200, 20_000), **{"row_group_size": 50, **settings})
     metadata = pq.ParquetFile(path).metadata
-    (page,) = pages(path.open("rb"), metadata.row_group(0).column(0), path)
-    # The first fields of a header are its type, 0, and the size that the page unpacks to.
-    old, new = (b"\x15\x00\x15" + varint(2 * size) for size in (page.unpacked, 2**31 - 1))
-    assert path.read_bytes().count(old) == 1
-    path.write_bytes(path.read_bytes().replace(old, new))
-    assert "has a page of 2,147,483,647 bytes in the column image.bytes" in refusal(path, tmp_path)
+    group = metadata.row_group(0).total_byte_size
+    file = parquet._opened(path, "train")
+    before, most, count = pa.total_allocated_bytes(), 0, 0
+    for _ in parquet._rows(file, "image", "label", []):
+        most, count = max(most, pa.total_allocated_bytes() - before), count + 1
+    assert count == 200
+    assert group * metadata.num_row_groups > 4_000_000
+    assert most < 2 * group + 2**20, "twice a row group, and the buffer"
 
 
-def test_damaged_headers_are_one_line(tmp_path):
+def test_a_file_that_ends_early_is_one_line(tmp_path):
+    path = write(tmp_path / "a.parquet", noise(40, 3000), row_group_size=10)
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little") + 8
+    for cut in (0, 3, 12, len(content) // 2, len(content) - footer, len(content) - 8, len(content) - 1):
+        path.write_bytes(content[:cut])
+        assert refusal(path, tmp_path).startswith(f"cannot read {path}, which must be a parquet file: ")
+    # What tells of the columns is whole, but they are not there.
+    path.write_bytes(content[:1000] + content[-footer:])
+    assert refusal(path, tmp_path).startswith(f"cannot read {path}, which must be a parquet file: ")
+
+
+def test_damaged_pages_are_one_line(tmp_path):
     path = write(tmp_path / "a.parquet", noise(20, 300), use_dictionary=False)
     content = path.read_bytes()
     draw = np.random.default_rng(1)
-    for _ in range(200):
+    for _ in range(50):
         changed = bytearray(content)
         for at in draw.integers(4, 60, 3):
             changed[at] = draw.integers(256)
         path.write_bytes(changed)
-        metadata = pq.ParquetFile(path).metadata
-        try:
-            safe_batch_rows(path, metadata, COLUMNS)
-        except InputError as told:
-            assert str(path) in str(told)  # noqa: PT017
-
-
-def test_encodings_that_count_their_values_again_are_not_read(tmp_path):
-    path = write(tmp_path / "a.parquet", noise(4, 300), use_dictionary=False,
-                 column_encoding={"image.bytes": "DELTA_BYTE_ARRAY", "image.path": "PLAIN"})  # fmt: skip
-    assert "has the column image.bytes in an encoding that is not read: write it" in refusal(path, tmp_path)
-
-
-def test_a_page_that_memory_cannot_hold_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_pages, "MOST_PAGE_BYTES", 2**20)
-    path = write(tmp_path / "a.parquet", noise(3, 400_000), use_dictionary=False)
-    told = refusal(path, tmp_path)
-    assert "in the column image.bytes, too many to hold in memory: if it is yours, write it with smaller row" in told
-
-
-def test_memory_stays_flat_while_a_file_is_read(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.parquet", noise(400, 50_000), use_dictionary=False, row_group_size=100,
-                 data_page_size=200_000)  # fmt: skip
-    file = parquet._opened(path, "train")
-    most, count = 0, 0
-    for _ in parquet._rows(file, "image", "label", []):
-        most, count = max(most, pa.total_allocated_bytes()), count + 1
-    assert count == 400
-    assert most < 2**23  # of 20 MB: a batch of 3 MB, and a page
+        assert str(path) in refusal(path, tmp_path)
 
 
 def bomb(side):

@@ -301,6 +301,10 @@ BAD = {
     "negative": (("dataset=webdataset", "dataset.train=negative.tar"), "has the label -1"),
     "no label": (("dataset=webdataset", "dataset.train=unlabelled.tar"), "has no label"),
     "no tar": (("dataset=webdataset", "dataset.train=missing-*.tar"), "matches no file"),
+    "braces": (
+        ("dataset=webdataset", 'dataset.train="x-{000.."'),
+        "dataset.train=x-{000.. has braces that are not in pairs",
+    ),
     "not a tar": (("dataset=webdataset", "dataset.train=text.tar"), "cannot read text.tar"),
     "missing files": (
         ("dataset=csv", "dataset.train=missing.csv"),

@@ -38,6 +38,14 @@ def broken():
 
 def nothing():
     return None
+
+
+def ragged():
+    return [[1], [1, 2]], [0, 1], [[1]], [0], ["a", "b"]
+
+
+def nameless():
+    return (*photos()[:4], None)
 """
 
 
@@ -84,6 +92,8 @@ def test_a_function_may_return_a_source(stranger, tmp_path):
         ("photos", {"highest": 2}, r"train labels must lie in \[0, 2\), and go from 0 to 2"),
         ("photos", {"size": 2}, "failed: TypeError: .*unexpected keyword argument 'size'"),
         ("nothing", {}, "must return"),
+        ("ragged", {}, "returned what makes no arrays or no list of names: .* inhomogeneous"),
+        ("nameless", {}, "returned what makes no arrays or no list of names: .* not iterable"),
         ("broken", {}, "failed: ZeroDivisionError"),
         ("absent", {}, "absent"),
     ],

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
+from fastconv.data.sources import parquet
 from fastconv.system.errors import InputError
 
 pa = pytest.importorskip("pyarrow", reason="parquet files need pyarrow")
@@ -30,15 +32,15 @@ def pictures():
     return generator.integers(0, 256, (90, 24, 24, 3), np.uint8), np.arange(90) % 3
 
 
-def write(path, images, labels, rows=7, **more):
+def write(path, images, labels, columns=None, **settings):
     """As Hugging Face writes it: a struct of bytes and path, and numbers whose names are in the file's metadata."""
     told = (
         '{"info": {"features": {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog", "11"],'
         ' "_type": "ClassLabel"}}}}'
     )
     cells = [None if image is None else {"bytes": png(image), "path": f"{at}.png"} for at, image in enumerate(images)]
-    table = pa.table({"label": pa.array(labels, pa.int64()), "image": cells, **more})
-    pq.write_table(table.replace_schema_metadata({"huggingface": told}), path, row_group_size=rows)
+    table = pa.table({"label": pa.array(labels, pa.int64()), "image": cells} | (columns or {}))
+    pq.write_table(table.replace_schema_metadata({"huggingface": told}), path, **{"row_group_size": 7, **settings})
     return str(path)
 
 
@@ -60,10 +62,53 @@ def test_the_images_of_a_folder_are_the_same_in_parquet_files(tmp_path, pictures
     assert found[0][0].classes == ("11", "cat", "dog")
 
 
+WRITTEN = {
+    "one row group": {"row_group_size": 1000},
+    "pages": {"row_group_size": 25, "data_page_size": 3000, "write_batch_size": 4, "data_page_version": "2.0"},
+    "zstd": {"compression": "zstd", "use_dictionary": False},
+    "gzip": {"compression": "gzip", "data_page_version": "2.0"},
+    "none": {"compression": "none", "row_group_size": 1, "write_page_index": True},
+    "delta": {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_BYTE_ARRAY", "image.path": "PLAIN",
+                                                           "label": "DELTA_BINARY_PACKED"}},
+    "delta of lengths": {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY",
+                                                                      "image.path": "DELTA_BYTE_ARRAY"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_a_file_has_the_same_images_however_it_is_written(tmp_path, pictures, written):
+    images, labels = list(pictures[0]), pictures[1].tolist()
+    images[40], images[41], labels[50] = images[39], None, None  # one twice, one missing, and a missing label
+    path = write(tmp_path / "a.parquet", images, labels, **WRITTEN[written])
+    unreadable = []
+    rows = list(parquet._rows(parquet._opened(Path(path), "train"), "image", "label", unreadable))
+    expected = [at for at in range(90) if at not in (41, 50)]
+    assert [(name, label, content) for name, label, content in rows] == [
+        (f"{path}: row {at}", NAMES[labels[at]], png(images[at])) for at in expected
+    ]
+    assert [name for name, _ in unreadable] == [f"{path}: row 41", f"{path}: row 50"]
+
+
+def test_categories_large_bytes_and_empty_files_are_read(tmp_path, pictures):
+    """As pandas writes labels of few values, and polars bytes; a part of a data set may have no rows."""
+    cells = [png(image) for image in pictures[0]]
+    labels = pa.array([NAMES[at] for at in pictures[1]]).dictionary_encode()
+    table = pa.table({"image": pa.array(cells, pa.large_binary()), "label": labels})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=20)
+    pq.write_table(table[:0], tmp_path / "b.parquet")
+    train, test = load(Dataset(name="own", source="parquet", train=f"{tmp_path}/*.parquet"), tmp_path / "data")
+    assert len(train) + len(test) == 90
+    assert train.classes == ("11", "cat", "dog")
+    expected = {(image.tobytes(), NAMES[label]) for image, label in zip(*pictures, strict=True)}
+    found = {(image.tobytes(), train.classes[label]) for part in (train, test)
+             for image, label in zip(part.images, part.labels, strict=True)}  # fmt: skip
+    assert found == expected
+
+
 def test_rows_without_an_image_or_a_label_are_told_of(tmp_path, pictures):
     images, labels = list(pictures[0][:30]), pictures[1][:30].tolist()
     images[3], labels[4], labels[5] = None, None, -1
-    given = Dataset(name="own", source="parquet", train=write(tmp_path / "a.parquet", images, labels, x=range(30)))
+    given = Dataset(name="own", source="parquet", train=write(tmp_path / "a.parquet", images, labels, {"x": range(30)}))
     train, test = load(given, tmp_path / "data")
     assert len(train) + len(test) == 27
     assert "1 of 30 images cannot be read, such as" in train.note
@@ -77,7 +122,7 @@ def test_rows_without_an_image_or_a_label_are_told_of(tmp_path, pictures):
 
 def test_named_columns_are_used(tmp_path, pictures):
     images, labels = pictures
-    path = write(tmp_path / "a.parquet", images, labels, coarse=[["x", "y"][at % 2] for at in range(90)])
+    path = write(tmp_path / "a.parquet", images, labels, {"coarse": [["x", "y"][at % 2] for at in range(90)]})
     train, _ = load(Dataset(name="own", source="parquet", train=path, label_column="coarse"), tmp_path / "data")
     assert train.classes == ("x", "y")
 

@@ -97,6 +97,39 @@ def test_tables_as_people_have_them(photos, case):
     assert (classes, train, test) == (("cat", "dog"), TRUE, {})
 
 
+def test_named_columns_are_used(photos):
+    """Whatever their names are, and whatever other columns are called."""
+    table = rows("{at}.png,x{at}.png,{label},train,same", head="thing,path,kind,split,label")
+    classes, train, _, notes = found(photos, table, image_column="thing", label_column="kind")
+    assert (classes, train) == (("cat", "dog"), TRUE)
+    assert notes == (f"{photos}/table.csv has columns that are not used: path, label",)
+    table = rows("{at}.png,{label},{at}", head="id,split,y")
+    assert found(photos, table, image_column="id", label_column="split")[:3] == (("cat", "dog"), TRUE, {})
+    table = rows("{at}.png,{label}", head="subset,path")
+    assert found(photos, table, image_column="subset", label_column="path")[:3] == (("cat", "dog"), TRUE, {})
+    for settings, line in (
+        ({"label_column": "sort"}, r"table.csv has no column sort: its first line is subset,path$"),
+        (
+            {"image_column": "path", "label_column": "path"},
+            "the column path cannot have both the images and the labels",
+        ),
+    ):
+        with pytest.raises(InputError, match=line):
+            found(photos, table, **settings)
+
+
+def test_another_column_of_labels_is_told_of_where_it_matters(photos):
+    told = "the labels of {}/table.csv are in the column label; dataset.label_column=target takes others"
+    head = "path,label,target,class,species"
+    table = rows("{at}.png,{label},{at},{label}s,", head=head)  # of another sense, of the same, and empty
+    classes, train, _, notes = found(photos, table)
+    assert (classes, train) == (("cat", "dog"), TRUE)
+    assert notes[0] == told.format(photos)
+    assert len(notes) == 2
+    assert found(photos, table, label_column="label")[3] == notes[1:]
+    assert len(found(photos, table, label_column="target")[0]) == COUNT
+
+
 def test_absolute_paths_need_no_root(photos, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     _, train, _, _ = found(elsewhere, rows(f"{photos}/{{at}}.png,{{label}}"))

@@ -53,10 +53,15 @@ def _checked(made: object, path: str) -> Arrays:
         raise InputError(
             f"dataset._target_={path} must return (train images, train labels, test images, test labels, class names)"
         )
-    *arrays, names = made
-    classes = tuple(str(name) for name in names)
+    try:
+        classes = tuple(map(str, made[4]))
+        train_images, train_labels, test_images, test_labels = map(np.asarray, made[:4])
+    except (TypeError, ValueError) as error:  # images of several sizes, tensors of a GPU, or no list
+        line = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"dataset._target_={path} returned what makes no arrays or no list of names: {line}"
+        ) from error
     require(len(classes) >= 2, f"a classifier needs two or more classes, there are {len(classes)}")
-    train_images, train_labels, test_images, test_labels = (np.asarray(array) for array in arrays)
     for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
         shape = "x".join(map(str, images.shape))
         require(

@@ -31,7 +31,8 @@ _MANY = 64
 @dataclass(frozen=True)
 class Columns:
     """Positions of the columns. An image is in `image`, as a path or as pixels in one text, or its `pixels` are in a
-    column each; its label is in `label`, or the one of `one_hot` that is 1. `unused` are names of other columns."""
+    column each; its label is in `label`, or the one of `one_hot` that is 1. `unused` are names of other columns, and
+    `rivals` the columns among these that have names of labels too."""
 
     head: tuple[str, ...]
     image: int | None = None
@@ -40,6 +41,7 @@ class Columns:
     one_hot: tuple[int, ...] = ()
     split: int | None = None
     unused: tuple[str, ...] = ()
+    rivals: tuple[int, ...] = ()
 
     @property
     def label_name(self) -> str:
@@ -52,32 +54,50 @@ class Columns:
         return 1 + max(at for at in (self.image, self.label, self.split, *self.pixels, *self.one_hot) if at is not None)
 
 
-def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool]) -> Columns:
+def find_columns(
+    path: Path,
+    first: Sequence[str],
+    is_file: Callable[[str], bool],
+    image_name: str | None = None,
+    label_name: str | None = None,
+) -> Columns:
     """Find the columns of a table from its first row, which is its header if it names a column that is known.
 
     A first row that names an image is no header; then its label is the one other cell that is no split and no image.
 
+    Args:
+        path: of the table, for errors.
+        first: the cells of its first row.
+        is_file: whether there is a file of that name.
+        image_name: the column of images in the header; None to find it.
+        label_name: the same for the labels.
+
     Raises InputError that names the header and the known names if there is no column of images or none of labels, and
     for a table without a header that has several other cells.
     """
+    for given in (image_name, label_name):
+        if given is not None and given not in first:
+            raise InputError(f"{path} has no column {given}: its first line is {_shown(first)}")
+    if image_name is not None and image_name == label_name:
+        raise InputError(f"{path}: the column {image_name} cannot have both the images and the labels")
     names = list(map(plain_name, first))
     pixels = tuple(at for at, name in enumerate(first) if _PIXEL.fullmatch(name.lower()))
-    pixels = pixels if len(pixels) >= _MANY else ()
-    image = None if pixels else _first_of(IMAGES, names)
-    label, split = _first_of(LABELS, names), _first_of(SPLITS, names)
-    if label is not None and names[label] == "y" and "x" in names:  # a place in the image
-        label = None
+    pixels = pixels if len(pixels) >= _MANY and image_name is None else ()
+    labels = [known for known in LABELS if known != "y" or "x" not in names]  # a y beside an x is a place in the image
+    label = _first_of(labels, names) if label_name is None else first.index(label_name)
+    kept = [name if at != label or label_name is None else "" for at, name in enumerate(names)]
+    image = None if pixels else _first_of(IMAGES, kept) if image_name is None else first.index(image_name)
+    split = _first_of(SPLITS, [name if at != image or image_name is None else "" for at, name in enumerate(kept)])
     named = next((at for at, cell in enumerate(first) if is_file(cell) or cell.lower().endswith(ENDINGS)), None)
-    if named is not None and len(first) > 1 and (image is None or label is None):
+    if named is not None and len(first) > 1 and (image is None or label is None) and not (image_name or label_name):
         last = max(at for at, cell in enumerate(first) if cell)  # the empty ones behind it end the row
         could = [at for at, cell in enumerate(first[: last + 1])
                  if at != named and cell.casefold() not in WORDS and not cell.lower().endswith(ENDINGS)]  # fmt: skip
         if not could and len(first) == 2:
             could = [1 - named]
         if len(could) != 1:
-            cells = ",".join(first[:12]) + (", ..." if len(first) > 12 else "")
             raise InputError(
-                f"{path} has no header, and begins with {cells[:200]}: it is not clear which column has the labels."
+                f"{path} has no header, and begins with {_shown(first)}: it is not clear which column has the labels."
                 " Name the columns in a first line, such as path,label"
             )
         label = could[0]
@@ -98,8 +118,10 @@ def find_columns(path: Path, first: Sequence[str], is_file: Callable[[str], bool
         raise InputError(
             f"{path} has {len(pixels)} columns of pixels: only those of square images of one channel are read"
         )
-    unused = () if one_hot else tuple(first[at] for at in others)
-    return Columns(head, image, pixels, label, one_hot, split, unused)
+    if one_hot:
+        return Columns(head, image, pixels, label, one_hot, split)
+    rivals = tuple(at for at in others if names[at] in labels and label_name is None)
+    return Columns(head, image, pixels, label, (), split, tuple(first[at] for at in others), rivals)
 
 
 def plain_name(name: str) -> str:
@@ -111,12 +133,16 @@ def no_column(path: Path, head: Sequence[str], part: str = "label", known: Seque
     """The error for a table that has no column of images (`path`) or of labels."""
     if not any(head):
         return InputError(f"{path} is empty: give a table with a column of images and one of labels")
-    shown = ",".join(head[:12]) + (", ..." if len(head) > 12 else "")
     both = "" if part == "label" else f" and one of labels ({', '.join(LABELS[:8])}, ...)"
     return InputError(
-        f"{path} has no column {part}: its first line is {shown[:200]}. Name a column of"
-        f" {'labels' if part == 'label' else 'images'} ({', '.join(known[:20])}, ...){both}"
+        f"{path} has no column {part}: its first line is {_shown(head)}. Name a column of"
+        f" {'labels' if part == 'label' else 'images'} ({', '.join(known[:20])}, ...){both}, or say which it is:"
+        f" dataset.{'label' if part == 'label' else 'image'}_column=NAME"
     )
+
+
+def _shown(cells: Sequence[str]) -> str:
+    return (",".join(cells[:12]) + (", ..." if len(cells) > 12 else ""))[:200]
 
 
 def _first_of(known: Sequence[str], names: Sequence[str]) -> int | None:

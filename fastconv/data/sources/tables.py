@@ -53,6 +53,7 @@ class Row:
 def table(dataset: "Dataset", data: Path) -> Source:
     """A csv with a column of images, paths below `dataset.root` or the table's own folder, and one of labels.
 
+    They are found by their names, or named by `dataset.image_column` and `dataset.label_column`.
     A column of the split, such as `split` or `is_test`, is used unless `dataset.test` names a table of its own.
     """
     paths = [_existing(dataset.train, "dataset.train")]
@@ -61,7 +62,8 @@ def table(dataset: "Dataset", data: Path) -> Source:
     roots = [Path(dataset.root) if dataset.root else path.parent for path in paths]
     splits, notes, tables = [], [], []
     for path, root in zip(paths, roots, strict=True):
-        columns, rows = _read(path, root)
+        columns, rows, told = _read(path, root, dataset)
+        notes += told
         _require_files(path, rows)
         if columns.unused:
             notes.append(f"{path} has columns that are not used: {_some(columns.unused)}")
@@ -88,11 +90,13 @@ def table(dataset: "Dataset", data: Path) -> Source:
     return Source([classes, stamps, [os.path.realpath(root) for root in roots]], find, tuple(notes))
 
 
-def _read(path: Path, root: Path) -> tuple[Columns, list[Row]]:
-    """Read a table. Raises InputError for one that is not of images and labels."""
+def _read(path: Path, root: Path, dataset: "Dataset") -> tuple[Columns, list[Row], list[str]]:
+    """Read a table; with sentences about other columns of labels. Raises InputError for one that is not of images and
+    labels."""
     found, files, rows = read_rows(path), ImagePaths(root), []
     line, first = next(found, (0, []))
-    columns = find_columns(path, first, lambda name: is_file(root / name))
+    columns = find_columns(path, first, lambda name: is_file(root / name), dataset.image_column, dataset.label_column)
+    seen: dict[int, set[tuple[str, str]]] = {at: set() for at in columns.rivals}
     width = max((at + 1 for at, cell in enumerate(first) if cell), default=0)
     if not columns.head:
         rows.append(_row(path, columns, first, line, files))
@@ -106,9 +110,22 @@ def _read(path: Path, root: Path) -> tuple[Columns, list[Row]]:
                 f" {','.join(cells)[:200]}. Put quotes around a text that holds the separator"
             )
         rows.append(_row(path, columns, cells, line, files))
+        for at, pairs in seen.items():
+            pairs.add((cells[columns.label or 0], cells[at] if at < len(cells) else ""))
     if not rows:
         raise InputError(f"{path} has no rows: give a path and a label in each")
-    return columns, rows
+    return columns, rows, [_rivalry(path, columns, at) for at, pairs in seen.items() if _differ(pairs)]
+
+
+def _differ(pairs: set[tuple[str, str]]) -> bool:
+    """Whether two columns part the rows otherwise, by their (cell, other cell); no for a column without values."""
+    cells, others = map(set, zip(*pairs, strict=True))
+    return others != {""} and not len(pairs) == len(cells) == len(others)
+
+
+def _rivalry(path: Path, columns: Columns, at: int) -> str:
+    used, other = columns.head[columns.label or 0], columns.head[at]
+    return f"the labels of {path} are in the column {used}; dataset.label_column={other} takes others"
 
 
 def _row(path: Path, columns: Columns, cells: Sequence[str], line: int, files: ImagePaths) -> Row:

@@ -36,9 +36,10 @@ def choose_columns(
 ) -> Chosen:
     """Choose the columns of images and of labels, if it is clear which they are.
 
-    The images are in the one column of images, else in the one of paths, else in the one with a name that is known
-    (`table_columns.IMAGES`); a known name also decides between several of a kind. The labels are in the one column of
-    classes, else in the one with a known name (`LABELS`), else in the one that is left.
+    The images are in the one column of images or of paths, else in the one with a name that is known
+    (`table_columns.IMAGES`). A known name decides between several; that of a path does not where there are images too.
+    The labels are in the one column that has a known name (`LABELS`) or classes, or in the only other one of the table.
+    The name y is that of a place beside an x.
 
     Args:
         columns: of the table.
@@ -71,25 +72,28 @@ def choose_columns(
     if image is None:
         image = one_of("image", _images([each for each in columns if each.name not in (label, split)]))
     if label is None:
-        label = one_of("label", _labels([each for each in columns if each.name not in (image, split)]))
+        label = one_of("label", _labels([each for each in columns if each.name not in (image, split)], names))
     unused = tuple(name for name in names if name not in (image, label, split) and not INDEX.fullmatch(name.lower()))
     return Chosen(image, label, split, unused)
 
 
 def _images(columns: Sequence[TypedColumn]) -> list[str]:
     """Names of the columns that may hold the images."""
-    for kind in (IMAGE, PATH):
-        if of_kind := [each.name for each in columns if each.kind == kind]:
-            known = [name for name in of_kind if plain_name(name) in IMAGES]
-            return known if len(known) == 1 else of_kind
+    of_images, of_paths = ([each.name for each in columns if each.kind == kind] for kind in (IMAGE, PATH))
+    if of_images or of_paths:
+        known = [name for name in of_images or of_paths if plain_name(name) in IMAGES]
+        return known if len(known) == 1 else of_images + of_paths
     return [each.name for each in columns if each.kind == OTHER and plain_name(each.name) in IMAGES]
 
 
-def _labels(columns: Sequence[TypedColumn]) -> list[str]:
+def _labels(columns: Sequence[TypedColumn], all_names: Sequence[str]) -> list[str]:
     """Names of the columns that may hold the labels."""
+    columns = [each for each in columns if not INDEX.fullmatch(each.name.lower())]
     could = [each for each in columns if each.kind in (CLASSES, OTHER)]
-    if classes := [each.name for each in could if each.kind == CLASSES]:
-        return classes
-    if known := [each.name for each in could if plain_name(each.name) in LABELS]:
-        return known
-    return [each.name for each in could if not INDEX.fullmatch(each.name.lower())]
+    place = {"y"} if "x" in map(plain_name, all_names) else set()
+    known = set(LABELS) - place
+    if likely := [each.name for each in could if each.kind == CLASSES or plain_name(each.name) in known]:
+        return likely
+    if len(columns) == 1:
+        return [each.name for each in could if plain_name(each.name) not in IMAGES]
+    return [each.name for each in could] if len(could) != 1 else [each.name for each in columns]

@@ -84,10 +84,16 @@ def tar_images(url: str) -> Iterator[tuple[str, bytes]]:
 
 def _tars(given: object, key: str) -> Iterator[str]:
     """Yield the paths and URLs that one or several patterns with {000..010} or * name."""
-    from braceexpand import braceexpand
+    from braceexpand import UnbalancedBracesError, braceexpand
 
-    for text in given if isinstance(given, list) else [given]:
-        for name in braceexpand(str(text)):
+    for text in map(str, given if isinstance(given, list) else [given]):
+        try:
+            names = list(braceexpand(text))
+        except UnbalancedBracesError as error:
+            raise InputError(
+                f"{key}={redacted(text)} has braces that are not in pairs: give a range as in train-{{000..010}}.tar"
+            ) from error
+        for name in names:
             yield from [name] if "://" in name else matching(name, key)
 
 
