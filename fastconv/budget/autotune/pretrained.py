@@ -49,12 +49,14 @@ class LinearProbe:
         images: number of those.
         learned: number of training images that it was fitted to.
         image_seconds: seconds that the features of an image took.
+        seconds: those of the whole trial, with importing the library and reading the weights.
     """
 
     accuracy: float
     images: int
     learned: int
     image_seconds: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def consider(
         return Considered(reason="from scratch, as the budget is too short for a trial")
     line = (
         f"a linear classifier on the features of {name} classifies {probe.accuracy:.1%} of {probe.images:,} held-out"
-        f" training images correctly (fitted to {probe.learned:,}), a network from scratch {scratch.plain:.1%}"
+        f" training images correctly (fitted to {probe.learned:,}, in {probe.seconds:.1f} s), a network from scratch"
+        f" {scratch.plain:.1%}"
     )
     if not pays(probe, scratch, settings):
         reason = f"from scratch: {line}, and will learn more in the rest of the time"
@@ -179,6 +182,7 @@ def _tried(
     model: Pretrained, train: ImageData, device: Device, cache: Path, deadline: float, settings: Autotune
 ) -> dict[str, Any]:
     """The result of the trial, as JSON holds it: the weights' name and a `LinearProbe`, or an `obstacle`."""
+    began = time.perf_counter()
     from fastconv.models.pretrained_weights import read_weights, weights_name  # imports torchvision
 
     try:
@@ -205,6 +209,7 @@ def _tried(
         return {"obstacle": f"{model.backbone} fails on images of {train.side} pixels ({str(error).splitlines()[0]})"}
     if probe is None:
         return {"obstacle": "the budget is too short for a trial"}
+    probe = dataclasses.replace(probe, seconds=time.perf_counter() - began)
     keep_measurement(path, as_json(dataclasses.asdict(probe)).encode())
     return {"name": name, "probe": dataclasses.asdict(probe)}
 
@@ -230,6 +235,7 @@ def probe_features(
 
     Raises InputError for weights that do not fit.
     """
+    entered = time.perf_counter()
     from fastconv.models.pretrained_weights import load_weights, source_of
 
     classes = len(data.classes)
@@ -269,7 +275,8 @@ def probe_features(
         return None
     predicted = linear_probe(learned, known, classes, others, settings.pretrained_ridge).argmax(1)
     accuracy = float((predicted == wanted).double().mean())
-    return LinearProbe(accuracy, len(others), len(learned), seconds / (len(learned) + len(others)))
+    each = seconds / (len(learned) + len(others))
+    return LinearProbe(accuracy, len(others), len(learned), each, time.perf_counter() - entered)
 
 
 def linear_probe(features: Tensor, labels: Tensor, classes: int, others: Tensor, ridge: float) -> Tensor:
