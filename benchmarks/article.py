@@ -84,7 +84,11 @@ class Options:
 
     @property
     def width(self) -> int:
-        return int(next((each.partition("=")[2] for each in self.train if each.startswith("model.width=")), WIDTH))
+        return int(self.given("model.width") or WIDTH)
+
+    def given(self, key: str) -> str:
+        """The value of a setting of fastconv.train; empty if it is not given."""
+        return next((each.partition("=")[2] for each in self.train if each.startswith(f"{key}=")), "")
 
     @property
     def rows(self) -> Path:
@@ -113,9 +117,11 @@ class Article:
     def find(self, epochs: str, seed: int, dataset: str, augmented: bool) -> Row | None:
         """The row of a run, of this machine unless others count too."""
         wanted = (float(epochs), seed, dataset, augmented, self.options.width, " ".join(further(self.options.train)))
+        precision = self.options.given("trainer.precision")
         for row in self.rows:
             found = (row.max_epochs, row.seed, row.dataset, row.augmented, row.width, row.settings)
-            if found == wanted and (self.options.elsewhere == "skip" or row.device == describe_device()):
+            is_here = self.options.elsewhere == "skip" or row.device == describe_device()
+            if found == wanted and is_here and precision in ("", "auto", row.precision):
                 return row
         return None
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from fastconv.analysis.article.claims import claims, gain_by_epochs
-from fastconv.analysis.article.rows import Measure, Row, as_line, row_of, setups, stored
+from fastconv.analysis.article.rows import Measure, Row, as_line, further, row_of, setups, stored
 from fastconv.analysis.article.tables import measures_table, results_table
 from fastconv.runs.results import Results
 
@@ -142,3 +142,12 @@ def test_only_a_finished_run_has_a_row():
     assert row_of(dataclasses.replace(results, stop_reason="interrupt")) is None
     assert row_of(dataclasses.replace(results, accuracy=None)) is None
     assert row_of(None) is None
+
+
+def test_settings_with_columns_of_their_own_do_not_set_rows_apart():
+    given = ["model.width=32", "trainer.precision=fp32", "trainer.winograd=on", "trainer.num_threads=2", "outputs=o"]
+    assert further(given) == []
+    assert further([*given, "optimizer.weight_decay=0", "batch_size=256"]) == [
+        "batch_size=256",
+        "optimizer.weight_decay=0",
+    ]

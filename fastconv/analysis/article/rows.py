@@ -12,8 +12,12 @@ from fastconv.runs.hparams import is_augmented, is_location
 from fastconv.runs.results import FINISHED, Results
 from fastconv.system.wording import measured
 
-# Overrides that have a column of their own, or that every run of the experiment has.
-KNOWN = ("dataset", "augment", "seed", "experiment", "model.width", "schedule.max_epochs", "budget.seconds")
+# Overrides that have a column of their own, that every run of the experiment has, or that change results by less than
+# 1e-5: Winograd's convolutions and the number of threads.
+KNOWN = (
+    "dataset", "augment", "seed", "experiment", "model.width", "schedule.max_epochs", "budget.seconds",
+    "trainer.precision", "trainer.winograd", "trainer.num_threads",
+)  # fmt: skip
 # No epochs, widths or seconds are more.
 MOST = 1e12
 
