@@ -14,8 +14,14 @@ from fastconv.system.rank_store import ASK_AGAIN_SECONDS, store, wait_for
 # Bytes of a message: the store through which ranks find each other takes 8 MiB.
 CHUNK_BYTES = 4 * 2**20
 
-# They are removed when the process ends.
+# They are removed when the process ends; before `os._exit`, by `remove_copies`.
 _copies: list["tempfile.TemporaryDirectory[str]"] = []
+
+
+def remove_copies() -> None:
+    """Remove the copies of files that this process has made."""
+    while _copies:
+        _copies.pop().cleanup()
 
 
 def files_from_first_rank(name: str, folder: Path, files: Sequence[str]) -> Path:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from fastconv.system import signals
 from fastconv.system.distributed import all_know, lost_rank, rank, started_together, world
 from fastconv.system.errors import InputError
+from fastconv.system.first_files import remove_copies
 from fastconv.system.rank_store import ASK_AGAIN_SECONDS, connect, store
 from fastconv.system.signals import Interrupted
 
@@ -145,6 +146,7 @@ def _watch(heartbeat: Heartbeat, over: threading.Event) -> None:
             print(f"fastconv: {gone} of this run is gone, so this one ends too", file=sys.stderr, flush=True)
             with suppress(Exception):
                 heartbeat.say(FAILED)
+            remove_copies()
             os._exit(1)
 
 
@@ -163,4 +165,5 @@ def end_after_first_rank(code: int = 1) -> NoReturn:
         parent, deadline = os.getppid(), time.monotonic() + WAIT_FOR_FIRST_RANK
         while os.getppid() == parent and time.monotonic() < deadline:
             time.sleep(ASK_AGAIN_SECONDS / 10)
+    remove_copies()
     os._exit(code)

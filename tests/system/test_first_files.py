@@ -73,6 +73,9 @@ def test_a_rank_that_lacks_the_files_gets_them_and_one_that_has_them_keeps_its_o
     assert (stale / "last.ckpt").read_bytes() == b"of an earlier run"
     assert not (tmp_path / "missing").exists()
     assert not ranks.store.check(["run/last.ckpt/0"]), "the store keeps no copy"
+    first_files.remove_copies()  # before a process ends at once
+    assert not found[1].exists()
+    assert not found[3].exists()
 
 
 def test_no_file_is_sent_where_all_see_the_same(ranks, tmp_path):

@@ -166,11 +166,14 @@ def test_the_first_process_ends_before_the_others(two, monkeypatch, word):
 def test_a_first_process_that_is_silent_is_not_waited_for(two, monkeypatch):
     store, ended, slept = two(rank=1), [], []
     store.set("alive/0", "7")
+    removed = []
+    monkeypatch.setattr(heartbeat, "remove_copies", lambda: removed.append(len(ended)))
     monkeypatch.setattr(heartbeat, "time", SimpleNamespace(sleep=slept.append))
     monkeypatch.setattr(os, "_exit", ended.append)
     end_after_first_rank(143)
     assert ended == [143]
     assert len(slept) < 10
+    assert removed == [0], "the copies of the first one's files, before the end"
 
 
 def test_a_process_whose_input_is_wrong_says_so_to_the_others(two, command, monkeypatch):
