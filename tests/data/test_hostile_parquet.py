@@ -4,6 +4,8 @@ import io
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -12,9 +14,6 @@ from fastconv.data.loading import load
 from fastconv.data.sources import parquet, parquet_pages
 from fastconv.data.sources.parquet_pages import BATCH_ROWS, pages, safe_batch_rows
 from fastconv.system.errors import InputError
-
-pa = pytest.importorskip("pyarrow", reason="parquet files need pyarrow")
-pq = pytest.importorskip("pyarrow.parquet", reason="parquet files need pyarrow")
 
 COLUMNS = ("image", "label")
 
