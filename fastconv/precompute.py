@@ -80,7 +80,7 @@ def main(config: Config) -> None:
     from fastconv.data.stream.writer import verify_stream
     from fastconv.training.plan import plan_run
     from fastconv.training.run import settle
-    from fastconv.training.run_stream import precompute, upload
+    from fastconv.training.run_stream import precompute, stream_in_use, upload
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     root = config.stream.folder
@@ -105,10 +105,11 @@ def main(config: Config) -> None:
         return
     part = Part(config.part, config.parts)
     there = uploaded(run.spec, url).shards if url else {}
-    precompute(run, console, in_time=False, part=part, elsewhere=there)
-    if url:
-        sent = upload(run, console, url)
-        console.print(f"sent {counted(sent, 'shard')} to {redacted(url)}, which had {len(there)}")
+    with stream_in_use(run):
+        precompute(run, console, in_time=False, part=part, elsewhere=there)
+        if url:
+            sent = upload(run, console, url)
+            console.print(f"sent {counted(sent, 'shard')} to {redacted(url)}, which had {len(there)}")
     epochs, own = run.plan.stream_epochs, len(part.epochs(run.plan.stream_epochs))
     which = f"{own} of {counted(epochs, 'epoch')}" if config.parts > 1 else counted(epochs, "epoch")
     console.print(f"{which} of {counted(run.spec.samples, 'image')} in {root / run.spec.folder}")

@@ -77,6 +77,11 @@ def check_search(config: Config) -> None:
         )
     if config.dry_run:
         raise InputError("dry_run=true is not possible in a search: a plan has no accuracy to compare")
+    if config.trainer.world > 1:  # the other ranks would go on where the first one ends a trial early
+        raise InputError(
+            f"trainer.devices={config.trainer.devices} is not possible in a search, whose trials train on one device"
+            " each: for several at once, start the command several times with the same sweep.resume=FOLDER"
+        )
     require_optuna()
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import article
 import gpu
 import pytest
+import slow_server
+import store
 import torch
 from bare_loop import BareLoop, plan
 from harness import OFFICIAL_DATA, QUICK, REPOSITORY, run_command
@@ -18,6 +20,8 @@ from rich.console import Console
 from fastconv.analysis.article.rows import Row, as_line, further
 from fastconv.budget.flops import training_flops
 from fastconv.config.resume import RunFolder
+from fastconv.data.stream.spec import Manifest
+from fastconv.data.stream.writer import write_stream
 from fastconv.training.fit import fit
 
 SMALL = [
@@ -70,6 +74,18 @@ def test_rows_of_another_machine_do_not_count(table):
     assert len(read(table.folder / "speed.csv")) == 1
     append(table.folder / "speed.csv", read(table.folder / "speed.csv")[0])
     assert len(read(table.folder / "speed.csv")) == 2
+
+
+def test_a_stream_is_read_from_a_slow_server(tmp_path):
+    """All its images, by fastconv and bare, no faster than the server's connections allow together."""
+    spec, data = store.noise(11_000)  # two shards
+    written = write_stream(spec, data, tmp_path, 1)
+    names = sorted(Manifest.read(written, spec).shards)
+    assert len(names) == 2
+    with slow_server.served(tmp_path) as port:
+        found = store.read(spec, port, 1), store.read_raw(spec, port, names)
+    most = slow_server.BYTES_PER_SECOND * len(names) / 32**2 / 3
+    assert all(0 < speed < most for speed in found)
 
 
 TRIED = ("device=cpu", "limits=off", "results=results", "dataset=digits", "trainer=cpu", "trainer.precision=fp32",

@@ -1,13 +1,14 @@
 """Fetches the folder of a run from an object store, to go on with it or to read it."""
 
+import glob
 import secrets
 import shutil
 import threading
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit, urlunsplit
 
-from fastconv.data.download import transfer, tried
-from fastconv.data.url_place import Place, below
+from fastconv.data.download import copy_url, tried
+from fastconv.data.url_place import Place, WrongContentError, below
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank
@@ -17,6 +18,7 @@ from fastconv.system.settings import is_url
 from fastconv.system.urls import redacted
 
 ADVICE = "Check the address, the network and that you may read there"
+CONFIG = "config.yaml"
 # More is no run.
 MOST_FILES = 100_000
 
@@ -51,17 +53,25 @@ def fetch_run(url: str, folder: Path, key: str) -> None:
 
 def _fetch(url: str, folder: Path, key: str) -> None:
     place, closed = Place(url.rstrip("/"), key), threading.Event()
-    files = tried(lambda: _files(place), redacted(url), closed, ADVICE)
-    if "config.yaml" not in files:
-        raise InputError(f"{key}={redacted(url)} is not the folder of a run: it has no config.yaml")
+    if place.is_http:
+        raise InputError(
+            f"{key}={redacted(url)} is not possible: a web server does not list the files of a folder. Download it, or"
+            " give that of an object store"
+        )
+    files = tried(lambda: _files(place, redacted(url)), redacted(url), closed, ADVICE)
+    if CONFIG not in files:
+        raise InputError(f"{key}={redacted(url)} is not the folder of a run: it has no {CONFIG}")
     aside = folder.with_name(f"{folder.name}.{secrets.token_hex(6)}.part")
     with locked(folder.parent, f"{folder.name}.fetch"):
+        for leftover in folder.parent.glob(f"{glob.escape(folder.name)}.*.part"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
-            for name, size in files.items():
-                _copy(below(url, name), aside / name, size, key, closed)
+            # A folder is a run by its config, and this one not before it is whole.
+            for name in sorted(files, key=lambda name: name == CONFIG):
+                _copy(below(url, name), aside / name, files[name], key, closed)
             if not folder.exists():
                 aside.rename(folder)
-            elif not (folder / "config.yaml").exists():
+            elif not (folder / CONFIG).exists():
                 raise InputError(f"{folder}, where {redacted(url)} belongs, is not the folder of a run: move it away")
             elif _progress(folder) < _progress(aside):
                 if (held := hold(folder)) is None:
@@ -75,28 +85,27 @@ def _fetch(url: str, folder: Path, key: str) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _files(place: Place) -> dict[str, int]:
-    """The sizes in bytes of the files of a folder, by their paths there."""
+def _files(place: Place, shown: str) -> dict[str, int]:
+    """The sizes in bytes of the files of a folder, by their paths there. `shown` is its URL for messages."""
     place.system.invalidate_cache()
     root = place.path.rstrip("/")
     found: dict[str, int] = {}
     for path, about in place.system.find(place.path, detail=True).items():
         name = path.removeprefix(root).lstrip("/")
         if not path.startswith(root) or ".." in PurePosixPath(name).parts or len(found) == MOST_FILES:
-            raise InputError(f"{redacted(place.path)} is not the folder of a run")
+            raise InputError(f"{shown} is not the folder of a run")
         found[name] = int(about["size"])
     return found
 
 
 def _copy(url: str, path: Path, size: int, key: str, closed: threading.Event) -> None:
-    place = Place(url, key)
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def copy() -> None:
-        with path.open("wb") as file:
-            transfer(place, file.write, size, closed)
+    def check(digest: str) -> None:
+        if (found := path.stat().st_size) != size:
+            raise WrongContentError(f"it has {found:,} bytes instead of {size:,}")
 
-    tried(copy, redacted(url), closed, ADVICE)
+    copy_url(url, key, path, size, closed, ADVICE, check)
 
 
 def _progress(folder: Path) -> tuple[bool, int]:

@@ -5,6 +5,7 @@ process died, gets a further trial of the study with the same settings and numbe
 """
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,13 @@ from fastconv.system.files import locked, try_lock
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-# The lock that is held while a trial is chosen, and the user attributes that have a trial's number in the sweep, and
-# what an earlier trial of this number has reported.
-LOCK, JOB, REPORTED = "search", "job", "reported"
+# The lock that is held while a trial is chosen. Trials are locked only by those who hold it.
+LOCK = "search"
+# User attributes of a trial: its number in the sweep, and of one that is run again, its settings and what the trial
+# before it has reported.
+JOB, AGAIN, REPORTED = "job", "again", "reported"
+# Seconds between looks at a trial that another process runs.
+POLL_SECONDS = 0.5
 # Equal parts of the training at whose ends trials are compared.
 PARTS = 20
 
@@ -89,9 +94,8 @@ class Search:
                 yield trial
             elif others:
                 print(f"waiting for the trials {', '.join(map(str, others))} of other processes", flush=True)
-                lock = try_lock(self._lock_of(others[0]), wait=True)
-                if lock is not None:
-                    lock.release()
+                while not self._has_ended(others[0]):
+                    time.sleep(POLL_SECONDS)
             else:
                 if self._is_exhausted(count := len(self._latest())) and count < self.trials:
                     print(f"the search ends after {count} trials: no other values are left to try", flush=True)
@@ -140,7 +144,9 @@ class Search:
                 if dead or (retry and found.state == TrialState.FAIL):
                     # With what it has reported, for its run goes on from its last checkpoint.
                     values = {str(part): score for part, score in found.intermediate_values.items()}
-                    self._study.enqueue_trial(found.params, user_attrs={JOB: number, REPORTED: values})
+                    # A process may die just when it begins a trial again, before Optuna has noted the settings.
+                    point = found.user_attrs.get(AGAIN, found.params)
+                    self._study.enqueue_trial(point, user_attrs={JOB: number, AGAIN: point, REPORTED: values})
             latest = self._latest()
             waiting = any(found.state == TrialState.WAITING for found in latest.values())
             tried = [found.params for found in latest.values()]
@@ -180,6 +186,10 @@ class Search:
         """Whether the space has no point that was not tried."""
         every = points(self._space)
         return every is not None and next((True for at, _ in enumerate(every) if at == tried), None) is None
+
+    def _has_ended(self, number: int) -> bool:
+        with locked(self._folder, LOCK):
+            return self._is_free(number)
 
     def _is_free(self, number: int) -> bool:
         lock = try_lock(self._lock_of(number))

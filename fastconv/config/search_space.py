@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -50,7 +51,8 @@ class Dimension:
         if self.step is None and not self.is_whole:
             return None
         step = self.step or 1
-        return [self.low + step * at for at in range(round((self.high - self.low) / step) + 1)]
+        # As Optuna draws them: 0.1 + 2 * 0.1 is a bit more than 0.3.
+        return [min(self.low + step * at, self.high) for at in range(round((self.high - self.low) / step) + 1)]
 
     def tried(self) -> tuple[Any, ...]:
         """The values that show whether all of them are possible: each choice, or the least and the greatest number."""
@@ -73,9 +75,12 @@ def dimension(override: Override) -> Dimension:
         return Dimension(key, written, tuple(sorted(choices)) if getattr(value, "shuffle", False) else choices)
     of_values: Any = value
     if override.is_range_sweep():
-        numbers = sorted(of_values.range())
+        numbers = list(of_values.range())
         require(bool(numbers), "it has no numbers")
-        low, high, step = numbers[0], numbers[-1], abs(of_values.step)
+        if isinstance(numbers[0], float):  # by their decimals, as Optuna counts: added up, 0.1, 0.2, 0.3 end beyond 0.3
+            first, distance = Decimal(str(of_values.start)), Decimal(str(of_values.step))
+            numbers = [float(first + at * distance) for at in range(len(numbers))]
+        low, high, step = min(numbers), max(numbers), abs(of_values.step)
         require(not log or (step == 1 and isinstance(low, int)), "tag(log, range(...)) is for steps of 1")
     else:
         low, high, step = of_values.start, of_values.end, None

@@ -118,13 +118,15 @@ class _JournalLock:
         self._path, self._held = path, contextlib.ExitStack()
 
     def acquire(self) -> bool:
-        self._held.enter_context(locked(self._path.parent, self._path.name))
-        with self._path.open("rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            if file.read() not in (b"", b"\n"):
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
+        with contextlib.ExitStack() as held:  # Optuna does not release what it could not acquire
+            held.enter_context(locked(self._path.parent, self._path.name))
+            with self._path.open("rb+") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                if file.read() not in (b"", b"\n"):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            self._held = held.pop_all()
         return True
 
     def release(self) -> None:

@@ -1,11 +1,14 @@
 """Reads files behind URLs: no more bytes than are allowed, tried again after a failure, and never without an end."""
 
+import hashlib
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from fastconv.data.url_place import PART_BYTES, SILENCE_SECONDS, Place, WrongContentError
 from fastconv.system.errors import InputError
+from fastconv.system.files import unwritable
 from fastconv.system.urls import redacted
 
 # Seconds between tries: 3.75 in all, so that a broken server is told of within 5 s. A network that changes is back by
@@ -31,7 +34,7 @@ def tried(act: Callable[[], T], what: str, closed: threading.Event, advice: str,
     """Call a function that reads from a URL or writes to one, again after growing pauses if it fails.
 
     It is not called again for what would fail alike: a file that does not exist, that is too long, or that a server
-    refuses, and one that arrived wrong twice in the same way.
+    refuses, one that arrived wrong twice in the same way, and a server that was silent twice.
 
     Args:
         what: what to name in a message.
@@ -53,7 +56,9 @@ def tried(act: Callable[[], T], what: str, closed: threading.Event, advice: str,
         except Exception as error:  # every protocol raises its own
             failure, final = _described(error)
             if isinstance(error, WrongContentError):
-                final = error.final or failure == before
+                final = error.final
+            if isinstance(error, WrongContentError) or _is_silence(error):
+                final = final or failure == before
             before = failure
         if final or pause is None or closed.wait(pause):
             break
@@ -63,15 +68,21 @@ def tried(act: Callable[[], T], what: str, closed: threading.Event, advice: str,
 
 def _described(error: Exception) -> tuple[str, bool]:
     """What failed, in one line, and whether another try would fail alike."""
-    text, kind = " ".join(str(error).split()), type(error).__name__
+    said = str(error) or str(error.__cause__ or "")  # fsspec's timeouts say nothing themselves
+    text, kind = redacted(" ".join(said.split())), type(error).__name__
     if "credential" in kind.lower():  # botocore and google-auth have several
         return f"{text or kind}: set the environment variables of your store, as AWS_PROFILE or AWS_ACCESS_KEY_ID", True
     if isinstance(error, PermissionError):
         return f"access is denied ({text or kind})", True
-    if not text and isinstance(error, TimeoutError):
+    if not text and _is_silence(error):
         text = f"no answer within {SILENCE_SECONDS:.0f} s"
     status = getattr(error, "status", None)
     return text or kind, isinstance(status, int) and 300 <= status < 500 and status not in (408, 429)
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether a server did not answer, or the connection was never made; botocore's errors are no TimeoutError."""
+    return isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower()
 
 
 def read_all(place: Place, most: int, closed: threading.Event) -> bytes:
@@ -99,6 +110,39 @@ def transfer(place: Place, put: Callable[[bytes], object], most: int, closed: th
             put(part)
     finally:
         file.close()
+
+
+def copy_url(
+    url: str, key: str, path: Path, most: int, closed: threading.Event, advice: str, check: Callable[[str], object]
+) -> None:
+    """Copy a file of at most `most` bytes behind a URL to one on this machine, part by part.
+
+    Args:
+        key: the setting that names the URL, for messages.
+        check: called with the sha256 of what has arrived; raises WrongContentError for another file.
+
+    Raises UnavailableError if it does not exist or never arrives complete and correct, InputError for a URL that cannot
+    be opened, and if the file cannot be written.
+    """
+    place = Place(url, key)
+
+    def copy() -> None:
+        digest = hashlib.sha256()
+        with path.open("wb", buffering=0) as file:
+
+            def put(part: bytes) -> None:
+                digest.update(part)
+                left = memoryview(part)
+                try:
+                    while left:
+                        left = left[file.write(left) :]
+                except OSError as error:  # not of the network
+                    raise unwritable(path, error) from error
+
+            transfer(place, put, most, closed)
+        check(digest.hexdigest())
+
+    tried(copy, redacted(url), closed, advice)
 
 
 def read_url(url: str, key: str, most: int) -> bytes:

@@ -15,14 +15,21 @@ from fastconv.system.urls import redacted, require_whole
 # average. A download that makes progress has no time limit.
 SILENCE_SECONDS = 30.0
 LEAST_BYTES_PER_SECOND = 1000
+# Seconds to wait for a connection to a web server. s3fs waits for 5 s, and for 15 s for an answer.
+CONNECT_SECONDS = 10.0
 # Bytes to read at once, and to ask a server for at once that gives parts of a file: some of fsspec's protocols would
 # hold 50 MB of each open file in memory.
 PART_BYTES, BLOCK_BYTES = 2**20, 2**22
+# Answers of web servers that have no such file.
+ABSENT = (404, 410)
 # What protocols tell about a file that differs between two versions of it.
 VERSION_KEYS = ("size", "etag", "last-modified", "lastmodified", "last_modified", "mtime", "content-md5", "digest",
                 "md5hash", "checksum", "generation", "updated", "versionid")  # fmt: skip
 # fastconv's extras that install what fsspec needs for a protocol.
 EXTRAS = {"s3": ("s3", "s3a"), "gcs": ("gs", "gcs")}
+# botocore tries a request five times, and s3fs does so again: with the five tries of `download.tried`, a store that
+# fails would be asked a hundred times. `config_kwargs` in a user's configuration of fsspec go before these.
+S3_TRIES = {"retries": {"total_max_attempts": 1}}
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 
 
@@ -62,21 +69,26 @@ class Place:
     """
 
     def __init__(self, url: str, key: str) -> None:
+        from fsspec.config import conf
         from fsspec.core import url_to_fs
 
         require_whole(url, key)
+        protocol = url.partition("://")[0].rpartition("::")[2].lower()
         self.is_http = url.lower().startswith(("http://", "https://"))
         options: dict[str, Any] = {}
         if self.is_http:
             from aiohttp import ClientTimeout
 
-            timeout = ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS)
+            timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
             # Proxies are used, as for other downloads. Bodies are decompressed here, where the bytes are counted.
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True, "auto_decompress": False}
+        elif protocol in EXTRAS["s3"] and "::" not in url:
+            options["config_kwargs"] = S3_TRIES | conf.get(protocol, {}).get("config_kwargs", {})
         try:
             self.system, self.path = url_to_fs(url, **options)
+            if "config_kwargs" in options:
+                self.system.retries = 1  # s3fs's own, of each request, around botocore's
         except ImportError as error:
-            protocol = url.partition("://")[0].rpartition("::")[2].lower()
             extra = next((name for name, protocols in EXTRAS.items() if protocol in protocols), None)
             advice = f"pip install 'fastconv[{extra}]'" if extra else f"Set {key} to another address or to a folder"
             raise InputError(f"cannot open {redacted(url)}: {error}. {advice}") from None
@@ -91,7 +103,14 @@ class Place:
         Raises the errors of the protocol.
         """
         self.system.invalidate_cache()  # it may remember what it listed before
-        return versions(self.system.info(self.path))
+        try:
+            return versions(self.system.info(self.path))
+        except FileNotFoundError as error:
+            cause: Any = error.__cause__
+            # fsspec's HTTP says so of all that fails.
+            if self.is_http and cause is not None and getattr(cause, "status", None) not in ABSENT:
+                raise cause from None
+            raise
 
     def put(self, path: Path) -> None:
         """Send a file of this machine. Raises the errors of the protocol."""
@@ -189,7 +208,7 @@ class _HttpFile:
         settings = {**self._system.kwargs, "headers": {**self._system.kwargs.get("headers", {}), **ask}}
         async with asyncio.timeout(SILENCE_SECONDS):  # headers could come byte by byte
             response = await session.get(self._system.encode_url(self._path), **settings)
-        if response.status in (404, 410):
+        if response.status in ABSENT:
             response.close()
             raise FileNotFoundError(self._path)
         response.raise_for_status()

@@ -1,5 +1,6 @@
 """Copies the folder of a run to an object store after each checkpoint and at the end."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,10 +10,11 @@ from rich.console import Console
 
 from fastconv.config.run_store import copy_of
 from fastconv.config.schema import Config
-from fastconv.data.download import tried
-from fastconv.data.url_place import Place, below
+from fastconv.data.download import AbsentError
+from fastconv.data.sending import send_file
+from fastconv.data.url_place import below
 from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError, warn
+from fastconv.system.errors import InputError, reason, warn
 from fastconv.system.urls import redacted
 from fastconv.training.own_images import CHECKPOINT
 
@@ -33,7 +35,8 @@ class Mirror:
 
     def send(self) -> None:
         """Send what has changed. Raises InputError for a file that cannot be sent."""
-        names = [path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file()]
+        paths = (Path(parent, name) for parent, _, names in os.walk(self._folder) for name in names)
+        names = [path.relative_to(self._folder).as_posix() for path in paths if path.is_file()]
         names = [name for name in names if not name.endswith(".part") and not name.startswith(".")]
         for name in sorted(names, key=lambda name: (LAST.index(name) + 1 if name in LAST else 0, name)):
             path = self._folder / name
@@ -41,13 +44,15 @@ class Mirror:
                 about = path.stat()
             except FileNotFoundError:  # replaced or removed meanwhile
                 continue
-            if self._sent.get(name) != (version := (about.st_mtime_ns, about.st_size)):
-                self._put(path, below(self._url, name))
+            if self._sent.get(name) == (version := (about.st_mtime_ns, about.st_size)):
+                continue
+            try:
+                send_file(path, below(self._url, name), "outputs", self._closed, ADVICE)
+            except AbsentError:
+                if path.exists():
+                    raise
+            else:
                 self._sent[name] = version
-
-    def _put(self, path: Path, url: str) -> None:
-        place = Place(url, "outputs")
-        tried(lambda: place.put(path), redacted(url), self._closed, ADVICE, does="write")
 
 
 def copied(config: Config, folder: Path, console: Console) -> AbstractContextManager[None]:
@@ -75,9 +80,9 @@ def mirrored(folder: Path, url: str, console: Console) -> Iterator[None]:
                 seen = now
                 try:
                     mirror.send()
-                except InputError as error:
+                except (InputError, OSError) as error:  # this thread must not end
                     if not told:
-                        warn(f"{error}. The run goes on, and sends it with the next checkpoint")
+                        warn(f"{reason(error)}. The run goes on, and sends it with the next checkpoint")
                     told = True
 
     thread = threading.Thread(target=watch, name="mirror", daemon=True)
@@ -92,8 +97,8 @@ def mirrored(folder: Path, url: str, console: Console) -> Iterator[None]:
         try:
             mirror.send()
             console.print(f"copied to {redacted(url)}", highlight=False, markup=False, soft_wrap=True)
-        except InputError as error:
-            line = f"{error}. The run is whole in {folder}: copy it from there"
+        except (InputError, OSError) as error:
+            line = f"{reason(error)}. The run is whole in {folder}: copy it from there"
             if not failed:
                 raise InputError(line) from error
             warn(line)

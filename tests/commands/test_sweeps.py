@@ -1,6 +1,5 @@
 """Sweeps: many runs by one command, in this process or by way of a launcher, and going on with them."""
 
-import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ from omegaconf import OmegaConf
 from fastconv.config.overrides import compose
 from fastconv.config.overrides import typed as typed_config
 from fastconv.config.resume import job_of_sweep
-from fastconv.config.search_storage import LEAST_OPTUNA
 from fastconv.config.store import stored
 from fastconv.config.sweeps import override_of, remove_empty
 from fastconv.runs.results import Results
@@ -32,11 +30,6 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 SEARCH = ("train", "experiment=search", "dataset=digits", *SHORT[:-2], "checkpoint.save=false",
           "sweep.trials=3")  # fmt: skip
-
-
-with_optuna = pytest.mark.skipif(
-    int(importlib.metadata.version("optuna").partition(".")[0]) < LEAST_OPTUNA, reason="an Optuna that is too old"
-)
 
 
 def sweeps(folder: Path) -> list[Path]:
@@ -289,6 +282,10 @@ def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
         ),
         (("experiment=search", "dry_run=true"), "dry_run=true is not possible in a search"),
         (
+            ("experiment=search", "trainer.devices=2", "trainer.accelerator=cpu"),
+            "trainer.devices=2 is not possible in a search, whose trials train on one device each",
+        ),
+        (
             ("experiment=search", "schedule=choice(cosine,one_cycl)"),
             "unknown schedule one_cycl; did you",
         ),
@@ -309,7 +306,6 @@ def test_a_search_of_something_without_a_result_is_refused(command, tmp_path):
     assert files(tmp_path) == []
 
 
-@with_optuna
 def test_a_search_in_which_all_fail_shows_no_traceback(command, monkeypatch):
     def fail(*_):
         raise InputError("out of paper")
@@ -336,7 +332,6 @@ def test_a_job_that_fails_in_another_process_counts(command, tmp_path, capfd):
 # -- searches
 
 
-@with_optuna
 def test_a_search_finds_by_held_out_images(command, tmp_path):
     ended = command(*SEARCH)
     assert ended.code == 0, ended.err
@@ -352,7 +347,6 @@ def test_a_search_finds_by_held_out_images(command, tmp_path):
     assert {name: (sweep / name / "results.json").stat().st_mtime_ns for name in found} == kept
 
 
-@with_optuna
 def test_a_trial_that_was_stopped_goes_on(command, tmp_path, monkeypatch):
     search = [each for each in SEARCH if each != "checkpoint.save=false"]
     with monkeypatch.context() as patch:
@@ -366,7 +360,6 @@ def test_a_trial_that_was_stopped_goes_on(command, tmp_path, monkeypatch):
     assert [(each.steps, each.resumed) for each in results_of(sweep).values()] == [(steps[0], 0), (steps[0], 1)]
 
 
-@with_optuna
 @pytest.mark.parametrize("objective", ["accuracy", "macro_f1"])
 def test_a_hopeless_trial_is_pruned_and_never_counts(command, tmp_path, objective):
     """With a learning rate of 1e-7 nothing is learned; the trial with 0.1 is drawn first."""
@@ -389,7 +382,6 @@ def test_a_hopeless_trial_is_pruned_and_never_counts(command, tmp_path, objectiv
     assert "1 run has no result: pruned" in page
 
 
-@with_optuna
 @pytest.mark.slow
 def test_two_commands_share_a_search(tmp_path, digits_root):
     command = [sys.executable, "-m", "fastconv.train", *SEARCH[1:], "sweep.trials=4", "figures=false",

@@ -7,20 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from fastconv.config import search as searching
 from fastconv.config import search_storage
 from fastconv.config.overrides import parse_override
 from fastconv.config.schema import Sweep
+from fastconv.config.search import Search, running_trial
+from fastconv.config.search_sampler import DistinctSampler
 from fastconv.config.search_space import dimension
 from fastconv.runs.results import PRUNED, Results
 from fastconv.system.errors import InputError
-
-pytest.importorskip("optuna", minversion="4")
-from fastconv.config.search import Search, running_trial
-from fastconv.config.search_sampler import DistinctSampler
+from fastconv.system.files import try_lock
 
 # 25 points: drawn at random, two of 20 trials would have the same one.
 DISCRETE = ("quality=range(0,5)", "kind=choice(a,b,c,d,e)")
@@ -139,6 +140,70 @@ def test_what_a_dead_process_has_reported_is_kept(tmp_path):
     assert again.drawn.study.get_trials()[-1].intermediate_values == {1: 0.2, 2: 0.4}
 
 
+def test_a_process_that_dies_just_when_it_tries_again_changes_no_settings(tmp_path, monkeypatch):
+    found = search(tmp_path, *CONTINUOUS, trials=1)
+    one = next(iter(found))
+    one.held.release()  # as the system does when a process dies
+    second = search(tmp_path, *CONTINUOUS, trials=1)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("optuna.trial.Trial._suggest", dies)
+        with pytest.raises(KeyboardInterrupt):
+            next(iter(second))
+    again = next(iter(search(tmp_path, *CONTINUOUS, trials=1)))
+    assert (again.number, again.overrides) == (one.number, one.overrides)
+
+
+def test_who_waits_for_a_trial_keeps_it_from_nobody(tmp_path, monkeypatch):
+    """A process that held the lock of a trial for a moment, to see that its process has died, would end the one that
+    just takes it."""
+    found = search(tmp_path, *CONTINUOUS, trials=1)
+    one = next(iter(found))
+    alone, waited = [], threading.Event()
+
+    def watched(path, *, wait=False):
+        if path.name.startswith("trial-"):
+            free = try_lock(tmp_path / ".locks" / searching.LOCK)
+            alone.append(free is None)
+            if free is not None:
+                free.release()
+            waited.set()
+        return try_lock(path, wait=wait)
+
+    monkeypatch.setattr(searching, "try_lock", watched)
+    monkeypatch.setattr(searching, "POLL_SECONDS", 0.01)
+    left = []
+    other = threading.Thread(target=lambda: left.extend(search(tmp_path, *CONTINUOUS, trials=1)))
+    other.start()
+    assert waited.wait(60)
+    found.tell(one, 0.5)
+    other.join(60)
+    assert left == []
+    assert all(alone)
+
+
+def test_a_disk_that_fails_for_a_moment_does_not_lock_the_journal(tmp_path, monkeypatch):
+    (tmp_path / "trials.log").touch()
+    lock, failing = search_storage._JournalLock(tmp_path / "trials.log"), [True]
+
+    def open_file(path, *given):
+        if failing and failing.pop():
+            raise OSError(5, "Input/output error")
+        return open(path, *given)
+
+    monkeypatch.setattr(Path, "open", open_file)
+    with pytest.raises(OSError, match="Input/output error"):
+        lock.acquire()
+    free = try_lock(tmp_path / ".locks" / "trials.log")
+    assert free is not None
+    free.release()
+    assert lock.acquire()
+    lock.release()
+
+
 def test_a_space_that_is_used_up_ends_the_search(tmp_path, capsys):
     found = search(tmp_path, "quality=1,2", "kind=a,b")
     drawn = []
@@ -213,6 +278,8 @@ def test_without_optuna_a_line_names_the_extra(monkeypatch, there):
         ("a=range(1,5)", [1, 2, 3, 4]),
         ("a=range(5,1,-2)", [3, 5]),
         ("a=range(0.25,1,0.25)", [0.25, 0.5, 0.75]),
+        ("a=range(0.1,0.35,0.1)", [0.1, 0.2, 0.3]),
+        ("a=range(0.4,0.05,-0.1)", [0.1, 0.2, 0.1 + 2 * 0.1, 0.4]),
         ("a=int(interval(1,3))", [1, 2, 3]),
         ("a=interval(1,3)", None),
     ],

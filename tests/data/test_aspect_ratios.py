@@ -6,6 +6,8 @@ import json
 import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from harness import REPOSITORY
 from omegaconf import OmegaConf
@@ -175,8 +177,6 @@ def test_all_sources_pad_alike(tmp_path):
 
 
 def test_parquet_files_are_padded_too(tmp_path):
-    pa = pytest.importorskip("pyarrow", reason="parquet files need pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet", reason="parquet files need pyarrow")
     images = photographs(20)
     as_folder(tmp_path / "f" / "train", images[:14])
     as_folder(tmp_path / "f" / "test", images[14:])

@@ -4,6 +4,8 @@ import io
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -11,9 +13,6 @@ from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
 from fastconv.data.sources import parquet
 from fastconv.system.errors import InputError
-
-pa = pytest.importorskip("pyarrow", reason="parquet files need pyarrow")
-pq = pytest.importorskip("pyarrow.parquet", reason="parquet files need pyarrow")
 
 
 def noise(count, size, seed=0):

@@ -389,6 +389,14 @@ def test_a_shard_that_trickles_is_computed_until_it_is_there(tmp_path, server, s
     assert (0, 0) in reader._open, "the rest is read from it"
 
 
+def test_a_server_that_was_silent_twice_is_not_asked_again(server, monkeypatch):
+    monkeypatch.setattr(url_place, "SILENCE_SECONDS", 0.2)
+    server.answers["x"] = lambda handler: handler.server.ended.wait(60)
+    with pytest.raises(InputError, match=r"cannot fetch .*/x in 2 tries: "):
+        download.read_url(f"{server.url}/x", "images", 100)
+    assert len(server.asked) == 2
+
+
 def test_a_trickle_ends_when_it_is_too_slow(server, monkeypatch):
     monkeypatch.setattr(url_place, "SILENCE_SECONDS", 0.2)
 

@@ -3,12 +3,15 @@
 import io
 import shutil
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from harness import RUN, SHORT, noise, only_run, run_command, same_weights, sha256s, spec_of, stop_at
+from fsspec.config import conf
+from harness import RUN, SHORT, noise, only_run, run_command, same_weights, served, sha256s, spec_of, stop_at
 from PIL import Image
 
 from fastconv.data.configs import Dataset
@@ -139,6 +142,44 @@ def test_a_run_is_copied_to_the_store_and_goes_on_from_there(tmp_path, digits_ro
         assert (run / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+class Asked(BaseHTTPRequestHandler):
+    """Counts requests, and answers as the server's `answer` says."""
+
+    def do_HEAD(self):
+        self.server.asked.append(self.path)
+        self.server.answer(self)
+
+    do_GET = do_PUT = do_HEAD  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "says", "requests"),
+    [
+        (lambda handler: handler.send_error(503), "in 5 tries: ", 5),
+        (lambda handler: handler.server.ended.wait(60), "in 2 tries: Read timeout on endpoint URL", 2),
+    ],
+    ids=["failing", "silent"],
+)
+def test_a_store_that_fails_is_asked_no_oftener_than_a_web_server(monkeypatch, answer, says, requests):
+    """botocore and s3fs try again by themselves, each with pauses of its own: 42 s for a store that is not there."""
+    with served(Asked, asked=[], answer=answer, ended=threading.Event(), daemon_threads=True) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.3)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(InputError, match=says):
+            read_url("s3://bucket/own.tar", "dataset.train", 100)
+        assert len(server.asked) == requests
+        server.ended.set()
+
+
+def test_settings_of_fsspec_go_before_ours(monkeypatch):
+    monkeypatch.setitem(conf, "s3", {"config_kwargs": {"retries": {"total_max_attempts": 3}, "read_timeout": 1}})
+    assert Place("s3://bucket/x", "dataset.train").system.config_kwargs == conf["s3"]["config_kwargs"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -12,9 +14,6 @@ from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
 from fastconv.data.sources import parquet
 from fastconv.system.errors import InputError
-
-pa = pytest.importorskip("pyarrow", reason="parquet files need pyarrow")
-pq = pytest.importorskip("pyarrow.parquet", reason="parquet files need pyarrow")
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 NAMES = ("cat", "dog", "11")

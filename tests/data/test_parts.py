@@ -6,11 +6,13 @@ import pytest
 from harness import noise, sha256s, spec_of
 
 from fastconv.data.stream import spec as stream
+from fastconv.data.stream.cache import prune
 from fastconv.data.stream.parts import WHOLE, Part
 from fastconv.data.stream.spec import Manifest
 from fastconv.data.stream.writer import verify_stream, write_stream
 from fastconv.system.errors import InputError
 from fastconv.system.files import locked
+from fastconv.training import run_stream
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 EPOCHS, PARTS = 8, 4
@@ -102,6 +104,22 @@ def test_nobody_writes_what_another_one_writes(tmp_path, whole):
     assert {name.split("/")[0] for name in sha256s(tmp_path / spec.folder)} == {"epoch-0000", "epoch-0004"}
 
 
+def test_a_manifest_that_another_part_is_writing_is_left_alone(tmp_path, whole):
+    """A part replaces its manifest every second; killed meanwhile, it leaves the unfinished file."""
+    data, spec, right = whole
+    root = tmp_path / "parts"
+    unfinished = root / spec.folder / "manifest.json.1-of-2.0123456789ab.part"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_text('{"format": 1, "sha')
+    write_stream(spec, data, root, EPOCHS, part=Part(0, 2))
+    assert unfinished.exists(), "its writer may be about to rename it"
+    write_stream(spec, data, root, EPOCHS, part=Part(1, 2))
+    write_stream(spec, data, root, EPOCHS + 1)
+    assert not unfinished.exists()
+    assert right.items() <= sha256s(root).items()
+    assert Manifest.read(root / spec.folder, spec).epochs == EPOCHS + 1
+
+
 STREAM = ("dataset=digits", "augment=standard", "batch_size=64", "micro_batch_size=32")
 
 
@@ -110,6 +128,22 @@ def test_the_command_writes_parts(command, tmp_path):
     assert ended.code == 0, ended.err
     assert command("precompute", "stream.epochs=3", "stream.root=whole", *STREAM).code == 0
     assert sha256s(tmp_path / "parts") == sha256s(tmp_path / "whole") != {}
+
+
+def test_a_stream_is_not_removed_while_a_part_of_it_is_written(command, tmp_path, monkeypatch):
+    """Another process makes room just before the manifests of the parts are put together."""
+    write, removed = run_stream.write_stream, []
+
+    def then_prune(*given, **more):
+        folder = write(*given, **more)
+        removed.extend(prune(tmp_path / "streams", 0))
+        return folder
+
+    monkeypatch.setattr(run_stream, "write_stream", then_prune)
+    ended = command("precompute", "part=0", "parts=2", "stream.epochs=3", "stream.root=streams", *STREAM)
+    assert ended.code == 0, ended.err
+    assert removed == []
+    assert len(prune(tmp_path / "streams", 0)) == 1, "and then it may go"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from fastconv.data.stream.upload import uploaded as uploaded_manifest
 from fastconv.data.stream.writer import write_stream
 from fastconv.data.url_place import Place
 from fastconv.runs.results import Results
-from fastconv.system.errors import InputError, StreamError
+from fastconv.system.errors import InputError, RunWarning, StreamError
 
 PAUSES = download.PAUSES
 
@@ -381,6 +381,21 @@ def test_a_fault_is_tried_again_and_then_computed(tmp_path, uploaded, server, fa
 def stored(folder, spec):
     root = folder / "cache" / spec.folder
     return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+
+
+def test_no_secret_of_an_address_is_told(tmp_path, uploaded, server):
+    """The library's own words have the whole address."""
+    data, spec = uploaded
+    url = f"{server.url}?token=5ecret"
+    server.faults = {".tar?token=5ecret": ["error"] * 5}
+    reader = RemoteStream(spec, url, tmp_path / "cache", data, max_epochs=1)
+    with pytest.warns(RunWarning, match="in 5 tries: 500, .*computed instead") as told:
+        reader.rows(0, 4)
+    assert [str(each.message) for each in told if "5ecret" in str(each.message)] == []
+    server.faults = {"manifest.json?token=5ecret": ["error"] * 5}
+    with pytest.raises(InputError, match="in 5 tries: 500, ") as raised:
+        read_manifest(RemoteFolder(url), spec)
+    assert "5ecret" not in str(raised.value)
 
 
 def test_pauses_grow_and_end_with_the_run(uploaded, server, monkeypatch):

@@ -17,12 +17,16 @@ from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
 from fastconv.data.url_file import UrlFile
 from fastconv.data.url_place import Place
+from fastconv.system.errors import InputError
 
 
 class Photographs(BaseHTTPRequestHandler):
     """Answers /N with a tar of N uncompressed photographs of 1 MB, of two classes, each another."""
 
     def do_GET(self):
+        if self.server.faults:
+            self.send_error(self.server.faults.pop())
+            return
         count, side = int(self.path[1:]), 600
         picture = io.BytesIO()
         Image.effect_noise((side, side), 50).convert("RGB").save(picture, "BMP")
@@ -50,13 +54,26 @@ class Photographs(BaseHTTPRequestHandler):
 
 
 def test_a_server_that_tells_no_version_is_noted(tmp_path, monkeypatch):
-    with served(Photographs) as server:
+    with served(Photographs, faults=[]) as server:
         given = Dataset(name="own", source="webdataset", train=f"{server.url}/8", test_share=0.5, image_size=24)
         assert load(given, tmp_path / "data")[0].note == ""
         monkeypatch.setattr(Place, "about", lambda place: [])
         assert load(given, tmp_path / "other")[0].note == (
             f"{server.url}/8 is read once: its server tells neither size nor date, by which a change would show"
         )
+
+
+def test_a_tar_is_not_read_again_when_its_server_fails_for_a_moment(tmp_path, patient_downloads):
+    with served(Photographs, faults=[]) as server:
+        given = Dataset(name="own", source="webdataset", train=f"{server.url}/8", test_share=0.5, image_size=24)
+        load(given, tmp_path)
+        server.faults += [503, 503]  # of HEAD and of GET, as which fsspec asks for the version
+        assert load(given, tmp_path)[0].note == ""
+        assert server.faults == []
+        assert len(list((tmp_path / "arrays").glob("own-*"))) == 1
+        server.faults += [503] * 99
+        with pytest.raises(InputError, match=f"cannot fetch {server.url}/8 in 5 tries: 503"):
+            load(given, tmp_path)
 
 
 class PartsFile(AbstractBufferedFile):
@@ -108,7 +125,7 @@ print(len(train) + len(test), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def test_memory_does_not_grow_with_the_size_of_a_tar(tmp_path):
     """0.2 and 2 GB of photographs."""
     most = {}
-    with served(Photographs) as server:
+    with served(Photographs, faults=[]) as server:
         for count in (200, 2000):
             command = [sys.executable, "-c", READER, f"{server.url}/{count}", str(tmp_path / str(count))]
             ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)

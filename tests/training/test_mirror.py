@@ -1,15 +1,24 @@
 """Runs in an object store: copied there after each checkpoint, and fetched from there on another machine."""
 
+import os
 import shutil
+import threading
+import warnings
 from pathlib import Path
 
 import fsspec
 import pytest
 from harness import RUN, only_run, run_command, same_weights, stop_at
+from rich.console import Console
 
+from fastconv.config import run_store
+from fastconv.config.run_store import fetch_run
+from fastconv.data.download import copy_url
 from fastconv.data.url_place import Place
 from fastconv.runs.results import Results
-from fastconv.training.mirror import Mirror
+from fastconv.system.errors import InputError, RunWarning
+from fastconv.training import mirror
+from fastconv.training.mirror import Mirror, mirrored
 
 STORE = "memory://store/runs"
 
@@ -86,12 +95,12 @@ def test_results_are_sent_last_and_only_what_has_changed_is_sent_again(tmp_path,
         (tmp_path / name).write_text(name)
     sent, put = [], Place.put
     monkeypatch.setattr(Place, "put", lambda place, path: (sent.append(path.name), put(place, path)))
-    mirror = Mirror(tmp_path, f"{STORE}/digits/a")
-    mirror.send()
+    copy = Mirror(tmp_path, f"{STORE}/digits/a")
+    copy.send()
     assert sent == ["a.txt", "z.png", "config.yaml", "last.ckpt", "results.json"]
     assert store() == [f"/store/runs/digits/a/{name}" for name in sorted(names[:5])]
     (tmp_path / "results.json").write_text("more")
-    mirror.send()
+    copy.send()
     assert sent[5:] == ["results.json"]
 
 
@@ -107,6 +116,99 @@ def test_a_store_that_fails_is_told_of_and_the_run_stays(tmp_path, machine, stor
     assert store() == []
     run = only_run(next((tmp_path / "first" / "data" / "runs").iterdir()))
     assert Results.read(run).stop_reason == "epochs"
+
+
+def test_what_arrives_in_part_is_sent_again_and_what_is_gone_is_not(tmp_path, store, monkeypatch):
+    put, cuts = Place.put, 1
+
+    def disturbed(place, path):
+        nonlocal cuts
+        if path.name == "gone.txt":
+            path.unlink()
+        put(place, path)
+        if path.name == "results.json" and cuts:
+            cuts -= 1
+            place.write(path.read_bytes()[:3])
+
+    for name in ("gone.txt", "last.ckpt", "results.json"):
+        (tmp_path / name).write_text("content")
+    monkeypatch.setattr(Place, "put", disturbed)
+    Mirror(tmp_path, f"{STORE}/a").send()
+    assert {name: file.getvalue() for name, file in fsspec.filesystem("memory").store.items()} == {
+        "/store/runs/a/last.ckpt": b"content",
+        "/store/runs/a/results.json": b"content",
+    }
+    cuts = 99
+    with pytest.raises(InputError, match=r"results.json in 2 tries: not all of its 7 bytes arrived. Check outputs"):
+        Mirror(tmp_path, f"{STORE}/b").send()
+
+
+def test_checkpoints_are_copied_on_after_a_failure_of_the_disk(tmp_path, store, monkeypatch):
+    send, sent = Mirror.send, [threading.Event(), threading.Event()]
+
+    def failing(self):
+        now = next(each for each in sent if not each.is_set())
+        now.set()
+        if now is sent[0]:
+            raise OSError(5, "Input/output error", "x.txt")
+        send(self)
+
+    monkeypatch.setattr(Mirror, "send", failing)
+    monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
+    with warnings.catch_warnings(record=True) as told, mirrored(tmp_path, f"{STORE}/a", Console(quiet=True)):
+        warnings.simplefilter("always")
+        for moment, content in zip(sent, ("1", "22"), strict=True):
+            (tmp_path / "last.ckpt").write_text(content)
+            os.utime(tmp_path / "last.ckpt", (len(content), len(content)))
+            assert moment.wait(60)
+        sent.append(threading.Event())  # for the end of the run
+    (line,) = (str(each.message) for each in told if each.category is RunWarning)
+    assert "Input/output error" in line
+    assert line.endswith("The run goes on, and sends it with the next checkpoint")
+
+
+def test_a_run_that_was_fetched_in_part_is_no_run(tmp_path, store, monkeypatch):
+    """As a killed process leaves it, whichever file it was at."""
+    url, folder = f"{STORE}/digits/a", tmp_path / "digits" / "a"
+    names = ["a.txt", "config.yaml", "last.ckpt", "results.json", "z/z.png"]
+    for name in names:
+        fsspec.filesystem("memory").pipe(f"/store/runs/digits/a/{name}", name.encode())
+    copy = run_store.copy_url
+    for most in range(len(names)):
+        left = most
+
+        def killed(*given):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            copy(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_store, "copy_url", killed)
+            patch.setattr(run_store.shutil, "rmtree", lambda *_, **__: None)
+            with pytest.raises(KeyboardInterrupt):
+                fetch_run(url, folder, "resume")
+        assert list(tmp_path.rglob("config.yaml")) == []
+    fetch_run(url, folder, "resume")
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.is_file()) == names
+    assert [path.name for path in folder.parent.iterdir() if path.name[0] != "."] == ["a"]
+
+
+def test_a_file_that_does_not_arrive_whole_is_not_taken(tmp_path, store, monkeypatch):
+    for name in ("config.yaml", "last.ckpt"):
+        fsspec.filesystem("memory").pipe(f"/store/runs/digits/a/{name}", b"123")
+    files = run_store._files
+    monkeypatch.setattr(run_store, "_files", lambda *given: files(*given) | {"last.ckpt": 8})
+    with pytest.raises(InputError, match=r"last.ckpt in 2 tries: it has 3 bytes instead of 8"):
+        fetch_run(f"{STORE}/digits/a", tmp_path / "a", "resume")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_full_disk_is_not_taken_for_the_network(store):
+    fsspec.filesystem("memory").pipe("/store/x", b"123")
+    with pytest.raises(InputError, match=r"^cannot write /dev/full: No space left on device. Free some space"):
+        copy_url("memory://store/x", "resume", Path("/dev/full"), 3, threading.Event(), "", print)
 
 
 def test_a_password_is_in_no_file(tmp_path, machine, store):
@@ -141,6 +243,8 @@ def test_a_folder_that_is_no_run_is_not_replaced(tmp_path, machine, store):
         ("train", ["-m", "seed=1,2", f"outputs={STORE}"], "hydra.sweep.dir=memory://store/runs/sweeps/"),
         ("lr_find", [f"outputs={STORE}"], f"outputs={STORE} is not possible: give a file or folder"),
         ("audit", [f"outputs={STORE}"], f"outputs={STORE} is not possible: give a file or folder"),
+        ("train", ["resume=http://host/runs/digits/a"], "a web server does not list the files of a folder"),
+        ("evaluate", ["run=http://host/runs/digits/a"], "a web server does not list the files of a folder"),
         ("train", ["resume=memory://run"], "resume=memory://run is not the folder of a run"),
         ("train", [f"resume={STORE}/digits/none"], f"{STORE}/digits/none"),
         ("evaluate", [f"run={STORE}/digits/none"], f"{STORE}/digits/none"),

@@ -5,11 +5,13 @@ The tars are not unpacked: their images are read once, into one temporary file.
 
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastconv.data.download import ADVICE, tried
 from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.labels import class_names, class_notes, numbers_of
 from fastconv.data.sources.patterns import matching
@@ -98,15 +100,13 @@ def _tars(given: object, key: str) -> Iterator[str]:
 
 
 def _version(url: str, key: str) -> list[Any]:
-    """What differs between two versions of a tar; empty if its server does not say."""
+    """What differs between two versions of a tar; empty if its server does not say.
+
+    Raises UnavailableError for a tar of which nothing is heard: without its version, it would be read once more.
+    """
     if "://" not in url:
         return [os.path.realpath(url), *stamp(Path(url), Path())[1:]]
-    try:
-        return Place(url, key).about()
-    except InputError:
-        raise
-    except Exception:  # every protocol raises its own; reading the tar will report the reason
-        return []
+    return tried(Place(url, key).about, redacted(url), threading.Event(), ADVICE)
 
 
 def _classes(labels: Set[str], where: str) -> tuple[list[str], dict[str, int]]:

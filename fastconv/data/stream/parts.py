@@ -5,6 +5,7 @@ the whole stream waits for those that write parts of it.
 """
 
 import glob
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,11 +54,11 @@ def writing(root: Path, spec: StreamSpec, part: Part, wait: bool = True) -> Iter
     lock = f"{spec.folder}.write"
     with ExitStack() as held:
         with locked(root, lock, wait=wait) as free:
-            others = sorted((root / ".locks").glob(f"{glob.escape(lock)}.*-of-*")) if free else []
+            others = _of_parts(root / ".locks", lock) if free else []
             if free and part.count == 1:
                 free = all(held.enter_context(locked(root, path.name, wait=wait)) for path in others)
                 if free:
-                    _merge(root / spec.folder, spec, _manifests(root, spec))
+                    _merge(root / spec.folder, spec, _of_parts(root / spec.folder, MANIFEST))
                 yield free
                 return
             for path in others:
@@ -73,15 +74,17 @@ def writing(root: Path, spec: StreamSpec, part: Part, wait: bool = True) -> Iter
     if free:
         with locked(root, lock):
             idle_parts = []
-            for path in _manifests(root, spec):
+            for path in _of_parts(root / spec.folder, MANIFEST):
                 with locked(root, f"{lock}.{path.name.removeprefix(f'{MANIFEST}.')}", wait=False) as idle:
                     idle_parts += [path] if idle else []
             _merge(root / spec.folder, spec, idle_parts)
 
 
-def _manifests(root: Path, spec: StreamSpec) -> list[Path]:
-    """The manifests of parts."""
-    return sorted((root / spec.folder).glob(f"{MANIFEST}.*-of-*"))
+def _of_parts(folder: Path, name: str) -> list[Path]:
+    """The files NAME.K-of-N of parts in a folder, and not those that a part is just writing, or was killed while it
+    wrote."""
+    found = folder.glob(f"{glob.escape(name)}.*")
+    return sorted(path for path in found if re.fullmatch(r"[0-9]+-of-[0-9]+", path.name.removeprefix(f"{name}.")))
 
 
 def _merge(folder: Path, spec: StreamSpec, parts: list[Path]) -> None:

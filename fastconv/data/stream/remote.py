@@ -1,10 +1,8 @@
 """Reads a stream on a server, shard by shard, and keeps a copy of the shards on this machine's disk."""
 
-import hashlib
 import json
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.download import UnavailableError, read_all, transfer, tried
+from fastconv.data.download import UnavailableError, copy_url, read_all, tried
 from fastconv.data.stream.reader import ShardStream
 from fastconv.data.stream.shards import Shard, ShardEntry, check_blocks, check_shard
 from fastconv.data.stream.spec import MANIFEST, Batch, Manifest, StreamSpec, shard_name
 from fastconv.data.url_place import Place, WrongContentError, below
-from fastconv.system.errors import InputError, StreamError
-from fastconv.system.files import locked, replacing, require_space, unwritable
+from fastconv.system.errors import InputError, StreamError, warn
+from fastconv.system.files import locked, replacing, require_space
 from fastconv.system.urls import redacted
 
 # A manifest of a hundred thousand shards is shorter.
@@ -66,24 +64,7 @@ class RemoteFolder:
 
         Raises what `read` raises, and InputError if the file cannot be written.
         """
-        url = below(self.url, name)
-        place = Place(url, "stream.root")
-
-        def copy() -> None:
-            digest = hashlib.sha256()
-            with path.open("wb") as file:
-
-                def put(part: bytes) -> None:
-                    digest.update(part)
-                    try:
-                        file.write(part)
-                    except OSError as error:  # not of the network
-                        raise unwritable(path, error) from error
-
-                transfer(place, put, most, self._closed)
-            check(digest.hexdigest())
-
-        tried(copy, redacted(url), self._closed, ADVICE)
+        copy_url(below(self.url, name), "stream.root", path, most, self._closed, ADVICE, check)
 
     def close(self) -> None:
         """End all further tries."""
@@ -174,7 +155,7 @@ class RemoteStream(ShardStream):
         """Warn of what goes wrong on the server, once."""
         if what not in self._told:
             self._told.add(what)
-            warnings.warn(line, stacklevel=2)
+            warn(line)
 
     def _arrival(self, epoch: int, shard: int) -> Future[None]:
         """The download of a shard: a future that is ready when the shard is on disk."""

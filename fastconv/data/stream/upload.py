@@ -6,11 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from fastconv.data.download import AbsentError, tried
+from fastconv.data.download import AbsentError
+from fastconv.data.sending import send_bytes, send_file
 from fastconv.data.stream.remote import RemoteFolder, read_manifest
 from fastconv.data.stream.shards import ShardEntry, check_shard
 from fastconv.data.stream.spec import MANIFEST, Manifest, StreamSpec
-from fastconv.data.url_place import Place, WrongContentError, below
+from fastconv.data.url_place import below
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
 
@@ -20,6 +21,7 @@ UPLOADS = 8
 MANIFEST_SECONDS = 10.0
 # Tries to add shards to a manifest that other machines write too.
 MOST_ROUNDS = 10
+KEY = "stream.root"
 ADVICE = "Check stream.root, its bucket and that you may write to it"
 
 
@@ -51,12 +53,11 @@ def upload_stream(
     """
     there = uploaded(spec, url).shards
     own = {name: entry for name, entry in Manifest.read(root / spec.folder, spec).shards.items() if name not in there}
-    place, stopped = f"{url.rstrip('/')}", threading.Event()
+    stopped = threading.Event()
 
     def send(name: str, entry: ShardEntry) -> tuple[str, ShardEntry]:
         check_shard(root / spec.folder / name, entry)
-        address = below(place, f"{spec.folder}/{name}")
-        _send(address, lambda target: target.put(root / spec.folder / name), entry.bytes, stopped)
+        send_file(root / spec.folder / name, below(url, f"{spec.folder}/{name}"), KEY, stopped, ADVICE)
         return name, entry
 
     sent: dict[str, ShardEntry] = {}
@@ -67,7 +68,7 @@ def upload_stream(
             for done, future in enumerate(as_completed(futures), start=1):
                 sent.update([future.result()])
                 if time.monotonic() - written > MANIFEST_SECONDS:
-                    _add(spec, place, sent, stopped)
+                    _add(spec, url, sent, stopped)
                     written = time.monotonic()
                 on_shard(done, len(own))
         except BaseException:
@@ -76,7 +77,7 @@ def upload_stream(
                 future.cancel()
             raise
     if sent:
-        _add(spec, place, sent, stopped)
+        _add(spec, url, sent, stopped)
     return len(sent)
 
 
@@ -87,22 +88,5 @@ def _add(spec: StreamSpec, url: str, sent: dict[str, ShardEntry], stopped: threa
         if sent.items() <= manifest.shards.items():
             return
         manifest.shards.update(sent)
-        content = manifest.content()
-        address = below(url, f"{spec.folder}/{MANIFEST}")
-
-        def write(target: Place, content: bytes = content) -> None:
-            target.write(content)
-
-        _send(address, write, len(content), stopped)
+        send_bytes(manifest.content(), below(url, f"{spec.folder}/{MANIFEST}"), KEY, stopped, ADVICE)
     raise InputError(f"other machines keep replacing the manifest of {redacted(url)}: give the command again")
-
-
-def _send(address: str, write: Callable[[Place], None], size: int, stopped: threading.Event) -> None:
-    target = Place(address, "stream.root")
-
-    def act() -> None:
-        write(target)
-        if ["size", str(size)] not in target.about():
-            raise WrongContentError(f"not all of its {size:,} bytes arrived")
-
-    tried(act, redacted(address), stopped, ADVICE, does="write")
