@@ -80,8 +80,9 @@ def train_step(
 
 
 def is_plain(trainer: L.Trainer) -> bool:
-    """Whether a Trainer trains on one device, without a gradient scaler."""
-    return isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.scaler is None
+    """Whether a Trainer trains on one device, without a gradient scaler or a wrapper around its module."""
+    strategy, is_wrapped = trainer.strategy, trainer.strategy.model is not trainer.lightning_module
+    return isinstance(strategy, SingleDeviceStrategy) and trainer.scaler is None and not is_wrapped
 
 
 class CountedUpdates:

@@ -250,6 +250,19 @@ def test_hooks_are_called_as_lightning_calls_them(parents, usual):
     assert len(seen) >= 10 * steps
 
 
+def test_a_lower_precision_is_entered_as_lightning_enters_it(monkeypatch):
+    """Also in a step that Lightning calls within its own context, as the first one after a checkpoint."""
+
+    def train(base, precision="bf16-mixed"):
+        seen = []
+        return outcome(*fit(base, seen, [Updates(seen)], batches(), precision=precision)), seen
+
+    found = both(train)
+    assert found != train(Line, "32-true")
+    monkeypatch.setattr(EpochLoop, "advance", _TrainingEpochLoop.advance)
+    assert found == train(Line)
+
+
 def test_a_callback_may_come_during_training():
     """From then on its hooks are called."""
 
