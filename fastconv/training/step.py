@@ -137,7 +137,7 @@ class WholeStep:
         self._optimizer = cast(Updates, module.optimizers())
         if is_plain(trainer):
             self._optimizer = CountedUpdates(module, self._hooks)
-        self._forward = forward_context(trainer.precision_plugin)
+        self._forward = precision_context(trainer.precision_plugin)
         self._kind = module.device.type
         self._accumulate = strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else None
         if isinstance(trainer.model, DistributedDataParallel):
@@ -158,7 +158,7 @@ class WholeStep:
             return train_step(*given)
 
 
-def forward_context(plugin: Any) -> Context | None:
+def precision_context(plugin: Any) -> Context | None:
     """The context of a precision for forward passes; None for full precision, where there is nothing to enter."""
     if type(plugin) is Precision:
         return None
