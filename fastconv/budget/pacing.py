@@ -138,6 +138,7 @@ class StepTimes:
     # Of these times, until the next one is added: a step asks for them some twenty times.
     _ordered: list[float] | None = field(default=None, init=False, repr=False, compare=False)
     _median: float | None = field(default=None, init=False, repr=False, compare=False)
+    _slow: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._times = deque(maxlen=self.pacing.slow_steps)
@@ -145,7 +146,7 @@ class StepTimes:
     def add(self, seconds: float) -> None:
         """Record the duration of a step."""
         self._times.append(seconds)
-        self._ordered = self._median = None
+        self._ordered = self._median = self._slow = None
 
     def with_step(self, seconds: float) -> "StepTimes":
         """These times, and that of one more step."""
@@ -171,12 +172,17 @@ class StepTimes:
     @property
     def slow(self) -> float:
         """Duration of the next step if it is a slow one."""
+        if self._slow is not None:
+            return self._slow
         expected = self.expected
         ordered = self._in_order() or [expected]
         second = ordered[-2] if len(ordered) > self.pacing.recent_steps else 0.0
         most = max(self.pacing.max_slow_factor * expected, second, self.allowance)
         slowest = ordered[-1] + self.pacing.slower_still * max(0.0, ordered[-1] - expected)
-        return min(max(slowest, self.pacing.min_slow_factor * expected), most)
+        slow = min(max(slowest, self.pacing.min_slow_factor * expected), most)
+        if len(ordered) > 1:  # before, it depends on the estimate, which may change
+            self._slow = slow
+        return slow
 
     @property
     def spread(self) -> float:

@@ -54,43 +54,34 @@ class ScoringReserve:
     @property
     def least(self) -> float:
         """Seconds to keep for what cannot be left out, should it take longer than measured."""
-        factor = self.pacing.reserve_factor
-        margin = min((self._unlikely(self.spread) - 1) * self._once, self.most_margin)
-        return factor * self._scoring + self._once + margin
+        return self._bounds()[0]
 
     @property
     def seconds(self) -> float:
         """Seconds to keep. Views that can be left out get no margin, and are the margin of the rest: beside them, the
         rest counts as long as it takes as a rule."""
-        usual = self.image_seconds if self.view_seconds is None else min(self.image_seconds, self.view_seconds)
-        return max(self.least, self._scored_images * usual + self._once + self._optional)
+        return self._bounds()[1]
 
     @property
     def spare(self) -> float:
         """Seconds that are kept for nothing but views that can be left out."""
-        return self.seconds - self.least
+        least, seconds = self._bounds()
+        return seconds - least
 
-    @property
-    def _scored_images(self) -> float:
-        views = self.images * (self.views if self.view_seconds is None else 1.0)
-        return views + self.calibration_images * bool(self.images)
-
-    @property
-    def _scoring(self) -> float:
-        return self._scored_images * self.image_seconds
-
-    @property
-    def _once(self) -> float:
-        return self.begin_seconds * bool(self.images) + self.finish_seconds + self.saves * self.save_seconds
+    def _bounds(self) -> tuple[float, float]:
+        """`least` and `seconds`: in one function, since a step asks for them some ten times."""
+        images, usual, optional = self.images * self.views, self.image_seconds, 0.0
+        if self.view_seconds is not None:
+            images, usual = self.images * 1.0, min(usual, self.view_seconds)
+            optional = min(self.images * (self.views - 1) * self.view_seconds, self.most_optional)
+        images += self.calibration_images * bool(self.images)
+        once = self.begin_seconds * bool(self.images) + self.finish_seconds + self.saves * self.save_seconds
+        margin = min((self._unlikely(self.spread) - 1) * once, self.most_margin)
+        least = self.pacing.reserve_factor * (images * self.image_seconds) + once + margin
+        return least, max(least, images * usual + once + optional)
 
     def _unlikely(self, spread: float) -> float:
         return min(max(spread, self.pacing.reserve_factor), self.pacing.max_spread)
-
-    @property
-    def _optional(self) -> float:
-        if self.view_seconds is None:
-            return 0.0
-        return min(self.images * (self.views - 1) * self.view_seconds, self.most_optional)
 
     def update(
         self,

@@ -21,7 +21,7 @@ class StepsAhead:
     @property
     def count(self) -> int:
         """Number of steps that the device has not finished; 0 on a CPU."""
-        return sum(not event.query() for event in self._events)
+        return sum(not event.query() for event in self._events) if self._events else 0
 
     def add(self, device: torch.device) -> None:
         """Record that all of a step was started; wait if the host is too far ahead."""

@@ -9,7 +9,7 @@ from fastconv.config.schema import Config
 from fastconv.models import CustomNetwork
 from fastconv.optim import SGD, AdamW, Muon
 from fastconv.system.errors import InputError
-from fastconv.training.batch_hooks import has_own
+from fastconv.training.own_hooks import has_own
 
 # Hooks that Lightning calls in the middle of a step.
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")

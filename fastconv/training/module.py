@@ -1,6 +1,5 @@
 """The LightningModule of a network: it normalises images and learns; `ScoredModule` scores them."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -215,7 +214,3 @@ class ImageClassifier(ScoredModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if is_first_rank():
             self.train_sums.copy_(torch.tensor(checkpoint["train_sums"]))
-
-
-# Lightning asks for the parameters of training_step at each step; `inspect` takes them from here as they are.
-ImageClassifier.training_step.__signature__ = inspect.signature(ImageClassifier.training_step)  # type: ignore[attr-defined]

@@ -1,17 +1,16 @@
 """A whole training step: one batch in parts, and one update of the weights."""
 
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins import Precision
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import ParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from fastconv.training.batch_hooks import has_own, own_hooks
+from fastconv.training.own_hooks import OwnHooks, has_own
 
 Learn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps images and labels of a part to the mean loss, float [], and to sums over its images."""
@@ -79,6 +78,12 @@ def train_step(
     return losses[0] if parts == 1 else torch.stack(losses).sum()
 
 
+def is_plain(trainer: L.Trainer) -> bool:
+    """Whether a Trainer trains on one device, without a gradient scaler or a wrapper around its module."""
+    strategy, is_wrapped = trainer.strategy, trainer.strategy.model is not trainer.lightning_module
+    return isinstance(strategy, SingleDeviceStrategy) and trainer.scaler is None and not is_wrapped
+
+
 class CountedUpdates:
     """A Trainer's optimizer, whose steps Lightning counts as its own: `global_step` is their number.
 
@@ -87,12 +92,12 @@ class CountedUpdates:
 
     Args:
         module: it is trained by a Trainer, and optimizes manually.
+        hooks: of its Trainer's callbacks.
     """
 
-    def __init__(self, module: L.LightningModule) -> None:
+    def __init__(self, module: L.LightningModule, hooks: OwnHooks) -> None:
         trainer, hook = module.trainer, "on_before_optimizer_step"
-        self._trainer, self._module, self._optimizer = trainer, module, trainer.optimizers[0]
-        self._before = own_hooks(hook, trainer.callbacks)  # type: ignore[attr-defined]
+        self._optimizer, self._hooks = trainer.optimizers[0], hooks
         self._module_before = getattr(module, hook) if has_own(module, hook, L.LightningModule) else None
         self._count = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         if type(self._optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
@@ -107,8 +112,7 @@ class CountedUpdates:
     def step(self) -> None:
         """Update the weights."""
         self._count.increment_ready()
-        for call in self._before:
-            call(self._trainer, self._module, self._optimizer)
+        self._hooks.call("on_before_optimizer_step", self._optimizer)
         if self._module_before is not None:
             self._module_before(self._optimizer)
         self._optimizer.step()
@@ -126,30 +130,34 @@ class WholeStep:
     """
 
     def __init__(self, module: L.LightningModule) -> None:
-        trainer = module.trainer
-        strategy, ranked = trainer.strategy, trainer.world_size > 1
-        is_plain = isinstance(strategy, SingleDeviceStrategy) and trainer.scaler is None
-        self._optimizer = CountedUpdates(module) if is_plain else cast(Updates, module.optimizers())
-        # In full precision there is nothing to enter or to leave.
-        full = type(trainer.precision_plugin) is Precision
-        self._forward = None if full else trainer.precision_plugin.train_step_context
-        # Lightning calls this under autocast, which is for the forward passes alone.
-        self._outside = None if full else functools.partial(torch.autocast, module.device.type, enabled=False)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        watched = [*own_hooks("on_before_backward", callbacks), *own_hooks("on_after_backward", callbacks)]
-        self._backward: Callable[[Tensor], object] = module.manual_backward if ranked or watched else Tensor.backward
+        trainer, strategy = module.trainer, module.trainer.strategy
+        self._module, self._ranked = module, trainer.world_size > 1
+        self._hooks, self._zeroed = OwnHooks(module), trainer.optimizers[0]
+        self._optimizer = cast(Updates, module.optimizers())
+        if is_plain(trainer):
+            self._optimizer = CountedUpdates(module, self._hooks)
+        self._forward = precision_context(trainer.precision_plugin)
+        self._kind = module.device.type
         self._accumulate = strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else None
-        self._trainer, self._module = trainer, module
-        self._before_zero = own_hooks("on_before_zero_grad", callbacks)
 
     def __call__(self, images: Tensor, labels: Tensor, learn: Learn, sums: Tensor) -> Tensor:
         """Train on a batch (see `train_step`)."""
-        for call in self._before_zero:
-            call(self._trainer, self._module, self._trainer.optimizers[0])
-        if self._outside is None:
-            return self._train(images, labels, learn, sums)
-        with self._outside():
-            return self._train(images, labels, learn, sums)
+        hooks = self._hooks
+        hooks.call("on_before_zero_grad", self._zeroed)
+        is_watched = self._ranked or hooks.of("on_before_backward") or hooks.of("on_after_backward")
+        backward: Callable[[Tensor], object] = self._module.manual_backward if is_watched else Tensor.backward
+        given = (images, labels, learn, self._optimizer, sums, self._forward, backward, self._accumulate)
+        if self._forward is None or not torch.is_autocast_enabled(self._kind):
+            return train_step(*given)
+        # Lightning's strategies call this under autocast, which is for the forward passes alone.
+        with torch.autocast(self._kind, enabled=False):
+            return train_step(*given)
 
-    def _train(self, images: Tensor, labels: Tensor, learn: Learn, sums: Tensor) -> Tensor:
-        return train_step(images, labels, learn, self._optimizer, sums, self._forward, self._backward, self._accumulate)
+
+def precision_context(plugin: Any) -> Context | None:
+    """The context of a precision for forward passes; None for full precision, where there is nothing to enter."""
+    if type(plugin) is Precision:
+        return None
+    if type(plugin) is MixedPrecision:  # its own context enters this one through two others
+        return plugin.autocast_context_manager
+    return cast(Context, plugin.train_step_context)

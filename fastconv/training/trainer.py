@@ -16,8 +16,8 @@ from fastconv.models.configs import Pretrained
 from fastconv.models.tta import view_sets, views_of
 from fastconv.system.distributed import started_together
 from fastconv.system.errors import InputError
-from fastconv.training.batch_hooks import NoProfiler, leave_out_idle_hooks
 from fastconv.training.callbacks import BudgetProgressBar
+from fastconv.training.epoch_loop import use_epoch_loop
 from fastconv.training.module import ImageClassifier
 from fastconv.training.plan import Run
 
@@ -102,9 +102,9 @@ def make_trainer(
         enable_model_summary=False,
         enable_progress_bar=any(isinstance(callback, BudgetProgressBar) for callback in callbacks),
         use_distributed_sampler=False,
-        profiler=NoProfiler(),
         plugins=[environment, *([checkpoints] if checkpoints else [])],
     )
+    use_epoch_loop(trainer)
     if trainer.world_size > 1 and hasattr(trainer.fit_loop.epoch_loop, BROADCAST):
         # `Checkpoints` tells all ranks of a signal. For Lightning, ranks wait for the first one and for their GPU.
         setattr(trainer.fit_loop.epoch_loop, BROADCAST, lambda: None)
@@ -113,5 +113,4 @@ def make_trainer(
             f"{trainer.world_size} processes would train, but the config says {config.trainer.world}: start the command"
             " outside of a scheduler's job, or with srun or torchrun"
         )
-    leave_out_idle_hooks(trainer)
     return trainer

@@ -77,8 +77,8 @@ class Recorder(L.Callback):
         steps, last = self.budget.steps, trainer.should_stop
         if (steps == 1 or steps % self.every == 0 or last) and self._may_read(trainer, pl_module, last):
             self._record(trainer, pl_module)
-        # Ranks must know the same at the same step.
-        self._log_arrived(wait=last or trainer.world_size > 1)
+        if self._pending:  # ranks must know the same at the same step
+            self._log_arrived(wait=last or trainer.world_size > 1)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log_arrived(wait=True)

@@ -42,8 +42,9 @@ class ScheduleLR(L.Callback):
         if not budgets:
             raise ValueError("the schedule follows the run's progress: add a TimeBudget to the Trainer's callbacks")
         self._budget = budgets[0]
-        for group in self._groups(trainer):
-            group["max_lr"] = self.max_lr if self.max_lr is not None else group.get("max_lr", group["lr"])
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["max_lr"] = self.max_lr if self.max_lr is not None else group.get("max_lr", group["lr"])
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -62,23 +63,25 @@ class ScheduleLR(L.Callback):
     def _set(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Set learning rates and momenta; return whether groups wait for their start, without gradients till then."""
         progress = self._budget.progress
-        self._at, factors = progress, self.schedule.factors(progress)
-        can_freeze = trainer.world_size == 1 and not getattr(pl_module, "is_compiled", False)
-        waits = False
-        for group in self._groups(trainer):
-            begin, until = group.get("schedule_start", 0.0), group.get("schedule_fraction", 1.0)
-            position = min(1.0, max(0.0, progress - begin) / (until - begin))
-            own = factors if (begin, until) == (0, 1) else self.schedule.factors(position)
-            is_early, is_over = progress < begin, until < 1 and progress >= until
-            group["lr"] = 0.0 if is_early or is_over else group["max_lr"] * own.lr
-            if (is_early or is_over) and can_freeze:
-                self._freeze(group["params"])
-            elif begin:
-                self._unfreeze(group["params"])
-            waits = waits or is_early
-            if own.momentum is not None:
-                set_momentum(group, own.momentum)
-        return waits and can_freeze
+        self._at, factors, waits = progress, self.schedule.factors(progress), False
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                own, begin, until = factors, group.get("schedule_start", 0.0), group.get("schedule_fraction", 1.0)
+                if (begin, until) == (0, 1):
+                    group["lr"] = group["max_lr"] * own.lr
+                else:
+                    own = self.schedule.factors(min(1.0, max(0.0, progress - begin) / (until - begin)))
+                    is_early, is_over = progress < begin, until < 1 and progress >= until
+                    group["lr"] = 0.0 if is_early or is_over else group["max_lr"] * own.lr
+                    can_freeze = trainer.world_size == 1 and not getattr(pl_module, "is_compiled", False)
+                    if (is_early or is_over) and can_freeze:
+                        self._freeze(group["params"])
+                    elif begin:
+                        self._unfreeze(group["params"])
+                    waits = waits or (is_early and can_freeze)
+                if own.momentum is not None:
+                    set_momentum(group, own.momentum)
+        return waits
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._unfreeze()
@@ -103,10 +106,6 @@ class ScheduleLR(L.Callback):
             else:
                 kept.append(param)
         self._frozen = kept
-
-    @staticmethod
-    def _groups(trainer: L.Trainer) -> list[dict[str, Any]]:
-        return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
 
 
 class OneCycleLR(ScheduleLR):

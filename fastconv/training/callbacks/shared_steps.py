@@ -36,7 +36,7 @@ class SharedSteps(L.Callback):
         self._foreseen: Foresight | None = None
         self._shared_at: float | None = None
         self._rest = StepTimes(0.0, pacing)  # seconds from `share` to the end of a step
-        self._on_cpu = True
+        self._on_cpu, self._ranks = True, 1
 
     @property
     def limit(self) -> float | None:
@@ -70,16 +70,17 @@ class SharedSteps(L.Callback):
 
     def _open(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to agree, when training begins."""
-        if trainer.world_size == 1:
+        self._ranks = trainer.world_size
+        if self._ranks == 1:
             return
         self._on_cpu = pl_module.device.type == "cpu"
         self._foreseen, self._shared_at = None, None
         self.agreement.open()
         (self._began,) = self.agreement.now([self._began], of_first=True)
 
-    def _agreed_next(self, trainer: L.Trainer) -> Step | None:
+    def _agreed_next(self) -> Step | None:
         """The coming step; None if the time for it has run out."""
-        if trainer.world_size == 1:
+        if self._ranks == 1:
             return self._next()
         if self._foreseen is not None:
             return self._foreseen.following
@@ -94,7 +95,7 @@ class SharedSteps(L.Callback):
 
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[bool, bool]:
         """Whether training ends with the current step, and whether a validation fits after it."""
-        if trainer.world_size == 1:
+        if self._ranks == 1:
             return self._must_stop(), self._validation_fits()
         self._foreseen = foreseen = self._agreed(trainer, pl_module)
         self._rest.add(self.clock.counted(("train",)) - (self._shared_at or 0.0))

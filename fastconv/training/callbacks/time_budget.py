@@ -126,7 +126,7 @@ class TimeBudget(SharedSteps):
             self._step_ended = trained
         else:
             self._between.add(trained - self._step_ended)
-        decided = self._agreed_next(trainer)
+        decided = self._agreed_next()
         # Time has run out unexpectedly (the process was stopped, or a validation took far longer than the earlier
         # ones): end with a last step.
         self.step = decided or Step(1.0, last=True)
@@ -136,9 +136,9 @@ class TimeBudget(SharedSteps):
 
         On a CPU only: elsewhere the host does not know yet how long the step takes.
         """
-        if self.limit is None or self._step_ended is None or pl_module.device.type != "cpu":
+        if self.seconds is None or self._step_ended is None or pl_module.device.type != "cpu":
             return
-        if trainer.world_size > 1:
+        if self._ranks > 1:
             self.step = self._agreed(trainer, pl_module).current
             return
         self._time_scoring(trainer, pl_module)
@@ -173,9 +173,9 @@ class TimeBudget(SharedSteps):
         self.steps += 1
         self.worked += self.work
         # With what other callbacks did after the step before, and with the wait for the batch; as of a whole step.
-        self.times.add((self.clock.counted(("train",)) - (self._step_ended or 0.0)) / self.work)
-        self._begun = False
-        self._step_ended = self.clock.counted(("train",))
+        trained = self.clock.counted(("train",))
+        self.times.add((trained - (self._step_ended or 0.0)) / self.work)
+        self._begun, self._step_ended = False, trained
         stop, validate = self._end(trainer, pl_module)
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
@@ -271,7 +271,7 @@ class TimeBudget(SharedSteps):
         """
         if self.step.last or (self.max_steps is not None and self.steps >= self.max_steps):
             return True
-        if self.limit is None or self._next() is not None:
+        if self.seconds is None or self._next() is not None:
             return False
         reached, elapsed, spare = self.step.progress, self.elapsed(), self.reserve.spare  # views can be left out
         return not ends_with_another_step(reached, elapsed, self.limit, spare, self.times, self._began)
