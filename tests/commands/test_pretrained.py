@@ -236,7 +236,7 @@ def test_weights_that_cannot_be_used_are_told_before_anything_is_measured(comman
 def test_own_images_are_larger_for_a_pretrained_network(command):
     from fastconv.config.overrides import compose
 
-    for dataset in ("image_folder", "csv", "webdataset", "arrays", "torchvision"):
+    for dataset in ("image_folder", "csv", "webdataset", "arrays", "torchvision", "parquet"):
         sizes = [compose("train", [f"dataset={dataset}", *more]).dataset.image_size for more in (
             [], ["model=pretrained"], ["model=pretrained", "dataset.image_size=224"],
             ["model=pretrained", "dataset.image_size=null"], ["experiment=pretrained"],
