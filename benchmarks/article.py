@@ -198,15 +198,24 @@ class Article:
         text = f"{setup.max_epochs:g} epochs width {setup.width} {setup.device} {setup.precision} {setup.settings}"
         return self.results / re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
+    def shown(self) -> dict[str, tuple[str, Path]]:
+        """By heading: each data set, and the folder of its figures. They are of the first setup that has a pair."""
+        every, found = setups(self.rows), {}
+        for name in dict.fromkeys(row.dataset for row in self.rows):
+            of_name = [each for each in every if any((row.setup, row.dataset) == (each, name) for row in self.rows)]
+            places = {setup: self.folder(setup) / file_name(name) for setup in of_name}
+            setup = next((each for each, place in places.items() if (place / CURVES).exists()), of_name[0])
+            found[f"{name}: {setup}" if len(every) > 1 else name] = (name, places[setup])
+        return found
+
     def write_pages(self) -> None:
         """Write article.html, and the same in short as a page of docs."""
         if not self.rows:
             print("no run is finished yet: there is no page to write")
             return
-        setup = setups(self.rows)[0]
-        shown = {name: self.folder(setup) / file_name(name)
-                 for name in dict.fromkeys(row.dataset for row in self.rows if row.setup == setup)}  # fmt: skip
-        figures = {name: figures_of(name, at / CURVES, at / AUGMENTED, at) for name, at in shown.items()}
+        figures = {}
+        for heading, (name, at) in self.shown().items():
+            figures[heading] = figures_of(name, at / CURVES, at / AUGMENTED, at)
         command = " ".join(["python benchmarks/article.py", *self.options.train])
         for methods in (None, tuple(LAYERS)):
             parts = sections(self.rows, self.measures, figures, self.results / "epochs.png", {}, command, methods)

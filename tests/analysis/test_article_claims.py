@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from fastconv.analysis.article.claims import claims, gain_by_epochs
+from fastconv.analysis.article.page import sections
 from fastconv.analysis.article.rows import Measure, Row, as_line, further, row_of, setups, stored
 from fastconv.analysis.article.tables import measures_table, results_table
 from fastconv.runs.results import Results
@@ -123,6 +124,22 @@ def test_measures_of_two_lengths_stand_side_by_side():
     assert table.header[4::4] == ["25 epochs: without", "2 epochs: without"]
     assert line[4:] == ["0.600", "0.700", "+0.100 (no interval: n = 1)", "1",
                         "0.400", "0.200", "-0.200 (no interval: n = 1)", "1"]  # fmt: skip
+
+
+def test_a_single_wide_run_hides_nothing_of_narrower_pairs(tmp_path):
+    pair = rows((92.6,), (89.1,), width=32)
+    short = rows((80.0,), (81.0,), width=32, max_epochs=2.0)
+    measures = [dataclasses.replace(measure(0.6, way, 0), width=32) for way in (False, True)]
+    parts = sections([*rows((94.0,), ()), *pair, *short], measures, {}, tmp_path / "epochs.png")
+    wide, narrow = (f"25 epochs, DavidNet of width {width}, GPU (bf16)" for width in (64, 32))
+    assert [part.heading for part in parts] == [
+        "Results",
+        f"The article's claims: {wide}",
+        f"The article's claims: {narrow}",
+        "Accuracy against epochs",
+        f"Measures of the heatmaps: {narrow}",
+    ]
+    assert [line[1] for line in parts[3].table.rows] == ["2", "25"]
 
 
 def test_a_row_is_kept_as_it_is():

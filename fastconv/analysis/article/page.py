@@ -100,29 +100,32 @@ def sections(
 
     Args:
         rows, measures: finished runs, and measures of their heatmaps.
-        figures: of each data set.
+        figures: by data set, or another heading.
         epochs: the file to draw accuracy against epochs to.
         missing: why a data set has no heatmaps.
         command: makes the whole page again.
         methods: whose measures are shown; None for all.
     """
     first, *others = setups(rows)
+    whole = [first, *(each for each in others if each.max_epochs == first.max_epochs)]
     note = "Test split, scored once at the end of each run. Mean ± standard deviation over n seeds; seconds are those"
     found = [Section("Results", [f"{note} of training and validation. Commits: {', '.join(commits(rows))}."],
                      results_table(rows))]  # fmt: skip
-    for setup in [first, *(each for each in others if each.max_epochs == first.max_epochs)]:
+    for setup in whole:
         judged = claims_table(claims(setup, rows, measures))
         found.append(Section(f"The article's claims: {setup}", [VERDICTS], judged))
-    if draw_epochs(rows, first, epochs):
+    if compared := next((setup for setup in whole if draw_epochs(rows, setup, epochs)), None):
         text = "Each point is a run of its own with a whole learning-rate cycle. Dots: seeds; lines: their means."
         figure = Figure(epochs, "Test accuracy against epochs, with and without augmentation", text)
-        found.append(Section("Accuracy against epochs", [], epochs_table(rows, first), [figure]))
+        found.append(Section("Accuracy against epochs", [], epochs_table(rows, compared), [figure]))
     for dataset, some in figures.items():
         notes = [f"No heatmaps: {missing[dataset]}."] if missing and dataset in missing else []
         found.append(Section(dataset, notes, None, some))
-    if measures:
-        text = "Mean ± standard deviation over seeds of each run's mean over its images. Definitions: docs/heatmaps.md."
-        found.append(Section("Measures of the heatmaps", [text], measures_table(measures, first, methods)))
+    text = "Mean ± standard deviation over seeds of each run's mean over its images. Definitions: docs/heatmaps.md."
+    for setup in whole:
+        if (table := measures_table(measures, setup, methods)).rows:
+            heading = "Measures of the heatmaps" + f": {setup}" * (len(whole) > 1)
+            found.append(Section(heading, [text], table))
     if command:
         found.append(Section("How to make this page", [command]))
     return found
