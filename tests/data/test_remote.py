@@ -29,6 +29,7 @@ from harness import (
 from fastconv.data import download
 from fastconv.data.stream import cache as storage
 from fastconv.data.stream import remote
+from fastconv.data.stream.parts import Part
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.upload import upload_stream
@@ -333,20 +334,21 @@ def test_a_stream_that_was_half_sent_does_not_count(tmp_path, uploaded, monkeypa
     assert upload_stream(spec, tmp_path / "uploaded", url) == 0
 
 
-def test_two_machines_add_to_one_manifest(tmp_path, uploaded, monkeypatch):
-    """The other machine replaces the manifest after this one has read it."""
-    data, spec = uploaded
-    write_stream(spec, data, tmp_path / "more", 3)
-    url, write, others = f"file://{tmp_path}/store", Place.write, [True]
+def test_two_machines_add_to_one_manifest(tmp_path, small_blocks, monkeypatch):
+    """One has read the manifest and is about to replace it, while the other one adds its shards and ends."""
+    data = noise(57, 3)
+    spec, url, write, others = spec_of(data), f"file://{tmp_path}/store", Place.write, [1]
+    for number in range(2):
+        write_stream(spec, data, tmp_path / str(number), 4, part=Part(number, 2))
 
     def after_another(place, content):
+        if place.path.endswith("manifest.json") and others:
+            assert upload_stream(spec, tmp_path / str(others.pop()), url) == 4
         write(place, content)
-        if others.pop() if others else False:
-            write(place, (tmp_path / "uploaded" / spec.folder / "manifest.json").read_bytes())
 
     monkeypatch.setattr(Place, "write", after_another)
-    assert upload_stream(spec, tmp_path / "more", url) == 6
-    assert uploaded_manifest(spec, url).epochs == 3
+    assert upload_stream(spec, tmp_path / "0", url) == 4
+    assert uploaded_manifest(spec, url).epochs == 4
 
 
 def test_every_protocol_of_fsspec_serves(tmp_path, uploaded):

@@ -71,9 +71,9 @@ class RemoteFolder:
         self._closed.set()
 
 
-def read_manifest(remote: RemoteFolder, spec: StreamSpec) -> Manifest:
+def read_manifest(remote: RemoteFolder, spec: StreamSpec, file: str = MANIFEST) -> Manifest:
     """Read a stream's manifest from a server. Raises InputError if it is absent, damaged or of another stream."""
-    name = f"{spec.folder}/{MANIFEST}"
+    name = f"{spec.folder}/{file}"
     try:
         content = remote.read(name, MOST_MANIFEST_BYTES, _require_json)
         return Manifest.parse(content, redacted(below(remote.url, name)), spec)
