@@ -32,8 +32,8 @@ BUFFER_BYTES = 2**20
 # Rows that are unpacked at a time. A batch has an image of a dictionary once for each row that it is in: only one of a
 # single row is bounded whatever the file says. It costs 12 us of CPU a row, and one of 8 rows 2 us.
 BATCH_ROWS = 1
-# Unpacked bytes of a row group, in the columns that are read: as many as a page can have. `datasets` writes 100 or
-# 1,000 images into one, and pandas up to 1,048,576.
+# Unpacked bytes of a row group, in the columns that are read: as many as a page can have. `datasets` writes 100 MB into
+# one (earlier versions 100 or 1,000 images), and pandas up to 1,048,576 images.
 MOST_GROUP_BYTES = 2**31
 NO_IMAGE = "no image in its row"
 ONLY_PATH = "the path of an image alone, which is not followed: write the file with the images in it"
