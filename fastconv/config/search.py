@@ -6,16 +6,16 @@ process died, gets a further trial of the study with the same settings and numbe
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastconv.config import schema
 from fastconv.config.search_space import Dimension, overrides_of, points
-from fastconv.config.search_storage import open_study, quiet, require_optuna
+from fastconv.config.search_storage import first_line, open_study, quiet, reached, require_optuna
 from fastconv.runs.folder import is_pruned
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, warn
 from fastconv.system.files import locked, try_lock
 
 if TYPE_CHECKING:
@@ -50,11 +50,19 @@ class Trial:
         """Report the score at the end of one of the `PARTS` parts of the training, in [0, 1]; higher is better."""
         if part not in self.reported:  # a resumed run may come to it again
             self.reported.add(part)
-            self.drawn.report(score, part)
+            self._asked(lambda: self.drawn.report(score, part))
 
     def is_hopeless(self) -> bool:
         """Whether the pruner would end it."""
-        return bool(self.reported and self.drawn.should_prune())
+        return bool(self.reported and self._asked(self.drawn.should_prune))
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """What the study answers; None, with a warning, if it cannot be reached: training need not end for that."""
+        try:
+            return ask()
+        except Exception as error:  # whatever the driver of a database raises
+            warn(f"a trial goes on without being compared, since its search cannot be reached: {first_line(error)}")
+            return None
 
 
 _running: Trial | None = None
@@ -120,7 +128,7 @@ class Search:
         from optuna.trial import TrialState
 
         number = trial.drawn.number
-        with locked(self._folder, LOCK), quiet():
+        with locked(self._folder, LOCK), quiet(), reached(self._folder, self._settings):
             if score is not None:
                 self._study.tell(number, score)
             else:
@@ -134,7 +142,7 @@ class Search:
 
         from fastconv.config.search_sampler import DistinctSampler
 
-        with locked(self._folder, LOCK), quiet():
+        with locked(self._folder, LOCK), quiet(), reached(self._folder, self._settings):
             latest = self._latest()
             retry, self._begun = not self._begun, True
             for number, found in latest.items():

@@ -52,7 +52,7 @@ def open_study(
 
     name = _describe(folder, settings, space, fixed)
     storage: Any = settings.storage
-    try:
+    with reached(folder, settings):
         if storage is None:
             path = folder / JOURNAL
             lock: Any = _JournalLock(path)  # the base class of Optuna's locks has no public name
@@ -67,10 +67,23 @@ def open_study(
             load_if_exists=True,
             pruner=pruner(settings.pruner, settings.startup_trials, parts),
         )
+
+
+@contextlib.contextmanager
+def reached(folder: Path, settings: schema.Sweep) -> Iterator[None]:
+    """Within the block, an error of the storage becomes an InputError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as error:  # whatever the driver of a database raises
         where = folder / JOURNAL if settings.storage is None else f"sweep.storage={redacted(settings.storage)}"
-        line = redacted(str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{where} cannot be opened: {line}") from error
+        raise InputError(f"{where} cannot be used: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, without secrets."""
+    return redacted(str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _describe(folder: Path, settings: schema.Sweep, space: Sequence[Dimension], fixed: dict[str, Any]) -> str:

@@ -181,7 +181,7 @@ class _HttpFile:
 
         self._sync: Callable[..., Any] = sync
         self._system, self._path = place.system, place.path
-        self._began, self._received = time.monotonic(), 0
+        self._waited, self._received = 0.0, 0
         self._response = sync(self._system.loop, self._get, start)
         headers = self._response.headers
         self.version = headers.get("ETag") or headers.get("Last-Modified")
@@ -238,9 +238,11 @@ class _HttpFile:
                 return content
 
     def _receive(self, most: int) -> bytes:
+        began = time.monotonic()
         content: bytes = self._sync(self._system.loop, self._response.content.read, most)
         self._received += len(content)
-        seconds = time.monotonic() - self._began
+        self._waited += time.monotonic() - began  # and not the time that its reader takes
+        seconds = self._waited
         if content and seconds > SILENCE_SECONDS and self._received < LEAST_BYTES_PER_SECOND * seconds:
             raise WrongContentError(f"{self._received:,} bytes in {seconds:.0f} s are too slow to wait for", final=True)
         return content

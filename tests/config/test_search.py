@@ -20,7 +20,7 @@ from fastconv.config.search import Search, running_trial
 from fastconv.config.search_sampler import DistinctSampler
 from fastconv.config.search_space import dimension
 from fastconv.runs.results import PRUNED, Results
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, RunWarning
 from fastconv.system.files import try_lock
 
 # 25 points: drawn at random, two of 20 trials would have the same one.
@@ -244,9 +244,30 @@ def test_a_database_keeps_the_trials_and_no_file_its_password(tmp_path):
 def test_a_database_that_cannot_be_opened_is_one_line(tmp_path):
     with pytest.raises(InputError) as refused:
         search(tmp_path, *CONTINUOUS, storage=f"sqlite:///{tmp_path}/none/x.db?password=hunter22")
-    assert "cannot be opened" in str(refused.value)
+    assert "cannot be used" in str(refused.value)
     assert "hunter22" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_database_that_is_gone_ends_no_training(tmp_path, monkeypatch):
+    """The trial is trained to its end; then a line says why the search does not go on."""
+    database = f"sqlite:///{tmp_path}/trials.db?password=hunter22"
+    found = search(tmp_path, *CONTINUOUS, trials=2, storage=database)
+    one = next(iter(found))
+    one.report(1, 0.5)
+
+    def gone(*_, **__):
+        raise ConnectionError(f"server closed the connection\n{database}")
+
+    for name in ("set_trial_intermediate_value", "get_all_trials", "get_trial", "set_trial_state_values"):
+        monkeypatch.setattr(found._study._storage, name, gone)
+    with pytest.warns(RunWarning, match="goes on without being compared.*: server closed the connection$"):
+        one.report(2, 0.5)
+    with pytest.warns(RunWarning, match="goes on without being compared"):
+        assert not one.is_hopeless()
+    with pytest.raises(InputError, match=r"^sweep.storage=sqlite://.*cannot be used: server closed") as refused:
+        found.tell(one, 0.5)
+    assert "hunter22" not in str(refused.value)
 
 
 def test_a_line_that_was_cut_off_does_not_end_a_search(tmp_path):

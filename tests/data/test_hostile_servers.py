@@ -11,6 +11,7 @@ import tarfile
 import threading
 import warnings
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -409,6 +410,18 @@ def test_a_trickle_ends_when_it_is_too_slow(server, monkeypatch):
     with pytest.raises(InputError, match=r"cannot fetch .* too slow to wait for"):
         download.read_url(f"{server.url}/x", "images", 10**6)
     assert len(server.asked) == 1
+
+
+def test_a_reader_that_takes_its_time_does_not_make_a_server_slow(server, monkeypatch):
+    server.answers["x"], now = bytes(10**6), [0.0]
+    monkeypatch.setattr(url_place, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    file = url_place.Place(f"{server.url}/x", "images").open()
+    read = 0
+    while content := file.read(10**5):
+        read += len(content)
+        now[0] += 10_000
+    file.close()
+    assert read == 10**6
 
 
 # -- tars of images

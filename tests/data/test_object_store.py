@@ -25,8 +25,8 @@ from fastconv.data.url_file import UrlFile
 from fastconv.data.url_place import Place
 from fastconv.system.errors import InputError
 
-moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+moto = pytest.importorskip("moto.server", reason="install moto[server]")
+s3fs = pytest.importorskip("s3fs", reason="install fastconv[s3]")
 
 SECRET = "5ecret-of-the-store"
 

@@ -47,7 +47,7 @@ def test_four_processes_write_each_shard_once(tmp_path, whole):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
     share = len(right) // PARTS
     assert [answers.get(timeout=5) for _ in processes] == [share] * PARTS
     assert sha256s(root) == right

@@ -351,6 +351,17 @@ def test_two_machines_add_to_one_manifest(tmp_path, small_blocks, monkeypatch):
     assert uploaded_manifest(spec, url).epochs == 4
 
 
+def test_a_damaged_manifest_in_a_store_can_be_mended(tmp_path, uploaded):
+    _, spec = uploaded
+    store = tmp_path / "store" / spec.folder
+    store.mkdir(parents=True)
+    (store / "manifest.json").write_text('{"format": 1}')
+    with pytest.raises(InputError, match=r"store/.*manifest.json is damaged .*\. Remove that file there, and give the"):
+        upload_stream(spec, tmp_path / "uploaded", f"file://{tmp_path}/store")
+    (store / "manifest.json").unlink()
+    assert upload_stream(spec, tmp_path / "uploaded", f"file://{tmp_path}/store") == 4
+
+
 def test_every_protocol_of_fsspec_serves(tmp_path, uploaded):
     data, spec = uploaded
     fsspec.filesystem("memory").put(str(tmp_path / "uploaded"), "/uploaded", recursive=True)

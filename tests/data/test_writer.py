@@ -226,7 +226,7 @@ def test_two_processes_write_a_stream_once(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
     assert sorted(answers.get(timeout=5) for _ in processes) == [0, 6]
     assert verify_stream(spec, data, tmp_path) == []
 

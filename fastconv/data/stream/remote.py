@@ -71,14 +71,22 @@ class RemoteFolder:
         self._closed.set()
 
 
-def read_manifest(remote: RemoteFolder, spec: StreamSpec, file: str = MANIFEST) -> Manifest:
-    """Read a stream's manifest from a server. Raises InputError if it is absent, damaged or of another stream."""
+def read_manifest(
+    remote: RemoteFolder,
+    spec: StreamSpec,
+    file: str = MANIFEST,
+    advice: str = "Upload the stream again, or use stream=online",
+) -> Manifest:
+    """Read a stream's manifest from a server.
+
+    Raises InputError if it is absent, or, with an advice, if it is damaged or of another stream.
+    """
     name = f"{spec.folder}/{file}"
     try:
         content = remote.read(name, MOST_MANIFEST_BYTES, _require_json)
         return Manifest.parse(content, redacted(below(remote.url, name)), spec)
     except StreamError as error:  # no command on this machine can repair it
-        raise InputError(f"{error}. Upload the stream again, or use stream=online") from None
+        raise InputError(f"{error}. {advice}") from None
 
 
 def _require_json(content: bytes) -> None:

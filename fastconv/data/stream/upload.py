@@ -26,6 +26,7 @@ MOST_ROUNDS = 10
 # last one finds there what the others have added.
 SENT = f"{MANIFEST}.sent-"
 KEY = "stream.root"
+REMOVE = "Remove that file there, and give the command again"
 ADVICE = "Check stream.root, its bucket and that you may write to it"
 
 
@@ -35,7 +36,7 @@ def uploaded(spec: StreamSpec, url: str) -> Manifest:
     Raises InputError for a server that cannot be read, and for a manifest that is damaged or of another stream.
     """
     try:
-        return read_manifest(RemoteFolder(url), spec)
+        return read_manifest(RemoteFolder(url), spec, advice=REMOVE)
     except AbsentError:
         return Manifest(spec, {})
 
@@ -113,5 +114,5 @@ def _sent_by_all(spec: StreamSpec, url: str) -> dict[str, ShardEntry]:
     lists = [name for name in tried(names, redacted(address), threading.Event(), ADVICE) if name.startswith(SENT)]
     found: dict[str, ShardEntry] = {}
     for name in lists:
-        found |= read_manifest(RemoteFolder(url), spec, name).shards
+        found |= read_manifest(RemoteFolder(url), spec, name, REMOVE).shards
     return found
