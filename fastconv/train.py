@@ -70,18 +70,13 @@ def check_search(config: Config) -> None:
     """Raise InputError for a search that cannot work here, or that would choose by the test images."""
     if config.validate.on != "holdout":
         raise InputError("a search must not look at the test images: set dataset.holdout=0.1 and validate.on=holdout")
-    if config.trainer.world > 1:
+    if config.trainer.world > 1:  # the other ranks would go on where the first one ends a trial early
         raise InputError(
             f"a search trains each trial on one device, not on {config.trainer.world}: leave out trainer.devices, and"
             " start the command once for each device, with the same sweep.resume=FOLDER"
         )
     if config.dry_run:
         raise InputError("dry_run=true is not possible in a search: a plan has no accuracy to compare")
-    if config.trainer.world > 1:  # the other ranks would go on where the first one ends a trial early
-        raise InputError(
-            f"trainer.devices={config.trainer.devices} is not possible in a search, whose trials train on one device"
-            " each: for several at once, start the command several times with the same sweep.resume=FOLDER"
-        )
     require_optuna()
 
 

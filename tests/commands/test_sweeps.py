@@ -282,10 +282,6 @@ def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
         ),
         (("experiment=search", "dry_run=true"), "dry_run=true is not possible in a search"),
         (
-            ("experiment=search", "trainer.devices=2", "trainer.accelerator=cpu"),
-            "trainer.devices=2 is not possible in a search, whose trials train on one device each",
-        ),
-        (
             ("experiment=search", "schedule=choice(cosine,one_cycl)"),
             "unknown schedule one_cycl; did you",
         ),
