@@ -45,7 +45,7 @@ def _of_this_run(shared: Any) -> Any:
 
     Without torchrun's own store the first rank keeps a new one for each attempt. Machines count attempts differently.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     begun = attempt() if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
     return PrefixStore(f"fastconv-{begun}{_job}", shared)

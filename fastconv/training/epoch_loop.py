@@ -43,7 +43,7 @@ class EpochLoop(_TrainingEpochLoop):
         trainer, module = self.trainer, self.trainer.lightning_module
         self._module, self._hooks = module, OwnHooks(module)
         self._device, self._is_plain = trainer.strategy.root_device, is_plain(trainer)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule
         self._is_usual = isinstance(data_fetcher, _PrefetchDataFetcher) and not (
             any(has_own(module, hook, L.LightningModule) for hook in (*BATCH_HOOKS, *MOVE_HOOKS))
             or any(has_own(data, hook, L.LightningDataModule) for hook in MOVE_HOOKS if data is not None)

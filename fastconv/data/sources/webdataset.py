@@ -86,7 +86,7 @@ def tar_images(url: str) -> Iterator[tuple[str, bytes]]:
 
 def _tars(given: object, key: str) -> Iterator[str]:
     """Yield the paths and URLs that one or several patterns with {000..010} or * name."""
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
     for text in map(str, given if isinstance(given, list) else [given]):
         try:

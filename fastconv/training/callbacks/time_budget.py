@@ -144,7 +144,8 @@ class TimeBudget(SharedSteps):
         self._time_scoring(trainer, pl_module)
         times = self.times.with_step((self.clock.counted(("train",)) - self._step_ended) / self.work)
         self.reserve.spread = times.spread
-        self.step = before_update(self.step, self.elapsed(), self.limit, times, self.reserve.spare, self._began)
+        if (limit := self.limit) is not None:
+            self.step = before_update(self.step, self.elapsed(), limit, times, self.reserve.spare, self._began)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.accumulate_grad_batches > 1:
@@ -271,10 +272,10 @@ class TimeBudget(SharedSteps):
         """
         if self.step.last or (self.max_steps is not None and self.steps >= self.max_steps):
             return True
-        if self.seconds is None or self._next() is not None:
+        if self.seconds is None or self._next() is not None or (limit := self.limit) is None:
             return False
         reached, elapsed, spare = self.step.progress, self.elapsed(), self.reserve.spare  # views can be left out
-        return not ends_with_another_step(reached, elapsed, self.limit, spare, self.times, self._began)
+        return not ends_with_another_step(reached, elapsed, limit, spare, self.times, self._began)
 
     def _validation_fits(self, before: float = 0.0) -> bool:
         """Whether there is time for a slow validation and two steps after it, if it begins in so many seconds."""
