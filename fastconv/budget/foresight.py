@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastconv.budget.pacing import Step, StepTimes, before_update, ends_with_another_step, next_step
+from fastconv.budget.next_step import Step, before_update, ends_with_another_step, next_step
+from fastconv.budget.pacing import StepTimes
 
 
 @dataclass(frozen=True)

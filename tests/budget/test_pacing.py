@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fastconv.budget.clock import Clock
-from fastconv.budget.pacing import Pacing, StepTimes, next_step
+from fastconv.budget.next_step import next_step
+from fastconv.budget.pacing import Pacing, StepTimes
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.callbacks import TimeBudget
 from fastconv.config.schema import SEGMENTS

@@ -10,7 +10,8 @@ import torch
 
 from fastconv.budget.clock import Clock
 from fastconv.budget.foresight import Foresight, foresee
-from fastconv.budget.pacing import Step, StepTimes, before_update, next_step
+from fastconv.budget.next_step import Step, before_update, next_step
+from fastconv.budget.pacing import StepTimes
 from fastconv.callbacks import Checkpoints, FiniteLoss, TimeBudget
 from fastconv.system.errors import SharedError
 from fastconv.system.signals import Interrupted

@@ -1,17 +1,20 @@
 """The part of `TimeBudget` by which all ranks of a run take the same steps."""
 
+import abc
+
 import lightning as L
 from torch import Tensor
 
 from fastconv.budget.clock import Clock
 from fastconv.budget.foresight import Foresight, foresee
-from fastconv.budget.pacing import Pacing, Step, StepTimes
+from fastconv.budget.next_step import Step
+from fastconv.budget.pacing import Pacing, StepTimes
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.budget.steps_ahead import StepsAhead
 from fastconv.training.agreement import Agreement
 
 
-class SharedSteps(L.Callback):
+class SharedSteps(L.Callback, abc.ABC):
     """Takes the first rank's decisions, since clocks differ between ranks, but all must stop at the same step.
 
     The first rank decides in the middle of each step how it ends and what follows. Its message travels while the ranks
@@ -39,13 +42,13 @@ class SharedSteps(L.Callback):
         self._on_cpu, self._ranks = True, 1
 
     @property
+    @abc.abstractmethod
     def limit(self) -> float | None:
         """Counted seconds by which training must have ended."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def elapsed(self) -> float:
         """Seconds counted so far."""
-        raise NotImplementedError
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
@@ -123,17 +126,21 @@ class SharedSteps(L.Callback):
         )
         return [*foreseen.numbers(), float(self._validation_fits(rest))]
 
+    @abc.abstractmethod
     def _next(self) -> Step | None:
-        raise NotImplementedError
+        """The coming step; None if the time for it has run out."""
 
+    @abc.abstractmethod
     def _must_stop(self) -> bool:
-        raise NotImplementedError
+        """Whether no further step follows."""
 
+    @abc.abstractmethod
     def _validation_fits(self, before: float = 0.0) -> bool:
-        raise NotImplementedError
+        """Whether there is time for a slow validation, if it begins in so many seconds."""
 
+    @abc.abstractmethod
     def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        raise NotImplementedError
+        """Measure from time to time how long scoring an image takes."""
 
 
 class ShareSteps(L.Callback):

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 
 from fastconv.budget.clock import Clock
-from fastconv.budget.pacing import (
-    PACING,
-    Pacing,
-    Step,
-    StepTimes,
-    before_update,
-    ends_with_another_step,
-    next_step,
-)
+from fastconv.budget.next_step import Step, before_update, ends_with_another_step, next_step
+from fastconv.budget.pacing import PACING, Pacing, StepTimes
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.budget.scoring_times import ScoringTimes
 from fastconv.budget.steps_ahead import StepsAhead
