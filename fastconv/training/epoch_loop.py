@@ -30,8 +30,8 @@ class EpochLoop(_TrainingEpochLoop):
     All else is done by Lightning's methods: the first batch after a checkpoint was loaded, validations, the end, and
     each batch of a module or data module with hooks of its own around it.
 
-    On one device `training_step` is called directly, so it enters the precision's context itself, and it returns the
-    loss, without a graph.
+    On one device, and on ranks that exchange gradients alone, `training_step` is called directly, so it enters the
+    precision's context itself, and it returns the loss, without a graph.
     """
 
     def __init__(self, trainer: L.Trainer, min_steps: int | None = None, max_steps: int = -1) -> None:

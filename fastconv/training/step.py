@@ -10,11 +10,14 @@ from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import ParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 
+from fastconv.training.gradient_exchange import GradientExchange
 from fastconv.training.own_hooks import OwnHooks, has_own
 
 Learn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps images and labels of a part to the mean loss, float [], and to sums over its images."""
 Context = Callable[[], AbstractContextManager[object]]
+# Of a module, by which it takes part in computing gradients.
+BACKWARD_HOOKS = ("backward", "on_before_backward", "on_after_backward")
 
 
 class Updates(Protocol):
@@ -79,9 +82,11 @@ def train_step(
 
 
 def is_plain(trainer: L.Trainer) -> bool:
-    """Whether a Trainer trains on one device, without a gradient scaler or a wrapper around its module."""
+    """Whether a Trainer trains on one device or exchanges gradients alone, without a gradient scaler or another wrapper
+    around its module."""
     strategy, is_wrapped = trainer.strategy, trainer.strategy.model is not trainer.lightning_module
-    return isinstance(strategy, SingleDeviceStrategy) and trainer.scaler is None and not is_wrapped
+    is_single = isinstance(strategy, SingleDeviceStrategy) and not is_wrapped
+    return trainer.scaler is None and (is_single or GradientExchange.of(trainer) is not None)
 
 
 class CountedUpdates:
@@ -131,27 +136,46 @@ class WholeStep:
 
     def __init__(self, module: L.LightningModule) -> None:
         trainer, strategy = module.trainer, module.trainer.strategy
-        self._module, self._ranked = module, trainer.world_size > 1
+        self._module = module
         self._hooks, self._zeroed = OwnHooks(module), trainer.optimizers[0]
         self._optimizer = cast(Updates, module.optimizers())
+        self._exchange: GradientExchange | None = None
+        self._accumulate = strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else None
         if is_plain(trainer):
             self._optimizer = CountedUpdates(module, self._hooks)
+            self._exchange = GradientExchange.of(trainer)
+        if self._exchange is not None:
+            self._accumulate = self._exchange.accumulate
         self._forward = precision_context(trainer.precision_plugin)
         self._kind = module.device.type
-        self._accumulate = strategy.block_backward_sync if isinstance(strategy, ParallelStrategy) else None
+        # Lightning's way to the gradients is left to modules with a part in it, and to its other strategies.
+        self._is_managed = (self._accumulate is not None and self._exchange is None) or any(
+            has_own(module, hook, L.LightningModule) for hook in BACKWARD_HOOKS
+        )
 
     def __call__(self, images: Tensor, labels: Tensor, learn: Learn, sums: Tensor) -> Tensor:
         """Train on a batch (see `train_step`)."""
         hooks = self._hooks
         hooks.call("on_before_zero_grad", self._zeroed)
-        is_watched = self._ranked or hooks.of("on_before_backward") or hooks.of("on_after_backward")
-        backward: Callable[[Tensor], object] = self._module.manual_backward if is_watched else Tensor.backward
+        backward: Callable[[Tensor], object] = Tensor.backward
+        if self._is_managed:
+            backward = self._module.manual_backward
+        elif self._exchange or hooks.of("on_before_backward") or hooks.of("on_after_backward"):
+            backward = self._backward
         given = (images, labels, learn, self._optimizer, sums, self._forward, backward, self._accumulate)
         if self._forward is None or not torch.is_autocast_enabled(self._kind):
             return train_step(*given)
         # Lightning's strategies call this under autocast, which is for the forward passes alone.
         with torch.autocast(self._kind, enabled=False):
             return train_step(*given)
+
+    def _backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss, in the order of Lightning's `manual_backward`."""
+        if self._exchange is not None:
+            self._exchange.prepare()
+        self._hooks.call("on_before_backward", loss)
+        loss.backward()
+        self._hooks.call("on_after_backward")
 
 
 def precision_context(plugin: Any) -> Context | None:

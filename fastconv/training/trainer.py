@@ -9,6 +9,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from fastconv.data.sources.levels import Levels
 from fastconv.models.classifier import whiten
@@ -72,6 +73,12 @@ def make_module(run: Run, pretrained: bool = True) -> ImageClassifier:
     return module
 
 
+def make_strategy(name: str, world: int) -> str | Strategy:
+    """Make Lightning's strategy for `trainer.strategy` and a number of ranks."""
+    # Gradients stay where they were averaged, where DDP would copy each of them back.
+    return DDPStrategy(gradient_as_bucket_view=True) if name == "ddp" or world > 1 else name
+
+
 def make_trainer(
     run: Run, loggers: list[Logger], callbacks: list[L.Callback], checkpoints: CheckpointIO | None = None
 ) -> L.Trainer:
@@ -89,7 +96,7 @@ def make_trainer(
         accelerator=run.device.kind,
         devices=config.trainer.devices,
         num_nodes=config.trainer.world // config.trainer.devices,
-        strategy=config.trainer.strategy,
+        strategy=make_strategy(config.trainer.strategy, config.trainer.world),
         precision="bf16-mixed" if run.device.precision == "bf16" else "32-true",
         max_epochs=1,
         val_check_interval=steps_between,

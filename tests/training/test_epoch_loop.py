@@ -1,5 +1,8 @@
 """The loop over batches: what callbacks see, log and save is what plain Lightning has them see, log and save."""
 
+import os
+from unittest import mock
+
 import lightning as L
 import pytest
 import torch
@@ -12,6 +15,16 @@ from torch.utils.data import DataLoader, IterableDataset
 from fastconv.training import epoch_loop
 from fastconv.training.epoch_loop import EpochLoop, use_epoch_loop
 from fastconv.training.step import WholeStep
+from fastconv.training.trainer import make_strategy
+
+
+@pytest.fixture(params=["auto", "ddp"])
+def strategy(request):
+    """Makes the strategy of one device, or of a single rank whose gradients are exchanged all the same."""
+    with mock.patch.dict(os.environ):
+        yield lambda: make_strategy(request.param, 1)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Starts(L.Callback):
@@ -158,6 +171,13 @@ class Plain(Line):
 class Watched:
     """Hooks of the module itself."""
 
+    def on_after_backward(self):
+        self.seen.append(("module", "gradient", self.layer.weight.grad.sum().item()))
+
+    def backward(self, loss, *given, **named):
+        self.seen.append(("module", "backward", loss.item()))
+        super().backward(loss, *given, **named)
+
     def on_train_batch_start(self, batch, batch_idx):
         self.seen.append(("module", "start", batch_idx))
 
@@ -232,30 +252,32 @@ def outcome(trainer, module):
 
 
 @pytest.mark.parametrize(("parents", "usual"), [((), True), ((Watched,), False), ((Skips,), False), ((Moves,), False)])
-def test_hooks_are_called_as_lightning_calls_them(parents, usual):
+def test_hooks_are_called_as_lightning_calls_them(parents, usual, strategy):
     """In the same order, with the same arguments, numbers of steps and gradients."""
 
     def train(base):
         seen = []
         function = LambdaCallback(on_train_batch_end=lambda trainer, *_: seen.append(("lambda", trainer.global_step)))
         callbacks = [kind(seen) for kind in (Starts, Updates, Ends, Backwards)]
-        trainer, module = fit(base, seen, [callbacks[0], Idle(), function, *callbacks[1:]], parents=parents)
+        callbacks = [callbacks[0], Idle(), function, *callbacks[1:]]
+        trainer, module = fit(base, seen, callbacks, parents=parents, strategy=strategy())
         if base is Line:
             assert trainer.fit_loop.epoch_loop._is_usual == usual
+            assert trainer.fit_loop.epoch_loop._is_plain
         return seen, outcome(trainer, module)
 
     seen, (_, steps, *_) = both(train)
     assert steps == 3 - (Skips in parents)
-    assert len([what for what in seen if what[0] == "module"]) == 9 * (Watched in parents)
+    assert len([what for what in seen if what[0] == "module"]) == 21 * (Watched in parents)
     assert len(seen) >= 10 * steps
 
 
-def test_a_lower_precision_is_entered_as_lightning_enters_it(monkeypatch):
+def test_a_lower_precision_is_entered_as_lightning_enters_it(monkeypatch, strategy):
     """Also in a step that Lightning calls within its own context, as the first one after a checkpoint."""
 
     def train(base, precision="bf16-mixed"):
         seen = []
-        return outcome(*fit(base, seen, [Updates(seen)], batches(), precision=precision)), seen
+        return outcome(*fit(base, seen, [Updates(seen)], batches(), precision=precision, strategy=strategy())), seen
 
     found = both(train)
     assert found != train(Line, "32-true")
@@ -263,12 +285,12 @@ def test_a_lower_precision_is_entered_as_lightning_enters_it(monkeypatch):
     assert found == train(Line)
 
 
-def test_a_callback_may_come_during_training():
+def test_a_callback_may_come_during_training(strategy):
     """From then on its hooks are called."""
 
     def train(base):
         seen = []
-        return outcome(*fit(base, seen, [Adds(seen)], batches())), seen
+        return outcome(*fit(base, seen, [Adds(seen)], batches(), strategy=strategy())), seen
 
     _, seen = both(train)
     assert [what[2] for what in seen if what[0] == "Late"] == [*["loss", "gradient"] * 2, "update", "end"] * 7
@@ -314,7 +336,7 @@ class BoomError(Exception):
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"])
-def test_an_error_in_a_hook_leaves_the_trainer_as_lightning_leaves_it(hook):
+def test_an_error_in_a_hook_leaves_the_trainer_as_lightning_leaves_it(hook, strategy):
     def train(base):
         seen = []
 
@@ -326,7 +348,7 @@ def test_an_error_in_a_hook_leaves_the_trainer_as_lightning_leaves_it(hook):
             on_exception=lambda trainer, module, error: seen.append((type(error), outcome(trainer, module)))
         )
         with pytest.raises(BoomError):
-            fit(base, seen, [LambdaCallback(**{hook: fail}), raised, Ends(seen)])
+            fit(base, seen, [LambdaCallback(**{hook: fail}), raised, Ends(seen)], strategy=strategy())
         return seen
 
     assert both(train)[-1][0] is BoomError

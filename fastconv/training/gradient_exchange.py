@@ -1,0 +1,46 @@
+"""The exchange of gradients between ranks, by the reducer of torch's DistributedDataParallel (DDP)."""
+
+import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
+
+
+class GradientExchange:
+    """Averages gradients over the ranks while they are computed.
+
+    DDP prepares its reducer in its `forward`, through which Lightning calls a module's whole training step, some 100
+    Python functions for each. What else it does there, no step of fastconv needs: it moves inputs, looks for parameters
+    without a gradient, and copies the first rank's statistics of batch norm, of which each rank keeps its own.
+
+    Args:
+        wrapper: around the module that trains. All of its parameters get a gradient in each step.
+    """
+
+    def __init__(self, wrapper: DistributedDataParallel) -> None:
+        self._wrapper = wrapper
+        self.accumulate = wrapper.no_sync
+        """Makes a context in which gradients are only added up."""
+
+    def prepare(self) -> None:
+        """Exchange the gradients that are computed next, unless they are only added up."""
+        wrapper = self._wrapper
+        if wrapper.require_backward_grad_sync:
+            # What Lightning calls too for a module that optimizes manually. New buckets are made once.
+            wrapper.reducer._rebuild_buckets()
+            wrapper.reducer.prepare_for_backward([])
+
+    @classmethod
+    def of(cls, trainer: L.Trainer) -> "GradientExchange | None":
+        """That of a Trainer which trains by DDP; None for others, and for settings of DDP that need its `forward`."""
+        strategy, wrapper = trainer.strategy, trainer.strategy.model
+        # The types themselves: a subclass may do more.
+        if type(strategy) is not DDPStrategy or type(wrapper) is not DistributedDataParallel:
+            return None
+        needs_forward = (
+            wrapper.find_unused_parameters
+            or wrapper.static_graph
+            or wrapper.mixed_precision is not None
+            or wrapper.module is not trainer.lightning_module
+            or strategy._model_averager is not None
+        )
+        return None if needs_forward else cls(wrapper)
