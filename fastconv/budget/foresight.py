@@ -19,14 +19,15 @@ class Foresight:
 
     def numbers(self) -> list[float]:
         """The same as numbers."""
-        following = self.following or Step(-1.0, last=False)
-        return [*_numbers(self.current), *_numbers(following), float(self.stop)]
+        current, following = self.current, self.following or Step(-1.0, last=False)
+        return [current.progress, current.last, following.progress, following.last, self.stop]
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> "Foresight":
         """What `numbers` were made of."""
-        current, following = (Step(numbers[at], last=bool(numbers[at + 1])) for at in (0, 2))
-        return cls(current, following if following.progress >= 0 else None, bool(numbers[4]))
+        progress, is_last, next_progress, next_is_last, stop = numbers[:5]
+        following = Step(next_progress, last=bool(next_is_last)) if next_progress >= 0 else None
+        return cls(Step(progress, last=bool(is_last)), following, bool(stop))
 
 
 def foresee(
@@ -58,7 +59,3 @@ def foresee(
     if not stop and limit is not None and following is None:
         stop = not ends_with_another_step(current.progress, elapsed, limit, spare, times, began)
     return Foresight(current, following, stop)
-
-
-def _numbers(step: Step) -> list[float]:
-    return [step.progress, float(step.last)]

@@ -25,8 +25,9 @@ class Agreement:
         self._group: Any = None
         self._work: Any = None
         self._numbers = torch.empty(0)
-        self._counts: dict[str, int] = {}
+        self._places: dict[str, slice] = {}
         self._found: dict[str, list[float]] | None = None
+        self._is_first: bool | None = None  # to find out takes longer than the rest of an exchange
 
     def ask(self, name: str, give: Give, of_first: bool = False) -> None:
         """From now on exchange what `give` returns when the exchange starts.
@@ -44,9 +45,12 @@ class Agreement:
         """Begin to exchange the numbers, unless that has begun since `clear`. Nothing waits."""
         if self._work is not None or self._found is not None:
             return
-        given = {name: _given(give(), of_first) for name, (give, of_first) in self._gives.items()}
-        self._counts = {name: len(numbers) for name, numbers in given.items()}
-        self._numbers = torch.tensor([number for numbers in given.values() for number in numbers], dtype=torch.float64)
+        given: list[float] = []
+        for name, (give, of_first) in self._gives.items():
+            begin = len(given)
+            given += self._given(give(), of_first)
+            self._places[name] = slice(begin, len(given))
+        self._numbers = torch.tensor(given, dtype=torch.float64)
         self._work = self._exchange(self._numbers, waits=False)
 
     @property
@@ -55,9 +59,9 @@ class Agreement:
         if self._found is None:
             self.start()
             self._work.wait()
-            numbers = iter(self._numbers.tolist())
-            self._found = {name: [next(numbers) for _ in range(count)] for name, count in self._counts.items()}
-            self._work = None
+            numbers, self._found, self._work = self._numbers.tolist(), {}, None
+            for name, place in self._places.items():
+                self._found[name] = numbers[place]
         return self._found
 
     def clear(self) -> None:
@@ -66,9 +70,15 @@ class Agreement:
 
     def now(self, numbers: Sequence[float], of_first: bool = False) -> list[float]:
         """The largest of each number of all ranks, or the first rank's numbers. Each rank waits for the others."""
-        exchanged = torch.tensor(_given(numbers, of_first), dtype=torch.float64)
+        exchanged = torch.tensor(self._given(numbers, of_first), dtype=torch.float64)
         self._exchange(exchanged, waits=True)
         return exchanged.tolist()
+
+    def _given(self, numbers: Sequence[float], of_first: bool) -> Sequence[float]:
+        """This rank's numbers; where only those of the first rank count, smaller ones than any on the others."""
+        if self._is_first is None:
+            self._is_first = is_first_rank()
+        return [-math.inf] * len(numbers) if of_first and not self._is_first else numbers
 
     def _exchange(self, numbers: Tensor, waits: bool) -> Any:
         largest = torch.distributed.ReduceOp.MAX
@@ -99,8 +109,3 @@ def average_over_ranks(tensors: Sequence[Tensor], device: torch.device) -> None:
     means = (sums / torch.distributed.get_world_size()).split([each.numel() for each in tensors])
     for each, mean in zip(tensors, means, strict=True):
         each.copy_(mean.view_as(each))
-
-
-def _given(numbers: Sequence[float], of_first: bool) -> list[float]:
-    """This rank's numbers; where only those of the first rank count, smaller ones than any on the others."""
-    return [-math.inf] * len(numbers) if of_first and not is_first_rank() else [float(number) for number in numbers]

@@ -36,7 +36,8 @@ class SharedSteps(L.Callback, abc.ABC):
     def __init__(self, pacing: Pacing) -> None:
         self.agreement = Agreement()
         """What the ranks of a run decide together, at each step."""
-        self._foreseen: Foresight | None = None
+        self._told: Foresight | None = None  # by the message of the current step
+        self._foreseen: Foresight | None = None  # of the next step, unless it must be decided anew
         self._shared_at: float | None = None
         self._rest = StepTimes(0.0, pacing)  # seconds from `share` to the end of a step
         self._on_cpu, self._ranks = True, 1
@@ -64,6 +65,7 @@ class SharedSteps(L.Callback, abc.ABC):
         if self._on_cpu and self.limit is not None:
             self._time_scoring(trainer, pl_module)
         self._shared_at = self.clock.counted(("train",))
+        self._told = None
         self.agreement.clear()
         self.agreement.start()
 
@@ -94,7 +96,9 @@ class SharedSteps(L.Callback, abc.ABC):
     def _agreed(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Foresight:
         """What was foreseen in the middle of the current step."""
         self.share(trainer, pl_module)
-        return Foresight.of(self.agreement.found["step"])
+        if self._told is None:
+            self._told = Foresight.of(self.agreement.found["step"])
+        return self._told
 
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[bool, bool]:
         """Whether training ends with the current step, and whether a validation fits after it."""
