@@ -84,6 +84,8 @@ class ImageClassifier(ScoredModule):
         self.normalise = Normalise(mean, std)
         # Sums over steps stay on the device until the logging callback reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
+        # DDP would set them, as all other buffers, to those of the first rank: these would count twice.
+        self._ddp_params_and_buffers_to_ignore = ["train_sums"]
         self.learn: Learn = self._score_training
         self.make_step: MakeStep = WholeStep
         """Makes what trains on a batch, for the Trainer of the module."""

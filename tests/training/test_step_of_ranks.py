@@ -1,0 +1,55 @@
+"""A step of one of two ranks: what it calls and sends, counted beside plain Lightning's DDP. No speed is measured."""
+
+import os
+from unittest import mock
+
+import pytest
+import torch.distributed as dist
+from ranks import count
+from torch.nn.parallel import DistributedDataParallel
+
+from fastconv.models import build_model
+from fastconv.system import rank_store
+from fastconv.training.module import ImageClassifier
+
+# Bytes of what ranks decide at each step, at most: a few numbers.
+DECISIONS = 128
+
+
+@pytest.fixture
+def one_of_two(monkeypatch, digits_root, tmp_path):
+    """This process takes itself for the first of two ranks, but exchanges everything with nobody."""
+    monkeypatch.setenv("FASTCONV_DATA", str(digits_root))
+    monkeypatch.chdir(tmp_path)
+    connection = dist.HashStore()
+    monkeypatch.setattr(rank_store, "_connection", lambda: connection)
+    variables = {"TORCHELASTIC_RUN_ID": "test", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "2"}
+    variables |= {"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    with mock.patch.dict(os.environ, variables):
+        dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_calls_and_sends_less_than_plain_lightnings(one_of_two, parts):
+    """Gradients once, whatever the number of parts, and the decisions."""
+    found = count("dataset=digits", "model.width=8", "batch_size=64", f"micro_batch_size={32 // parts}")
+    ours, plain = found["fastconv"], found["plain"]
+    network = build_model("davidnet", channels=1, classes=10, width=8)
+    gradients = 4 * sum(parameter.numel() for parameter in network.parameters())
+    assert ours["messages"] == 2
+    assert gradients < ours["bytes"] <= gradients + DECISIONS
+    assert ours["bytes"] <= plain["bytes"]
+    assert ours["messages"] <= plain["messages"]
+    if parts == 1:  # plain Lightning's step has one
+        assert ours["functions"] < 0.6 * plain["functions"]
+
+
+def test_ranks_do_not_share_their_sums(one_of_two):
+    """They are added up over the ranks: those of a checkpoint, which the first rank reads, must not count twice."""
+    module = ImageClassifier("davidnet", {"width": 4}, (8, 8, 1), ("a", "b"), (0.5,), (0.5,))
+    wrapper = DistributedDataParallel(module)
+    wrapper._assign_modules_buffers()
+    shared = set(wrapper.named_module_buffers)
+    assert {name for name, _ in module.named_buffers()} - shared == {"train_sums"}
