@@ -8,6 +8,7 @@ Lightning's.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median_low
+from unittest import mock
 
 import lightning as L
 import torch
@@ -33,6 +35,7 @@ from fastconv.data.batches import StreamBatches
 from fastconv.models import build_model
 from fastconv.models.classifier import Classifier
 from fastconv.system.distributed import is_first_rank, rank, world
+from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.plan import Run, plan_run
 from fastconv.training.run_stream import open_stream
 from fastconv.training.trainer import silence_lightning
@@ -164,8 +167,10 @@ def train_plainly(run: Run, steps: int, callback: L.Callback) -> None:
     stream.close()
 
 
-def with_steps(run: Run, steps: int) -> Run:
-    return replace(run, plan=replace(run.plan, max_steps=steps))
+def with_steps(run: Run, steps: int, every: int | None = None) -> Run:
+    """A run of so many steps, with a row of the curves every `every` of them; None for as many as it would have."""
+    planned = run.plan.steps if every is None else RECORDS * every
+    return replace(run, plan=replace(run.plan, max_steps=steps, steps=planned))
 
 
 def measure(blocks: int, steps: int) -> None:
@@ -191,13 +196,19 @@ def measure(blocks: int, steps: int) -> None:
     )
 
 
-def count(*overrides: str) -> dict[str, dict[str, int]]:
-    """What a step of this rank calls and sends, by both."""
+def count(*overrides: str, every: int = MANY) -> dict[str, dict[str, int]]:
+    """What a step of this rank calls and sends, by both: the median of `Counts.STEPS` steps.
+
+    Args:
+        every: steps between two rows of the curves.
+    """
     silence_lightning()
-    run = with_steps(plan(*SETTINGS, *(overrides or TIMED)), MANY)
+    run = with_steps(plan(*SETTINGS, *(overrides or TIMED)), MANY, every)
     ours, plain = Counts(), Counts()
     train_plainly(run, MANY, plain)
-    train_with(run, ours, [])
+    # What is due every second would be due at each step of a machine that is busy enough.
+    with mock.patch("fastconv.training.callbacks.checkpoints.JOURNAL_SECONDS", math.inf):
+        train_with(run, ours, [])
     return {"fastconv": ours.medians(), "plain": plain.medians()}
 
 

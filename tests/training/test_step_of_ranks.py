@@ -31,19 +31,20 @@ def one_of_two(monkeypatch, digits_root, tmp_path):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_step_calls_and_sends_less_than_plain_lightnings(one_of_two, parts):
-    """Gradients once, whatever the number of parts, and the decisions."""
-    found = count("dataset=digits", "model.width=8", "batch_size=64", f"micro_batch_size={32 // parts}")
+@pytest.mark.parametrize(("parts", "every"), [(1, 1000), (2, 1000), (1, 1)], ids=["a step", "parts", "with a row"])
+def test_a_step_calls_and_sends_less_than_plain_lightnings(one_of_two, parts, every):
+    """It sends gradients once, whatever the number of parts, with decisions, and sums for a row of the curves."""
+    given = ("dataset=digits", "model.width=8", "batch_size=64", f"micro_batch_size={32 // parts}")
+    found = count(*given, every=every)
     ours, plain = found["fastconv"], found["plain"]
     network = build_model("davidnet", channels=1, classes=10, width=8)
     gradients = 4 * sum(parameter.numel() for parameter in network.parameters())
-    assert ours["messages"] == 2
+    assert ours["messages"] == 2 + (every == 1)
     assert gradients < ours["bytes"] <= gradients + DECISIONS
     assert ours["bytes"] <= plain["bytes"]
     assert ours["messages"] <= plain["messages"]
-    if parts == 1:  # plain Lightning's step has one
-        assert ours["functions"] < 0.6 * plain["functions"]
+    if parts == 1:  # as plain Lightning's
+        assert ours["functions"] < 0.5 * plain["functions"]
 
 
 def test_ranks_do_not_share_their_sums(one_of_two):
