@@ -134,27 +134,40 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_it_anew(tmp_path, digits_r
     assert [row["sha256"] for row in parts[1]] == expected[-len(parts[1]) :]
 
 
+# Calls, and the ranks that make them. The first rank alone writes: the first checkpoint, the last one, the results.
 MOMENTS = {
-    "reading": "fastconv.train:check_run 1 9",
-    "planning": "fastconv.training.run:plan_run 1 9",
-    "making the network": "fastconv.training.fit:make_module 1 9",
-    "the first step": "fastconv.training.module:ImageClassifier._score_training 1 9",
-    "a later step": "fastconv.training.module:ImageClassifier._score_training 9 9",
-    "scoring": "fastconv.training.scored_module:ScoredModule.test_step 1 9",
+    "reading": ("fastconv.train:check_run 1", "both"),
+    "planning": ("fastconv.training.run:plan_run 1", "both"),
+    "writing the stream": ("fastconv.data.stream.writer:write_shard 1", "first"),
+    "waiting for the stream": ("fastconv.training.run:open_folder 1", "second"),
+    "making the network": ("fastconv.training.fit:make_module 1", "both"),
+    "the first step": ("fastconv.training.module:ImageClassifier._score_training 1", "both"),
+    "writing a checkpoint": ("os:fsync 1", "first"),
+    "waiting for a checkpoint": ("fastconv.training.checkpoint_file:CheckpointFile.withhold 1", "second"),
+    "a later step": ("fastconv.training.module:ImageClassifier._score_training 9", "both"),
+    "validating": ("fastconv.training.scored_module:ScoredModule.validation_step 1", "both"),
+    "scoring": ("fastconv.training.scored_module:ScoredModule.test_step 1", "both"),
+    "writing the results": ("os:fsync 3", "first"),
+    "after the results": ("fastconv.train:print_next_of_run 1", "both"),
 }
+RANKS = {"both": (0, 1), "first": (0,), "second": (1,)}
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_ends_well_whenever_a_rank_is_killed(tmp_path, digits_root, moment, victim):
+@pytest.mark.parametrize(
+    ("call", "victim"),
+    [pytest.param(call, victim, id=f"{name}-{victim}") for name, (call, of) in MOMENTS.items() for victim in RANKS[of]],
+)
+def test_a_run_ends_well_whenever_a_rank_is_killed(tmp_path, digits_root, call, victim):
     script = (*LAUNCHERS["torchrun"][:2], "--max-restarts=1", *LAUNCHERS["torchrun"][2:])
-    given = {"DISTURB": MOMENTS[moment], "DISTURB_RANK": str(victim), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    twelve = ("figures=false", "budget.seconds=null", f"schedule.max_epochs={12 * 64 / 1438}")
+    given = {"DISTURB": f"{call} 9", "DISTURB_RANK": str(victim), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    twelve = ("figures=false", "budget.seconds=null", f"schedule.max_epochs={12 * 64 / 1438}", "validate.every=0.25",
+              "checkpoint.every=null", "stream.root=streams")  # fmt: skip
     code, err = finish(tmp_path, digits_root, *SMALL, *TWO, *twelve, script=script, **given)
     assert code == 0, err
     assert "exitcode: -9" in err, "a rank was killed"
     (found,) = [found for path in tmp_path.rglob("results.json") if (found := Results.read(path.parent)).accuracy]
     assert (found.steps, found.stop_reason) == (12, "epochs")
+    assert not list(tmp_path.rglob("last.ckpt*.part")), "what the killed one left half-written is gone"
 
 
 def test_torchrun_and_the_config_must_agree(tmp_path, digits_root):
