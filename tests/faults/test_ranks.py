@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from harness import SCRIPT, SMALL, finish, only_run, rows, start, weights
+from harness import SCRIPT, SMALL, alive, finish, only_run, rows, start, steps_alike, weights
 
 from fastconv.runs.results import Results
 
@@ -121,7 +121,9 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_it_anew(tmp_path, digits_r
     (folder / "record").mkdir(parents=True)
     script = (*LAUNCHERS["torchrun"][:2], "--max-restarts=1", *LAUNCHERS["torchrun"][2:])
     # Else torch's own restart fails: its store is bound to the first rank (pytorch/pytorch issue 135712).
-    given = {"RECORD": str(folder / "record"), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    (folder / "digests").mkdir()
+    given = {"RECORD": str(folder / "record"), "DIGESTS": str(folder / "digests"),
+             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # fmt: skip
     process = start(folder, digits_root, *SMALL, *TWO, *whole, script=script, **given)
     ranks = wait_for_steps(folder / "record", 40)
     subprocess.run(["kill", "-9", str(ranks[victim])], check=True)
@@ -132,6 +134,26 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_it_anew(tmp_path, digits_r
     assert len(parts) == 2
     expected = [row["sha256"] for row in straight]
     assert [row["sha256"] for row in parts[1]] == expected[-len(parts[1]) :]
+    alike = [steps_alike(folder / "digests" / restarts, 2) for restarts in "01"]
+    assert alike[0][0] == 0
+    assert alike[0][-1] >= alike[1][0] > 0
+    assert alike[1][-1] == len(straight)
+
+
+def test_a_signal_to_torchrun_is_one_to_the_ranks(tmp_path, digits_root):
+    """SIGUSR1 too, with the option that the documentation names."""
+    (tmp_path / "record").mkdir()
+    script = (*LAUNCHERS["torchrun"][:2], "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+              *LAUNCHERS["torchrun"][2:])  # fmt: skip
+    run = (*SMALL, *TWO, "budget.seconds=null", "schedule.max_epochs=100", "checkpoint.every=null")
+    process = start(tmp_path, digits_root, *run, script=script, RECORD=str(tmp_path / "record"))
+    ranks = wait_for_steps(tmp_path / "record", 20)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(600) != 0
+    assert not any(map(alive, ranks.values()))
+    assert "fastconv: ended by SIGUSR1; go on with: " in (tmp_path / "err.txt").read_text()
+    saved = torch.load(only_run(tmp_path) / "last.ckpt", weights_only=True)
+    assert saved["callbacks"]["TimeBudget"]["steps"] >= 20
 
 
 # Calls, and the ranks that make them. The first rank alone writes: the first checkpoint, the last one, the results.
@@ -185,10 +207,3 @@ def wait_for_steps(record: Path, steps: int) -> dict[int, int]:
             return {rank: int(path.stem.split("-")[1]) for rank, path in files.items()}
         time.sleep(0.1)
     sys.exit("the ranks did not train")
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False

@@ -67,14 +67,20 @@ def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
             subprocess.run(["ip", "netns", "del", node.name], check=False, capture_output=True)
 
 
+def cut(node: Node) -> None:
+    """Take the cable out of a node: what it sends is lost, and its connections stay open."""
+    _ip("-n", node.name, "link", "set", f"v{node.name}", "down")
+
+
 def torchrun(
-    node: Node, nodes: str, data: Path, *overrides: str, restarts: int = 0, **environment: str
+    node: Node, nodes: str, data: Path, *overrides: str, restarts: int = 0, ranks: int = 1, **environment: str
 ) -> subprocess.Popen:
-    """torchrun on a node, with a rank there; what it prints goes to out.txt and err.txt in the node's folder.
+    """torchrun on a node; what it prints goes to out.txt and err.txt in the node's folder.
 
     Args:
         nodes: how many nodes take part, such as `2` or `1:2`.
         overrides: of `fastconv.train`.
+        ranks: how many there are on each node.
     """
     settings = {
         **os.environ,
@@ -89,10 +95,10 @@ def torchrun(
     # What is mounted here is mounted for this process and its children alone.
     alone = ["unshare", "--mount", "--propagation=private", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
     command = ["ip", "netns", "exec", node.name, *alone, str(node.hidden), sys.executable, "-m",
-               "torch.distributed.run", f"--nnodes={nodes}", "--nproc-per-node=1", f"--max-restarts={restarts}",
+               "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}",
                "--rdzv-backend=c10d", "--rdzv-id=fastconv", f"--rdzv-endpoint=10.77.0.1:{PORT}",
                f"--rdzv-conf=is_host={int(node.is_host)},read_timeout=600,join_timeout=900",
-               f"--local-addr={node.address}", str(SCRIPT), *overrides]  # fmt: skip
+               f"--local-addr={node.address}", str(SCRIPT), f"trainer.devices={ranks}", *overrides]  # fmt: skip
     with (node.folder / "out.txt").open("a") as out, (node.folder / "err.txt").open("a") as err:
         return subprocess.Popen(command, cwd=node.folder, env=settings, stdout=out, stderr=err)
 
