@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from faults.two_nodes import cut, torchrun, two_nodes, why_not
+from faults.two_nodes import FIRST, SECOND, cut, torchrun, two_nodes, why_not
 from harness import SMALL, alive, only_run, rows, steps_alike, weights
 
 from fastconv.runs.results import Results
@@ -185,6 +185,30 @@ def test_one_goes_on_alone_when_the_other_is_switched_off(tmp_path, digits_root,
     assert_same_weights(run, undisturbed(1))
 
 
+@pytest.mark.parametrize("store", [FIRST, SECOND], ids=["with torchrun's store", "alone"])
+def test_a_lost_first_machine_takes_what_the_run_has_saved_with_it(tmp_path, digits_root, store):
+    """The other one ends, if torchrun needs the first, or says that it begins from the start."""
+    record = new_folder(tmp_path, "record")
+    with two_nodes(tmp_path) as nodes:
+        given = {"restarts": 3, "store": store, "RECORD": str(record)}
+        first, second = (torchrun(node, "1:2", digits_root, *RUN, "checkpoint.every=1", **given) for node in nodes)
+        ranks = wait_for_steps(record, 20)
+        for victim in (first.pid, ranks[0]):
+            os.kill(victim, signal.SIGKILL)
+        code = second.wait(900)
+        first.wait(60)
+    said = (tmp_path / "second" / "err.txt").read_text()
+    assert "a process of this run on 2 devices is gone" in said
+    assert (
+        (code == 0) == (store == SECOND) == ("outputs on this machine is unfinished: it begins from the start" in said)
+    )
+    if store == SECOND:
+        found = Results.read(only_run(tmp_path / "second"))
+        assert (found.steps, found.resumed) == (STEPS, 0)
+    else:
+        assert not (tmp_path / "second" / "outputs").exists()
+
+
 def test_a_machine_that_joins_takes_part(tmp_path, digits_root, undisturbed):
     record = tmp_path / "record"
     record.mkdir()
@@ -202,7 +226,7 @@ def test_a_machine_that_joins_takes_part(tmp_path, digits_root, undisturbed):
     # The last process of each rank: both took the same steps to the end, each with its own half of a batch.
     own, joined = rows(record, 0)[-1], rows(record, 1)[-1]
     assert [row["progress"] for row in own] == [row["progress"] for row in joined]
-    assert len({row["progress"] for row in joined}) == len(joined) > 0, "one part of a step each"
+    assert 2 * len({row["progress"] for row in joined}) == len(joined) > 0, "two of the four parts of a step each"
     assert float(joined[-1]["progress"]) == 1
     assert not {row["sha256"] for row in own} & {row["sha256"] for row in joined}
     assert_same_weights(run, undisturbed(1))
