@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from fastconv.config.store import CONF
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 from fastconv.system.openmp import wait_briefly
+from fastconv.system.rank_store import begin_job
 from fastconv.system.settings import check_local
 from fastconv.system.signals import INTERRUPT_CODE, Interrupted, listening
 from fastconv.train import check_run
@@ -41,6 +43,10 @@ def _stoppable() -> Iterator[None]:
         if error.exit_code != INTERRUPT_CODE:
             raise
         raise KeyboardInterrupt(error.advice or "") from error
+
+
+# Calls of `fit` in this process. Where torchrun started it with others, all of them make the same ones.
+_calls = itertools.count()
 
 
 @_stoppable()
@@ -82,6 +88,7 @@ def fit(
     after Ctrl-C, in training at the end of the running step, with the command that resumes the run.
     """
     wait_briefly()
+    begin_job(next(_calls))
     clock = Clock()
     require_texts("fit", f'fit(..., {seconds!r}, "seed=1")', overrides)
     if not isinstance(experiment, str) or not experiment:

@@ -173,10 +173,29 @@ def finish(folder, data, *overrides, **environment):
     return code, (folder / "err.txt").read_text()
 
 
+def alive(process: int) -> bool:
+    """Whether a process has not ended; one that its parent has not asked for yet has."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
 def rows(folder, rank):
     """What the processes of a rank recorded, one after the other."""
     files = sorted(folder.glob(f"{rank}-*.csv"), key=lambda path: path.stat().st_mtime)
     return [[row for row in csv.DictReader(path.open()) if row["ended"]] for path in files]
+
+
+def steps_alike(folder: Path, ranks: int) -> list[int]:
+    """Steps after which all ranks of a run, which were started once, have recorded the same digests; each must be."""
+    files = sorted(folder.glob("*.csv"))
+    assert [int(path.stem.split("-")[0]) for path in files] == list(range(ranks))
+    # One that was killed may have recorded fewer.
+    together = list(zip(*(list(csv.DictReader(path.open())) for path in files), strict=False))
+    for first, *others in together:
+        assert all(other == first for other in others), f"ranks differ after step {first['step']}"
+    return [int(first["step"]) for first, *_ in together]
 
 
 def only_run(outputs: Path) -> Path:

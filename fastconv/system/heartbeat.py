@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -27,12 +27,15 @@ SILENT_BEATS = 10
 FEW_BEATS = 3
 # Seconds that the first process, which may hold the store, waits at its end for the others to end too.
 LAST_SECONDS = 10.0
+# Seconds after which a process ends that could not say how: the machine that keeps the store may be gone.
+MOST_TO_SAY = LAST_SECONDS + 2 * BEAT_SECONDS
 # Seconds that other processes give the first one, after it has ended its run, to say why and to requeue its job; and
 # seconds that those which it started itself, and which do not hear it, wait for it at most.
 TIME_TO_SAY, WAIT_FOR_FIRST_RANK = 3.0, 20.0
 # What a process says at its end, for the others to hear: that it has ended well or that all know why it has not, that a
 # signal ended it, or that it failed alone.
 ENDED, STOPPED, FAILED = "ended", "stopped", "failed"
+STORE = "the process that keeps the store"
 
 
 class Heartbeat:
@@ -50,6 +53,8 @@ class Heartbeat:
         self._store, self._rank, self._patience = store, rank, patience
         self._others = range(1, ranks) if rank == 0 else range(1)
         self._beats = 0
+        self.answered = 0
+        """Number of beats in which the store has answered."""
         # Of each other process what it has said last, and beats since then.
         self._heard: dict[int, tuple[str, int]] = dict.fromkeys(self._others, ("", 0))
 
@@ -64,7 +69,9 @@ class Heartbeat:
         """
         self._beats += 1
         self.say(str(self._beats))
-        return self.listen(is_stopped)
+        gone = self.listen(is_stopped)
+        self.answered += 1
+        return gone
 
     def listen(self, is_stopped: bool = False) -> str:
         """Listen only; the same as `beat` otherwise."""
@@ -109,8 +116,8 @@ def watching_ranks() -> Iterator[None]:
         yield
         return
     heartbeat, over = Heartbeat(connect(), rank(), world()), threading.Event()
-    thread = threading.Thread(target=_watch, args=(heartbeat, over), daemon=True, name="heartbeat")
-    thread.start()
+    thread = _started(_watch, heartbeat, over)
+    _started(_watch_store, heartbeat, over, thread)
     word = FAILED
     try:
         yield
@@ -126,28 +133,61 @@ def watching_ranks() -> Iterator[None]:
     finally:
         over.set()
         thread.join(2 * BEAT_SECONDS)
-        with suppress(Exception):  # the store may be gone
-            heartbeat.say(word)
-            deadline = time.monotonic() + LAST_SECONDS
-            while word == ENDED and rank() == 0 and not heartbeat.all_ended() and time.monotonic() < deadline:
-                time.sleep(BEAT_SECONDS / 10)
+        _started(_take_leave, heartbeat, word).join(MOST_TO_SAY)
+
+
+def _started(work: Callable[..., None], *arguments: Any) -> threading.Thread:
+    """A thread that the process does not wait for when it ends."""
+    thread = threading.Thread(target=work, args=arguments, daemon=True, name="heartbeat")
+    thread.start()
+    return thread
 
 
 def _watch(heartbeat: Heartbeat, over: threading.Event) -> None:
-    while not over.wait(BEAT_SECONDS):
+    """Beat until the run is over or a process is gone; the others must soon know that this one has begun."""
+    while True:
         is_stopped = signals.received() is not None
         try:
             gone = heartbeat.beat(is_stopped)
         except Exception:  # torch raises several kinds when the store is gone
             if heartbeat.first_has_ended(is_stopped):
                 return
-            gone = "the process that keeps the store"
+            gone = STORE
         if gone and not over.is_set():
-            print(f"fastconv: {gone} of this run is gone, so this one ends too", file=sys.stderr, flush=True)
-            with suppress(Exception):
-                heartbeat.say(FAILED)
-            remove_copies()
-            os._exit(1)
+            _end(gone, heartbeat)
+        if over.wait(BEAT_SECONDS):
+            return
+
+
+def _watch_store(heartbeat: Heartbeat, over: threading.Event, thread: threading.Thread) -> None:
+    """End this process when the store has not answered the thread that beats for as long as others may be silent.
+
+    If the machine that keeps it, or the network, is gone, nothing closes the connection: a call waits for many minutes.
+    """
+    answered, quiet = heartbeat.answered, 0
+    while quiet < SILENT_BEATS:
+        if over.wait(BEAT_SECONDS) or not thread.is_alive():
+            return
+        quiet = quiet + 1 if heartbeat.answered == answered else 0
+        answered = heartbeat.answered
+    _end(STORE, heartbeat)
+
+
+def _take_leave(heartbeat: Heartbeat, word: str) -> None:
+    """Say how this process ends; the first one, which may keep the store, then waits for the others."""
+    with suppress(Exception):  # the store may be gone
+        heartbeat.say(word)
+        deadline = time.monotonic() + LAST_SECONDS
+        while word == ENDED and rank() == 0 and not heartbeat.all_ended() and time.monotonic() < deadline:
+            time.sleep(BEAT_SECONDS / 10)
+
+
+def _end(gone: str, heartbeat: Heartbeat) -> None:
+    """End this process, since something is gone."""
+    print(f"fastconv: {gone} of this run is gone, so this one ends too", file=sys.stderr, flush=True)
+    _started(_take_leave, heartbeat, FAILED).join(BEAT_SECONDS)
+    remove_copies()
+    os._exit(1)
 
 
 def end_after_first_rank(code: int = 1) -> NoReturn:

@@ -10,12 +10,13 @@ from fastconv.system.errors import InputError
 
 ASK_AGAIN_SECONDS = 1.0
 
-# The job of a sweep that this process runs.
+# The job of a sweep, or call of `fastconv.fit`, that this process runs.
 _job = ""
 
 
 def begin_job(number: int) -> None:
-    """Note which job of a sweep begins, on every rank: what ranks told each other for the one before does not count."""
+    """Note on every rank which job of a sweep, or call of `fastconv.fit`, begins: what ranks told each other for the
+    one before does not count."""
     global _job
     _job = f"-{number}"
 
@@ -41,7 +42,7 @@ def wait_for(name: str) -> bytes:
 
 
 def _of_this_run(shared: Any) -> Any:
-    """The store without the values of others: it outlives the jobs of a sweep, and processes that torchrun starts anew.
+    """The store without the values of others: it outlives such jobs, and processes that torchrun starts anew.
 
     Without torchrun's own store the first rank keeps a new one for each attempt. Machines count attempts differently.
     """

@@ -41,6 +41,14 @@ class Agreement:
         """Make the process group. All ranks call this, after those of the run have found each other."""
         self._group, self._work, self._found = torch.distributed.new_group(backend="gloo"), None, None
 
+    def close(self) -> None:
+        """Give the process group's connections and threads back, unless numbers are on their way: to close it would
+        wait for the other ranks, which may be gone or have failed. Then they last as long as the process."""
+        is_idle = self._work is None or self._work.is_completed()
+        if self._group is not None and is_idle and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group(self._group)
+        self._group = self._work = None
+
     def start(self) -> None:
         """Begin to exchange the numbers, unless that has begun since `clear`. Nothing waits."""
         if self._work is not None or self._found is not None:

@@ -158,6 +158,7 @@ class Training:
         self.others: list[subprocess.Popen[bytes]] = []
         """The processes that the Trainer has started for this run, of which this one is the first."""
         self._opened = ExitStack()
+        self._opened.callback(self._budget.agreement.close)
 
     @property
     def has_advanced(self) -> bool:
@@ -256,7 +257,7 @@ class Training:
         return results
 
     def close(self) -> None:
-        """Close the loggers and the stream."""
+        """Close the loggers, the stream, and what the ranks agree through."""
         self._opened.close()
 
     def _finish(self, trainer: L.Trainer, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:

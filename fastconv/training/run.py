@@ -17,7 +17,8 @@ from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_finished, is_over
 from fastconv.system.console_log import keep_log_in
-from fastconv.system.distributed import from_first_rank, is_first_rank
+from fastconv.system.distributed import from_first_rank, is_first_rank, is_restarted
+from fastconv.system.errors import warn
 from fastconv.system.signals import pass_over_warning
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
@@ -116,12 +117,23 @@ def carry_out(
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
             elif run.config.resume == "auto":
-                there = run.config.outputs_folder
-                line = f"resume=auto: no run of these settings in {there} is unfinished; this is a new one"
-                console.print(line, highlight=False, markup=False)
+                _say_it_is_new(run.config, console)
             with copied(run.config, folder.path, console):
                 if is_first_rank():
                     keep_log_in(folder.path)
                     keep_record(data, folder)
                 fit(run, console, folder, overrides)
     return folder.path
+
+
+def _say_it_is_new(config: Config, console: Console) -> None:
+    """Say that a run that should go on begins; warn where torchrun or SLURM has started it anew."""
+    there = config.outputs_folder
+    if not is_restarted():
+        line = f"resume=auto: no run of these settings in {there} is unfinished; this is a new one"
+        console.print(line, highlight=False, markup=False)
+    elif is_first_rank():
+        warn(
+            f"this run was started anew, but no run of these settings in {there} on this machine is unfinished: it"
+            " begins from the start. What a lost machine has begun is on its disk"
+        )

@@ -37,6 +37,15 @@ def test_arrays_are_learned(here):
     assert np.mean(np.array(found.names) == names[:200]) > 0.9
 
 
+def test_ranks_of_a_second_call_do_not_hear_what_was_said_in_the_first(here, monkeypatch):
+    begun = []
+    monkeypatch.setattr("fastconv.api.begin_job", begun.append)
+    for _ in range(2):
+        with pytest.raises(InputError, match="leave out dry_run"):
+            fastconv.fit("digits", 60, "dry_run=true")
+    assert len(set(begun)) == 2
+
+
 def test_a_folder_with_an_odd_name_is_learned(here):
     digits = load_digits()
     for at in range(300):

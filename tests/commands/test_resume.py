@@ -13,6 +13,7 @@ from fastconv.models.weights import weights_digest
 from fastconv.runs.folder import hold
 from fastconv.runs.results import Results
 from fastconv.system import signals as interrupts
+from fastconv.system.errors import RunWarning
 from fastconv.system.files import unwritable
 from fastconv.training import checkpoint_file
 from fastconv.training.module import ImageClassifier
@@ -87,6 +88,14 @@ def test_torchrun_does_not_train_anew_what_is_finished(command, tmp_path, monkey
     assert f"{run.name} is finished" in ended.out
     monkeypatch.setattr("fastconv.config.restart.agent", lambda: "host 7 2")  # another torchrun
     assert command("train", *RUN, "dry_run=true").out.count("is finished") == 0
+
+
+def test_a_run_that_is_begun_anew_says_so(command, tmp_path, monkeypatch):
+    """As when torchrun goes on without the first machine, on whose disk the run is."""
+    for module in ("fastconv.train", "fastconv.training.run"):
+        monkeypatch.setattr(f"{module}.is_restarted", lambda: True)
+    with pytest.warns(RunWarning, match="settings in outputs on this machine is unfinished: it begins from the start"):
+        assert command("train", *RUN, "schedule.max_epochs=0.1").code == 0
 
 
 def test_curves_go_on_where_they_were(command, tmp_path, monkeypatch, undisturbed):

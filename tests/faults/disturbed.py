@@ -4,6 +4,8 @@ DISTURB="module:owner.function call signal" sends the process that signal in a c
 DISTURB_RANK=1 only that rank, and only before torchrun has started it anew.
 RECORD=folder writes a row for each microbatch to `<folder>/<rank>-<process>.csv`: sha256 of its bytes, loss, learning
 rate and progress of its step, and when it began and ended.
+DIGESTS=folder writes a row to `<folder>/<restarts>/<rank>-<process>.csv` when training begins and after each step: the
+number of steps so far, and the sha256 of all parameters and of the state of the optimizer.
 COLLECTIVES=folder writes to `<folder>/<rank>.csv` how many exchanges with other ranks each step makes, besides those of
 gradients: how many it waits for, and how many it only begins.
 """
@@ -59,6 +61,39 @@ def record(folder):
     ImageClassifier._score_training = recorded
 
 
+def record_digests(folder):
+    from fastconv.callbacks import Checkpoints, TimeBudget
+    from fastconv.system.cluster import attempt
+    from fastconv.system.distributed import rank
+
+    path = Path(folder, str(attempt()), f"{rank()}-{os.getpid()}.csv")
+    path.parent.mkdir(exist_ok=True)
+    writer = csv.writer(path.open("w", newline="", buffering=1))
+    writer.writerow(["step", "parameters", "state"])
+
+    def digest(tensors):
+        return hashlib.sha256(b"".join(each.detach().numpy().tobytes() for each in tensors)).hexdigest()
+
+    def write(trainer, module):
+        (optimizer,) = trainer.optimizers
+        budget = next(each for each in trainer.callbacks if isinstance(each, TimeBudget))
+        states = [optimizer.state[each] for group in optimizer.param_groups for each in group["params"]]
+        kept = [state[name] for state in states for name in sorted(state) if hasattr(state[name], "numpy")]
+        writer.writerow([budget.steps, digest(module.parameters()), digest(kept)])
+
+    def before(name):  # the last callback, which may end the run
+        original = getattr(Checkpoints, name)
+
+        def written(self, trainer, module, *arguments):
+            write(trainer, module)
+            return original(self, trainer, module, *arguments)
+
+        setattr(Checkpoints, name, written)
+
+    before("on_train_start")
+    before("on_train_batch_end")
+
+
 def count_collectives(folder):
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
@@ -108,6 +143,8 @@ if __name__ == "__main__":
         disturb(path, int(call), int(number))
     if "RECORD" in os.environ:
         record(os.environ["RECORD"])
+    if "DIGESTS" in os.environ:
+        record_digests(os.environ["DIGESTS"])
     if "COLLECTIVES" in os.environ:
         count_collectives(os.environ["COLLECTIVES"])
     from fastconv.train import main

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from harness import SCRIPT, SMALL, finish, only_run, rows, start, weights
+from harness import SCRIPT, SMALL, alive, finish, only_run, rows, start, steps_alike, weights
 
 from fastconv.runs.results import Results
 
@@ -121,7 +121,9 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_it_anew(tmp_path, digits_r
     (folder / "record").mkdir(parents=True)
     script = (*LAUNCHERS["torchrun"][:2], "--max-restarts=1", *LAUNCHERS["torchrun"][2:])
     # Else torch's own restart fails: its store is bound to the first rank (pytorch/pytorch issue 135712).
-    given = {"RECORD": str(folder / "record"), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    (folder / "digests").mkdir()
+    given = {"RECORD": str(folder / "record"), "DIGESTS": str(folder / "digests"),
+             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # fmt: skip
     process = start(folder, digits_root, *SMALL, *TWO, *whole, script=script, **given)
     ranks = wait_for_steps(folder / "record", 40)
     subprocess.run(["kill", "-9", str(ranks[victim])], check=True)
@@ -132,29 +134,62 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_it_anew(tmp_path, digits_r
     assert len(parts) == 2
     expected = [row["sha256"] for row in straight]
     assert [row["sha256"] for row in parts[1]] == expected[-len(parts[1]) :]
+    alike = [steps_alike(folder / "digests" / restarts, 2) for restarts in "01"]
+    assert alike[0][0] == 0
+    assert alike[0][-1] >= alike[1][0] > 0
+    assert alike[1][-1] == len(straight)
 
 
+def test_a_signal_to_torchrun_is_one_to_the_ranks(tmp_path, digits_root):
+    """SIGUSR1 too, with the option that the documentation names."""
+    (tmp_path / "record").mkdir()
+    script = (*LAUNCHERS["torchrun"][:2], "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+              *LAUNCHERS["torchrun"][2:])  # fmt: skip
+    run = (*SMALL, *TWO, "budget.seconds=null", "schedule.max_epochs=100", "checkpoint.every=null")
+    process = start(tmp_path, digits_root, *run, script=script, RECORD=str(tmp_path / "record"))
+    ranks = wait_for_steps(tmp_path / "record", 20)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(600) != 0
+    assert not any(map(alive, ranks.values()))
+    assert "fastconv: ended by SIGUSR1; go on with: " in (tmp_path / "err.txt").read_text()
+    saved = torch.load(only_run(tmp_path) / "last.ckpt", weights_only=True)
+    assert saved["callbacks"]["TimeBudget"]["steps"] >= 20
+
+
+# Calls, and the ranks that make them. The first rank alone writes: the first checkpoint, the last one, the results.
 MOMENTS = {
-    "reading": "fastconv.train:check_run 1 9",
-    "planning": "fastconv.training.run:plan_run 1 9",
-    "making the network": "fastconv.training.fit:make_module 1 9",
-    "the first step": "fastconv.training.module:ImageClassifier._score_training 1 9",
-    "a later step": "fastconv.training.module:ImageClassifier._score_training 9 9",
-    "scoring": "fastconv.training.scored_module:ScoredModule.test_step 1 9",
+    "reading": ("fastconv.train:check_run 1", "both"),
+    "planning": ("fastconv.training.run:plan_run 1", "both"),
+    "writing the stream": ("fastconv.data.stream.writer:write_shard 1", "first"),
+    "waiting for the stream": ("fastconv.training.run:open_folder 1", "second"),
+    "making the network": ("fastconv.training.fit:make_module 1", "both"),
+    "the first step": ("fastconv.training.module:ImageClassifier._score_training 1", "both"),
+    "writing a checkpoint": ("os:fsync 1", "first"),
+    "waiting for a checkpoint": ("fastconv.training.checkpoint_file:CheckpointFile.withhold 1", "second"),
+    "a later step": ("fastconv.training.module:ImageClassifier._score_training 9", "both"),
+    "validating": ("fastconv.training.scored_module:ScoredModule.validation_step 1", "both"),
+    "scoring": ("fastconv.training.scored_module:ScoredModule.test_step 1", "both"),
+    "writing the results": ("os:fsync 3", "first"),
+    "after the results": ("fastconv.train:print_next_of_run 1", "both"),
 }
+RANKS = {"both": (0, 1), "first": (0,), "second": (1,)}
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_ends_well_whenever_a_rank_is_killed(tmp_path, digits_root, moment, victim):
+@pytest.mark.parametrize(
+    ("call", "victim"),
+    [pytest.param(call, victim, id=f"{name}-{victim}") for name, (call, of) in MOMENTS.items() for victim in RANKS[of]],
+)
+def test_a_run_ends_well_whenever_a_rank_is_killed(tmp_path, digits_root, call, victim):
     script = (*LAUNCHERS["torchrun"][:2], "--max-restarts=1", *LAUNCHERS["torchrun"][2:])
-    given = {"DISTURB": MOMENTS[moment], "DISTURB_RANK": str(victim), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    twelve = ("figures=false", "budget.seconds=null", f"schedule.max_epochs={12 * 64 / 1438}")
+    given = {"DISTURB": f"{call} 9", "DISTURB_RANK": str(victim), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    twelve = ("figures=false", "budget.seconds=null", f"schedule.max_epochs={12 * 64 / 1438}", "validate.every=0.25",
+              "checkpoint.every=null", "stream.root=streams")  # fmt: skip
     code, err = finish(tmp_path, digits_root, *SMALL, *TWO, *twelve, script=script, **given)
     assert code == 0, err
     assert "exitcode: -9" in err, "a rank was killed"
     (found,) = [found for path in tmp_path.rglob("results.json") if (found := Results.read(path.parent)).accuracy]
     assert (found.steps, found.stop_reason) == (12, "epochs")
+    assert not list(tmp_path.rglob("last.ckpt*.part")), "what the killed one left half-written is gone"
 
 
 def test_torchrun_and_the_config_must_agree(tmp_path, digits_root):
@@ -172,10 +207,3 @@ def wait_for_steps(record: Path, steps: int) -> dict[int, int]:
             return {rank: int(path.stem.split("-")[1]) for rank, path in files.items()}
         time.sleep(0.1)
     sys.exit("the ranks did not train")
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False

@@ -15,6 +15,7 @@ from pathlib import Path
 from harness import REPOSITORY, SCRIPT
 
 PORT = 29517
+FIRST, SECOND = ADDRESSES = "10.77.0.1", "10.77.0.2"
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,6 @@ class Node:
     folder: Path
     hidden: Path
     """The folder of the other machine, which processes here cannot see."""
-    is_host: bool
-    """Whether it has the store through which torchrun's agents find each other."""
 
 
 def why_not() -> str:
@@ -46,10 +45,7 @@ def why_not() -> str:
 def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
     """Two nodes that reach each other through a cable, each with an empty folder; the first one's is `folder`/first."""
     folders = [folder / "first", folder / "second"]
-    nodes = tuple(
-        Node(f"fc{os.getpid()}{'ab'[at]}", f"10.77.0.{at + 1}", folders[at], folders[1 - at], is_host=at == 0)
-        for at in range(2)
-    )
+    nodes = tuple(Node(f"fc{os.getpid()}{'ab'[at]}", ADDRESSES[at], folders[at], folders[1 - at]) for at in range(2))
     try:
         for node in nodes:
             node.folder.mkdir(parents=True)
@@ -67,14 +63,28 @@ def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
             subprocess.run(["ip", "netns", "del", node.name], check=False, capture_output=True)
 
 
+def cut(node: Node) -> None:
+    """Take the cable out of a node: what it sends is lost, and its connections stay open."""
+    _ip("-n", node.name, "link", "set", f"v{node.name}", "down")
+
+
 def torchrun(
-    node: Node, nodes: str, data: Path, *overrides: str, restarts: int = 0, **environment: str
+    node: Node,
+    nodes: str,
+    data: Path,
+    *overrides: str,
+    restarts: int = 0,
+    ranks: int = 1,
+    store: str = FIRST,
+    **environment: str,
 ) -> subprocess.Popen:
-    """torchrun on a node, with a rank there; what it prints goes to out.txt and err.txt in the node's folder.
+    """torchrun on a node; what it prints goes to out.txt and err.txt in the node's folder.
 
     Args:
         nodes: how many nodes take part, such as `2` or `1:2`.
         overrides: of `fastconv.train`.
+        ranks: how many there are on each node.
+        store: address of the node that has the store through which torchruns find each other.
     """
     settings = {
         **os.environ,
@@ -89,10 +99,10 @@ def torchrun(
     # What is mounted here is mounted for this process and its children alone.
     alone = ["unshare", "--mount", "--propagation=private", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
     command = ["ip", "netns", "exec", node.name, *alone, str(node.hidden), sys.executable, "-m",
-               "torch.distributed.run", f"--nnodes={nodes}", "--nproc-per-node=1", f"--max-restarts={restarts}",
-               "--rdzv-backend=c10d", "--rdzv-id=fastconv", f"--rdzv-endpoint=10.77.0.1:{PORT}",
-               f"--rdzv-conf=is_host={int(node.is_host)},read_timeout=600,join_timeout=900",
-               f"--local-addr={node.address}", str(SCRIPT), *overrides]  # fmt: skip
+               "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}",
+               "--rdzv-backend=c10d", "--rdzv-id=fastconv", f"--rdzv-endpoint={store}:{PORT}",
+               f"--rdzv-conf=is_host={int(node.address == store)},read_timeout=600,join_timeout=900",
+               f"--local-addr={node.address}", str(SCRIPT), f"trainer.devices={ranks}", *overrides]  # fmt: skip
     with (node.folder / "out.txt").open("a") as out, (node.folder / "err.txt").open("a") as err:
         return subprocess.Popen(command, cwd=node.folder, env=settings, stdout=out, stderr=err)
 

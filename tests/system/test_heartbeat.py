@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -146,6 +148,63 @@ def test_a_store_that_is_gone_is_one_line(two):
     two(rank=1)
     with pytest.raises(InputError, match="a process of this run is gone"), heartbeat.watching_ranks():
         ask()
+
+
+class LostStore(Store):
+    """A store on a machine that is gone after some calls: nothing closes the connection, so that calls wait."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls, self.never = calls, threading.Event()
+
+    def set(self, key, value):
+        self.calls -= 1
+        if self.calls < 0:
+            self.never.wait()
+        super().set(key, value)
+
+
+@pytest.mark.parametrize("calls", [0, 5])
+def test_a_store_that_does_not_answer_ends_a_process(two, monkeypatch, capfd, calls):
+    """It waits itself for something of the first one."""
+    ended, store = threading.Event(), LostStore(calls)
+    two(rank=1)
+    monkeypatch.setattr(heartbeat, "connect", lambda: store)
+    monkeypatch.setattr(heartbeat, "MOST_TO_SAY", 0.0)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    with heartbeat.watching_ranks():
+        assert ended.wait(300)
+    assert "the process that keeps the store of this run is gone, so this one ends too" in capfd.readouterr().err
+    store.never.set()
+
+
+def test_a_store_may_end_with_the_first_process(two, monkeypatch):
+    """After that has said so. However long this one still needs."""
+    store, ended, beats = two(rank=1), [], itertools.count()
+    store.set("alive/0", ENDED)
+
+    def lose(key, value):
+        if next(beats):
+            raise RuntimeError("Connection reset by peer")
+
+    monkeypatch.setattr(store, "set", lose)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with heartbeat.watching_ranks():
+        for thread in threading.enumerate():
+            if thread.name == "heartbeat":
+                thread.join(300)
+                assert not thread.is_alive()
+    assert ended == []
+
+
+def test_a_process_is_heard_from_its_start_on(two, monkeypatch):
+    """One that is killed before its second beat is missed too."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 1e6)
+    monkeypatch.setattr(threading.Thread, "join", lambda self, seconds=None: None)
+    store = two(rank=1)
+    with heartbeat.watching_ranks():
+        while "alive/1" not in store:
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("word", [ENDED, STOPPED, FAILED])
