@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -158,12 +159,12 @@ def sha256s(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.tar")}
 
 
-def start(folder, data, *overrides, script=(str(SCRIPT),), **environment):
-    """A training process in a folder, with its output kept there."""
+def start(folder, data, *overrides, launcher=(), script=(str(SCRIPT),), **environment):
+    """A training process in a folder, with its output kept there; or what a launcher starts by this command."""
     settings = {**os.environ, "FASTCONV_DATA": str(data), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     settings.pop("FASTCONV_FIRST_RANK", None)
     with (folder / "out.txt").open("a") as out, (folder / "err.txt").open("w") as err:
-        command = [sys.executable, *script, *overrides]
+        command = [*launcher, sys.executable, *script, *overrides]
         return subprocess.Popen(command, cwd=folder, env={**settings, **environment}, stdout=out, stderr=err)
 
 
@@ -177,6 +178,17 @@ def rows(folder, rank):
     """What the processes of a rank recorded, one after the other."""
     files = sorted(folder.glob(f"{rank}-*.csv"), key=lambda path: path.stat().st_mtime)
     return [[row for row in csv.DictReader(path.open()) if row["ended"]] for path in files]
+
+
+def wait_for_steps(record, steps, ranks=2):
+    """Wait until so many ranks have recorded some steps; return the process of each."""
+    deadline = time.monotonic() + 900
+    while time.monotonic() < deadline:
+        files = list(record.iterdir())
+        if len(files) == ranks and all(path.read_text().count("\n") > steps for path in files):
+            return {int(rank): int(process) for rank, process in (path.stem.split("-") for path in files)}
+        time.sleep(0.1)
+    raise AssertionError("the ranks did not train")
 
 
 def only_run(outputs: Path) -> Path:

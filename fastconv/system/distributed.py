@@ -108,8 +108,8 @@ def check_world(devices: int, nodes: int | None = None) -> None:
     if line := _unlike(found, devices, nodes) if found else _not_launched(devices, nodes):
         if rank() and (found or number_in("WORLD_SIZE") > 1):  # the first rank says it
             time.sleep(WAIT_FOR_LINE)
-            # By now Open MPI has ended this process, unless it is only this node that has a wrong number of them.
-            if not (found and found.launcher == "mpirun" and found.local_rank == 0):
+            # Of mpirun it sees its own node only, where the number of processes may be right.
+            if not (found and found.launcher == "mpirun" and found.local_rank == 0 and found.on_nodes[0] != devices):
                 raise SystemExit(1)
         raise InputError(line)
     set_torch_variables()
