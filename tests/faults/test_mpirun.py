@@ -65,7 +65,7 @@ def test_mpirun_trains_it_on_two_nodes(tmp_path, digits_root, straight, two):
     }["open-mpi.org" in version]
     run = (*TWO, "trainer.devices=1", "trainer.nodes=2")
     code, err = finish(tmp_path, digits_root, *run, **two | {"launcher": (mpirun, *nodes)})
-    assert code == 1
+    assert code != 0  # Open MPI's is not always that of the process
     assert err.count("fastconv: mpirun started 2 processes, which cannot find each other without MASTER_ADDR") == 1, err
     assert not (tmp_path / "outputs").exists()
     code, err = finish(tmp_path, digits_root, *run, **two | {"launcher": (mpirun, *nodes, *address)})
@@ -75,7 +75,7 @@ def test_mpirun_trains_it_on_two_nodes(tmp_path, digits_root, straight, two):
 
 def test_another_number_of_processes_is_one_line(tmp_path, digits_root, two):
     code, err = finish(tmp_path, digits_root, *RUN, **two)
-    assert code == 1
+    assert code == 1, err
     assert err.count("fastconv: ") == 1, err
     assert "mpirun started 2 processes, but trainer.devices=1: make them the same" in err
     assert not (tmp_path / "outputs").exists()
