@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -158,12 +159,12 @@ def sha256s(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.tar")}
 
 
-def start(folder, data, *overrides, script=(str(SCRIPT),), **environment):
-    """A training process in a folder, with its output kept there."""
+def start(folder, data, *overrides, launcher=(), script=(str(SCRIPT),), **environment):
+    """A training process in a folder, with its output kept there; or what a launcher starts by this command."""
     settings = {**os.environ, "FASTCONV_DATA": str(data), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     settings.pop("FASTCONV_FIRST_RANK", None)
     with (folder / "out.txt").open("a") as out, (folder / "err.txt").open("w") as err:
-        command = [sys.executable, *script, *overrides]
+        command = [*launcher, sys.executable, *script, *overrides]
         return subprocess.Popen(command, cwd=folder, env={**settings, **environment}, stdout=out, stderr=err)
 
 
@@ -196,6 +197,17 @@ def steps_alike(folder: Path, ranks: int) -> list[int]:
     for first, *others in together:
         assert all(other == first for other in others), f"ranks differ after step {first['step']}"
     return [int(first["step"]) for first, *_ in together]
+
+
+def wait_for_steps(record, steps, ranks=2):
+    """Wait until so many ranks have recorded some steps; return the process of each."""
+    deadline = time.monotonic() + 900
+    while time.monotonic() < deadline:
+        files = list(record.iterdir())
+        if len(files) == ranks and all(path.read_text().count("\n") > steps for path in files):
+            return {int(rank): int(process) for rank, process in (path.stem.split("-") for path in files)}
+        time.sleep(0.1)
+    raise AssertionError("the ranks did not train")
 
 
 def only_run(outputs: Path) -> Path:

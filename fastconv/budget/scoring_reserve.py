@@ -80,6 +80,15 @@ class ScoringReserve:
         least = self.pacing.reserve_factor * (images * self.image_seconds) + once + margin
         return least, max(least, images * usual + once + optional)
 
+    @property
+    def _finish(self) -> float:
+        """Seconds to keep for what follows scoring. Like the checkpoint just before, that is flushed to the disk after
+        a digest of the weights, so beside much other work it may take as long. Further views must not use it up."""
+        seconds = self.finish_seconds
+        if seconds and not self.images:
+            seconds = max(seconds, self.save_seconds)
+        return self._unlikely(self.spread) * seconds
+
     def _unlikely(self, spread: float) -> float:
         return min(max(spread, self.pacing.reserve_factor), self.pacing.max_spread)
 
@@ -118,7 +127,7 @@ class ScoringReserve:
         if self._seconds_left is None or not self._latest:
             return True
         seconds = self.pacing.reserve_factor * max(self._latest) * images
-        return self._seconds_left() >= seconds + self._unlikely(self.spread) * self.finish_seconds
+        return self._seconds_left() >= seconds + self._finish
 
     def viewed(self, views: int, seconds: float) -> None:
         """Record how many seconds it took to score further views, of all images together."""
@@ -133,7 +142,7 @@ class ScoringReserve:
         if self._seconds_left is None:
             return images
         slowest = self.pacing.reserve_factor * max(self._latest, default=self.image_seconds)
-        left = self._seconds_left() - self._unlikely(self.spread) * self.finish_seconds - self.images * slowest
+        left = self._seconds_left() - self._finish - self.images * slowest
         each = slowest * views
         if left >= self.pacing.sudden_factor * each * images:
             return images

@@ -172,24 +172,30 @@ def earlier_seconds(begun: RunFolder | None) -> float:
     return sum(earlier.seconds.values()) if earlier else 0.0
 
 
-def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
-    """Write into a run's folder why the run failed before training began. A run that fails later writes this itself."""
-    config = folder.config
-    if (folder.path / "results.json").exists():
-        return
-    Results(
+def results_of(config: Config, overrides: list[str], **more: Any) -> Results:
+    """What the results of a run say by its config, and more.
+
+    Args:
+        overrides: the overrides of the command line.
+    """
+    return Results(
         dataset=config.dataset.name,
         model=config.model.name,
         experiment=config.experiment,
         seed=config.seed,
         stream_seed=config.stream.seed,
-        stop_reason="error",
-        error=reason(error),
         name=config.name,
         tags=config.tags,
         overrides=overrides,
         hparams=hparams(config),
-    ).write(folder.path)
+        **more,
+    )
+
+
+def leave_reason(folder: RunFolder, error: Exception, overrides: list[str]) -> None:
+    """Write into a run's folder why the run failed before training began. A run that fails later writes this itself."""
+    if not (folder.path / "results.json").exists():
+        results_of(folder.config, overrides, stop_reason="error", error=reason(error)).write(folder.path)
 
 
 def _new(config: Config, folder: Path) -> RunFolder:

@@ -48,7 +48,7 @@ class Trainer:
     devices: int = setting(1, Range("a number of devices", 1, 1024))
     """Number of GPUs of each machine that train, or of processes if CPUs train."""
     nodes: int | None = setting(None, Range("a number of nodes", 1, 1024, note=", or null for those of the launcher"))
-    """Number of machines that train one run together, each on `devices`; null for as many as the launcher (SLURM's srun
+    """Number of machines that train one run together, each on `devices`; null for as many as the launcher (srun, mpirun
     or torchrun) uses, or 1."""
     strategy: str = setting("auto", options=("auto", "ddp"))
     """Lightning's strategy for several devices: `auto` or `ddp`."""

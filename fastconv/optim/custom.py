@@ -9,8 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastconv.optim.param_groups import decay_groups
-from fastconv.optim.registry import OPTIMIZERS, Optimizer
-from fastconv.optim.schedules import Factors
+from fastconv.optim.registry import OPTIMIZERS, Factors, Optimizer
 from fastconv.system.errors import InputError
 from fastconv.system.targets import KEY, Component, call_target
 

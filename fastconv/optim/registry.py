@@ -2,13 +2,11 @@
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from fastconv.optim.schedules import Factors
 
 
 class Optimizer(Protocol):
@@ -22,6 +20,13 @@ class Optimizer(Protocol):
         """Make the optimizer of a network's trainable parameters, at its peak learning rate."""
 
 
+class Factors(NamedTuple):
+    """`lr` multiplies each group's `max_lr`; `momentum` is the value to set, or None to leave the optimizer's."""
+
+    lr: float
+    momentum: float | None = None
+
+
 class Schedule(Protocol):
     """Settings of a schedule: a pure function of a run's progress in [0, 1]."""
 
@@ -33,7 +38,7 @@ class Schedule(Protocol):
     def max_epochs(self) -> float | None:
         """Passes over the training images after which the run ends; None for no bound."""
 
-    def factors(self, progress: float) -> "Factors":
+    def factors(self, progress: float) -> Factors:
         """The factors of learning rate and momentum at a progress in [0, 1]."""
 
 

@@ -7,8 +7,9 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastconv.optim.registry import Factors as Factors
 from fastconv.optim.registry import register_schedule
 from fastconv.system.settings import MOMENTUM, SHARE, Range, setting
 
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 # OneCycleLR counts whole steps. Its closed form is evaluated at fractional positions among this many steps, so that its
 # off-by-one at the ends of the phases (the peak lies at step pct_start * total - 1) has no measurable effect.
 NOMINAL_STEPS = 100_000
-
-
-class Factors(NamedTuple):
-    """`lr` multiplies each group's `max_lr`; `momentum` is the value to set, or None to leave the optimizer's."""
-
-    lr: float
-    momentum: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""The processes of one run that a launcher, torchrun or SLURM's srun, has started together: how many, where, and which
-of them this one is.
+"""The processes of one run that a launcher (torchrun, SLURM's srun, mpirun) has started together: how many, where, and
+which of them this one is.
 
 Where no launcher has, this process is the only one, or the first rank has started it.
 """
@@ -8,13 +8,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# Ports for the processes of a srun step to find each other: below those that the kernel hands out. Steps of one job,
-# and jobs with numbers close to each other, may share a node: their ports differ (the spread and the number of ports
-# have no common divisor).
+from fastconv.system.process import parent_of
+
+# Ports for the processes of srun and mpirun to find each other: below those that the kernel hands out. Steps of one
+# job, and jobs with numbers close to each other, may share a node: their ports differ (the spread and the number of
+# ports have no common divisor).
 FIRST_PORT, PORTS, SPREAD = 15000, 15000, 101
 # Names of SLURM jobs that only lend their machine to a shell (Lightning's convention).
 INTERACTIVE = ("bash", "interactive")
@@ -25,7 +28,7 @@ class Launch:
     """What a launcher has started.
 
     Args:
-        launcher: `torchrun` or `srun`.
+        launcher: `torchrun`, `srun` or `mpirun`.
         rank, world: of this process among all, and their number.
         local_rank: of this process among those of its node.
         node: of this process, from 0.
@@ -54,6 +57,9 @@ def launch() -> Launch | None:
             number_in("GROUP_RANK", 0),
             (number_in("LOCAL_WORLD_SIZE", world // nodes),) * nodes,
         )
+    # Before srun, by which an mpirun in a job of SLURM may have started what starts its processes on other nodes.
+    if found := _of_mpirun():
+        return found
     if number_in("SLURM_STEP_NUM_TASKS") > 1 and "SLURM_PROCID" in given:
         world = number_in("SLURM_STEP_NUM_TASKS")
         return Launch(
@@ -65,6 +71,45 @@ def launch() -> Launch | None:
             tasks_on_nodes(given.get("SLURM_STEP_TASKS_PER_NODE", "")) or (world,),
         )
     return None
+
+
+def _of_mpirun() -> Launch | None:
+    """What Open MPI's mpirun, or that of MPICH and Intel MPI (Hydra), has started; None if it is not the launcher.
+
+    Each says how many processes are on this node, not how many are on the others: if they differ, so does what the
+    processes of the nodes find here. Processes are numbered node by node or, with `--map-by node`, in turn.
+    """
+    if is_open_mpi():
+        rank, world, local_rank, here = (
+            f"OMPI_COMM_WORLD_{each}" for each in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+        )
+    elif "MPI_LOCALRANKID" in os.environ:  # SLURM and others set the variables of PMI too
+        rank, world, local_rank, here = "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"
+    else:
+        return None
+    processes = number_in(world)
+    if processes == 1:
+        return None
+    each = number_in(here, processes)
+    nodes, left = divmod(processes, each)
+    at, within = number_in(rank, 0), number_in(local_rank, 0)
+    node = at // each if at % each == within else at % nodes
+    return Launch("mpirun", at, processes, within, node, (each,) * nodes + (left,) * (left > 0))
+
+
+def is_open_mpi() -> bool:
+    """Whether Open MPI's mpirun has started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def not_given(found: Launch) -> list[str]:
+    """The variables that must be set for the processes to find each other, and are not: those of mpirun do not know
+    which node is the first, and those of MPICH on several nodes nothing that is the same on all and in no other job."""
+    needed = {
+        "MASTER_ADDR": found.launcher == "mpirun" and len(found.on_nodes) > 1,
+        "MASTER_PORT": found.launcher != "torchrun" and _job_number(found) is None,
+    }
+    return [variable for variable, is_needed in needed.items() if is_needed and not os.environ.get(variable)]
 
 
 def attempt() -> int:
@@ -100,27 +145,40 @@ def first_node(names: str) -> str:
     return re.sub(r"\[(\w+)[^]]*\]", r"\1", re.split(r",(?![^[]*\])", names)[0])
 
 
-def torch_variables(found: Launch) -> Mapping[str, str]:
-    """The environment variables that torchrun would set for a process, by which torch and Lightning find the others.
-
-    MASTER_ADDR and MASTER_PORT, where they are set, stay.
-    """
+def set_torch_variables() -> None:
+    """Set the environment variables that torchrun sets, by which torch and Lightning find the other processes of srun
+    and mpirun. MASTER_ADDR and MASTER_PORT, where they are set, stay."""
+    found = launch()
+    if found is None or found.launcher == "torchrun":
+        return
     given = os.environ
-    step = SPREAD * number_in("SLURM_JOB_ID", 0) + number_in("SLURM_STEP_ID", 0)
-    return {
-        "RANK": str(found.rank),
-        "WORLD_SIZE": str(found.world),
-        "LOCAL_RANK": str(found.local_rank),
-        "LOCAL_WORLD_SIZE": str(found.on_nodes[found.node]),
-        "GROUP_RANK": str(found.node),
-        "GROUP_WORLD_SIZE": str(len(found.on_nodes)),
-        "MASTER_ADDR": given.get("MASTER_ADDR") or _first_address(found),
-        "MASTER_PORT": given.get("MASTER_PORT") or str(FIRST_PORT + step % PORTS),
-    }
+    given.update(
+        {
+            "RANK": str(found.rank),
+            "WORLD_SIZE": str(found.world),
+            "LOCAL_RANK": str(found.local_rank),
+            "LOCAL_WORLD_SIZE": str(found.on_nodes[found.node]),
+            "GROUP_RANK": str(found.node),
+            "GROUP_WORLD_SIZE": str(len(found.on_nodes)),
+            "MASTER_ADDR": given.get("MASTER_ADDR") or _first_address(found),
+            "MASTER_PORT": given.get("MASTER_PORT") or str(FIRST_PORT + (_job_number(found) or 0) % PORTS),
+        }
+    )
+
+
+def _job_number(found: Launch) -> int | None:
+    """A number that all processes of a launcher know and those of its other jobs do not; None if there is none."""
+    if found.launcher == "srun":
+        return SPREAD * number_in("SLURM_JOB_ID", 0) + number_in("SLURM_STEP_ID", 0)
+    if is_open_mpi() and (name := os.environ.get("PMIX_NAMESPACE")):
+        return zlib.crc32(name.encode())
+    # Hydra gives no name. One process of it on each node starts all of them there, each in a session of its own.
+    starter = parent_of(os.getsid(0)) if len(found.on_nodes) == 1 and not is_open_mpi() and hasattr(os, "getsid") else 0
+    return SPREAD * starter or None
 
 
 def _first_address(found: Launch) -> str:
-    names = os.environ.get("SLURM_STEP_NODELIST", "")
+    names = os.environ.get("SLURM_STEP_NODELIST", "") if found.launcher == "srun" else ""
     return first_node(names) if len(found.on_nodes) > 1 and names else "127.0.0.1"
 
 

@@ -1,7 +1,7 @@
 """The processes (ranks) of one run: which one is the first, and how it shares values with the others.
 
-Lightning starts the other ranks by running the command again once the first one is ready to train; torchrun and SLURM's
-srun start all ranks at once.
+Lightning starts the other ranks by running the command again once the first one is ready to train; torchrun, SLURM's
+srun and mpirun start all ranks at once.
 """
 
 import json
@@ -14,7 +14,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from fastconv.system.cluster import Launch, attempt, is_slurm_job, launch, number_in, torch_variables
+from fastconv.system.cluster import (
+    Launch,
+    attempt,
+    is_open_mpi,
+    is_slurm_job,
+    launch,
+    not_given,
+    number_in,
+    set_torch_variables,
+)
 from fastconv.system.errors import InputError, SharedError, reason
 from fastconv.system.process import start_ticks
 from fastconv.system.rank_store import ASK_AGAIN_SECONDS, store, wait_for
@@ -25,8 +34,7 @@ from fastconv.system.wording import counted
 VARIABLE = "FASTCONV_FIRST_RANK"
 # Variables in which launchers say how many processes they started, which fastconv does not take for one run.
 OTHER_LAUNCHERS = {
-    "OMPI_COMM_WORLD_SIZE": "mpirun",
-    "PMI_SIZE": "mpirun",
+    "PMI_SIZE": "a launcher",
     "JSM_NAMESPACE_SIZE": "jsrun",
     "WORLD_SIZE": "a launcher",
 }
@@ -100,10 +108,11 @@ def check_world(devices: int, nodes: int | None = None) -> None:
     if line := _unlike(found, devices, nodes) if found else _not_launched(devices, nodes):
         if rank() and (found or number_in("WORLD_SIZE") > 1):  # the first rank says it
             time.sleep(WAIT_FOR_LINE)
-            raise SystemExit(1)
+            # Of mpirun it sees its own node only, where the number of processes may be right.
+            if not (found and found.launcher == "mpirun" and found.local_rank == 0 and found.on_nodes[0] != devices):
+                raise SystemExit(1)
         raise InputError(line)
-    if found and found.launcher == "srun":
-        os.environ.update(torch_variables(found))
+    set_torch_variables()
 
 
 def _unlike(found: Launch, devices: int, nodes: int | None) -> str:
@@ -113,17 +122,34 @@ def _unlike(found: Launch, devices: int, nodes: int | None) -> str:
     if nodes is not None and len(found.on_nodes) != nodes:
         on = counted(len(found.on_nodes), "node")
         return f"{there} on {on}, but trainer.nodes={nodes}: make them the same"
-    if len(set(found.on_nodes)) > 1:
-        on = " and ".join(map(str, sorted(set(found.on_nodes))))
-        return f"{there}, {on} on a node, but a run needs as many on each: use --ntasks-per-node={devices}"
+    option, each = f"{found.launcher} {_option(found, devices)}", ""
+    if several and found.launcher == "mpirun":  # which does not say how many are on the others
+        each = f", {found.on_nodes[0]} on this node"
+    elif several:
+        each = f", {found.on_nodes[0]} on each of {len(found.on_nodes)} nodes"
+    if (unequal := sorted(set(found.on_nodes)))[1:]:
+        on = each if found.launcher == "mpirun" else f", {' and '.join(map(str, unequal))} on a node"
+        return f"{there}{on}, but a run needs as many on each: use {option}"
     if found.world != devices * len(found.on_nodes):
-        option = {"srun": "--ntasks-per-node", "torchrun": "--nproc-per-node"}[found.launcher]
-        each = f", {found.on_nodes[0]} on each of {len(found.on_nodes)} nodes" * several
         return (
             f"{there}{each}, but trainer.devices={devices}: make them the same, with"
-            f" trainer.devices={found.on_nodes[0]} or {found.launcher} {option}={devices}"
+            f" trainer.devices={found.on_nodes[0]} or {option}"
         )
+    if missing := not_given(found):
+        give = ("-x {}={}" if is_open_mpi() else "-genv {} {}").format
+        places = {"MASTER_ADDR": "FIRST_NODE", "MASTER_PORT": "FREE_PORT"}
+        options = " ".join(give(variable, places[variable]) for variable in missing)
+        return f"{there}, which cannot find each other without {' and '.join(missing)}: use mpirun {options}"
     return ""
+
+
+def _option(found: Launch, devices: int) -> str:
+    """How to ask a launcher for so many processes on each node."""
+    if found.launcher != "mpirun":
+        return {"srun": "--ntasks-per-node", "torchrun": "--nproc-per-node"}[found.launcher] + f"={devices}"
+    if len(found.on_nodes) == 1:
+        return f"-n {devices}"
+    return f"-N {devices}" if is_open_mpi() else f"-ppn {devices}"
 
 
 def _not_launched(devices: int, nodes: int | None) -> str:
@@ -144,14 +170,14 @@ def _not_launched(devices: int, nodes: int | None) -> str:
         )
     if (nodes or 1) > 1:
         return (
-            f"trainer.nodes={nodes} needs a launcher that starts the processes on each node: srun, or torchrun"
+            f"trainer.nodes={nodes} needs a launcher that starts the processes on each node: srun, mpirun, or torchrun"
             f" --nnodes={nodes} --nproc-per-node={devices}"
         )
     for variable, launcher in OTHER_LAUNCHERS.items():
         if (started := number_in(variable)) > 1:
             return (
-                f"{launcher} started {started} processes ({variable}), but each would train the whole run: start one"
-                " (mpirun -n 1), or use srun, or torchrun --standalone --nproc-per-node=N and trainer.devices=N"
+                f"{launcher} started {started} processes ({variable}), but each would train the whole run: start one,"
+                " or use srun, mpirun, or torchrun --standalone --nproc-per-node=N, and trainer.devices=N"
             )
     return ""
 

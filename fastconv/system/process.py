@@ -32,7 +32,19 @@ def start_ticks(process: int | str = "self") -> int:
 
     Raises OSError where the system does not say, elsewhere than on Linux.
     """
-    return int(Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[19])  # field 22 of proc(5)
+    return _field(process, 22)
+
+
+def parent_of(process: int) -> int:
+    """The number of the process that started another one; 0 where the system does not say."""
+    with suppress(OSError):
+        return _field(process, 4)
+    return 0
+
+
+def _field(process: int | str, number: int) -> int:
+    """A field of proc(5), from the third one on."""
+    return int(Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[number - 3])
 
 
 def begin_command() -> None:

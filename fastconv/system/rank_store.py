@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any
 
-from fastconv.system.cluster import attempt, launch, torch_variables
+from fastconv.system.cluster import attempt, launch, set_torch_variables
 from fastconv.system.errors import InputError
 
 ASK_AGAIN_SECONDS = 1.0
@@ -64,15 +64,17 @@ def _connect() -> Any:
     from torch.distributed import DistError
     from torch.distributed.rendezvous import rendezvous
 
-    if (found := launch()) and found.launcher == "srun":
-        os.environ.update(torch_variables(found))
+    set_torch_variables()
     try:
         shared, _, _ = next(rendezvous("env://"))
     except DistError as error:
+        found = launch()
+        advice = (
+            "check that MASTER_ADDR is the first process's machine, and MASTER_PORT free there"
+            if found and found.launcher != "torchrun"
+            else "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, which restarts wrongly without it (pytorch"
+            " issue 135712), and check that the machines reach each other"
+        )
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise InputError(
-            f"the processes of this run cannot find each other at {place}: set"
-            " TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, which restarts wrongly without it (pytorch issue"
-            " 135712), and check that the machines reach each other"
-        ) from error
+        raise InputError(f"the processes of this run cannot find each other at {place}: {advice}") from error
     return shared

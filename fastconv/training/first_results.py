@@ -3,7 +3,7 @@
 import dataclasses
 
 from fastconv.config.deadline import BoundedBudget
-from fastconv.config.resume import RunFolder, earlier_results, hparams
+from fastconv.config.resume import RunFolder, earlier_results, results_of
 from fastconv.data.hashes import images_digest
 from fastconv.runs.results import Results, git_commit, versions
 from fastconv.system.errors import warn
@@ -19,12 +19,9 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
     """
     config = run.config
     dataset = dataclasses.replace(config.dataset, resize=run.train.resize)  # what `auto` chose
-    described = Results(
-        dataset=config.dataset.name,
-        model=config.model.name,
-        experiment=config.experiment,
-        seed=config.seed,
-        stream_seed=config.stream.seed,
+    described = results_of(
+        dataclasses.replace(config, dataset=dataset),
+        overrides,
         pretrained=run.pretrained,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
@@ -43,10 +40,6 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         cuda_graphs=0 if run.device.kind == "cuda" else None,
         versions=versions(),
         git_commit=git_commit(),
-        name=config.name,
-        tags=config.tags,
-        overrides=overrides,
-        hparams=hparams(dataclasses.replace(config, dataset=dataset)),
     )
     if folder.resumed and (earlier := earlier_results(folder.path)):
         run.clock.add(earlier.seconds)

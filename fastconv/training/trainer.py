@@ -90,7 +90,7 @@ def make_trainer(
     config = run.config
     steps_between = max(1, round(config.validate.every * run.spec.samples / config.batch_size))
     # Named, since Lightning would guess from the variables of a scheduler that processes are there which are not. The
-    # processes of srun have been given torchrun's variables.
+    # processes of srun and mpirun have been given torchrun's variables.
     environment = TorchElasticEnvironment() if started_together() else LightningEnvironment()
     trainer = L.Trainer(
         accelerator=run.device.kind,
@@ -118,6 +118,6 @@ def make_trainer(
     if trainer.world_size != config.trainer.world:
         raise InputError(
             f"{trainer.world_size} processes would train, but the config says {config.trainer.world}: start the command"
-            " outside of a scheduler's job, or with srun or torchrun"
+            " outside of a scheduler's job, or with srun, mpirun or torchrun"
         )
     return trainer

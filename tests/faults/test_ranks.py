@@ -3,14 +3,12 @@
 import csv
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from harness import SCRIPT, SMALL, alive, finish, only_run, rows, start, steps_alike, weights
+from harness import SCRIPT, SMALL, alive, finish, only_run, rows, start, steps_alike, wait_for_steps, weights
 
 from fastconv.runs.results import Results
 
@@ -196,14 +194,3 @@ def test_torchrun_and_the_config_must_agree(tmp_path, digits_root):
     code, err = finish(tmp_path, digits_root, *SMALL, "trainer=cpu", script=LAUNCHERS["torchrun"])
     assert code != 0
     assert "torchrun started 2 processes, but trainer.devices=1: make them the same" in err
-
-
-def wait_for_steps(record: Path, steps: int) -> dict[int, int]:
-    """Process of each rank, once both have trained some steps."""
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        files = {int(path.stem.split("-")[0]): path for path in record.iterdir()}
-        if len(files) == 2 and all(path.read_text().count("\n") > steps for path in files.values()):
-            return {rank: int(path.stem.split("-")[1]) for rank, path in files.items()}
-        time.sleep(0.1)
-    sys.exit("the ranks did not train")

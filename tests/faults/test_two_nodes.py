@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from faults.two_nodes import FIRST, SECOND, cut, torchrun, two_nodes, why_not
-from harness import SMALL, alive, only_run, rows, steps_alike, weights
+from harness import SMALL, alive, only_run, rows, steps_alike, wait_for_steps, weights
 
 from fastconv.runs.results import Results
 
@@ -31,17 +31,6 @@ def finish(nodes, data, *overrides, shape="2", **settings):
     processes = [torchrun(node, shape, data, *RUN, *overrides, **settings) for node in nodes]
     for node, process in zip(nodes, processes, strict=True):
         assert process.wait(900) == 0, (node.folder / "err.txt").read_text()
-
-
-def wait_for_steps(record, steps, ranks=2):
-    """Wait until so many ranks have trained some steps; return the process of each."""
-    deadline = time.monotonic() + 900
-    while time.monotonic() < deadline:
-        files = list(record.iterdir())
-        if len(files) == ranks and all(path.read_text().count("\n") > steps for path in files):
-            return {int(path.stem.split("-")[0]): int(path.stem.split("-")[1]) for path in files}
-        time.sleep(0.1)
-    raise AssertionError("the ranks did not train")
 
 
 def wait_for_end(processes):

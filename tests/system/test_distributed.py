@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -36,11 +38,36 @@ def srun(tasks, on_nodes, **more):
     }
 
 
+def open_mpi(processes, here, rank=0, local_rank=0, **more):
+    """The variables of a process as Open MPI 4.1 sets them."""
+    return {
+        "OMPI_COMM_WORLD_SIZE": str(processes),
+        "OMPI_COMM_WORLD_LOCAL_SIZE": str(here),
+        "OMPI_COMM_WORLD_RANK": str(rank),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(local_rank),
+        "PMIX_NAMESPACE": "331939841",
+        **more,
+    }
+
+
+def hydra(processes, here, rank=0, local_rank=0, **more):
+    """The variables of a process as MPICH 4.0 sets them."""
+    return {
+        "PMI_SIZE": str(processes),
+        "MPI_LOCALNRANKS": str(here),
+        "PMI_RANK": str(rank),
+        "MPI_LOCALRANKID": str(local_rank),
+        **more,
+    }
+
+
 @pytest.fixture
 def started(monkeypatch):
     """Sets the variables that a launcher sets, and no others."""
     for variable in list(os.environ):
-        if variable.startswith(("SLURM_", "OMPI_", "PMI_", "JSM_", "TORCHELASTIC_", "FASTCONV_FIRST", "MASTER_")):
+        if variable.startswith(
+            ("SLURM_", "OMPI_", "PMI", "MPI_", "JSM_", "TORCHELASTIC_", "FASTCONV_FIRST", "MASTER_")
+        ):
             monkeypatch.delenv(variable)
     for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"):
         # Set first, so that what a call sets is taken back.
@@ -64,7 +91,14 @@ def started(monkeypatch):
         (srun(4, "2(x2)", SLURM_PROCID="3", SLURM_LOCALID="1", SLURM_NODEID="1"), 2),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, 1),  # the one process of a batch script
         ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "interactive"}, 2),
-        ({"OMPI_COMM_WORLD_SIZE": "1"}, 1),
+        (open_mpi(1, 1), 1),
+        (open_mpi(1, 1), 2),  # Lightning starts the other
+        (open_mpi(2, 2, rank=1, local_rank=1), 2),
+        (open_mpi(4, 2, rank=2, MASTER_ADDR="node0"), 2),
+        (hydra(1, 1), 1),
+        (hydra(2, 2), 2),
+        (hydra(4, 2, MASTER_ADDR="node0", MASTER_PORT="29500"), 2),
+        ({**srun(2, "2"), "PMI_SIZE": "2", "PMI_RANK": "0"}, 2),  # srun --mpi=pmi2
         ({**TORCHRUN, "WORLD_SIZE": "2", "RANK": "1"}, 2),
         ({**TORCHRUN, "WORLD_SIZE": "2", "SLURM_NTASKS": "1"}, 2),  # torchrun in a task of SLURM's
         ({"FASTCONV_FIRST_RANK": "{}", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 2),  # what Lightning starts
@@ -84,8 +118,41 @@ def test_processes_that_are_as_many_as_the_config_says(started, variables, devic
         (srun(2, "2"), 1, "srun started 2 processes, but trainer.devices=1: make them the same"),
         (srun(4, "2(x2)"), 1, "srun started 4 processes, 2 on each of 2 nodes, but trainer.devices=1"),
         (srun(3, "2,1"), 2, "srun started 3 processes, 1 and 2 on a node, but a run needs as many on each"),
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, 1, "mpirun started 4 processes"),
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4, "mpirun started 4 processes"),
+        (
+            open_mpi(2, 2),
+            1,
+            "mpirun started 2 processes, but trainer.devices=1: make them the same, with trainer.devices=2"
+            " or mpirun -n 1",
+        ),
+        (
+            open_mpi(4, 2),
+            1,
+            "mpirun started 4 processes, 2 on this node, but trainer.devices=1: make them the same, with"
+            " trainer.devices=2 or mpirun -N 1",
+        ),
+        (hydra(4, 2), 1, "with trainer.devices=2 or mpirun -ppn 1"),
+        (
+            open_mpi(3, 2),
+            2,
+            "mpirun started 3 processes, 2 on this node, but a run needs as many on each: use mpirun -N 2",
+        ),
+        (
+            open_mpi(4, 2),
+            2,
+            "4 processes, which cannot find each other without MASTER_ADDR: use mpirun -x MASTER_ADDR=FIRST",
+        ),
+        (
+            hydra(4, 2),
+            2,
+            "without MASTER_ADDR and MASTER_PORT: use mpirun -genv MASTER_ADDR FIRST_NODE -genv MASTER_PORT F",
+        ),
+        (
+            hydra(4, 2, MASTER_ADDR="node0"),
+            2,
+            "cannot find each other without MASTER_PORT: use mpirun -genv MASTER_PORT",
+        ),
+        ({**open_mpi(1, 1), "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}, 2, "trainer.devices=2 needs 2 tasks of SLURM"),
+        ({"PMI_SIZE": "4"}, 1, "a launcher started 4 processes (PMI_SIZE)"),
         ({"RANK": "1"}, 1, "RANK or LOCAL_RANK is 1 here, but no launcher has started this process with others"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, 1, "a launcher started 2 processes (WORLD_SIZE)"),
         ({**TORCHRUN, "WORLD_SIZE": "2"}, 1, "torchrun started 2 processes, but trainer.devices=1"),
@@ -107,6 +174,8 @@ def test_processes_that_are_not_are_refused(started, variables, devices, says):
         (srun(2, "2"), 2, "srun started 2 processes on 1 node, but trainer.nodes=2: make them the same"),
         (srun(2, "1(x2)"), 1, "srun started 2 processes on 2 nodes, but trainer.nodes=1: make them the same"),
         ({**TORCHRUN, "WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2"}, 1, "torchrun started 2 processes on 2 nodes, but"),
+        (open_mpi(2, 2), 2, "mpirun started 2 processes on 1 node, but trainer.nodes=2: make them the same"),
+        (hydra(2, 1), 1, "mpirun started 2 processes on 2 nodes, but trainer.nodes=1: make them the same"),
     ],
 )
 def test_nodes_that_are_not_are_refused(started, variables, nodes, says):
@@ -143,6 +212,80 @@ def test_jobs_that_share_a_node_have_ports_of_their_own(started):
             check_world(2)
             ports.add(os.environ.pop("MASTER_PORT"))
     assert len(ports) == 400
+
+
+TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "MASTER_ADDR")
+
+
+@pytest.mark.parametrize("launcher", [open_mpi, hydra])
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "node"),
+    [(0, 0, 0), (1, 1, 0), (3, 0, 1), (5, 2, 1), (3, 1, 1), (4, 2, 0)],
+    ids=["first", "its neighbour", "node by node", "the last", "in turn", "in turn on the first"],
+)
+def test_processes_of_mpirun_find_each_other_as_those_of_torchrun_do(started, launcher, rank, local_rank, node):
+    """Three on each of two nodes. `--map-by node` numbers them in turn."""
+    started(launcher(6, 3, rank, local_rank, MASTER_ADDR="10.0.0.1", MASTER_PORT="4000"))
+    check_world(3)
+    assert [os.environ[name] for name in TORCH] == [str(rank), "6", str(local_rank), "3", str(node), "2", "10.0.0.1"]
+    assert os.environ["MASTER_PORT"] == "4000"
+
+
+def test_processes_that_mpirun_started_within_a_step_of_slurm_are_those_of_mpirun(started):
+    """It starts what starts them on the other nodes by srun, one task a node."""
+    started({**srun(2, "1(x2)", SLURM_PROCID="1", SLURM_NODEID="1"), **open_mpi(6, 2, 5, 1, MASTER_ADDR="node0")})
+    check_world(2)
+    assert (rank(), launched_nodes(), os.environ["GROUP_RANK"]) == (5, 3, "2")
+
+
+def test_jobs_of_open_mpi_on_a_node_have_ports_of_their_own(started):
+    ports = []
+    for job_name in ("331939841", "331874305", "331939842", "prterun-node0-17@1"):
+        for local_rank in range(2):
+            started(open_mpi(2, 2, local_rank, local_rank, PMIX_NAMESPACE=job_name))
+            check_world(2)
+            assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+            assert 1024 < int(os.environ["MASTER_PORT"]) < 32768
+            ports.append(os.environ.pop("MASTER_PORT"))
+    assert ports[::2] == ports[1::2]
+    assert len(set(ports)) == 4
+
+
+PORT = (
+    "import os; from fastconv.system.distributed import check_world; check_world(2); print(os.environ['MASTER_PORT'])"
+)
+PROXY = "import subprocess, sys; [subprocess.run(['sh', '-c', each], start_new_session=True) for each in sys.argv[1:]]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_processes_of_one_hydra_have_its_port(started):
+    """Hydra starts each process in a session of its own; a shell script may stand between."""
+    started(hydra(2, 2))
+    show = f'{sys.executable} -c "{PORT}"'
+    command = [sys.executable, "-c", PROXY, f"exec {show}", f"{show}; true"]
+    said = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout for _ in range(2)]
+    (first, second), (third, fourth) = map(str.split, said)
+    assert first == second != third == fourth
+
+
+def test_without_its_job_hydra_needs_a_port(started, monkeypatch):
+    monkeypatch.setattr("fastconv.system.cluster.parent_of", lambda process: 0)  # elsewhere than on Linux
+    started(hydra(2, 2))
+    with pytest.raises(InputError, match="cannot find each other without MASTER_PORT: use mpirun -genv MASTER_PORT"):
+        check_world(2)
+
+
+def test_a_node_with_another_number_of_processes_speaks_where_the_first_one_sees_nothing_wrong(started, monkeypatch):
+    """One, one and two on three nodes: to the first process these are four nodes of one each."""
+    monkeypatch.setattr(distributed, "WAIT_FOR_LINE", 0.0)
+    started(open_mpi(4, 1, MASTER_ADDR="node0"))
+    check_world(1)
+    started(open_mpi(4, 2, rank=2, local_rank=0))
+    with pytest.raises(InputError, match="mpirun started 4 processes, 2 on this node, but"):
+        check_world(1)
+    started(open_mpi(4, 2, rank=3, local_rank=1))
+    with pytest.raises(SystemExit):
+        check_world(1)
 
 
 def test_another_torchrun_of_the_same_number_is_another(started, monkeypatch):

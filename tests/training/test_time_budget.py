@@ -237,3 +237,19 @@ def test_the_machine_pauses_in_the_first_step_and_the_run_goes_on(monkeypatch):
     assert budget.progress == 1
     assert budget.steps > 50
     assert budget.elapsed() <= 20
+
+
+def test_beside_much_other_work_the_last_files_take_as_long_as_the_checkpoint(monkeypatch):
+    """Steps of 7 to 15 s, few of which fit, and everything else 15 times as long as on a quiet machine too: the time
+    after the last image is then not what it was measured as, and further views would have used up all but that."""
+    over = []
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        machine = Machine(step=generator.uniform(0.5, 1.0), image=4e-4)
+        machine.factor = lambda now, draw=generator: 15 * draw.uniform(0.95, 1.05)
+        budget = run(machine, monkeypatch, 100.0, MANY_VIEWS, benchmark=15.0)
+        assert budget.progress == 1
+        assert 3 <= budget.steps <= 8
+        over.append(budget.elapsed() - 100)
+    assert max(over) <= 0
+    assert np.mean(over) > -3, "the time is used"

@@ -187,19 +187,14 @@ def _tried(
 
     try:
         state, name = read_weights(model), weights_name(model)
-    except InputError as error:
-        if model.weights is not None:
-            raise InputError(str(error).replace("model.weights=", "pretrained.weights=", 1)) from error
-        return {"obstacle": str(error)}
-    # The name of a file does not tell which weights are in it.
-    values = {key: float(value.double().sum()) for key, value in state.items() if value.is_floating_point()}
-    described = as_json([train.digest, name, values, torch.__version__])
-    path = cache / f"pretrained-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        kept = record_of(LinearProbe, read_json(path))
-        if 0 <= kept.accuracy <= 1 and kept.images > 0 and kept.image_seconds > 0:
-            return {"name": name, "probe": dataclasses.asdict(kept)}
-    try:
+        # The name of a file does not tell which weights are in it.
+        values = {key: float(value.double().sum()) for key, value in state.items() if value.is_floating_point()}
+        described = as_json([train.digest, name, values, torch.__version__])
+        path = cache / f"pretrained-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            kept = record_of(LinearProbe, read_json(path))
+            if 0 <= kept.accuracy <= 1 and kept.images > 0 and kept.image_seconds > 0:
+                return {"name": name, "probe": dataclasses.asdict(kept)}
         probe = probe_features(train, model, state, device, deadline, settings)
     except InputError as error:
         if model.weights is not None:
