@@ -168,7 +168,7 @@ def test_parts_that_cannot_be(command, given, line):
 def test_a_part_that_is_written_already_is_waited_for_and_blocks_no_other(tmp_path, whole):
     """The second process for a part says which one has it. Meanwhile others begin and end, and then it has nothing to
     do."""
-    data, spec, right = whole
+    data, spec, _ = whole
     root, said, waiting, begun = tmp_path / "parts", [], threading.Event(), threading.Event()
 
     def first(done, total):
