@@ -1,6 +1,7 @@
-"""Measures how fast augmented epochs are written, against torchvision's transforms, and whether it stays linear.
+"""Measures how fast augmented epochs are written, against torchvision's transforms, and whether it stays linear; and
+what a process costs that writes a part of them.
 
-python benchmarks/precompute.py          about 3 minutes; the data sets are looked for in FASTCONV_DATA
+python benchmarks/precompute.py          about 6 minutes; the data sets are looked for in FASTCONV_DATA
 """
 
 import os
@@ -32,6 +33,9 @@ MEMORY = Table("precompute_memory", "Peak memory of writing epochs of CIFAR-10",
 EPOCHS = (1, 5, 25)
 SPEEDS = {5: "fastconv", 25: "fastconv, 25 epochs in one go"}
 TRANSFORMED = 5000
+PARTS, PARTS_EPOCHS, PARTS_ROUNDS = 4, 40, 3
+WHOLE, LARGEST = "one process", f"the largest of {PARTS} parts"
+CPU = Table("precompute_parts", f"Writing {PARTS_EPOCHS} epochs of CIFAR-10", "CPU s (user and system)")
 
 
 def write(data: Path, epochs: int) -> tuple[float, float]:
@@ -45,6 +49,16 @@ def write(data: Path, epochs: int) -> tuple[float, float]:
         write_stream(spec, train, Path(root), epochs)
         seconds = time.perf_counter() - started
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def cpu_seconds(data: Path, root: str, *overrides: str) -> float:
+    """CPU seconds of a command that writes epochs to a folder."""
+    command = [sys.executable, "-m", "fastconv.precompute", "dataset=cifar10", f"stream.epochs={PARTS_EPOCHS}"]
+    process = subprocess.Popen([*command, f"stream.root={root}", f"data={data}", *overrides], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
 
 
 def transform(data: Path) -> float:
@@ -75,6 +89,12 @@ def main() -> None:
                     SPEED.add(number, SPEEDS[epochs], epochs * 50_000 / seconds / os.cpu_count())
         if SPEED.lacks(number, PER_IMAGE):
             SPEED.add(number, PER_IMAGE, transform(data))
+        if number < PARTS_ROUNDS and CPU.lacks(number, WHOLE, LARGEST):
+            with tempfile.TemporaryDirectory(dir=data) as root:
+                CPU.add(number, WHOLE, cpu_seconds(data, root))
+            with tempfile.TemporaryDirectory(dir=data) as root:
+                parts = [cpu_seconds(data, root, f"part={part}", f"parts={PARTS}") for part in range(PARTS)]
+                CPU.add(number, LARGEST, max(parts))
     SPEED.show(
         counterparts={SPEEDS[25]: SPEEDS[25]},
         note="fastconv: 5 epochs (0.8 GB) written to disk with sha256 sums, on all cores; 25 epochs are 3.9 GB, and the"
@@ -82,6 +102,8 @@ def main() -> None:
     )
     SECONDS.show()
     MEMORY.show()
+    share = CPU.ratio(WHOLE, LARGEST)
+    CPU.show(note=f"The largest part takes {share:.2f} of one process (median over the rounds); they run one by one.")
 
 
 if __name__ == "__main__":

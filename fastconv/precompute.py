@@ -10,14 +10,19 @@ recently used streams until the rest fits in stream.max_gb (stream.max_gb=0 remo
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from fastconv.budget.clock import Clock
 from fastconv.config.cli import READING, command
 from fastconv.config.overrides import task_overrides
-from fastconv.config.prerequisites import check_data, require_writable
+from fastconv.config.prerequisites import check_data, require_room, require_writable
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
+from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
+from fastconv.data.stream.cache import in_use, prune
+from fastconv.data.stream.parts import Missing, Part, missing_parts
+from fastconv.data.stream.spec import StreamSpec, stream_spec
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
 from fastconv.system.wording import counted
@@ -74,13 +79,9 @@ def main(config: Config) -> None:
     data, config = check_stream(config), written(config)
     from rich.console import Console
 
-    from fastconv.data.stream.cache import prune
-    from fastconv.data.stream.parts import Part
     from fastconv.data.stream.upload import uploaded
     from fastconv.data.stream.writer import verify_stream
-    from fastconv.training.plan import plan_run
-    from fastconv.training.run import settle
-    from fastconv.training.run_stream import precompute, stream_in_use, upload
+    from fastconv.training.stored_stream import make_room, upload, write_epochs
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     root = config.stream.folder
@@ -92,27 +93,60 @@ def main(config: Config) -> None:
     # On its way to a server, a stream is kept where its reader would keep it.
     url = config.stream.root if config.stream.is_remote else ""
     config = dataclasses.replace(config, stream=dataclasses.replace(config.stream, root=str(root)))
+    spec, train, epochs = described(config, data)
+    if config.verify:
+        mended = verify_stream(spec, train, root)
+        for line in mended:
+            console.print(f"mended: {line}")
+        console.print(f"{root / spec.folder}: {'every shard is right' if not mended else 'every shard is right now'}")
+        return
+    part = Part(config.part, config.parts)
+    there = uploaded(spec, url).shards if url else {}
+    with in_use(root, spec.folder):
+        make_room(config.stream, spec, epochs, console)
+        write_epochs(config.stream, spec, train, epochs, console, part=part, elsewhere=there)
+        missing = missing_parts(root, spec, part.count, epochs, there)
+        if url:
+            sent = upload(config.stream, spec, console, url)
+            console.print(f"sent {counted(sent, 'shard')} to {redacted(url)}, which had {len(there)}")
+    which = (
+        f"{len(part.epochs(epochs))} of {counted(epochs, 'epoch')}" if config.parts > 1 else counted(epochs, "epoch")
+    )
+    console.print(f"{which} of {counted(spec.samples, 'image')} in {root / spec.folder}")
+    if config.parts > 1:
+        console.print(left(missing, epochs))
+
+
+def described(config: Config, data: Splits) -> tuple[StreamSpec, ImageData, int]:
+    """The stream of a config, its images, and how many of its epochs to write.
+
+    Raises InputError for what `plan_run` refuses.
+    """
+    if not (config.autotune or config.data_pruning) and (
+        config.verify or (config.stream.epochs and config.budget.seconds is not None)
+    ):  # without torch, whose import takes as long as writing some ten epochs of CIFAR-10
+        from fastconv.training.stored_stream import training_images
+
+        epochs, (train, _) = config.stream.epochs or 0, training_images(config, data)
+        spec = stream_spec(train, config.augment, config.stream.seed)
+        require_room(config, epochs * spec.epoch_bytes)
+        return spec, train, epochs
+    from fastconv.training.plan import plan_run
+    from fastconv.training.run import settle
+
     clock = Clock()
     choice = settle(config, data, task_overrides(), clock)
     run = plan_run(choice.config, data, clock, choice.speed, needs_weights=False)
-    if config.verify:
-        mended = verify_stream(run.spec, run.train, root)
-        for line in mended:
-            console.print(f"mended: {line}")
-        console.print(
-            f"{root / run.spec.folder}: {'every shard is right' if not mended else 'every shard is right now'}"
-        )
-        return
-    part = Part(config.part, config.parts)
-    there = uploaded(run.spec, url).shards if url else {}
-    with stream_in_use(run):
-        precompute(run, console, in_time=False, part=part, elsewhere=there)
-        if url:
-            sent = upload(run, console, url)
-            console.print(f"sent {counted(sent, 'shard')} to {redacted(url)}, which had {len(there)}")
-    epochs, own = run.plan.stream_epochs, len(part.epochs(run.plan.stream_epochs))
-    which = f"{own} of {counted(epochs, 'epoch')}" if config.parts > 1 else counted(epochs, "epoch")
-    console.print(f"{which} of {counted(run.spec.samples, 'image')} in {root / run.spec.folder}")
+    return run.spec, run.train, run.plan.stream_epochs
+
+
+def left(missing: Sequence[Missing], epochs: int) -> str:
+    """Say which parts of a stream are still to be written, and by whom."""
+    if not missing:
+        return f"the stream has all its {counted(epochs, 'epoch')}"
+    parts = [f"part={each.part.number} ({each.writer or 'no process'} writes it)" for each in missing]
+    lacks = sum(each.epochs for each in missing)
+    return f"the stream lacks {lacks} of its {counted(epochs, 'epoch')}: {', '.join(parts)}"
 
 
 if __name__ == "__main__":

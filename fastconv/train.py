@@ -26,7 +26,7 @@ from fastconv.config.prerequisites import check_data, require_loggers, require_w
 from fastconv.config.restart import finished_by_agent, of_restarted_job
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
-from fastconv.config.search_storage import require_optuna
+from fastconv.config.search_storage import require_storage
 from fastconv.config.trust import GIVEN
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
@@ -77,7 +77,7 @@ def check_search(config: Config) -> None:
         )
     if config.dry_run:
         raise InputError("dry_run=true is not possible in a search: a plan has no accuracy to compare")
-    require_optuna()
+    require_storage(config.sweep.storage)
 
 
 def report(config: Config, sweep: Path) -> bool:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import re
 import textwrap
 from collections.abc import Iterator
 
@@ -34,10 +35,16 @@ def help_text(config_name: str, doc: str | None, arguments: list[str]) -> str:
         lines += textwrap.wrap(meaning, 112, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += [
         "",
-        "Several values with -m make a sweep: -m seed=0,1,2. If a key is given twice, the last value counts.",
+        f"{_sweep_example(doc)}If a key is given twice, the last value counts.",
         "Paths and names are kept as typed. --cfg job prints the composed config. HYDRA_FULL_ERROR=1 shows tracebacks.",
     ]
     return "\n".join(lines)
+
+
+def _sweep_example(doc: str | None) -> str:
+    """A sentence with the first sweep among a command's examples; empty for a command of which nobody wants several."""
+    found = re.search(r" -m .*?(\S+=[^\s,\[\]]+,\S+)", doc or "")
+    return f"Several values with -m make a sweep: -m {found[1]}. " if found else ""
 
 
 def described_keys(config: DictConfig) -> Iterator[tuple[str, str, str]]:

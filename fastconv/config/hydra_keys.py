@@ -26,7 +26,11 @@ def unknown_hydra_key(
     known = list(GROUPS)
     chosen = [each for each in overrides if each.startswith(GROUPS) and "," not in each]
     with contextlib.suppress(Exception):  # whatever else is wrong: the groups can be suggested all the same
-        known += _keys(compose(chosen).hydra, "hydra.")
+        settings = compose(chosen)
+        above = OmegaConf.select(settings, key.rpartition(".")[0])
+        if isinstance(above, DictConfig) and OmegaConf.get_type(above) is dict:  # it takes any key
+            return f"unknown key {key}: to add it, write +{key}=..."
+        known += _keys(settings.hydra, "hydra.")
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     return f"unknown key {key}{f'; did you mean {close[0]}?' if close else ': Hydra has no such setting.'}"
 

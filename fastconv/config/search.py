@@ -45,15 +45,22 @@ class Trial:
     held: "BaseFileLock"
     """Held while the trial is run: a process that can take it knows that the one before has died."""
     reported: set[int] = field(default_factory=set)
+    in_rungs: bool = False
+    """Whether the pruner compares trials by the first score that each has from some part on, as Hyperband does: it then
+    must see the scores one by one. Others compare the last scores of all trials at the same part."""
+    _pruned: bool = False
 
     def report(self, part: int, score: float) -> None:
         """Report the score at the end of one of the `PARTS` parts of the training, in [0, 1]; higher is better."""
         if part not in self.reported:  # a resumed run may come to it again
             self.reported.add(part)
             self._asked(lambda: self.drawn.report(score, part))
+            self._pruned = self._pruned or (self.in_rungs and bool(self._asked(self.drawn.should_prune)))
 
     def is_hopeless(self) -> bool:
         """Whether the pruner would end it."""
+        if self.in_rungs:
+            return self._pruned
         return bool(self.reported and self._asked(self.drawn.should_prune))
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
@@ -101,7 +108,8 @@ class Search:
             if trial is not None:
                 yield trial
             elif others:
-                print(f"waiting for the trials {', '.join(map(str, others))} of other processes", flush=True)
+                which = f"trial{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
+                print(f"waiting for {which} of other processes", flush=True)
                 while not self._has_ended(others[0]):
                     time.sleep(POLL_SECONDS)
             else:
@@ -170,7 +178,8 @@ class Search:
             held = try_lock(self._lock_of(number))
             if held is None:
                 raise InputError(f"{self._folder / str(number)} is running in another process: wait for it, or end it")
-            trial = Trial(number, overrides_of({each.key: drawn.params[each.key] for each in self._space}), drawn, held)
+            point = {each.key: drawn.params[each.key] for each in self._space}
+            trial = Trial(number, overrides_of(point), drawn, held, in_rungs=settings.pruner == "hyperband")
             for part, score in drawn.user_attrs.get(REPORTED, {}).items():
                 trial.report(int(part), score)
             return trial, []

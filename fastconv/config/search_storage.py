@@ -21,6 +21,9 @@ from fastconv.system.urls import redacted
 # them.
 DESCRIPTION, JOURNAL = "search.json", "trials.log"
 LEAST_OPTUNA = 4
+EXAMPLE = "postgresql+psycopg://user@host/name"
+# What to install for a driver that is missing, where that has another name.
+DRIVERS = {"psycopg": "fastconv[postgresql]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 
 
 def require_optuna() -> None:
@@ -32,6 +35,37 @@ def require_optuna() -> None:
     if int(version.partition(".")[0]) < LEAST_OPTUNA:
         there = f" (there is {version})" if version != "0" else ""
         raise InputError(f"a search needs Optuna {LEAST_OPTUNA} or later{there}: pip install 'fastconv[search]'")
+
+
+def require_storage(storage: str | None) -> None:
+    """Raise InputError if Optuna is missing, or if the database with this URL, if any, cannot be opened."""
+    require_optuna()
+    if storage is None:
+        return
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(storage)
+    except ArgumentError as error:  # the text may have a password all the same
+        raise InputError(f"sweep.storage is not the URL of a database, such as {EXAMPLE}") from error
+    if "@" in (url.host or ""):
+        raise InputError("sweep.storage has an @ in its user or password: write %40 instead")
+    try:
+        engine = create_engine(url)
+    except ModuleNotFoundError as error:
+        package = DRIVERS.get(str(error.name), error.name)
+        raise InputError(
+            f"sweep.storage={redacted(storage)} needs the package {error.name}: pip install '{package}'"
+        ) from error
+    except Exception as error:  # such as an unknown kind of database
+        raise _unusable(storage, error) from error
+    try:
+        engine.connect().close()
+    except Exception as error:  # whatever the driver of a database raises
+        raise _unusable(storage, error) from error
+    finally:
+        engine.dispose()
 
 
 def open_study(
@@ -77,8 +111,13 @@ def reached(folder: Path, settings: schema.Sweep) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # whatever the driver of a database raises
-        where = folder / JOURNAL if settings.storage is None else f"sweep.storage={redacted(settings.storage)}"
-        raise InputError(f"{where} cannot be used: {first_line(error)}") from error
+        raise _unusable(folder / JOURNAL if settings.storage is None else settings.storage, error) from error
+
+
+def _unusable(storage: Path | str, error: Exception) -> InputError:
+    """The error for a journal, or the database with a URL, that cannot be used."""
+    where = storage if isinstance(storage, Path) else f"sweep.storage={redacted(storage)}"
+    return InputError(f"{where} cannot be used: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:

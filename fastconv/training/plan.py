@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 
 from fastconv.budget.autotune.data_pruning import most_seconds, skip_schedule
@@ -20,9 +19,8 @@ from fastconv.budget.pacing import PACING
 from fastconv.budget.threads import default_threads
 from fastconv.config.prerequisites import require_room
 from fastconv.config.schema import Config
-from fastconv.data.augment.plan import BalancedSampling
 from fastconv.data.dataset import ImageData
-from fastconv.data.splits import Splits, set_aside
+from fastconv.data.splits import Splits
 from fastconv.data.stream.device import does_not_fit
 from fastconv.data.stream.spec import StreamSpec, stream_spec
 from fastconv.models import CustomNetwork, blueprint, build_model, check_network, count_parameters, model_settings
@@ -35,6 +33,7 @@ from fastconv.system.distributed import check_world, from_first_rank, is_first_r
 from fastconv.system.errors import InputError, reason
 from fastconv.training.callbacks.custom import make_callbacks
 from fastconv.training.graph_choice import choose_graph
+from fastconv.training.stored_stream import training_images
 
 # If fewer optimizer steps than this fit into the budget, something is wrong: the plan says so.
 FEW_STEPS = 10
@@ -140,14 +139,8 @@ def plan_run(
         device = prepare_in_time(config, threads)
     graph, no_graph = choose_graph(config, device, callbacks)
     forget_peak_memory()
-    train, holdout, test = data.train, data.holdout, data.test
-    unseen = holdout
-    if config.label_smoothing and not len(holdout):
-        train, unseen = set_aside(train, config.calibration_images)
-    if config.objective != "accuracy" and len(set(np.bincount(train.labels).tolist()) - {0}) > 1:
-        # Within few epochs, class weights in the loss gained less or nothing, and adjusted logits nothing; weights were
-        # better after many (benchmarks/results/imbalance.md).
-        train = dataclasses.replace(train, sampling=BalancedSampling(train.labels))
+    holdout, test = data.holdout, data.test
+    train, unseen = training_images(config, data)
     spec = stream_spec(train, config.augment, config.stream.seed)
     if config.stream.mode == "device":
         free = device.free_memory()

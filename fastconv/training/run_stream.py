@@ -4,25 +4,21 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastconv.budget.pacing import PACING
-from fastconv.data.stream.cache import in_use, prune, stored_streams
+from fastconv.data.stream.cache import in_use
 from fastconv.data.stream.device import DeviceStream
-from fastconv.data.stream.parts import WHOLE, Part
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.remote import RemoteFolder, RemoteStream, read_manifest
 from fastconv.data.stream.spec import OnlineStream, Stream
-from fastconv.data.stream.upload import upload_stream
 from fastconv.data.stream.writer import write_stream
 from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
 from fastconv.system.wording import counted
 from fastconv.training.plan import Run
+from fastconv.training.stored_stream import make_room, write_epochs
 
 
 def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
@@ -32,21 +28,17 @@ def stream_in_use(run: Run) -> contextlib.AbstractContextManager[object]:
     return in_use(run.config.stream.folder, run.spec.folder)
 
 
-def precompute(
-    run: Run, console: Console, in_time: bool = True, part: Part = WHOLE, elsewhere: Collection[str] = ()
-) -> Run:
+def precompute(run: Run, console: Console) -> Run:
     """Write the planned epochs that are missing, and remove old streams to make room; return the run to go on with.
 
-    With `part`, only that part of them, and none of the shards `elsewhere`. With `in_time`, where the budget counts
-    this, it ends after its share of the time (`Pacing.precompute_share`).
-
-    For a stream on a server, only the manifest is read here; shards are fetched when they are needed.
+    Where the budget counts this, it ends after its share of the time (`Pacing.precompute_share`). For a stream on a
+    server, only the manifest is read here; shards are fetched when they are needed.
 
     Raises InputError for too little disk space or a server without the stream, StreamError for a damaged stream.
     """
     if not run.plan.stream_epochs:
         return run
-    stream, root, epochs = run.config.stream, run.config.stream.folder, run.plan.stream_epochs
+    stream, epochs = run.config.stream, run.plan.stream_epochs
     if stream.is_remote:
         with run.clock.segment("precompute"):
             ready = read_manifest(RemoteFolder(stream.root), run.spec).epochs
@@ -54,47 +46,21 @@ def precompute(
             those = f"{ready} of {counted(epochs, 'epoch')}"
             line = f"{redacted(stream.root)} has {those}: the others are computed while training"
             console.print(line, highlight=False, markup=False)
-    there = sum(stored.bytes for stored in stored_streams(root) if stored.folder.name == run.spec.folder)
-    room = stream.max_gb * 1e9 - max(there, epochs * run.spec.epoch_bytes)
-    if room < 0:
-        raise InputError(
-            f"{root / run.spec.folder} has {there / 1e9:.3g} GB, more than stream.max_gb={stream.max_gb:g}."
-            " Raise it, remove the folder, or use stream=online"
-        )
-    for stored in prune(root, room, keep=run.spec.folder):
-        console.print(f"removed the old stream {stored.folder}", highlight=False, markup=False)
+    make_room(stream, run.spec, epochs, console)
     if stream.is_remote:
         return run
-    deadline, is_late = _deadline(run) if in_time else math.inf, False
+    deadline, is_late = _deadline(run), False
 
     def is_over() -> bool:  # called in several threads, so not by the run's clock
         nonlocal is_late
         is_late = is_late or run.clock.now() >= deadline
         return is_late
 
-    with run.clock.segment("precompute"), _progress("precompute", console) as on_shard:
-        write_stream(run.spec, run.train, root, epochs, on_shard, is_over=is_over, part=part, elsewhere=elsewhere)
+    with run.clock.segment("precompute"):
+        write_epochs(stream, run.spec, run.train, epochs, console, is_over)
     if is_late:
         console.print("the time for precomputing is over: what is missing is augmented while training")
     return dataclasses.replace(run, stream_grows=not is_late)
-
-
-def upload(run: Run, console: Console, url: str) -> int:
-    """Send the shards of a run's stream that are on this machine to a server; return how many it did not have.
-
-    Raises what `upload_stream` raises.
-    """
-    with _progress("upload", console) as on_shard:
-        return upload_stream(run.spec, run.config.stream.folder, url, on_shard)
-
-
-@contextlib.contextmanager
-def _progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar while the block runs; yields a function of (shards done, shards to do) that moves it."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _deadline(run: Run) -> float:

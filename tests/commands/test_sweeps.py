@@ -378,17 +378,6 @@ def test_a_hopeless_trial_is_pruned_and_never_counts(command, tmp_path, objectiv
     assert "1 run has no result: pruned" in page
 
 
-@pytest.mark.slow
-def test_two_commands_share_a_search(tmp_path, digits_root):
-    command = [sys.executable, "-m", "fastconv.train", *SEARCH[1:], "sweep.trials=4", "figures=false",
-               f"data={digits_root}", "sweep.resume=shared"]  # fmt: skip
-    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [(each.communicate()[1], each.returncode) for each in both] == [("", 0), ("", 0)]
-    found = results_of(tmp_path / "shared")
-    assert [each.stop_reason for each in found.values()] == ["epochs"] * 4
-    assert all(each.resumed == 0 for each in found.values())
-
-
 @pytest.mark.parametrize("overrides", [("validate.on=test",), ("validate.on=none",)])
 def test_a_search_by_the_test_images_is_refused(command, tmp_path, overrides):
     ended = command(*SEARCH, *overrides)
@@ -397,6 +386,14 @@ def test_a_search_by_the_test_images_is_refused(command, tmp_path, overrides):
     assert files(tmp_path) == []
     sweep = ("train", "-m", "sweep.trials=2", "optimizer.max_lr=interval(0.1,1)", *SHORT)
     assert "must not look at the test images" in command(*sweep).err
+
+
+def test_a_search_whose_database_is_absent_leaves_nothing(command, tmp_path):
+    """So that the next command may give another URL for the same folder."""
+    ended = command(*SEARCH, "sweep.storage=sqlite:////none/x.db", "sweep.resume=mine")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "sweep.storage=sqlite:////none/x.db cannot be used" in ended.err
+    assert files(tmp_path) == []
 
 
 # -- folders
@@ -465,6 +462,7 @@ def test_a_launcher_that_is_not_installed(command):
         ("hydra.launcher.n_job=2", "unknown key hydra.launcher.n_job; did you mean hydra.launcher.n_jobs?"),
         ("hydra/lancher=joblib", "unknown key hydra/lancher; did you mean hydra/launcher?"),
         ("hydra.swep.dir=x", "unknown key hydra.swep; did you mean hydra.sweep?"),
+        ("hydra.job.env_set.A=3", "unknown key hydra.job.env_set.A: to add it, write +hydra.job.env_set.A=..."),
         ("hydra.nothing=3", "unknown key hydra.nothing: Hydra has no such setting."),
     ],
 )

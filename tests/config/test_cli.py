@@ -144,6 +144,15 @@ def test_help_lists_keys_with_their_meaning(command, name, shows):
     assert "${" not in ended.out
 
 
+@pytest.mark.parametrize(
+    ("name", "sweep"), [("train", "seed=0,1,2"), ("precompute", "part=0,1,2,3"), ("predict", None), ("evaluate", None)]
+)
+def test_help_shows_a_sweep_that_makes_sense(command, name, sweep):
+    shown = command(name, "--help").out
+    line = f"Several values with -m make a sweep: -m {sweep}. If a key"
+    assert line in shown if sweep else "sweep: -m" not in shown
+
+
 def test_help_follows_the_overrides(command):
     assert "schedule.milestones=[0.5, 0.75]" in command("train", "--help", "schedule=step").out
     assert "unknown schedule" in command("train", "--help", "schedule=stop").err

@@ -1,6 +1,7 @@
 """A search's trials: drawn, pruned, taken over from dead processes, and run once each, by any number of processes."""
 
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -128,6 +129,20 @@ def test_a_trial_that_failed_is_tried_again_by_the_next_process(tmp_path):
     assert points(search(tmp_path, *CONTINUOUS, trials=3)) == []
 
 
+@pytest.mark.parametrize("worse", [True, False])
+def test_hyperband_compares_trials_at_equal_parts(tmp_path, monkeypatch, worse):
+    """One network validates after each part, the other, a slower one, only once after eight of them. At each part its
+    score is a bit worse (better), so that it is ended (goes on), however many parts it has trained."""
+    monkeypatch.setattr("optuna.pruners.HyperbandPruner._get_bracket_id", lambda *_: 0)
+    fast, slow = itertools.islice(search(tmp_path, *CONTINUOUS, pruner="hyperband"), 2)
+    for part in range(1, 20):
+        fast.report(part, part / 100)
+        assert not fast.is_hopeless()
+    for part in range(1, 9):
+        slow.report(part, (part - 0.5 if worse else part + 0.5) / 100)
+    assert slow.is_hopeless() == worse
+
+
 def test_what_a_dead_process_has_reported_is_kept(tmp_path):
     found = search(tmp_path, *CONTINUOUS, trials=1)
     one = next(iter(found))
@@ -245,6 +260,25 @@ def test_a_database_that_cannot_be_opened_is_one_line(tmp_path):
     with pytest.raises(InputError) as refused:
         search(tmp_path, *CONTINUOUS, storage=f"sqlite:///{tmp_path}/none/x.db?password=hunter22")
     assert "cannot be used" in str(refused.value)
+    assert "hunter22" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("postgresql:/u:hunter22@host/x", "sweep.storage is not the URL of a database, such as postgresql+psycopg://"),
+        ("postgresql+psycopg://u:hunter22@hun@host/x", "has an @ in its user or password: write %40 instead"),
+        ("postgresql+psycopg://u:hunter22@host/x", "needs the package psycopg: pip install 'fastconv[postgresql]'"),
+        ("postgre://u:hunter22@host/x", "sweep.storage=postgre://***@host/x cannot be used: Can't load plugin"),
+        ("sqlite:////none/x.db?password=hunter22", "unable to open database file"),
+    ],
+)
+def test_a_database_that_cannot_be_is_one_line_before_anything_is_written(monkeypatch, url, line):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError) as refused:
+        search_storage.require_storage(url)
+    assert line in str(refused.value)
     assert "hunter22" not in str(refused.value)
     assert "\n" not in str(refused.value)
 

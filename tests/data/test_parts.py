@@ -1,18 +1,23 @@
 """Several processes write one stream: each shard once, the bytes as of one process, whatever happens to one of them."""
 
 import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
 
 import pytest
 from harness import noise, sha256s, spec_of
 
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.cache import prune
-from fastconv.data.stream.parts import WHOLE, Part
+from fastconv.data.stream.parts import WHOLE, Part, missing_parts
 from fastconv.data.stream.spec import Manifest
 from fastconv.data.stream.writer import verify_stream, write_stream
 from fastconv.system.errors import InputError
 from fastconv.system.files import locked
-from fastconv.training import run_stream
+from fastconv.training import stored_stream
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 EPOCHS, PARTS = 8, 4
@@ -132,14 +137,14 @@ def test_the_command_writes_parts(command, tmp_path):
 
 def test_a_stream_is_not_removed_while_a_part_of_it_is_written(command, tmp_path, monkeypatch):
     """Another process makes room just before the manifests of the parts are put together."""
-    write, removed = run_stream.write_stream, []
+    write, removed = stored_stream.write_stream, []
 
     def then_prune(*given, **more):
         folder = write(*given, **more)
         removed.extend(prune(tmp_path / "streams", 0))
         return folder
 
-    monkeypatch.setattr(run_stream, "write_stream", then_prune)
+    monkeypatch.setattr(stored_stream, "write_stream", then_prune)
     ended = command("precompute", "part=0", "parts=2", "stream.epochs=3", "stream.root=streams", *STREAM)
     assert ended.code == 0, ended.err
     assert removed == []
@@ -158,3 +163,86 @@ def test_parts_that_cannot_be(command, given, line):
     ended = command("precompute", *STREAM, *given)
     assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
     assert line in ended.err
+
+
+def test_a_part_that_is_written_already_is_waited_for_and_blocks_no_other(tmp_path, whole):
+    """The second process for a part says which one has it. Meanwhile others begin and end, and then it has nothing to
+    do."""
+    data, spec, _ = whole
+    root, said, waiting, begun = tmp_path / "parts", [], threading.Event(), threading.Event()
+
+    def first(done, total):
+        begun.set()
+        assert waiting.wait(60)
+
+    def second():
+        write_stream(spec, data, root, EPOCHS, written.append, part=Part(1, PARTS), on_wait=waits)
+
+    def waits(whom):
+        said.append(whom)
+        waiting.set()
+
+    written = []
+    threads = [
+        threading.Thread(target=lambda: write_stream(spec, data, root, EPOCHS, first, part=Part(1, PARTS))),
+        threading.Thread(target=second),
+    ]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    assert waiting.wait(60)
+    for thread in threads:
+        thread.join(60)
+    assert said == [f"process {os.getpid()} on {socket.gethostname()}, which writes part=1 of parts=4 of"
+                    f" {root / spec.folder}"]  # fmt: skip
+    assert written == []
+    assert not list(root.glob(".locks/*.holder")), "nobody writes any more"
+
+
+def test_a_part_that_waits_holds_nothing(tmp_path, whole):
+    data, spec, _ = whole
+    waiting = threading.Event()
+    with locked(tmp_path, Part(1, PARTS).lock(spec)):
+        note = tmp_path / ".locks" / f"{Part(1, PARTS).lock(spec)}.holder"
+        note.write_text("process 12 on node7")
+        second = threading.Thread(
+            target=write_stream, args=(spec, data, tmp_path, EPOCHS),
+            kwargs={"part": Part(1, PARTS), "on_wait": lambda whom: waiting.set()},
+        )  # fmt: skip
+        second.start()
+        assert waiting.wait(60)
+        other = threading.Thread(
+            target=write_stream, args=(spec, data, tmp_path, EPOCHS), kwargs={"part": Part(2, PARTS)}
+        )
+        other.start()
+        other.join(60)
+        assert not other.is_alive()
+        found = missing_parts(tmp_path, spec, PARTS, EPOCHS)
+        assert [(each.part.number, each.epochs, each.writer) for each in found] == [
+            (0, 2, ""), (1, 2, "process 12 on node7"), (3, 2, "")
+        ]  # fmt: skip
+    second.join(60)
+    assert [each.part.number for each in missing_parts(tmp_path, spec, PARTS, EPOCHS)] == [0, 3]
+
+
+def test_a_part_says_which_others_are_still_to_be_written(command):
+    """One of an array of jobs may fail for ever: the last of the others must not end as if all was well."""
+    given = ("precompute", "parts=3", "stream.epochs=5", "stream.root=parts", *STREAM)
+    assert command(*given, "part=0").out.endswith(
+        "the stream lacks 3 of its 5 epochs: part=1 (no process writes it), part=2 (no process writes it)\n"
+    )
+    assert command(*given, "part=2").out.endswith("the stream lacks 2 of its 5 epochs: part=1 (no process writes it)\n")
+    assert command(*given, "part=1").out.endswith("the stream has all its 5 epochs\n")
+
+
+def test_a_stream_of_given_length_is_written_without_torch(tmp_path, digits_root):
+    """Its import takes as long as several epochs, in each of many parts; and the stream is that of the run."""
+    script = "import sys; from fastconv.precompute import main; main(); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", script, "stream.epochs=2", "stream.root=s", *STREAM, f"data={digits_root}",
+               "label_smoothing=0.1", "objective=macro_f1"]  # fmt: skip
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "s").glob("digits-*")
+    planned = [sys.executable, "-m", "fastconv.precompute", *command[3:], "stream.epochs=null", "budget.seconds=null",
+               "schedule.max_epochs=2"]  # fmt: skip
+    assert subprocess.run(planned, cwd=tmp_path).returncode == 0
+    assert list((tmp_path / "s").glob("digits-*")) == [folder]

@@ -289,7 +289,7 @@ def nothing_starts(monkeypatch):
     def started(*_, **__):
         raise RuntimeError("it was not refused")
 
-    monkeypatch.setattr("fastconv.training.run_stream.write_stream", started)
+    monkeypatch.setattr("fastconv.training.stored_stream.write_stream", started)
     monkeypatch.setattr("fastconv.training.run.fit", started)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("fastconv.budget.hardware.Device.free_memory", lambda _: 8 * 10**9)

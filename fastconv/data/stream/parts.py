@@ -1,19 +1,21 @@
 """Several processes that write one stream together, each some of its epochs.
 
 Each has a lock and a manifest of its own, which goes into the stream's manifest when it is done. A process that writes
-the whole stream waits for those that write parts of it.
+the whole stream waits for those that write parts of it. Beside each lock, a file says which process has it.
 """
 
 import glob
+import os
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import socket
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastconv.data.stream.spec import MANIFEST, Manifest, StreamSpec, shard_name
 from fastconv.system.errors import InputError
-from fastconv.system.files import locked
+from fastconv.system.files import locked, write_atomically
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class Part:
         """Name of the file that lists what this part has written; that of the stream's if it is the whole."""
         return MANIFEST if self.count == 1 else f"{MANIFEST}.{self.name}"
 
+    def lock(self, spec: StreamSpec) -> str:
+        """Name of the lock that a process holds while it writes this part."""
+        return _lock(spec) if self.count == 1 else f"{_lock(spec)}.{self.name}"
+
     def epochs(self, epochs: int) -> range:
         """Those of the first `epochs` epochs that are this part's."""
         return range(self.number, epochs, self.count)
@@ -45,39 +51,114 @@ WHOLE = Part()
 
 
 @contextmanager
-def writing(root: Path, spec: StreamSpec, part: Part, wait: bool = True) -> Iterator[bool]:
+def writing(
+    root: Path, spec: StreamSpec, part: Part, wait: bool = True, on_wait: Callable[[str], None] = lambda whom: None
+) -> Iterator[bool]:
     """Hold a part of a stream for writing, and then add its shards to the stream's manifest.
 
-    Yields False if `wait` is off and another process is writing. Raises InputError if the stream is being written in
-    another number of parts, so that two processes would write one epoch.
+    Yields False if `wait` is off and another process is writing; before each wait, `on_wait` is told for whom. Raises
+    InputError if the stream is being written in another number of parts, so that two processes would write one epoch.
     """
-    lock = f"{spec.folder}.write"
     with ExitStack() as held:
-        with locked(root, lock, wait=wait) as free:
-            others = _of_parts(root / ".locks", lock) if free else []
-            if free and part.count == 1:
-                free = all(held.enter_context(locked(root, path.name, wait=wait)) for path in others)
-                if free:
-                    _merge(root / spec.folder, spec, _of_parts(root / spec.folder, MANIFEST))
-                yield free
-                return
-            for path in others:
-                with locked(root, path.name, wait=False) as idle:
-                    count = path.name.rpartition("-of-")[2]
-                    if not idle and count != str(part.count):
-                        raise InputError(
-                            f"{root / spec.folder} is being written in {count} parts: give parts={count}, or wait until"
-                            " that is done"
-                        )
-            free = free and held.enter_context(locked(root, f"{lock}.{part.name}", wait=wait))
-        yield free
-    if free:
-        with locked(root, lock):
-            idle_parts = []
-            for path in _of_parts(root / spec.folder, MANIFEST):
-                with locked(root, f"{lock}.{path.name.removeprefix(f'{MANIFEST}.')}", wait=False) as idle:
-                    idle_parts += [path] if idle else []
-            _merge(root / spec.folder, spec, idle_parts)
+        while (busy := _take(root, spec, part, held)) and wait:
+            if said := _said(root, busy):
+                what = f"part={busy.removeprefix(f'{_lock(spec)}.')}".replace("-of-", " of parts=") + " of "
+                on_wait(f"{said}, which writes {what * (busy != _lock(spec))}{root / spec.folder}")
+            # Nothing is held meanwhile, so that nobody waits who could write another part.
+            with locked(root, busy):
+                pass
+        yield not busy
+        if busy or part.count == 1:
+            return
+    with locked(root, _lock(spec)):
+        _merge_idle(root, spec)
+
+
+def _take(root: Path, spec: StreamSpec, part: Part, held: ExitStack) -> str:
+    """Take what locks the writing of a part; returns the name of a lock that another process has, and holds none then.
+
+    Raises InputError if the stream is being written in another number of parts.
+    """
+    with ExitStack() as taken:
+
+        def take(name: str) -> bool:
+            return taken.enter_context(locked(root, name, wait=False))
+
+        if not take(_lock(spec)):
+            return _lock(spec)
+        others = [path.name for path in _of_parts(root / ".locks", _lock(spec))]
+        if part.count == 1:
+            if busy := next((name for name in others if not take(name)), ""):
+                return busy
+            _merge(root / spec.folder, spec, _of_parts(root / spec.folder, MANIFEST))
+            held.push(taken.pop_all())
+        else:
+            for name in others:
+                count = name.rpartition("-of-")[2]
+                if count != str(part.count) and _is_held(root, name):
+                    raise InputError(
+                        f"{root / spec.folder} is being written in {count} parts: give parts={count}, or wait until"
+                        " that is done"
+                    )
+            if not held.enter_context(locked(root, part.lock(spec), wait=False)):
+                return part.lock(spec)
+        note = _note(root, part.lock(spec))
+        held.callback(note.unlink, missing_ok=True)
+        with suppress(InputError):  # of a full disk: the shards will say so
+            write_atomically(note, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        return ""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part of a stream that lacks some epochs."""
+
+    part: Part
+    epochs: int
+    """How many it lacks."""
+    writer: str
+    """The process that writes it now; empty if none does."""
+
+
+def missing_parts(
+    root: Path, spec: StreamSpec, count: int, epochs: int, elsewhere: Collection[str] = ()
+) -> list[Missing]:
+    """Those of `count` parts whose epochs are neither all in the stream's manifest nor in `elsewhere`."""
+    found, shards = [], range(len(spec.shards()))
+    with locked(root, _lock(spec)):
+        there = Manifest.read(root / spec.folder, spec).shards.keys() | set(elsewhere)
+        for part in (Part(number, count) for number in range(count)):
+            lacks = sum(any(shard_name(epoch, shard) not in there for shard in shards) for epoch in part.epochs(epochs))
+            if lacks:
+                name = part.lock(spec)
+                writer = (_said(root, name) or "another process") if _is_held(root, name) else ""
+                found.append(Missing(part, lacks, writer))
+    return found
+
+
+def _lock(spec: StreamSpec) -> str:
+    """Name of the lock of a stream: held by who writes the whole, and for a moment by who looks at the others."""
+    return f"{spec.folder}.write"
+
+
+def _is_held(root: Path, lock: str) -> bool:
+    """Whether a part is being written. The caller holds the stream's lock, so that nobody else tries this one."""
+    with locked(root, lock, wait=False) as free:
+        return not free
+
+
+def _note(root: Path, lock: str) -> Path:
+    """The file that says which process writes, while it holds a lock."""
+    return root / ".locks" / f"{lock}.holder"
+
+
+def _said(root: Path, lock: str) -> str:
+    """The process that writes while it holds a lock, such as `process 12 on node7`; empty if none has said so."""
+    try:
+        said = _note(root, lock).read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    return said if re.fullmatch(r"process [0-9]{1,20} on [\w.-]{1,255}", said) else "another process"
 
 
 def _of_parts(folder: Path, name: str) -> list[Path]:
@@ -87,8 +168,18 @@ def _of_parts(folder: Path, name: str) -> list[Path]:
     return sorted(path for path in found if re.fullmatch(r"[0-9]+-of-[0-9]+", path.name.removeprefix(f"{name}.")))
 
 
+def _merge_idle(root: Path, spec: StreamSpec) -> None:
+    """Add the shards of the parts that nobody writes to the stream's manifest. The caller holds the stream's lock."""
+    idle = []
+    with ExitStack() as held:
+        for path in _of_parts(root / spec.folder, MANIFEST):
+            name = f"{_lock(spec)}.{path.name.removeprefix(f'{MANIFEST}.')}"
+            idle += [path] if held.enter_context(locked(root, name, wait=False)) else []
+        _merge(root / spec.folder, spec, idle)
+
+
 def _merge(folder: Path, spec: StreamSpec, parts: list[Path]) -> None:
-    """Add the shards of parts that nobody writes to the stream's manifest. The caller holds the stream's lock."""
+    """Add the shards of some parts to the stream's manifest. The caller holds their locks."""
     if not parts:
         return
     manifest = Manifest.read(folder, spec)

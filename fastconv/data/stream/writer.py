@@ -31,6 +31,7 @@ def write_stream(
     is_over: Callable[[], bool] = lambda: False,
     part: Part = WHOLE,
     elsewhere: Collection[str] = (),
+    on_wait: Callable[[str], None] = lambda whom: None,
 ) -> Path:
     """Write the first `epochs` epochs of a stream, as far as they are missing; return the stream's folder.
 
@@ -45,11 +46,12 @@ def write_stream(
             kept, those in progress are left out.
         part: which of the epochs to write.
         elsewhere: names of shards that are on a server, and not to be written.
+        on_wait: called before waiting, with the process that is waited for and what it writes.
 
     Raises InputError for too little disk space, StreamError for a manifest that is damaged or of another stream.
     """
     folder = root / spec.folder
-    with writing(root, spec, part, wait) as free:
+    with writing(root, spec, part, wait, on_wait) as free:
         if not free:
             return folder
         manifest = Manifest.read(folder, spec, part.manifest)
