@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -31,6 +32,8 @@ EXTRAS = {"s3": ("s3", "s3a"), "gcs": ("gs", "gcs")}
 # fails would be asked a hundred times. `config_kwargs` in a user's configuration of fsspec go before these.
 S3_TRIES = {"retries": {"total_max_attempts": 1}}
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+# gcsfs would read up to 256 MB of a file ahead.
+READ_AHEAD = {"cache_type": "readahead"}
 
 
 class WrongContentError(ValueError):
@@ -77,17 +80,15 @@ class Place:
         self.is_http = url.lower().startswith(("http://", "https://"))
         options: dict[str, Any] = {}
         if self.is_http:
-            from aiohttp import ClientTimeout
-
-            timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
             # Proxies are used, as for other downloads. Bodies are decompressed here, where the bytes are counted.
-            options["client_kwargs"] = {"timeout": timeout, "trust_env": True, "auto_decompress": False}
+            options["client_kwargs"] = {"timeout": _timeout(), "trust_env": True, "auto_decompress": False}
         elif protocol in EXTRAS["s3"] and "::" not in url:
             options["config_kwargs"] = S3_TRIES | conf.get(protocol, {}).get("config_kwargs", {})
+        elif protocol in EXTRAS["gcs"] and "::" not in url:
+            options["requests_timeout"] = conf.get(protocol, {}).get("requests_timeout") or _timeout()
         try:
             self.system, self.path = url_to_fs(url, **options)
-            if "config_kwargs" in options:
-                self.system.retries = 1  # s3fs's own, of each request, around botocore's
+            _ask_once(self.system)
         except ImportError as error:
             extra = next((name for name, protocols in EXTRAS.items() if protocol in protocols), None)
             advice = f"pip install 'fastconv[{extra}]'" if extra else f"Set {key} to another address or to a folder"
@@ -122,10 +123,15 @@ class Place:
         self._make_folder()
         self.system.pipe_file(self.path, content)
 
-    def _make_folder(self) -> None:
-        """Make the folder of the file. Object stores have none: there, a bucket would be made."""
+    @property
+    def in_object_store(self) -> bool:
+        """Whether it is in a store that has no folders."""
         protocol = self.system.protocol
-        if OBJECT_STORES.isdisjoint([protocol] if isinstance(protocol, str) else protocol):
+        return not OBJECT_STORES.isdisjoint([protocol] if isinstance(protocol, str) else protocol)
+
+    def _make_folder(self) -> None:
+        """Make the folder of the file. In an object store, a bucket would be made."""
+        if not self.in_object_store:
             self.system.makedirs(self.system._parent(self.path), exist_ok=True)
 
     def open(self, start: int = 0, version: object = None) -> Reader:
@@ -134,6 +140,23 @@ class Place:
         Raises WrongContentError for another version, and the errors of the protocol.
         """
         return _HttpFile(self, start, version) if self.is_http else _File(self, start, version)
+
+
+def _timeout() -> Any:
+    """The limits of aiohttp for a request: of each wait, and not of a long download."""
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+
+
+def _ask_once(system: Any) -> None:
+    """Keep s3fs and gcsfs from making a request that has failed again by themselves: `download.tried` does."""
+    protocols = {system.protocol} if isinstance(system.protocol, str) else {*system.protocol}
+    if protocols & {*EXTRAS["s3"]}:
+        system.retries = 1  # around botocore's own
+    # gcsfs makes it six times in half a minute, with a traceback in the log, and has no setting for that.
+    elif protocols & {*EXTRAS["gcs"]} and (once := getattr(type(system)._request, "__wrapped__", None)):
+        system._request = MethodType(once, system)
 
 
 def versions(about: dict[str, Any]) -> list[list[str]]:
@@ -157,7 +180,8 @@ class _File:
     """A file of a protocol other than HTTP."""
 
     def __init__(self, place: Place, start: int, version: object) -> None:
-        self._file = place.system.open(place.path, "rb", block_size=BLOCK_BYTES)
+        more = READ_AHEAD if place.in_object_store else {}
+        self._file = place.system.open(place.path, "rb", block_size=BLOCK_BYTES, **more)
         size, about = getattr(self._file, "size", None), getattr(self._file, "details", None)
         self.size = size if isinstance(size, int) else None
         self.version = versions(about) if isinstance(about, dict) else self.size
