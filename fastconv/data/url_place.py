@@ -1,6 +1,7 @@
 """An address of a file: opened to read from any of its bytes on, or written whole, by any protocol of fsspec."""
 
 import asyncio
+import re
 import time
 import zlib
 from collections.abc import Callable
@@ -166,7 +167,9 @@ def versions(about: dict[str, Any]) -> list[list[str]]:
 
 
 def below(url: str, name: str) -> str:
-    """The URL of a file below the folder that a URL names; a query of the URL stays at its end."""
+    """The URL of a file below the folder that a URL names; a query of a web server's URL stays at its end."""
+    if not re.match(r"(\w+::)*https?://", url, re.IGNORECASE):  # a name in a store may have ? and # in it
+        return f"{url.rstrip('/')}/{name}"
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
@@ -180,17 +183,22 @@ class _File:
     """A file of a protocol other than HTTP."""
 
     def __init__(self, place: Place, start: int, version: object) -> None:
+        self._place = place
         more = READ_AHEAD if place.in_object_store else {}
         self._file = place.system.open(place.path, "rb", block_size=BLOCK_BYTES, **more)
         size, about = getattr(self._file, "size", None), getattr(self._file, "details", None)
         self.size = size if isinstance(size, int) else None
         self.version = versions(about) if isinstance(about, dict) else self.size
+        # gcsfs reads each part from the generation that is there then; s3fs refuses another one.
+        self._generation = about.get("generation") if isinstance(about, dict) else None
         if start:
             _require_same(version, self.version)
             self._file.seek(start)
 
     def read(self, most: int) -> bytes:
         content: bytes = self._file.read(most)
+        if not content and self._generation:
+            _require_same(self._generation, dict(self._place.about()).get("generation"))
         return content
 
     def close(self) -> None:
