@@ -86,8 +86,6 @@ def _described(error: Exception) -> tuple[str, bool]:
         return f"access is denied ({text or kind}): check the credentials", True
     if isinstance(error, OSError) and error.errno == errno.EINVAL:  # s3fs's of a 400, whose reason HEAD does not tell
         return f"the store refuses the request ({text}): the credentials may have expired, or the region differ", True
-    if isinstance(error, RecursionError):  # botocore follows each redirect to another region
-        return "the store redirects without an end: check its region", True
     if not text and _is_silence(error):
         text = f"no answer within {SILENCE_SECONDS:.0f} s"
     return text or kind, isinstance(status, int) and 300 <= status < 500 and status not in (408, 429)

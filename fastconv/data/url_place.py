@@ -89,7 +89,6 @@ class Place:
             options["requests_timeout"] = conf.get(protocol, {}).get("requests_timeout") or _timeout()
         try:
             self.system, self.path = url_to_fs(url, **options)
-            _ask_once(self.system)
         except ImportError as error:
             extra = next((name for name, protocols in EXTRAS.items() if protocol in protocols), None)
             advice = f"pip install 'fastconv[{extra}]'" if extra else f"Set {key} to another address or to a folder"
@@ -98,6 +97,14 @@ class Place:
             raise InputError(
                 f"cannot open {redacted(url)}: {error}. Set {key} to another address or to a folder"
             ) from None
+
+        _ask_once(self.system)
+        bucket = url.rpartition("://")[2].partition("/")[0]
+        if protocol in (*EXTRAS["s3"], *EXTRAS["gcs"]) and re.search("^(?!arn:).*:|@", bucket):
+            raise InputError(
+                f"{key}={redacted(url)} has more than a bucket's name before the first slash: keys are not given there, but"
+                " in the environment variables of your store, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
 
     def about(self) -> list[list[str]]:
         """What the server says now of the file that differs between two versions of it: sorted (key, value).
