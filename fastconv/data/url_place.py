@@ -93,17 +93,17 @@ class Place:
             extra = next((name for name, protocols in EXTRAS.items() if protocol in protocols), None)
             advice = f"pip install 'fastconv[{extra}]'" if extra else f"Set {key} to another address or to a folder"
             raise InputError(f"cannot open {redacted(url)}: {error}. {advice}") from None
-        except ValueError as error:
+        except Exception as error:  # every protocol raises its own, and some connect already
+            why = " ".join(str(error).split())[:200]
             raise InputError(
-                f"cannot open {redacted(url)}: {error}. Set {key} to another address or to a folder"
+                f"cannot open {redacted(url)}: {redacted(why)}. Set {key} to another address or to a folder"
             ) from None
-
         _ask_once(self.system)
         bucket = url.rpartition("://")[2].partition("/")[0]
         if protocol in (*EXTRAS["s3"], *EXTRAS["gcs"]) and re.search("^(?!arn:).*:|@", bucket):
             raise InputError(
-                f"{key}={redacted(url)} has more than a bucket's name before the first slash: keys are not given there, but"
-                " in the environment variables of your store, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                f"{key}={redacted(url)} has more than a bucket's name before its path: give keys in the environment"
+                " variables of your store, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
 
     def about(self) -> list[list[str]]:

@@ -11,6 +11,7 @@ from harness import RUN, SHORT, run_command, served
 from fastconv.data.download import AbsentError, RefusedError, UnavailableError, read_url
 from fastconv.data.sending import send_bytes
 from fastconv.data.url_file import UrlFile
+from fastconv.data.url_place import Place
 from fastconv.system.errors import InputError
 
 SECRET = "5ecret-of-the-store"
@@ -209,6 +210,15 @@ def test_keys_in_an_address_are_refused_and_shown_nowhere(tmp_path, digits_root,
     assert not [path for path in paths if SECRET.encode() in path.read_bytes()]
 
 
-def test_a_url_that_no_library_reads_gets_a_line(server):
-    with pytest.raises(InputError, match=r"cannot open nope://bucket/own\.tar: Protocol not known: nope"):
-        read_url("nope://bucket/own.tar", "dataset.train", 100)
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nope://bucket/own.tar", "Protocol not known: nope"),
+        ("reference://own.tar", "missing 1 required positional argument"),
+        ("ftp://127.0.0.1:9/own.tar", "Connection refused"),
+        ("zip://own.tar::file:///absent.zip", "No such file or directory"),
+    ],
+)
+def test_an_address_that_its_library_cannot_open_gets_a_line(url, says):
+    with pytest.raises(InputError, match=rf"^cannot open {url}: .*{says}.*\. Set dataset.train to another address"):
+        Place(url, "dataset.train")

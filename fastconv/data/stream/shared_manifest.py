@@ -1,8 +1,8 @@
 """The manifest of a stream in a store, to which commands on several machines add at the same time.
 
-A store replaces a file whole: of two commands that read the manifest, add to it and replace it, the later one would undo
-what the earlier one has added. So each command lists beside the manifest what it has sent. It reads and replaces the
-manifest again until that names what all lists name.
+A store replaces a file whole: of two commands that read the manifest, add to it and replace it, the later one would
+undo what the earlier one has added. So each command lists beside the manifest what it has sent. It reads and replaces
+the manifest again until that names what all lists name.
 
 A list is needed while a command may have read the manifest before that was added. So a command that ends marks its
 list, and removes all lists once every one is marked.
@@ -41,8 +41,8 @@ class SharedManifest:
         url: of the folder that holds the stream's folder, of any protocol that fsspec can write to.
         stopped: set to end all further tries.
 
-    All methods raise InputError for a store that cannot be read or written, and for a manifest, there or in a list, that
-    is damaged or of another stream.
+    Raises InputError, in all methods but `end`, for a store that cannot be read or written, and for a manifest or list
+    that is damaged or of another stream.
     """
 
     def __init__(self, spec: StreamSpec, url: str, stopped: threading.Event) -> None:
