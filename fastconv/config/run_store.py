@@ -7,7 +7,8 @@ import threading
 from pathlib import Path, PurePosixPath
 
 from fastconv.data.download import copy_url, tried
-from fastconv.data.url_place import Place, WrongContentError, below
+from fastconv.data.url_place import Place, below
+from fastconv.data.url_reader import WrongContentError
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank

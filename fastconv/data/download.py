@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from fastconv.data.url_place import PART_BYTES, SILENCE_SECONDS, Place, WrongContentError
+from fastconv.data.url_place import Place
+from fastconv.data.url_reader import PART_BYTES, SILENCE_SECONDS, WrongContentError
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
 from fastconv.system.urls import redacted

@@ -126,7 +126,7 @@ WRITES = {
 def test_a_file_that_cannot_be_read_gets_a_line(server, monkeypatch, caplog, protocol, answer, kind, says, most):
     """s3fs, botocore and gcsfs would each try again by themselves, for minutes, and log tracebacks."""
     monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "read_timeout", 0.3)
-    monkeypatch.setattr("fastconv.data.url_place.SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("fastconv.data.url_reader.SILENCE_SECONDS", 0.3)
     server.answer = answer
     with pytest.raises(kind, match=says) as raised:
         read_url(URLS[protocol], "dataset.train", 100)

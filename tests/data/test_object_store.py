@@ -26,7 +26,8 @@ from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.upload import upload_stream, uploaded
 from fastconv.data.stream.writer import write_stream
 from fastconv.data.url_file import UrlFile
-from fastconv.data.url_place import BLOCK_BYTES, Place, below
+from fastconv.data.url_place import Place, below
+from fastconv.data.url_reader import BLOCK_BYTES
 from fastconv.system.errors import InputError
 
 FILE = Path(__file__)
