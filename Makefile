@@ -39,8 +39,8 @@ lint: $(READY) ## check style, types, and which package imports which
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-bench: $(READY) ## measure speed, start-up, memory and budgets; about 100 minutes on two cores, can be stopped and started again
-	for each in step ranks winograd micro_batch_size stream store precompute startup memory budget; do $(PY) benchmarks/$$each.py || exit 1; done
+bench: $(READY) ## measure speed, start-up, memory and budgets; about 110 minutes on two cores, can be stopped and started again
+	for each in step ranks winograd micro_batch_size stream store store_memory precompute startup memory budget; do $(PY) benchmarks/$$each.py || exit 1; done
 
 article: $(READY) ## the article, whole, and its page: minutes on a GPU, else days; ARGS="seeds=0 epochs=2 model.width=32" for less
 	$(PY) benchmarks/article.py $(ARGS)

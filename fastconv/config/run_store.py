@@ -5,10 +5,10 @@ import secrets
 import shutil
 import threading
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit, urlunsplit
 
 from fastconv.data.download import copy_url, tried
-from fastconv.data.url_place import Place, WrongContentError, below
+from fastconv.data.url_place import Place, below
+from fastconv.data.url_reader import WrongContentError
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished
 from fastconv.runs.results import Results
 from fastconv.system.distributed import from_first_rank
@@ -30,12 +30,10 @@ def copy_of(outputs: str, folder: Path) -> str | None:
 
 def split_url(url: str, key: str) -> tuple[str, str, str]:
     """The folder of runs, the data set and the name of a run whose folder has a URL. Raises InputError for another."""
-    parts = urlsplit(url.rstrip("/"))
-    path = PurePosixPath(parts.path)
-    *_, dataset, name = ["", "", *path.parts]
-    if {dataset, name} & {"", "/", "..", "."}:
+    outputs, dataset, name = ["", "", *url.rstrip("/").rsplit("/", 2)][-3:]
+    if not outputs.partition("://")[2] or {dataset, name} & {"", "..", "."}:
         raise InputError(f"{key}={redacted(url)} is not the folder of a run: give {key}=s3://bucket/outputs/mnist/NAME")
-    return urlunsplit(parts._replace(path=str(path.parent.parent).rstrip("."))), dataset, name
+    return outputs, dataset, name
 
 
 def fetch_run(url: str, folder: Path, key: str) -> None:

@@ -1,12 +1,14 @@
 """Reads files behind URLs: no more bytes than are allowed, tried again after a failure, and never without an end."""
 
+import errno
 import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from fastconv.data.url_place import PART_BYTES, SILENCE_SECONDS, Place, WrongContentError
+from fastconv.data.url_place import Place
+from fastconv.data.url_reader import PART_BYTES, SILENCE_SECONDS, WrongContentError
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
 from fastconv.system.urls import redacted
@@ -27,7 +29,11 @@ class UnavailableError(InputError):
 
 
 class AbsentError(UnavailableError):
-    """A file behind a URL does not exist."""
+    """A file behind a URL does not exist, or the bucket that it is to be written to."""
+
+
+class RefusedError(UnavailableError):
+    """A server refuses a request, and will refuse it again."""
 
 
 def tried(act: Callable[[], T], what: str, closed: threading.Event, advice: str, does: str = "fetch") -> T:
@@ -42,19 +48,22 @@ def tried(act: Callable[[], T], what: str, closed: threading.Event, advice: str,
         advice: what to do about a failure.
         does: the verb for a message.
 
-    Raises AbsentError if it does not exist, UnavailableError if all tries fail.
+    Raises AbsentError if it does not exist, RefusedError if the server refuses, UnavailableError if all tries fail.
     """
-    before, tries = "", 0
+    before, tries, refused = "", 0, False
     for pause in (*PAUSES, None):
         tries += 1
         try:
             return act()
         except FileNotFoundError:
+            if does == "write":
+                raise AbsentError(f"cannot write {what}: its bucket does not exist. {advice}") from None
             raise AbsentError(f"{what} does not exist. {advice}") from None
         except InputError:
             raise
         except Exception as error:  # every protocol raises its own
-            failure, final = _described(error)
+            failure, refused = _described(error)
+            final = refused
             if isinstance(error, WrongContentError):
                 final = error.final
             if isinstance(error, WrongContentError) or _is_silence(error):
@@ -63,20 +72,23 @@ def tried(act: Callable[[], T], what: str, closed: threading.Event, advice: str,
         if final or pause is None or closed.wait(pause):
             break
     often = f" in {tries} tries" if tries > 1 else ""
-    raise UnavailableError(f"cannot {does} {what}{often}: {failure}. {advice}")
+    line = f"cannot {does} {what}{often}: {failure}. {advice}"
+    raise RefusedError(line) if refused else UnavailableError(line)
 
 
 def _described(error: Exception) -> tuple[str, bool]:
-    """What failed, in one line, and whether another try would fail alike."""
-    said = str(error) or str(error.__cause__ or "")  # fsspec's timeouts say nothing themselves
-    text, kind = redacted(" ".join(said.split())), type(error).__name__
+    """What failed, in one line, and whether the server refuses, so that another try would fail alike."""
+    said = getattr(error, "strerror", None) or str(error) or str(error.__cause__ or "")  # fsspec's timeouts say nothing
+    text, kind = redacted(" ".join(said.split())).rstrip("."), type(error).__name__
+    status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp, of gcsfs
     if "credential" in kind.lower():  # botocore and google-auth have several
         return f"{text or kind}: set the environment variables of your store, as AWS_PROFILE or AWS_ACCESS_KEY_ID", True
-    if isinstance(error, PermissionError):
-        return f"access is denied ({text or kind})", True
+    if isinstance(error, PermissionError) or status in (401, 403) or text.startswith("Forbidden"):  # gcsfs's OSError
+        return f"access is denied ({text or kind}): check the credentials", True
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # s3fs's of a 400, whose reason HEAD does not tell
+        return f"the store refuses the request ({text}): the credentials may have expired, or the region differ", True
     if not text and _is_silence(error):
         text = f"no answer within {SILENCE_SECONDS:.0f} s"
-    status = getattr(error, "status", None)
     return text or kind, isinstance(status, int) and 300 <= status < 500 and status not in (408, 429)
 
 

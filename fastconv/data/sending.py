@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastconv.data.download import tried
-from fastconv.data.url_place import Place, WrongContentError
+from fastconv.data.url_place import Place
+from fastconv.data.url_reader import WrongContentError
 from fastconv.system.urls import redacted
 
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from fastconv.data.download import ADVICE, MOST_UNANNOUNCED_BYTES, UnavailableError, tried
-from fastconv.data.url_place import Place, Reader
+from fastconv.data.url_place import Place
+from fastconv.data.url_reader import Reader
 from fastconv.system.urls import redacted
 
 T = TypeVar("T")

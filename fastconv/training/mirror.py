@@ -10,10 +10,10 @@ from rich.console import Console
 
 from fastconv.config.run_store import copy_of
 from fastconv.config.schema import Config
-from fastconv.data.download import AbsentError
+from fastconv.data.download import AbsentError, RefusedError
 from fastconv.data.sending import send_file
 from fastconv.data.url_place import below
-from fastconv.system.distributed import is_first_rank
+from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason, warn
 from fastconv.system.urls import redacted
 from fastconv.training.own_images import CHECKPOINT
@@ -29,17 +29,33 @@ class Mirror:
     """A copy of a run's folder behind a URL. Only files that have changed are sent, each whole."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        self._folder, self._url = folder, url
+        self.folder, self.url = folder, url
         self._sent: dict[str, tuple[int, int]] = {}
         self._closed = threading.Event()
+        self._told = False
+
+    def begin(self) -> None:
+        """Send what there is before training. Raises InputError if the store will refuse all that it is sent."""
+        self.send_or_warn(but=(AbsentError, RefusedError))
+
+    def send_or_warn(self, but: tuple[type[Exception], ...] = ()) -> None:
+        """Send what has changed, and warn of the first failure, except for one that is raised."""
+        try:
+            self.send()
+        except but:
+            raise
+        except (InputError, OSError) as error:  # the run is not to end for it
+            if not self._told:
+                warn(f"{reason(error)}. The run goes on, and sends it with the next checkpoint")
+            self._told = True
 
     def send(self) -> None:
         """Send what has changed. Raises InputError for a file that cannot be sent."""
-        paths = (Path(parent, name) for parent, _, names in os.walk(self._folder) for name in names)
-        names = [path.relative_to(self._folder).as_posix() for path in paths if path.is_file()]
+        paths = (Path(parent, name) for parent, _, names in os.walk(self.folder) for name in names)
+        names = [path.relative_to(self.folder).as_posix() for path in paths if path.is_file()]
         names = [name for name in names if not name.endswith(".part") and not name.startswith(".")]
         for name in sorted(names, key=lambda name: (LAST.index(name) + 1 if name in LAST else 0, name)):
-            path = self._folder / name
+            path = self.folder / name
             try:
                 about = path.stat()
             except FileNotFoundError:  # replaced or removed meanwhile
@@ -47,7 +63,7 @@ class Mirror:
             if self._sent.get(name) == (version := (about.st_mtime_ns, about.st_size)):
                 continue
             try:
-                send_file(path, below(self._url, name), "outputs", self._closed, ADVICE)
+                send_file(path, below(self.url, name), "outputs", self._closed, ADVICE)
             except AbsentError:
                 if path.exists():
                     raise
@@ -56,34 +72,35 @@ class Mirror:
 
 
 def copied(config: Config, folder: Path, console: Console) -> AbstractContextManager[None]:
-    """Copy a run's folder within the block, as `mirrored` does, if `outputs` is a URL; on the first rank."""
-    url = copy_of(config.outputs, folder)
-    return mirrored(folder, url, console) if url and is_first_rank() else nullcontext()
+    """Copy a run's folder within the block, as `mirrored` does, if `outputs` is a URL; on the first rank.
+
+    Raises InputError at once for a store that refuses what it is sent, such as one that may only be read.
+    """
+    if (url := copy_of(config.outputs, folder)) is None:
+        return nullcontext()
+    mirror = Mirror(folder, url)
+    from_first_rank("copied", mirror.begin)
+    return mirrored(mirror, console) if is_first_rank() else nullcontext()
 
 
 @contextmanager
-def mirrored(folder: Path, url: str, console: Console) -> Iterator[None]:
-    """Within the block, copy a run's folder to a URL after each checkpoint; and all of it at its end.
+def mirrored(mirror: Mirror, console: Console) -> Iterator[None]:
+    """Within the block, copy a run's folder after each checkpoint; and all of it at its end.
 
     A copy that fails meanwhile is a warning. Raises InputError for one that fails at the end of a run that did not.
     """
-    mirror, ended = Mirror(folder, url), threading.Event()
+    ended = threading.Event()
 
     def watch() -> None:
-        seen, told = 0, False
+        seen = 0
         while not ended.wait(POLL_SECONDS):
             try:
-                now = (folder / CHECKPOINT).stat().st_mtime_ns
+                now = (mirror.folder / CHECKPOINT).stat().st_mtime_ns
             except OSError:
                 continue
             if now != seen:
                 seen = now
-                try:
-                    mirror.send()
-                except (InputError, OSError) as error:  # this thread must not end
-                    if not told:
-                        warn(f"{reason(error)}. The run goes on, and sends it with the next checkpoint")
-                    told = True
+                mirror.send_or_warn()
 
     thread = threading.Thread(target=watch, name="mirror", daemon=True)
     thread.start()
@@ -96,9 +113,9 @@ def mirrored(folder: Path, url: str, console: Console) -> Iterator[None]:
         thread.join()
         try:
             mirror.send()
-            console.print(f"copied to {redacted(url)}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"copied to {redacted(mirror.url)}", highlight=False, markup=False, soft_wrap=True)
         except (InputError, OSError) as error:
-            line = f"{reason(error)}. The run is whole in {folder}: copy it from there"
+            line = f"{reason(error)}. The run is whole in {mirror.folder}: copy it from there"
             if not failed:
                 raise InputError(line) from error
             warn(line)

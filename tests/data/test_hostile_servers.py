@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from harness import noise, served, spec_of
 
-from fastconv.data import download, url_place
+from fastconv.data import download, url_place, url_reader
 from fastconv.data.sources import tar_files as tars
 from fastconv.data.sources.tar_files import tar_files
 from fastconv.data.stream import remote
@@ -391,7 +391,7 @@ def test_a_shard_that_trickles_is_computed_until_it_is_there(tmp_path, server, s
 
 
 def test_a_server_that_was_silent_twice_is_not_asked_again(server, monkeypatch):
-    monkeypatch.setattr(url_place, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(url_reader, "SILENCE_SECONDS", 0.2)
     server.answers["x"] = lambda handler: handler.server.ended.wait(60)
     with pytest.raises(InputError, match=r"cannot fetch .*/x in 2 tries: "):
         download.read_url(f"{server.url}/x", "images", 100)
@@ -399,7 +399,7 @@ def test_a_server_that_was_silent_twice_is_not_asked_again(server, monkeypatch):
 
 
 def test_a_trickle_ends_when_it_is_too_slow(server, monkeypatch):
-    monkeypatch.setattr(url_place, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(url_reader, "SILENCE_SECONDS", 0.2)
 
     def trickle(handler):
         handler.begin(10**6)
@@ -414,7 +414,7 @@ def test_a_trickle_ends_when_it_is_too_slow(server, monkeypatch):
 
 def test_a_reader_that_takes_its_time_does_not_make_a_server_slow(server, monkeypatch):
     server.answers["x"], now = bytes(10**6), [0.0]
-    monkeypatch.setattr(url_place, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(url_reader, "time", SimpleNamespace(monotonic=lambda: now[0]))
     file = url_place.Place(f"{server.url}/x", "images").open()
     read = 0
     while content := file.read(10**5):

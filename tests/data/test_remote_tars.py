@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
+from fastconv.data.sources.tar_files import tar_files
 from fastconv.data.url_file import UrlFile
 from fastconv.data.url_place import Place
 from fastconv.system.errors import InputError
@@ -108,6 +110,19 @@ def test_a_store_is_asked_for_some_mb_at_a_time_and_again_when_it_fails(patient_
     assert content == bytes(at % 251 for at in range(Parts.size))
     assert max(Parts.asked) <= 6 * 2**20
     assert Parts.faults == []
+
+
+def test_no_more_than_a_few_photographs_are_in_memory_at_once(tmp_path):
+    """Of 8 and of 32 MB."""
+    most = []
+    with served(Photographs, faults=[]) as server:
+        for count in (8, 32):
+            tracemalloc.start()
+            found = sum(content is not None for _, content in tar_files(f"{server.url}/{count}", "dataset.train"))
+            most.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            assert found == 2 * count
+    assert most[1] < most[0] + 4e6
 
 
 READER = """

@@ -155,7 +155,7 @@ def test_checkpoints_are_copied_on_after_a_failure_of_the_disk(tmp_path, store, 
 
     monkeypatch.setattr(Mirror, "send", failing)
     monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
-    with warnings.catch_warnings(record=True) as told, mirrored(tmp_path, f"{STORE}/a", Console(quiet=True)):
+    with warnings.catch_warnings(record=True) as told, mirrored(Mirror(tmp_path, f"{STORE}/a"), Console(quiet=True)):
         warnings.simplefilter("always")
         for moment, content in zip(sent, ("1", "22"), strict=True):
             (tmp_path / "last.ckpt").write_text(content)
