@@ -19,6 +19,8 @@ DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 # Seconds kept for what follows the result, figures and the end of the process: a share of the time, between two bounds.
 # Figures took 4 to 8 s of two cores.
 AFTER_SHARE, AFTER_LEAST, AFTER_MOST = 0.05, 5.0, 30.0
+# Seconds kept too for SLURM, which took up to 5 s from the end of a command to that of its job.
+JOB_ENDS = 5.0
 
 
 def wall() -> float:
@@ -140,7 +142,7 @@ def _time_left(until: str, moment_of_run: str, spent: float) -> tuple[float, str
     if math.isinf(ends):
         return 0.0, ""
     left, local = ends - now, datetime.fromtimestamp(ends).isoformat(timespec="seconds")
-    kept = min(max(AFTER_LEAST, AFTER_SHARE * left), AFTER_MOST)
+    kept = min(max(AFTER_LEAST, AFTER_SHARE * left), AFTER_MOST) + (JOB_ENDS if until == JOB else 0.0)
     if left <= kept:
         what = f"budget.until={until}"
         if until != moment_of_run:

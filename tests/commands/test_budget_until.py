@@ -47,7 +47,7 @@ def test_a_run_is_annealed_and_scored_by_the_moment(command, tmp_path, at_six):
 def test_a_run_that_ends_with_its_job_is_not_stopped_by_the_warning(command, tmp_path, at_six, monkeypatch):
     """SLURM sends it before the run would end: stopped and requeued each time, the run would never end."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(BEGAN.timestamp()) + 10))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(BEGAN.timestamp()) + 15))
     stop_at(monkeypatch, "training_step", 3, signal.SIGUSR1)
     ended = command("train", *RUN, "budget.until=job")
     assert ended.code == 0, ended.err

@@ -66,6 +66,12 @@ def test_the_smaller_of_budget_and_what_is_left_counts(at_six, given, until, sec
     assert budget.ends == f"2026-11-29T{until}:00"
 
 
+def test_slurm_has_time_to_end_a_job(at_six, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", END)
+    assert bounded(with_budget(until="job"), spent=2.0).budget.seconds == pytest.approx(2 + 60 - 5 - 5)
+
+
 def test_without_a_moment_nothing_changes(at_six):
     config = with_budget(seconds=1000.0)
     assert bounded(config, 2.0) is config

@@ -196,7 +196,7 @@ def test_the_budget_is_what_the_job_has_left(batch, tmp_path):
     code, said = batch("--time=59", "--ntasks=1", script=run)
     assert code == 0, said
     found = Results.read(only_run(tmp_path))
-    assert 59 * 60 - 60 <= found.budget_seconds <= 59 * 60  # 30 s are kept, and SLURM needs some to start
+    assert 59 * 60 - 90 <= found.budget_seconds <= 59 * 60  # 35 s are kept, and SLURM needs some to start
     assert found.budget_until is not None
     assert found.slurm_job is not None
 
