@@ -29,7 +29,7 @@ from fastconv.system.files import is_of_files, of_file
 from fastconv.system.heartbeat import end_after_first_rank
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
-from fastconv.system.signals import Interrupted, listening
+from fastconv.system.signals import Interrupted, ending, listening
 from fastconv.system.slurm import requeue
 from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding
 from fastconv.system.urls import redacted
@@ -136,9 +136,10 @@ def command(
                 fail(str(error))
             except Interrupted as error:
                 if is_first_rank():
-                    again = requeue() if error.goes_on else ""
-                    line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice, again)))
-                    print(redacted(line), file=sys.stderr)
+                    with ending():
+                        again = requeue() if error.goes_on else ""
+                        line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice, again)))
+                        print(redacted(line), file=sys.stderr)
                 else:
                     end_after_first_rank(error.exit_code)
                 raise SystemExit(error.exit_code) from None

@@ -4,11 +4,12 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from fastconv.config.schema import SEGMENTS, Budget, Config
-from fastconv.system.distributed import from_first_rank
+from fastconv.system.distributed import agent, from_first_rank, is_restarted
 from fastconv.system.errors import InputError
 from fastconv.system.slurm import job_end
 
@@ -18,6 +19,8 @@ DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 # Seconds kept for what follows the result, figures and the end of the process: a share of the time, between two bounds.
 # Figures took 4 to 8 s of two cores.
 AFTER_SHARE, AFTER_LEAST, AFTER_MOST = 0.05, 5.0, 30.0
+# Seconds kept too for SLURM, which took up to 5 s from the end of a command to that of its job.
+JOB_ENDS = 5.0
 
 
 def wall() -> float:
@@ -83,20 +86,7 @@ def bounded(config: Config, spent: float) -> Config:
     if budget.until is None or isinstance(budget, BoundedBudget):
         return config
     until = budget.until
-
-    def measure() -> tuple[float, str]:
-        now = wall()
-        ends = moment(until, now)
-        if math.isinf(ends):
-            return 0.0, ""
-        left = ends - now
-        kept = min(max(AFTER_LEAST, AFTER_SHARE * left), AFTER_MOST)
-        if left <= kept:
-            over = f"leaves {left:.0f} s, and {kept:.0f} are kept for figures" if left > 0 else "is over"
-            raise InputError(f"budget.until={until} {over}: there is no time for a run")
-        return spent + left - kept, datetime.fromtimestamp(ends).isoformat(timespec="seconds")
-
-    left, ends = from_first_rank("until", measure)
+    left, ends = from_first_rank("until", lambda: _time_left(until, until, spent))
     if not ends:
         if budget.seconds is None and (config.autotune or config.schedule.max_epochs is None):
             raise InputError("budget.until=job sets no limit, as the job has none: set budget.seconds too")
@@ -111,12 +101,66 @@ def ends_with_job(config: Config) -> bool:
     return isinstance(config.budget, BoundedBudget) and config.budget.until == JOB
 
 
-def going_on(config: Config, earlier: float) -> Config:
-    """A bounded config for a run on which earlier processes spent seconds, which its clock counts too."""
+def going_on(config: Config, earlier: float, ends: str | None, spent: float, overrides: Sequence[str]) -> Config:
+    """A bounded config for a run that goes on. Its clock counts what earlier processes spent, and it keeps its moment.
+
+    A clock time means the next one when the run begins, and again when it is given to a command that resumes the run,
+    but not if the command is that of a job that starts again, perhaps on the next day.
+
+    Args:
+        earlier: seconds that earlier processes spent on the run; 0 for a new one.
+        ends: the moment by which the run had to be over so far, a local time; None for none.
+        spent: as for `bounded`.
+        overrides: the overrides of the command line.
+
+    Raises InputError for a moment that is over or too near.
+    """
     budget = config.budget
     if not isinstance(budget, BoundedBudget) or not earlier:
         return config
-    left, most = budget.left + earlier, budget.given.seconds
-    return dataclasses.replace(
-        config, budget=dataclasses.replace(budget, seconds=left if most is None else min(left, most))
-    )
+    until, most = str(budget.until), budget.given.seconds
+
+    def measure() -> tuple[float, str]:
+        return _time_left(until, ends if ends and _keeps(until, ends, overrides) else budget.ends, spent)
+
+    left, over_by = from_first_rank("until of the run", measure)
+    seconds = left + earlier if most is None else min(left + earlier, most)
+    return dataclasses.replace(config, budget=dataclasses.replace(budget, seconds=seconds, left=left, ends=over_by))
+
+
+def _time_left(until: str, moment_of_run: str, spent: float) -> tuple[float, str]:
+    """Seconds that this process has until a moment, from its start, and the moment as a local time; empty for no end.
+
+    Args:
+        until: `budget.until` as it was given.
+        moment_of_run: the same, or the moment that it meant when the run began.
+
+    Raises InputError for a moment that is over or too near.
+    """
+    now = wall()
+    ends = moment(moment_of_run, now)
+    if math.isinf(ends):
+        return 0.0, ""
+    left, local = ends - now, datetime.fromtimestamp(ends).isoformat(timespec="seconds")
+    kept = min(max(AFTER_LEAST, AFTER_SHARE * left), AFTER_MOST) + (JOB_ENDS if until == JOB else 0.0)
+    if left <= kept:
+        what = f"budget.until={until}"
+        if until != moment_of_run:
+            what = f"this run is to be over by {local} ({what} when it began), which"
+        over = f"leaves {left:.0f} s, and {kept:.0f} are kept for figures" if left > 0 else "is over"
+        raise InputError(
+            f"{what} {over}: there is no time for a run. Give a later moment with budget.until=..., or none with"
+            " budget.until=null"
+        )
+    return spent + left - kept, local
+
+
+def _keeps(until: str, ends: str, overrides: Sequence[str]) -> bool:
+    """Whether a run keeps its moment, though `budget.until` is a clock time that comes again each day."""
+    if not CLOCK.fullmatch(until):
+        return False
+    given = {each.lstrip("+~").partition("=")[0] for each in overrides}
+    if "budget.until" not in given:
+        return True
+    then = datetime.fromisoformat(ends).timestamp()
+    return (is_restarted() or bool(agent() and "resume" not in given)) and moment(until, then - 1) == then

@@ -166,10 +166,10 @@ def earlier_results(folder: Path) -> Results | None:
         return None
 
 
-def earlier_seconds(begun: RunFolder | None) -> float:
-    """Seconds that earlier processes spent on a run to resume; 0 for a new one."""
+def earlier_clock(begun: RunFolder | None) -> tuple[float, str | None]:
+    """Seconds that earlier processes spent on a run, 0 for a new one, and the moment by which it had to be over."""
     earlier = earlier_results(begun.path) if begun and begun.resumed else None
-    return sum(earlier.seconds.values()) if earlier else 0.0
+    return (sum(earlier.seconds.values()), earlier.budget_until) if earlier else (0.0, None)
 
 
 def results_of(config: Config, overrides: list[str], **more: Any) -> Results:

@@ -117,6 +117,13 @@ def check_world(devices: int, nodes: int | None = None) -> None:
 
 def _unlike(found: Launch, devices: int, nodes: int | None) -> str:
     """How what a launcher has started differs from what the config says; empty if it does not."""
+    tasks = number_in("SLURM_STEP_NUM_TASKS")
+    # One that may start its processes anew may also wait for machines that join later (--nnodes=1:2).
+    if found.launcher == "torchrun" and tasks > len(found.on_nodes) and not number_in("TORCHELASTIC_MAX_RESTARTS", 0):
+        return (
+            f"srun started torchrun {tasks} times, and each would train the whole run: use srun --ntasks=1, or torchrun"
+            f" --nnodes={tasks} --rdzv-backend=c10d --rdzv-endpoint=FIRST_NODE:29500"
+        )
     there = f"{found.launcher} started {counted(found.world, 'process')}"
     several = len(found.on_nodes) > 1
     if nodes is not None and len(found.on_nodes) != nodes:

@@ -16,7 +16,7 @@ from fastconv.system import signals
 from fastconv.system.distributed import all_know, lost_rank, rank, started_together, world
 from fastconv.system.errors import InputError
 from fastconv.system.first_files import remove_copies
-from fastconv.system.rank_store import ASK_AGAIN_SECONDS, connect, store
+from fastconv.system.rank_store import ASK_AGAIN_SECONDS, connect, is_connected, store
 from fastconv.system.signals import Interrupted
 
 BEAT_SECONDS = 2.0
@@ -194,11 +194,12 @@ def end_after_first_rank(code: int = 1) -> NoReturn:
     """End this process with an exit code after the first one, which may still write, say why and requeue its job.
 
     torchrun, some srun and the first rank, which started them, end all processes of a run as soon as one has failed.
+    One that has heard nothing of the others yet, as it was started wrongly, does not wait until it does.
     """
     if started_together():
         with suppress(Exception):  # torch raises several kinds when the store is gone
-            heartbeat = Heartbeat(store(), rank(), world(), FEW_BEATS)
-            while not heartbeat.listen() and not heartbeat.first_has_ended(is_stopped=True):
+            heartbeat = Heartbeat(store(), rank(), world(), FEW_BEATS) if is_connected() else None
+            while heartbeat and not heartbeat.listen() and not heartbeat.first_has_ended(is_stopped=True):
                 time.sleep(BEAT_SECONDS)
         time.sleep(TIME_TO_SAY)
     else:

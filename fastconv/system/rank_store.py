@@ -26,6 +26,11 @@ def store() -> Any:
     return _of_this_run(_connection())
 
 
+def is_connected() -> bool:
+    """Whether this process has begun to tell the others values."""
+    return _connection.cache_info().currsize > 0
+
+
 def connect() -> Any:
     """The store by a connection of its own, for a thread: a connection serves one call after the other."""
     _connection()

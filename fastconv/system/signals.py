@@ -104,6 +104,19 @@ def pass_over_warning() -> None:
     _passes_over_warning = True
 
 
+@contextmanager
+def ending() -> Iterator[None]:
+    """Within the block, pass over SIGTERM, by which SLURM ends a job that this process requeues, also this process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def received() -> int | None:
     """The first signal that arrived; None if there was none."""
     return _received

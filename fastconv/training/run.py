@@ -12,7 +12,7 @@ from fastconv.budget.hardware import prepare
 from fastconv.budget.stream_mode import choose_stream
 from fastconv.config.deadline import bounded, ends_with_job, going_on
 from fastconv.config.prerequisites import require_first_room
-from fastconv.config.resume import RunFolder, earlier_seconds, job_of_sweep, leave_reason, open_folder, unfinished
+from fastconv.config.resume import RunFolder, earlier_clock, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import is_finished, is_over
@@ -100,8 +100,9 @@ def carry_out(
     Args:
         begun: the folder of the run to resume; None for a new one.
     """
-    earlier = from_first_rank("earlier", lambda: earlier_seconds(begun))
-    choice = dataclasses.replace(choice, config=going_on(choice.config, earlier))
+    earlier, ends = from_first_rank("earlier", lambda: earlier_clock(begun))
+    spent = sum(clock.seconds().values())
+    choice = dataclasses.replace(choice, config=going_on(choice.config, earlier, ends, spent, overrides))
     data = images_to_go_on_with(choice.config, data, begun, console)
     needs_weights = begun is None or not Path(begun.path, CHECKPOINT).exists()
     run = plan_run(choice.config, data, clock, choice.speed, choice.threads, needs_weights)

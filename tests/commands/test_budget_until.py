@@ -17,9 +17,15 @@ RUN = ("dataset=digits", *SMALL, "stream=online", "schedule.max_epochs=null")
 @pytest.fixture
 def at_six(monkeypatch, simulated_time):
     """The time of day, which goes on with the simulated time."""
-    monkeypatch.setattr(deadline, "wall", lambda: BEGAN.timestamp() + simulated_time.seconds)
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    go_to(monkeypatch, simulated_time, BEGAN)
+    for variable in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(variable, raising=False)
     return simulated_time
+
+
+def go_to(monkeypatch, simulated_time, moment):
+    began = simulated_time.seconds
+    monkeypatch.setattr(deadline, "wall", lambda: moment.timestamp() + simulated_time.seconds - began)
 
 
 def test_a_run_is_annealed_and_scored_by_the_moment(command, tmp_path, at_six):
@@ -41,7 +47,7 @@ def test_a_run_is_annealed_and_scored_by_the_moment(command, tmp_path, at_six):
 def test_a_run_that_ends_with_its_job_is_not_stopped_by_the_warning(command, tmp_path, at_six, monkeypatch):
     """SLURM sends it before the run would end: stopped and requeued each time, the run would never end."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(BEGAN.timestamp()) + 10))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(BEGAN.timestamp()) + 15))
     stop_at(monkeypatch, "training_step", 3, signal.SIGUSR1)
     ended = command("train", *RUN, "budget.until=job")
     assert ended.code == 0, ended.err
@@ -55,6 +61,33 @@ def test_a_smaller_budget_counts(command, tmp_path, at_six):
     ended = command("train", *RUN, "budget.until=18:30", "budget.seconds=4")
     assert ended.code == 0, ended.err
     assert Results.read(only_run(tmp_path)).budget_seconds == 4
+
+
+def test_a_run_keeps_its_moment_on_the_next_day_unless_it_is_given_another(command, tmp_path, at_six, monkeypatch):
+    stop_at(monkeypatch, "training_step", 3)
+    assert command("train", *RUN, "budget.until=18:00:30").code == 128 + signal.SIGTERM
+    run = only_run(tmp_path)
+    go_to(monkeypatch, at_six, BEGAN + timedelta(seconds=10))
+    stop_at(monkeypatch, "training_step", 3)
+    assert command("train", f"resume={run}").code == 128 + signal.SIGTERM
+    found = Results.read(run)
+    assert (found.resumed, found.budget_until) == (1, "2026-11-29T18:00:30")
+
+    go_to(monkeypatch, at_six, BEGAN + timedelta(days=1))
+    over = "this run is to be over by 2026-11-29T18:00:30 (budget.until=18:00:30 when it began), which is over"
+    ended = command("train", f"resume={run}")
+    assert (ended.code, ended.err.count("\n"), over in ended.err) == (1, 1, True), ended.err
+    with monkeypatch.context() as job:
+        job.setenv("SLURM_JOB_ID", "7")
+        job.setenv("SLURM_RESTART_COUNT", "1")
+        ended = command("train", *RUN, "budget.until=18:00:30")
+        assert (ended.code, ended.err.count("\n"), over in ended.err) == (1, 1, True), ended.err
+    assert Results.read(run) == found
+    ended = command("train", f"resume={run}", "budget.until=18:00:30")
+    assert ended.code == 0, ended.err
+    found = Results.read(run)
+    assert (found.resumed, found.stop_reason, found.budget_until) == (2, "budget", "2026-11-30T18:00:30")
+    assert found.accuracy is not None
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,15 @@ from fastconv.config.schema import SEGMENTS, Budget, Config
 from fastconv.system.errors import InputError
 
 NOW = datetime(2026, 11, 29, 18, 0)
+AGAIN = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}  # a job that SLURM starts again
+END = str(int((NOW + timedelta(minutes=1)).timestamp()))
 
 
 @pytest.fixture
 def at_six(monkeypatch):
     monkeypatch.setattr(deadline, "wall", NOW.timestamp)
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for variable in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_END_TIME"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("FASTCONV_FIRST_RANK", raising=False)
 
 
@@ -63,10 +66,16 @@ def test_the_smaller_of_budget_and_what_is_left_counts(at_six, given, until, sec
     assert budget.ends == f"2026-11-29T{until}:00"
 
 
+def test_slurm_has_time_to_end_a_job(at_six, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", END)
+    assert bounded(with_budget(until="job"), spent=2.0).budget.seconds == pytest.approx(2 + 60 - 5 - 5)
+
+
 def test_without_a_moment_nothing_changes(at_six):
     config = with_budget(seconds=1000.0)
     assert bounded(config, 2.0) is config
-    assert going_on(config, 500.0) is config
+    assert going_on(config, 500.0, None, 2.0, []) is config
 
 
 def test_a_job_without_an_end_leaves_the_budget_as_it_is(at_six, monkeypatch):
@@ -79,8 +88,39 @@ def test_a_job_without_an_end_leaves_the_budget_as_it_is(at_six, monkeypatch):
 
 def test_a_run_that_goes_on_has_what_is_left_and_what_it_has_spent(at_six):
     config = bounded(with_budget(seconds=1000.0, until="18:01"), spent=2.0)
-    assert going_on(config, 500.0).budget.seconds == pytest.approx(500 + 2 + 60 - 5)
-    assert going_on(config, 5000.0).budget.seconds == 1000.0
+    assert going_on(config, 500.0, None, 2.0, []).budget.seconds == pytest.approx(500 + 2 + 60 - 5)
+    assert going_on(config, 5000.0, None, 2.0, []).budget.seconds == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("until", "ends", "overrides", "job", "keeps"),
+    [
+        ("18:30", "2026-11-29T18:10:00", [], {}, "2026-11-29T18:10:00"),  # given to the process before
+        ("18:30", "2026-11-29T18:10:00", ["budget.until=18:30"], {}, "2026-11-29T18:30:00"),
+        ("17:30", "2026-11-30T17:30:00", ["++budget.until=17:30"], AGAIN, "2026-11-30T17:30:00"),
+        ("18:30", "2026-11-30T17:30:00", ["budget.until=18:30"], AGAIN, "2026-11-29T18:30:00"),
+        ("18:30", None, [], AGAIN, "2026-11-29T18:30:00"),
+        ("2026-11-30T18:30", "2026-11-29T18:10:00", [], {}, "2026-11-30T18:30:00"),
+        ("job", "2026-11-29T17:10:00", [], {**AGAIN, "SLURM_JOB_END_TIME": END}, "2026-11-29T18:01:00"),
+    ],
+)
+def test_a_run_that_goes_on_keeps_its_moment(at_six, monkeypatch, until, ends, overrides, job, keeps):
+    for variable, value in job.items():
+        monkeypatch.setenv(variable, value)
+    config = bounded(with_budget(until=until, seconds=None), spent=2.0)
+    assert going_on(config, 500.0, ends, 2.0, overrides).budget.ends == keeps
+
+
+@pytest.mark.parametrize(("overrides", "job"), [([], {}), (["budget.until=17:30"], AGAIN)])
+def test_a_moment_that_passed_before_the_run_goes_on_is_one_line(at_six, monkeypatch, overrides, job):
+    for variable, value in job.items():
+        monkeypatch.setenv(variable, value)
+    config = bounded(with_budget(until="17:30"), spent=2.0)
+    says = (
+        "over by 2026-11-29T17:30:00 .budget.until=17:30 when it began., which is over: .* none with budget.until=null"
+    )
+    with pytest.raises(InputError, match=says):
+        going_on(config, 500.0, "2026-11-29T17:30:00", 2.0, overrides)
 
 
 @pytest.mark.parametrize(

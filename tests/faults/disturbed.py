@@ -1,7 +1,7 @@
 """`python -m fastconv.train`, disturbed or watched: python disturbed.py key=value ...
 
 DISTURB="module:owner.function call signal" sends the process that signal in a certain call of a function; with
-DISTURB_RANK=1 only that rank, and only before torchrun has started it anew.
+DISTURB_RANK=1 only that rank. Not in processes that torchrun or SLURM has started anew.
 RECORD=folder writes a row for each microbatch to `<folder>/<rank>-<process>.csv`: sha256 of its bytes, loss, learning
 rate and progress of its step, and when it began and ended.
 DIGESTS=folder writes a row to `<folder>/<restarts>/<rank>-<process>.csv` when training begins and after each step: the
@@ -137,7 +137,7 @@ def count_collectives(folder):
 
 if __name__ == "__main__":
     is_victim = os.environ.get("DISTURB_RANK") in (None, os.environ.get("RANK"))
-    is_first_attempt = "DISTURB_RANK" not in os.environ or os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+    is_first_attempt = {os.environ.get(f"{name}_RESTART_COUNT", "0") for name in ("TORCHELASTIC", "SLURM")} == {"0"}
     if "DISTURB" in os.environ and is_victim and is_first_attempt:
         path, call, number = os.environ["DISTURB"].split()
         disturb(path, int(call), int(number))

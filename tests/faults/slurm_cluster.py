@@ -19,6 +19,10 @@ NODES = ("node0", "node1")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sbatch", "scontrol", "squeue")
 # As many CPUs as the tests' jobs ask for, whatever the host has: nothing here depends on speed.
 CPUS = 4
+# Seconds until SLURM starts a requeued job again: it waits until the credentials of the first start are void.
+AGAIN = 30
+# A job of the first two partitions makes room for one of the third. A signal comes first, and SLURM ends it after
+# GraceTime, or once it has ended by itself.
 CONFIG = """
 ClusterName=fastconv
 SlurmctldHost={host}(127.0.0.1)
@@ -26,7 +30,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire={again}
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
@@ -44,7 +48,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=requeue_setup_env_fail,batch_sched_delay=1,sched_interval=2,bf_interval=2
-PreemptType=preempt/none
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
 SlurmdParameters=config_overrides
@@ -53,6 +58,8 @@ MinJobAge=300
 KillWait=30
 {nodes}
 PartitionName=all Nodes={names} Default=YES MaxTime=60 State=UP GraceTime=0
+PartitionName=patient Nodes={names} MaxTime=60 State=UP GraceTime=600
+PartitionName=urgent Nodes={names} MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -79,7 +86,9 @@ def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
         for name, port in zip(NODES, ports[1:], strict=True)
     )
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, port=ports[0], folder=folder, nodes=nodes, names=",".join(NODES)))
+    config.write_text(
+        CONFIG.format(host=host, port=ports[0], folder=folder, nodes=nodes, names=",".join(NODES), again=AGAIN)
+    )
     environment = {"SLURM_CONF": str(config)}
     for name in NODES:
         (folder / name).mkdir(exist_ok=True)
@@ -120,7 +129,8 @@ def idle_nodes(environment: dict[str, str]) -> int:
     said = subprocess.run(
         ["sinfo", "-h", "-N", "-o", "%N %t"], env={**os.environ, **environment}, capture_output=True, text=True
     )
-    return sum(line.split()[1] in ("idle", "mix", "alloc") for line in said.stdout.splitlines())
+    lines = set(said.stdout.splitlines())  # sinfo has a line for each partition of a node
+    return sum(line.split()[1] in ("idle", "mix", "alloc") for line in lines)
 
 
 def free_ports(count: int) -> list[int]:

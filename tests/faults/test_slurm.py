@@ -5,10 +5,12 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from faults.slurm_cluster import missing, slurm_cluster
-from harness import RUN, SCRIPT, STEPS, only_run, same_weights
+import torch
+from faults.slurm_cluster import missing, slurm_cluster, wait_for
+from harness import RUN, SCRIPT, STEPS, only_run, same_weights, weights
 
 from fastconv.runs.folder import is_finished
 from fastconv.runs.results import Results
@@ -28,37 +30,51 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def inside(cluster, tmp_path, digits_root):
+def begin(cluster, tmp_path, digits_root):
+    """Starts a command in the cluster's environment."""
+
+    def start(*command, **environment):
+        settings = {**os.environ, **cluster, "FASTCONV_DATA": str(digits_root), "OMP_NUM_THREADS": "1", **environment}
+        settings.pop("FASTCONV_FIRST_RANK", None)
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return start
+
+
+@pytest.fixture
+def inside(begin):
     """Runs a command in the cluster's environment to its end; returns its exit code and what it printed."""
 
     def run(*command, **environment):
-        settings = {**os.environ, **cluster, "FASTCONV_DATA": str(digits_root), "OMP_NUM_THREADS": "1", **environment}
-        settings.pop("FASTCONV_FIRST_RANK", None)
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1800,
-        )
-        return done.returncode, done.stdout
+        process = begin(*command, **environment)
+        said, _ = process.communicate(timeout=1800)
+        return process.returncode, said
 
     return run
 
 
 @pytest.fixture
-def batch(inside, tmp_path):
-    """Submits a batch script and waits until its job has ended; returns its exit code and what it printed."""
+def begin_batch(begin, tmp_path):
+    """Submits a batch script. The process that is returned ends when the job has ended, with its exit code."""
 
     def submit(*options, script, **environment):
         path = tmp_path / "job.sh"
         path.write_text(f"#!/bin/bash\n{script}\n")
-        code, said = inside(
-            "sbatch", "--wait", "--open-mode=append", "--output=job.txt", *options, path.name, **environment
-        )
-        return code, (tmp_path / "job.txt").read_text() if (tmp_path / "job.txt").exists() else said
+        return begin("sbatch", "--wait", "--open-mode=append", "--output=job.txt", *options, path.name, **environment)
+
+    return submit
+
+
+@pytest.fixture
+def batch(begin_batch, tmp_path):
+    """Submits a batch script and waits until its job has ended; returns its exit code and what it printed."""
+
+    def submit(*options, script, **environment):
+        process = begin_batch(*options, script=script, **environment)
+        said, _ = process.communicate(timeout=1800)
+        return process.returncode, (tmp_path / "job.txt").read_text() if (tmp_path / "job.txt").exists() else said
 
     return submit
 
@@ -107,7 +123,7 @@ def test_a_batch_script_without_srun_trains_on_one_device_only(batch, tmp_path, 
 
 
 def test_a_stopped_job_is_requeued_and_ends_as_if_nothing_had_happened(batch, inside, tmp_path):
-    """SIGUSR1 comes in a certain step, as SLURM sends it with --signal=USR1@60. The second process has fewer steps."""
+    """SIGUSR1 comes in a certain step, as SLURM sends it with --signal=USR1@60."""
     step = 2 * STEPS * 6 // 10
     disturb = f"fastconv.training.module:ImageClassifier._score_training {step} {signal.SIGUSR1}"
     script = f"srun --ntasks=1 {sys.executable} {SCRIPT} {' '.join(RUN)} outputs=stopped figures=false"
@@ -121,15 +137,83 @@ def test_a_stopped_job_is_requeued_and_ends_as_if_nothing_had_happened(batch, in
     assert same_weights(only_run(tmp_path / "stopped"), only_run(tmp_path / "straight"))
 
 
+PREEMPTED = "DUE TO PREEMPTION"  # SLURM ends the job by itself, and starts it again by itself
+ASKED = "is requeued and will go on with this run"  # the run does, in the time that SLURM gives it to end
+
+
+@pytest.mark.parametrize(
+    ("partition", "launcher", "settings", "says"),
+    [
+        ("all", "srun --ntasks=1", (), PREEMPTED),
+        ("all", "exec", (), PREEMPTED),
+        ("all", "", (), PREEMPTED),  # SLURM kills the command as soon as the shell has ended
+        ("all", "srun", TWO, PREEMPTED),
+        ("patient", "srun --ntasks=1", (), ASKED),
+        ("patient", "srun", TWO, ASKED),
+    ],
+)
+def test_a_preempted_job_ends_as_if_nothing_had_happened(
+    batch, begin_batch, inside, tmp_path, partition, launcher, settings, says
+):
+    """Each rank suspends itself in a certain step. Then a job of higher priority is submitted, for which SLURM has the
+    ranks go on and end (SIGCONT, SIGTERM)."""
+    ranks = 2 if settings else 1
+    step = 2 * STEPS * 6 // 10 // ranks
+    disturb = f"fastconv.training.module:ImageClassifier._score_training {step} {signal.SIGSTOP}"
+    run = " ".join((sys.executable, str(SCRIPT), *RUN, *settings, "outputs=preempted", "figures=false"))
+    options = (f"--partition={partition}", "--requeue", "--nodes=1", f"--ntasks={ranks}")
+    (tmp_path / "steps").mkdir()
+    job = begin_batch(*options, script=f"{launcher} {run}", DISTURB=disturb, RECORD=str(tmp_path / "steps"))
+    wait_for(lambda: len(suspended(tmp_path / "steps")) == ranks, "the run did not come to its step", 900)
+    code, said = inside("sbatch", "--wait", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
+    assert code == 0, said
+    job.communicate(timeout=1800)
+    said = (tmp_path / "job.txt").read_text()
+    assert (job.returncode, says in said, ASKED in said) == (0, True, says == ASKED), said
+    assert "Traceback" not in said, said
+    found = Results.read(only_run(tmp_path / "preempted"))
+    assert (found.resumed, found.stop_reason, found.steps) == (1, "epochs", STEPS)
+    straight = ("srun", "--nodes=1", f"--ntasks={ranks}", *TRAIN, *RUN, *settings, "outputs=straight", "figures=false")
+    code, said = inside(*straight)
+    assert code == 0, said
+    ours, theirs = (weights(only_run(tmp_path / name)) for name in ("preempted", "straight"))
+    for name in theirs:
+        # Ranks average their statistics for a checkpoint too.
+        rounding = 1e-6 if ranks > 1 and ".running_" in name else 0
+        torch.testing.assert_close(ours[name], theirs[name], atol=rounding, rtol=rounding)
+
+
+def suspended(records):
+    """The processes that have recorded steps in a folder, as RANK-PROCESS.csv, and are suspended."""
+    found = [path.stem.split("-")[1] for path in records.glob("*.csv")]
+    states = {each: Path("/proc", each, "stat") for each in found}
+    return [each for each, stat in states.items() if stat.exists() and stat.read_text().split()[2] == "T"]
+
+
 def test_the_budget_is_what_the_job_has_left(batch, tmp_path):
     """That a run ends annealed and scored in time is shown in simulated time: tests/commands/test_budget_until.py."""
     run = " ".join((*TRAIN, *RUN, "budget.seconds=9000", "budget.until=job", "figures=false"))
     code, said = batch("--time=59", "--ntasks=1", script=run)
     assert code == 0, said
     found = Results.read(only_run(tmp_path))
-    assert 59 * 60 - 60 <= found.budget_seconds <= 59 * 60  # 30 s are kept, and SLURM needs some to start
+    assert 59 * 60 - 90 <= found.budget_seconds <= 59 * 60  # 35 s are kept, and SLURM needs some to start
     assert found.budget_until is not None
     assert found.slurm_job is not None
+
+
+@pytest.mark.parametrize(("launcher", "settings"), [("", ()), ("srun", TWO)])
+def test_a_job_of_two_minutes_is_not_killed(batch, tmp_path, launcher, settings):
+    """Nor stopped by the warning, which comes a minute before its end. SLURM ends it with another code than 0."""
+    endless = ("schedule.max_epochs=null", "budget.seconds=9000", "budget.until=job", "figures=false")
+    run = " ".join((*TRAIN, *RUN, *settings, *endless))
+    options = ("--time=2", "--signal=USR1@60", "--nodes=1", f"--ntasks={2 if settings else 1}")
+    code, said = batch(*options, script=f"{launcher} {run}")
+    assert code == 0, said
+    found = Results.read(only_run(tmp_path))
+    assert (found.resumed, found.stop_reason) == (0, "budget")
+    assert found.final_lr < 0.01 * found.hparams["optimizer.max_lr"]
+    assert found.accuracy is not None
+    assert is_finished(only_run(tmp_path))
 
 
 def test_each_run_of_a_sweep_has_a_job_of_its_own(inside, tmp_path):

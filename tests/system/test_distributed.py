@@ -101,6 +101,8 @@ def started(monkeypatch):
         ({**srun(2, "2"), "PMI_SIZE": "2", "PMI_RANK": "0"}, 2),  # srun --mpi=pmi2
         ({**TORCHRUN, "WORLD_SIZE": "2", "RANK": "1"}, 2),
         ({**TORCHRUN, "WORLD_SIZE": "2", "SLURM_NTASKS": "1"}, 2),  # torchrun in a task of SLURM's
+        ({**srun(2, "1(x2)"), **TORCHRUN, "WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}, 2),  # one in each of two
+        ({**srun(2, "1(x2)"), **TORCHRUN, "WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3"}, 2),  # --nnodes=1:2
         ({"FASTCONV_FIRST_RANK": "{}", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 2),  # what Lightning starts
     ],
 )
@@ -157,6 +159,7 @@ def test_processes_that_are_as_many_as_the_config_says(started, variables, devic
         ({"WORLD_SIZE": "2", "RANK": "0"}, 1, "a launcher started 2 processes (WORLD_SIZE)"),
         ({**TORCHRUN, "WORLD_SIZE": "2"}, 1, "torchrun started 2 processes, but trainer.devices=1"),
         ({**TORCHRUN, "WORLD_SIZE": "1"}, 2, "torchrun started 1 process, but trainer.devices=2"),
+        ({**srun(2, "2"), **TORCHRUN, "WORLD_SIZE": "2"}, 2, "srun started torchrun 2 times, and each would train the"),
     ],
 )
 def test_processes_that_are_not_are_refused(started, variables, devices, says):

@@ -101,6 +101,7 @@ def two(monkeypatch):
         monkeypatch.setattr(module, "store", lambda: store)
         monkeypatch.setattr(module, "started_together", lambda: True)
     monkeypatch.setattr(heartbeat, "connect", lambda: store)
+    monkeypatch.setattr(heartbeat, "is_connected", lambda: True)
     monkeypatch.setattr(heartbeat, "world", lambda: 2)
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
     monkeypatch.setattr(heartbeat, "LAST_SECONDS", 0.0)
@@ -233,6 +234,18 @@ def test_a_first_process_that_is_silent_is_not_waited_for(two, monkeypatch):
     assert ended == [143]
     assert len(slept) < 10
     assert removed == [0], "the copies of the first one's files, before the end"
+
+
+def test_a_first_process_that_never_began_is_not_waited_for(two, monkeypatch):
+    """As torchrun ends the others of a wrong launch, which the first process has refused."""
+    store, ended, slept = two(rank=1), [], itertools.count()
+    monkeypatch.setattr(heartbeat, "is_connected", lambda: False)
+    wait = SimpleNamespace(sleep=lambda seconds: next(slept) < 10 or pytest.fail("it waits"))
+    monkeypatch.setattr(heartbeat, "time", wait)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    end_after_first_rank(143)
+    assert ended == [143]
+    assert not store
 
 
 def test_a_process_whose_input_is_wrong_says_so_to_the_others(two, command, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from fastconv.system.cluster import end_processes
-from fastconv.system.signals import Interrupted, listening, pass_over_warning, received
+from fastconv.system.signals import Interrupted, ending, listening, pass_over_warning, received
 
 
 def test_a_run_that_ends_with_its_job_passes_over_the_warning():
@@ -48,3 +48,16 @@ def test_the_ranks_of_a_run_that_failed_end_and_the_first_one_goes_on():
         for each in (first, *started):
             each.kill()
             each.wait()
+
+
+def test_slurm_does_not_end_a_process_before_it_has_said_that_it_requeues_its_job():
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        with ending():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert received == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
