@@ -59,7 +59,6 @@ def silent(handler):
 def server(monkeypatch):
     """A server for both protocols."""
     pytest.importorskip("s3fs")
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gcsfs asks Google what kind of bucket it is
     pytest.importorskip("gcsfs")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
