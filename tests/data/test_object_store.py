@@ -242,7 +242,9 @@ def test_a_bucket_that_is_absent_is_not_made(tmp_path, digits_root, bucket):
     url = f"{bucket.replace('bucket', 'absent')}/runs"
     ended = run_command(tmp_path, digits_root, "train", *RUN, f"outputs={url}")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert re.search(rf"cannot write {url}/digits/.*/config.yaml: its bucket does not exist\. Check outputs", ended.err)
+    assert re.search(
+        rf"cannot write {url}/digits/.*/config.yaml: its bucket or folder does not exist\. Check outputs", ended.err
+    )
     assert not list(tmp_path.rglob("results.json"))
 
 
