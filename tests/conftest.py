@@ -21,6 +21,9 @@ from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.stream.writer import write_stream
 from fastconv.kernels.winograd import use_winograd
 
+# Lightning imports gcsfs, which else would ask Google, beyond this machine, what kind of bucket each one is.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
 

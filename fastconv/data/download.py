@@ -57,7 +57,7 @@ def tried(act: Callable[[], T], what: str, closed: threading.Event, advice: str,
             return act()
         except FileNotFoundError:
             if does == "write":
-                raise AbsentError(f"cannot write {what}: its bucket does not exist. {advice}") from None
+                raise AbsentError(f"cannot write {what}: its bucket or folder does not exist. {advice}") from None
             raise AbsentError(f"{what} does not exist. {advice}") from None
         except InputError:
             raise

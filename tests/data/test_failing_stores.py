@@ -59,7 +59,6 @@ def silent(handler):
 def server(monkeypatch):
     """A server for both protocols."""
     pytest.importorskip("s3fs")
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gcsfs asks Google what kind of bucket it is
     pytest.importorskip("gcsfs")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -115,8 +114,20 @@ WRITES = {
     "gs denied": ("gs", DENIED, RefusedError, "access is denied .*: check the credentials. Check outputs", 1),
     "s3 expired": ("s3", EXPIRED, RefusedError, "access is denied .it has expired.: check the credentials", 1),
     "s3 region": ("s3", REGION, RefusedError, "expecting 'eu-west-1'.*the region differ", 2),
-    "s3 absent": ("s3", NO_BUCKET, AbsentError, "cannot write s3://bucket/own.tar: its bucket does not exist. Ch", 1),
-    "gs absent": ("gs", NO_BUCKET, AbsentError, "cannot write gs://bucket/own.tar: its bucket does not exist. Ch", 1),
+    "s3 absent": (
+        "s3",
+        NO_BUCKET,
+        AbsentError,
+        "cannot write s3://bucket/own.tar: its bucket or folder does not exist",
+        1,
+    ),
+    "gs absent": (
+        "gs",
+        NO_BUCKET,
+        AbsentError,
+        "cannot write gs://bucket/own.tar: its bucket or folder does not exist",
+        1,
+    ),
     "s3 failing": ("s3", failing(500), UnavailableError, "cannot write s3://bucket/own.tar in 5 tries: ", 5),
     "gs failing": ("gs", failing(500), UnavailableError, "cannot write gs://bucket/own.tar in 5 tries: ", 5),
 }
