@@ -23,7 +23,7 @@ from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_loggers, require_weights, require_writable
-from fastconv.config.restart import finished_by_agent, of_restarted_job
+from fastconv.config.restart import finished_before, of_restarted_job
 from fastconv.config.resume import unfinished
 from fastconv.config.schema import Config
 from fastconv.config.search_storage import require_storage
@@ -101,7 +101,7 @@ def main(config: Config) -> float | None:
     with watching_ranks():
         may_go_on = not is_named and job is None and (agent() or is_restarted())
         if may_go_on and on_any_rank("restarted", is_restarted()):
-            if (ended := finished_by_agent(config.outputs_folder)) is not None:
+            if (ended := finished_before(config, overrides)) is not None:
                 if is_first_rank():
                     print(f"{ended} is finished")
                 return None

@@ -9,7 +9,7 @@ from fastconv.runs.folder import is_finished
 from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank
 from fastconv.system.files import write_atomically
-from fastconv.system.slurm import job_number
+from fastconv.system.slurm import is_restarted_job, job_number
 from fastconv.system.urls import redact
 
 # The file in a run's folder that says which torchrun trains it. torchrun counts only the restarts after a failure on
@@ -31,13 +31,19 @@ def begun_by_agent(outputs: Path) -> Iterator[Path]:
                 yield path.with_name("config.yaml")
 
 
-def finished_by_agent(outputs: Path) -> str | None:
-    """The folder of the run that the torchrun of this process has trained to its end, after which another rank must
-    have failed; None if it has not. The same on all ranks."""
+def finished_before(config: Config, overrides: list[str]) -> str | None:
+    """The folder of the run that this process trained to its end before it was started anew; None if there is none.
+
+    torchrun starts all ranks anew if one has failed after the end of a run, and SLURM a job that is preempted while its
+    run draws figures, or while it trains the next one. The same on all ranks.
+    """
 
     def find() -> str | None:
-        found = (config.parent for config in (begun_by_agent(outputs) if agent() else ()))
-        return next((str(folder) for folder in found if is_finished(folder)), None)
+        by_agent = (path.parent for path in (begun_by_agent(config.outputs_folder) if agent() else ()))
+        if folder := next(filter(is_finished, by_agent), None):
+            return str(folder)
+        in_job = _begun_in_job(config, overrides) if is_restarted_job() else []
+        return str(in_job[0]) if in_job and all(map(is_finished, in_job)) else None
 
     folder: str | None = from_first_rank("ended", find)
     return folder
@@ -51,12 +57,17 @@ def of_restarted_job(config: Config, overrides: list[str]) -> str:
     """
 
     def find() -> str:
-        job, begun = job_number(), []
-        for path in config.outputs_folder.rglob("results.json") if job else ():
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                found = Results.read(path.parent)
-                if (found.slurm_job, found.overrides) == (job, redact(overrides)) and not is_finished(path.parent):
-                    begun.append((path.stat().st_mtime, str(path.parent)))
-        return max(begun)[1] if begun else "auto"
+        return next((str(each) for each in _begun_in_job(config, overrides) if not is_finished(each)), "auto")
 
     return str(from_first_rank("begun", find))
+
+
+def _begun_in_job(config: Config, overrides: list[str]) -> list[Path]:
+    """The folders of the runs with these overrides that the SLURM job of this process has trained, the newest first."""
+    job, begun = job_number(), []
+    for path in config.outputs_folder.rglob("results.json") if job else ():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found = Results.read(path.parent)
+            if (found.slurm_job, found.overrides) == (job, redact(overrides)):
+                begun.append((path.stat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(begun, reverse=True)]

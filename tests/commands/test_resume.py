@@ -340,3 +340,23 @@ def test_a_signal_outside_training_is_obeyed_at_once():
         signal.raise_signal(signal.SIGUSR1)
     assert caught.value.exit_code == 128 + signal.SIGUSR1
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_a_job_that_starts_again_trains_no_finished_run_again(command, tmp_path, monkeypatch):
+    """It may have been preempted while it drew figures, or while the next run of its script trained."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first, second = ("train", *RUN, "seed=1"), ("train", *RUN, "seed=2")
+    assert command(*first).code == 0
+    finished = only_run(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    ended = command(*first)
+    assert (ended.code, f"{finished.name} is finished" in ended.out) == (0, True), ended
+    stop_at(monkeypatch, "training_step", 5)
+    assert command(*second).code == 128 + signal.SIGTERM
+    ended = command(*second)
+    assert (ended.code, "is finished" in ended.out) == (0, False), ended
+    found = [Results.read(path.parent) for path in tmp_path.rglob("results.json")]
+    assert sorted((each.seed, each.resumed) for each in found) == [(1, 0), (2, 1)]
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # another job is asked for another run
+    assert command(*first).code == 0
+    assert len(list(tmp_path.rglob("results.json"))) == 3

@@ -153,7 +153,7 @@ ASKED = "is requeued and will go on with this run"  # the run does, in the time 
     ],
 )
 def test_a_preempted_job_ends_as_if_nothing_had_happened(
-    batch, begin_batch, inside, tmp_path, partition, launcher, settings, says
+    begin_batch, inside, tmp_path, partition, launcher, settings, says
 ):
     """Each rank suspends itself in a certain step. Then a job of higher priority is submitted, for which SLURM has the
     ranks go on and end (SIGCONT, SIGTERM)."""
@@ -165,8 +165,7 @@ def test_a_preempted_job_ends_as_if_nothing_had_happened(
     (tmp_path / "steps").mkdir()
     job = begin_batch(*options, script=f"{launcher} {run}", DISTURB=disturb, RECORD=str(tmp_path / "steps"))
     wait_for(lambda: len(suspended(tmp_path / "steps")) == ranks, "the run did not come to its step", 900)
-    code, said = inside("sbatch", "--wait", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
-    assert code == 0, said
+    preempt(inside)
     job.communicate(timeout=1800)
     said = (tmp_path / "job.txt").read_text()
     assert (job.returncode, says in said, ASKED in said) == (0, True, says == ASKED), said
@@ -181,6 +180,33 @@ def test_a_preempted_job_ends_as_if_nothing_had_happened(
         # Ranks average their statistics for a checkpoint too.
         rounding = 1e-6 if ranks > 1 and ".running_" in name else 0
         torch.testing.assert_close(ours[name], theirs[name], atol=rounding, rtol=rounding)
+
+
+def test_one_task_of_an_array_is_preempted(begin_batch, inside, tmp_path):
+    disturb = f"fastconv.training.module:ImageClassifier._score_training {STEPS} {signal.SIGSTOP}"
+    run = " ".join((sys.executable, str(SCRIPT), *RUN, "seed=$SLURM_ARRAY_TASK_ID", "outputs=$SLURM_ARRAY_TASK_ID"))
+    script = f"[ $SLURM_ARRAY_TASK_ID = 1 ] || unset DISTURB\nsrun {run} figures=false"
+    (tmp_path / "steps").mkdir()
+    options = ("--requeue", "--ntasks=1", "--array=0-3")
+    job = begin_batch(*options, script=script, DISTURB=disturb, RECORD=str(tmp_path / "steps"))
+
+    def only_one_is_left():
+        runs = [path.parent for path in tmp_path.rglob("config.yaml")]
+        return suspended(tmp_path / "steps") and sum(map(is_finished, runs)) == 3
+
+    wait_for(only_one_is_left, "the other tasks did not end", 900)
+    preempt(inside)
+    job.communicate(timeout=1800)
+    assert job.returncode == 0, (tmp_path / "job.txt").read_text()
+    found = [Results.read(only_run(tmp_path / str(number))) for number in range(4)]
+    assert [each.resumed for each in found] == [0, 1, 0, 0]
+    assert [each.steps for each in found] == [STEPS] * 4
+
+
+def preempt(inside):
+    """Submit a job of higher priority, which needs all nodes, and wait until it has ended."""
+    code, said = inside("sbatch", "--wait", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
+    assert code == 0, said
 
 
 def suspended(records):
