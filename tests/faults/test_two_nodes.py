@@ -3,6 +3,7 @@ machines or on one."""
 
 import functools
 import os
+import re
 import shutil
 import signal
 import time
@@ -189,7 +190,7 @@ def test_a_lost_first_machine_takes_what_the_run_has_saved_with_it(tmp_path, dig
         code = second.wait(900)
         first.wait(60)
     said = (tmp_path / "second" / "err.txt").read_text()
-    assert "a process of this run on 2 devices is gone" in said
+    assert re.search(r"of this run.* is gone, so", said), said  # from the connections, or the heartbeat
     assert (
         (code == 0) == (store == SECOND) == ("outputs on this machine is unfinished: it begins from the start" in said)
     )
