@@ -14,7 +14,7 @@ from pathlib import Path
 from measurements import Table
 
 from fastconv.config.overrides import compose, typed
-from fastconv.config.resume import hparams
+from fastconv.config.run_settings import hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import Results
 

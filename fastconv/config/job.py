@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from fastconv.config.arguments import Arguments
 from fastconv.config.messages import fail, line_of
 from fastconv.config.overrides import compose, needs_hydra, task_overrides, typed, without_hydra
-from fastconv.config.resume import hparams
+from fastconv.config.run_settings import hparams
 from fastconv.config.search import Search
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import Sweep

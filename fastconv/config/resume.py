@@ -7,16 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from fastconv.config.places import from_anywhere
 from fastconv.config.restart import begun_by_agent, keep_agent
+from fastconv.config.run_settings import as_yaml, hparams, located
 from fastconv.config.run_store import fetch_run, split_url
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import require_ours
 from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, is_over, new_run_folder, write_config
-from fastconv.runs.hparams import hparams_of, is_location
+from fastconv.runs.hparams import is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank, is_first_rank, started_together
 from fastconv.system.errors import InputError, reason
@@ -113,7 +114,7 @@ def require_job(config: Config, folder: Path) -> None:
         if (folder / "results.json").exists():
             raise InputError(f"{folder} has results but no readable config.yaml: move it away to train it anew")
         return
-    ours, theirs = _located(config), _located(stored)
+    ours, theirs = located(config), located(stored)
     if other := [key for key in ours if ours[key] != theirs.get(key)]:
         key = min(other, key=lambda key: key.count("."))  # stream.seed follows seed
         raise InputError(
@@ -210,14 +211,14 @@ def _hold(run: RunFolder) -> bool:
 
 def _newest(config: Config, found: Iterable[Path]) -> RunFolder | None:
     """The newest unfinished run of these configs with the same configuration that no process holds."""
-    wanted = _located(config)
+    wanted = located(config)
     configs = [path for path in found if path.is_file()]
     for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
         folder = path.parent
         if is_finished(folder):
             continue
         stored = _read(folder)
-        if stored is not None and _located(stored) == wanted:
+        if stored is not None and located(stored) == wanted:
             run = RunFolder(folder, config, resumed=True)
             if _hold(run):
                 return run
@@ -243,32 +244,6 @@ def _read(folder: Path) -> Any:
     except Exception:  # any error means that this is not the config of a run
         obey()
         return None
-
-
-def as_yaml(config: Config) -> str:
-    """A run's whole configuration as YAML, as its folder stores it: absolute paths, URLs without their secrets."""
-    return settings_as_yaml({**from_anywhere(_nested(config)), "resume": None})
-
-
-def settings_as_yaml(settings: dict[str, Any]) -> str:
-    """Nested settings as YAML, to be stored: URLs without their secrets."""
-    return OmegaConf.to_yaml(OmegaConf.create(redact(settings)))
-
-
-def hparams(config: Any) -> dict[str, Any]:
-    """All settings that decide what a run computes, by key, such as `optimizer.max_lr`."""
-    return hparams_of(_nested(config))
-
-
-def _located(config: Any) -> dict[str, Any]:
-    """The hyperparameters with absolute paths, as a run's folder has them; those of earlier versions were as typed."""
-    return hparams_of(from_anywhere(_nested(config)))
-
-
-def _nested(config: Any) -> dict[str, Any]:
-    """A run's settings as nested dictionaries, with the budget that it was given."""
-    nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
-    return {**nested, "budget": nested["budget"].get("given", nested["budget"])} if "budget" in nested else nested
 
 
 def _at(config: Any, key: str) -> Any:

@@ -25,7 +25,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from fastconv.analysis import run_figures
 from fastconv.config.commands import LrFind, RangeTest
-from fastconv.config.resume import settings_as_yaml
+from fastconv.config.run_settings import settings_as_yaml
 from fastconv.optim.momentum import set_momentum
 from fastconv.system import signals as interrupts
 from fastconv.system.errors import InputError

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from torch import nn
 
-from fastconv.config.resume import as_yaml, hparams
+from fastconv.config.run_settings import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
 from fastconv.system.errors import warn

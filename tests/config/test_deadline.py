@@ -8,7 +8,7 @@ import pytest
 from fastconv.config import deadline
 from fastconv.config.deadline import BoundedBudget, bounded, check_until, going_on, moment
 from fastconv.config.overrides import compose
-from fastconv.config.resume import as_yaml, hparams
+from fastconv.config.run_settings import as_yaml, hparams
 from fastconv.config.schema import SEGMENTS, Budget, Config
 from fastconv.system.errors import InputError
 

@@ -1,7 +1,7 @@
 """Pairs of runs to compare: runs that differ in their seeds alone against such runs of other settings."""
 
 from fastconv.analysis.checkpoint import TrainedRun
-from fastconv.config.resume import hparams
+from fastconv.config.run_settings import hparams
 from fastconv.runs.hparams import LATER, is_augmented, is_seed
 from fastconv.system.errors import InputError
 

@@ -20,7 +20,7 @@ from fastconv.analysis.comparison.statistics import summarise
 from fastconv.analysis.figures import read_png
 from fastconv.analysis.html import Figure, write_csv
 from fastconv.config.commands import Explain
-from fastconv.config.resume import settings_as_yaml
+from fastconv.config.run_settings import settings_as_yaml
 from fastconv.system.files import unwritable
 
 # Images of a figure: one of each of the first classes.

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from fastconv.config.resume import hparams
+from fastconv.config.run_settings import hparams
 from fastconv.models.weights import weights_digest
 from fastconv.system.errors import SharedError
 
