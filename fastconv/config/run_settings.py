@@ -13,7 +13,7 @@ from fastconv.system.urls import redact
 
 def as_yaml(config: Config) -> str:
     """A run's whole configuration as YAML, as its folder stores it: absolute paths, URLs without their secrets."""
-    return settings_as_yaml({**from_anywhere(nested(config)), "resume": None})
+    return settings_as_yaml({**from_anywhere(_nested(config)), "resume": None})
 
 
 def settings_as_yaml(settings: dict[str, Any]) -> str:
@@ -23,15 +23,15 @@ def settings_as_yaml(settings: dict[str, Any]) -> str:
 
 def hparams(config: Any) -> dict[str, Any]:
     """All settings that decide what a run computes, by key, such as `optimizer.max_lr`."""
-    return hparams_of(nested(config))
+    return hparams_of(_nested(config))
 
 
 def located(config: Any) -> dict[str, Any]:
     """The hyperparameters with absolute paths, as a run's folder has them; those of earlier versions were as typed."""
-    return hparams_of(from_anywhere(nested(config)))
+    return hparams_of(from_anywhere(_nested(config)))
 
 
-def nested(config: Any) -> dict[str, Any]:
+def _nested(config: Any) -> dict[str, Any]:
     """A run's settings as nested dictionaries, with the budget that it was given."""
     nested: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dataclasses.asdict(config)
     return {**nested, "budget": nested["budget"].get("given", nested["budget"])} if "budget" in nested else nested
