@@ -25,7 +25,8 @@ class GradientExchange:
         self._wrapper = wrapper
         self.accumulate = wrapper.no_sync
         """Makes a context in which gradients are only added up."""
-        self._is_checked = False
+        self.is_checked = False
+        """Whether `check` has seen an exchange."""
 
     def prepare(self) -> None:
         """Exchange the gradients that are computed next, unless they are only added up."""
@@ -41,9 +42,9 @@ class GradientExchange:
         Raises SharedError for parameters without one, which torch would only notice in the next step.
         """
         wrapper = self._wrapper
-        if self._is_checked or not wrapper.require_backward_grad_sync:
+        if not wrapper.require_backward_grad_sync:
             return
-        self._is_checked = True
+        self.is_checked = True
         ignored = getattr(wrapper, "parameters_to_ignore", ())
         named = [(name, each) for name, each in wrapper.module.named_parameters() if name not in ignored]
         if missing := [name for name, each in named if each.requires_grad and each.grad is None]:
