@@ -88,9 +88,9 @@ def _of_mpirun() -> Launch | None:
     else:
         return None
     processes = number_in(world)
-    if processes == 1:
+    if processes < 2:
         return None
-    each = number_in(here, processes)
+    each = min(number_in(here, processes) or processes, processes)  # a shell may have kept some of another launch
     nodes, left = divmod(processes, each)
     at, within = number_in(rank, 0), number_in(local_rank, 0)
     node = at // each if at % each == within else at % nodes

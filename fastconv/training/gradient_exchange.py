@@ -4,6 +4,11 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from fastconv.system.errors import SharedError
+
+# Parameters without a gradient are named up to this number.
+NAMED = 3
+
 
 class GradientExchange:
     """Averages gradients over the ranks while they are computed.
@@ -20,6 +25,8 @@ class GradientExchange:
         self._wrapper = wrapper
         self.accumulate = wrapper.no_sync
         """Makes a context in which gradients are only added up."""
+        self.is_checked = False
+        """Whether `check` has seen an exchange."""
 
     def prepare(self) -> None:
         """Exchange the gradients that are computed next, unless they are only added up."""
@@ -28,6 +35,25 @@ class GradientExchange:
             # What Lightning calls too for a module that optimizes manually. New buckets are made once.
             wrapper.reducer._rebuild_buckets()
             wrapper.reducer.prepare_for_backward([])
+
+    def check(self) -> None:
+        """Make sure that the first gradients to be exchanged were: the reducer waits for those of all parameters.
+
+        Raises SharedError for parameters without one, which torch would only notice in the next step.
+        """
+        wrapper = self._wrapper
+        if not wrapper.require_backward_grad_sync:
+            return
+        self.is_checked = True
+        ignored = getattr(wrapper, "parameters_to_ignore", ())
+        named = [(name, each) for name, each in wrapper.module.named_parameters() if name not in ignored]
+        if missing := [name for name, each in named if each.requires_grad and each.grad is None]:
+            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+            raise SharedError(
+                f"the loss does not depend on {', '.join(missing[:NAMED])}{more}, but ranks wait for a gradient of each"
+                " parameter in each step: remove what is not used, or set its requires_grad to False, or train on one"
+                " device"
+            )
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> "GradientExchange | None":

@@ -175,6 +175,8 @@ class WholeStep:
             self._exchange.prepare()
         self._hooks.call("on_before_backward", loss)
         loss.backward()
+        if self._exchange is not None and not self._exchange.is_checked:
+            self._exchange.check()
         self._hooks.call("on_after_backward")
 
 

@@ -216,3 +216,20 @@ def test_steps_that_train_the_last_layers_alone_count_as_their_share_of_the_work
     budget = TimeBudget(max_steps=8)
     train(module, [budget, ScheduleLR(Linear())])
     assert budget.worked == pytest.approx(3 * HEAD_WORK + 5), "the first layer learns from half of the run on"
+
+
+def test_a_group_that_waits_begins_with_new_momenta_where_its_gradients_are_computed():
+    """As on several ranks, or in a compiled step: its weights end as where no gradients are computed meanwhile."""
+    ends = []
+    for is_compiled in (False, True):
+        module = Line()
+        module.is_compiled = is_compiled
+        with torch.no_grad():
+            module.layer.weight.fill_(0.5), module.layer.bias.fill_(0.25)
+        groups = [{"params": [module.layer.weight], "schedule_start": 0.5}, {"params": [module.layer.bias]}]
+        module.configure_optimizers = lambda groups=groups: torch.optim.AdamW(groups, lr=0.1)
+        module.training_step = lambda batch, batch_idx, module=module: module.layer(batch).square().mean()
+        train(module, [TimeBudget(max_steps=8), ScheduleLR(Linear())])
+        ends.append([module.layer.weight.item(), module.layer.bias.item()])
+    assert ends[0] == ends[1]
+    assert ends[0][0] != 0.5

@@ -12,7 +12,7 @@ from harness import RUN
 from fastconv.config import job
 from fastconv.config.schema import Config
 from fastconv.system import distributed, rank_store
-from fastconv.system.cluster import first_node, launched_nodes, tasks_on_nodes, world_size
+from fastconv.system.cluster import first_node, launch, launched_nodes, tasks_on_nodes, world_size
 from fastconv.system.distributed import agent, check_world, is_restarted, rank
 from fastconv.system.errors import InputError
 from fastconv.system.rank_store import begin_job, connect, store, wait_for
@@ -239,6 +239,17 @@ def test_processes_that_mpirun_started_within_a_step_of_slurm_are_those_of_mpiru
     started({**srun(2, "1(x2)", SLURM_PROCID="1", SLURM_NODEID="1"), **open_mpi(6, 2, 5, 1, MASTER_ADDR="node0")})
     check_world(2)
     assert (rank(), launched_nodes(), os.environ["GROUP_RANK"]) == (5, 3, "2")
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [(open_mpi(0, 0), None), (open_mpi(2, 0, 1, 1), (2,)), (open_mpi(2, 4, 1, 3), (2,)), (hydra(2, 0), (2,))],
+)
+def test_numbers_of_mpirun_that_contradict_each_other_are_of_one_node(started, variables, found):
+    """A shell may have kept them, or a script set some."""
+    started(variables)
+    by = launch()
+    assert (by and by.on_nodes) == found
 
 
 def test_jobs_of_open_mpi_on_a_node_have_ports_of_their_own(started):

@@ -4,12 +4,16 @@ import os
 from unittest import mock
 
 import pytest
+import torch
 import torch.distributed as dist
 from ranks import count
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastconv.models import build_model
 from fastconv.system import rank_store
+from fastconv.system.errors import SharedError
+from fastconv.training.gradient_exchange import GradientExchange
 from fastconv.training.module import ImageClassifier
 
 # Bytes of what ranks decide at each step, at most: a few numbers.
@@ -54,3 +58,24 @@ def test_ranks_do_not_share_their_sums(one_of_two):
     wrapper._assign_modules_buffers()
     shared = set(wrapper.named_module_buffers)
     assert {name for name, _ in module.named_buffers()} - shared == {"train_sums"}
+
+
+def test_parameters_that_the_loss_does_not_depend_on_are_named_in_the_first_step(one_of_two):
+    module = nn.ModuleDict({"used": nn.Linear(2, 1), "spare": nn.Linear(2, 1), "frozen": nn.Linear(2, 1)})
+    module["frozen"].requires_grad_(False)
+    exchange, images = GradientExchange(DistributedDataParallel(module)), torch.ones(3, 2)
+    with exchange.accumulate():
+        module["used"](images).sum().backward()
+        exchange.check()
+    exchange.prepare()
+    module["used"](images).sum().backward()
+    with pytest.raises(SharedError, match=r"depend on spare\.weight, spare\.bias, but"):
+        exchange.check()
+
+
+def test_parameters_that_all_have_gradients_pass(one_of_two):
+    exchange = GradientExchange(DistributedDataParallel(layer := nn.Linear(2, 1)))
+    for _ in range(2):
+        exchange.prepare()
+        layer(torch.ones(3, 2)).sum().backward()
+        exchange.check()

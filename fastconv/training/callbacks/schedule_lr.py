@@ -21,7 +21,8 @@ class ScheduleLR(L.Callback):
     after it. From then on no gradients of it are computed, as airbench does: where it is the bias of the first layer,
     the steps need not go back that far. A group with `schedule_start` above 0 runs through the schedule in the rest of
     the run, and no gradients of it are computed before. (A compiled step would have to be compiled again, and
-    DistributedDataParallel waits for every gradient, so there they are computed all the same.)
+    DistributedDataParallel waits for every gradient, so there they are computed all the same; the optimizer gets none
+    of a group that waits for its start.)
 
     Needs a `TimeBudget` among the Trainer's callbacks, which provides the progress.
 
@@ -35,6 +36,7 @@ class ScheduleLR(L.Callback):
         self.max_lr = max_lr
         self.momentum: float | None = None
         self._frozen: list[nn.Parameter] = []
+        self._waiting: list[nn.Parameter] = []  # with gradients that the optimizer's momenta must not take in
         self._at = math.nan
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -59,11 +61,14 @@ class ScheduleLR(L.Callback):
         self._budget.decide_again(trainer, pl_module)  # the step may have taken all the time
         if self._budget.progress != self._at:
             self._set(trainer, pl_module)
+        for param in self._waiting:
+            param.grad = None
 
     def _set(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Set learning rates and momenta; return whether groups wait for their start, without gradients till then."""
         progress = self._budget.progress
         self._at, factors, waits = progress, self.schedule.factors(progress), False
+        self._waiting = []
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 own, begin, until = factors, group.get("schedule_start", 0.0), group.get("schedule_fraction", 1.0)
@@ -78,6 +83,8 @@ class ScheduleLR(L.Callback):
                         self._freeze(group["params"])
                     elif begin:
                         self._unfreeze(group["params"])
+                    if is_early and not can_freeze:
+                        self._waiting += group["params"]
                     waits = waits or (is_early and can_freeze)
                 if own.momentum is not None:
                     set_momentum(group, own.momentum)
