@@ -124,7 +124,8 @@ def going_on(config: Config, earlier: float, ends: str | None, spent: float, ove
         return _time_left(until, ends if ends and _keeps(until, ends, overrides) else budget.ends, spent)
 
     left, over_by = from_first_rank("until of the run", measure)
-    seconds = left + earlier if most is None else min(left + earlier, most)
+    seconds = round(left + earlier, 1)
+    seconds = seconds if most is None else min(seconds, most)
     return dataclasses.replace(config, budget=dataclasses.replace(budget, seconds=seconds, left=left, ends=over_by))
 
 
@@ -152,7 +153,7 @@ def _time_left(until: str, moment_of_run: str, spent: float) -> tuple[float, str
             f"{what} {over}: there is no time for a run. Give a later moment with budget.until=..., or none with"
             " budget.until=null"
         )
-    return spent + left - kept, local
+    return round(spent + left - kept, 1), local
 
 
 def _keeps(until: str, ends: str, overrides: Sequence[str]) -> bool:

@@ -31,6 +31,19 @@ def print_next_of_run(name: str, folder: Path, *settings: str, carried: Sequence
     print_next(name, setting("run", str(folder)), *settings, *quoted_overrides(given))
 
 
+def resume_command(folder: str, overrides: Sequence[str], own_code: bool) -> str:
+    """The command that goes on with a run, which follows an address or code of the run only if it is told to.
+
+    Args:
+        folder: of the run, or its address.
+        overrides: of this command; the addresses among them are named again, but not where the run itself lies.
+        own_code: whether the run's settings name code to run.
+    """
+    told = [each for each in overrides if "://" in each and each.partition("=")[0] not in ("outputs", "resume")]
+    trust = ["trust=true"] * own_code
+    return " ".join(["python -m fastconv.train", f"resume={folder}", *quoted_overrides(told), *trust])
+
+
 def quoted_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides of this command, quoted for the shell."""
     return [shlex.quote(each) for each in overrides]

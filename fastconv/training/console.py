@@ -77,7 +77,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         **({"weights": _weights(config.model, run)} if isinstance(config.model, Pretrained) else {}),
         "batch": counted(config.batch_size, "image")
         + f" in parts of {config.micro_batch_size}" * (config.micro_batch_size < config.batch_size),
-        "device": device.name,
+        "device": device.name + f", {config.trainer.world} ranks" * (config.trainer.world > 1),
         "step": ", ".join(step),
         "speed": f"{config.batch_size / speed.step_seconds:,.0f} images/s (benchmark)",
         "budget": f"{limit}; {bound}",

@@ -409,3 +409,17 @@ def test_a_sweep_in_a_folder_that_no_config_could_name_is_refused(command, tmp_p
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "hydra.sweep.dir=a/${x} is not possible" in ended.err
     assert files(tmp_path) == []
+
+
+def test_libraries_of_object_stores_do_not_greet():
+    """They log at level INFO that they were imported and found credentials, once for each process."""
+    names = ("gcsfs", "botocore.credentials", "aiobotocore.credentials")
+    code = (
+        "import logging; from hydra.core.utils import configure_log;"
+        "from fastconv.config.overrides import compose;"
+        "configure_log(compose('train', [], with_hydra=True).hydra.job_logging, False);"
+        f"[logging.getLogger(name).info('hello from ' + name) for name in {names}];"
+        "logging.getLogger('gcsfs').warning('a warning'); logging.getLogger('mypkg').info('the user')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert [line.rpartition("] ")[2] for line in ended.stdout.splitlines()] == ["a warning", "the user"]

@@ -66,6 +66,13 @@ def test_the_smaller_of_budget_and_what_is_left_counts(at_six, given, until, sec
     assert budget.ends == f"2026-11-29T{until}:00"
 
 
+def test_a_budget_until_a_moment_is_one_to_read(at_six):
+    """In tenths of a second, as the plan and the result show it, also after a resume."""
+    config = bounded(with_budget(seconds=1000.0, until="18:01"), spent=2.03128)
+    assert config.budget.seconds == 57.0
+    assert going_on(config, 500.26, None, 2.0, []).budget.seconds == 557.3
+
+
 def test_slurm_has_time_to_end_a_job(at_six, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_END_TIME", END)

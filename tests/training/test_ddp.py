@@ -1,6 +1,7 @@
 """Two ranks on this machine's CPU."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -20,3 +21,4 @@ def test_two_ranks_train_one_run(tmp_path, digits_root, monkeypatch):
     assert found["final_lr"] <= 0.01
     assert found["accuracy"] is not None
     assert ended.stdout.count("of the test images") == 1, "one rank speaks"
+    assert re.search(r"│ device +│ \S.*, 2 ranks +│", ended.stdout), "as those of a launcher see that all are one run"
