@@ -48,6 +48,8 @@ def check_stream(config: Config) -> Splits | None:
         raise InputError("parts is for writing a stream: verify and prune are of a whole one")
     if config.parts > 1 and config.stream.epochs is None:
         raise InputError("how many epochs there are to divide must be the same for all parts: give stream.epochs=25")
+    if config.parts > 1 and config.autotune:
+        raise InputError("parts is for one stream, but autotune may choose another on each machine: give its settings")
     if config.prune:
         require_writable(config.stream.folder)
         return None

@@ -57,20 +57,28 @@ def launch() -> Launch | None:
             number_in("GROUP_RANK", 0),
             (number_in("LOCAL_WORLD_SIZE", world // nodes),) * nodes,
         )
-    # Before srun, by which an mpirun in a job of SLURM may have started what starts its processes on other nodes.
-    if found := _of_mpirun():
-        return found
-    if number_in("SLURM_STEP_NUM_TASKS") > 1 and "SLURM_PROCID" in given:
-        world = number_in("SLURM_STEP_NUM_TASKS")
-        return Launch(
-            "srun",
-            number_in("SLURM_PROCID", 0),
-            world,
-            number_in("SLURM_LOCALID", 0),
-            number_in("SLURM_NODEID", 0),
-            tasks_on_nodes(given.get("SLURM_STEP_TASKS_PER_NODE", "")) or (world,),
-        )
-    return None
+    return around_torchrun()
+
+
+def around_torchrun() -> Launch | None:
+    """What srun or mpirun has started together with this process, or with the torchrun that has started it."""
+    # srun last: in a job of SLURM, an mpirun may start by it what starts its processes on other nodes.
+    return _of_mpirun() or _of_srun()
+
+
+def _of_srun() -> Launch | None:
+    """What SLURM's srun has started; None if it is not the launcher."""
+    given, world = os.environ, number_in("SLURM_STEP_NUM_TASKS")
+    if world < 2 or "SLURM_PROCID" not in given:
+        return None
+    return Launch(
+        "srun",
+        number_in("SLURM_PROCID", 0),
+        world,
+        number_in("SLURM_LOCALID", 0),
+        number_in("SLURM_NODEID", 0),
+        tasks_on_nodes(given.get("SLURM_STEP_TASKS_PER_NODE", "")) or (world,),
+    )
 
 
 def _of_mpirun() -> Launch | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastconv.system.cluster import (
     Launch,
+    around_torchrun,
     attempt,
     is_open_mpi,
     is_slurm_job,
@@ -117,12 +118,13 @@ def check_world(devices: int, nodes: int | None = None) -> None:
 
 def _unlike(found: Launch, devices: int, nodes: int | None) -> str:
     """How what a launcher has started differs from what the config says; empty if it does not."""
-    tasks = number_in("SLURM_STEP_NUM_TASKS")
+    outer = around_torchrun() if found.launcher == "torchrun" else None
     # One that may start its processes anew may also wait for machines that join later (--nnodes=1:2).
-    if found.launcher == "torchrun" and tasks > len(found.on_nodes) and not number_in("TORCHELASTIC_MAX_RESTARTS", 0):
+    if outer and outer.world > len(found.on_nodes) and not number_in("TORCHELASTIC_MAX_RESTARTS", 0):
         return (
-            f"srun started torchrun {tasks} times, and each would train the whole run: use srun --ntasks=1, or torchrun"
-            f" --nnodes={tasks} --rdzv-backend=c10d --rdzv-endpoint=FIRST_NODE:29500"
+            f"{outer.launcher} started torchrun {outer.world} times, and each would train the whole run: use"
+            f" {outer.launcher} -n 1, or torchrun --nnodes={outer.world} --rdzv-backend=c10d"
+            " --rdzv-endpoint=FIRST_NODE:29500"
         )
     there = f"{found.launcher} started {counted(found.world, 'process')}"
     several = len(found.on_nodes) > 1

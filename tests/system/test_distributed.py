@@ -160,6 +160,8 @@ def test_processes_that_are_as_many_as_the_config_says(started, variables, devic
         ({**TORCHRUN, "WORLD_SIZE": "2"}, 1, "torchrun started 2 processes, but trainer.devices=1"),
         ({**TORCHRUN, "WORLD_SIZE": "1"}, 2, "torchrun started 1 process, but trainer.devices=2"),
         ({**srun(2, "2"), **TORCHRUN, "WORLD_SIZE": "2"}, 2, "srun started torchrun 2 times, and each would train the"),
+        ({**open_mpi(2, 2), **TORCHRUN, "WORLD_SIZE": "2"}, 2, "mpirun started torchrun 2 times, and each would train"),
+        ({**hydra(2, 2), **TORCHRUN, "WORLD_SIZE": "2"}, 2, "or torchrun --nnodes=2 --rdzv-backend=c10d"),
     ],
 )
 def test_processes_that_are_not_are_refused(started, variables, devices, says):
