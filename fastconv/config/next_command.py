@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -13,6 +14,7 @@ from fastconv.config.quoting import to_paste
 from fastconv.config.trust import GIVEN
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.names import printable
+from fastconv.system.targets import targets_in
 from fastconv.system.urls import redacted
 
 # Settings of a command on a run that the next one needs too: where the images are now, and whether to trust the run.
@@ -31,16 +33,16 @@ def print_next_of_run(name: str, folder: Path, *settings: str, carried: Sequence
     print_next(name, setting("run", str(folder)), *settings, *quoted_overrides(given))
 
 
-def resume_command(folder: str, overrides: Sequence[str], own_code: bool) -> str:
+def resume_command(folder: str, overrides: Sequence[str], settings: dict[str, Any]) -> str:
     """The command that goes on with a run, which follows an address or code of the run only if it is told to.
 
     Args:
         folder: of the run, or its address.
         overrides: of this command; the addresses among them are named again, but not where the run itself lies.
-        own_code: whether the run's settings name code to run.
+        settings: of the run, nested. They may name code to run.
     """
     told = [each for each in overrides if "://" in each and each.partition("=")[0] not in ("outputs", "resume")]
-    trust = ["trust=true"] * own_code
+    trust = ["trust=true"] * bool(targets_in(settings))
     return " ".join(["python -m fastconv.train", f"resume={folder}", *quoted_overrides(told), *trust])
 
 

@@ -25,7 +25,6 @@ from fastconv.system.cluster import end_processes
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import INTERRUPT_CODE, Interrupted
-from fastconv.system.targets import targets_in
 from fastconv.system.urls import redacted
 from fastconv.training.calibration import calibrate
 from fastconv.training.callbacks import (
@@ -80,8 +79,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
                 where = redacted(copy_of(folder.config.outputs, folder.path) or str(folder.path))
-                own_code = bool(targets_in(dataclasses.asdict(run.config)))
-                error.advice = f"go on with: {resume_command(where, overrides, own_code)}"
+                error.advice = f"go on with: {resume_command(where, overrides, dataclasses.asdict(run.config))}"
                 error.goes_on = error.goes_on or (training.has_advanced and error.exit_code != INTERRUPT_CODE)
             if run.config.trainer.world > 1 and lost_rank(error):
                 raise InputError(
