@@ -58,8 +58,6 @@ def silent(handler):
 @pytest.fixture
 def server(monkeypatch):
     """A server for both protocols."""
-    pytest.importorskip("s3fs")
-    pytest.importorskip("gcsfs")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

@@ -13,7 +13,9 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.config import conf
+from gcp_storage_emulator.server import create_server
 from harness import RUN, SHORT, noise, only_run, run_command, same_weights, sha256s, spec_of, stop_at
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from fastconv.config.run_store import _files, fetch_run
@@ -44,9 +46,7 @@ def forget(protocol):
 @contextmanager
 def amazon(patch):
     """An S3 server with an empty bucket; its address and the credentials are in the environment alone."""
-    moto = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "tests", "SECRET_ACCESS_KEY": SECRET,
@@ -64,9 +64,7 @@ def amazon(patch):
 @contextmanager
 def google(patch):
     """A server of Google's store with an empty bucket."""
-    emulator = pytest.importorskip("gcp_storage_emulator.server")
-    pytest.importorskip("gcsfs")
-    server = emulator.create_server("127.0.0.1", 0, in_memory=True)
+    server = create_server("127.0.0.1", 0, in_memory=True)
     server.start()
     # gcsfs hangs up on what it no longer needs, and the server would write so to an error stream that is gone by then.
     server._api._httpd.handle_error = lambda *_: None
