@@ -73,6 +73,8 @@ def started(monkeypatch):
         # Set first, so that what a call sets is taken back.
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
+    # Hydra's proxy starts each process. Where the first process of a container runs the tests, nothing started that.
+    monkeypatch.setattr("fastconv.system.cluster.parent_of", lambda process: 4242)
 
     def set_variables(variables):
         for variable, value in variables.items():
