@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,13 +112,12 @@ class TrainedRun:
         return model
 
 
-def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> TrainedRun:
+def load_run(folder: Path, trust: bool = False) -> TrainedRun:
     """Read a run's folder, and check that its checkpoint is the network that its results are of.
 
     Args:
         folder: of a run, which somebody else may have written.
         trust: follow each `_target_` in its files, which runs code.
-        named: targets that the user named in the command itself, which are followed without it.
 
     Raises InputError if it is none, has no checkpoint, or one that is damaged or of another network, or if
     it names code and is not trusted.
@@ -133,7 +132,7 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
             f"{folder} is not the folder of a run: it has no readable config.yaml{why}. Give one such as"
             " outputs/digits/2026-11-25_09-00-00-a1b2c3"
         ) from error
-    require_trust(asdict(config), folder / "config.yaml", trust, named)
+    require_trust(asdict(config), folder / "config.yaml", trust)
     path = folder / "last.ckpt"
     if not path.exists():
         raise InputError(
