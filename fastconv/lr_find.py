@@ -12,12 +12,10 @@ learning rate grows from step to step, and the loss is recorded. Writes the loss
 import dataclasses
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from fastconv.budget.clock import Clock
 from fastconv.config.cli import READING, command
 from fastconv.config.commands import LrFind
+from fastconv.config.job import sweep_job_folder
 from fastconv.config.prerequisites import check_data, require_weights, require_writable
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
@@ -74,8 +72,7 @@ def main(config: LrFind) -> None:
     )
     curve = run_range_test(run, test, console)
     lines = conclusions(curve, test)
-    hydra = HydraConfig.get()
-    job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
+    job = sweep_job_folder()
     folder = new_run_folder(Path(config.outputs) / config.dataset.name, job, prefix="lr_find-")
     try:
         write_range_test(curve, config, folder)
