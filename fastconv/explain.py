@@ -24,6 +24,7 @@ from fastconv.config.validation import check_words
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
+from fastconv.system.terminal import plain_console
 from fastconv.system.wording import counted
 
 
@@ -70,12 +71,10 @@ def check(config: Explain) -> None:
 def main(config: Explain) -> None:
     """Run the command; see the top of this file."""
     config = check_given_run(config, check)
-    from rich.console import Console
-
     from fastconv.analysis.attribution.experiment import explain_runs
     from fastconv.analysis.attribution.report import write_report
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     explanation = explain_runs(config, console)
     for line in write_report(explanation, config, report_folder(config)):
         console.print(printable(line))

@@ -21,6 +21,7 @@ from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
 from fastconv.system.settings import check_local
+from fastconv.system.terminal import plain_console
 from fastconv.system.wording import counted
 
 
@@ -56,13 +57,11 @@ def check_range_test(config: LrFind) -> Splits:
 def main(config: LrFind) -> None:
     """Run the command; see the top of this file."""
     data = check_range_test(config)
-    from rich.console import Console
-
     from fastconv.runs.folder import new_run_folder
     from fastconv.training.lr_range_test import conclusions, run_range_test, write_range_test
     from fastconv.training.plan import plan_run
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     clock, test = Clock(), config.range_test
     run = plan_run(only_training(config), data, clock)
     console.print(

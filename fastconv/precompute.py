@@ -24,6 +24,7 @@ from fastconv.data.stream.cache import in_use, prune
 from fastconv.data.stream.parts import Missing, Part, missing_parts
 from fastconv.data.stream.spec import StreamSpec, stream_spec
 from fastconv.system.errors import InputError
+from fastconv.system.terminal import plain_console
 from fastconv.system.urls import redacted
 from fastconv.system.wording import counted
 
@@ -79,13 +80,11 @@ def require_writable_url(config: Config) -> None:
 def main(config: Config) -> None:
     """Run the command; see the top of this file."""
     data, config = check_stream(config), written(config)
-    from rich.console import Console
-
     from fastconv.data.stream.upload import uploaded
     from fastconv.data.stream.writer import verify_stream
     from fastconv.training.stored_stream import make_room, upload, write_epochs
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     root = config.stream.folder
     if data is None:
         removed = prune(root, config.stream.max_gb * 1e9)

@@ -14,6 +14,7 @@ from fastconv.config.overrides import explain as explain_error
 from fastconv.config.quoting import literally, require_texts
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
+from fastconv.system.terminal import plain_console
 
 if TYPE_CHECKING:
     from fastconv.analysis.evaluation.metrics import Evaluation
@@ -55,14 +56,12 @@ class Predictor(predictor.Predictor):
         settings = [] if files is None else [f"images=[{','.join(map(literally, files))}]"]
         config = self._config("explain", settings, overrides, accelerator=True)
         explain.check(config)
-        from rich.console import Console
-
         from fastconv.analysis.attribution.experiment import explain_runs
         from fastconv.analysis.attribution.report import write_report
 
         folder = explain.report_folder(config)
         # No progress bar: a notebook would keep it.
-        console = Console(highlight=False, markup=False, soft_wrap=True, force_terminal=False, force_jupyter=False)
+        console = plain_console(force_terminal=False, force_jupyter=False)
         write_report(explain_runs(config, console), config, folder)
         return folder / "explain.html"
 
