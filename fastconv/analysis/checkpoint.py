@@ -15,7 +15,7 @@ from fastconv.config.commands import GivenImages
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import check_stored, require_local
-from fastconv.data.configs import PLACES, RESIZES
+from fastconv.data.configs import RESIZES
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.levels import Levels
 from fastconv.data.split_record import FILE, LARGEST_SIDE, SplitRecord
@@ -65,13 +65,13 @@ class TrainedRun:
         that the run's kind of data set does not have.
         """
         changes = {key: value for key, value in asdict(given).items() if value is not None}
-        source = self.config.dataset.source
+        dataset = self.config.dataset
         for key in changes:
-            if self.config.dataset._target_ is not None or key not in PLACES.get(source, ()):
-                raise InputError(f"dataset.{key} is not possible: {self.folder} is of dataset.source={source}")
-        stored = {key: value for key, value in asdict(self.config.dataset).items() if key not in changes}
+            if key not in dataset.places:
+                raise InputError(f"dataset.{key} is not possible: {self.folder} is of dataset.source={dataset.source}")
+        stored = {key: value for key, value in asdict(dataset).items() if key not in changes}
         require_local(stored, self.folder / "config.yaml", self.trusted, prefix="dataset.")
-        return replace(self, config=replace(self.config, dataset=replace(self.config.dataset, **changes)))
+        return replace(self, config=replace(self.config, dataset=replace(dataset, **changes)))
 
     def data_folder(self, given: str | None) -> Path:
         """The folder of the data sets: the given one, else that of the run if fastconv has written there, else `data`.

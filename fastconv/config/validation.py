@@ -6,7 +6,6 @@ from typing import Any
 
 from fastconv.config.deadline import check_until
 from fastconv.config.schema import Config
-from fastconv.data.configs import PLACES
 from fastconv.models.configs import Airbench, Pretrained
 from fastconv.optim import SGD, Muon
 from fastconv.optim.schedules import OneCycle
@@ -68,13 +67,13 @@ def check(config: Config) -> None:
                 shown = printable(word)[:MOST_LETTERS]
                 raise InputError(f"{key}={shown} is not possible: give 1 to {MOST_LETTERS} characters that can be seen")
     dataset = config.dataset
-    for key in ("root", "train", "test") if dataset.source == "builtin" and dataset._target_ is None else ():
+    for key in ("root", "train", "test") if dataset.is_builtin else ():
         if getattr(dataset, key):
             raise InputError(
                 f"dataset.{key}={getattr(dataset, key)} is of images of your own, and {dataset.name} is not: add"
                 " dataset=image_folder, csv, webdataset, parquet or arrays"
             )
-    own = PLACES.get(dataset.source, ()) if dataset._target_ is None else ()
+    own = dataset.places
     for key in ("root", "train", "test") if own else ():
         if getattr(dataset, key) and key not in own:
             raise InputError(

@@ -76,6 +76,16 @@ class Dataset:
     batch_size: int = setting(512, BATCH)
     """Default batch size for this data set, in images per optimizer step."""
 
+    @property
+    def is_builtin(self) -> bool:
+        """Whether it is one that fastconv knows by name, whose images never change."""
+        return self._target_ is None and self.source == "builtin"
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The settings that say where its images are."""
+        return PLACES.get(self.source, ()) if self._target_ is None else ()
+
 
 @dataclass
 class Stream:
