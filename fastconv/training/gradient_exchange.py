@@ -5,6 +5,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from fastconv.system.errors import SharedError
+from fastconv.system.wording import first_names
 
 # Parameters without a gradient are named up to this number.
 NAMED = 3
@@ -48,9 +49,8 @@ class GradientExchange:
         ignored = getattr(wrapper, "parameters_to_ignore", ())
         named = [(name, each) for name, each in wrapper.module.named_parameters() if name not in ignored]
         if missing := [name for name, each in named if each.requires_grad and each.grad is None]:
-            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             raise SharedError(
-                f"the loss does not depend on {', '.join(missing[:NAMED])}{more}, but ranks wait for a gradient of each"
+                f"the loss does not depend on {first_names(missing, NAMED)}, but ranks wait for a gradient of each"
                 " parameter in each step: remove what is not used, or set its requires_grad to False, or train on one"
                 " device"
             )

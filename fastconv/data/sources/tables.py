@@ -20,7 +20,7 @@ from fastconv.data.sources.table_columns import MULTI_LABEL, Columns, find_colum
 from fastconv.data.sources.table_file import read_rows
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file
-from fastconv.system.wording import counted
+from fastconv.system.wording import counted, first_names
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -66,7 +66,7 @@ def table(dataset: "Dataset", data: Path) -> Source:
         notes += told
         _require_files(path, rows)
         if columns.unused:
-            notes.append(f"{path} has columns that are not used: {_some(columns.unused)}")
+            notes.append(f"{path} has columns that are not used: {first_names(columns.unused, SHOWN)}")
         parts, told = _parted(path, columns, rows) if len(paths) == 1 else ([rows], _unparted(path, columns))
         splits += parts
         notes += told
@@ -150,7 +150,8 @@ def _one_hot(path: Path, columns: Columns, cells: Sequence[str], line: int) -> s
     ones = [columns.head[at] for at, value in zip(columns.one_hot, values, strict=True) if value in ("1", "true")]
     if len(ones) > 1:
         raise InputError(
-            f"{path}, line {line}: the image has several labels, {_some(ones)}. A classifier needs one each"
+            f"{path}, line {line}: the image has several labels, {first_names(ones, SHOWN)}. A classifier needs one"
+            " each"
         )
     return ones[0] if ones else None
 
@@ -163,8 +164,8 @@ def _require_single_labels(tables: Sequence[tuple[Path, Columns, list[Row]]]) ->
         for row in rows:
             if parts := joined.get(row.label or ""):
                 raise InputError(
-                    f"{path}, line {row.line}: the image has several labels, {_some(parts)}. A classifier needs one"
-                    " each"
+                    f"{path}, line {row.line}: the image has several labels, {first_names(parts, SHOWN)}. A classifier"
+                    " needs one each"
                 )
 
 
@@ -253,10 +254,6 @@ def _stamp(row: Row, root: Path) -> list[str | int]:
         return stamp(row.image, root)
     assert row.image is not None
     return [hashlib.sha256(row.image.tobytes()).hexdigest()]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _existing(path: object, key: str) -> Path:
