@@ -21,6 +21,7 @@ from fastconv.config.sweeps import DESCRIPTION
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
+from fastconv.system.wording import counted
 
 
 def check(config: Compare) -> None:
@@ -75,10 +76,10 @@ def main(config: Compare) -> None:
     rows = rows if config.sort is None else sort_rows(rows, config.sort)
     write_rows(rows, config.format, [entry for group in groups for entry in group.problems])
     if config.page is not None:
-        from fastconv.analysis.comparison.report import number_of_runs, write_comparison
+        from fastconv.analysis.comparison.report import write_comparison
 
         write_comparison(groups, measure, Path(config.page))
-        print(f"{config.page} shows {number_of_runs(len(entries))}", file=sys.stderr)
+        print(f"{config.page} shows {counted(len(entries), 'run')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

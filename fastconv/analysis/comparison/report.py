@@ -20,11 +20,6 @@ SHARED = ("dataset", "model", "experiment")
 NAMED = 5
 
 
-def number_of_runs(count: int) -> str:
-    """A number of runs, in words for a title."""
-    return counted(count, "run")
-
-
 def write_comparison(groups: list[Group], measure: str, path: Path) -> None:
     """Write the page of some groups of runs to a file. Raises InputError if it cannot be written."""
     entries = [entry for group in groups for entry in group.entries]
@@ -33,7 +28,7 @@ def write_comparison(groups: list[Group], measure: str, path: Path) -> None:
         write_page(
             path,
             "comparison.html",
-            title=f"{number_of_runs(len(entries))} of {', '.join(datasets)}",
+            title=f"{counted(len(entries), 'run')} of {', '.join(datasets)}",
             findings=findings(groups, measure),
             fewest_seeds=FEWEST_SEEDS,
             groups=table(group_rows(groups, measure)),
