@@ -172,27 +172,19 @@ def _given(dataset: Any, image_column: str | None, label_column: str | None) -> 
 
 def _settings(dataset: str | Path) -> list[str]:
     """The overrides that make a run train on a named data set, a folder or a file."""
-    name = str(dataset)
-    if name and _there(CONF / "dataset" / f"{name}.yaml"):
+    name = str(dataset)  # a text that cannot be a path, as it is too long, is no file for os.path
+    if name and os.path.isfile(CONF / "dataset" / f"{name}.yaml"):
         return [f"dataset={name}"]
-    if name and _there(Path(name), folder=True):
+    if name and os.path.isdir(name):
         return ["dataset=image_folder", f"dataset.root={literally(Path(name).absolute())}"]
     if found := [each for ending, each in _FILES.items() if name.lower().endswith(ending)]:
-        if not _there(Path(name)):
+        if not os.path.isfile(name):
             raise InputError(f"{name[:200]} is not there")
         kind, key = found[0]
         return [f"dataset={kind}", f"{key}={literally(Path(name).absolute())}"]
-    if name and _there(Path(name)):
+    if name and os.path.isfile(name):
         raise InputError(f"{name[:200]} is a file of no known kind: give a folder, or {', '.join(_FILES)}")
     raise InputError(f"{name[:200] or 'an empty text'} is neither a folder nor one of fastconv's data sets")
-
-
-def _there(path: Path, folder: bool = False) -> bool:
-    """Whether there is a file, or a folder; False for a text that cannot be a path."""
-    try:
-        return path.is_dir() if folder else path.is_file()
-    except (OSError, ValueError):  # too long, or with a null byte
-        return False
 
 
 def _pair(dataset: Any) -> tuple[Any, Any]:

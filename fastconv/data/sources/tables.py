@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.decode import Sample
-from fastconv.data.sources.image_paths import ImagePaths, is_file
+from fastconv.data.sources.image_paths import ImagePaths
 from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, combined, label_of, numbers_of
 from fastconv.data.sources.table_columns import MULTI_LABEL, Columns, find_columns, no_column
 from fastconv.data.sources.table_file import read_rows
@@ -95,7 +95,9 @@ def _read(path: Path, root: Path, dataset: "Dataset") -> tuple[Columns, list[Row
     labels."""
     found, files, rows = read_rows(path), ImagePaths(root), []
     line, first = next(found, (0, []))
-    columns = find_columns(path, first, lambda name: is_file(root / name), dataset.image_column, dataset.label_column)
+    columns = find_columns(
+        path, first, lambda name: os.path.isfile(root / name), dataset.image_column, dataset.label_column
+    )
     seen: dict[int, set[tuple[str, str]]] = {at: set() for at in columns.rivals}
     width = max((at + 1 for at, cell in enumerate(first) if cell), default=0)
     if not columns.head:
