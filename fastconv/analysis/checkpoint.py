@@ -25,7 +25,7 @@ from fastconv.models.weights import DIGEST, weights_digest
 from fastconv.models.whitening import Whitening
 from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.runs.results import FINISHED, Results
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.signals import obey
 from fastconv.system.targets import KEY, require_trust
 
@@ -127,7 +127,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         check_stored(config)
     except Exception as error:  # whatever is wrong with the file, it is not a run's
         obey()  # OmegaConf may have made another error of a signal
-        why = "" if isinstance(error, FileNotFoundError) else f" ({' '.join(str(error).split())[:200]})"
+        why = "" if isinstance(error, FileNotFoundError) else f" ({message_of(error, 200)})"
         raise InputError(
             f"{folder} is not the folder of a run: it has no readable config.yaml{why}. Give one such as"
             " outputs/digits/2026-11-25_09-00-00-a1b2c3"
@@ -157,7 +157,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         )
     except Exception as error:  # a file may hold anything
         obey()
-        why = f" ({' '.join(str(error).split())})" if isinstance(error, InputError) else ""
+        why = f" ({message_of(error)})" if isinstance(error, InputError) else ""
         raise InputError(f"{path} is damaged or not fastconv's, and cannot be read{why}: choose another run") from error
     other = f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
     if not is_same or not (KEY in settings or _fits(state, name, shape, classes, settings)):

@@ -20,7 +20,7 @@ from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, is_ov
 from fastconv.runs.hparams import is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank, is_first_rank, started_together
-from fastconv.system.errors import InputError, reason
+from fastconv.system.errors import InputError, message_of, reason
 from fastconv.system.first_files import files_from_first_rank
 from fastconv.system.settings import is_url
 from fastconv.system.signals import obey
@@ -233,7 +233,7 @@ def _why(folder: Path) -> str:
         return ""
     except Exception as error:  # whatever is wrong with the file
         obey()  # OmegaConf may have made another error of a signal
-        return f" ({' '.join(str(error).split())[:200]})"
+        return f" ({message_of(error, 200)})"
     return ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from fastconv.data.url_reader import ABSENT, HttpFile, Reader, StoreFile, request_timeout, versions
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.urls import redacted, require_whole
 
 # fastconv's extras that install what fsspec needs for a protocol.
@@ -50,9 +50,9 @@ class Place:
             advice = f"pip install 'fastconv[{extra}]'" if extra else f"Set {key} to another address or to a folder"
             raise InputError(f"cannot open {redacted(url)}: {error}. {advice}") from None
         except Exception as error:  # every protocol raises its own, and some connect already
-            why = " ".join(str(error).split())[:200]
+            why = redacted(message_of(error, 200))
             raise InputError(
-                f"cannot open {redacted(url)}: {redacted(why)}. Set {key} to another address or to a folder"
+                f"cannot open {redacted(url)}: {why}. Set {key} to another address or to a folder"
             ) from None
         _ask_once(self.system)
         bucket = url.rpartition("://")[2].partition("/")[0]

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastconv.kernels.library import UnavailableError, load_library
 from fastconv.kernels.winograd import uses_winograd
 from fastconv.kernels.winograd_library import channels_last
+from fastconv.system.errors import message_of
 
 SOURCE = Path(__file__).with_name("norm_gelu.c")
 # Forward and backward passes take 0.4 to 0.5 times as long as torch's with 16 to 256 channels on maps of 15x15 and 7x7
@@ -55,7 +56,7 @@ def obstacle() -> str | None:
     except UnavailableError as unavailable:
         return str(unavailable)
     except RuntimeError as failed:
-        return f"they fail here ({' '.join(str(failed).split())[:100]})"
+        return f"they fail here ({message_of(failed, 100)})"
     return None if error <= TOLERANCE else f"their results are wrong here, by {error:.1g}"
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastconv.kernels import winograd_library
 from fastconv.kernels.library import UnavailableError
+from fastconv.system.errors import message_of
 
 # The table of where these convolutions are used, as measured by forward and backward passes against oneDNN's on an AMD
 # EPYC (Zen 3), one thread; benchmarks/winograd.py measures it again.
@@ -70,7 +71,7 @@ def obstacle() -> str | None:
     except UnavailableError as unavailable:
         return str(unavailable)
     except RuntimeError as failed:  # of torch, about sizes that cannot be
-        return f"they fail here ({' '.join(str(failed).split())[:100]})"
+        return f"they fail here ({message_of(failed, 100)})"
     return None if error <= TOLERANCE else f"their results are wrong here, by {error:.1g}"
 
 

@@ -36,6 +36,11 @@ def nearest(word: str, words: Iterable[str], cutoff: float = CUTOFF) -> str:
     return f"; did you mean {by_lower[close[0]]}?" if close else "."
 
 
+def message_of(error: BaseException, most: int | None = None) -> str:
+    """What an error says, in one line of at most `most` characters; the name of its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def reason(error: BaseException) -> str:
     """Describe an error in one line. The type is included unless it is an InputError, whose message is enough."""
     message = " ".join(str(error).split())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.data.sources.base import Arrays, Source
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.targets import import_target, source_digest
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ def _checked(made: object, path: str) -> Arrays:
         classes = tuple(map(str, made[4]))
         train_images, train_labels, test_images, test_labels = map(np.asarray, made[:4])
     except (TypeError, ValueError) as error:  # images of several sizes, tensors of a GPU, or no list
-        line = " ".join(str(error).split())[:200]
         raise InputError(
-            f"dataset._target_={path} returned what makes no arrays or no list of names: {line}"
+            f"dataset._target_={path} returned what makes no arrays or no list of names: {message_of(error, 200)}"
         ) from error
     require(len(classes) >= 2, f"a classifier needs two or more classes, there are {len(classes)}")
     for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):

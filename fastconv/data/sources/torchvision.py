@@ -13,7 +13,7 @@ from PIL import Image
 from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.builtin import DOWNLOAD_TIMEOUT_SECONDS
 from fastconv.data.sources.decode import Sample
-from fastconv.system.errors import InputError, nearest
+from fastconv.system.errors import InputError, message_of, nearest
 from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _open_torchvision(name: str, data: Path) -> list[Indexed]:
                 raise
             return [kind(data, **each, download=True) for each in splits]
     except Exception as error:
-        line = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        line = message_of(error, 300).rstrip(".")
         raise InputError(f"torchvision cannot open {name} in {data}: {line}. Put its files there") from error
     finally:
         socket.setdefaulttimeout(timeout)
