@@ -26,8 +26,6 @@ def call(dataset: "Dataset") -> Source | Arrays:
     """
     path = _path(dataset)
     function = import_target(path)
-    if not callable(function):
-        raise InputError(f"dataset._target_={path} is no function: give one that returns images and labels")
     try:
         made = function(**dataset.arguments)
     except InputError:
