@@ -10,6 +10,7 @@ from fastconv.system.errors import InputError
 from fastconv.system.memory import release_pages
 from fastconv.system.wording import counted
 
+# Numbers of channels that an image may have.
 CHANNELS = (1, 3, 4)
 
 
