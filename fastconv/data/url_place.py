@@ -1,6 +1,7 @@
 """An address of a file: opened to read from any of its bytes on, or written whole, by any protocol of fsspec."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -86,6 +87,13 @@ class Place:
         """Send bytes. Raises the errors of the protocol."""
         self._make_folder()
         self.system.pipe_file(self.path, content)
+
+    def remove(self) -> None:
+        """Remove the file, and its folder if that is empty then. Raises the errors of the protocol."""
+        self.system.rm_file(self.path)
+        if not self.in_object_store:
+            with suppress(Exception):  # a folder that is not empty; every protocol raises its own
+                self.system.rmdir(self.system._parent(self.path))
 
     @property
     def in_object_store(self) -> bool:
