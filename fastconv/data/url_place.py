@@ -1,5 +1,6 @@
 """An address of a file: opened to read from any of its bytes on, or written whole, by any protocol of fsspec."""
 
+import itertools
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ EXTRAS = {"s3": ("s3", "s3a"), "gcs": ("gs", "gcs")}
 # botocore tries a request five times, and s3fs does so again: with the five tries of `download.tried`, a store that
 # fails would be asked a hundred times. `config_kwargs` in a user's configuration of fsspec go before these.
 S3_TRIES = {"retries": {"total_max_attempts": 1}}
+# What is before the path of an address of these stores, which may be the last one of a chain, as zip://a::s3://bucket/b.
+BUCKET = re.compile(rf"(?:^|::)(?:{'|'.join(itertools.chain(*EXTRAS.values()))})://([^/]*)", re.IGNORECASE)
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 
 
@@ -34,6 +37,7 @@ class Place:
         from fsspec.core import url_to_fs
 
         require_whole(url, key)
+        _require_no_keys(url, key)
         protocol = url.partition("://")[0].rpartition("::")[2].lower()
         self.is_http = url.lower().startswith(("http://", "https://"))
         options: dict[str, Any] = {}
@@ -56,12 +60,6 @@ class Place:
                 f"cannot open {redacted(url)}: {redacted(why)}. Set {key} to another address or to a folder"
             ) from None
         _ask_once(self.system)
-        bucket = url.rpartition("://")[2].partition("/")[0]
-        if protocol in (*EXTRAS["s3"], *EXTRAS["gcs"]) and re.search("^(?!arn:).*:|@", bucket):
-            raise InputError(
-                f"{key}={redacted(url)} has more than a bucket's name before its path: give keys in the environment"
-                " variables of your store, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
 
     def about(self) -> list[list[str]]:
         """What the server says now of the file that differs between two versions of it: sorted (key, value).
@@ -112,6 +110,18 @@ class Place:
         Raises WrongContentError for another version, and the errors of the protocol.
         """
         return HttpFile(self, start, version) if self.is_http else StoreFile(self, start, version)
+
+
+def _require_no_keys(url: str, key: str) -> None:
+    """Raise InputError for an address of a bucket with keys before its name, also at the end of a chain of addresses.
+
+    s3fs and gcsfs would take them for the name, and show it.
+    """
+    if any(re.search("^(?!arn:).*:|@", bucket) for bucket in BUCKET.findall(url)):
+        raise InputError(
+            f"{key}={redacted(url)} has more than a bucket's name before its path: give keys in the environment"
+            " variables of your store, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
 
 
 def _ask_once(system: Any) -> None:
