@@ -39,6 +39,8 @@ class RunFolder:
     config: Config
     resumed: bool
     """Whether an earlier process began the run."""
+    is_new: bool = False
+    """Whether this process created the folder, which is of no sweep."""
     held: contextlib.ExitStack | None = None
     """The lock on the folder. It ends when it is closed or when the process ends, even by a kill."""
 
@@ -134,6 +136,7 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
         nonlocal run
         if run is None:
             run = _new(config, new_run_folder(config.outputs_folder / config.dataset.name))
+            run.is_new = True
         keep_agent(run.path)
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
