@@ -72,11 +72,12 @@ def table(dataset: "Dataset", data: Path) -> Source:
         notes += told
         tables.append((path, columns, rows))
     _require_single_labels(tables)
-    names = class_names((row.label for split in splits for row in split if row.label is not None), paths[0])
+    unlabelled = [(f"{row.name} (line {row.line})", NO_LABEL) for split in splits for row in split if row.label is None]
+    labels = (row.label for split in splits for row in split if row.label is not None)
+    names = class_names(labels, paths[0], len(unlabelled))
     classes = list(dict.fromkeys(names.values()))
     number = numbers_of(names)
     notes += class_notes(classes)
-    unlabelled = [(f"{row.name} (line {row.line})", NO_LABEL) for split in splits for row in split if row.label is None]
     places = roots if len(roots) == len(splits) else roots * 2
 
     def find() -> Found:
@@ -213,8 +214,10 @@ def _parted(path: Path, columns: Columns, rows: list[Row]) -> tuple[list[list[Ro
     if unknown := [split for split, kind in kinds.items() if kind is None]:
         return [rows], [f"the column {head} of {path} is not used: {unknown[0] or 'nothing'} is no split that is known"]
     test = next((kind for kind in ("test", "val") if kind in kinds.values()), None)
-    if test is None or "train" not in kinds.values():
+    if test is None:
         return [rows], []
+    if "train" not in kinds.values():
+        return [rows], [f"the column {head} of {path} is not used: none of its rows is to train on"]
     parts = [[row for row in rows if kinds[row.split] == kind] for kind in ("train", test)]
     notes = [f"the column {head} of {path} says which images are tested with"]
     left = Counter(row.split for row in rows if kinds[row.split] not in ("train", test))
