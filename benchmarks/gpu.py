@@ -57,7 +57,7 @@ class Options:
     steps: int = 100
     seeds: int = 10
     budgets: tuple[str, ...] = ("30", "100")
-    article: tuple[str, ...] = ("seeds=0", "epochs=25", "heatmaps=none", "trainer.compile=false", "stream=device")
+    article: tuple[str, ...] = ("seeds=0", "epochs=25", "heatmaps=none")
 
     @classmethod
     def read(cls, arguments: tuple[str, ...]) -> "Options":

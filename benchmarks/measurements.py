@@ -5,6 +5,7 @@ within a round holds even where the machine's speed drifts; a table quotes the m
 """
 
 import csv
+import io
 import os
 import shutil
 import time
@@ -23,15 +24,23 @@ from fastconv.runs.results import FINISHED, Results, git_commit, versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def append(path: Path, row: dict[str, object]) -> None:
-    """Add a row to a csv, with its header if it is the first."""
+def append(path: Path, *rows: dict[str, object]) -> None:
+    """Add rows to a csv, with its header if they are the first.
+
+    They are written at once: a program that is stopped leaves all of them or none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    before = path.read_text("utf-8") if path.exists() else ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    if before:
+        writer.fieldnames = next(csv.reader(before.splitlines()))
+        text.write("" if before.endswith("\n") else "\n")
+    else:
+        writer.writeheader()
+    writer.writerows(rows)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text.getvalue())
 
 
 def network_of(results: Results) -> str:
@@ -60,7 +69,11 @@ def finished_run(folder: Path, dataset: str) -> Path | None:
 
 def describe_device() -> str:
     """The GPU that fastconv would choose, else the processor."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {os.cpu_count()} cores"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else describe_processor()
+
+
+def describe_processor() -> str:
+    return f"{cpu_name()}, {os.cpu_count()} cores"
 
 
 def forget_benchmarks() -> None:

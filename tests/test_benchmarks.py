@@ -1,12 +1,16 @@
 """The benchmarks' machinery, on small networks: they measure a run's own path, and tables follow from their rows."""
 
+import dataclasses
 import importlib
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import article
+import article_options
 import gpu
 import pytest
 import slow_server
@@ -65,6 +69,19 @@ def test_less_may_be_better(table):
     seconds.add(0, "ours", 2)
     seconds.add(0, "other", 6)
     assert seconds.ratio("other") == 3
+
+
+def test_a_row_goes_under_its_column_and_begins_a_line(tmp_path):
+    """Whatever the order of the columns, and also behind a line that was cut off."""
+    path = tmp_path / "rows.csv"
+    append(path, {"a": 1, "b": "x"}, {"a": 2, "b": "y"})
+    with path.open("a") as file:
+        file.write("3,")
+    append(path, {"b": "z", "a": 4})
+    assert path.read_text() == "a,b\n1,x\n2,y\n3,\n4,z\n"
+    with pytest.raises(ValueError, match="'c'"):
+        append(path, {"a": 5, "b": "w", "c": 0})
+    assert path.read_text().endswith("4,z\n")
 
 
 def test_rows_of_another_machine_do_not_count(table):
@@ -257,10 +274,101 @@ def test_the_article_is_run_and_gone_on_with(digits_here, tmp_path, monkeypatch)
     measures = (tmp_path / "results" / "measures.csv").read_bytes()
     table = (tmp_path / "results" / "rows.csv").read_text()
     (tmp_path / "results" / "rows.csv").write_text("".join(table.splitlines(True)[:-1]))
+    (curves,) = (tmp_path / "results").glob("*/digits/curves.png")
+    curves.unlink()
     monkeypatch.setattr(article, "in_process", lambda *_: pytest.fail("it is there already"))
     article.main(*ARTICLE)
     assert (tmp_path / "results" / "rows.csv").read_text() == table
     assert (tmp_path / "results" / "measures.csv").read_bytes() == measures
+    assert curves.exists(), "of the small files, also where the two runs are of two calls"
+
+
+def rows_there(folder, *changes):
+    """A table of rows of 25 epochs on this machine, which differ as given."""
+    row = Row("digits", True, 0, 0.9, 0.3, 9.0, 25.0, 25.0, 26_268, 900.0, describe_device(), "fp32", 64, "", "abc",
+              "epochs")  # fmt: skip
+    for each in changes:
+        append(folder / "rows.csv", as_line(dataclasses.replace(row, **each)))
+
+
+def test_all_runs_of_a_seed_come_before_their_heatmaps(tmp_path, monkeypatch):
+    done = []
+    for part in ("train_pair", "explain_pair"):
+        monkeypatch.setattr(article.Article, part, lambda _, *job, part=part: done.append((part[:5], *job)))
+    article.main("datasets=a,b", "seeds=0,1", "epochs=25,6", f"results={tmp_path}")
+    seeds = [[("train", "25", seed, "a"), ("train", "25", seed, "b"),
+              ("expla", "25", seed, "a"), ("expla", "25", seed, "b")] for seed in (0, 1)]  # fmt: skip
+    assert done == [*seeds[0], *seeds[1], *(("train", "6", seed, name) for seed in (0, 1) for name in "ab")]
+
+
+def test_the_other_run_of_a_pair_has_its_precision(tmp_path, monkeypatch):
+    rows_there(tmp_path, {})
+    asked = []
+    monkeypatch.setattr(article, "in_process", lambda *given: asked.append(given))
+    with pytest.raises(SystemExit, match=r"^article: .*none-25-0 has no finished run of digits: see above$"):
+        article.main("datasets=digits", "seeds=0", "epochs=25", f"results={tmp_path}")
+    (given,) = asked
+    assert {"augment=none", "trainer.precision=fp32", "resume=auto"} <= set(given)
+
+
+def test_a_stopped_article_writes_its_page(tmp_path, monkeypatch, capsys):
+    """Also while it trains nothing, where a signal would end the process at once."""
+    rows_there(tmp_path, {})
+    monkeypatch.setattr(article, "in_process", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        article.main("datasets=digits", "seeds=0", "epochs=25", f"results={tmp_path}")
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: the same command goes on" in capsys.readouterr().err
+    assert "Not run yet: digits without augmentation, 25 epochs." in (tmp_path / "article.md").read_text()
+    assert (tmp_path / "article.html").exists()
+
+
+def test_heatmaps_that_fail_do_not_end_the_article(tmp_path, monkeypatch, capsys):
+    runs = [{"augmented": way, "seed": seed, "run": f"{way} {seed}"} for way in (True, False) for seed in (0, 1)]
+    rows_there(tmp_path, *runs)
+    names = {"standard": True, "none": False}
+
+    def finished(outputs, dataset):
+        augment, _, seed = outputs.name.split("-")
+        return outputs / dataset / f"{names[augment]} {seed}"
+
+    monkeypatch.setattr(article, "finished_run", finished)
+    asked = []
+
+    def fail(*given):
+        asked.append(given)
+        raise SystemExit(1)
+
+    monkeypatch.setattr(article, "in_process", fail)
+    with pytest.raises(SystemExit) as ended:
+        article.main("datasets=digits", "seeds=0,1", "epochs=25", f"results={tmp_path}")
+    assert (ended.value.code, [each[0] for each in asked]) == (1, ["explain", "explain"])
+    assert "digits, seed 1, 25 epochs: no heatmaps, for the reason above" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("seeds=a", "seeds=a is not possible: give numbers, as seeds=0,1,2"),
+        ("epochs=all", "epochs=all is not possible: give numbers, as epochs=25"),
+        ("seed=1", "seed=1 is not possible: seeds sets seed of each run"),
+        ("augment=none", "augment=none is not possible: this experiment sets augment of each run"),
+        ("elsewhere=yes", "elsewhere=yes is not possible: give elsewhere=skip, or nothing"),
+    ],
+)
+def test_an_argument_of_the_article_that_cannot_work_is_one_line(given, message, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        article.main(given, f"results={tmp_path / 'results'}")
+    assert ended.value.code == f"article: {message}"
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_machine_with_a_gpu_may_train_the_article_on_its_cpu(monkeypatch):
+    monkeypatch.setattr(article_options, "describe_device", lambda: "GPU")
+    monkeypatch.setattr(article_options, "describe_processor", lambda: "CPU, 2 cores")
+    assert article.Options.read(()).device == "GPU"
+    assert article.Options.read(("trainer=cpu",)).device == "CPU, 2 cores"
+    assert article.Options.read(("trainer.accelerator=cpu",)).device == "CPU, 2 cores"
 
 
 def test_the_article_comes_in_order_of_worth():

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from fastconv.analysis.article.claims import claims, gain_by_epochs
+from fastconv.analysis.article.claims import claims, claims_of, findings, gain_by_epochs
 from fastconv.analysis.article.page import sections
-from fastconv.analysis.article.rows import Measure, Row, as_line, further, row_of, setups, stored
+from fastconv.analysis.article.rows import Measure, Row, as_line, further, read_rows, row_of, setups
 from fastconv.analysis.article.tables import measures_table, results_table
 from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
 
 ROW = Row("cifar10", True, 0, 0.94, 0.2, 30.0, 25.0, 25.0, 6_573_120, 47_000.0, "GPU", "bf16", 64, "", "abc", "epochs")
 
@@ -37,13 +38,15 @@ def judged(some, measures=()):
         ((93.0,), "yes (one seed)", "+1.00 (+0.32 to +1.68 over the images; n = 1)"),
         ((94.9,), "no (one seed)", "-0.90 (-1.53 to -0.27 over the images; n = 1)"),
         ((93.5,), "undecided", "+0.50 (-0.17 to +1.17 over the images; n = 1)"),
-        ((), "undecided", "not measured"),
+        ((), "not measured", "-"),
     ],
 )
 def test_augmentation_is_judged_by_pairs_of_seeds(without, verdict, found):
     claim = judged(rows((94.0, 94.0, 94.0), without))["Accuracy"]
     assert (claim.verdict, claim.found, claim.n) == (verdict, found, len(without))
-    assert claim.command == "python benchmarks/article.py datasets=cifar10 epochs=25 results=again"
+    assert claim.command == (
+        "python benchmarks/article.py datasets=cifar10 seeds=0,1,2 epochs=25 trainer.precision=bf16 results=again"
+    )
 
 
 def test_seconds_suffice_if_all_epochs_fit():
@@ -74,13 +77,18 @@ def measure(value, way, seed, key="on_object", method="grad_cam", max_epochs=25.
 def test_heatmaps_are_judged_by_the_object_or_by_deletion():
     some = rows((94, 94), (93, 93))
     both = [measure(0.6 + 0.1 * way, way, seed) for way in (False, True) for seed in (0, 1)]
-    gains = [measure(0.3 - 0.1 * way, way, seed, "deletion_gain", method)
-             for way in (False, True) for seed in (0, 1) for method in ("grad_cam", "grad_cam_fine")]  # fmt: skip
-    last, fine = (each for each in claims(setups(some)[0], some, both + gains) if each.claim.startswith("Heatmaps"))
+    gains = [measure(0.3 + sign * 0.1 * way, way, seed, key, method)
+             for way in (False, True) for seed in (0, 1) for method in ("grad_cam", "grad_cam_fine")
+             for key, sign in (("deletion_gain", -1), ("insertion_gain", 1))]  # fmt: skip
+    last, gone, come = (
+        each for each in claims(setups(some)[0], some, both + gains) if each.claim.startswith("Heatmaps")
+    )
     assert (last.verdict, last.n) == ("yes", 2)
     assert "share of the evidence on the object" in last.measurement
-    assert (fine.verdict, fine.n) == ("no", 2)
-    assert "gain in deletion" in fine.measurement
+    assert (gone.verdict, gone.n) == ("no", 2)
+    assert "gain in deletion" in gone.measurement
+    assert (come.verdict, come.n) == ("yes", 2), "both gains are told, also where they disagree"
+    assert "gain in insertion" in come.measurement
 
 
 def test_heatmaps_of_one_seed_are_judged_over_the_images():
@@ -131,20 +139,84 @@ def test_a_single_wide_run_hides_nothing_of_narrower_pairs(tmp_path):
     short = rows((80.0,), (81.0,), width=32, max_epochs=2.0)
     measures = [dataclasses.replace(measure(0.6, way, 0), width=32) for way in (False, True)]
     parts = sections([*rows((94.0,), ()), *pair, *short], measures, {}, tmp_path / "epochs.png")
-    wide, narrow = (f"25 epochs, DavidNet of width {width}, GPU (bf16)" for width in (64, 32))
     assert [part.heading for part in parts] == [
         "Results",
-        f"The article's claims: {wide}",
-        f"The article's claims: {narrow}",
+        "The article's claims: 25 epochs",
         "Accuracy against epochs",
-        f"Measures of the heatmaps: {narrow}",
+        "Measures of the heatmaps: 25 epochs, DavidNet of width 32, GPU (bf16)",
     ]
-    assert [line[1] for line in parts[3].table.rows] == ["2", "25"]
+    claimed = parts[1].table.rows
+    assert [(line[0].split()[0], line[2], str(line[3]), line[5]) for line in claimed] == [
+        ("Accuracy", "width 32, GPU (bf16)", "yes (one seed)", "1"),
+        ("Heatmaps", "width 32, GPU (bf16)", "undecided", "1"),
+        ("1000", "width 64, GPU (bf16)", "yes", "1"),
+        ("1000", "width 32, GPU (bf16)", "yes", "2"),
+        ("The", "width 64, GPU (bf16)", "undecided", "1"),
+        ("The", "width 32, GPU (bf16)", "no (one seed)", "1"),
+    ], "a claim that one of them cannot tell of is told by the other alone"
+    assert [line[1] for line in parts[2].table.rows] == ["2", "25"]
 
 
-def test_a_row_is_kept_as_it_is():
+def test_what_nobody_measured_is_told_once():
+    some = [*rows((94.0,), ()), *rows((93.9,), (), width=32), *rows((95.0,), (94.0,), dataset="fashion_mnist")]
+    found = claims_of(setups(some), some, [])
+    told = [(each.dataset, each.runs, each.verdict) for each in found if each.claim.startswith("Accuracy")]
+    assert told == [
+        ("cifar10", "width 64, GPU (bf16)", "not measured"),
+        ("fashion_mnist", "width 64, GPU (bf16)", "yes (one seed)"),
+    ]
+    accuracy, heatmaps, *_ = findings(found)
+    assert accuracy.split(": ")[1] == "cifar10 not measured; fashion_mnist yes (one seed) [width 64, GPU (bf16)]."
+    assert heatmaps.endswith(": cifar10 not measured; fashion_mnist not measured.")
+    near = next(line for line in findings(found) if line.startswith("The error"))
+    assert "cifar10 undecided [width 64, GPU (bf16)]; cifar10 undecided [width 32, GPU (bf16)];" in near
+    only = findings([each for each in found if each.runs.startswith("width 64")])
+    assert only[0].endswith("fashion_mnist yes (one seed)."), "one setup is not named on each line"
+
+
+def written(path, *lines):
+    """A table of rows, with a column that is nobody's."""
+    values = [as_line(each) | {"date": "2026-11-29"} for each in lines]
+    table = [list(values[0]), *(list(map(str, each.values())) for each in values)]
+    path.write_text("".join(",".join(cells) + "\n" for cells in table))
+    return path
+
+
+def test_a_row_is_kept_as_it_is(tmp_path):
     for each in (ROW, dataclasses.replace(measure(0.25, True, 3), sd=0.125)):
-        assert stored(type(each), {key: str(value) for key, value in as_line(each).items()}) == each
+        assert read_rows(type(each), written(tmp_path / "rows.csv", each)) == [each]
+    assert read_rows(Row, tmp_path / "none.csv") == []
+
+
+def test_tables_of_several_machines_can_be_put_together(tmp_path):
+    again = dataclasses.replace(ROW, accuracy=0.5, run="of another machine of this kind")
+    other = dataclasses.replace(ROW, device="another")
+    one, two = written(tmp_path / "one.csv", ROW), written(tmp_path / "two.csv", again, other)
+    one.write_text(one.read_text() + two.read_text())
+    assert read_rows(Row, one) == [ROW, other], "a seed counts once, and a header among the lines is none"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("0.94", "high"), "line 2 is no row of this table (accuracy is 'high')"),
+        (lambda text: text.replace(",yes,", ",true,"), "line 2 is no row of this table (augmented is 'true')"),
+        (lambda text: text[:-30], "line 2 is no row of this table (it has too many or too few columns)"),
+        (lambda text: text[:-1] + ",1\n", "line 2 is no row of this table (it has too many or too few columns)"),
+        (lambda text: text + "<<<<<<< HEAD\n", "line 3 is no row of this table (it has too many or too few columns)"),
+        (lambda text: text.replace(",loss,", ",Loss,"), "has no column loss"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_line(tmp_path, change, message):
+    path = written(tmp_path / "rows.csv", ROW)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InputError) as told:
+        read_rows(Row, path)
+    assert message in str(told.value)
+    assert str(path) in str(told.value)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        read_rows(Row, path)
 
 
 def test_only_a_finished_run_has_a_row():
@@ -152,6 +224,8 @@ def test_only_a_finished_run_has_a_row():
                       overrides=["dataset=cifar10", "seed=2", "outputs=x", "resume=auto", "stream=online"],
                       hparams={"model.width": 32, "schedule.max_epochs": 6.0})  # fmt: skip
     row = row_of(results, "run")
+    dirty = dataclasses.replace(results, git_commit="6507cfab5797069a04f6dba60f96babe8fb19b86-dirty")
+    assert row_of(dirty).commit == "6507cfab57-dirty", "changed files are told"
     assert (row.width, row.max_epochs, row.settings, row.augmented, row.seed) == (32, 6, "stream=online", False, 2)
     assert (
         row_of(dataclasses.replace(results, pretrained="resnet18 a")).settings == "stream=online pretrained=resnet18 a"
@@ -162,7 +236,8 @@ def test_only_a_finished_run_has_a_row():
 
 
 def test_settings_with_columns_of_their_own_do_not_set_rows_apart():
-    given = ["model.width=32", "trainer.precision=fp32", "trainer.winograd=on", "trainer.num_threads=2", "outputs=o"]
+    given = ["model.width=32", "trainer.precision=fp32", "trainer.winograd=on", "trainer.num_threads=2", "outputs=o",
+             "trainer.accelerator=gpu", "trainer.compile=false", "stream=auto"]  # fmt: skip
     assert further(given) == []
     assert further([*given, "optimizer.weight_decay=0", "batch_size=256"]) == [
         "batch_size=256",

@@ -16,12 +16,12 @@ USED_UP = 0.99
 # An error rate is near another if it is at most this multiple of it. (DavidNet's published 94.08 % on CIFAR-10 is 1.48
 # times the error of the ResNet-18 below.)
 NEAR = 1.5
-YES, NO, UNDECIDED = "yes", "no", "undecided"
+YES, NO, UNDECIDED, NOT_MEASURED = "yes", "no", "undecided", "not measured"
 # Added to a verdict that rests on the test images of one seed: other seeds may differ by more than its images show.
 ONE_SEED = " (one seed)"
 # The measures by which a heatmap is more sensible, higher is better: where the object is known, its share of the
-# evidence; else by how much the pixels that it shows matter more than random ones.
-ON_OBJECT, GAIN = "on_object", "deletion_gain"
+# evidence; else by how much the pixels that it shows matter more than random ones, when they go and when they come.
+ON_OBJECT, GAINS = "on_object", ("deletion_gain", "insertion_gain")
 LAYERS = {"grad_cam": "Grad-CAM of the last block", "grad_cam_fine": "Grad-CAM of the block before it"}
 
 
@@ -32,10 +32,17 @@ class Published:
     percent: float
     network: str
     source: str
+    davidnet: str = ""
+    """What was published for the article's network itself."""
 
 
 PUBLISHED = {
-    "cifar10": Published(96.0, "ResNet-18", "https://arxiv.org/abs/2404.00498"),
+    "cifar10": Published(
+        96.0,
+        "ResNet-18",
+        "https://arxiv.org/abs/2404.00498",
+        "94.08 % after 24 epochs (median of 50 runs, https://github.com/davidcpage/cifar10-fast)",
+    ),
     "fashion_mnist": Published(96.7, "WRN-40-4", "https://github.com/zalandoresearch/fashion-mnist"),
     "mnist": Published(99.8, "best single networks", "https://arxiv.org/abs/2008.10400"),
 }
@@ -49,6 +56,8 @@ class Claim:
 
     claim: str
     dataset: str
+    runs: str
+    """The setup of the runs that it is judged by."""
     verdict: str
     measurement: str
     found: str
@@ -61,20 +70,57 @@ def claims(setup: Setup, rows: Sequence[Row], measures: Sequence[Measure]) -> li
     rows = [row for row in rows if row.setup == setup]
     measures = [each for each in measures if each.setup == setup]
     datasets = list(dict.fromkeys(row.dataset for row in rows))
-    found = [_augmentation_helps(setup, name, [row for row in rows if row.dataset == name]) for name in datasets]
+    of = {name: [row for row in rows if row.dataset == name] for name in datasets}
+    found = [_augmentation_helps(setup, name, of[name]) for name in datasets]
     for name in datasets:
-        found += _heatmaps_are_sensible(setup, name, [each for each in measures if each.dataset == name])
-    found += [_seconds_suffice(setup, name, [row for row in rows if row.dataset == name]) for name in datasets]
-    found += [
-        _is_near(setup, name, [row for row in rows if row.dataset == name and row.augmented])
-        for name in datasets
-        if name in PUBLISHED
-    ]
+        again = command(setup, of[name])
+        found += _heatmaps_are_sensible(setup, name, [each for each in measures if each.dataset == name], again)
+    found += [_seconds_suffice(setup, name, of[name]) for name in datasets]
+    found += [_is_near(setup, name, of[name]) for name in datasets if name in PUBLISHED]
     return found
+
+
+def claims_of(setups: Sequence[Setup], rows: Sequence[Row], measures: Sequence[Measure]) -> list[Claim]:
+    """Judge every claim on every data set by the runs of several setups: claim by claim, then by data set and setup.
+
+    Of what no setup has measured, one stays that says so; else only those that are measured.
+    """
+    found = [each for setup in setups for each in claims(setup, rows, measures)]
+    texts, datasets = (
+        list(dict.fromkeys(values)) for values in ([each.claim for each in found], [row.dataset for row in rows])
+    )
+    found.sort(key=lambda each: (texts.index(each.claim), datasets.index(each.dataset)))
+    measured = {(each.claim, each.dataset) for each in found if each.n}
+    told: set[tuple[str, str]] = set()
+    kept = []
+    for each in found:
+        subject = (each.claim, each.dataset)
+        if each.n or (subject not in measured and subject not in told):
+            kept.append(each)
+        told.add(subject)
+    return kept
+
+
+def findings(found: Sequence[Claim]) -> list[str]:
+    """Say each claim's verdicts in a line: by data set, and by setup if there are several."""
+    several = len({each.runs for each in found}) > 1
+    lines = []
+    for text in dict.fromkeys(each.claim for each in found):
+        answers = []
+        for dataset, runs in dict.fromkeys((each.dataset, each.runs) for each in found if each.claim == text):
+            some = [each.verdict for each in found if (each.claim, each.dataset, each.runs) == (text, dataset, runs)]
+            counts = {answer: some.count(answer) for answer in dict.fromkeys(some)}
+            of = f" in {{}} of {len(some)} measurements" if len(counts) > 1 else ""
+            told = ", ".join(answer + of.format(n) for answer, n in counts.items())
+            answers.append(f"{dataset} {told}" + f" [{runs}]" * (several and NOT_MEASURED not in counts))
+        lines.append(f"{text}: {'; '.join(answers)}.")
+    return lines
 
 
 def verdict(change: Summary, threshold: float = 0.0) -> str:
     """Say whether a mean is above a threshold: yes or no if its whole 95 % interval is on one side, else undecided."""
+    if not change.n:
+        return NOT_MEASURED
     basis = ONE_SEED if change.n == 1 else ""
     if change.mean - change.half > threshold:
         return YES + basis
@@ -82,9 +128,9 @@ def verdict(change: Summary, threshold: float = 0.0) -> str:
 
 
 def interval(summary: Summary, pattern: str, unit: str = "") -> str:
-    """Format a mean with its 95 % interval, or say that one value has none."""
+    """Format a mean with its 95 % interval, or say that one value has none; a dash for no value."""
     if not summary.n:
-        return "not measured"
+        return "-"
     text = f"{summary.mean:{pattern}}{unit}"
     if summary.half != summary.half:
         return f"{text} (no interval: n = 1)"
@@ -105,16 +151,18 @@ def half_over_images(accuracies: Sequence[float]) -> float:
     return 196 * math.sqrt(sum(share * (1 - share) / TEST_IMAGES for share in accuracies))
 
 
-def command(setup: Setup, dataset: str) -> str:
+def command(setup: Setup, rows: Sequence[Row]) -> str:
     """Return the command that measures a data set's rows of a setup anew, on the machine that it is typed on.
 
     It is empty for runs that ended by time instead of epochs: benchmarks/article.py trains none.
     """
-    if not setup.max_epochs:
+    if not setup.max_epochs or not rows:
         return ""
-    width = f" model.width={setup.width}" if setup.width not in (0, 64) else ""
-    settings = f" {setup.settings}" if setup.settings else ""
-    return f"python benchmarks/article.py datasets={dataset} epochs={setup.max_epochs:g}{width}{settings} results=again"
+    seeds = ",".join(map(str, sorted({row.seed for row in rows})))
+    given = [f"datasets={rows[0].dataset}", f"seeds={seeds}", f"epochs={setup.max_epochs:g}"]
+    given += [f"model.width={setup.width}"] if setup.width not in (0, 64) else []
+    given += [f"trainer.precision={setup.precision}"] if setup.precision in ("fp32", "bf16") else []
+    return " ".join(["python benchmarks/article.py", *given, *filter(None, [setup.settings]), "results=again"])
 
 
 def gain_by_epochs(rows: Sequence[Row], setup: Setup) -> list[tuple[Setup, str, Summary, Summary, Summary]]:
@@ -148,15 +196,20 @@ def _augmentation_helps(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     return Claim(
         "Accuracy is lower without augmentation",
         dataset,
+        setup.short,
         verdict(gain),
         "test accuracy with augmentation minus that without, in points, paired by seed",
         interval(gain, "+.2f"),
         gain.n,
-        command(setup, dataset),
+        command(setup, rows),
     )
 
 
-def _measure_gain(measures: Sequence[Measure]) -> Summary:
+def measure_gain(measures: Sequence[Measure]) -> Summary:
+    """Summarise the differences of a measure with augmentation minus without, over the seeds that have both.
+
+    A single pair's interval is over its images, as if its networks had been shown different ones.
+    """
     gain = pair_by_seed({(each.augmented, each.seed): each.value for each in measures})
     if gain.n != 1:
         return gain
@@ -167,28 +220,27 @@ def _measure_gain(measures: Sequence[Measure]) -> Summary:
 
 def _opposite(answer: str) -> str:
     first, space, basis = answer.partition(" ")
-    return answer if answer == UNDECIDED else {YES: NO, NO: YES}[first] + space + basis
+    return {YES: NO, NO: YES}[first] + space + basis if first in (YES, NO) else answer
 
 
-def _heatmaps_are_sensible(setup: Setup, dataset: str, measures: list[Measure]) -> list[Claim]:
-    found = []
+def _heatmaps_are_sensible(setup: Setup, dataset: str, measures: list[Measure], again: str) -> list[Claim]:
+    change = "with augmentation minus without, paired by seed"
+    judged = []
     for method, title in LAYERS.items():
         own = [each for each in measures if each.method == method]
-        key = ON_OBJECT if any(each.measure == ON_OBJECT for each in own) else GAIN
-        change = _measure_gain([each for each in own if each.measure == key])
-        what = "share of the evidence on the object" if key == ON_OBJECT else MEASURES[key].title
-        found.append(
-            Claim(
-                "Heatmaps lie on a more sensible part of the image with augmentation",
-                dataset,
-                verdict(change),
-                f"{title}: {what}, with augmentation minus without, paired by seed",
-                interval(change, "+.3f"),
-                change.n,
-                command(setup, dataset),
-            )
-        )
-    return found
+        known = [ON_OBJECT] if any(each.measure == ON_OBJECT for each in own) else GAINS
+        for key in known if own else ():
+            what = "share of the evidence on the object" if key == ON_OBJECT else MEASURES[key].title
+            gain = measure_gain([each for each in own if each.measure == key])
+            judged.append((gain, f"{title}: {what}, {change}"))
+    gains = " and ".join(MEASURES[key].title for key in GAINS)
+    unknown = f"Grad-CAM: share of the evidence on the object if known, else {gains}; {change}"
+    judged = judged or [(summarise([]), unknown)]
+    text = "Heatmaps lie on a more sensible part of the image with augmentation"
+    return [
+        Claim(text, dataset, setup.short, verdict(gain), measurement, interval(gain, "+.3f"), gain.n, again)
+        for gain, measurement in judged
+    ]
 
 
 def _seconds_suffice(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
@@ -206,27 +258,30 @@ def _seconds_suffice(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     return Claim(
         f"{ARTICLE_SECONDS:g} s are enough",
         dataset,
+        setup.short,
         answer,
-        f"seconds of training and validation of all epochs, on {setup.device} ({setup.precision})",
+        "seconds of training and validation of all epochs, with and without augmentation",
         text,
         seconds.n,
-        command(setup, dataset),
+        command(setup, rows),
     )
 
 
 def _is_near(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     known = PUBLISHED[dataset]
     error = 100 - known.percent
-    ratio = summarise(100 * (1 - row.accuracy) / error for row in rows)
+    accuracies = [row.accuracy for row in rows if row.augmented]
+    ratio = summarise(100 * (1 - accuracy) / error for accuracy in accuracies)
     if ratio.n == 1:
-        ratio = dataclasses.replace(ratio, half_of_one=half_over_images([row.accuracy for row in rows]) / error)
+        ratio = dataclasses.replace(ratio, half_of_one=half_over_images(accuracies) / error)
     return Claim(
         "The error is near the state of the art",
         dataset,
+        setup.short,
         _opposite(verdict(ratio, NEAR)),
         f"test error with augmentation, as a multiple of {error:.1f} % ({known.network}, {known.source}); near is at"
         f" most {NEAR:g}",
         interval(ratio, ".2f"),
         ratio.n,
-        command(setup, dataset),
+        command(setup, rows),
     )

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastconv.analysis.article.claims import claims
+from fastconv.analysis.article.claims import PUBLISHED, claims_of, findings
 from fastconv.analysis.article.figures import AUGMENTED, draw_curves, draw_epochs, figures_of
-from fastconv.analysis.article.rows import Measure, Row, measures_of, row_of, setups
-from fastconv.analysis.article.tables import WAYS, claims_table, epochs_table, measures_table, results_table
+from fastconv.analysis.article.rows import Measure, Row, Setup, measures_of, row_of, setups
+from fastconv.analysis.article.tables import claims_table, epochs_table, measures_table, results_table
 from fastconv.analysis.attribution.augmentation_effect import explain_sweep
 from fastconv.analysis.html import Figure, Table, write_page
 from fastconv.config.sweeps import described
 from fastconv.runs.collection import Entry, find_runs
 from fastconv.system.errors import InputError
 from fastconv.system.names import file_name
+from fastconv.system.wording import measured
 
 # Settings of the heatmaps and their measures, as overrides of fastconv.explain: its own.
 HEATMAPS: tuple[str, ...] = ()
@@ -67,7 +68,8 @@ def write_article(sweep: Path, data: str, trust: bool = True) -> Path:
     told = described(sweep)
     again = shlex.join(["python", "-m", "fastconv.train", "-m", *told["overrides"]]) if told else ""
     path = sweep / "article.html"
-    write_html(path, sections(rows, measures, figures, sweep / "epochs.png", missing, again), problems(entries), rows)
+    write_html(path, sections(rows, measures, figures, sweep / "epochs.png", missing, again), rows, measures,
+               problems(entries))  # fmt: skip
     return path
 
 
@@ -95,6 +97,7 @@ def sections(
     missing: Mapping[str, str] | None = None,
     command: str = "",
     methods: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> list[Section]:
     """Return the parts of the page.
 
@@ -105,23 +108,25 @@ def sections(
         missing: why a data set has no heatmaps.
         command: makes the whole page again.
         methods: whose measures are shown; None for all.
+        notes: what else there is to say of the results.
     """
-    first, *others = setups(rows)
-    whole = [first, *(each for each in others if each.max_epochs == first.max_epochs)]
-    note = "Test split, scored once at the end of each run. Mean ± standard deviation over n seeds; seconds are those"
-    found = [Section("Results", [f"{note} of training and validation. Commits: {', '.join(commits(rows))}."],
+    whole = longest(rows)
+    epochs_of = measured(whole[0].max_epochs, "epoch") if whole[0].max_epochs else "as many epochs as fit"
+    found = [Section("Results", [RESULTS, *published(rows), *notes, f"Commits: {', '.join(commits(rows))}."],
                      results_table(rows))]  # fmt: skip
-    for setup in whole:
-        judged = claims_table(claims(setup, rows, measures))
-        found.append(Section(f"The article's claims: {setup}", [VERDICTS], judged))
+    judged = claims_table(claims_of(whole, rows, measures))
+    found.append(Section(f"The article's claims: {epochs_of}", [VERDICTS], judged))
     if compared := next((setup for setup in whole if draw_epochs(rows, setup, epochs)), None):
         text = "Each point is a run of its own with a whole learning-rate cycle. Dots: seeds; lines: their means."
         figure = Figure(epochs, "Test accuracy against epochs, with and without augmentation", text)
         found.append(Section("Accuracy against epochs", [], epochs_table(rows, compared), [figure]))
     for dataset, some in figures.items():
-        notes = [f"No heatmaps: {missing[dataset]}."] if missing and dataset in missing else []
-        found.append(Section(dataset, notes, None, some))
-    text = "Mean ± standard deviation over seeds of each run's mean over its images. Definitions: docs/heatmaps.md."
+        why = [f"No heatmaps: {missing[dataset]}."] if missing and dataset in missing else []
+        found.append(Section(dataset, why, None, some))
+    text = (
+        "Mean ± standard deviation over seeds of each run's mean over its images; with one seed, the interval is over"
+        " the images. Definitions: docs/heatmaps.md."
+    )
     for setup in whole:
         if (table := measures_table(measures, setup, methods)).rows:
             heading = "Measures of the heatmaps" + f": {setup}" * (len(whole) > 1)
@@ -131,11 +136,28 @@ def sections(
     return found
 
 
+RESULTS = (
+    "Test split, scored once at the end of each run. Mean ± standard deviation over n seeds. Seconds are those of"
+    " training and validation by the wall clock, which other work on the machine lengthens."
+)
 VERDICTS = (
     "A verdict is yes or no if the whole 95 % interval over the seeds (Student's t) is on one side, else undecided."
     " One interval in twenty misses by chance. With one seed, the interval is over the images, and the verdict says so:"
-    " another seed may differ by more. Seconds are given as the range over all runs, from the shortest to the longest."
+    " another seed may differ by more. Seconds are given as the range over all runs, from the shortest to the longest,"
+    " and hold for the machine that is named."
 )
+
+
+def longest(rows: Sequence[Row]) -> list[Setup]:
+    """List the setups with most epochs, whose runs judge the claims."""
+    first, *others = setups(rows)
+    return [first, *(each for each in others if each.max_epochs == first.max_epochs)]
+
+
+def published(rows: Sequence[Row]) -> list[str]:
+    """Say what was published for the article's network on the data sets of some rows."""
+    known = {name: PUBLISHED[name].davidnet for name in dict.fromkeys(row.dataset for row in rows) if name in PUBLISHED}
+    return [f"Published for DavidNet on {name}: {text}." for name, text in known.items() if text]
 
 
 def commits(rows: Sequence[Row]) -> list[str]:
@@ -143,19 +165,10 @@ def commits(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.commit or "unknown" for row in rows))
 
 
-def findings(rows: Sequence[Row]) -> list[str]:
-    """Say what the runs of the first setup reached on each data set."""
-    setup = setups(rows)[0]
-    found = [f"{setup}."]
-    for line in results_table([row for row in rows if row.setup == setup]).rows:
-        dataset, way, accuracy, *_ = map(str, line)
-        n = line[8]
-        found.append(f"{dataset}: {accuracy} % {way if way == WAYS[True] else 'without augmentation'} (n = {n}).")
-    return found
-
-
-def write_html(path: Path, parts: Sequence[Section], lines: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write the page to a file. Raises InputError if it cannot be written."""
+def write_html(path: Path, parts: Sequence[Section], rows: Sequence[Row], measures: Sequence[Measure],
+               lines: Sequence[str] = ()) -> None:  # fmt: skip
+    """Write the page to a file, with further lines at its top. Raises InputError if it cannot be written."""
     datasets = ", ".join(dict.fromkeys(row.dataset for row in rows))
-    write_page(path, "article.html", title=f"The article's experiment: {datasets}", findings=[*findings(rows), *lines],
+    told = findings(claims_of(longest(rows), rows, measures))
+    write_page(path, "article.html", title=f"The article's experiment: {datasets}", findings=[*told, *lines],
                sections=parts)  # fmt: skip

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 from fastconv.analysis.comparison.statistics import Summary, summarise
 from fastconv.runs.hparams import is_augmented, is_location
 from fastconv.runs.results import FINISHED, Results
+from fastconv.system.errors import InputError
 from fastconv.system.wording import measured
 
-# Overrides that have a column of their own, that every run of the experiment has, or that change results by less than
-# 1e-5: Winograd's convolutions and the number of threads.
+# Overrides that have a column of their own, that every run of the experiment has, or that change how a run computes the
+# same: a compiled step, Winograd's convolutions and the number of threads change results by their rounding alone.
 KNOWN = (
     "dataset", "augment", "seed", "experiment", "model.width", "schedule.max_epochs", "budget.seconds",
-    "trainer.precision", "trainer.winograd", "trainer.num_threads",
+    "trainer.accelerator", "trainer.precision", "trainer.compile", "trainer.winograd", "trainer.num_threads",
 )  # fmt: skip
+# The same images as by default.
+SAME = "stream=auto"
 # No epochs, widths or seconds are more.
 MOST = 1e12
 
@@ -38,6 +41,12 @@ class Setup(NamedTuple):
         epochs = measured(self.max_epochs, "epoch") if self.max_epochs else "as many epochs as fit"
         network = f"DavidNet of width {self.width}" if self.width else "another network"
         return ", ".join(filter(None, (epochs, network, f"{self.device} ({self.precision})", self.settings)))
+
+    @property
+    def short(self) -> str:
+        """It without the number of epochs."""
+        network = f"width {self.width}" if self.width else "another network"
+        return ", ".join(filter(None, (network, f"{self.device} ({self.precision})", self.settings)))
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,11 @@ class Row:
         return Setup(self.max_epochs, self.width, self.device, self.precision, self.settings)
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """What a repetition of the run shares with it."""
+        return self.setup, self.dataset, self.augmented, self.seed
+
+    @property
     def is_whole(self) -> bool:
         """Whether its epochs, and not its time, ended it."""
         return self.ended_by == "epochs"
@@ -101,6 +115,11 @@ class Measure:
         """That of the run."""
         return Setup(self.max_epochs, self.width, self.device, self.precision, self.settings)
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the same measure of a repetition of the run shares with it."""
+        return self.setup, self.dataset, self.augmented, self.seed, self.method, self.measure
+
 
 def row_of(results: Results | None, run: str = "", device: str | None = None) -> Row | None:
     """Return the row of a run; None if it is not finished.
@@ -129,7 +148,7 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
         width=int(_number(width, unknown=0.0)),
         # Not all overrides tell: experiment=best chooses by itself.
         settings=" ".join([*further(results.overrides), *([f"pretrained={began}"] if began else [])]),
-        commit=(results.git_commit or "")[:10],
+        commit=_short(results.git_commit or ""),
         ended_by=results.stop_reason,
         run=run,
     )
@@ -152,13 +171,44 @@ def measures_of(report: Path, rows: Iterable[Row]) -> list[Measure]:
     return found
 
 
-def stored(kind: type[Any], texts: Mapping[str, str]) -> Any:
-    """Return the `Row` or `Measure` that a line of a table keeps; columns that it does not have are ignored."""
+def read_rows(kind: type[Any], path: Path) -> list[Any]:
+    """Read the `Row`s or `Measure`s of a table; none without a file.
+
+    Of several with the same setup and seed, as two machines of a kind may make, the first counts. A header among the
+    lines is passed over, which tables that were put together have.
+
+    Raises InputError for a file that cannot be read, and for the first line that is none.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = csv.DictReader(file)
+            header = list(lines.fieldnames or ())
+            if header and (missing := [each.name for each in dataclasses.fields(kind) if each.name not in header]):
+                raise InputError(f"{path} has no column {missing[0]}: add it, or move the file away")
+            found: dict[object, Any] = {}
+            for line in lines:
+                if list(line.values()) != header:
+                    row = _stored(kind, line, f"{path}, line {lines.line_num}")
+                    found.setdefault(row.key, row)
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table: {error}") from error
+    return list(found.values())
+
+
+def _stored(kind: type[Any], line: Mapping[str | None, str | None], place: str) -> Any:
+    """The row of a line, of which columns that the kind does not have are ignored."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
-        if field.name in texts:
-            text = texts[field.name]
+        text = line.get(field.name)
+        try:
+            if text is None or None in line or (field.type is bool and text not in ("yes", "no")):
+                raise ValueError
             values[field.name] = text == "yes" if field.type is bool else field.type(text)  # type: ignore[operator]
+        except ValueError:
+            what = "it has too many or too few columns" if text is None or None in line else f"{field.name} is {text!r}"
+            raise InputError(f"{place} is no row of this table ({what}): mend or delete the line") from None
     return kind(**values)
 
 
@@ -195,7 +245,12 @@ def _setup_of(row: Row) -> tuple[float, str, str, int, str]:
 def further(overrides: list[str]) -> list[str]:
     """Return the overrides that a setup names: those that change what a run computes and have no column, sorted."""
     keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
-    return sorted(text for text, key in keys.items() if key not in KNOWN and not is_location(key))
+    return sorted(text for text, key in keys.items() if key not in KNOWN and text != SAME and not is_location(key))
+
+
+def _short(commit: str) -> str:
+    """A commit's first characters, and whether files had been changed since."""
+    return commit[:10] + "-dirty" * commit.endswith("-dirty")
 
 
 def _number(value: object, unknown: float = float("nan")) -> float:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from fastconv.analysis.article.claims import NO, ON_OBJECT, YES, Claim, gain_by_epochs, interval, verdict
-from fastconv.analysis.article.rows import Measure, Row, Setup, pair_by_seed, setups
+from fastconv.analysis.article.claims import NO, ON_OBJECT, YES, Claim, gain_by_epochs, interval, measure_gain, verdict
+from fastconv.analysis.article.rows import Measure, Row, Setup, setups
 from fastconv.analysis.attribution.findings import ABSOLUTE, MEASURES
 from fastconv.analysis.comparison.statistics import Summary, summarise
 from fastconv.analysis.html import Cell, Table
@@ -15,7 +15,10 @@ WAYS = {True: "with augmentation", False: "without"}
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """Return a line for each setup and data set with and without augmentation: means ± standard deviations."""
+    """Return a line for each setup and data set with and without augmentation: means ± standard deviations.
+
+    Settings have a column if a setup names some.
+    """
     header = ["data set", "runs", "accuracy %", "loss", "seconds", "epochs", "parameters", "images/s", "n", "width",
               "device", "settings"]  # fmt: skip
     lines = []
@@ -26,6 +29,8 @@ def results_table(rows: Sequence[Row]) -> Table:
                 some = [row for row in here if (row.dataset, row.augmented) == (dataset, augmented)]
                 if some:
                     lines.append([dataset, way, *_means(some), *_about(setup)])
+    if not any(line[-1] for line in lines):
+        header, lines = header[:-1], [line[:-1] for line in lines]
     return Table(header, lines, sortable=True)
 
 
@@ -53,9 +58,10 @@ def spread(summary: Summary, pattern: str) -> str:
 
 def claims_table(claims: Sequence[Claim]) -> Table:
     """Return a line for each claim and data set."""
-    header = ["claim", "data set", "verdict", "result (95 % interval)", "n", "measurement", "command to repeat it"]
+    header = ["claim", "data set", "runs", "verdict", "result (95 % interval)", "n", "measurement",
+              "command to repeat it"]  # fmt: skip
     lines: list[list[str | Cell]] = [
-        [each.claim, each.dataset, Cell(each.verdict, TONES.get(each.verdict, "")), each.found, str(each.n),
+        [each.claim, each.dataset, each.runs, Cell(each.verdict, TONES.get(each.verdict, "")), each.found, str(each.n),
          each.measurement, each.command]
         for each in claims
     ]  # fmt: skip
@@ -88,21 +94,21 @@ def measures_table(measures: Sequence[Measure], setup: Setup, methods: Sequence[
     for epochs in lengths:
         header += [f"{measured(epochs, 'epoch')}: without", "with", "difference (95 % interval)", "n"]
     keys = [key for key in MEASURES if key not in ABSOLUTE]
-    found: dict[tuple[str, str, str], dict[float, dict[tuple[bool, int], float]]] = {}
+    found: dict[tuple[str, str, str], dict[float, list[Measure]]] = {}
     for each in measures:
         if _is_like(each, setup) and each.measure in keys and (methods is None or each.method in methods):
             line = found.setdefault((each.dataset, each.method, each.measure), {})
-            line.setdefault(each.max_epochs, {})[each.augmented, each.seed] = each.value
+            line.setdefault(each.max_epochs, []).append(each)
     lines = []
     for (dataset, method, key), by_epochs in found.items():
-        if key == ON_OBJECT and all(round(each, 6) == 1 for values in by_epochs.values() for each in values.values()):
+        if key == ON_OBJECT and all(round(each.value, 6) == 1 for some in by_epochs.values() for each in some):
             continue  # by construction, where a method weighs pixels by their distance from black
         cells = [dataset, method, MEASURES[key].title, MEASURES[key].better or ""]
         for epochs in lengths:
-            values = by_epochs.get(epochs, {})
+            some = by_epochs.get(epochs, [])
             for wanted in (False, True):
-                cells.append(spread(summarise(value for (way, _), value in values.items() if way is wanted), ".3f"))
-            gain = pair_by_seed(values)
+                cells.append(spread(summarise(each.value for each in some if each.augmented is wanted), ".3f"))
+            gain = measure_gain(some)
             cells += [interval(gain, "+.3f"), str(gain.n)]
         lines.append(cells)
     return Table(header, lines)
