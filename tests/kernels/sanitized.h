@@ -21,10 +21,10 @@ static float *memory(long count) { // as it comes, which may be anything
 }
 static double *zeros(long count) { return calloc((size_t)count, sizeof(double)); }
 
-static void compare(const char *name, const float *found, const double *exact, long count, int shape) {
+static void compare(const char *name, const float *found, const double *exact, long count, double limit, int shape) {
     double error = 0, whole = 0;
     for (long i = 0; i < count; i++) error += pow(found[i] - exact[i], 2), whole += pow(exact[i], 2);
-    if (sqrt(error / whole) < 2e-5) return;
+    if (sqrt(error / whole) < limit) return;
     fprintf(stderr, "%s of shape %d errs by %g\n", name, shape, sqrt(error / whole));
     exit(1);
 }

@@ -38,9 +38,9 @@ int main(int count, char **given) {
         fastconv_norm_gelu_gradient(dy, x, bias, statistics, dx, dbias, two, &m);
         fastconv_gelu(x, plain, size, m.threads);
         fastconv_gelu_gradient(dy, x, sloped, size, m.threads);
-        compare("output", y, ey, size, shape), compare("gradient", dx, ex, size, shape);
-        compare("bias's gradient", dbias, eb, c, shape);
-        compare("GELU", plain, eg, size, shape), compare("GELU's gradient", sloped, es, size, shape);
+        compare("output", y, ey, size, 2e-5, shape), compare("gradient", dx, ex, size, 2e-5, shape);
+        compare("bias's gradient", dbias, eb, c, 2e-5, shape);
+        compare("GELU", plain, eg, size, 2e-5, shape), compare("GELU's gradient", sloped, es, size, 2e-5, shape);
         void *all[] = {x, dy, bias, y, dx, plain, sloped, dbias, statistics, one, two, ey, ex, eb, eg, es};
         for (int i = 0; i < 16; i++) free(all[i]);
     }
