@@ -72,8 +72,9 @@ def obstacle(dtype: torch.dtype = torch.float32) -> str | None:
     try:
         library = winograd_library.load()
         if dtype == torch.bfloat16 and not library.fastconv_has_bf16():
-            return "in bf16 they need a processor with AVX-512's instructions for it"
-        error = _error(dtype)
+            return winograd_library.NO_BF16
+        with torch.autocast("cpu", enabled=False):
+            error = _error(dtype)
     except UnavailableError as unavailable:
         return str(unavailable)
     except RuntimeError as failed:  # of torch, about sizes that cannot be
@@ -102,6 +103,14 @@ def tile_of(images: int, inputs: int, outputs: int, height: int, width: int) -> 
     return tile if images * -(-height // tile) * -(-width // tile) >= LEAST_TILES else 0
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether x is [N, C, H, W], channels last, on a CPU, and in fp32 or, under autocast, in bf16."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    if x.ndim != 4 or x.device.type != "cpu" or x.dtype != dtype or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
 def tile_for(x: Tensor, weight: Tensor, padding: int, training: bool) -> int:
     """`tile_of` the convolution of a map by 3x3 filters, stride 1; 0 too if it is not channels last, on a CPU, or if it
     is recorded for an export, where other programs are to find a convolution that they know.
@@ -110,16 +119,11 @@ def tile_for(x: Tensor, weight: Tensor, padding: int, training: bool) -> int:
         weight: in fp32. The map is too, or under autocast in bf16.
         training: whether the layer is in training. In bf16 only then, as scores are to be as precise as direct ones.
     """
-    if not _is_on or x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+    if not _is_on or not is_plain(x) or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 0
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return 0
-    if not x.device.type == weight.device.type == "cpu" or weight.dtype != torch.float32:
-        return 0
-    if torch.is_autocast_enabled("cpu"):
-        if not training or not x.dtype == torch.get_autocast_dtype("cpu") == torch.bfloat16:
-            return 0
-    elif x.dtype != torch.float32:
+    if x.dtype == torch.bfloat16 and (not training or obstacle(torch.bfloat16)):
         return 0
     images, inputs, height, width = x.shape
     return tile_of(images, inputs, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)

@@ -18,6 +18,7 @@ BLOCK, WIDE_BLOCK, NARROW = 24, 48, 256
 GRADIENT_BLOCK, FEW_THREADS = {torch.float32: 48, torch.bfloat16: 96}, 4
 # Which map of a convolution a max-pool of 2x2 pixels stands behind.
 NEITHER, OUTPUTS, INPUTS = range(3)
+NO_BF16 = "in bf16 they need a processor with AVX-512's instructions for it"
 # Calls each function once with zeros, without torch, which would take seconds to import. Arrays begin at multiples of
 # 64 bytes, as torch's do.
 TRIAL = """

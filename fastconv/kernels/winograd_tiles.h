@@ -1,12 +1,6 @@
 // The tiles of Winograd's convolutions: from a map in memory to transformed tiles, and from their products to a map.
 #include "vectors.h"
 #include "winograd_transforms.h"
-#if defined(__AVX512BF16__) && LANES == 16
-#include <immintrin.h>
-#define HAS_BF16 1
-#else
-#define HAS_BF16 0
-#endif
 
 // Rows of a product's tile: with two vectors each, as many sums as registers hold beside three operands.
 #if LANES == 16 || defined(__aarch64__)
@@ -56,11 +50,9 @@ static Map map_of(const Problem *p, int is_input, int *which) {
     return s;
 }
 
-// Storage of maps, and of the factors of products. In bf16 two factors that are summed are a pair in the place of one
-// float: two channels of a convolution's input, two tiles for the gradient of the weights.
+// Storage of the factors of products. In bf16 two factors that are summed are a pair in the place of one float: two
+// channels of a convolution's input, two tiles for the gradient of the weights.
 #if HAS_BF16
-INLINE __m256i rounded(vec d) { return (__m256i)_mm512_cvtneps_pbh((__m512)d); }
-INLINE vec widened(__m256i d) { return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(d), 16); }
 // One of the two values of each pair, the first of them first.
 INLINE void store_half(float *to, vec d, int second) {
     __m512i wide = _mm512_cvtepu16_epi32(rounded(d));
@@ -75,34 +67,11 @@ INLINE vec add_product(vec sum, vec one, vec other, int bf16) {
     if (!bf16) return sum + one * other;
     return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)one, (__m512bh)other);
 }
-// The first `count` values from the one at `at` on.
-INLINE vec load_map(const void *map, long at, int count, int bf16) {
-    if (!bf16) return load_some((const float *)map + at, count);
-    __m256i value = _mm256_setzero_si256();
-    if (count == LANES) value = _mm256_loadu_si256((const void *)((const short *)map + at));
-    else memcpy(&value, (const short *)map + at, 2 * (size_t)count);
-    return widened(value);
-}
-INLINE void store_map(void *map, long at, vec d, int count, int bf16) {
-    if (!bf16) {
-        store_some((float *)map + at, d, count);
-        return;
-    }
-    const __m256i value = rounded(d);
-    if (count == LANES) _mm256_storeu_si256((void *)((short *)map + at), value);
-    else memcpy((short *)map + at, &value, 2 * (size_t)count);
-}
 #else
 INLINE void store_half(float *to, vec d, int second) { (void)second, store(to, d); }
 INLINE void store_pairs(float *to, vec d) { store(to, d); }
 INLINE vec everywhere(const float *from) { return *from - (vec){0}; }
 INLINE vec add_product(vec sum, vec one, vec other, int bf16) { return (void)bf16, sum + one * other; }
-INLINE vec load_map(const void *map, long at, int count, int bf16) {
-    return (void)bf16, load_some((const float *)map + at, count);
-}
-INLINE void store_map(void *map, long at, vec d, int count, int bf16) {
-    (void)bf16, store_some((float *)map + at, d, count);
-}
 #endif
 
 // In each lane `value`, or 0 where `is` is 0 rather than -1.
@@ -177,8 +146,6 @@ INLINE void pool(const vec *d, void *map, int *mark, const Map *s, int top, int 
     store_some((float *)mark, (vec)marks, count);
 }
 INLINE int *marks_of(const Map *s, long n) { return s->which + n * s->marks * s->channels; }
-// Bytes before image n.
-INLINE long image_of(const Map *s, long n, int how) { return n * s->pixels * s->channels * (how == FP32 ? 4 : 2); }
 INLINE void store_tile(const vec *d, float *to, const Map *s, int c, int m, int how, int second) {
     for (int p = 0; p < (m + 2) * (m + 2); p++) {
         if (how == FP32) store(to + p * s->matrix + c, d[p]);
@@ -240,7 +207,7 @@ INLINE void output_tile(void *map, const float *from, const Map *s, long n, int 
         const long tiles = (long)s->down * s->across, n = t / tiles;                                   \
         const int at = (int)(t % tiles);                                                               \
         int c = 0;                                                                                     \
-        map = (char *)map + image_of(s, n, how);                                                       \
+        map = map_from(map, n * s->pixels * s->channels, how != FP32);                                 \
         for (; c + LANES <= s->channels; c += LANES)                                                   \
             NAME##_tile(map, row, s, n, at, c, LANES, m, how, second);                                 \
         if (c < s->channels) NAME##_tile(map, row, s, n, at, c, s->channels - c, m, how, second);      \

@@ -1,11 +1,11 @@
-"""Winograd's convolutions in bf16 against float64, beside direct ones in bf16, and where they are used."""
+"""Winograd's convolutions, norms and GELU in bf16 against float64, beside torch's in bf16, and where they are used."""
 
 import pytest
 import torch
 from harness import only_run
 from torch import nn
 
-from fastconv.kernels import winograd
+from fastconv.kernels import norm_gelu, winograd
 from fastconv.kernels.winograd import winograd_conv2d, winograd_conv2d_pooled
 from fastconv.models import build_model
 from fastconv.models.layers import Convolution
@@ -148,8 +148,73 @@ def test_the_operators_keep_to_torchs_rules():
     x, weight, _ = given(2, 16, 3, 5, 6, 1)
     given_to = (x.requires_grad_(), weight.requires_grad_(), 1, 4)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    for operator in (torch.ops.fastconv.winograd_conv2d, torch.ops.fastconv.winograd_conv2d_pooled):
+    of = torch.ops.fastconv
+    for operator in (of.winograd_conv2d, of.winograd_conv2d_pooled):
         torch.library.opcheck(operator.default, given_to, test_utils=checks)
+    bias, statistics = torch.randn(16, requires_grad=True), norm_gelu.statistics_of(x, 1e-5)
+    torch.library.opcheck(of.norm_gelu.default, (x, bias, statistics, True), test_utils=checks)
+    torch.library.opcheck(of.norm_statistics.default, (x.detach(), 1e-5), test_utils=checks[::2])
+    torch.library.opcheck(of.gelu.default, (x,), test_utils=checks)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(1, 3, 5, 7), (3, 8, 16, 9), (2, 17, 8, 8), (130, 24, 1, 1), (5, 600, 6, 5)])
+def test_norm_and_gelu_err_as_bf16_does(shape, training):
+    torch.manual_seed(0)
+    x, gradient = (torch.randn(shape).to(memory_format=torch.channels_last).bfloat16() for _ in range(2))
+    bias, mean, variance = torch.randn(shape[1]), torch.randn(shape[1]), torch.rand(shape[1]) + 0.1
+
+    def exact(x, bias):
+        one = torch.ones_like(bias)
+        normed = nn.functional.batch_norm(x, mean.double(), variance.double(), one, bias, training, 1.0, 1e-5)
+        return nn.functional.gelu(normed)
+
+    wide = x.double().requires_grad_(), bias.double().requires_grad_()
+    out = exact(*wide)
+    wanted = out, *torch.autograd.grad(out, wide, gradient.double())
+    statistics = norm_gelu.statistics_of(x, 1e-5) if training else norm_gelu.given_statistics(mean, variance, 1e-5)
+    given_to = x.requires_grad_(), bias.requires_grad_()
+    out = norm_gelu.norm_gelu(*given_to, statistics, training)
+    found = out, *torch.autograd.grad(out, given_to, gradient)
+    assert [each.dtype for each in found] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert max(error(one, other) for one, other in zip(found, wanted, strict=True)) < 0.006
+
+
+def test_the_test_after_loading_may_come_under_autocast():
+    for kernels in (winograd, norm_gelu):
+        kernels.obstacle.cache_clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert kernels.obstacle(torch.bfloat16) is None
+            assert kernels.obstacle(torch.float32) is None
+
+
+def test_gelu_errs_as_bf16_does():
+    x = torch.linspace(-12, 12, 240006).view(2, 3, 1, 40001).bfloat16().requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    exact = nn.functional.gelu(wide)
+    exact.sum().backward()
+    found = norm_gelu.gelu(x)
+    found.sum().backward()
+    assert error(found, exact) < 0.003
+    assert error(x.grad, wide.grad) < 0.003
+
+
+def test_a_fused_network_is_as_precise_as_torchs():
+    """Of batch norm, GELU, pool and convolution: the logits in evaluation, against fp32."""
+    torch.manual_seed(0)
+    model = build_model("airbench", 3, 10, widths=[16, 64, 64]).to(memory_format=torch.channels_last)
+    x = torch.randn(48, 32, 32, 3).permute(0, 3, 1, 2)
+    model(x)  # statistics for the norms
+    model.eval()
+    found = {}
+    with torch.no_grad():
+        wanted = model(x).double()
+        for is_on in (False, True):
+            winograd.use_winograd(is_on)
+            with torch.autocast("cpu", torch.bfloat16):
+                found[is_on] = model(x)
+    assert not torch.equal(found[True], found[False])
+    assert error(found[True], wanted) < 1.2 * error(found[False], wanted)
 
 
 def test_a_run_says_that_it_uses_them(command, tmp_path):
