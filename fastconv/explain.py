@@ -1,7 +1,7 @@
 """python -m fastconv.explain run=FOLDER [against=FOLDER] [key=value ...]
 
-Explain the predictions of one or two trained networks by attribution maps, and measure how faithful the maps are.
-Writes `explain.html`, with figures and tables, to the run's folder. To compare several seeds, give lists: run=[a,b,c]
+Explain the predictions of one or two trained networks by heatmaps, and measure how faithful the heatmaps are. Writes
+`explain.html`, with figures and tables, to the run's folder. To compare several seeds, give lists: run=[a,b,c]
 against=[d,e,f].
 
   python -m fastconv.explain run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3

@@ -29,7 +29,7 @@ from fastconv.system.wording import counted
 
 
 def written(config: Config) -> Config:
-    """The config of a stream that is written: what `stream=auto` leaves open is settled by the command."""
+    """The config with a stream that is written to shards, also if `stream=auto` is given."""
     if config.stream.mode != "auto":
         return config
     return dataclasses.replace(config, stream=dataclasses.replace(config.stream, mode="precomputed"))
@@ -61,7 +61,7 @@ def check_stream(config: Config) -> Splits | None:
 
 
 def require_writable_url(config: Config) -> None:
-    """Raise InputError for a server that a stream cannot be written to, as far as can be told without asking it."""
+    """Raise InputError for a server that a stream cannot be written to, as far as its URL shows."""
     from fastconv.data.url_place import Place
 
     url = redacted(config.stream.root)
