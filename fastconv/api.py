@@ -93,7 +93,7 @@ def fit(
     clock = Clock()
     require_texts("fit", f'fit(..., {seconds!r}, "seed=1")', overrides)
     if not isinstance(experiment, str) or not experiment:
-        raise InputError(f'experiment={experiment!r} is no name of an experiment: give one, such as "best"')
+        raise InputError(f'experiment={experiment!r} is not the name of an experiment: give one, such as "best"')
     given = _given(dataset, image_column, label_column)
     settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *given.settings]
     settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]

@@ -45,9 +45,9 @@ def check_stream(config: Config) -> Splits | None:
     if config.part >= config.parts:
         raise InputError(f"part={config.part} is not possible: with parts={config.parts} it is 0 to {config.parts - 1}")
     if config.parts > 1 and (config.verify or config.prune):
-        raise InputError("parts is for writing a stream: verify and prune are of a whole one")
+        raise InputError("parts is for writing a stream: leave it out with verify and prune")
     if config.parts > 1 and config.stream.epochs is None:
-        raise InputError("how many epochs there are to divide must be the same for all parts: give stream.epochs=25")
+        raise InputError("all parts must divide the same number of epochs: give it, such as stream.epochs=25")
     if config.parts > 1 and config.autotune:
         raise InputError("parts is for one stream, but autotune may choose another on each machine: give its settings")
     if config.prune:

@@ -66,12 +66,12 @@ def check(config: Config) -> None:
         for word in words:
             if word is not None and (not word.strip() or word != printable(word) or len(word) > MOST_LETTERS):
                 shown = printable(word)[:MOST_LETTERS]
-                raise InputError(f"{key}={shown} is not possible: give 1 to {MOST_LETTERS} characters that can be seen")
+                raise InputError(f"{key}={shown} is not possible: give 1 to {MOST_LETTERS} printable characters")
     dataset = config.dataset
     for key in ("root", "train", "test") if dataset.source == "builtin" and dataset._target_ is None else ():
         if getattr(dataset, key):
             raise InputError(
-                f"dataset.{key}={getattr(dataset, key)} is of images of your own, and {dataset.name} is not: add"
+                f"dataset.{key}={getattr(dataset, key)} is for images of your own, and {dataset.name} is built in: add"
                 " dataset=image_folder, csv, webdataset, parquet or arrays"
             )
     own = PLACES.get(dataset.source, ()) if dataset._target_ is None else ()

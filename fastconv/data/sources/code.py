@@ -59,7 +59,7 @@ def _checked(made: object, path: str) -> Arrays:
     except (TypeError, ValueError) as error:  # images of several sizes, tensors of a GPU, or no list
         line = " ".join(str(error).split())[:200]
         raise InputError(
-            f"dataset._target_={path} returned what makes no arrays or no list of names: {line}"
+            f"dataset._target_={path} returned values that do not make arrays and a list of names: {line}"
         ) from error
     require(len(classes) >= 2, f"a classifier needs two or more classes, there are {len(classes)}")
     for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
