@@ -69,7 +69,7 @@ def main(config: Compare) -> None:
     measure = config.measure or choose_measure(entries)
     groups = group_runs(entries, measure)
     if config.measure and not any(group.summary(measure).n for group in groups):
-        raise InputError(f"measure={measure} is not possible: no finished run has one")
+        raise InputError(f"measure={measure} is not possible: no finished run has this result")
     rows = (
         group_rows(groups, measure) if config.by == "settings" else run_rows(entries, list(groups[0].values), measure)
     )

@@ -1,8 +1,8 @@
 """python -m fastconv.lr_find [key=value ...]
 
-Suggest a peak learning rate, optimizer.max_lr, for the run that the same overrides would train, by a range test: the
-learning rate grows from step to step, and the loss is recorded. Writes the losses and a figure to a new folder below
-`outputs`. The suggestion is only a hint: the largest learning rate up to which the loss fell in one short test.
+Suggest a peak learning rate, optimizer.max_lr, for the run that the same overrides would train. A range test raises the
+learning rate from step to step and records the loss. The suggestion is a hint from this short test: the largest
+learning rate up to which the loss fell. Writes the losses and a figure to a new folder below `outputs`.
 
   python -m fastconv.lr_find dataset=fashion_mnist model.width=16
   python -m fastconv.lr_find dataset=cifar10 experiment=original range_test.steps=200
@@ -26,7 +26,7 @@ from fastconv.system.wording import counted
 
 
 def only_training(config: LrFind) -> LrFind:
-    """The config for training alone: without validation, and with the online stream, which has the same bytes."""
+    """The config for training only: without validation, and with the online stream, which has the same bytes."""
     stream = dataclasses.replace(config.stream, mode="online")
     return dataclasses.replace(config, stream=stream, validate=dataclasses.replace(config.validate, on="none"))
 

@@ -30,7 +30,7 @@ from fastconv.system.wording import counted
 
 
 def written(config: Config) -> Config:
-    """The config of a stream that is written: what `stream=auto` leaves open is settled by the command."""
+    """The config with a stream that is written to shards, also if `stream=auto` is given."""
     if config.stream.mode != "auto":
         return config
     return dataclasses.replace(config, stream=dataclasses.replace(config.stream, mode="precomputed"))
@@ -46,9 +46,9 @@ def check_stream(config: Config) -> Splits | None:
     if config.part >= config.parts:
         raise InputError(f"part={config.part} is not possible: with parts={config.parts} it is 0 to {config.parts - 1}")
     if config.parts > 1 and (config.verify or config.prune):
-        raise InputError("parts is for writing a stream: verify and prune are of a whole one")
+        raise InputError("parts is for writing a stream: leave it out with verify and prune")
     if config.parts > 1 and config.stream.epochs is None:
-        raise InputError("how many epochs there are to divide must be the same for all parts: give stream.epochs=25")
+        raise InputError("all parts must divide the same number of epochs: give it, such as stream.epochs=25")
     if config.parts > 1 and config.autotune:
         raise InputError("parts is for one stream, but autotune may choose another on each machine: give its settings")
     if config.prune:
@@ -62,7 +62,7 @@ def check_stream(config: Config) -> Splits | None:
 
 
 def require_writable_url(config: Config) -> None:
-    """Raise InputError for a server that a stream cannot be written to, as far as can be told without asking it."""
+    """Raise InputError for a server that a stream cannot be written to, as far as its URL shows."""
     from fastconv.data.url_place import Place
 
     url = redacted(config.stream.root)

@@ -49,7 +49,7 @@ def check_run(config: Config, begun: bool = False) -> Splits:
     """Check a run as far as possible without torch, and return its images.
 
     Args:
-        begun: whether an earlier process began it: its checkpoint has its weights.
+        begun: whether an earlier process has started the run, whose checkpoint then has the weights.
 
     Raises InputError for a run that cannot work.
     """
@@ -79,7 +79,7 @@ def check_search(config: Config) -> None:
 
 
 def report(config: Config, sweep: Path) -> bool:
-    """Finish a sweep: print a table, and write its page and its report. Returns whether all its runs are finished."""
+    """Finish a sweep: print a table, and write its page and its report. Returns whether all runs have finished."""
     from fastconv.analysis.comparison.sweep_report import write_sweep_report
 
     own = config.trust or config.sweep.resume is None  # a sweep to resume may be somebody else's

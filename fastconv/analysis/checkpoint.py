@@ -68,7 +68,9 @@ class TrainedRun:
         dataset = self.config.dataset
         for key in changes:
             if key not in dataset.places:
-                raise InputError(f"dataset.{key} is not possible: {self.folder} is of dataset.source={dataset.source}")
+                raise InputError(
+                    f"dataset.{key} is not possible: {self.folder} was trained with dataset.source={dataset.source}"
+                )
         stored = {key: value for key, value in asdict(dataset).items() if key not in changes}
         require_local(stored, self.folder / "config.yaml", self.trusted, prefix="dataset.")
         return replace(self, config=replace(self.config, dataset=replace(dataset, **changes)))
@@ -94,8 +96,8 @@ class TrainedRun:
             raise InputError(f"{self.folder} has other classes or images than {images.name}: its data set has changed")
         if self.levels and images.levels and self.levels != images.levels:
             raise InputError(
-                f"{images.name} has images of more than 8 bits, which are scaled otherwise than when {self.folder} was"
-                " trained, since images were added or removed: restore the data set"
+                f"{images.name} has images of more than 8 bits, whose scaling has changed since {self.folder} was"
+                " trained, because images were added or removed: restore the data set"
             )
 
     def untrained(self) -> nn.Module:
@@ -136,7 +138,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
     path = folder / "last.ckpt"
     if not path.exists():
         raise InputError(
-            f"{folder} has no last.ckpt: the run kept no checkpoint, or has not come that far. Train it with"
+            f"{folder} has no last.ckpt: the run has saved no checkpoint. Train it with"
             " checkpoint.save=true, or choose another run"
         )
     try:
@@ -207,8 +209,8 @@ def _require_own(path: Path, checkpoint: dict[str, Any], results: Results | None
     if same_step and same_temperature and results.weights_digest in (None, digest):
         return
     raise InputError(
-        f"{path} (step {step}) is not the network that results.json (step {results.steps}) is of: it was not saved, or"
-        " one of the two files was replaced. Put the run's own files there, or train the network anew"
+        f"{path} (step {step}) does not belong to results.json (step {results.steps}): the network was not saved, or"
+        " one of the two files was replaced. Restore the run's own files, or train again"
     )
 
 
@@ -240,7 +242,7 @@ def _require_possible(
 def _require_numbers(mean: Sequence[float], std: Sequence[float], state: Mapping[str, torch.Tensor]) -> None:
     """Raise InputError for a network whose results would not be numbers. Pixels are scaled to [0, 1]."""
     if any(not 0 <= number <= 1 for number in mean) or any(not LEAST_STD <= number <= 1 for number in std):
-        raise InputError("its mean or deviation of pixels is not possible")
+        raise InputError("its mean or standard deviation of pixels is out of range")
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"its weights {name[:100]} are not all finite numbers")
@@ -259,7 +261,7 @@ def _require_same_shape(path: Path, shape: tuple[int, ...], config: Config) -> N
         if other != shape:
             ours, theirs = ("x".join(map(str, each)) for each in (shape, other))
             raise InputError(
-                f"{path} is of images of {ours}, and {name} beside it of {theirs}: put the run's own files there"
+                f"{path} is for images of {ours}, but {name} beside it for {theirs}: restore the run's own files"
             )
 
 

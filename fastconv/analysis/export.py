@@ -75,7 +75,7 @@ def export(config: Export) -> list[str]:
             error = float(np.abs(predict(some.numpy()) - expected).max())
             if not error <= TOLERANCE:
                 raise InputError(
-                    f"{path} would predict otherwise than the checkpoint, by up to {error:.2g}: not written"
+                    f"{path} would give other probabilities than the checkpoint, by up to {error:.2g}: not written"
                 )
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"

@@ -77,7 +77,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     if stored is None:
         raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml{_why(folder)}")
     if is_finished(folder):
-        raise InputError(f"resume={folder} is finished: there is nothing to go on with")
+        raise InputError(f"resume={folder} has finished: there is nothing to resume")
     ours = dataclasses.asdict(config)
     require_trust(OmegaConf.to_container(stored), folder / "config.yaml", config.trust, set(targets_in(ours).values()))
     for override in overrides:
@@ -279,5 +279,5 @@ def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:
         OmegaConf.update(stored, key, given, force_add=True)
     elif given != own and _at(config, key) != _at(stored, key):
         raise InputError(
-            f"resume={folder} goes on as it began, with {key}={own}: leave out {key}={given}, or start a new run"
+            f"resume={folder} continues with its own {key}={own}: leave out {key}={given}, or start a new run"
         )

@@ -65,7 +65,7 @@ def check(config: Config) -> None:
         for word in words:
             if word is not None and (not word.strip() or word != printable(word) or len(word) > MOST_LETTERS):
                 shown = printable(word)[:MOST_LETTERS]
-                raise InputError(f"{key}={shown} is not possible: give 1 to {MOST_LETTERS} characters that can be seen")
+                raise InputError(f"{key}={shown} is not possible: give 1 to {MOST_LETTERS} printable characters")
     require = partial(_require, config)
     _check_dataset(config.dataset, require)
     for group in ("model", "optimizer", "schedule"):
@@ -100,7 +100,7 @@ def _check_dataset(dataset: Dataset, require: Require) -> None:
     for key in ("root", "train", "test") if dataset.is_builtin else ():
         if getattr(dataset, key):
             raise InputError(
-                f"dataset.{key}={getattr(dataset, key)} is of images of your own, and {dataset.name} is not: add"
+                f"dataset.{key}={getattr(dataset, key)} is for images of your own, and {dataset.name} is built in: add"
                 " dataset=image_folder, csv, webdataset, parquet or arrays"
             )
     own = dataset.places

@@ -181,15 +181,15 @@ def test_a_named_run_needs_no_other_words(command, tmp_path, stopped, undisturbe
     assert same_weights(stopped, undisturbed)
     ended = command("train", f"resume={stopped}")
     assert ended.code == 1
-    assert ended.err == f"fastconv: resume={stopped} is finished: there is nothing to go on with\n"
+    assert ended.err == f"fastconv: resume={stopped} has finished: there is nothing to resume\n"
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("seed=1", "goes on as it began, with seed=0: leave out seed=1, or start a new run"),
-        ("model.width=16", "goes on as it began, with model.width=8"),
-        ("budget.seconds=5", "goes on as it began, with budget.seconds=None"),
+        ("seed=1", "continues with its own seed=0: leave out seed=1, or start a new run"),
+        ("model.width=16", "continues with its own model.width=8"),
+        ("budget.seconds=5", "continues with its own budget.seconds=None"),
     ],
 )
 def test_a_named_run_cannot_change(command, stopped, override, says):

@@ -37,7 +37,7 @@ def explain_sweep(
     groups = pairs(finished)
     if not groups:
         raise InputError(
-            f"{sweep} has no finished runs that differ in their augmentation alone: sweep over augment=none,standard"
+            f"{sweep} has no finished runs that differ only in their augmentation: sweep over augment=none,standard"
         )
     paired = [run.folder for pairing in groups.values() for group in pairing for run in group]
     for folder in folders:

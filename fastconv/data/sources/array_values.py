@@ -60,8 +60,8 @@ def as_labels(array: np.ndarray, where: str) -> list[str | None]:
         whole = ((array == 0) | (array == 1)).all() and (array.sum(1) == 1).all()
         if not whole:
             raise InputError(
-                f"{where} of {array.dtype}, {shape_of(array.shape)}, whose rows have not one 1 each: give one label an"
-                " image"
+                f"{where} of {array.dtype}, {shape_of(array.shape)}, whose rows do not each have a single 1: give one"
+                " label for each image"
             )
         array = array.argmax(1)
     if array.ndim != 1 or array.dtype.kind not in "biufUS":

@@ -56,7 +56,8 @@ def _checked(made: object, path: str) -> Arrays:
         train_images, train_labels, test_images, test_labels = map(np.asarray, made[:4])
     except (TypeError, ValueError) as error:  # images of several sizes, tensors of a GPU, or no list
         raise InputError(
-            f"dataset._target_={path} returned what makes no arrays or no list of names: {message_of(error, 200)}"
+            f"dataset._target_={path} returned values that do not make arrays and a list of names:"
+            f" {message_of(error, 200)}"
         ) from error
     require(len(classes) >= 2, f"a classifier needs two or more classes, there are {len(classes)}")
     for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):

@@ -51,7 +51,7 @@ def class_names(labels: Iterable[str], where: object, missing: int = 0) -> dict[
     names = {label: label if composed[_composed(label)] == 1 else _composed(label) for label in spelled}
     infinite = sorted(label for label in spelled if _INFINITE.fullmatch(label))
     if infinite and all(map(_is_number, spelled)):
-        raise InputError(f"{where} has the label {infinite[0]} beside numbers: correct it, or leave these images out")
+        raise InputError(f"{where} has the label {infinite[0]} beside numbers: correct it or leave these images out")
     if all(_WHOLE.fullmatch(label) for label in spelled):
         if any("." not in label for label in spelled):  # else all are written so, and may stay
             names = {label: label.partition(".")[0] for label in spelled}

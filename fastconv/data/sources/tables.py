@@ -105,7 +105,7 @@ def _read(path: Path, root: Path, dataset: "Dataset") -> tuple[Columns, list[Row
         rows.append(_row(path, columns, first, line, files))
     for line, cells in found:
         if len(cells) < columns.needed:
-            raise InputError(f"{path}, line {line}: a path and a label are wanted, there is {','.join(cells)[:200]}")
+            raise InputError(f"{path}, line {line}: expected a path and a label, found {','.join(cells)[:200]}")
         if any(cells[width:]) or (not columns.head and len(cells) < width):
             count = max(at + 1 for at, cell in enumerate(cells) if cell)
             raise InputError(
@@ -139,7 +139,7 @@ def _row(path: Path, columns: Columns, cells: Sequence[str], line: int, files: I
     assert columns.image is not None
     name = cells[columns.image]
     if not name:
-        raise InputError(f"{path}, line {line}: a path and a label are wanted, there is {','.join(cells)[:200]}")
+        raise InputError(f"{path}, line {line}: expected a path and a label, found {','.join(cells)[:200]}")
     if len(values := name.strip("[]").replace(",", " ").split()) >= 64 and values[0].isdecimal():
         return Row(f"line {line}", label, split, line, _pixels(path, values, line))
     return Row(name, label, split, line, files.find(name))

@@ -96,7 +96,7 @@ def _open_torchvision(name: str, data: Path) -> list[Indexed]:
     bases = {base.__name__ for base in kind.__mro__ if base.__name__ in ("FlowDataset", "StereoMatchingDataset")}
     for names, why in UNUSABLE.items():
         if {name, *bases} & set(names.split()):
-            raise InputError(f"torchvision's {name} is no set for classification: {why}")
+            raise InputError(f"torchvision's {name} is not for classification: {why}")
     takes = _arguments(kind)
     splits: list[dict[str, Any]] = [{}]
     if name in SPLITS:
@@ -153,7 +153,7 @@ def _labels(split: Indexed, name: str) -> list[int | None]:
     if not all(value is None or (isinstance(value, int | float) and float(value).is_integer()) for value in values):
         wrong = next(value for value in values if value is not None and not isinstance(value, int))
         raise InputError(
-            f"torchvision's {name} is no set for classification: its targets are no numbers of classes, but"
+            f"torchvision's {name} is not for classification: its targets are not class numbers, but"
             f" {' '.join(str(wrong).split())[:60]}"
         )
     return [None if value is None or value == -1 else int(value) for value in values]

@@ -146,7 +146,7 @@ class Checkpoints(L.Callback):
     def _judge(self, errors: list[str], last: bool) -> None:
         """Warn of a checkpoint that could not be written, or raise SharedError if it is the last one."""
         if errors and last:
-            raise SharedError(f"{errors[0]}, then go on with resume={self._path.parent if self._path else ''}")
+            raise SharedError(f"{errors[0]}, then continue with resume={self._path.parent if self._path else ''}")
         if errors and is_first_rank():
             warn(f"{errors[0]}. The run goes on")
 
