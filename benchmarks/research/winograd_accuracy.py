@@ -1,10 +1,11 @@
 """Compares the accuracy after training by Winograd's convolutions with that by direct ones, after equal steps.
 
-PYTHONPATH=benchmarks python benchmarks/research/winograd_accuracy.py [precision=bf16] [seeds=0,1,2,3,4]
+PYTHONPATH=benchmarks python benchmarks/research/winograd_accuracy.py [precision=bf16] [network=16-64-64] [seeds=0,1]
 
-Trains 32-128-128 on 50,000 training images of Fashion-MNIST, each once, with equal batches for both, and scores 10,000
-held-out ones, in fp32 or in bf16. Appends to benchmarks/results/winograd_accuracy.csv and makes winograd_accuracy.md of
-it; runs that have a row are skipped. About ten minutes on two AVX2 cores; the speed of the machine does not matter.
+Trains a network, by default 32-128-128, on 50,000 training images of Fashion-MNIST, each once, with equal batches for
+both, and scores 10,000 held-out ones, in fp32 or in bf16. Appends to benchmarks/results/winograd_accuracy.csv and makes
+winograd_accuracy.md of it; runs that have a row are skipped. About ten minutes on two AVX2 cores; the speed of the
+machine does not matter.
 """
 
 import sys
@@ -18,29 +19,31 @@ from fastconv.kernels.winograd import obstacle, use_winograd
 from fastconv.system.errors import InputError
 
 ROWS, TABLE = RESULTS / "winograd_accuracy.csv", RESULTS / "winograd_accuracy.md"
-NETWORK, IMAGES = {"widths": [32, 128, 128]}, 50_000
+IMAGES = 50_000
 CONTENDERS = {"direct": False, "Winograd": True}
 
 
 def table() -> str:
     rows = read(ROWS)
     lines = ["# Accuracy with Winograd's convolutions, after equal steps", ""]
-    lines += ["| precision | convolutions | mean | each seed | n |", "|" + " --- |" * 5]
-    for precision in dict.fromkeys(row["precision"] for row in rows):
+    lines += ["| precision | network | convolutions | mean | each seed | n |", "|" + " --- |" * 6]
+    for about in dict.fromkeys((row["precision"], row["network"]) for row in rows):
         found: dict[str, dict[int, float]] = {name: {} for name in CONTENDERS}
         for row in rows:
-            if row["precision"] == precision:
+            if (row["precision"], row["network"]) == about:
                 found[row["convolutions"]][int(row["seed"])] = 100 * float(row["accuracy_holdout_tta"])
         for name, own in found.items():
             if own:
                 each = ", ".join(f"{own[seed]:.2f}" for seed in sorted(own))
-                lines.append(f"| {precision} | {name} | {summarise(own.values()).mean:.2f} | {each} | {len(own)} |")
+                lines.append(
+                    f"| {' | '.join(about)} | {name} | {summarise(own.values()).mean:.2f} | {each} | {len(own)} |"
+                )
         if len(both := found["direct"].keys() & found["Winograd"].keys()) > 1:
             gains = summarise([found["Winograd"][seed] - found["direct"][seed] for seed in both])
-            lines.append(f"| {precision} | difference | {gains.mean:+.2f} ± {gains.half:.2f} | | {len(both)} |")
+            lines.append(f"| {' | '.join(about)} | difference | {gains.mean:+.2f} ± {gains.half:.2f} | | {len(both)} |")
     devices = ", ".join(sorted({row["device"] for row in rows}))
     note = (
-        f"{devices}. 32-128-128 after {IMAGES:,} images of Fashion-MNIST: % of 10,000 held-out images, in views"
+        f"{devices}. After {IMAGES:,} images of Fashion-MNIST: % of 10,000 held-out images, in views"
         " along the diagonal; the difference with its 95 % interval."
     )
     return "\n".join([*lines, "", note]) + "\n"
@@ -48,15 +51,16 @@ def table() -> str:
 
 def main(*arguments: str) -> None:
     options = dict(each.split("=") for each in arguments)
-    precision = options.get("precision", "fp32")
+    precision, network = options.get("precision", "fp32"), options.get("network", "32-128-128")
     if why := obstacle(torch.bfloat16 if precision == "bf16" else torch.float32):
         raise InputError(f"there are no Winograd convolutions here: {why}")
     for seed in options.get("seeds", "0,1,2,3,4").split(","):
         for name, is_on in CONTENDERS.items():
-            about = {"precision": precision, "convolutions": name, "seed": seed}
+            about = {"precision": precision, "network": network, "convolutions": name, "seed": seed}
             if not any(about.items() <= row.items() for row in read(ROWS)):
                 use_winograd(is_on)
-                row = measure("fashion_mnist", NETWORK, IMAGES, int(seed), precision=precision)
+                widths = {"widths": [int(width) for width in network.split("-")]}
+                row = measure("fashion_mnist", widths, IMAGES, int(seed), precision=precision)
                 append(ROWS, {**about, **{key: row[key] for key in row if key != "seconds"}})
                 TABLE.write_text(table())
     print(table())
