@@ -1,7 +1,7 @@
-"""Measures Winograd's convolutions against direct ones: single layers, and whole training steps in fp32.
+"""Measures Winograd's convolutions against direct ones: single layers, and whole training steps, in fp32 or bf16.
 
 python benchmarks/winograd.py                      layers and steps: about 25 minutes on two cores
-python benchmarks/winograd.py measure=steps rounds=1 threads=1
+python benchmarks/winograd.py measure=steps rounds=1 threads=1 precision=bf16
 
 Direct and Winograd take turns: in a layer by passes, in a run by steps of one and the same training. The data sets are
 looked for in FASTCONV_DATA. `fastconv.kernels.winograd` has the rule that follows from the layers.
@@ -33,7 +33,8 @@ from fastconv.system.errors import InputError
 from fastconv.training.plan import Run
 
 CHOICES = {"measure": "layers,steps,memory", "networks": "DavidNet,airbench94,32-128-128,16-64-64", "rounds": "5",
-           "threads": str(os.cpu_count())}  # fmt: skip
+           "threads": str(os.cpu_count()), "precision": "fp32"}  # fmt: skip
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Inputs, outputs, side of the map and images of the networks' layers, and of some beside the rule.
 LAYERS = (
     (64, 128, 32, 64), (128, 128, 16, 128), (128, 256, 16, 128), (256, 512, 8, 128), (512, 512, 4, 256),
@@ -52,7 +53,7 @@ NETWORKS = {
 }
 # Turns of direct and of Winograd steps, after the first of each, and images in a turn.
 TURNS, IMAGES = 5, 1000
-SETTINGS = ("dataset=cifar10", "trainer=cpu", "trainer.precision=fp32", "trainer.winograd=on", "stream=online",
+SETTINGS = ("dataset=cifar10", "trainer=cpu", "trainer.winograd=on", "stream=online",
             "schedule.max_epochs=1", "budget.seconds=null", "validate.on=none", "augment=none",
             "figures=false")  # fmt: skip
 
@@ -63,15 +64,18 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def measure_layer(inputs: int, outputs: int, side: int, images: int) -> dict[bool, float]:
+def measure_layer(inputs: int, outputs: int, side: int, images: int, precision: str) -> dict[bool, float]:
     """Seconds of a forward and backward pass of a layer, direct (False) and Winograd's (True): medians of passes."""
-    layer = Convolution(inputs, outputs).to(memory_format=torch.channels_last)
-    x = torch.randn(images, inputs, side, side).to(memory_format=torch.channels_last).requires_grad_()
-    gradient = torch.randn(images, outputs, side, side).to(memory_format=torch.channels_last)
+    dtype, memory_format = DTYPES[precision], torch.channels_last
+    layer = Convolution(inputs, outputs).to(memory_format=memory_format)
+    x = torch.randn(images, inputs, side, side).to(dtype, memory_format=memory_format).requires_grad_()
+    gradient = torch.randn(images, outputs, side, side).to(dtype, memory_format=memory_format)
     tile = 2 if side <= 2 else 4  # also where the rule says 0
 
     def direct() -> None:
-        torch.autograd.grad(torch.conv2d(x, layer.weight, padding=1), (x, layer.weight), gradient)
+        with winograd.direct_convolutions(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out = layer(x)
+        torch.autograd.grad(out, (x, layer.weight), gradient)
 
     def ours() -> None:
         torch.autograd.grad(winograd.winograd_conv2d(x, layer.weight, 1, tile), (x, layer.weight), gradient)
@@ -104,22 +108,22 @@ class Turns(L.Callback):
         self._since = time.perf_counter()
 
 
-def measure_steps(*overrides: str, threads: int) -> dict[str, float]:
-    """images/s of a run's direct and Winograd's steps, medians of turns, and those that the fp32 matrix product of the
+def measure_steps(*overrides: str, threads: int, precision: str) -> dict[str, float]:
+    """images/s of a run's direct and Winograd's steps, medians of turns, and those that the matrix product of the
     direct operations would allow."""
-    given = [*SETTINGS, *overrides, f"trainer.num_threads={threads}"]
+    given = [*SETTINGS, *overrides, f"trainer.num_threads={threads}", f"trainer.precision={precision}"]
     run = plan(*given)
     steps = max(1, IMAGES // run.config.batch_size)
     run = replace(run, plan=replace(run.plan, max_steps=2 * (TURNS + 1) * steps + 1))
     flop = training_flops(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
-    turns = Turns(run, steps, lambda: matrix_product(torch.float32) / flop)
+    turns = Turns(run, steps, lambda: matrix_product(DTYPES[precision]) / flop)
     train_with(run, turns, given)
     direct, ours = (median(turns.found[is_ours][1:]) for is_ours in (False, True))
     return {"direct": direct, "Winograd": ours, "matrix product": median(turns.products[1:])}
 
 
 def measure_memory(name: str, threads: int) -> dict[str, float]:
-    """Peak memory in MB of processes that compute direct and Winograd's passes of a network, and nothing else."""
+    """Peak memory in MB of processes that compute direct and Winograd's passes of a network in fp32, nothing else."""
     found = {}
     for contender in ("direct", "Winograd"):
         command = [sys.executable, __file__, f"measure={contender}", f"networks={name}", f"threads={threads}"]
@@ -166,29 +170,35 @@ def main(*given: str) -> None:
         print(peak_memory(*networks, chosen["measure"]))
         return
     about = f"{threads} thread{'s' * (threads > 1)}"
-    suffix = "" if chosen["threads"] == CHOICES["threads"] else f"_{threads}_threads"
-    title = f"A layer's forward and backward pass, fp32, {about}"
+    precision = chosen["precision"]
+    if precision not in DTYPES:
+        raise InputError(f"precision={precision} is unknown: give {' or '.join(DTYPES)}")
+    if why := winograd.obstacle(DTYPES[precision]):
+        raise InputError(f"there are no Winograd convolutions here: {why}")
+    suffix = "_bf16" * (precision == "bf16") + f"_{threads}_threads" * (chosen["threads"] != CHOICES["threads"])
+    title = f"A layer's forward and backward pass, {precision}, {about}"
     layers = Table(f"winograd_layers{suffix}", title, "ms", ours="Winograd", less_is_better=True)
-    steps = Table(f"winograd{suffix}", f"The training step, fp32, {about}", "images/s", ours="Winograd")
+    steps = Table(f"winograd{suffix}", f"The training step, {precision}, {about}", "images/s", ours="Winograd")
+    has_plain = "steps" in chosen["measure"] and "DavidNet" in networks and precision == "fp32"
     for number in range(rounds):
         for inputs, outputs, side, images in LAYERS if "layers" in chosen["measure"] else ():
             name = f"{inputs} to {outputs} at {side}x{side}, {images} images"
             if layers.lacks(number, name, f"{name}, direct"):
-                found = measure_layer(inputs, outputs, side, images)
+                found = measure_layer(inputs, outputs, side, images, precision)
                 layers.add(number, f"{name}, direct", 1000 * found[False])
                 layers.add(number, name, 1000 * found[True])
         for name, overrides in networks.items() if "steps" in chosen["measure"] else ():
             if steps.lacks(number, name, f"{name}, direct", f"{name}, matrix product"):
-                found = measure_steps(*overrides, threads=threads)
+                found = measure_steps(*overrides, threads=threads, precision=precision)
                 steps.add(number, name, found["Winograd"])
                 steps.add(number, f"{name}, direct", found["direct"])
                 steps.add(number, f"{name}, matrix product", found["matrix product"])
-        if "steps" in chosen["measure"] and "DavidNet" in networks and steps.lacks(number, PLAIN):
+        if has_plain and steps.lacks(number, PLAIN):
             steps.add(number, PLAIN, plain_lightning())
     for table, note in (
         (layers, "Medians of passes in turn; the rule is in fastconv/kernels/winograd.py."),
         (steps, "CIFAR-10; steps of one training under Lightning, in turn. The matrix product is that of the direct"
-                " operations, in fp32."),
+                f" operations, in {precision}."),
     ):  # fmt: skip
         if rows := table.rounds():
             table.show({name: winograds(name) for values in rows.values() for name in values}, note)

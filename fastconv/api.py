@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Within the block, Ctrl-C raises KeyboardInterrupt: in training after the running step, or at once if repeated.
+    """Within the block, Ctrl-C raises KeyboardInterrupt: during training after the current step, or at once if
+    repeated.
 
-    Afterwards signals do what they did before, since the process is the user's own.
+    Afterwards signals do what they did before, since the process belongs to the user.
     """
     try:
         with listening(second_ends=False):
@@ -59,7 +60,7 @@ def fit(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> "Predictor":
-    """Train on images within a budget of seconds, from the call to the written result, and return the predictor.
+    """Train a classifier on images within a time budget, and return its predictor.
 
     Args:
         dataset: one of these.
@@ -73,26 +74,26 @@ def fit(
               [H, W] or [H, W, C]) and one of labels.
             - A Hugging Face `Dataset`, or a `DatasetDict` of splits.
 
-            Without a test split, a fifth of the images is kept for testing.
-        seconds: the budget.
+            If there is no test split, a fifth of the images of each class is kept for testing.
+        seconds: the time from the call to the written result.
         overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
         experiment: name of the experiment, such as `best`.
         objective: the result that the network is judged by: `accuracy`, `balanced_accuracy` or `macro_f1`.
-        image_column: name of the column of images, if several columns could be meant.
-        label_column: the same for the labels.
+        image_column: name of the column of images, if several columns fit.
+        label_column: name of the column of labels, if several columns fit.
 
-    Images that are not files yet are stored in the data folder (`FASTCONV_DATA`), since later commands on the run need
+    Images that are not files are stored in the data folder (`FASTCONV_DATA`), since later commands on the run need
     them.
 
     Raises InputError for input that cannot work; refused images and labels are not stored. Raises KeyboardInterrupt
-    after Ctrl-C, in training at the end of the running step, with the command that resumes the run.
+    after Ctrl-C, during training at the end of the current step; its text is the command that resumes the run.
     """
     wait_briefly()
     begin_job(next(_calls))
     clock = Clock()
     require_texts("fit", f'fit(..., {seconds!r}, "seed=1")', overrides)
     if not isinstance(experiment, str) or not experiment:
-        raise InputError(f'experiment={experiment!r} is no name of an experiment: give one, such as "best"')
+        raise InputError(f'experiment={experiment!r} is not the name of an experiment: give one, such as "best"')
     given = _given(dataset, image_column, label_column)
     settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *given.settings]
     settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]
@@ -172,27 +173,19 @@ def _given(dataset: Any, image_column: str | None, label_column: str | None) -> 
 
 def _settings(dataset: str | Path) -> list[str]:
     """The overrides that make a run train on a named data set, a folder or a file."""
-    name = str(dataset)
-    if name and _there(CONF / "dataset" / f"{name}.yaml"):
+    name = str(dataset)  # a text that cannot be a path, as it is too long, is no file for os.path
+    if name and os.path.isfile(CONF / "dataset" / f"{name}.yaml"):
         return [f"dataset={name}"]
-    if name and _there(Path(name), folder=True):
+    if name and os.path.isdir(name):
         return ["dataset=image_folder", f"dataset.root={literally(Path(name).absolute())}"]
     if found := [each for ending, each in _FILES.items() if name.lower().endswith(ending)]:
-        if not _there(Path(name)):
+        if not os.path.isfile(name):
             raise InputError(f"{name[:200]} is not there")
         kind, key = found[0]
         return [f"dataset={kind}", f"{key}={literally(Path(name).absolute())}"]
-    if name and _there(Path(name)):
+    if name and os.path.isfile(name):
         raise InputError(f"{name[:200]} is a file of no known kind: give a folder, or {', '.join(_FILES)}")
     raise InputError(f"{name[:200] or 'an empty text'} is neither a folder nor one of fastconv's data sets")
-
-
-def _there(path: Path, folder: bool = False) -> bool:
-    """Whether there is a file, or a folder; False for a text that cannot be a path."""
-    try:
-        return path.is_dir() if folder else path.is_file()
-    except (OSError, ValueError):  # too long, or with a null byte
-        return False
 
 
 def _pair(dataset: Any) -> tuple[Any, Any]:

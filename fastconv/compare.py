@@ -21,6 +21,7 @@ from fastconv.config.sweeps import DESCRIPTION
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
+from fastconv.system.wording import counted
 
 
 def check(config: Compare) -> None:
@@ -68,17 +69,17 @@ def main(config: Compare) -> None:
     measure = config.measure or choose_measure(entries)
     groups = group_runs(entries, measure)
     if config.measure and not any(group.summary(measure).n for group in groups):
-        raise InputError(f"measure={measure} is not possible: no finished run has one")
+        raise InputError(f"measure={measure} is not possible: no finished run has this result")
     rows = (
         group_rows(groups, measure) if config.by == "settings" else run_rows(entries, list(groups[0].values), measure)
     )
     rows = rows if config.sort is None else sort_rows(rows, config.sort)
     write_rows(rows, config.format, [entry for group in groups for entry in group.problems])
     if config.page is not None:
-        from fastconv.analysis.comparison.report import number_of_runs, write_comparison
+        from fastconv.analysis.comparison.report import write_comparison
 
         write_comparison(groups, measure, Path(config.page))
-        print(f"{config.page} shows {number_of_runs(len(entries))}", file=sys.stderr)
+        print(f"{config.page} shows {counted(len(entries), 'run')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ def check(config: Evaluate) -> None:
 def main(config: Evaluate) -> None:
     """Run the command; see the top of this file."""
     config = check_given_run(config, check)
-    from fastconv.analysis.evaluation.report import write_report
+    from fastconv.analysis.evaluation.report import evaluate_run
 
-    for line in write_report(config):
+    for line in evaluate_run(config)[1]:
         print(printable(line))
     print_next_of_run("explain", Path(config.run))
 

@@ -1,7 +1,7 @@
 """python -m fastconv.explain run=FOLDER [against=FOLDER] [key=value ...]
 
-Explain the predictions of one or two trained networks by attribution maps, and measure how faithful the maps are.
-Writes `explain.html`, with figures and tables, to the run's folder. To compare several seeds, give lists: run=[a,b,c]
+Explain the predictions of one or two trained networks by heatmaps, and measure how faithful the heatmaps are. Writes
+`explain.html`, with figures and tables, to the run's folder. To compare several seeds, give lists: run=[a,b,c]
 against=[d,e,f].
 
   python -m fastconv.explain run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
@@ -24,6 +24,7 @@ from fastconv.config.validation import check_words
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
+from fastconv.system.terminal import plain_console
 from fastconv.system.wording import counted
 
 
@@ -46,7 +47,7 @@ def check(config: Explain) -> None:
             raise InputError(f"{key}={value} is not possible: give a folder, or a list of folders as [a,b]")
     if against and len(runs) != len(against):
         raise InputError(
-            f"run names {counted(len(runs), 'folder')} and against {len(against)}: give as many, to make pairs"
+            f"run names {counted(len(runs), 'folder')} and against {len(against)}: give the same number, to make pairs"
         )
     check_words(config)
     check_settings(config)
@@ -63,19 +64,17 @@ def check(config: Explain) -> None:
     folder = report_folder(config)
     require_writable(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "explain.html").exists():
-        raise InputError(f"{folder} holds other files than a report, which would be lost: choose another folder")
+        raise InputError(f"{folder} has files that do not belong to a report and would be lost: choose another folder")
 
 
 @command("explain", __doc__, check)
 def main(config: Explain) -> None:
     """Run the command; see the top of this file."""
     config = check_given_run(config, check)
-    from rich.console import Console
-
     from fastconv.analysis.attribution.experiment import explain_runs
     from fastconv.analysis.attribution.report import write_report
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     explanation = explain_runs(config, console)
     for line in write_report(explanation, config, report_folder(config)):
         console.print(printable(line))

@@ -1,8 +1,8 @@
 """python -m fastconv.lr_find [key=value ...]
 
-Suggest a peak learning rate, optimizer.max_lr, for the run that the same overrides would train, by a range test: the
-learning rate grows from step to step, and the loss is recorded. Writes the losses and a figure to a new folder below
-`outputs`. The suggestion is only a hint: the largest learning rate up to which the loss fell in one short test.
+Suggest a peak learning rate, optimizer.max_lr, for the run that the same overrides would train. A range test raises the
+learning rate from step to step and records the loss. The suggestion is a hint from this short test: the largest
+learning rate up to which the loss fell. Writes the losses and a figure to a new folder below `outputs`.
 
   python -m fastconv.lr_find dataset=fashion_mnist model.width=16
   python -m fastconv.lr_find dataset=cifar10 experiment=original range_test.steps=200
@@ -12,22 +12,21 @@ learning rate grows from step to step, and the loss is recorded. Writes the loss
 import dataclasses
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from fastconv.budget.clock import Clock
 from fastconv.config.cli import READING, command
 from fastconv.config.commands import LrFind
+from fastconv.config.job import sweep_job_folder
 from fastconv.config.prerequisites import check_data, require_weights, require_writable
 from fastconv.config.validation import check
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError
 from fastconv.system.settings import check_local
+from fastconv.system.terminal import plain_console
 from fastconv.system.wording import counted
 
 
 def only_training(config: LrFind) -> LrFind:
-    """The config for training alone: without validation, and with the online stream, which has the same bytes."""
+    """The config for training only: without validation, and with the online stream, which has the same bytes."""
     stream = dataclasses.replace(config.stream, mode="online")
     return dataclasses.replace(config, stream=stream, validate=dataclasses.replace(config.validate, on="none"))
 
@@ -58,13 +57,11 @@ def check_range_test(config: LrFind) -> Splits:
 def main(config: LrFind) -> None:
     """Run the command; see the top of this file."""
     data = check_range_test(config)
-    from rich.console import Console
-
     from fastconv.runs.folder import new_run_folder
     from fastconv.training.lr_range_test import conclusions, run_range_test, write_range_test
     from fastconv.training.plan import plan_run
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     clock, test = Clock(), config.range_test
     run = plan_run(only_training(config), data, clock)
     console.print(
@@ -74,8 +71,7 @@ def main(config: LrFind) -> None:
     )
     curve = run_range_test(run, test, console)
     lines = conclusions(curve, test)
-    hydra = HydraConfig.get()
-    job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
+    job = sweep_job_folder()
     folder = new_run_folder(Path(config.outputs) / config.dataset.name, job, prefix="lr_find-")
     try:
         write_range_test(curve, config, folder)

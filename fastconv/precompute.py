@@ -24,12 +24,13 @@ from fastconv.data.stream.cache import in_use, prune
 from fastconv.data.stream.parts import Missing, Part, missing_parts
 from fastconv.data.stream.spec import StreamSpec, stream_spec
 from fastconv.system.errors import InputError
+from fastconv.system.terminal import plain_console
 from fastconv.system.urls import redacted
 from fastconv.system.wording import counted
 
 
 def written(config: Config) -> Config:
-    """The config of a stream that is written: what `stream=auto` leaves open is settled by the command."""
+    """The config with a stream that is written to shards, also if `stream=auto` is given."""
     if config.stream.mode != "auto":
         return config
     return dataclasses.replace(config, stream=dataclasses.replace(config.stream, mode="precomputed"))
@@ -45,9 +46,9 @@ def check_stream(config: Config) -> Splits | None:
     if config.part >= config.parts:
         raise InputError(f"part={config.part} is not possible: with parts={config.parts} it is 0 to {config.parts - 1}")
     if config.parts > 1 and (config.verify or config.prune):
-        raise InputError("parts is for writing a stream: verify and prune are of a whole one")
+        raise InputError("parts is for writing a stream: leave it out with verify and prune")
     if config.parts > 1 and config.stream.epochs is None:
-        raise InputError("how many epochs there are to divide must be the same for all parts: give stream.epochs=25")
+        raise InputError("all parts must divide the same number of epochs: give it, such as stream.epochs=25")
     if config.parts > 1 and config.autotune:
         raise InputError("parts is for one stream, but autotune may choose another on each machine: give its settings")
     if config.prune:
@@ -61,7 +62,7 @@ def check_stream(config: Config) -> Splits | None:
 
 
 def require_writable_url(config: Config) -> None:
-    """Raise InputError for a server that a stream cannot be written to, as far as can be told without asking it."""
+    """Raise InputError for a server that a stream cannot be written to, as far as its URL shows."""
     from fastconv.data.url_place import Place
 
     url = redacted(config.stream.root)
@@ -79,13 +80,11 @@ def require_writable_url(config: Config) -> None:
 def main(config: Config) -> None:
     """Run the command; see the top of this file."""
     data, config = check_stream(config), written(config)
-    from rich.console import Console
-
     from fastconv.data.stream.upload import uploaded
     from fastconv.data.stream.writer import verify_stream
     from fastconv.training.stored_stream import make_room, upload, write_epochs
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     root = config.stream.folder
     if data is None:
         removed = prune(root, config.stream.max_gb * 1e9)

@@ -1,4 +1,4 @@
-"""A trained run in Python: predict, and evaluate, explain and export as the commands of these names do."""
+"""A trained run in Python: predicts, and evaluates, explains and exports like the commands of these names."""
 
 import html
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from fastconv.config.overrides import explain as explain_error
 from fastconv.config.quoting import literally, require_texts
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
+from fastconv.system.terminal import plain_console
 
 if TYPE_CHECKING:
     from fastconv.analysis.evaluation.metrics import Evaluation
@@ -32,9 +33,10 @@ class Predictor(predictor.Predictor):
 
         Args:
             overrides: other settings of `python -m fastconv.evaluate`, such as `dataset.root=photos`.
-            tta: score each image in the views that the run was tested with.
+            tta: use the run's test-time augmentation (its `tta`).
 
-        Raises InputError if the images are gone or have changed.
+        Returns the predictions of the test images, with their metrics. Raises InputError if the images are gone or have
+        changed.
         """
         config = self._config("evaluate", [f"tta={tta}".lower()], overrides, accelerator=True)
         evaluate.check(config)
@@ -43,7 +45,7 @@ class Predictor(predictor.Predictor):
         return evaluate_run(config)[0]
 
     def explain(self, images: str | Path | Sequence[str | Path] | None = None, *overrides: str) -> Path:
-        """Draw heatmaps of what the predictions depend on, and measure how faithful they are.
+        """Draw heatmaps of the pixels that predictions depend on, and measure how faithful the heatmaps are.
 
         Args:
             images: files to explain, at least one; None for test images of the run.
@@ -55,14 +57,12 @@ class Predictor(predictor.Predictor):
         settings = [] if files is None else [f"images=[{','.join(map(literally, files))}]"]
         config = self._config("explain", settings, overrides, accelerator=True)
         explain.check(config)
-        from rich.console import Console
-
         from fastconv.analysis.attribution.experiment import explain_runs
         from fastconv.analysis.attribution.report import write_report
 
         folder = explain.report_folder(config)
         # No progress bar: a notebook would keep it.
-        console = Console(highlight=False, markup=False, soft_wrap=True, force_terminal=False, force_jupyter=False)
+        console = plain_console(force_terminal=False, force_jupyter=False)
         write_report(explain_runs(config, console), config, folder)
         return folder / "explain.html"
 
@@ -73,8 +73,8 @@ class Predictor(predictor.Predictor):
             formats: `onnx` (model.onnx), `torch` (model.pt2), or both; both if none is given.
             overrides: other settings of `python -m fastconv.export`, such as `samples=100`.
 
-        Returns the paths of the files. Raises InputError if a package is missing, and for a file whose predictions
-        would differ from this network's.
+        Returns the paths of the files. Raises InputError if a package is missing, or if the predictions of a file
+        differ from those of this network.
         """
         config = self._config("export", [f"format=[{','.join(map(literally, formats))}]"] * bool(formats), overrides)
         export.check(config)
@@ -124,10 +124,10 @@ class Predictor(predictor.Predictor):
 
 
 def load(folder: str | Path, accelerator: str = "auto", trust: bool = False) -> Predictor:
-    """Load a trained run's network, ready to predict.
+    """Load the trained network of a run.
 
     Args:
-        folder: of the run.
+        folder: folder of the run, on this machine.
         accelerator: `auto`, `cpu` or `gpu`.
         trust: run the code that the run's files name, if it was trained with custom components (`_target_`).
 

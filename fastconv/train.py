@@ -15,11 +15,9 @@ import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from fastconv.budget.clock import Clock
 from fastconv.config.cli import READING, command
+from fastconv.config.job import sweep_job_folder
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_loggers, require_weights, require_writable
@@ -51,7 +49,7 @@ def check_run(config: Config, begun: bool = False) -> Splits:
     """Check a run as far as possible without torch, and return its images.
 
     Args:
-        begun: whether an earlier process began it: its checkpoint has its weights.
+        begun: whether an earlier process has started the run, whose checkpoint then has the weights.
 
     Raises InputError for a run that cannot work.
     """
@@ -81,7 +79,7 @@ def check_search(config: Config) -> None:
 
 
 def report(config: Config, sweep: Path) -> bool:
-    """Finish a sweep: print a table, and write its page and its report. Returns whether all its runs are finished."""
+    """Finish a sweep: print a table, and write its page and its report. Returns whether all runs have finished."""
     from fastconv.analysis.comparison.sweep_report import write_sweep_report
 
     own = config.trust or config.sweep.resume is None  # a sweep to resume may be somebody else's
@@ -91,8 +89,7 @@ def report(config: Config, sweep: Path) -> bool:
 @command("train", __doc__, check_run, check_search, report, READING)
 def main(config: Config) -> float | None:
     """Run the command; see the top of this file. Returns the held-out objective, which a search maximises."""
-    clock, overrides, hydra = Clock(start_seconds=take_start_seconds()), task_overrides(), HydraConfig.get()
-    job = Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
+    clock, overrides, job = Clock(start_seconds=take_start_seconds()), task_overrides(), sweep_job_folder()
     if job is None and (config.sweep.resume or config.sweep.report != "none" or config.sweep.trials):
         raise InputError("sweep.resume, sweep.report and sweep.trials need a sweep: add -m and the values")
     is_named = config.resume not in (None, "auto")

@@ -8,6 +8,7 @@ class. Appends to benchmarks/results/strides.csv and makes strides.md of it; run
 Accuracies do not depend on the machine, whose seconds are not kept. About half an hour on two AVX2 cores.
 """
 
+import functools
 import json
 import sys
 import time
@@ -41,12 +42,16 @@ def networks(dataset: str) -> dict[str, dict]:
     return found | larger if "/" in dataset else found
 
 
-def measure(dataset: str, settings: dict, images: int, seed: int = 0, small: float = 0.0) -> dict[str, object]:
+def measure(
+    dataset: str, settings: dict, images: int, seed: int = 0, small: float = 0.0, precision: str = "fp32"
+) -> dict[str, object]:
     """Train and score; returns the row, without what identifies it.
 
     Args:
         small: share of the images, the first ones, that are made smaller.
+        precision: `bf16` or `fp32`.
     """
+    cast = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bf16")
     flip = dataset.startswith("cifar10")
     batch_size = next(size for size, steps in AUTOTUNE.steps_for_batch_size.items() if size * steps <= images)
     pixels, labels, held, held_labels = images_of(dataset)
@@ -68,15 +73,16 @@ def measure(dataset: str, settings: dict, images: int, seed: int = 0, small: flo
         if step < small * steps:
             x = F.interpolate(x, small_side(x.shape[2]), mode="bilinear", antialias=True)
         for part, of_part in zip(x.split(MICRO), labels.split(MICRO), strict=True):
-            logits = model(part.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits, of_part, label_smoothing=0.2)
+            with cast():
+                logits = model(part.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), of_part, label_smoothing=0.2)
             (loss * len(part) / batch_size).backward()
         optimizer.step()
         optimizer.zero_grad()
         seconds += time.perf_counter() - started
     model.eval()
     views, plain, augmented = Views(flip, 1), 0, 0
-    with torch.no_grad():
+    with torch.no_grad(), cast():
         for x, labels in zip(held.split(MICRO), held_labels.split(MICRO), strict=True):
             alone, together = views.logits(model, x.contiguous(memory_format=torch.channels_last))
             plain += int((alone.argmax(1) == labels).sum())

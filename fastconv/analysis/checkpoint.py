@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fastconv.config.commands import GivenImages
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import check_stored, require_local
-from fastconv.data.configs import PLACES, RESIZES
+from fastconv.data.configs import RESIZES
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.levels import Levels
 from fastconv.data.split_record import FILE, LARGEST_SIDE, SplitRecord
@@ -25,7 +25,7 @@ from fastconv.models.weights import DIGEST, weights_digest
 from fastconv.models.whitening import Whitening
 from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.runs.results import FINISHED, Results
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.signals import obey
 from fastconv.system.targets import KEY, require_trust
 
@@ -65,13 +65,15 @@ class TrainedRun:
         that the run's kind of data set does not have.
         """
         changes = {key: value for key, value in asdict(given).items() if value is not None}
-        source = self.config.dataset.source
+        dataset = self.config.dataset
         for key in changes:
-            if self.config.dataset._target_ is not None or key not in PLACES.get(source, ()):
-                raise InputError(f"dataset.{key} is not possible: {self.folder} is of dataset.source={source}")
-        stored = {key: value for key, value in asdict(self.config.dataset).items() if key not in changes}
+            if key not in dataset.places:
+                raise InputError(
+                    f"dataset.{key} is not possible: {self.folder} was trained with dataset.source={dataset.source}"
+                )
+        stored = {key: value for key, value in asdict(dataset).items() if key not in changes}
         require_local(stored, self.folder / "config.yaml", self.trusted, prefix="dataset.")
-        return replace(self, config=replace(self.config, dataset=replace(self.config.dataset, **changes)))
+        return replace(self, config=replace(self.config, dataset=replace(dataset, **changes)))
 
     def data_folder(self, given: str | None) -> Path:
         """The folder of the data sets: the given one, else that of the run if fastconv has written there, else `data`.
@@ -94,8 +96,8 @@ class TrainedRun:
             raise InputError(f"{self.folder} has other classes or images than {images.name}: its data set has changed")
         if self.levels and images.levels and self.levels != images.levels:
             raise InputError(
-                f"{images.name} has images of more than 8 bits, which are scaled otherwise than when {self.folder} was"
-                " trained, since images were added or removed: restore the data set"
+                f"{images.name} has images of more than 8 bits, whose scaling has changed since {self.folder} was"
+                " trained, because images were added or removed: restore the data set"
             )
 
     def untrained(self) -> nn.Module:
@@ -112,13 +114,12 @@ class TrainedRun:
         return model
 
 
-def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> TrainedRun:
+def load_run(folder: Path, trust: bool = False) -> TrainedRun:
     """Read a run's folder, and check that its checkpoint is the network that its results are of.
 
     Args:
         folder: of a run, which somebody else may have written.
         trust: follow each `_target_` in its files, which runs code.
-        named: targets that the user named in the command itself, which are followed without it.
 
     Raises InputError if it is none, has no checkpoint, or one that is damaged or of another network, or if
     it names code and is not trusted.
@@ -128,16 +129,16 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         check_stored(config)
     except Exception as error:  # whatever is wrong with the file, it is not a run's
         obey()  # OmegaConf may have made another error of a signal
-        why = "" if isinstance(error, FileNotFoundError) else f" ({' '.join(str(error).split())[:200]})"
+        why = "" if isinstance(error, FileNotFoundError) else f" ({message_of(error, 200)})"
         raise InputError(
             f"{folder} is not the folder of a run: it has no readable config.yaml{why}. Give one such as"
             " outputs/digits/2026-11-25_09-00-00-a1b2c3"
         ) from error
-    require_trust(asdict(config), folder / "config.yaml", trust, named)
+    require_trust(asdict(config), folder / "config.yaml", trust)
     path = folder / "last.ckpt"
     if not path.exists():
         raise InputError(
-            f"{folder} has no last.ckpt: the run kept no checkpoint, or has not come that far. Train it with"
+            f"{folder} has no last.ckpt: the run has saved no checkpoint. Train it with"
             " checkpoint.save=true, or choose another run"
         )
     try:
@@ -158,7 +159,7 @@ def load_run(folder: Path, trust: bool = False, named: Collection[str] = ()) -> 
         )
     except Exception as error:  # a file may hold anything
         obey()
-        why = f" ({' '.join(str(error).split())})" if isinstance(error, InputError) else ""
+        why = f" ({message_of(error)})" if isinstance(error, InputError) else ""
         raise InputError(f"{path} is damaged or not fastconv's, and cannot be read{why}: choose another run") from error
     other = f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
     if not is_same or not (KEY in settings or _fits(state, name, shape, classes, settings)):
@@ -208,8 +209,8 @@ def _require_own(path: Path, checkpoint: dict[str, Any], results: Results | None
     if same_step and same_temperature and results.weights_digest in (None, digest):
         return
     raise InputError(
-        f"{path} (step {step}) is not the network that results.json (step {results.steps}) is of: it was not saved, or"
-        " one of the two files was replaced. Put the run's own files there, or train the network anew"
+        f"{path} (step {step}) does not belong to results.json (step {results.steps}): the network was not saved, or"
+        " one of the two files was replaced. Restore the run's own files, or train again"
     )
 
 
@@ -241,7 +242,7 @@ def _require_possible(
 def _require_numbers(mean: Sequence[float], std: Sequence[float], state: Mapping[str, torch.Tensor]) -> None:
     """Raise InputError for a network whose results would not be numbers. Pixels are scaled to [0, 1]."""
     if any(not 0 <= number <= 1 for number in mean) or any(not LEAST_STD <= number <= 1 for number in std):
-        raise InputError("its mean or deviation of pixels is not possible")
+        raise InputError("its mean or standard deviation of pixels is out of range")
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"its weights {name[:100]} are not all finite numbers")
@@ -260,7 +261,7 @@ def _require_same_shape(path: Path, shape: tuple[int, ...], config: Config) -> N
         if other != shape:
             ours, theirs = ("x".join(map(str, each)) for each in (shape, other))
             raise InputError(
-                f"{path} is of images of {ours}, and {name} beside it of {theirs}: put the run's own files there"
+                f"{path} is for images of {ours}, but {name} beside it for {theirs}: restore the run's own files"
             )
 
 

@@ -147,8 +147,7 @@ def audit(config: Config) -> Audit:
     """Read a data set and search it for problems. Raises InputError, which names all of them, for one that cannot be
     read at all."""
     dataset, root = config.dataset, Path(config.data)
-    builtin = dataset._target_ is None and dataset.source == "builtin"
-    source = None if builtin else open_source(dataset, root, config.own_folders())
+    source = None if dataset.is_builtin else open_source(dataset, root, config.own_folders())
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     if not isinstance(source, Source):

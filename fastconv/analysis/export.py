@@ -16,7 +16,6 @@ from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.run_images import images_of
 from fastconv.config.commands import Export, as_list
 from fastconv.config.places import missing_place
-from fastconv.data.loading import is_builtin
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 from fastconv.system.files import replacing, write_atomically
@@ -76,7 +75,7 @@ def export(config: Export) -> list[str]:
             error = float(np.abs(predict(some.numpy()) - expected).max())
             if not error <= TOLERANCE:
                 raise InputError(
-                    f"{path} would predict otherwise than the checkpoint, by up to {error:.2g}: not written"
+                    f"{path} would give other probabilities than the checkpoint, by up to {error:.2g}: not written"
                 )
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"
@@ -114,7 +113,7 @@ def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[
         splits, warnings = images_of(run, run.data_folder(config.data))
     except InputError as error:
         named = any(value is not None for value in asdict(config.dataset).values())
-        if named or not (missing is not None or is_builtin(run.config.dataset)):
+        if named or not (missing is not None or run.config.dataset.is_builtin):
             raise
         noise = np.random.default_rng(0).integers(0, 256, (config.samples, *run.shape), np.uint8)
         return (

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastconv.data.image_rows import ImageRows
+from fastconv.data.sources.array_values import CHANNELS, shape_of
 from fastconv.data.sources.decode import reason_of
 from fastconv.data.sources.formats import open_image
 from fastconv.data.sources.levels import Levels
@@ -16,8 +17,6 @@ from fastconv.data.sources.pixels import to_array
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file
 
-# Numbers of channels that an image may have.
-CHANNELS = (1, 3, 4)
 # A last axis that is shorter is one of channels, unless the network's images are as narrow.
 NARROWEST = 8
 AnyImage = str | Path | Image.Image | np.ndarray
@@ -129,6 +128,7 @@ def require_bytes(array: np.ndarray) -> None:
 
 def _channels_last(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Images [N, H, W, C] of an array that holds one or many."""
+    shown = shape_of(array.shape)
     if array.ndim == 2:
         return array[None, :, :, None]
     if array.ndim == 4:
@@ -141,7 +141,7 @@ def _channels_last(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray
             return array[None]
         if array.shape[2] < NARROWEST and array.shape[2] != shape[1]:
             raise InputError(
-                f"images are {_shown(array)}: this may be one image of {array.shape[2]} channels, or {len(array)} grey"
+                f"images are {shown}: this may be one image of {array.shape[2]} channels, or {len(array)} grey"
                 f" ones. Give [H, W, C] with {', '.join(map(str, CHANNELS))} channels, or [N, H, W, 1]"
             )
         if array.shape[0] not in CHANNELS or shape[2] == 1:
@@ -149,24 +149,19 @@ def _channels_last(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray
         if array.shape[0] == 1:
             return array.transpose(1, 2, 0)[None]
         raise InputError(
-            f"images are {_shown(array)}: this may be one image with its channels first, or {len(array)} grey ones."
+            f"images are {shown}: this may be one image with its channels first, or {len(array)} grey ones."
             " Give [N, H, W, C]"
         )
-    raise InputError(f"images are {_shown(array)}: give [N, H, W, C] with {', '.join(map(str, CHANNELS))} channels")
+    raise InputError(f"images are {shown}: give [N, H, W, C] with {', '.join(map(str, CHANNELS))} channels")
 
 
 def _single(array: np.ndarray, at: int) -> np.ndarray:
     """One image, [H, W] or [H, W, C], for Pillow."""
     if array.ndim == 3 and array.shape[2] not in CHANNELS and array.shape[0] in CHANNELS:
         array = array.transpose(1, 2, 0)
+    shown = shape_of(array.shape)
     if array.ndim == 2 and array.shape[1] in CHANNELS:  # as list(image) gives them
-        raise InputError(
-            f"image {at} is {_shown(array)}: this may be a row of an image. Give the image itself, without a list"
-        )
+        raise InputError(f"image {at} is {shown}: this may be a row of an image. Give the image itself, without a list")
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), *((count,) for count in CHANNELS)) or not array.size:
-        raise InputError(f"image {at} is {_shown(array)}: give one image, [H, W, C], or [N, H, W, C] without a list")
+        raise InputError(f"image {at} is {shown}: give one image, [H, W, C], or [N, H, W, C] without a list")
     return np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)
-
-
-def _shown(array: np.ndarray) -> str:
-    return "x".join(map(str, array.shape)) or "a single number"

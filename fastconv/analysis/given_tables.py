@@ -1,5 +1,6 @@
 """Data sets as Python code hands them over in columns: tables of pandas or polars, and data sets of Hugging Face."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from fastconv.data.sources.formats import ENDINGS
-from fastconv.data.sources.image_paths import is_file
 from fastconv.data.sources.tables import TEST, TRAIN
 from fastconv.data.sources.typed_columns import CLASSES, IMAGE, NEITHER, OTHER, PATH, TypedColumn, choose_columns
 from fastconv.system.errors import InputError
@@ -110,7 +110,7 @@ def _kind(column: Iterable[Any]) -> str:
     if isinstance(first, Mapping):
         return IMAGE if {"bytes", "path"} & set(first) else NEITHER
     if isinstance(first, Path) or (
-        isinstance(first, str) and (first.lower().endswith(ENDINGS) or is_file(Path(first)))
+        isinstance(first, str) and (first.lower().endswith(ENDINGS) or os.path.isfile(first))
     ):
         return PATH
     return OTHER if isinstance(first, str | int | float | np.generic | None) else NEITHER

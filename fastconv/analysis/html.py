@@ -16,7 +16,7 @@ from PIL import Image
 
 from fastconv.data.sources.formats import open_image
 from fastconv.system.errors import InputError
-from fastconv.system.files import read_file, unwritable, write_atomically
+from fastconv.system.files import read_file, write_atomically
 from fastconv.system.names import csv_cell, valid_unicode
 
 # Quality of the WebP pictures inside a page.
@@ -127,12 +127,7 @@ def render(template: str, **values: object) -> str:
 
 def write_page(path: Path, template: str, **values: object) -> None:
     """Render a template into a file, whole or not at all. Raises InputError if it cannot be written."""
-    content = valid_unicode(render(template, **values)).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as error:
-        raise unwritable(path, error) from error
+    write_atomically(path, valid_unicode(render(template, **values)).encode())
 
 
 def data_url(image: Image.Image, quality: int = QUALITY) -> str:

@@ -19,7 +19,7 @@ from fastconv.system.wording import counted
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities float32 [N, classes] of images, and the names of the classes."""
+    """Predictions of N images: probabilities float32 [N, classes], and the names of the classes."""
 
     probabilities: np.ndarray
     classes: tuple[str, ...]
@@ -39,7 +39,7 @@ class Predictions:
         return [self.classes[label] for label in self.labels]
 
     def top(self, count: int) -> list[list[tuple[str, float]]]:
-        """Return the most probable classes of each image with their probabilities, highest first."""
+        """Return the `count` most probable classes of each image with their probabilities in [0, 1], highest first."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
         return [
             [(self.classes[label], float(probabilities[label])) for label in labels]
@@ -61,8 +61,8 @@ class Predictor:
 
     def __init__(self, run: TrainedRun, accelerator: str = "auto") -> None:
         self.run = run
-        # A library's layers of any kind, unlike ours, may lose much in bf16: MobileNetV3-Small of random weights gave
-        # probabilities up to 0.05 from those of its exported file.
+        # Layers of a library, unlike ours, may lose much in bf16: with random weights, MobileNetV3-Small gave
+        # probabilities that differed by up to 0.05 from those of its exported file.
         precision = "fp32" if isinstance(run.config.model, Pretrained) else "auto"
         self._device = prepare(Trainer(accelerator=accelerator, precision=precision))
         self.shape, self.classes = run.shape, run.classes
@@ -75,12 +75,12 @@ class Predictor:
         return self._device.kind == "cpu"
 
     def predict(self, images: Images, tta: bool = False) -> Predictions:
-        """Classify one or many images; a single image gives a single prediction.
+        """Classify one or many images; a single image gives one prediction.
 
         Args:
             images: a path, a Pillow image or an array uint8 [H, W] or [H, W, C]; a list of these; or an array or tensor
                 uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]. Images may have any size.
-            tta: average over the views of the run's test-time augmentation; the time grows with their number.
+            tta: use the run's test-time augmentation; the time grows with the number of views.
 
         Raises InputError for an image that cannot be read, and for arrays of another type than uint8.
         """

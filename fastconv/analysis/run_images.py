@@ -7,7 +7,6 @@ import numpy as np
 
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.data.dataset import ImageData, mean_and_std
-from fastconv.data.loading import is_builtin
 from fastconv.data.split_record import FILE, SplitRecord, own_images
 from fastconv.data.splits import Splits
 
@@ -27,7 +26,7 @@ def images_of(run: TrainedRun, data: Path) -> tuple[Splits, list[str]]:
     found = own_images(run.config.dataset, data, run.folder, run.config.own_folders(), test_digest)
     splits, lines = found.splits, [found.changes.sentence()]
     run.require_same_data(splits.test)
-    may_differ = not found.has_record and not is_builtin(run.config.dataset)
+    may_differ = not found.has_record and not run.config.dataset.is_builtin
     if may_differ and not same_pixels(mean_and_std(splits.train.images), (run.mean, run.std)):
         lines.append(
             f"{run.folder / FILE}, the list of this run's images, is missing, and the split that is drawn without it is"

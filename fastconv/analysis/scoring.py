@@ -41,5 +41,5 @@ def class_probabilities(
         found.append(logits(batch.to(device)).float().softmax(1).cpu())
     probabilities: np.ndarray = torch.cat(found).numpy()
     if not np.isfinite(probabilities).all():
-        raise InputError("the network's results are not all numbers: its weights are damaged. Choose another run")
+        raise InputError("the network's outputs are not finite: its weights are damaged. Choose another run")
     return probabilities

@@ -21,7 +21,7 @@ from fastconv.data.sources.array_values import as_images
 from fastconv.data.sources.formats import FORMATS
 from fastconv.data.sources.image_paths import ImagePaths
 from fastconv.data.sources.pixels import ORIENTATION, orientation_of
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.files import unwritable
 
 # What the table and the folder of images are called.
@@ -122,7 +122,7 @@ def _content(image: Any, where: str) -> tuple[bytes, str]:
         image.save(file, "TIFF", exif=exif)
         return file.getvalue(), ".tif"
     except Exception as error:  # each of Pillow's readers has its own, and an image may not have been read yet
-        raise InputError(f"{where}: the image cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{where}: the image cannot be read: {message_of(error, 200)}") from error
 
 
 def _ending_of(content: bytes) -> str:

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
-import json
 import platform
 import re
 import sys
@@ -33,7 +31,7 @@ from fastconv.optim import optimizer_of
 from fastconv.system.documents import read_json, record_of
 from fastconv.system.files import keep_measurement
 from fastconv.system.gpu import forget_peak, peak_bytes, synchronize
-from fastconv.system.json_text import as_json
+from fastconv.system.json_text import as_json, json_digest
 from fastconv.system.targets import source_digest, targets_in
 
 # Micro batches that are timed; after this many seconds, three of them are enough for a median.
@@ -198,7 +196,7 @@ def benchmark(
     described = {"key": asdict(key), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
     if sources := key.sources():
         described["sources"] = sources
-    path = cache / f"{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    path = cache / f"{json_digest(described)}.json"
     kept, done = _read(path)
     needed, operations = least_needs(key, device) if device.kind == "cpu" or not kept else (0, 0)
 

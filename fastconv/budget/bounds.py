@@ -1,8 +1,6 @@
 """Bounds of what a network needs, which other work on the machine cannot disturb: memory, operations and seconds."""
 
 import contextlib
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -18,7 +16,7 @@ from fastconv.models import blueprint, build_model
 from fastconv.system.documents import read_json
 from fastconv.system.errors import InputError
 from fastconv.system.files import keep_measurement
-from fastconv.system.json_text import as_json
+from fastconv.system.json_text import as_json, json_digest
 
 if TYPE_CHECKING:
     from fastconv.budget.benchmark import BenchmarkKey
@@ -152,7 +150,7 @@ def operations_per_second(device: Device, cache: Path) -> float:
     Measured once in a process, and kept in `cache`: other work makes it slower, never faster.
     """
     described = {"device": asdict(device), "torch": torch.__version__, "host": platform.node()}
-    path = cache / f"product-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    path = cache / f"product-{json_digest(described)}.json"
     if device not in _fastest:
         _fastest[device] = _product(device)
     known = 0.0

@@ -123,13 +123,12 @@ def direct_because(kind: str, precision: str, trainer: Trainer) -> str | None:
     """Why Winograd's convolutions are not possible, or for `auto` not advisable; None if they are."""
     if kind != "cpu":
         return "it is for CPUs"
-    if precision != "fp32":
-        return f"it is for fp32, not for {precision} (trainer.precision)"
     if not trainer.channels_last:
         return "it needs trainer.channels_last=true"
-    if trainer.winograd == "auto" and not winograd.is_measured():
-        return "it was not measured with this processor's instructions; trainer.winograd=on tries it"
-    return winograd.obstacle()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if trainer.winograd == "auto" and not winograd.is_measured(dtype):
+        return f"in {precision} it was not measured with this processor's instructions; trainer.winograd=on tries it"
+    return winograd.obstacle(dtype)
 
 
 def prepare_in_time(config: Config, threads: int | None = None) -> Device:

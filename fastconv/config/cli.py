@@ -40,7 +40,7 @@ READING = "fastconv: reading the settings and the images"
 
 def no_search(config: Any) -> None:
     """Refuse a search over a command that returns no result to maximise."""
-    raise InputError("this command has no result to search by: a search is of fastconv.train")
+    raise InputError("only fastconv.train can search: this command has no result to compare")
 
 
 def _is_of_submitit(error: BaseException) -> bool:

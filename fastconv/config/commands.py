@@ -97,9 +97,10 @@ class GivenImages:
     signatures again here, since these are not stored."""
 
     root: str | None = setting(None, path=True, local=True)
-    """The folder or file that `dataset.root` names, such as dataset.root=photos; null for that of the run."""
+    """Where the folder or file of the run's `dataset.root` is now, such as dataset.root=photos; null if it has not
+    moved."""
     train: Any = setting(None, path=True)
-    """The table or the tars that `dataset.train` names: paths or URLs; null for those of the run."""
+    """Where the table or the tars of the run's `dataset.train` are now (paths or URLs); null if they have not moved."""
     test: Any = setting(None, path=True)
     """The same for `dataset.test`."""
 
@@ -122,20 +123,21 @@ class RunImagesCommand(RunCommand):
     """Settings of a command that reads a trained run and the images of its data set."""
 
     data: str | None = setting(None, path=True, local=True)
-    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null takes the
-    folder that the run was trained with, if it is there, else `data`."""
+    """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null is the folder
+    that the run was trained with, if it exists, else `data`."""
     dataset: GivenImages = field(default_factory=GivenImages)
 
 
 @dataclass
 class Explain(RunImagesCommand):
-    """A report of where networks look."""
+    """A report of heatmaps and their measures."""
 
     run: Any = setting(MISSING, path=True, local=True)
     """Folder of a trained run, or a list of folders [a,b] of runs that differ only in their seed; `latest` for the
     newest finished run."""
     against: Any = setting(None, path=True, local=True)
-    """Folder of the run to compare `run` with, or a list of as many folders, in the same order; null for none."""
+    """Folder of the run to compare `run` with, or a list of the same number of folders, in the same order; null for
+    none."""
     names: list[str] | None = None
     """Names of `run` and `against` in figures; null to name them by the settings that differ."""
     folder: str | None = setting(None, path=True, local=True)

@@ -181,6 +181,12 @@ class Job:
                 self.failed = True
 
 
+def sweep_job_folder() -> Path | None:
+    """The folder of the job of a sweep that runs in this process; None for a single run."""
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir, hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
+
+
 def _redact_file(path: Path) -> None:
     """Leave the secrets of URLs out of a file that Hydra has written."""
     with contextlib.suppress(OSError, UnicodeDecodeError):

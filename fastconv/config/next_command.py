@@ -13,6 +13,7 @@ from fastconv.config.overrides import task_overrides
 from fastconv.config.quoting import to_paste
 from fastconv.config.trust import GIVEN
 from fastconv.system.distributed import is_first_rank
+from fastconv.system.launch_command import start_words
 from fastconv.system.names import printable
 from fastconv.system.targets import targets_in
 from fastconv.system.urls import redacted
@@ -34,7 +35,8 @@ def print_next_of_run(name: str, folder: Path, *settings: str, carried: Sequence
 
 
 def resume_command(folder: str, overrides: Sequence[str], settings: dict[str, Any]) -> str:
-    """The command that goes on with a run, which follows an address or code of the run only if it is told to.
+    """The command that goes on with a run, by the launcher that started this one; it follows an address or code of the
+    run only if it is told to.
 
     Args:
         folder: of the run, or its address.
@@ -43,7 +45,7 @@ def resume_command(folder: str, overrides: Sequence[str], settings: dict[str, An
     """
     told = [each for each in overrides if "://" in each and each.partition("=")[0] not in ("outputs", "resume")]
     trust = ["trust=true"] * bool(targets_in(settings))
-    return " ".join(["python -m fastconv.train", f"resume={folder}", *quoted_overrides(told), *trust])
+    return " ".join([start_words(), "-m fastconv.train", f"resume={folder}", *quoted_overrides(told), *trust])
 
 
 def quoted_overrides(overrides: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fastconv.data.configs import PLACES
+from fastconv.data.configs import PLACES, Dataset
 from fastconv.system.settings import INTERPOLATION
 
 # Folders of a run, beside those of its own images.
@@ -31,13 +31,9 @@ def _absolute(value: Any) -> Any:
     return value if INTERPOLATION in str(here) else str(here / value)  # a stored config can have none
 
 
-def missing_place(dataset: Any) -> str | None:
-    """The first path of a data set of one's own that does not lead to anything here; None if there is none.
-
-    Args:
-        dataset: its settings, a `Dataset`.
-    """
-    for name in () if dataset._target_ is not None else PLACES.get(dataset.source, ()):
+def missing_place(dataset: Dataset) -> str | None:
+    """The first path of a data set of one's own that does not lead to anything here; None if there is none."""
+    for name in dataset.places:
         value = getattr(dataset, name)
         for path in value if isinstance(value, list) else [value]:
             is_name = isinstance(path, str) and "://" not in path and not set(path) & set("*?[{")

@@ -131,7 +131,7 @@ def too_large_batch(config: Config, images: int) -> str | None:
 def require_known(config: Config) -> None:
     """Raise InputError for an unknown data set."""
     name, names = config.dataset.name, builtin_sets()
-    if config.dataset._target_ is None and config.dataset.source == "builtin" and name not in names:
+    if config.dataset.is_builtin and name not in names:
         raise InputError(f"dataset.name={name} is unknown{nearest(name, names)} Choose from: {', '.join(names)}")
 
 

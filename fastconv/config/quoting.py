@@ -33,6 +33,6 @@ def require_texts(name: str, example: str, overrides: Iterable[object]) -> None:
     for each in overrides:
         if not isinstance(each, str):
             raise InputError(
-                f"{name} takes other settings as texts, such as {example}: {str(each)[:60]!r} is a"
+                f"{name} takes other settings as strings, such as {example}: {str(each)[:60]!r} is a"
                 f" {type(each).__name__}"
             )

@@ -20,7 +20,7 @@ from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, is_ov
 from fastconv.runs.hparams import is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank, is_first_rank, started_together
-from fastconv.system.errors import InputError, reason
+from fastconv.system.errors import InputError, message_of, reason
 from fastconv.system.first_files import files_from_first_rank
 from fastconv.system.settings import is_url
 from fastconv.system.signals import obey
@@ -39,6 +39,8 @@ class RunFolder:
     config: Config
     resumed: bool
     """Whether an earlier process began the run."""
+    is_new: bool = False
+    """Whether this process created the folder, which is of no sweep."""
     held: contextlib.ExitStack | None = None
     """The lock on the folder. It ends when it is closed or when the process ends, even by a kill."""
 
@@ -75,7 +77,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     if stored is None:
         raise InputError(f"resume={folder} is not the folder of a run: it has no readable config.yaml{_why(folder)}")
     if is_finished(folder):
-        raise InputError(f"resume={folder} is finished: there is nothing to go on with")
+        raise InputError(f"resume={folder} has finished: there is nothing to resume")
     ours = dataclasses.asdict(config)
     require_trust(OmegaConf.to_container(stored), folder / "config.yaml", config.trust, set(targets_in(ours).values()))
     for override in overrides:
@@ -134,6 +136,7 @@ def open_folder(config: Config, found: RunFolder | None) -> RunFolder:
         nonlocal run
         if run is None:
             run = _new(config, new_run_folder(config.outputs_folder / config.dataset.name))
+            run.is_new = True
         keep_agent(run.path)
         return {"path": str(run.path.absolute()), "resumed": run.resumed}
 
@@ -233,7 +236,7 @@ def _why(folder: Path) -> str:
         return ""
     except Exception as error:  # whatever is wrong with the file
         obey()  # OmegaConf may have made another error of a signal
-        return f" ({' '.join(str(error).split())[:200]})"
+        return f" ({message_of(error, 200)})"
     return ""
 
 
@@ -276,5 +279,5 @@ def _require_same(config: Config, stored: Any, key: str, folder: Path) -> None:
         OmegaConf.update(stored, key, given, force_add=True)
     elif given != own and _at(config, key) != _at(stored, key):
         raise InputError(
-            f"resume={folder} goes on as it began, with {key}={own}: leave out {key}={given}, or start a new run"
+            f"resume={folder} continues with its own {key}={own}: leave out {key}={given}, or start a new run"
         )

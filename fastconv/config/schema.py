@@ -46,14 +46,14 @@ class Trainer:
     accelerator: str = setting("auto", options=ACCELERATORS)
     """Hardware to train on: `cpu`, `gpu`, or `auto` for a GPU if there is one."""
     devices: int = setting(1, Range("a number of devices", 1, 1024))
-    """Number of GPUs of each machine that train, or of processes if CPUs train."""
+    """Number of GPUs that train on each machine, or of processes that train on CPUs."""
     nodes: int | None = setting(None, Range("a number of nodes", 1, 1024, note=", or null for those of the launcher"))
-    """Number of machines that train one run together, each on `devices`; null for as many as the launcher (srun, mpirun
-    or torchrun) uses, or 1."""
+    """Number of machines that train one run together, each on `devices`; null for the number that the launcher (srun,
+    mpirun or torchrun) uses, or 1."""
     strategy: str = setting("auto", options=("auto", "ddp"))
     """Lightning's strategy for several devices: `auto` or `ddp`."""
     precision: str = setting("auto", options=("auto", "bf16", "fp32"))
-    """Number format of the computation: `bf16`, `fp32`, or `auto` for bf16 where the hardware is faster with it."""
+    """Number format of the computation: `bf16`, `fp32`, or `auto` for bf16 if the hardware is faster with it."""
     winograd: str = setting("auto", options=("auto", "on", "off"))
     """Compute 3x3 convolutions in fp32 on a CPU by Winograd's algorithm, with fewer multiplications: `off`, `on`, or
     `auto` for processors on which it was measured to be faster. It needs a C compiler."""
@@ -64,13 +64,13 @@ class Trainer:
     num_threads: int | str | None = setting(
         "auto", Range("a number of threads", 1, 1024, note=", auto, or null for torch's choice"), options=("auto",)
     )
-    """Number of CPU threads that compute; null for torch's choice. `auto` takes torch's choice too; with a time limit,
-    it measures before training, and again when steps slow down, whether fewer threads are faster."""
+    """Number of CPU threads; null for torch's choice. `auto` begins with torch's choice; with a time limit, it measures
+    before training, and again when steps slow down, whether fewer threads are faster."""
     compile: bool | None = None
     """Compile the training step with `torch.compile`; null to compile on GPUs only, where it pays off."""
     graph: str = setting("auto", options=("auto", "on", "off"))
-    """Run the training step as a CUDA graph, which saves the host's time: `on`, `off`, or `auto` for `on` where it is
-    possible, on a single GPU."""
+    """Run the training step as a CUDA graph, which saves the host's time: `on`, `off`, or `auto` for `on` if it is
+    possible (on a single GPU)."""
 
     @property
     def world(self) -> int:
@@ -91,8 +91,8 @@ class Budget:
     validate, checkpoint, test."""
     until: str | None = setting(None, text=True)
     """The moment by which the run must be trained, saved and scored: `job` for the end of its SLURM job, a clock time
-    such as 18:30, or a date and a time such as 2026-11-29T18:30; null for none. The budget is then `seconds` or the
-    time that is left, if that is less, and all segments count, from the start of the process."""
+    such as 18:30, or a date and a time such as 2026-11-29T18:30; null for none. The budget is then the smaller of
+    `seconds` and the remaining time, and all segments count, from the start of the process."""
 
 
 @dataclass
@@ -127,38 +127,40 @@ class Sweep:
 
     resume: str | None = setting(None, path=True, local=True)
     """Resume a sweep with the command that started it: give its folder, or `auto` for the newest unfinished one (or a
-    new one if there is none). Finished runs are kept, stopped ones go on, and failed ones are tried again. Null starts
-    a new sweep."""
+    new one if there is none). Finished runs are kept, stopped ones continue, and failed ones are tried again. Null
+    starts a new sweep."""
     report: str = setting("none", options=("none", "augmentation_effect", "article"))
-    """Report to write at the end besides `compare.html`: `augmentation_effect` shows where the networks look with and
-    without augmentation (see fastconv.explain), `article` is a page of the runs on each data set with and without
-    augmentation; or `none`."""
+    """Report to write at the end besides `compare.html`: `augmentation_effect` compares heatmaps with and without
+    augmentation (see fastconv.explain); `article` is a page of the runs on each data set with and without augmentation;
+    `none` writes none."""
     trials: int | None = setting(None, Range("a number of trials", 1, 100_000, note=", or null for a grid"))
-    """Search for the best of the values given, in this many trials, by the objective on held-out images; null for a
-    grid, which trains every combination. A larger number, with `sweep.resume`, adds to a search."""
+    """Number of trials of a search for the best of the given values, by the objective on held-out images; null for a
+    grid, which trains every combination. A larger number, with `sweep.resume`, extends a search."""
     sampler: str = setting("tpe", options=SAMPLERS)
     """How a search draws its trials: `tpe` (the Tree-structured Parzen Estimator of Optuna) or `random`."""
     seed: int = setting(0, Range("a whole number", 0, 2**32, closed="left"))
-    """Seed of a search. With its number, it decides what a trial draws, whichever process it is in."""
+    """Seed of a search. The seed, the number of a trial and the earlier results decide its values."""
     startup_trials: int = setting(5, Range("a number of trials", 1, 100_000))
-    """Trials of a search that are drawn at random, and that must be finished before `median` ends others."""
+    """Number of first trials of a search that are drawn at random, and that must be finished before `median` ends
+    others."""
     pruner: str = setting("median", options=PRUNERS)
-    """Which trials of a search end early, by their validations: `median`, those below the median of the finished trials
-    at the same part of the training, after its first fifth; `hyperband`, which gives a longer time to fewer; `none`."""
+    """Rule that ends trials of a search early, by their validations: `median` ends those below the median of the
+    finished trials at the same share of the training, after its first fifth; `hyperband` gives more time to fewer
+    trials; `none` ends none."""
     storage: str | None = None
-    """Where a search keeps its trials: null for a journal in the sweep's folder; else the URL of a database, such as
+    """Where a search stores its trials: null for a journal in the sweep's folder, or the URL of a database, such as
     postgresql://user@host/name."""
 
 
 @dataclass
 class PretrainedTrial:
-    """The trial of a pretrained network, by which `experiment=best` decides whether to begin with its weights."""
+    """The trial of a pretrained network, by which `experiment=best` decides whether to start from its weights."""
 
     trial: str = setting("auto", options=("auto", "never"))
-    """`auto` tries it on held-out training images of your own data set, if its weights are on this machine or can be
-    fetched; `never` trains from scratch."""
+    """`auto` tries a pretrained network on held-out training images of your own data set, if its weights are on this
+    machine or can be downloaded; `never` trains from scratch."""
     backbone: str = "resnet18"
-    """The network to try, as `model.backbone` of model=pretrained."""
+    """The pretrained network to try, as `model.backbone` of model=pretrained."""
     weights: str | None = setting(None, path=True, local=True)
     """File of its weights, as `model.weights` of model=pretrained; null for the library's own."""
 
@@ -202,22 +204,22 @@ class Config:
     """Share of the training images, in [0, 0.5), that each epoch skips: the images that a small proxy network
     classifies most confidently after one epoch of training. Each of them is skipped in every other epoch."""
     progressive_resizing: float = setting(0.0, Range("a share", 0, 1, closed="left"))
-    """Share of the run, in [0, 1), in which images have three quarters of their side, from its start. Steps with small
-    images take about half the time."""
+    """Share of the run, in [0, 1), at whose start images have three quarters of their side. Steps with small images
+    take about half the time."""
     label_smoothing: float = setting(0.0, SHARE)
     """Label smoothing: the share of each label, in [0, 1), that is spread over all classes."""
     calibration_images: int = setting(0, Range("a number of images", 0, 1e6))
-    """Training images to set aside, on which the temperature is fitted. Only with `label_smoothing`, without
-    `dataset.holdout`, and if these are at most one in 25 of the training images."""
+    """Number of training images to set aside to fit the temperature. None are set aside without `label_smoothing`, with
+    `dataset.holdout`, or if they would be more than one in 25 training images."""
     objective: str = setting("accuracy", options=OBJECTIVES)
     """The result that a run is judged by: `accuracy`, or one in which each class counts the same, `balanced_accuracy`
     (the mean of the classes' recalls) or `macro_f1` (the mean of their F1 scores). With the last two, each epoch has
-    equally many images of every class: those of a rare class repeat."""
+    the same number of images of every class: those of a rare class repeat."""
     data: str = setting("data", path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default."""
     outputs: str = setting("outputs", path=True)
-    """Folder in which each run creates its own folder; or the URL of one in an object store, such as s3://bucket/runs,
-    to which train copies the run's folder after each checkpoint and at the end. Meanwhile it is below `data`."""
+    """Folder in which each run creates its own folder; or a URL in an object store, such as s3://bucket/runs. Train
+    then writes the run's folder below `data`, and copies it to the store after each checkpoint and at the end."""
     figures: bool = True
     """Draw the run's figures and, for TensorBoard, the network's graph, after the result. The budget does not count
     these seconds."""
@@ -241,7 +243,7 @@ class Config:
     """For precompute: which of the `parts` parts of the stream to write, counted from 0. A part is every `parts`-th
     epoch."""
     parts: int = setting(1, Range("a number", 1, 1000))
-    """For precompute: number of parts in which as many processes write the stream."""
+    """For precompute: number of parts of the stream, each of which one process writes."""
 
     @property
     def outputs_folder(self) -> Path:

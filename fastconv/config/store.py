@@ -27,15 +27,14 @@ from fastconv.runs.legacy import current_settings
 from fastconv.system.cluster import world_size
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.files import PACKAGE
 from fastconv.system.names import RESERVED, file_name
 from fastconv.system.settings import interpolated
 from fastconv.system.targets import KEY
 from fastconv.system.urls import remember
 
 # A wheel has the configs inside the package, a checkout has them beside it.
-_PACKAGE = Path(__file__).resolve().parents[1]
-CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
-
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
 # The loggers of every run of version 0.1, which could not choose.
 LOGGER = {"csv": True, "tensorboard": True}

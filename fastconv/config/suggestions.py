@@ -1,7 +1,8 @@
 """Suggests the key that a mistyped or foreign one was meant to be, or none."""
 
-import difflib
 from collections.abc import Sequence
+
+from fastconv.system.errors import nearest
 
 # Keys that mean the same elsewhere, with ours. Of the keys of a command only those are suggested that it has.
 SYNONYMS = {
@@ -45,6 +46,4 @@ def suggestion(key: str, known: Sequence[str]) -> str:
         whole = [each for each in known if each.rpartition(".")[2] == word]
         if len(whole) == 1:
             return f"; did you mean {whole[0]}?"
-    by_lower = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(word, list(by_lower), n=1, cutoff=CUTOFF)
-    return f"; did you mean {by_lower[close[0]]}?" if close else "."
+    return nearest(word, known, CUTOFF)

@@ -18,11 +18,13 @@ from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
 from fastconv.system.names import printable
-from fastconv.system.slurm import is_restarted_job
+from fastconv.system.slurm import is_restarted_job, job_number
 from fastconv.system.urls import redacted
 
 # The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
 DESCRIPTION = "sweep.yaml"
+# The key in it of the SLURM jobs that have worked on the sweep.
+SLURM_JOBS = "slurm_jobs"
 OWN_FILES = (DESCRIPTION, "multirun.yaml")
 # Overrides that decide how jobs are launched, but not which jobs there are.
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
@@ -83,9 +85,10 @@ def begin(sweep: Sweep) -> Sweep:
     elif resume is not None:
         sweep = dataclasses.replace(sweep, folder=Path(resume))
         _require_same(sweep)
+    description = asked | ({SLURM_JOBS: jobs} if (jobs := _slurm_jobs(sweep.folder, job_number())) else {})
     try:
         sweep.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(sweep.folder / DESCRIPTION, yaml.safe_dump(asked, sort_keys=False).encode())
+        write_atomically(sweep.folder / DESCRIPTION, yaml.safe_dump(description, sort_keys=False).encode())
     except OSError as error:
         raise unwritable(sweep.folder, error) from error
     return sweep
@@ -129,11 +132,27 @@ def _of_interest(overrides: tuple[str, ...]) -> list[str]:
 
 
 def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:
-    """The newest sweep with the same description that has jobs left; None if there is none."""
-    for path in sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True):
-        if described(path.parent) == asked and not is_whole(path.parent, asked["jobs"]):
-            return path.parent
-    return None
+    """The newest sweep with the same description that has jobs left; None if there is none.
+
+    A SLURM job that is started anew goes on with the one that it began, even if that has none left.
+    """
+    newest_first = sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True)
+    alike = [path.parent for path in newest_first if _same(described(path.parent) or {}, asked)]
+    left = [folder for folder in alike if not is_whole(folder, asked["jobs"])]
+    if is_restarted_job() and (own := [folder for folder in alike if job_number() in _slurm_jobs(folder)]):
+        return next((folder for folder in left if folder in own), own[0])
+    return left[0] if left else None
+
+
+def _same(description: dict[str, Any], asked: dict[str, Any]) -> bool:
+    return {key: value for key, value in description.items() if key != SLURM_JOBS} == asked
+
+
+def _slurm_jobs(folder: Path, running: str | None = None) -> list[str]:
+    """The SLURM jobs that have worked on a sweep, and one that is about to."""
+    stored = (described(folder) or {}).get(SLURM_JOBS)
+    jobs = [str(job) for job in stored] if isinstance(stored, list) else []
+    return [*jobs, running] if running and running not in jobs else jobs
 
 
 def is_whole(folder: Path, jobs: int) -> bool:

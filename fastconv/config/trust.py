@@ -29,7 +29,7 @@ def check_stored(config: Config) -> None:
     require_known(config)
     name = config.dataset.name
     if not name or Path(name).is_absolute() or ".." in Path(name).parts or name != printable(name):
-        raise InputError(f"dataset.name={name} is no name")
+        raise InputError(f"dataset.name={name} is not a valid name")
 
 
 def require_local(settings: Mapping[str, Any], file: Path, trust: bool, prefix: str = "") -> None:

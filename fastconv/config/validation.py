@@ -1,12 +1,14 @@
 """Checks the values of a run's config, each by itself and in combination."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 from fastconv.config.deadline import check_until
 from fastconv.config.schema import Config
-from fastconv.data.configs import PLACES
+from fastconv.data.configs import Dataset
 from fastconv.models.configs import Airbench, Pretrained
 from fastconv.optim import SGD, Muon
 from fastconv.optim.schedules import OneCycle
@@ -19,6 +21,8 @@ from fastconv.system.urls import redacted
 
 # Letters of a run's name, and of a tag: a column of a table has room for them.
 MOST_LETTERS = 100
+# Raises InputError unless it is given True; then a key, and the rule for it.
+Require = Callable[[bool, str, str], None]
 
 
 def check_words(config: Any) -> None:
@@ -47,11 +51,6 @@ def require_store(outputs: str) -> None:
 
 def check(config: Config) -> None:
     """Raise InputError, naming the key, for a value out of range or values that contradict each other."""
-
-    def require(ok: bool, key: str, rule: str) -> None:
-        if not ok:
-            raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
-
     check_words(config)
     check_until(config.budget.until)
     check_plain("", dataclasses.asdict(config))
@@ -66,15 +65,45 @@ def check(config: Config) -> None:
         for word in words:
             if word is not None and (not word.strip() or word != printable(word) or len(word) > MOST_LETTERS):
                 shown = printable(word)[:MOST_LETTERS]
-                raise InputError(f"{key}={shown} is not possible: give 1 to {MOST_LETTERS} characters that can be seen")
-    dataset = config.dataset
-    for key in ("root", "train", "test") if dataset.source == "builtin" and dataset._target_ is None else ():
+                raise InputError(f"{key}={shown} is not possible: give 1 to {MOST_LETTERS} printable characters")
+    require = partial(_require, config)
+    _check_dataset(config.dataset, require)
+    for group in ("model", "optimizer", "schedule"):
+        if isinstance(component := getattr(config, group), Component):
+            component.check()
+        else:
+            check_option(f"{group}.name", component.name, [type(component).name])
+    for key, hint in {"data": "; FASTCONV_DATA is empty", "outputs": "", "stream.root": "", "stream.cache": ""}.items():
+        require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
+    if config.augment.extra:
+        config.augment.transforms()
+    if config.stream.mode == "device" and (names := config.augment.only_on_host()):
+        raise InputError(
+            f"stream=device is not possible: {' and '.join(names)} can only be computed on the host. Use"
+            " stream=precomputed"
+        )
+    for at, callback in enumerate(config.callbacks):
+        if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
+            raise InputError(f"callbacks.{at}={callback} is not possible: give {{_target_: package.module.Callback}}")
+    _check_model(config, require)
+    _check_limits(config, require)
+    _check_batch(config, require)
+    _check_optimization(config, require)
+
+
+def _require(config: Config, ok: bool, key: str, rule: str) -> None:
+    if not ok:
+        raise InputError(f"{key}={attrgetter(key)(config)} is not possible: {rule}")
+
+
+def _check_dataset(dataset: Dataset, require: Require) -> None:
+    for key in ("root", "train", "test") if dataset.is_builtin else ():
         if getattr(dataset, key):
             raise InputError(
-                f"dataset.{key}={getattr(dataset, key)} is of images of your own, and {dataset.name} is not: add"
+                f"dataset.{key}={getattr(dataset, key)} is for images of your own, and {dataset.name} is built in: add"
                 " dataset=image_folder, csv, webdataset, parquet or arrays"
             )
-    own = PLACES.get(dataset.source, ()) if dataset._target_ is None else ()
+    own = dataset.places
     for key in ("root", "train", "test") if own else ():
         if getattr(dataset, key) and key not in own:
             raise InputError(
@@ -84,27 +113,9 @@ def check(config: Config) -> None:
     for key in ("image_column", "label_column"):
         of_table = dataset.source in ("csv", "parquet") and dataset._target_ is None
         require(getattr(dataset, key) is None or of_table, f"dataset.{key}", "it is of dataset=csv and parquet alone")
-    for group in ("model", "optimizer", "schedule"):
-        if isinstance(component := getattr(config, group), Component):
-            component.check()
-        else:
-            check_option(f"{group}.name", component.name, [type(component).name])
-    for key, hint in {"data": "; FASTCONV_DATA is empty", "outputs": "", "stream.root": "", "stream.cache": ""}.items():
-        require(attrgetter(key)(config).strip() != "", key, f"give a folder{hint}")
 
-    if config.augment.extra:
-        config.augment.transforms()
 
-    if config.stream.mode == "device" and (names := config.augment.only_on_host()):
-        raise InputError(
-            f"stream=device is not possible: {' and '.join(names)} can only be computed on the host. Use"
-            " stream=precomputed"
-        )
-
-    for at, callback in enumerate(config.callbacks):
-        if not isinstance(callback, dict) or not isinstance(callback.get("_target_"), str):
-            raise InputError(f"callbacks.{at}={callback} is not possible: give {{_target_: package.module.Callback}}")
-
+def _check_model(config: Config, require: Require) -> None:
     if isinstance(config.model, Pretrained):
         if config.autotune:
             raise InputError(
@@ -121,8 +132,11 @@ def check(config: Config) -> None:
         require(
             not config.model.residual or config.model.convs > 1, "model.residual", "set model.convs to 2 or more too"
         )
-    schedule, budget, trainer, optimizer = config.schedule, config.budget, config.trainer, config.optimizer
-    if budget.seconds is None and budget.until is None and schedule.max_epochs is None:
+
+
+def _check_limits(config: Config, require: Require) -> None:
+    budget = config.budget
+    if budget.seconds is None and budget.until is None and config.schedule.max_epochs is None:
         raise InputError(
             "budget.seconds and schedule.max_epochs are both null: the run would never end; set one of them"
         )
@@ -132,7 +146,10 @@ def check(config: Config) -> None:
         )
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")
-    devices = trainer.world
+
+
+def _check_batch(config: Config, require: Require) -> None:
+    trainer, devices = config.trainer, config.trainer.world
     part = config.micro_batch_size * devices
     require(
         config.batch_size % part == 0,
@@ -148,6 +165,10 @@ def check(config: Config) -> None:
     require(
         config.validate.on != "holdout" or config.dataset.holdout > 0, "validate.on", "set dataset.holdout above 0 too"
     )
+
+
+def _check_optimization(config: Config, require: Require) -> None:
+    optimizer, schedule = config.optimizer, config.schedule
     require(
         not isinstance(optimizer, SGD) or optimizer.momentum > 0 or not optimizer.nesterov,
         "optimizer.momentum",

@@ -38,13 +38,13 @@ class Dataset:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of that function, such as dataset.arguments.count=100."""
     root: str | None = setting(None, path=True, local=True)
-    """For image_folder: a folder that contains one folder for each class, or folders train and test (or val) that do.
-    For csv: the folder of the image files; null for the folder of the table. For arrays: the .npz file."""
+    """For image_folder: a folder that contains one folder for each class, or folders train and test (or val) of such
+    folders. For csv: the folder of the image files; null for the folder of the table. For arrays: the .npz file."""
     train: Any = setting(None, path=True)
     """For webdataset: the tars to train on, one path or URL or a list, with {000..010} or * for ranges. For csv: the
     table of training images. For parquet: the files to train on, in the same ways."""
     test: Any = setting(None, path=True)
-    """The same for the test images; null to hold out a part of the training images (`test_share`)."""
+    """The same for the test images; null to test on a share of the training images (`test_share`)."""
     image_column: str | None = None
     """For csv and parquet: the column of images; null to find it by its name or its type."""
     label_column: str | None = None
@@ -58,11 +58,11 @@ class Dataset:
     of its mean colour, `squash` keeps the whole image but not its aspect ratio. `auto` pads if more than a tenth of the
     training images would lose more than a quarter to a crop, else it crops."""
     test_share: float = setting(0.2, Range("a share", 0, 1, closed="neither"))
-    """Share of your own images, the same for every class, to test with if they have no test split."""
+    """Share of each class of your own images to test on, if they have no test split."""
     split_seed: int = setting(0, SEED)
     """Seed for the choice of these test images, which depends on their content."""
     strict: bool = False
-    """Stop if any image cannot be read, instead of going on without it."""
+    """Stop if any image cannot be read, instead of leaving it out."""
     holdout: float = setting(0.0, SHARE)
     """Share of the training images, in [0, 1), to hold out for tuning, the same for every class."""
     holdout_seed: int = setting(0, SEED)
@@ -76,18 +76,28 @@ class Dataset:
     batch_size: int = setting(512, BATCH)
     """Default batch size for this data set, in images per optimizer step."""
 
+    @property
+    def is_builtin(self) -> bool:
+        """Whether it is one that fastconv knows by name, whose images never change."""
+        return self._target_ is None and self.source == "builtin"
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The settings that say where its images are."""
+        return PLACES.get(self.source, ()) if self._target_ is None else ()
+
 
 @dataclass
 class Stream:
     """The source of the augmented training images."""
 
     mode: str = setting("precomputed", options=("precomputed", "online", "device", "auto"))
-    """`precomputed` reads tar shards on disk; `online` computes the images during training, `device` does it on the
-    device that trains, which holds the images as they are. The bytes are the same. `auto` takes `device` on a GPU that
-    has room for them, else `precomputed`."""
+    """`precomputed` reads tar shards from disk; `online` augments the images during training; `device` augments them on
+    the device that trains, which holds all images. The bytes are the same. `auto` is `device` on a GPU with room for
+    the images, else `precomputed`."""
     root: str = setting(MISSING, path=True)
-    """Folder of the precomputed streams, or a URL to read them from (http, s3 or another protocol of fsspec), where
-    precompute writes them, except over http."""
+    """Folder of the precomputed streams, or a URL (http, s3 or another protocol of fsspec). Precompute writes to it
+    too, except over http."""
     cache: str = setting(MISSING, path=True, local=True)
     """Folder that keeps the shards of a stream whose root is a URL, also for later runs."""
     seed: int = setting(MISSING, SEED)
@@ -95,8 +105,8 @@ class Stream:
     epochs: int | None = setting(
         None, Range("a number of epochs", 1, 1e6, note=", or null for as many as the run needs")
     )
-    """Epochs to precompute; null for as many as the plan expects. Without a time limit, at least the expected ones are
-    precomputed."""
+    """Epochs to precompute; null for the number that the plan expects. Without a time limit, at least the expected
+    number is precomputed."""
     max_gb: float = setting(50.0, Range("a number of gigabytes", 0, 1e9))
     """Gigabytes that all streams together may take on disk; the least recently used ones are removed first."""
     verify: bool = True

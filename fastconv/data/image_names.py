@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.loading import is_builtin, stored_images
+from fastconv.data.loading import stored_images
 from fastconv.data.sources.custom import Opened
 from fastconv.system.errors import InputError
 
@@ -30,7 +30,7 @@ def image_names(
         images: images of the data set, as they are decoded.
     """
     nameless: list[str | None] = [None] * len(rows)
-    if images.hashes is None or not len(rows) or is_builtin(dataset) or dataset._target_ is not None:
+    if images.hashes is None or not len(rows) or dataset.is_builtin or dataset._target_ is not None:
         return nameless
     wanted = images.hashes[np.asarray(rows)]
     sized = dataclasses.replace(dataset, image_size=images.images.shape[1])  # for a size that has grown since

@@ -44,7 +44,7 @@ def load(
     for a user's data set that is not what its config says.
     """
     check_name("dataset.name", dataset if isinstance(dataset, str) else dataset.name)
-    if isinstance(dataset, str) or is_builtin(dataset):
+    if isinstance(dataset, str) or dataset.is_builtin:
         name = dataset if isinstance(dataset, str) else dataset.name
         folder = root / "arrays" / name
         splits = read_arrays(name, folder) or _stored(name, folder, builtin_sets()[name](root))
@@ -62,11 +62,6 @@ def load(
     make = partial(write, dataset, opened, by_content=by_content)
     splits = _open(folder, partial(read_arrays, dataset.name, folder), make)
     return _with_notes(with_hashes(folder, splits), opened.notes)
-
-
-def is_builtin(dataset: "Dataset") -> bool:
-    """Whether a data set is one that fastconv knows by name, whose images never change."""
-    return dataset._target_ is None and dataset.source == "builtin"
 
 
 def open_described(dataset: "Dataset", root: Path, opened: Source) -> Opened:

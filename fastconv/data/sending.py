@@ -1,10 +1,11 @@
-"""Sends files to URLs, each whole, and again after a failure."""
+"""Sends files to URLs, each whole, and again after a failure; and removes them."""
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from fastconv.data.download import tried
+from fastconv.data.download import AbsentError, tried
 from fastconv.data.url_place import Place
 from fastconv.data.url_reader import WrongContentError
 from fastconv.system.urls import redacted
@@ -43,6 +44,16 @@ def send_bytes(content: bytes, url: str, key: str, closed: threading.Event, advi
         _require_whole(place, len(content))
 
     _tried(send, url, closed, advice)
+
+
+def remove_file(url: str, key: str, closed: threading.Event, advice: str) -> None:
+    """Remove the file behind a URL, if it is there, and its folder if that is empty then. Takes what `send_file` does.
+
+    Raises UnavailableError for one that cannot be removed, InputError for a URL that cannot be opened.
+    """
+    place = Place(url, key)
+    with suppress(AbsentError):
+        tried(place.remove, redacted(url), closed, advice, does="remove")
 
 
 def _require_whole(place: Place, size: int) -> None:

@@ -174,8 +174,8 @@ def own_images(
         if splits.test.digest[:16] == test_digest:
             return OwnImages(splits)
         raise InputError(
-            f"{run / FILE} is missing, and the test images of {dataset.name} are not those that the run's results are"
-            " of: some may have been trained on. Restore the file or the images, or train anew"
+            f"{run / FILE} is missing, and the test images of {dataset.name} are not those of the run's results: some"
+            " may be training images. Restore the file or the images, or train again"
         )
     if record is None:
         return OwnImages(open_splits(dataset, root, own, by_content=False), has_record=False)

@@ -1,13 +1,15 @@
 """An address of a file: opened to read from any of its bytes on, or written whole, by any protocol of fsspec."""
 
+import itertools
 import re
+from contextlib import suppress
 from pathlib import Path
 from types import MethodType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from fastconv.data.url_reader import ABSENT, HttpFile, Reader, StoreFile, request_timeout, versions
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.urls import redacted, require_whole
 
 # fastconv's extras that install what fsspec needs for a protocol.
@@ -15,6 +17,8 @@ EXTRAS = {"s3": ("s3", "s3a"), "gcs": ("gs", "gcs")}
 # botocore tries a request five times, and s3fs does so again: with the five tries of `download.tried`, a store that
 # fails would be asked a hundred times. `config_kwargs` in a user's configuration of fsspec go before these.
 S3_TRIES = {"retries": {"total_max_attempts": 1}}
+# What is before the path of an address of these stores, which may be the last one of a chain, as zip://a::s3://bucket/b.
+BUCKET = re.compile(rf"(?:^|::)(?:{'|'.join(itertools.chain(*EXTRAS.values()))})://([^/]*)", re.IGNORECASE)
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 
 
@@ -33,6 +37,7 @@ class Place:
         from fsspec.core import url_to_fs
 
         require_whole(url, key)
+        _require_no_keys(url, key)
         protocol = url.partition("://")[0].rpartition("::")[2].lower()
         self.is_http = url.lower().startswith(("http://", "https://"))
         options: dict[str, Any] = {}
@@ -50,17 +55,11 @@ class Place:
             advice = f"pip install 'fastconv[{extra}]'" if extra else f"Set {key} to another address or to a folder"
             raise InputError(f"cannot open {redacted(url)}: {error}. {advice}") from None
         except Exception as error:  # every protocol raises its own, and some connect already
-            why = " ".join(str(error).split())[:200]
+            why = redacted(message_of(error, 200))
             raise InputError(
-                f"cannot open {redacted(url)}: {redacted(why)}. Set {key} to another address or to a folder"
+                f"cannot open {redacted(url)}: {why}. Set {key} to another address or to a folder"
             ) from None
         _ask_once(self.system)
-        bucket = url.rpartition("://")[2].partition("/")[0]
-        if protocol in (*EXTRAS["s3"], *EXTRAS["gcs"]) and re.search("^(?!arn:).*:|@", bucket):
-            raise InputError(
-                f"{key}={redacted(url)} has more than a bucket's name before its path: give keys in the environment"
-                " variables of your store, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
 
     def about(self) -> list[list[str]]:
         """What the server says now of the file that differs between two versions of it: sorted (key, value).
@@ -87,6 +86,13 @@ class Place:
         self._make_folder()
         self.system.pipe_file(self.path, content)
 
+    def remove(self) -> None:
+        """Remove the file, and its folder if that is empty then. Raises the errors of the protocol."""
+        self.system.rm_file(self.path)
+        if not self.in_object_store:
+            with suppress(Exception):  # a folder that is not empty; every protocol raises its own
+                self.system.rmdir(self.system._parent(self.path))
+
     @property
     def in_object_store(self) -> bool:
         """Whether it is in a store that has no folders."""
@@ -104,6 +110,18 @@ class Place:
         Raises WrongContentError for another version, and the errors of the protocol.
         """
         return HttpFile(self, start, version) if self.is_http else StoreFile(self, start, version)
+
+
+def _require_no_keys(url: str, key: str) -> None:
+    """Raise InputError for an address of a bucket with keys before its name, also at the end of a chain of addresses.
+
+    s3fs and gcsfs would take them for the name, and show it.
+    """
+    if any(re.search("^(?!arn:).*:|@", bucket) for bucket in BUCKET.findall(url)):
+        raise InputError(
+            f"{key}={redacted(url)} has more than a bucket's name before its path: give keys in the environment"
+            " variables of your store, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
 
 
 def _ask_once(system: Any) -> None:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.files import locked, read_file, write_atomically
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -72,7 +72,7 @@ def load_library(source: Path, trial: str | None = None) -> ctypes.CDLL:
                 _try(trial, found)
             return ctypes.CDLL(str(found))
     except (OSError, InputError) as error:
-        raise UnavailableError(f"a library cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+        raise UnavailableError(f"a library cannot be loaded ({message_of(error, 200)})") from error
 
 
 def find_compiler() -> list[str]:

@@ -1,4 +1,4 @@
-// Batch norm without a scale, and GELU, in fp32, in one pass over a map where torch needs two.
+// Batch norm without a scale, and GELU, of maps in fp32 or bf16, in one pass over a map where torch needs two.
 //
 // A map [N, H, W, C] (channels last) is `rows` = N x H x W rows of channels. With its mean and variance over the rows,
 //     n = (x - mean) * scale        scale = 1 / sqrt(variance + eps)
@@ -19,7 +19,7 @@ typedef unsigned bits __attribute__((vector_size(4 * LANES)));
 // fastconv/kernels/norm_gelu.py has the same fields.
 typedef struct {
     long rows;
-    int channels, training, threads;
+    int channels, training, threads, bf16;
 } Maps;
 
 // Rows of a channel's statistics, [4, channels]. The mean is MEAN - SHIFT / SCALE: as one float it would be off by up to
@@ -56,62 +56,77 @@ INLINE vec gelu_slope(vec z) {
     return 0.5f + (vec)((bits)rest | ((bits)z & 0x80000000u)); // copysign: rest is above 0
 }
 
-// FUNCTION(..., c, LANES) for each vector of channels, and FUNCTION(..., c, rest) for those that do not fill one.
-#define ALL_CHANNELS(channels, FUNCTION, ...)                                                      \
+// FUNCTION(..., c, LANES, bf16) for each vector of channels, and FUNCTION(..., c, rest, bf16) for those that do not fill
+// one, with code of its own for each type of the maps.
+#define ALL_CHANNELS(channels, bf16, FUNCTION, ...)                                                \
     do {                                                                                           \
         int c = 0;                                                                                 \
-        for (; c + LANES <= (channels); c += LANES) FUNCTION(__VA_ARGS__, c, LANES);               \
-        if (c < (channels)) FUNCTION(__VA_ARGS__, c, (channels) - c);                              \
+        if (HAS_BF16 && (bf16)) {                                                                  \
+            for (; c + LANES <= (channels); c += LANES) FUNCTION(__VA_ARGS__, c, LANES, 1);        \
+            if (c < (channels)) FUNCTION(__VA_ARGS__, c, (channels) - c, 1);                       \
+        } else {                                                                                   \
+            for (; c + LANES <= (channels); c += LANES) FUNCTION(__VA_ARGS__, c, LANES, 0);        \
+            if (c < (channels)) FUNCTION(__VA_ARGS__, c, (channels) - c, 0);                       \
+        }                                                                                          \
     } while (0)
 
 // Adds `count` rows to the sums [3, channels] of a block: its first row, the sum of differences to it, and of squares.
-INLINE void add_rows(const float *x, float *sums, int channels, int count, int c, int some) {
+INLINE void add_rows(const void *x, float *sums, int channels, int count, int c, int some, int bf16) {
     const vec first = load_some(sums + c, some);
     vec sum = load_some(sums + channels + c, some), squares = load_some(sums + 2 * channels + c, some);
     for (int i = 0; i < count; i++) {
-        vec d = load_some(x + (long)i * channels + c, some) - first;
+        vec d = load_map(x, (long)i * channels + c, some, bf16) - first;
         sum += d, squares += d * d;
     }
     store_some(sums + channels + c, sum, some), store_some(sums + 2 * channels + c, squares, some);
 }
-INLINE void normalise(const float *x, float *y, const float *s, const float *bias, int channels, int c, int some) {
-    vec n = (load_some(x + c, some) - load_some(s + c, some)) * load_some(s + SCALE * channels + c, some);
+INLINE void first_row(const void *x, float *sums, int c, int some, int bf16) {
+    store_some(sums + c, load_map(x, c, some, bf16), some);
+}
+INLINE void normalise(const void *x, void *y, const float *s, const float *bias, int channels, int c, int some,
+                      int bf16) {
+    vec n = (load_map(x, c, some, bf16) - load_some(s + c, some)) * load_some(s + SCALE * channels + c, some);
     vec shift = load_some(s + SHIFT * channels + c, some) + load_some(bias + c, some);
-    store_some(y + c, gelu(n + shift), some);
+    store_map(y, c, gelu(n + shift), some, bf16);
 }
 // Writes e, and adds it and e * n to the sums [2, channels].
-INLINE void add_gradient(const float *dy, const float *x, float *e, float *sums, const float *s, const float *bias,
-                         int channels, int c, int some) {
-    vec n = (load_some(x + c, some) - load_some(s + c, some)) * load_some(s + SCALE * channels + c, some);
+INLINE void add_gradient(const void *dy, const void *x, void *e, float *sums, const float *s, const float *bias,
+                         int channels, int c, int some, int bf16) {
+    vec n = (load_map(x, c, some, bf16) - load_some(s + c, some)) * load_some(s + SCALE * channels + c, some);
     n += load_some(s + SHIFT * channels + c, some);
-    vec value = load_some(dy + c, some) * gelu_slope(n + load_some(bias + c, some));
-    store_some(e + c, value, some);
+    vec value = load_map(dy, c, some, bf16) * gelu_slope(n + load_some(bias + c, some));
+    store_map(e, c, value, some, bf16);
     store_some(sums + c, load_some(sums + c, some) + value, some);
     store_some(sums + channels + c, load_some(sums + channels + c, some) + value * n, some);
 }
 // Makes dx of e, with averages [2, channels].
-INLINE void centre(const float *x, float *e, const float *averages, const float *s, int channels, int c, int some) {
+INLINE void centre(const void *x, void *e, const float *averages, const float *s, int channels, int c, int some,
+                   int bf16) {
     const vec scale = load_some(s + SCALE * channels + c, some);
-    vec n = (load_some(x + c, some) - load_some(s + c, some)) * scale + load_some(s + SHIFT * channels + c, some);
-    vec rest = load_some(e + c, some) - load_some(averages + c, some);
-    store_some(e + c, scale * (rest - n * load_some(averages + channels + c, some)), some);
+    vec n = (load_map(x, c, some, bf16) - load_some(s + c, some)) * scale + load_some(s + SHIFT * channels + c, some);
+    vec rest = load_map(e, c, some, bf16) - load_some(averages + c, some);
+    store_map(e, c, scale * (rest - n * load_some(averages + channels + c, some)), some, bf16);
 }
 
 // Statistics [4, channels] of x [rows, channels]; the variance is the unbiased one.
-void fastconv_norm_statistics(const float *x, float *statistics, float *scratch, const Maps *m, float eps) {
+void fastconv_norm_statistics(const void *x, float *statistics, float *scratch, const Maps *m, float eps) {
     const int channels = m->channels;
     const long blocks = blocks_of(m), rows = m->rows;
 #pragma omp parallel num_threads(m->threads)
     {
 #pragma omp for schedule(static)
         for (long b = 0; b < blocks; b++) {
-            const float *from = x + b * BLOCK * channels;
             float *sums = scratch + 3 * b * channels;
-            memcpy(sums, from, sizeof(float) * (size_t)channels);
+            const long from = b * BLOCK;
+            ALL_CHANNELS(channels, m->bf16, first_row, map_from(x, from * channels, m->bf16), sums);
             memset(sums + channels, 0, 2 * sizeof(float) * (size_t)channels);
             int i = 0, n = rows_of(m, b);
-            for (; i + 4 <= n; i += 4) ALL_CHANNELS(channels, add_rows, from + (long)i * channels, sums, channels, 4);
-            for (; i < n; i++) ALL_CHANNELS(channels, add_rows, from + (long)i * channels, sums, channels, 1);
+            for (int count = 4; i < n; i += count) {
+                if (i + 4 > n) count = 1;
+                const void *of = map_from(x, (from + i) * channels, m->bf16);
+                if (count == 4) ALL_CHANNELS(channels, m->bf16, add_rows, of, sums, channels, 4);
+                else ALL_CHANNELS(channels, m->bf16, add_rows, of, sums, channels, 1);
+            }
         }
 #pragma omp for schedule(static)
         for (int c = 0; c < channels; c++) {
@@ -137,15 +152,18 @@ void fastconv_norm_statistics(const float *x, float *statistics, float *scratch,
 }
 
 // y = gelu(n + bias).
-void fastconv_norm_gelu(const float *x, const float *bias, const float *statistics, float *y, const Maps *m) {
+void fastconv_norm_gelu(const void *x, const float *bias, const float *statistics, void *y, const Maps *m) {
     const int channels = m->channels;
 #pragma omp parallel for schedule(static) num_threads(m->threads)
-    for (long row = 0; row < m->rows; row++)
-        ALL_CHANNELS(channels, normalise, x + row * channels, y + row * channels, statistics, bias, channels);
+    for (long row = 0; row < m->rows; row++) {
+        const void *from = map_from(x, row * channels, m->bf16);
+        void *to = map_from(y, row * channels, m->bf16);
+        ALL_CHANNELS(channels, m->bf16, normalise, from, to, statistics, bias, channels);
+    }
 }
 
 // dx and the bias's gradient, from dy. In training, the statistics are those of x; else they do not depend on it.
-void fastconv_norm_gelu_gradient(const float *dy, const float *x, const float *bias, const float *statistics, float *dx,
+void fastconv_norm_gelu_gradient(const void *dy, const void *x, const float *bias, const float *statistics, void *dx,
                                  float *dbias, float *scratch, const Maps *m) {
     const int channels = m->channels;
     const long blocks = blocks_of(m);
@@ -157,8 +175,9 @@ void fastconv_norm_gelu_gradient(const float *dy, const float *x, const float *b
             float *sums = scratch + 2 * b * channels;
             memset(sums, 0, 2 * sizeof(float) * (size_t)channels);
             for (long row = b * BLOCK; row < b * BLOCK + rows_of(m, b); row++) {
-                const long at = row * channels;
-                ALL_CHANNELS(channels, add_gradient, dy + at, x + at, dx + at, sums, statistics, bias, channels);
+                const void *of = map_from(dy, row * channels, m->bf16), *from = map_from(x, row * channels, m->bf16);
+                void *to = map_from(dx, row * channels, m->bf16);
+                ALL_CHANNELS(channels, m->bf16, add_gradient, of, from, to, sums, statistics, bias, channels);
             }
         }
 #pragma omp for schedule(static)
@@ -172,23 +191,36 @@ void fastconv_norm_gelu_gradient(const float *dy, const float *x, const float *b
             averages[channels + c] = m->training ? (float)(product / (double)m->rows) : 0;
         }
 #pragma omp for schedule(static)
-        for (long row = 0; row < m->rows; row++)
-            ALL_CHANNELS(channels, centre, x + row * channels, dx + row * channels, averages, statistics, channels);
+        for (long row = 0; row < m->rows; row++) {
+            const void *from = map_from(x, row * channels, m->bf16);
+            void *to = map_from(dx, row * channels, m->bf16);
+            ALL_CHANNELS(channels, m->bf16, centre, from, to, averages, statistics, channels);
+        }
     }
 }
 
 // y = gelu(x), or dx = dy * gelu'(x), of `count` values, a vector's at once.
-INLINE void gelu_vector(const float *x, float *y, int c, int some) { store_some(y + c, gelu(load_some(x + c, some)), some); }
-INLINE void slope_vector(const float *dy, const float *x, float *dx, int c, int some) {
-    store_some(dx + c, load_some(dy + c, some) * gelu_slope(load_some(x + c, some)), some);
+INLINE void gelu_vector(const void *x, void *y, int c, int some, int bf16) {
+    store_map(y, c, gelu(load_map(x, c, some, bf16)), some, bf16);
+}
+INLINE void slope_vector(const void *dy, const void *x, void *dx, int c, int some, int bf16) {
+    store_map(dx, c, load_map(dy, c, some, bf16) * gelu_slope(load_map(x, c, some, bf16)), some, bf16);
 }
 #define PART 4096 // values
-void fastconv_gelu(const float *x, float *y, long count, int threads) {
+void fastconv_gelu(const void *x, void *y, long count, int threads, int bf16) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long at = 0; at < count; at += PART) ALL_CHANNELS(least(PART, count - at), gelu_vector, x + at, y + at);
+    for (long at = 0; at < count; at += PART) {
+        const void *from = map_from(x, at, bf16);
+        void *to = map_from(y, at, bf16);
+        ALL_CHANNELS(least(PART, count - at), bf16, gelu_vector, from, to);
+    }
 }
-void fastconv_gelu_gradient(const float *dy, const float *x, float *dx, long count, int threads) {
+void fastconv_gelu_gradient(const void *dy, const void *x, void *dx, long count, int threads, int bf16) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long at = 0; at < count; at += PART)
-        ALL_CHANNELS(least(PART, count - at), slope_vector, dy + at, x + at, dx + at);
+    for (long at = 0; at < count; at += PART) {
+        const void *of = map_from(dy, at, bf16), *from = map_from(x, at, bf16);
+        void *to = map_from(dx, at, bf16);
+        ALL_CHANNELS(least(PART, count - at), bf16, slope_vector, of, from, to);
+    }
 }
+int fastconv_has_bf16(void) { return HAS_BF16; }

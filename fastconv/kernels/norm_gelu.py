@@ -1,6 +1,8 @@
-"""Batch norm without a scale and GELU in one pass over a map, and GELU alone, in fp32 on a CPU; `norm_gelu.c` computes
-them. Only the norm's input is kept for the gradient. Values and gradients equal torch's, except for rounding: GELU errs
-by 2e-7, torch's by 4e-7, and the statistics are more exact than torch's. The number of threads changes no bit.
+"""Batch norm without a scale and GELU in one pass over a map, and GELU alone, on a CPU; `norm_gelu.c` computes them.
+
+Maps are in fp32 or, with AVX-512's instructions for it, in bf16. Only the norm's input is kept for the gradient. Values
+and gradients equal torch's, except for rounding: in fp32 GELU errs by 2e-7, torch's by 4e-7, and the statistics are
+more exact than torch's. The number of threads changes no bit.
 
 They are used where the process uses Winograd's convolutions (`fastconv.kernels.winograd`).
 """
@@ -14,60 +16,63 @@ import torch
 from torch import Tensor
 
 from fastconv.kernels.library import UnavailableError, load_library
-from fastconv.kernels.winograd import uses_winograd
-from fastconv.kernels.winograd_library import channels_last
+from fastconv.kernels.winograd import is_plain, uses_winograd
+from fastconv.kernels.winograd_library import NO_BF16, channels_last
+from fastconv.system.errors import message_of
 
 SOURCE = Path(__file__).with_name("norm_gelu.c")
 # Forward and backward passes take 0.4 to 0.5 times as long as torch's with 16 to 256 channels on maps of 15x15 and 7x7
 # (AMD EPYC, Zen 3, two threads), but up to 1.6 times where the channels do not fill vectors of this many.
 VECTOR = 8
 # Largest relative error in the test after loading.
-TOLERANCE = 1e-4
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 # Calls each function once with ones, without torch, as that of winograd.py does.
 TRIAL = """
 import ctypes, sys
 library = ctypes.CDLL(sys.argv[1])
 class Maps(ctypes.Structure):
-    _fields_ = [("rows", ctypes.c_long)] + [(name, ctypes.c_int) for name in ("channels", "training", "threads")]
-maps = ctypes.byref(Maps(150, 21, 1, 1))
+    _fields_ = [("rows", ctypes.c_long)] + [(name, ctypes.c_int) for name in "channels training threads bf16".split()]
 def array():
     return (ctypes.c_float * 4096)(*[1.0] * 4096)
-library.fastconv_norm_statistics(array(), array(), array(), maps, ctypes.c_float(1e-5))
-library.fastconv_norm_gelu(array(), array(), array(), array(), maps)
-library.fastconv_norm_gelu_gradient(*(array() for _ in range(7)), maps)
-library.fastconv_gelu(array(), array(), ctypes.c_long(4001), 1)
-library.fastconv_gelu_gradient(array(), array(), array(), ctypes.c_long(4001), 1)
+for bf16 in {0, library.fastconv_has_bf16()}:
+    maps = ctypes.byref(Maps(150, 21, 1, 1, bf16))
+    library.fastconv_norm_statistics(array(), array(), array(), maps, ctypes.c_float(1e-5))
+    library.fastconv_norm_gelu(array(), array(), array(), array(), maps)
+    library.fastconv_norm_gelu_gradient(*(array() for _ in range(7)), maps)
+    library.fastconv_gelu(array(), array(), ctypes.c_long(4001), 1, bf16)
+    library.fastconv_gelu_gradient(array(), array(), array(), ctypes.c_long(4001), 1, bf16)
 """
 
 
 class _Maps(ctypes.Structure):
     """The structure `Maps` of norm_gelu.c."""
 
-    _fields_ = [("rows", ctypes.c_long)] + [(name, ctypes.c_int) for name in ("channels", "training", "threads")]
+    _fields_ = [("rows", ctypes.c_long)] + [
+        (name, ctypes.c_int) for name in ("channels", "training", "threads", "bf16")
+    ]
 
 
 @functools.cache
-def obstacle() -> str | None:
-    """Why they cannot be computed here; None if they can. The first call may build the library."""
+def obstacle(dtype: torch.dtype = torch.float32) -> str | None:
+    """Why maps float32 or bfloat16 cannot be computed here; None if they can. The first call may build the library."""
     try:
-        _library()
-        error = _error()
+        if dtype == torch.bfloat16 and not _library().fastconv_has_bf16():
+            return NO_BF16
+        with torch.autocast("cpu", enabled=False):
+            error = _error(dtype)
     except UnavailableError as unavailable:
         return str(unavailable)
     except RuntimeError as failed:
-        return f"they fail here ({' '.join(str(failed).split())[:100]})"
-    return None if error <= TOLERANCE else f"their results are wrong here, by {error:.1g}"
+        return f"they fail here ({message_of(failed, 100)})"
+    return None if error <= TOLERANCE[dtype] else f"their results are wrong here, by {error:.1g}"
 
 
 def suits(x: Tensor) -> bool:
-    """Whether maps [N, C, H, W] are computed here: in fp32 and channels last, on a CPU, not recorded for an export or a
-    compiler, which fuses them itself."""
+    """Whether maps [N, C, H, W] are computed here: in fp32, or under autocast in bf16, and channels last, on a CPU, not
+    recorded for an export or a compiler, which fuses them itself."""
     if not uses_winograd() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    plain = x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
-    if not plain or torch.is_autocast_enabled("cpu") or not x.is_contiguous(memory_format=torch.channels_last):
-        return False
-    return obstacle() is None
+    return is_plain(x) and x.numel() > 0 and obstacle(x.dtype) is None
 
 
 def suits_norm(x: Tensor) -> bool:
@@ -76,14 +81,14 @@ def suits_norm(x: Tensor) -> bool:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU of float32 [N, C, H, W]: x times the normal distribution function of x."""
+    """GELU of float32 or bfloat16 [N, C, H, W]: x times the normal distribution function of x."""
     found: Tensor = torch.ops.fastconv.gelu(x)
     return found
 
 
 def statistics_of(x: Tensor, eps: float) -> Tensor:
-    """Statistics of float32 [N, C, H, W] for `norm_gelu`, [4, C], without a gradient: the mean, the factor 1 / sqrt(var
-    + eps), a correction of the mean's rounding, and the unbiased variance."""
+    """Statistics of float32 or bfloat16 [N, C, H, W] for `norm_gelu`, float32 [4, C], without a gradient: the mean, the
+    factor 1 / sqrt(var + eps), a correction of the mean's rounding, and the unbiased variance."""
     found: Tensor = torch.ops.fastconv.norm_statistics(x.detach(), eps)
     return found
 
@@ -94,7 +99,7 @@ def given_statistics(mean: Tensor, variance: Tensor, eps: float) -> Tensor:
 
 
 def norm_gelu(x: Tensor, bias: Tensor, statistics: Tensor, training: bool) -> Tensor:
-    """GELU of the norm of maps float32 [N, C, H, W] plus a bias [C].
+    """GELU of the norm of maps float32 or bfloat16 [N, C, H, W] plus a bias float32 [C].
 
     Args:
         statistics: [4, C], of `statistics_of` or `given_statistics`.
@@ -131,14 +136,14 @@ def _norm_gelu_gradient(
 def _gelu(x: Tensor) -> Tensor:
     x = channels_last(x)
     out = torch.empty_like(x)
-    _run("gelu", (x, out), x.numel(), torch.get_num_threads())
+    _run("gelu", (x, out), x.numel(), torch.get_num_threads(), x.dtype == torch.bfloat16)
     return out
 
 
 def _gelu_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     x, gradient = channels_last(x), channels_last(gradient)
     out = torch.empty_like(x)
-    _run("gelu_gradient", (gradient, x, out), x.numel(), torch.get_num_threads())
+    _run("gelu_gradient", (gradient, x, out), x.numel(), torch.get_num_threads(), x.dtype == torch.bfloat16)
     return out
 
 
@@ -166,7 +171,7 @@ def _gelu_backward(ctx: Any, gradient: Tensor) -> Tensor:
 
 _operators = torch.library.Library("fastconv", "FRAGMENT")
 for _name, _signature, _implementation, _fake in (
-    ("norm_statistics", "Tensor x, float eps) -> Tensor", _statistics, lambda x, eps: x.new_empty(4, x.shape[1])),
+    ("norm_statistics", "Tensor x, float eps) -> Tensor", _statistics, lambda x, eps: torch.empty(4, x.shape[1])),
     ("norm_gelu", "Tensor x, Tensor bias, Tensor statistics, bool training) -> Tensor", _norm_gelu, _like),
     (
         "norm_gelu_gradient",
@@ -186,7 +191,8 @@ torch.library.register_autograd("fastconv::gelu", _gelu_backward, setup_context=
 
 def _maps(x: Tensor, training: bool = False) -> tuple[Tensor, _Maps]:
     images, channels, height, width = x.shape
-    return channels_last(x), _Maps(images * height * width, channels, training, torch.get_num_threads())
+    about = (images * height * width, channels, training, torch.get_num_threads(), x.dtype == torch.bfloat16)
+    return channels_last(x), _Maps(*about)
 
 
 def _scratch(maps: _Maps) -> Tensor:
@@ -207,8 +213,8 @@ def _library() -> ctypes.CDLL:
             ("norm_statistics", [array] * 3 + [maps, ctypes.c_float]),
             ("norm_gelu", [array] * 4 + [maps]),
             ("norm_gelu_gradient", [array] * 7 + [maps]),
-            ("gelu", [array] * 2 + [ctypes.c_long, ctypes.c_int]),
-            ("gelu_gradient", [array] * 3 + [ctypes.c_long, ctypes.c_int]),
+            ("gelu", [array] * 2 + [ctypes.c_long, ctypes.c_int, ctypes.c_int]),
+            ("gelu_gradient", [array] * 3 + [ctypes.c_long, ctypes.c_int, ctypes.c_int]),
         ):
             function = getattr(library, f"fastconv_{name}")
             function.argtypes, function.restype = arguments, None
@@ -217,16 +223,17 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _error() -> float:
-    """Largest relative error of a small norm and GELU and their gradients, against torch's own."""
+def _error(dtype: torch.dtype) -> float:
+    """Largest relative error of a small norm and GELU of maps of a type, and their gradients, against torch in fp32."""
     draw = torch.Generator().manual_seed(0)
-    x, gradient = (channels_last(torch.randn(3, 21, 9, 7, generator=draw)) for _ in range(2))
+    x, gradient = (channels_last(torch.randn(3, 21, 9, 7, generator=draw)).to(dtype).float() for _ in range(2))
     bias, one = torch.randn(21, generator=draw), torch.ones(21)
     normed, mean, scale = torch.native_batch_norm(x, one, bias, None, None, True, 0.0, 1e-5)
-    sloped = torch.ops.aten.gelu_backward(gradient, normed)
+    sloped, exact = torch.ops.aten.gelu_backward(gradient, normed), torch.nn.functional.gelu(normed)
     expected = torch.ops.aten.native_batch_norm_backward(
         sloped, x, one, None, None, mean, scale, True, 1e-5, [True, False, True]
     )
+    x, gradient, normed = (each.to(dtype) for each in (x, gradient, normed))
     statistics = _statistics(x, 1e-5)
     found = (
         _norm_gelu(x, bias, statistics, True),
@@ -234,7 +241,6 @@ def _error() -> float:
         _gelu(normed),
         _gelu_gradient(gradient, normed),
     )
-    exact = torch.nn.functional.gelu(normed)
     worst = 0.0
     for mine, other in zip(found, (exact, expected[0], expected[2], exact, sloped), strict=True):
         error = float((mine - other).norm() / other.norm())

@@ -1,9 +1,10 @@
-"""Winograd's convolutions of 3x3 filters in fp32 on a CPU: up to four times fewer multiplications than direct ones.
+"""Winograd's convolutions of 3x3 filters on a CPU: up to four times fewer multiplications than direct ones.
 
 Lavin & Gray 2015, arXiv 1509.09308; `winograd.c` computes them, and a max-pool of 2x2 pixels with them. Results and
-gradients err by about 2e-6 relative, direct ones by 3e-7, and do not depend on the number of threads up to four. Pixels
-of a map whose results are equal, as those of an identity filter on an even background, may come out with a difference
-of that size, so that a max-pool takes another one of them.
+gradients err by about 2e-6 relative in fp32, direct ones by 3e-7; in bf16 by 0.012 with tiles of 4x4 and by 0.004 with
+tiles of 2x2, direct ones by 0.003. They do not depend on the number of threads up to four. Pixels of a map whose
+results are equal, as those of an identity filter on an even background, may come out with a difference of that size, so
+that a max-pool takes another one of them.
 
 Whether layers use them is one choice of the process, as the number of threads is (`use_winograd`), and of each layer's
 shape (`tile_of`). The operators have gradients and fake implementations, so that torch can compile them.
@@ -19,11 +20,12 @@ from torch import Tensor
 
 from fastconv.kernels import winograd_library
 from fastconv.kernels.library import UnavailableError
+from fastconv.system.errors import message_of
 
 # The table of where these convolutions are used, as measured by forward and backward passes against oneDNN's on an AMD
 # EPYC (Zen 3), one thread; benchmarks/winograd.py measures it again.
-# Instruction sets, by torch's names.
-MEASURED = ("AVX2",)
+# Instruction sets, by torch's names. In bf16, direct convolutions with AMX are several times as fast as with AVX-512.
+MEASURED = {torch.float32: ("AVX2",), torch.bfloat16: ("AVX512",)}
 # Fewest channels, of inputs and of outputs: with 8 they are 0.8 to 1.15 times as fast as direct ones, with 16 from 1.2
 # to 1.5 times, with 64 and more 1.5 to 2.7 times.
 LEAST_CHANNELS = 16
@@ -33,14 +35,14 @@ TILE, SMALL_TILE, SMALL_SIDE = 4, 2, 2
 # Fewest tiles of a batch: with fewer, it takes longer to transform the weights than it saves.
 LEAST_TILES = 48
 # Largest relative error in the test after loading.
-TOLERANCE = 1e-4
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 _is_on = False
 
 
 def use_winograd(on: bool) -> None:
     """Set whether the convolutions of this process may be Winograd's. Raises ValueError where they are not possible."""
     global _is_on
-    if on and (why := obstacle()):
+    if on and (why := obstacle(torch.float32)):
         raise ValueError(why)
     _is_on = on
 
@@ -62,21 +64,30 @@ def direct_convolutions() -> Iterator[None]:
 
 
 @functools.cache
-def obstacle() -> str | None:
-    """Why Winograd's convolutions are not possible here; None if they are. The first call may build the library."""
+def obstacle(dtype: torch.dtype = torch.float32) -> str | None:
+    """Why Winograd's convolutions are not possible here; None if they are. The first call may build the library.
+
+    Args:
+        dtype: float32, or bfloat16, for which the processor needs AVX-512's instructions.
+    """
     try:
-        winograd_library.load()
-        error = _error()
+        library = winograd_library.load()
+        if dtype == torch.bfloat16 and not library.fastconv_has_bf16():
+            return winograd_library.NO_BF16
+        with torch.autocast("cpu", enabled=False):
+            error = _error(dtype)
     except UnavailableError as unavailable:
         return str(unavailable)
     except RuntimeError as failed:  # of torch, about sizes that cannot be
-        return f"they fail here ({' '.join(str(failed).split())[:100]})"
-    return None if error <= TOLERANCE else f"their results are wrong here, by {error:.1g}"
+        return f"they fail here ({message_of(failed, 100)})"
+    return None if error <= TOLERANCE[dtype] else f"their results are wrong here, by {error:.1g}"
 
 
-def is_measured() -> bool:
+def is_measured(dtype: torch.dtype) -> bool:
     """Whether they were measured to be faster than direct ones with this processor's instructions."""
-    return torch.backends.cpu.get_cpu_capability() in MEASURED
+    if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+        return False
+    return torch.backends.cpu.get_cpu_capability() in MEASURED[dtype]
 
 
 def tile_of(images: int, inputs: int, outputs: int, height: int, width: int) -> int:
@@ -93,22 +104,35 @@ def tile_of(images: int, inputs: int, outputs: int, height: int, width: int) -> 
     return tile if images * -(-height // tile) * -(-width // tile) >= LEAST_TILES else 0
 
 
-def tile_for(x: Tensor, weight: Tensor, padding: int) -> int:
-    """`tile_of` the convolution of a map by 3x3 filters, stride 1; 0 too if it is not in fp32 and channels last, on a
-    CPU, or if it is recorded for an export, where other programs are to find a convolution that they know."""
-    if not _is_on or x.ndim != 4:
+def is_plain(x: Tensor) -> bool:
+    """Whether x is [N, C, H, W], channels last, on a CPU, and in fp32 or, under autocast, in bf16."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    if x.ndim != 4 or x.device.type != "cpu" or x.dtype != dtype or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def tile_for(x: Tensor, weight: Tensor, padding: int, training: bool) -> int:
+    """`tile_of` the convolution of a map by 3x3 filters, stride 1; 0 too if it is not channels last, on a CPU, or if it
+    is recorded for an export, where other programs are to find a convolution that they know.
+
+    Args:
+        weight: in fp32. The map is too, or under autocast in bf16.
+        training: whether the layer is in training. In bf16 only then, as scores are to be as precise as direct ones.
+    """
+    if not _is_on or not is_plain(x) or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 0
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return 0
-    plain = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    if not plain or torch.is_autocast_enabled("cpu") or not x.is_contiguous(memory_format=torch.channels_last):
+    if x.dtype == torch.bfloat16 and (not training or obstacle(torch.bfloat16)):
         return 0
     images, inputs, height, width = x.shape
     return tile_of(images, inputs, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)
 
 
 def winograd_conv2d(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
-    """Convolve maps float32 [N, C, H, W] with filters float32 [K, C, 3, 3]: [N, K, H + 2p - 2, W + 2p - 2].
+    """Convolve maps float32 or bfloat16 [N, C, H, W] with filters float32 [K, C, 3, 3]: [N, K, H + 2p - 2, W + 2p - 2]
+    of the maps' type.
 
     Args:
         padding: p zeros around each map, 0 to 2.
@@ -122,8 +146,9 @@ def winograd_conv2d_pooled(x: Tensor, weight: Tensor, padding: int, tile: int) -
     """The maximum of each 2x2 pixels of `winograd_conv2d`, as `torch.max_pool2d` takes it: of equal values the first,
     and NaN if there is one; a last odd row or column is dropped. Bit by bit what the two compute one after the other.
 
-    Returns the maxima float32 [N, K, (H + 2p - 2) // 2, (W + 2p - 2) // 2], and int32 [N, K, rows of tiles, columns of
-    tiles] which of the four pixels those of a tile are: this and x are all that the gradients need.
+    Returns the maxima [N, K, (H + 2p - 2) // 2, (W + 2p - 2) // 2], of x's type, and int32 [N, K, rows of tiles,
+    columns of tiles] which of the four pixels those of a tile are: this and x are all that the gradients need. In bf16
+    the pixels are compared before they are rounded.
     """
     found: tuple[Tensor, Tensor] = torch.ops.fastconv.winograd_conv2d_pooled(x, weight, padding, tile)
     return found
@@ -139,7 +164,7 @@ def _fake_input_gradient(gradient: Tensor, weight: Tensor, padding: int, tile: i
 
 
 def _fake_weight_gradient(gradient: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
-    return _like(x, gradient.shape[1], x.shape[1], 3, 3)
+    return _like(x, gradient.shape[1], x.shape[1], 3, 3).to(torch.float32)
 
 
 def _fake_pooled(x: Tensor, weight: Tensor, padding: int, tile: int) -> tuple[Tensor, Tensor]:
@@ -154,7 +179,7 @@ def _fake_pooled_input(
 
 
 def _fake_pooled_weight(gradient: Tensor, index: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
-    return _like(x, gradient.shape[1], x.shape[1], 3, 3)
+    return _like(x, gradient.shape[1], x.shape[1], 3, 3).to(torch.float32)
 
 
 def _pooled_weight(gradient: Tensor, index: Tensor, x: Tensor, padding: int, tile: int) -> Tensor:
@@ -222,23 +247,25 @@ def _like(tensor: Tensor, *shape: int) -> Tensor:
     return tensor.new_empty(shape).to(memory_format=torch.channels_last)
 
 
-def _error() -> float:
-    """Largest relative error of small convolutions, with and without a max-pool, and their gradients, against torch."""
+def _error(dtype: torch.dtype) -> float:
+    """Largest relative error of small convolutions of maps of a type, with and without a max-pool, and their gradients,
+    against torch in fp32."""
     draw, of, worst = torch.Generator().manual_seed(0), winograd_library, 0.0
     for tile, inputs, outputs, height, width, padding in ((4, 17, 24, 7, 9, 1), (2, 16, 21, 6, 5, 0)):
-        x = torch.randn(3, inputs, height, width, generator=draw)
+        x = torch.randn(3, inputs, height, width, generator=draw).to(dtype).float()
         weight = torch.randn(outputs, inputs, 3, 3, generator=draw)
         expected = torch.conv2d(x, weight, padding=padding)
         maxima, at = torch.nn.functional.max_pool2d(expected, 2, return_indices=True)
-        gradient, of_maxima = (torch.randn(each.shape, generator=draw) for each in (expected, maxima))
-        pooled, index = of.pooled_output(x, weight, padding, tile)
+        gradient, of_maxima = (torch.randn(each.shape, generator=draw).to(dtype).float() for each in (expected, maxima))
+        index = of.pooled_output(x, weight, padding, tile)[1]  # in bf16, other pixels may be the largest
+        maps, of_maps, of_pooled = x.to(dtype), gradient.to(dtype), of_maxima.to(dtype)
         found = (
-            of.output(x, weight, padding, tile),
-            pooled,
-            of.input_gradient(gradient, weight, padding, tile),
-            of.weight_gradient(gradient, x, padding, tile),
-            of.pooled_input_gradient(of_maxima, index, weight, height, width, padding, tile),
-            of.weight_gradient(of_maxima, x, padding, tile, index),
+            of.output(maps, weight, padding, tile),
+            of.pooled_output(maps, weight, padding, tile)[0],
+            of.input_gradient(of_maps, weight, padding, tile),
+            of.weight_gradient(of_maps, maps, padding, tile),
+            of.pooled_input_gradient(of_pooled, index, weight, height, width, padding, tile),
+            of.weight_gradient(of_pooled, maps, padding, tile, index),
         )
         spread = torch.nn.functional.max_unpool2d(of_maxima, at, [2, 2], output_size=list(expected.shape))
         around = (None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1)

@@ -15,9 +15,10 @@ SOURCE = Path(__file__).with_name("winograd.c")
 BLOCK, WIDE_BLOCK, NARROW = 24, 48, 256
 # Tiles whose products are added at once to the gradient of the weights, and threads beyond which they are to be more,
 # as the threads then wait for each other.
-GRADIENT_BLOCK, FEW_THREADS = 48, 4
+GRADIENT_BLOCK, FEW_THREADS = {torch.float32: 48, torch.bfloat16: 96}, 4
 # Which map of a convolution a max-pool of 2x2 pixels stands behind.
 NEITHER, OUTPUTS, INPUTS = range(3)
+NO_BF16 = "in bf16 they need a processor with AVX-512's instructions for it"
 # Calls each function once with zeros, without torch, which would take seconds to import. Arrays begin at multiples of
 # 64 bytes, as torch's do.
 TRIAL = """
@@ -32,8 +33,8 @@ for name, pooled, more in (
 ):
     if not hasattr(library, f"fastconv_{name}_floats"):
         break
-    for tile in 2, 4:
-        problem = (ctypes.c_int * 10)(2, 6, 5, 24, 24, 1, tile, 4, 1, pooled)
+    for tile, bf16 in (2, 0), (4, 0), (2, library.fastconv_has_bf16()), (4, library.fastconv_has_bf16()):
+        problem = (ctypes.c_int * 11)(2, 6, 5, 24, 24, 1, tile, 4, 1, pooled, bf16)
         floats = getattr(library, f"fastconv_{name}_floats")
         floats.restype = ctypes.c_long
         arrays = [array(count) for count in (2**13, 2**13, 2**13, 2**13, max(0, floats(problem)))]
@@ -45,7 +46,7 @@ class Problem(ctypes.Structure):
     """The structure `Problem` of winograd.c."""
 
     _fields_ = [(name, ctypes.c_int) for name in ("images", "height", "width", "inputs", "outputs", "padding",
-                                                  "tile", "block", "threads", "pooled")]  # fmt: skip
+                                                  "tile", "block", "threads", "pooled", "bf16")]  # fmt: skip
 
 
 @functools.cache
@@ -57,6 +58,7 @@ def load() -> ctypes.CDLL:
             floats, function = getattr(library, f"fastconv_{name}_floats"), getattr(library, f"fastconv_{name}")
             floats.argtypes, floats.restype = [ctypes.c_void_p], ctypes.c_long
             function.argtypes, function.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int] * arguments, None
+        library.fastconv_has_bf16.restype = ctypes.c_int
     except AttributeError as error:
         raise UnavailableError("the library is not this one's") from error
     return library
@@ -66,7 +68,7 @@ def output(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:
     """Convolve [N, C, H, W] with [K, C, 3, 3]: [N, K, H + 2p - 2, W + 2p - 2]."""
     images, inputs, height, width = x.shape
     problem = Problem(images, height, width, inputs, weight.shape[0], padding, tile)
-    out = _empty(images, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)
+    out = _empty(x.dtype, images, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)
     return _convolve(problem, x, weight, out, None, turned=False)
 
 
@@ -77,7 +79,7 @@ def pooled_output(x: Tensor, weight: Tensor, padding: int, tile: int) -> tuple[T
     problem = Problem(images, height, width, inputs, weight.shape[0], padding, tile, 0, 0, OUTPUTS)
     out, index = (
         torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
-        for shape, dtype in zip(pooled_shapes(x, weight, padding, tile), (torch.float32, torch.int32), strict=True)
+        for shape, dtype in zip(pooled_shapes(x, weight, padding, tile), (x.dtype, torch.int32), strict=True)
     )
     return _convolve(problem, x, weight, out, index, turned=False), index
 
@@ -95,7 +97,7 @@ def input_gradient(gradient: Tensor, weight: Tensor, padding: int, tile: int) ->
     """Gradient [N, C, H, W] of a convolution's input from that of its output."""
     images, outputs, height, width = gradient.shape
     problem = Problem(images, height, width, outputs, weight.shape[1], 2 - padding, tile)
-    out = _empty(images, weight.shape[1], height + 2 - 2 * padding, width + 2 - 2 * padding)
+    out = _empty(gradient.dtype, images, weight.shape[1], height + 2 - 2 * padding, width + 2 - 2 * padding)
     return _convolve(problem, gradient, weight, out, None, turned=True)
 
 
@@ -106,7 +108,7 @@ def pooled_input_gradient(
     images, outputs = gradient.shape[:2]
     before = height + 2 * padding - 2, width + 2 * padding - 2
     problem = Problem(images, *before, outputs, weight.shape[1], 2 - padding, tile, 0, 0, INPUTS)
-    out = _empty(images, weight.shape[1], height, width)
+    out = _empty(gradient.dtype, images, weight.shape[1], height, width)
     return _convolve(problem, gradient, weight, out, channels_last(index), turned=True)
 
 
@@ -116,15 +118,16 @@ def weight_gradient(gradient: Tensor, x: Tensor, padding: int, tile: int, index:
     index = None if index is None else channels_last(index)
     images, inputs, height, width = x.shape
     outputs, threads = gradient.shape[1], torch.get_num_threads()
-    block, pooled = GRADIENT_BLOCK * -(-threads // FEW_THREADS), NEITHER if index is None else OUTPUTS
-    problem = Problem(images, height, width, inputs, outputs, padding, tile, block, threads, pooled)
-    out = _empty(outputs, inputs, 3, 3)
+    block, pooled = GRADIENT_BLOCK[x.dtype] * -(-threads // FEW_THREADS), NEITHER if index is None else OUTPUTS
+    bf16 = x.dtype == torch.bfloat16
+    problem = Problem(images, height, width, inputs, outputs, padding, tile, block, threads, pooled, bf16)
+    out = _empty(torch.float32, outputs, inputs, 3, 3)
     _run("weight_gradient", problem, x, gradient, out, index)
     return out
 
 
 def _convolve(problem: Problem, x: Tensor, weight: Tensor, out: Tensor, index: Tensor | None, turned: bool) -> Tensor:
-    problem.threads = torch.get_num_threads()
+    problem.threads, problem.bf16 = torch.get_num_threads(), x.dtype == torch.bfloat16
     sides = (side + 2 * problem.padding - 2 for side in (problem.height, problem.width))
     tiles = problem.images
     for side in sides:
@@ -149,5 +152,5 @@ def channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _empty(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
+def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)

@@ -62,7 +62,7 @@ def pooled_tile(conv: nn.Module, pool: nn.Module, x: Tensor) -> int:
     about = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.return_indices, pool.ceil_mode)
     if about != (2, 2, 0, 1, False, False) or torch.compiler.is_compiling() or any(map(_is_watched, (conv, pool))):
         return 0
-    return tile_for(x, conv.weight, padding=1)
+    return tile_for(x, conv.weight, padding=1, training=conv.training)
 
 
 def _through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:

@@ -26,16 +26,16 @@ SMALLEST_MAP, SMALL_MAP, MANY_CHANNELS = 4, 8, 128
 class Convolution(nn.Conv2d):
     """`nn.Conv2d` with square filters, no bias, and padding that keeps the size of the map.
 
-    In bf16 on a CPU, for small maps with many channels, it computes the gradient of its weights as one matrix product
-    with the copied 3x3 patches. In fp32 it may be Winograd's (`fastconv.kernels.winograd`). Values and gradients equal
-    those of `nn.Conv2d`, except for rounding.
+    On a CPU it may be Winograd's (`fastconv.kernels.winograd`). Otherwise, in bf16, for small maps with many channels,
+    it computes the gradient of its weights as one matrix product with the copied 3x3 patches. Values and gradients
+    equal those of `nn.Conv2d`, except for rounding.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int = 3) -> None:
         super().__init__(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kernel_size == (3, 3) and (tile := tile_for(x, self.weight, padding=1)):
+        if self.kernel_size == (3, 3) and (tile := tile_for(x, self.weight, padding=1, training=self.training)):
             found: Tensor = winograd_conv2d(x, self.weight, 1, tile)
             return found
         if self._is_slow(x):

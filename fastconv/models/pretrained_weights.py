@@ -107,12 +107,13 @@ def _require_fit(network: Pretrained, state: Mapping[str, Tensor], source: str) 
         if names:
             more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
             raise InputError(
-                f"{source} has not the weights of this model.backbone: it {verb} {names[0]}{more}. Give the file of the"
+                f"{source} does not have the weights of this model.backbone: it {verb} {names[0]}{more}. Give the"
+                " file of the"
                 " same network of the same library, or its name as model.backbone"
             )
     bad = [name for name in needed if state[name].is_floating_point() and not torch.isfinite(state[name]).all()]
     if bad:
-        raise InputError(f"{source} is damaged: {min(bad)} has values that are no finite numbers")
+        raise InputError(f"{source} is damaged: {min(bad)} has values that are not finite")
 
 
 def start_from(network: nn.Module, model: object, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

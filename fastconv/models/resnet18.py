@@ -33,8 +33,7 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != width:
             # Subsample, then convolve without a stride: strided 1x1 convolutions corrupted the heap in the backward
-            # pass
-            # of a network of width 4 (torch 2.14, on a processor with AVX2).
+            # pass of a network of width 4 (torch 2.14, on a processor with AVX2).
             self.shortcut = nn.Sequential(
                 Subsample(stride), nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
             )

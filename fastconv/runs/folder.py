@@ -74,20 +74,22 @@ def wait_until_free(folder: Path) -> None:
 
 def is_finished(folder: Path) -> bool:
     """Whether a run has been trained and scored."""
-    try:
-        return Results.read(folder).stop_reason in FINISHED
-    except (OSError, ValueError):
-        return False
+    return _stop_reason(folder) in FINISHED
 
 
 def is_pruned(folder: Path) -> bool:
     """Whether a search ended a run early."""
-    try:
-        return Results.read(folder).stop_reason == PRUNED
-    except (OSError, ValueError):
-        return False
+    return _stop_reason(folder) == PRUNED
 
 
 def is_over(folder: Path) -> bool:
     """Whether nothing is left to do of a job of a sweep: it is finished, or its search ended it."""
-    return is_finished(folder) or is_pruned(folder)
+    return _stop_reason(folder) in (*FINISHED, PRUNED)
+
+
+def _stop_reason(folder: Path) -> str | None:
+    """Why a run has ended; None for one without readable results."""
+    try:
+        return Results.read(folder).stop_reason
+    except (OSError, ValueError):
+        return None

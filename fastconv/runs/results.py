@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from fastconv.runs.legacy import current_results
 from fastconv.system.documents import ALWAYS_PLAIN, read_json
-from fastconv.system.files import write_atomically
+from fastconv.system.files import PACKAGE, write_atomically
 from fastconv.system.json_text import as_json
 from fastconv.system.names import printable
 from fastconv.system.urls import redact
@@ -238,7 +238,7 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the checkout that fastconv runs from, with `-dirty` if its code or configs differ; else None."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]
+    git = ["git", "-C", str(PACKAGE)]
 
     def ask(*command: str) -> str:
         return subprocess.run([*git, *command], capture_output=True, encoding="utf-8", check=True).stdout.strip()

@@ -48,7 +48,7 @@ def launch() -> Launch | None:
     given = os.environ
     if "TORCHELASTIC_RUN_ID" in given:
         world = number_in("WORLD_SIZE")
-        nodes = number_in("GROUP_WORLD_SIZE")
+        nodes = number_in("GROUP_WORLD_SIZE") or 1
         return Launch(
             "torchrun",
             number_in("RANK", 0),

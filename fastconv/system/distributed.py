@@ -26,6 +26,7 @@ from fastconv.system.cluster import (
     set_torch_variables,
 )
 from fastconv.system.errors import InputError, SharedError, reason
+from fastconv.system.launch_variables import contradiction, kept_variables
 from fastconv.system.process import start_ticks
 from fastconv.system.rank_store import ASK_AGAIN_SECONDS, store, wait_for
 from fastconv.system.slurm import is_restarted_job
@@ -106,14 +107,21 @@ def check_world(devices: int, nodes: int | None = None) -> None:
         nodes: `trainer.nodes`; None for those that the launcher has.
     """
     found = launch()
-    if line := _unlike(found, devices, nodes) if found else _not_launched(devices, nodes):
-        if rank() and (found or number_in("WORLD_SIZE") > 1):  # the first rank says it
-            time.sleep(WAIT_FOR_LINE)
-            # Of mpirun it sees its own node only, where the number of processes may be right.
-            if not (found and found.launcher == "mpirun" and found.local_rank == 0 and found.on_nodes[0] != devices):
-                raise SystemExit(1)
-        raise InputError(line)
-    set_torch_variables()
+    apart = contradiction(found) if found else ""
+    line = apart or (_unlike(found, devices, nodes) if found else _not_launched(devices, nodes))
+    if not line:
+        set_torch_variables()
+        return
+    if kept := kept_variables(found):  # nobody else may speak
+        unset = f"; if a shell has kept the variables of an earlier launch, unset {' '.join(kept)}"
+        raise InputError(line if apart else line + unset)
+    if rank() and (found or number_in("WORLD_SIZE") > 1):  # the first rank says it
+        time.sleep(WAIT_FOR_LINE)
+        # Of mpirun it sees its own node only, where the number of processes may be right.
+        by_node = found and found.launcher == "mpirun" and found.local_rank == 0 and found.on_nodes[0] != devices
+        if not (apart or by_node):
+            raise SystemExit(1)
+    raise InputError(line)
 
 
 def _unlike(found: Launch, devices: int, nodes: int | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.files import read_file
 from fastconv.system.json_text import from_json
 
@@ -51,7 +51,7 @@ def read_yaml(path: Path) -> Any:
                 raise ValueError(f"it has more than {MOST_LEVELS} levels")
         content = yaml.load(text, LOADER)
     except (yaml.YAMLError, OverflowError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(message_of(error)) from error
     _check(content)
     return content
 

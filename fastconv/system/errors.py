@@ -29,11 +29,16 @@ def warn(message: str) -> None:
     warnings.warn(" ".join(message.split()), RunWarning, stacklevel=3)
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean X?` for the closest of `words`, or a full stop if none is close."""
+def nearest(word: str, words: Iterable[str], cutoff: float = CUTOFF) -> str:
+    """`; did you mean X?` for the closest of `words`, or a full stop if none is as alike as `cutoff`."""
     by_lower = {each.lower(): each for each in words}
-    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=CUTOFF)
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
     return f"; did you mean {by_lower[close[0]]}?" if close else "."
+
+
+def message_of(error: BaseException, most: int | None = None) -> str:
+    """What an error says, in one line of at most `most` characters; the name of its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def reason(error: BaseException) -> str:

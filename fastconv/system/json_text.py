@@ -1,6 +1,7 @@
 """The text of every JSON file and line that fastconv writes, in one place, so that any reader accepts it; and reading
 JSON that somebody else may have written."""
 
+import hashlib
 import json
 import math
 from typing import Any
@@ -25,6 +26,11 @@ def from_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it has too many levels") from None
+
+
+def json_digest(value: Any) -> str:
+    """16 hex digits of the sha256 of a value's JSON, with the keys of its dicts in order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

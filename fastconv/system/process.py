@@ -42,6 +42,28 @@ def parent_of(process: int) -> int:
     return 0
 
 
+def setter_of(variable: str) -> str:
+    """The name of the closest process above this one that began without this one's value of an environment variable:
+    what has set it. Empty where the system does not say, and if all have begun with it."""
+    value, above = os.environ.get(variable), parent_of(os.getpid())
+    while above:
+        if _variable(above, variable) != value:
+            with suppress(OSError):
+                return Path(f"/proc/{above}/comm").read_text("utf-8", "replace").strip()
+            return ""
+        above = parent_of(above)
+    return ""
+
+
+def _variable(process: int, name: str) -> str | None:
+    """An environment variable with which a process began; None without it, and of processes of other users."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
+            if line.startswith(prefix := os.fsencode(f"{name}=")):
+                return os.fsdecode(line[len(prefix) :])
+    return None
+
+
 def _field(process: int | str, number: int) -> int:
     """A field of proc(5), from the third one on."""
     return int(Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[number - 3])

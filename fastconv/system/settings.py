@@ -126,8 +126,8 @@ def check_local(key: str, value: object) -> None:
     """Raise InputError for a URL as the value of a key that takes a file or folder on this machine."""
     if is_url(value):
         raise InputError(
-            f"{key}={value} is not possible: give a file or folder on this machine. Those of a server can be used where"
-            " they are mounted, or copied there afterwards"
+            f"{key}={value} is not possible: give a file or folder on this machine: mount the server, or copy the"
+            " files afterwards"
         )
 
 

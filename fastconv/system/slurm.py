@@ -45,7 +45,7 @@ def job_end(now: float) -> float:
     job = _name()
     if job is None:
         raise InputError(
-            "budget.until=job is not possible: this is no job of SLURM (SLURM_JOB_ID is not set). Give a clock time,"
+            "budget.until=job is not possible: this is not a SLURM job (SLURM_JOB_ID is not set). Give a clock time,"
             " such as budget.until=18:30"
         )
     if end := number_in("SLURM_JOB_END_TIME", 0):  # SLURM 23.02 and later

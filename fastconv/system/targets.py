@@ -137,9 +137,9 @@ def source_digest(target: str | Callable[..., Any]) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def targets_in(settings: object, prefix: str = "") -> dict[str, str]:
+def targets_in(settings: object) -> dict[str, str]:
     """Every `_target_` in nested settings, by its dotted key, such as `model._target_`."""
-    return dict(_targets(settings, prefix))
+    return dict(_targets(settings, ""))
 
 
 def require_trust(settings: object, file: Path, trust: bool, named: Collection[str] = ()) -> None:

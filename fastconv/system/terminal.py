@@ -6,6 +6,10 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # The exit code of a command whose output nobody reads, as a shell reports SIGPIPE, which Windows has not.
 BROKEN_PIPE_CODE = 128 + 13
@@ -21,6 +25,13 @@ def print_in_any_encoding() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a test or a notebook puts in their place may lack it
             stream.reconfigure(errors="backslashreplace")
+
+
+def plain_console(**settings: Any) -> "Console":
+    """A console of rich that prints text as it is: what is in brackets is no markup, and long lines stay whole."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, soft_wrap=True, **settings)
 
 
 def ends_with_its_reader(command: Callable[[], None]) -> Callable[[], None]:

@@ -20,8 +20,11 @@ LONGEST_SHOWN = 12
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*"
 _URL = re.compile(rf"{_SCHEME}://(?:(?!,{_SCHEME}://)[^\s'\"<>])+")
 _USER = re.compile(rf"({_SCHEME})://([^\s/?#]*)@")
-# A password with a slash, a question mark or a number sign in it, which no program reads as it was meant.
-_ODD_USER = re.compile(rf"({_SCHEME})://(?!\[)([^\s/?#@:]*:(?![0-9]*(?:[/?#,\s'\"\]]|$))\S*)@")
+# A password with a slash, a question mark or a number sign in it, which no program reads as it was meant. Two colons
+# may be before the next address of a chain, as in zip://a::s3://bucket/b.
+_ODD_USER = re.compile(
+    rf"({_SCHEME})://(?!\[)([^\s/?#@:]*:(?!:(?:{_SCHEME}::)*{_SCHEME}://|[0-9]*(?:[/?#,\s'\"\]]|$))\S*)@"
+)
 _PARAMETER = re.compile(r"([?&;#])(?:([^=&;#?]+)=)?([^&;#]*?)(?=[\])}.,:!]*$|[&;#])")
 _remembered: set[str] = set()
 
@@ -82,8 +85,9 @@ def require_whole(url: str, key: str) -> None:
 
 def _without_user(found: re.Match[str]) -> str:
     scheme, user = found.groups()
-    # In abfs://container@account and ssh://user@host it is part of the address; in https://TOKEN@host it is a secret.
-    if ":" not in user and not scheme.lower().startswith(("http", "ftp")):
+    # In abfs://container@account and ssh://user@host it is part of the address; in https://TOKEN@host it is a secret,
+    # and s3://KEY@bucket is no address.
+    if ":" not in user and not scheme.lower().startswith(("http", "ftp", "s3", "gs", "gcs")):
         return found[0]
     return f"{scheme}://{HIDDEN}@"
 

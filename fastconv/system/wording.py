@@ -1,4 +1,6 @@
-"""Numbers with their nouns, in sentences."""
+"""Numbers with their nouns, and names, in sentences."""
+
+from collections.abc import Sequence
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
@@ -20,3 +22,8 @@ def agreeing(count: int, one: str, many: str) -> str:
 def measured(value: float, one: str) -> str:
     """A number that need not be whole with its noun: `measured(1, "epoch")` is "1 epoch", of 2.5 "2.5 epochs"."""
     return f"{value:g} {one if value == 1 else f'{one}s'}"
+
+
+def first_names(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """At most the first `most` names, and the number of the others: `first_names("abc", 2)` is "a, b and 1 more"."""
+    return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -71,7 +71,8 @@ def read_checkpoint(path: Path, *callbacks: L.Callback) -> dict[str, Any]:
         states = checkpoint["callbacks"]
         if "stopped_by" in states["TimeBudget"]:
             raise InputError(
-                f"{path} was written by version 0.1, which alone can finish this run: do so, or start a new run"
+                f"{path} was written by version 0.1, and only that version can finish this run: use it, or start a"
+                " new run"
             )
         if checkpoint.get(DIGEST) not in (None, weights_digest(checkpoint["state_dict"])):
             raise ValueError("other weights than were written")

@@ -1,4 +1,4 @@
-"""The LightningDataModule: batches of a stream for training, and whole splits for scoring."""
+"""The LightningDataModule: batches of a stream to train on, and splits to score."""
 
 import lightning as L
 import torch
@@ -12,10 +12,13 @@ from fastconv.data.stream.spec import Stream
 
 
 class ShardDataModule(L.LightningDataModule):
-    """Feeds a Trainer from a stream of training images and from the splits to score.
+    """Gives a Trainer the batches of a stream to train on, and those of the splits to score.
 
-    Its state in a checkpoint is the number of trained batches, from which a run resumes. The number of batches read is
-    larger, because the Trainer reads one batch ahead.
+    A training batch has the images of one optimizer step on this rank, uint8 [parts, micro_batch_size, H, W, C], and
+    their labels, int64 [parts, micro_batch_size]. A batch to score has images uint8 [B, H, W, C] and labels int64 [B].
+
+    Its state in a checkpoint is the number of trained batches, from which a run resumes. The number of read batches is
+    larger, since the Trainer reads one batch ahead.
 
     Args:
         stream: the training stream.
@@ -85,7 +88,7 @@ class ShardDataModule(L.LightningDataModule):
         self._validate_samples = None
 
     def mix(self) -> None:
-        """Score even samples of a split from now on, one after the other: there may be time for some only."""
+        """Make each batch an even sample of its split from now on, since there may be time for only some batches."""
         self._mixed = True
 
     def _place(self) -> tuple[int, int]:

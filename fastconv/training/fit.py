@@ -83,8 +83,8 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
                 error.goes_on = error.goes_on or (training.has_advanced and error.exit_code != INTERRUPT_CODE)
             if run.config.trainer.world > 1 and lost_rank(error):
                 raise InputError(
-                    f"a process of this run on {run.config.trainer.world} devices is gone, so the others cannot go"
-                    f" on: go on from the last checkpoint with resume={folder.path}"
+                    f"a process of this run on {run.config.trainer.world} devices is gone, so the others cannot"
+                    f" continue: resume from the last checkpoint with resume={folder.path}"
                 ) from error
             raise
         if results.stop_reason == PRUNED:

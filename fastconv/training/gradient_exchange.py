@@ -5,6 +5,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from fastconv.system.errors import SharedError
+from fastconv.system.wording import first_names
 
 # Parameters without a gradient are named up to this number.
 NAMED = 3
@@ -25,35 +26,36 @@ class GradientExchange:
         self._wrapper = wrapper
         self.accumulate = wrapper.no_sync
         """Makes a context in which gradients are only added up."""
-        self.is_checked = False
-        """Whether `check` has seen an exchange."""
+        self._reducer = wrapper.reducer
 
     def prepare(self) -> None:
         """Exchange the gradients that are computed next, unless they are only added up."""
         wrapper = self._wrapper
         if wrapper.require_backward_grad_sync:
             # What Lightning calls too for a module that optimizes manually. New buckets are made once.
-            wrapper.reducer._rebuild_buckets()
-            wrapper.reducer.prepare_for_backward([])
+            self._reducer._rebuild_buckets()
+            self._reducer.prepare_for_backward([])
 
     def check(self) -> None:
-        """Make sure that the first gradients to be exchanged were: the reducer waits for those of all parameters.
+        """Make sure that the gradients just computed were exchanged: the reducer waits for those of all parameters.
 
-        Raises SharedError for parameters without one, which torch would only notice in the next step.
+        Raises SharedError for parameters without one, which torch would notice in the next step, if at all.
         """
-        wrapper = self._wrapper
-        if not wrapper.require_backward_grad_sync:
-            return
-        self.is_checked = True
-        ignored = getattr(wrapper, "parameters_to_ignore", ())
-        named = [(name, each) for name, each in wrapper.module.named_parameters() if name not in ignored]
-        if missing := [name for name, each in named if each.requires_grad and each.grad is None]:
-            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        try:
+            self._reducer._check_reducer_finalized()
+        except RuntimeError as error:
             raise SharedError(
-                f"the loss does not depend on {', '.join(missing[:NAMED])}{more}, but ranks wait for a gradient of each"
-                " parameter in each step: remove what is not used, or set its requires_grad to False, or train on one"
-                " device"
-            )
+                f"the loss does not depend on {self._missing()}, but ranks wait for a gradient of each parameter in"
+                " each step: remove what is not used, or set its requires_grad to False, or train on one device"
+            ) from error
+
+    def _missing(self) -> str:
+        """The names of parameters without a gradient."""
+        ignored = getattr(self._wrapper, "parameters_to_ignore", ())
+        named = [(name, each) for name, each in self._wrapper.module.named_parameters() if name not in ignored]
+        missing = [name for name, each in named if each.requires_grad and each.grad is None]
+        # One with a gradient of an earlier part of the batch, or frozen since the run began, is not found.
+        return first_names(missing, NAMED) or "some parameters"
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> "GradientExchange | None":

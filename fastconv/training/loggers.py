@@ -152,7 +152,7 @@ def make_logger(name: str, settings: Any, config: Config, folder: Path) -> Logge
     except Exception as error:  # a logger may raise anything
         raise InputError(f"logger.{name} cannot be made: {reason(error)}") from error
     if not isinstance(made, Logger):
-        raise InputError(f"logger.{name}._target_={settings['_target_']} is no logger of Lightning's kind")
+        raise InputError(f"logger.{name}._target_={settings['_target_']} is not a Lightning logger")
     return made
 
 

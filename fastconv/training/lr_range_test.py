@@ -27,7 +27,7 @@ from fastconv.analysis import run_figures
 from fastconv.config.commands import LrFind, RangeTest
 from fastconv.config.run_settings import settings_as_yaml
 from fastconv.optim.momentum import set_momentum
-from fastconv.system import signals as interrupts
+from fastconv.system import signals
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable
 from fastconv.system.wording import counted
@@ -115,7 +115,7 @@ class LRRangeTest(L.Callback):
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        interrupts.listen()
+        signals.listen()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -1,22 +1,25 @@
 """Copies the folder of a run to an object store after each checkpoint and at the end."""
 
+import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
+from fastconv.config.resume import RunFolder
 from fastconv.config.run_store import copy_of
 from fastconv.config.schema import Config
 from fastconv.data.download import AbsentError, RefusedError
-from fastconv.data.sending import send_file
+from fastconv.data.sending import remove_file, send_file
 from fastconv.data.url_place import below
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason, warn
 from fastconv.system.urls import redacted
 from fastconv.training.own_images import CHECKPOINT
+from fastconv.training.refusal import is_refused
 
 # Seconds between looks for a new checkpoint.
 POLL_SECONDS = 1.0
@@ -70,24 +73,43 @@ class Mirror:
             else:
                 self._sent[name] = version
 
+    def remove(self) -> None:
+        """Remove what was sent, or warn that it is still there."""
+        try:
+            for name in reversed(list(self._sent)):  # without a config, the rest is no run
+                remove_file(below(self.url, name), "outputs", self._closed, "Remove the folder there yourself")
+                del self._sent[name]
+        except (InputError, OSError) as error:
+            warn(reason(error))
 
-def copied(config: Config, folder: Path, console: Console) -> AbstractContextManager[None]:
+
+def copied(config: Config, folder: RunFolder, console: Console) -> AbstractContextManager[None]:
     """Copy a run's folder within the block, as `mirrored` does, if `outputs` is a URL; on the first rank.
 
     Raises InputError at once for a store that refuses what it is sent, such as one that may only be read.
     """
-    if (url := copy_of(config.outputs, folder)) is None:
+    if (url := copy_of(config.outputs, folder.path)) is None:
         return nullcontext()
-    mirror = Mirror(folder, url)
-    from_first_rank("copied", mirror.begin)
-    return mirrored(mirror, console) if is_first_rank() else nullcontext()
+    mirror = Mirror(folder.path, url)
+    try:
+        from_first_rank("copied", mirror.begin)
+    except InputError as error:
+        if is_refused(folder, error):
+            mirror.remove()
+        raise
+    return mirrored(mirror, console, functools.partial(is_refused, folder)) if is_first_rank() else nullcontext()
 
 
 @contextmanager
-def mirrored(mirror: Mirror, console: Console) -> Iterator[None]:
+def mirrored(
+    mirror: Mirror, console: Console, is_void: Callable[[BaseException], bool] = lambda error: False
+) -> Iterator[None]:
     """Within the block, copy a run's folder after each checkpoint; and all of it at its end.
 
     A copy that fails meanwhile is a warning. Raises InputError for one that fails at the end of a run that did not.
+
+    Args:
+        is_void: says of an error that ends the block whether nothing of the run is to stay, here or in the copy.
     """
     ended = threading.Event()
 
@@ -104,18 +126,27 @@ def mirrored(mirror: Mirror, console: Console) -> Iterator[None]:
 
     thread = threading.Thread(target=watch, name="mirror", daemon=True)
     thread.start()
-    failed = True
+    failed: BaseException | None = None
     try:
         yield
-        failed = False
+    except BaseException as error:
+        failed = error
+        raise
     finally:
         ended.set()
         thread.join()
-        try:
-            mirror.send()
-            console.print(f"copied to {redacted(mirror.url)}", highlight=False, markup=False, soft_wrap=True)
-        except (InputError, OSError) as error:
-            line = f"{reason(error)}. The run is whole in {mirror.folder}: copy it from there"
-            if not failed:
-                raise InputError(line) from error
-            warn(line)
+        if failed and is_void(failed):
+            mirror.remove()
+        else:
+            _send_at_end(mirror, console, failed is not None)
+
+
+def _send_at_end(mirror: Mirror, console: Console, has_failed: bool) -> None:
+    try:
+        mirror.send()
+        console.print(f"copied to {redacted(mirror.url)}", highlight=False, markup=False, soft_wrap=True)
+    except (InputError, OSError) as error:
+        line = f"{reason(error)}. The run is whole in {mirror.folder}: copy it from there"
+        if not has_failed:
+            raise InputError(line) from error
+        warn(line)

@@ -1,4 +1,4 @@
-"""The LightningModule of a network: it normalises images and learns; `ScoredModule` scores them."""
+"""The LightningModule of a network: normalises images and trains; `ScoredModule` scores."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,15 +31,17 @@ class ImageClassifier(ScoredModule):
         shape: height, width and channels of an image.
         classes: class names.
         mean, std: per channel, of pixel values scaled to [0, 1].
-        levels: how pixel values of more than eight bits became bytes (`Levels.as_dict`); None if it is not known.
-        resize: how images that are not square become so (`RESIZES`).
-        optimizer: settings that build the optimizer; None for a module that does not train.
+        levels: how pixel values of more than eight bits became bytes (`Levels.as_dict`); None if unknown.
+        resize: how images become square (`RESIZES`).
+        optimizer: makes the optimizer of a network; None for a module that does not train.
         label_smoothing: share of each label that is spread over all classes.
-        views: views of test-time augmentation; None to score only the images themselves.
+        views: views of test-time augmentation; None to score only the unchanged images.
         channels_last: store the channels of a pixel next to each other in memory.
 
-    The arguments that describe the network are plain values. The checkpoint stores them, so that the network can be
-    rebuilt from it alone.
+    The arguments that describe the network are plain values. The checkpoint stores them, so it is enough to rebuild the
+    network.
+
+    Raises KeyError for an unknown network, InputError for a class of your own (`_target_`) that cannot be made.
     """
 
     model: nn.Module
@@ -84,7 +86,7 @@ class ImageClassifier(ScoredModule):
         self.normalise = Normalise(mean, std)
         # Sums over steps stay on the device until the logging callback reads and clears them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
-        # DDP would set them, as all other buffers, to those of the first rank: these would count twice.
+        # DDP would copy them, like all buffers, from the first rank to the others, and they would count twice.
         self._ddp_params_and_buffers_to_ignore = ["train_sums"]
         self.learn: Learn = self._score_training
         self.make_step: MakeStep = WholeStep
@@ -92,8 +94,8 @@ class ImageClassifier(ScoredModule):
         self._step: Callable[[Tensor, Tensor, Learn, Tensor], Tensor] | None = None  # made for a Trainer
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute. What is a plain one stays one: torch would look for it among the parameters, modules and
-        buffers, and Lightning sets one twice around each hook, some thirty times a step."""
+        """Set an attribute. A plain attribute stays one, without torch's search among parameters, modules and buffers:
+        Lightning sets one twice around each hook, some thirty times a step."""
         if name in self.__dict__ and not isinstance(value, (Tensor, nn.Module)):
             self.__dict__[name] = value
         else:
@@ -105,7 +107,7 @@ class ImageClassifier(ScoredModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Train on a batch, images uint8 [parts, n, H, W, C] and labels int64 [parts, n]: gradients and update.
+        """Train on a batch, images uint8 [parts, n, H, W, C] and labels int64 [parts, n]: compute gradients and update.
 
         Returns the mean loss, float [].
         """
@@ -118,7 +120,7 @@ class ImageClassifier(ScoredModule):
 
     @torch.no_grad()
     def _features(self, images: Tensor, labels: Tensor, kept: KeptFeatures) -> Tensor:
-        """The features float [parts, n, D] of a batch of images, which are kept; features stay as they are."""
+        """The features float [parts, n, D] of a batch of images, which are kept; given features are returned."""
         if images.dtype == torch.uint8:
             model: Any = self.model
             images = torch.stack([model.features(self._resized(self.normalise(part))) for part in images])
@@ -126,14 +128,14 @@ class ImageClassifier(ScoredModule):
         return images
 
     def _score_training(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss to train on, and the sums of losses, of correct predictions and of images, float [3].
+        """The loss to train on, float [], and the sums of losses, of correct predictions and of images, float [3].
 
-        Of images uint8 [n, H, W, C], or of their features float [n, D].
+        `images` are uint8 [n, H, W, C], or their features float [n, D].
         """
         model: Any = self.model
         logits = model.classify(images) if images.ndim == 2 else model(self._resized(self.normalise(images)))
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
-        # All of one type: to stack others would take the host longer than to compute them.
+        # All of one type: stacking several types takes the host longer than computing them.
         hits, images_here = logits.argmax(1).eq(labels).sum(dtype=loss.dtype), labels.shape[0]
         return loss, torch.stack([loss.detach() * images_here, hits, torch.full_like(hits, images_here)])
 
@@ -168,7 +170,7 @@ class ImageClassifier(ScoredModule):
         return self.copy_train_scores().read()
 
     def copy_train_scores(self) -> PendingScores:
-        """Start to read these scores, for which a GPU does not wait. Each rank must call this."""
+        """Start to read the scores of `take_train_scores`, without letting a GPU wait. Each rank must call this."""
         found = PendingScores.of(self._all_sums())
         self.train_sums.zero_()
         return found
@@ -193,10 +195,10 @@ class ImageClassifier(ScoredModule):
         self._average_statistics()
 
     def _average_statistics(self) -> None:
-        """Average the batch-norm statistics over the ranks, each of which has seen its own images only.
+        """Average the batch-norm statistics over the ranks, each of which has seen only its own images.
 
-        A step moves them by a share that does not depend on them, so they end alike however often this is called: a run
-        that was stopped, and saved them, as one that was not.
+        The result does not depend on how often this is called, since a step moves the statistics by a share that does
+        not depend on them: a stopped and resumed run ends with those of an uninterrupted one.
         """
         if self.trainer.world_size > 1:
             statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]

@@ -35,7 +35,7 @@ def images_to_go_on_with(config: Config, data: Splits, begun: RunFolder | None, 
     changes = found.changes
     if changes.relabelled or any(changes.gone.values()):
         raise InputError(
-            f"resume={folder} cannot go on with the images that it began with: {changes.sentence()} Put them back, or"
+            f"resume={folder} cannot continue, since its images have changed: {changes.sentence()} Put them back, or"
             " start a new run"
         )
     if changes.new:

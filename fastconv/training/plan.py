@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import nn
 
 from fastconv.budget.autotune.data_pruning import most_seconds, skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
@@ -169,13 +170,7 @@ def plan_run(
         if needs_weights and is_first_rank():
             with clock.segment("precompute"):
                 require_weights(config.model, network)
-    if isinstance(config.optimizer, CustomOptimizer):  # only building it shows which arguments it accepts
-        try:
-            config.optimizer.build(network, config.batch_size, device.precision)
-        except InputError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            raise InputError(f"optimizer._target_={config.optimizer.target} fails: {reason(error)}") from error
+    _check_optimizer(config, network, device)
     key = BenchmarkKey(
         config.model.name,
         settings,
@@ -205,12 +200,6 @@ def plan_run(
     )
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
-    winograd = 0
-    if device.winograd:
-        with torch.random.fork_rng(devices=[]):
-            # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
-            measured = build_model(config.model.name, channels, classes, **settings)
-        winograd = winograd_layers(measured, spec.shape, config.micro_batch_size)
     run = Run(
         config,
         clock,
@@ -222,13 +211,32 @@ def plan_run(
         parameters,
         key,
         callbacks,
-        winograd_layers=winograd,
+        winograd_layers=_count_winograd_layers(config, spec) if device.winograd else 0,
         graph=graph,
         no_graph=no_graph,
         pretrained=pretrained,
     )
     require_time(run)
     return run
+
+
+def _check_optimizer(config: Config, network: nn.Module, device: Device) -> None:
+    """Raise InputError for an optimizer of the user's own that refuses its arguments, which only building it shows."""
+    if not isinstance(config.optimizer, CustomOptimizer):
+        return
+    try:
+        config.optimizer.build(network, config.batch_size, device.precision)
+    except InputError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"optimizer._target_={config.optimizer.target} fails: {reason(error)}") from error
+
+
+def _count_winograd_layers(config: Config, spec: StreamSpec) -> int:
+    with torch.random.fork_rng(devices=[]):
+        # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
+        network = build_model(config.model.name, spec.shape[2], len(spec.classes), **model_settings(config.model))
+    return winograd_layers(network, spec.shape, config.micro_batch_size)
 
 
 def require_time(run: Run) -> None:

@@ -25,6 +25,7 @@ from fastconv.training.fit import fit
 from fastconv.training.mirror import copied
 from fastconv.training.own_images import CHECKPOINT, images_to_go_on_with, keep_record
 from fastconv.training.plan import plan_run, require_time
+from fastconv.training.refusal import removed_if_refused
 from fastconv.training.run_stream import precompute, stream_in_use
 
 
@@ -114,12 +115,12 @@ def carry_out(
             run = precompute(run, console)
             if begun is None:
                 require_time(run)
-        with closing(open_folder(run.config, begun)) as folder:
+        with closing(open_folder(run.config, begun)) as folder, removed_if_refused(folder):
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)
             elif run.config.resume == "auto":
                 _say_it_is_new(run.config, console)
-            with copied(run.config, folder.path, console):
+            with copied(run.config, folder, console):
                 if is_first_rank():
                     keep_log_in(folder.path)
                     keep_record(data, folder)

@@ -1,4 +1,4 @@
-"""The part of the LightningModule that scores: validations, the test, and views of images in the time that is left."""
+"""The part of the LightningModule that scores: validations, the test, and further views while time remains."""
 
 import time
 
@@ -27,11 +27,11 @@ TEST_SCORES = (
 
 
 class ScoredModule(L.LightningModule):
-    """Scores a network on the images that it is validated and tested with.
+    """Scores a network on batches of a split: images uint8 [B, H, W, C] and labels int64 [B].
 
     Args:
         classes: number of classes.
-        views: views of test-time augmentation; None to score only the images themselves.
+        views: views of test-time augmentation; None to score only the unchanged images.
     """
 
     model: nn.Module
@@ -70,8 +70,8 @@ class ScoredModule(L.LightningModule):
             self._take_confusion()
 
     def on_test_epoch_end(self) -> None:
-        """Store `confusion` of the test images, and `scored_digest`, the digest of the weights that were scored:
-        callbacks may change them after this."""
+        """Store `confusion` of the test images, and `scored_digest`, the digest of the scored weights, which callbacks
+        may change later."""
         self._score_views("test")
         self._take_confusion()
         if is_first_rank():
@@ -83,7 +83,7 @@ class ScoredModule(L.LightningModule):
         self._confusion.reset()
 
     def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> None:
-        """Score a batch. Validations during training use no views besides the image itself."""
+        """Score a batch. Validations during training score only the unchanged images."""
         images, labels = batch
         is_final = self.trainer.state.fn != TrainerFn.FITTING
         views = self._views if is_final else Views()
@@ -112,7 +112,7 @@ class ScoredModule(L.LightningModule):
             self.log(f"{split}/{name}", score, on_step=False, on_epoch=True, logger=False)
 
     def _score_views(self, split: str) -> None:
-        """Score further views in the time that is left, after all images of a split were scored alone."""
+        """Score further views while time remains, after all unchanged images of a split were scored."""
         if self.scoring_time is None:
             return
         batches = getattr(self.trainer, "test_dataloaders" if split == "test" else "val_dataloaders")

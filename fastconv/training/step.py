@@ -175,7 +175,7 @@ class WholeStep:
             self._exchange.prepare()
         self._hooks.call("on_before_backward", loss)
         loss.backward()
-        if self._exchange is not None and not self._exchange.is_checked:
+        if self._exchange is not None:
             self._exchange.check()
         self._hooks.call("on_after_backward")
 

@@ -20,7 +20,7 @@ from torch import nn
 from fastconv.config.run_settings import as_yaml, hparams
 from fastconv.config.schema import Config
 from fastconv.runs.results import MEASURES, Results
-from fastconv.system.errors import warn
+from fastconv.system.errors import message_of, warn
 from fastconv.system.names import valid_unicode
 
 # TensorBoard opens on the first two groups of tags by the alphabet, and the HParams page has its columns in that order.
@@ -177,5 +177,4 @@ def optional(part: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        warn(f"left out: {part} ({reason}). The run itself is whole")
+        warn(f"left out: {part} ({message_of(error)}). The run itself is whole")

@@ -177,7 +177,7 @@ def test_layers_by_their_meaning(network):
     [
         (Method("LayerGradcam", layer="last"), "unknown method LayerGradcam; did you mean LayerGradCam?"),
         (Method("LayerGradCam", layer="layer9"), "unknown layer layer9; did you mean layer3?"),
-        (Method("LayerGradCam", layer="pool"), "layer pool has no map of positions in the image"),
+        (Method("LayerGradCam", layer="pool"), "layer pool has no spatial map"),
         (Method("LayerGradCam"), "LayerGradCam needs a layer: set layer=last"),
         (Method("Saliency", layer="last"), "Saliency attributes to pixels: set layer=null"),
         (Method("DeepLift"), "Captum has no rule for AdaptiveMaxPool2d"),

@@ -122,7 +122,7 @@ BAD = {
     "five axes": (COLOUR[None], "1x5x8x8x3"),
     "two channels": (COLOUR[..., :2], "5x8x8x2"),
     "one axis": (COLOUR.reshape(-1), "960: give"),
-    "a single number": (np.uint8(3), "a single number"),
+    "a single value": (np.uint8(3), "a single value"),
     "batches in a list": ([COLOUR, COLOUR], "image 0 is 5x8x8x3: give one image"),
     "nested lists": (COLOUR.tolist(), "image 0 is list"),
     "numbers": ([1, 2], "image 0 is int"),

@@ -89,9 +89,9 @@ CHANGES = {
     "images of 3 megapixels": (network(shape=(1025, 1025, 1)), DAMAGED),
     "the same class twice": (network(classes=[*"012345678", "0"]), DAMAGED),
     "a weight that is no number": (not_a_number, "damaged .*its weights .* are not all finite numbers"),
-    "no deviation": (network(std=[0.0]), "damaged .*its mean or deviation of pixels is not possible"),
+    "no deviation": (network(std=[0.0]), "damaged .*its mean or standard deviation of pixels is out of range"),
     "a deviation of nothing": (network(std=[1e-300]), "deviation of pixels is not possible"),
-    "a mean beyond white": (network(mean=[1e30]), "its mean or deviation of pixels is not possible"),
+    "a mean beyond white": (network(mean=[1e30]), "its mean or standard deviation of pixels is out of range"),
     "a mean of 400 digits": (network(mean=[10**400]), DAMAGED),
     "levels that are no number": (network(levels={"integers": float("nan"), "floats": 255.0}), DAMAGED),
     "levels below black": (network(levels={"integers": 1.0, "floats": -1e308}), DAMAGED),
@@ -204,8 +204,8 @@ CONFIGS = {
     "an interpolation": ('{"train": "http://host/${oc.env:SECRET}"}', "interpolations"),
     "an interpolation in YAML's escapes": ('{"train": "http://host/\\x24\\x7boc.env:SECRET}"}', "interpolations"),
     "an interpolation as a key": ('{"arguments": {"${oc.env:SECRET}": 1}}', "interpolations"),
-    "a folder elsewhere": ('{"name": "../../../../tmp/x", "source": "image_folder"}', "is no name"),
-    "an escape": ('{"name": "a\\e[2Jb", "source": "image_folder"}', "is no name"),
+    "a folder elsewhere": ('{"name": "../../../../tmp/x", "source": "image_folder"}', "is not a valid name"),
+    "an escape": ('{"name": "a\\e[2Jb", "source": "image_folder"}', "is not a valid name"),
     "an unknown source": ('{"source": "os.system"}', "is unknown"),
     "an unknown set": ('{"name": "../digits"}', "is unknown"),
     "many settings": (json.dumps({"arguments": dict.fromkeys(map(str, range(20_000)), 1)}), "more than 3,000 keys"),
@@ -258,7 +258,7 @@ def test_a_shape_that_another_file_contradicts(sent, name):
         config = yaml.safe_load((run / name).read_text())
         config["dataset"] |= {"source": "image_folder", "name": "theirs", "image_size": 8}
         (run / name).write_text(yaml.safe_dump(config))
-    with pytest.raises(InputError, match=f"images of 1024x1024x1, and {name} beside it of 8x8x1: put") as caught:
+    with pytest.raises(InputError, match=f"images of 1024x1024x1, but {name} beside it for 8x8x1: restore") as caught:
         load_run(run)
     assert "\n" not in str(caught.value)
 

@@ -1,5 +1,7 @@
 """Winograd's convolutions as the settings of the hardware: where they are used, and what the user is told."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from harness import SMALL, only_run, same_weights, stop_at
@@ -35,15 +37,38 @@ def test_auto_uses_them_where_they_were_measured(possible, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("instructions", "has_amx", "used"), [("AVX2", False, False), ("AVX512", False, True), ("AVX512", True, False)]
+)
+def test_auto_uses_them_in_bf16_where_direct_ones_are_slower(monkeypatch, instructions, has_amx, used):
+    """AMX makes direct ones several times as fast as AVX-512 does."""
+    monkeypatch.setattr(winograd, "obstacle", lambda *_: None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    assert prepare(Trainer(accelerator="cpu", precision="bf16")).winograd is used
+    assert prepare(Trainer(accelerator="cpu", precision="bf16", winograd="on")).winograd
+    assert not prepare(Trainer(accelerator="cpu", precision="bf16", winograd="off")).winograd
+
+
+def test_a_processor_without_bf16_cannot_use_them_in_bf16(monkeypatch):
+    monkeypatch.setattr(winograd.winograd_library, "load", lambda: SimpleNamespace(fastconv_has_bf16=lambda: 0))
+    winograd.obstacle.cache_clear()
+    try:
+        with pytest.raises(InputError, match="in bf16 they need a processor with AVX-512's instructions for it"):
+            prepare(Trainer(accelerator="cpu", precision="bf16", winograd="on"))
+    finally:
+        winograd.obstacle.cache_clear()
+
+
+@pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"precision": "bf16"}, "it is for fp32, not for bf16 (trainer.precision)"),
+        ({"precision": "bf16"}, "there is no C compiler, such as gcc"),
         ({"precision": "fp32", "channels_last": False}, "it needs trainer.channels_last=true"),
         ({"precision": "fp32"}, "there is no C compiler, such as gcc"),
     ],
 )
 def test_where_they_are_not_possible_on_fails_and_auto_does_without(monkeypatch, settings, why):
-    monkeypatch.setattr(winograd, "obstacle", lambda: "there is no C compiler, such as gcc")
+    monkeypatch.setattr(winograd, "obstacle", lambda *_: "there is no C compiler, such as gcc")
     with pytest.raises(InputError) as failed:
         prepare(Trainer(accelerator="cpu", winograd="on", **settings))
     assert str(failed.value) == f"trainer.winograd=on is not possible: {why}. Use trainer.winograd=auto"
@@ -59,13 +84,13 @@ def test_the_plan_and_the_results_say_what_is_used(possible, command, tmp_path, 
     assert results.winograd_layers == 5
     assert results.hparams["trainer.winograd"] == "on"
     with monkeypatch.context() as patch:
-        patch.setattr(norm_gelu, "obstacle", lambda: "there is no C compiler, such as gcc")
+        patch.setattr(norm_gelu, "obstacle", lambda *_: "there is no C compiler, such as gcc")
         ended = command("train", *LARGE, "trainer.winograd=on", "dry_run=true")
         assert "computed by torch, one after the other: there is no C compiler, such as gcc" in " ".join(
             ended.out.split()
         )
-    monkeypatch.setattr(winograd, "obstacle", lambda: "there is no C compiler, such as gcc")
-    monkeypatch.setattr(winograd, "is_measured", lambda: True)
+    monkeypatch.setattr(winograd, "obstacle", lambda *_: "there is no C compiler, such as gcc")
+    monkeypatch.setattr(winograd, "is_measured", lambda *_: True)
     ended = command("train", *LARGE, "dry_run=true")
     assert "no Winograd convolutions: there is no C compiler, such as gcc" in ended.out
     ended = command("train", *LARGE, "trainer.winograd=on")
@@ -92,15 +117,15 @@ def test_a_run_with_them_goes_on_as_if_nothing_had_happened(possible, command, t
 @pytest.mark.slow
 def test_a_run_that_goes_on_without_them_says_so(possible, command, tmp_path, monkeypatch):
     settings = (*LARGE, "trainer.winograd=auto", "checkpoint.every=null")
-    monkeypatch.setattr(winograd, "is_measured", lambda: True)
+    monkeypatch.setattr(winograd, "is_measured", lambda *_: True)
     with monkeypatch.context() as patch:
         stop_at(patch, "training_step", 2)
         assert command("train", *settings).code == 143
-    monkeypatch.setattr(winograd, "is_measured", lambda: False)
+    monkeypatch.setattr(winograd, "is_measured", lambda *_: False)
     with pytest.warns(RunWarning, match="began with Winograd's convolutions in 5 layers and goes on with them in 0"):
         assert command("train", *settings, "resume=auto").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(winograd, "is_measured", lambda: True)
+        patch.setattr(winograd, "is_measured", lambda *_: True)
         whole = command("train", *settings, "outputs=whole")
     assert whole.code == 0
     assert not same_weights(only_run(tmp_path / "whole"), only_run(tmp_path / "outputs"))

@@ -169,10 +169,10 @@ def test_a_second_ctrl_c_does_not_end_the_process():
 @pytest.mark.parametrize(
     ("given", "named", "line"),
     [
-        (("digits", 10, 3), {}, r"fit takes other settings as texts, .*: '3' is a int$"),
-        (("digits", 10, None), {}, r"fit takes other settings as texts, .*: 'None' is a NoneType$"),
-        (("digits", 10), {"experiment": ""}, r"experiment='' is no name of an experiment"),
-        (("digits", 10), {"experiment": None}, r"experiment=None is no name of an experiment"),
+        (("digits", 10, 3), {}, r"fit takes other settings as strings, .*: '3' is a int$"),
+        (("digits", 10, None), {}, r"fit takes other settings as strings, .*: 'None' is a NoneType$"),
+        (("digits", 10), {"experiment": ""}, r"experiment='' is not the name of an experiment"),
+        (("digits", 10), {"experiment": None}, r"experiment=None is not the name of an experiment"),
     ],
 )
 def test_what_is_no_setting_is_refused_in_one_line(given, named, line):

@@ -93,7 +93,7 @@ def test_a_run_keeps_its_moment_on_the_next_day_unless_it_is_given_another(comma
 @pytest.mark.parametrize(
     ("until", "says"),
     [
-        ("job", "budget.until=job is not possible: this is no job of SLURM (SLURM_JOB_ID is not set)"),
+        ("job", "budget.until=job is not possible: this is not a SLURM job (SLURM_JOB_ID is not set)"),
         ("2026-11-29T17:00", "budget.until=2026-11-29T17:00 is over: there is no time for a run"),
         ("soon", "budget.until=soon is not possible: give job, a clock time such as 18:30"),
     ],

@@ -177,7 +177,7 @@ def test_rows_are_chosen_and_sorted(swept, command):
         ("where=[{a:b}]", "where={a:b}: no run has a {a"),
         ("where=sedule:x", "no run has a sedule"),
         ("where=schedule:cosine", "no run has schedule:cosine: 6 runs were looked at"),
-        ("measure=accuracy_tta", "measure=accuracy_tta is not possible: no finished run has one"),
+        ("measure=accuracy_tta", "measure=accuracy_tta is not possible: no finished run has this result"),
         ("sort=acuracy", "there is no column acuracy; did you mean accuracy?"),
         ("page=compare.pdf", "give the name of a file that ends in .html"),
         ("page=/proc/nowhere/compare.html", "cannot write /proc/nowhere"),

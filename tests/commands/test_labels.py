@@ -51,5 +51,5 @@ def test_a_name_can_be_seen(command, tmp_path, override):
     ended = command("train", override)
     assert (ended.code, ended.out.count("\n"), ended.err.count("\n")) == (1, 1, 1)
     assert f"{override.partition('=')[0]}=" in ended.err
-    assert "is not possible: give 1 to 100 characters that can be seen" in ended.err
+    assert "is not possible: give 1 to 100 printable characters" in ended.err
     assert files(tmp_path) == []

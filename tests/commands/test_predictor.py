@@ -33,7 +33,7 @@ def test_arguments_that_are_no_settings_are_named(predictor):
     images = np.zeros((3, 8, 8), np.uint8)
     for call in (lambda: predictor.evaluate(images, [0, 1, 2]), lambda: predictor.explain(None, images),
                  lambda: predictor.export(overrides=[images])):  # fmt: skip
-        with pytest.raises(InputError, match=r"takes other settings as texts, such as .* is a ndarray$"):
+        with pytest.raises(InputError, match=r"takes other settings as strings, such as .* is a ndarray$"):
             call()
 
 

@@ -225,7 +225,7 @@ def test_weights_that_cannot_be_used_are_told_before_anything_is_measured(comman
     )
     for overrides, line in (
         ([f"model.backbone={BACKBONE}"], f"the weights of {BACKBONE} cannot be fetched (OSError: no network): put "),
-        (["model.backbone=mobilenet_v2", f"model.weights={file}"], "has not the weights of this model.backbone"),
+        (["model.backbone=mobilenet_v2", f"model.weights={file}"], "does not have the weights of this model.backbone"),
     ):
         ended = command("train", "dataset=digits", "model=pretrained", "optimizer=adamw", "batch_size=32",
                         "dataset.image_size=null", *overrides)  # fmt: skip

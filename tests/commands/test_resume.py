@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastconv.models.weights import weights_digest
 from fastconv.runs.folder import hold
 from fastconv.runs.results import Results
-from fastconv.system import signals as interrupts
+from fastconv.system import signals
 from fastconv.system.errors import RunWarning
 from fastconv.system.files import unwritable
 from fastconv.training import checkpoint_file
@@ -101,8 +101,8 @@ def test_a_run_that_is_begun_anew_says_so(command, tmp_path, monkeypatch):
 def test_curves_go_on_where_they_were(command, tmp_path, monkeypatch, undisturbed):
     """Without what a process that was killed logged after its last checkpoint."""
     with monkeypatch.context() as patch:
-        patch.setattr(interrupts, "received", lambda: None)  # nobody asks: the signal is as good as a kill
-        patch.setattr("fastconv.training.callbacks.checkpoints.interrupts.received", lambda: None)
+        patch.setattr(signals, "received", lambda: None)  # nobody asks: the signal is as good as a kill
+        patch.setattr("fastconv.training.callbacks.checkpoints.signals.received", lambda: None)
         patch.setattr(ImageClassifier, "on_train_end", lambda self: (_ for _ in ()).throw(RuntimeError("killed")))
         with pytest.raises(RuntimeError, match="killed"):
             command("train", *RUN)
@@ -181,15 +181,15 @@ def test_a_named_run_needs_no_other_words(command, tmp_path, stopped, undisturbe
     assert same_weights(stopped, undisturbed)
     ended = command("train", f"resume={stopped}")
     assert ended.code == 1
-    assert ended.err == f"fastconv: resume={stopped} is finished: there is nothing to go on with\n"
+    assert ended.err == f"fastconv: resume={stopped} has finished: there is nothing to resume\n"
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("seed=1", "goes on as it began, with seed=0: leave out seed=1, or start a new run"),
-        ("model.width=16", "goes on as it began, with model.width=8"),
-        ("budget.seconds=5", "goes on as it began, with budget.seconds=None"),
+        ("seed=1", "continues with its own seed=0: leave out seed=1, or start a new run"),
+        ("model.width=16", "continues with its own model.width=8"),
+        ("budget.seconds=5", "continues with its own budget.seconds=None"),
     ],
 )
 def test_a_named_run_cannot_change(command, stopped, override, says):
@@ -326,17 +326,17 @@ def test_a_second_interrupt_ends_at_once(monkeypatch):
         raise EndedError(code)
 
     monkeypatch.setattr(os, "_exit", end)
-    with interrupts.listening():
-        interrupts.defer(True)
+    with signals.listening():
+        signals.defer(True)
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.received() == signal.SIGINT
+        assert signals.received() == signal.SIGINT
         os.kill(os.getpid(), signal.SIGTERM)  # told already
         with pytest.raises(EndedError, match="130"):
             os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_signal_outside_training_is_obeyed_at_once():
-    with pytest.raises(interrupts.Interrupted, match="SIGUSR1") as caught, interrupts.listening():
+    with pytest.raises(signals.Interrupted, match="SIGUSR1") as caught, signals.listening():
         signal.raise_signal(signal.SIGUSR1)
     assert caught.value.exit_code == 128 + signal.SIGUSR1
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL

@@ -16,7 +16,7 @@ from fastconv.config.overrides import compose
 from fastconv.config.overrides import typed as typed_config
 from fastconv.config.resume import job_of_sweep
 from fastconv.config.store import stored
-from fastconv.config.sweeps import override_of, remove_empty
+from fastconv.config.sweeps import _newest, override_of, remove_empty
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.train import report
@@ -95,6 +95,44 @@ def test_a_job_that_fails_is_shown_and_is_all_that_resume_runs(grid, command, tm
     assert {name: (sweep / name / "results.json").stat().st_mtime_ns for name in before} == before
     assert all(each.stop_reason == "epochs" and each.error is None for each in results_of(sweep).values())
     assert (sweep / "compare.html").exists()
+
+
+def test_a_job_that_starts_again_does_not_train_its_finished_sweep_again(grid, tmp_path, monkeypatch):
+    """One that SLURM requeues while it works on what follows. Another job begins its own."""
+    values = ("optimizer.max_lr=0.1,0.2", "schedule.max_epochs=0.1")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    ended, planned = grid(*values)
+    assert (ended.code, len(planned)) == (0, 2), ended.err
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    ended, planned = grid(*values)
+    assert (ended.code, planned) == (0, []), ended.err
+    (sweep,) = sweeps(tmp_path)
+    assert [f"{sweep.relative_to(tmp_path)}/{number} is finished" in ended.out for number in "01"] == [True, True]
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    ended, planned = grid(*values)
+    assert (ended.code, len(planned), len(sweeps(tmp_path))) == (0, 2, 2), ended.err
+
+
+@pytest.mark.parametrize(
+    ("job", "found"),
+    [("1", "left-1"), ("2", "whole-2"), ("3", "whole-3"), ("4", "left-1")],
+    ids=["own, unfinished", "own, finished", "the newest of its own", "none of its own"],
+)
+def test_a_job_that_starts_again_goes_on_with_its_own_sweep(tmp_path, monkeypatch, job, found):
+    """The newest that it has begun, unfinished ones first; that of another job only if it has none."""
+    asked = {"command": "train", "overrides": ["seed=0"], "jobs": 1}
+    for name in ("left-1", "whole-1", "whole-2", "whole-3"):
+        (tmp_path / name / "0").mkdir(parents=True)
+        jobs = ["3", "2"] if name == "whole-2" else [name[-1]]
+        (tmp_path / name / "sweep.yaml").write_text(yaml.safe_dump(asked | {"slurm_jobs": jobs}))
+        if name.startswith("whole"):
+            Results("digits", "davidnet", None, 0, 0, stop_reason="epochs").write(tmp_path / name / "0")
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert _newest(tmp_path, asked) == tmp_path / found
+    assert _newest(tmp_path, asked | {"jobs": 2, "overrides": []}) is None
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert _newest(tmp_path, asked) == tmp_path / "left-1"
 
 
 def test_auto_begins_a_new_sweep_if_none_is_left_to_do(command, tmp_path):

@@ -139,7 +139,7 @@ def test_a_moment_that_is_too_near_is_one_line(at_six, until, says):
 
 
 def test_outside_of_a_job_there_is_no_end_of_a_job(at_six):
-    with pytest.raises(InputError, match="this is no job of SLURM"):
+    with pytest.raises(InputError, match="this is not a SLURM job"):
         bounded(with_budget(until="job"), spent=2.0)
 
 

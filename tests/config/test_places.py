@@ -10,7 +10,10 @@ from fastconv.system.errors import InputError
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        (("dataset=mnist", "dataset.root=photos"), "dataset.root=photos is of images of your own, and mnist is not"),
+        (
+            ("dataset=mnist", "dataset.root=photos"),
+            "dataset.root=photos is for images of your own, and mnist is built in",
+        ),
         (
             ("dataset=image_folder", "dataset.root=photos", "dataset.train=others"),
             "dataset.train=others is not of dataset=image_folder: its images are where dataset.root says",

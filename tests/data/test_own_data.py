@@ -310,7 +310,7 @@ BAD = {
         ("dataset=csv", "dataset.train=missing.csv"),
         "names 2 files that are not there, such as a.png (line 2)",
     ),
-    "short row": (("dataset=csv", "dataset.train=short.csv"), "short.csv, line 3: a path and a label are wanted"),
+    "short row": (("dataset=csv", "dataset.train=short.csv"), "short.csv, line 3: expected a path and a label"),
     "no column": (("dataset=csv", "dataset.train=column.csv"), "has no column label"),
     "no table": (("dataset=csv", "dataset.train=no.csv"), "is no file"),
     "unknown": (("dataset=torchvision", "dataset.name=CIFAR11"), "did you mean CIFAR10"),

@@ -231,11 +231,10 @@ def test_a_missing_package_is_named_by_its_extra(tmp_path, digits_root, monkeypa
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", absent)
-    overrides = ["dataset=digits", *SHORT, f"stream.root={protocol}://user:secret@bucket/x"]
+    overrides = ["dataset=digits", *SHORT, f"stream.root={protocol}://bucket/x"]
     ended = run_command(tmp_path, digits_root, "train", *overrides)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "Install s3fs to access S3. pip install 'fastconv[" + extra + "]'" in ended.err
-    assert "secret" not in ended.err
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ READ = {
     "tabs": rows("{at}.png\t{label}", head="path\tlabel"),
     "bars": rows("{at}.png|{label}", head="path|label"),
     "spaces": rows("{at}.png {label}"),
+    "empty lines above": "\n \n" + rows("{at}.png;{label}", head="path;label"),
+    "empty lines above a separator": "\n\nsep=;\n" + rows("{at}.png;{label}", head="path;label"),
     "named separator": "sep=;\r\n" + rows("{at}.png;{label}", head="path;label"),
     "byte order mark": b"\xef\xbb\xbf" + rows("{at}.png,{label}", head="path,label").encode(),
     "utf-16": rows("{at}.png\t{label}", head="path\tlabel").encode("utf-16"),
@@ -183,6 +185,9 @@ REFUSED = {
     "parquet": (b"PAR1" + bytes(100), "is a parquet file"),
     "urls": (rows("https://example.org/{at}.png,{label}", head="path,label"), "12 URLs.*download"),
     "long text": (rows("x" * 5000 + "{at},{label}", head="path,label"), "names 12 files that are not there"),
+    "below a separator": ("sep=;\npath;label\n0.png;cat\n1.png;dog;1\n", "line 4: 3 cells"),
+    "one class, and no labels": (rows("{at}.png,{label}", head="path,label", names=("cat", "null")),
+                                 "single label, cat, and 6 images without a label: a classifier needs"),
     "one class": (rows("{at}.png,cat", head="path,label"), "single label, cat"),
     "no values": (rows("{at}.png,", head="path,label"), "has no labels"),
     "empty": ("", "is empty: give a table"),
@@ -231,6 +236,8 @@ def test_photographs_that_need_pillow_heif_say_so(photos, form):
         (("True", "true", "false"), ("False", "True")),
         (("10", "9", "b", "2", "a"), ("2", "9", "10", "a", "b")),
         (("-1", "1"), ("1", "-1")),
+        (("caf\u00e9", "cafe\u0301", "tea"), ("caf\u00e9", "tea")),  # one is how macOS writes it
+        (("cafe\u0301", "tea"), ("cafe\u0301", "tea")),
     ],
 )
 def test_labels_that_are_spelled_in_several_ways(photos, names, classes):
@@ -299,6 +306,12 @@ def test_values_of_the_split_are_shown_as_typed(photos):
     assert notes == (f"the column Split of {photos}/table.csv is not used: A is no split that is known",)
 
 
+def test_a_table_to_test_with_is_told_from_one_to_train_on(photos):
+    *_, notes = found(photos, rows("{at}.png,{label},test", head="path,label,split"))
+    assert notes == (f"the column split of {photos}/table.csv is not used: none of its rows is to train on",)
+    assert found(photos, rows("{at}.png,{label},train", head="path,label,split"))[3] == ()
+
+
 def test_columns_that_are_not_used_are_named(photos):
     *_, notes = found(photos, rows("{at}.png,{label},1,2,3,4,0.5", head="path,label,xmin,ymin,xmax,ymax,weight"))
     assert "xmin, ymin, xmax, ymax, weight" in notes[0]
@@ -313,6 +326,10 @@ def test_columns_that_are_not_used_are_named(photos):
 def test_doubtful_classes_are_told(photos):
     for names, told in (
         (("cat", "Cat"), "Cat and cat are 2 classes"),
+        (("cat", "cat\u200b"), r"labels cat and 'cat\u200b' are 2 classes"),  # a space without width
+        (("\uff43at", "cat"), r"labels cat and '\uff43at' are 2 classes"),  # a wide letter, of East Asian text
+        (("0.5", "0.50"), "labels 0.5 and 0.50 are 2 classes"),
+        (("1", "+1", "x"), "labels 1 and +1 are 2 classes"),
         (("cat", "dog", "cat, dog"), "though cat and dog are classes"),
         (("pet|cat", "pet|dog"), "label pet|cat is a class of its own"),
         (("cat", "No_label"), "label No_label is a class: if it means"),

@@ -119,7 +119,7 @@ def test_sets_with_other_signatures(tmp_path):
     [
         ("Boxes", "no set for classification: its targets are no numbers"),
         ("Gone", "cannot open Gone in .*: not found anywhere[.] Put its files there"),
-        *[(name, f"torchvision's {name} is no set for classification: ")
+        *[(name, f"torchvision's {name} is not for classification: ")
           for name in ("Kitti", "FakeData", "CocoDetection", "VOCSegmentation", "Flickr8k", "SBU", "UCF101", "Sintel",
                        "CarlaStereo", "CelebA", "LFWPairs", "VisionDataset", "ImageFolder", "MovingMNIST")],
     ],

@@ -192,7 +192,8 @@ def test_a_library_that_traps_ends_no_command(source, user_cache, place):
 
 def test_sizes_that_cannot_be_are_no_traceback(fresh, monkeypatch, tmp_path, user_cache):
     source = tmp_path / "winograd.c"
-    shutil.copy(winograd_library.SOURCE.with_name("vectors.h"), tmp_path)
+    for header in winograd_library.SOURCE.parent.glob("*.h"):
+        shutil.copy(header, tmp_path)
     text = winograd_library.SOURCE.read_text()
     source.write_text(
         text.replace("fastconv_convolve_floats(", "fastconv_other_floats(")

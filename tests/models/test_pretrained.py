@@ -202,7 +202,7 @@ def test_a_file_of_another_kind_is_one_line(tmp_path, file):
     assert f"lacks {first} and " in told(torchvision.models.squeezenet1_1().state_dict())
     assert f"other shapes of {first}." in told({**whole, first: torch.zeros(1)})
     assert "beyond them, more.weight." in told({**whole, "more.weight": torch.zeros(1)})
-    assert f"{first} has values that are no finite" in told({**whole, first: whole[first] * float("nan")})
+    assert f"{first} has values that are not finite" in told({**whole, first: whole[first] * float("nan")})
     with pytest.raises(InputError) as error:
         read_weights(Settings(weights="none.pth"))
     place, url = Path("none.pth").absolute(), "https://download.pytorch.org/models/resnet18-f37072fd.pth"

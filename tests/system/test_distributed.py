@@ -73,6 +73,8 @@ def started(monkeypatch):
         # Set first, so that what a call sets is taken back.
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
+    # A launcher has set them, and not a shell.
+    monkeypatch.setattr(distributed, "kept_variables", lambda found: [])
     # Hydra's proxy starts each process. Where the first process of a container runs the tests, nothing started that.
     monkeypatch.setattr("fastconv.system.cluster.parent_of", lambda process: 4242)
 
@@ -254,6 +256,42 @@ def test_numbers_of_mpirun_that_contradict_each_other_are_of_one_node(started, v
     started(variables)
     by = launch()
     assert (by and by.on_nodes) == found
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        (
+            srun(2, "1(x2)", SLURM_NODEID="7"),
+            "the variables of srun contradict each other (SLURM_PROCID=0, SLURM_STEP_",
+        ),
+        (
+            srun(2, "1(x2)", SLURM_NODEID="7", SLURM_PROCID="1"),
+            "SLURM_NODEID=7, SLURM_STEP_TASKS_PER_NODE=1(x2)): unset",
+        ),
+        (srun(1, "1", SLURM_STEP_NUM_TASKS="2", SLURM_NODEID="1"), "contradict each other"),
+        (srun(2, "2", SLURM_PROCID="2"), "SLURM_PROCID=2, SLURM_STEP_NUM_TASKS=2"),
+        (srun(2, "2", SLURM_PROCID="1", SLURM_LOCALID="2"), "SLURM_LOCALID=2, SLURM_NODEID=0"),
+        (
+            open_mpi(2, 2, rank=5, local_rank=1),
+            "mpirun contradict each other (OMPI_COMM_WORLD_RANK=5, OMPI_COMM_WORLD_",
+        ),
+        (hydra(2, 2, rank=2), "(PMI_RANK=2, PMI_SIZE=2, MPI_LOCALRANKID=0, MPI_LOCALNRANKS=2): unset them if a shell"),
+        (
+            {**TORCHRUN, "WORLD_SIZE": "2", "RANK": "2"},
+            "the variables of torchrun contradict each other (RANK=2, WORLD",
+        ),
+        ({**TORCHRUN, "WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "0", "GROUP_RANK": "1"}, "start the command by torchrun"),
+    ],
+)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_numbers_that_place_a_process_nowhere_are_one_line(started, monkeypatch, variables, says, devices):
+    """Of whichever process: the first one, if it is there, may see nothing wrong."""
+    monkeypatch.setattr(distributed, "WAIT_FOR_LINE", 0.0)
+    started(variables)
+    with pytest.raises(InputError) as error:
+        check_world(devices)
+    assert says in str(error.value)
 
 
 def test_jobs_of_open_mpi_on_a_node_have_ports_of_their_own(started):

@@ -79,7 +79,7 @@ def test_only_its_own_task_of_an_array_is_meant(slurm, array, name):
 
 def test_an_end_that_is_not_known_is_one_line(slurm):
     slurm({})
-    with pytest.raises(InputError, match="this is no job of SLURM"):
+    with pytest.raises(InputError, match="this is not a SLURM job"):
         job_end(NOW)
     slurm({"SLURM_JOB_ID": "7"}, squeue=("slurm_load_jobs error", 1))
     with pytest.raises(InputError, match="squeue does not say how long job 7 may still run"):

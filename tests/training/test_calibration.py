@@ -94,7 +94,7 @@ def test_a_checkpoint_with_another_temperature_is_refused(run, command):
     torch.save({**checkpoint, "temperature": 1.5}, run / "last.ckpt")
     ended = command("evaluate", f"run={run}")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert "is not the network that results.json" in ended.err
+    assert "does not belong to results.json" in ended.err
 
 
 def test_a_trained_run_that_was_stopped_before_it_had_one_gets_it(run, command):

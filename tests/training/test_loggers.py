@@ -93,7 +93,7 @@ def test_a_logger_of_ones_own_gets_curves_and_results(command, tmp_path, module)
     [
         ("logger=mflow", "did you mean mlflow"),
         ("+logger.mine=true", "logger.mine is unknown"),
-        ("+logger.mine={_target_: mypkg.Nothing}", "is no logger of Lightning's kind"),
+        ("+logger.mine={_target_: mypkg.Nothing}", "is not a Lightning logger"),
         ("+logger.mine={_target_: mypkg.Mine}", "logger.mine: Mine missing a required argument: 'folder'"),
         ("+logger.mine={_target_: mypkg.Other}", "logger.mine._target_=mypkg.Other"),
     ],

@@ -85,7 +85,7 @@ def test_a_run_goes_on_on_another_machine(tmp_path, machine, store, monkeypatch)
     assert (tmp_path / "first" / "outputs" / "digits" / run.name / "report.html").exists()
     again = first("train", f"resume={url}", "data=data")
     assert (again.code, again.err.count("\n")) == (1, 1)
-    assert "is finished: there is nothing to go on with" in again.err
+    assert "has finished: there is nothing to resume" in again.err
 
 
 def test_results_are_sent_last_and_only_what_has_changed_is_sent_again(tmp_path, store, monkeypatch):

@@ -65,7 +65,7 @@ def test_a_network_that_was_not_scored_is_refused(tmp_path, davidnet_run):
         load_run(run)
     state["weights_digest"], state["global_step"] = weights_digest(state["state_dict"]), 5
     torch.save(state, run / "last.ckpt")
-    with pytest.raises(InputError, match=r"last.ckpt \(step 5\) is not the network that results.json \(step \d+\)"):
+    with pytest.raises(InputError, match=r"last.ckpt \(step 5\) does not belong to results.json \(step \d+\)"):
         load_run(run)
     results["weights_digest"] = None  # of a version without
     (run / "results.json").write_text(json.dumps(results))

@@ -222,7 +222,7 @@ def test_a_signal_to_one_rank_ends_all_at_the_same_step(exchange, monkeypatch, s
     """The checkpoint is of the step after the one that the signal came in. After the last one they end before they
     score."""
     ranks = Saved(budget=None, max_steps=steps), Saved(10, budget=None, max_steps=steps)
-    received = "fastconv.training.callbacks.checkpoints.interrupts.received"
+    received = "fastconv.training.callbacks.checkpoints.signals.received"
     monkeypatch.setattr(received, lambda: getattr(ranks[exchange.rank.number], "received", None))
     failed = train(exchange, *ranks)
     assert all(isinstance(error, Interrupted) and error.exit_code == 143 for error in failed.values())

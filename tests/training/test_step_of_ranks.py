@@ -60,16 +60,37 @@ def test_ranks_do_not_share_their_sums(one_of_two):
     assert {name for name, _ in module.named_buffers()} - shared == {"train_sums"}
 
 
-def test_parameters_that_the_loss_does_not_depend_on_are_named_in_the_first_step(one_of_two):
+@pytest.mark.parametrize("steps", [0, 2])
+def test_parameters_that_the_loss_does_not_depend_on_are_named_in_that_step(one_of_two, steps):
+    """Be it the first one or the last, after which torch would not notice it."""
     module = nn.ModuleDict({"used": nn.Linear(2, 1), "spare": nn.Linear(2, 1), "frozen": nn.Linear(2, 1)})
     module["frozen"].requires_grad_(False)
     exchange, images = GradientExchange(DistributedDataParallel(module)), torch.ones(3, 2)
+
+    def step(*names):
+        module.zero_grad()
+        exchange.prepare()
+        sum(module[name](images).sum() for name in names).backward()
+        exchange.check()
+
+    for _ in range(steps):
+        step("used", "spare")
     with exchange.accumulate():
         module["used"](images).sum().backward()
         exchange.check()
+    with pytest.raises(SharedError, match=r"depend on spare\.weight, spare\.bias, but"):
+        step("used")
+
+
+def test_parameters_without_a_gradient_of_the_last_part_are_told_of(one_of_two):
+    """Those that have a gradient of the part before it."""
+    module = nn.ModuleDict({"used": nn.Linear(2, 1), "spare": nn.Linear(2, 1)})
+    exchange, images = GradientExchange(DistributedDataParallel(module)), torch.ones(3, 2)
+    with exchange.accumulate():
+        (module["used"](images) + module["spare"](images)).sum().backward()
     exchange.prepare()
     module["used"](images).sum().backward()
-    with pytest.raises(SharedError, match=r"depend on spare\.weight, spare\.bias, but"):
+    with pytest.raises(SharedError, match="does not depend on some parameters, but ranks"):
         exchange.check()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels
 from fastconv.analysis.scoring import batches
 from fastconv.config.commands import Method
-from fastconv.system.errors import InputError, nearest
+from fastconv.system.errors import InputError, message_of, nearest
 
 # Linear layers, for which DeepLIFT needs no rule.
 LINEAR = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
@@ -121,9 +121,9 @@ class Attributor:
                 if not isinstance(found, Tensor):
                     raise TypeError(f"it gives a {type(found).__name__} instead of attributions")
             except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError) as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
                 raise InputError(
-                    f"method {self.title} does not work here ({reason}): check its arguments, or leave it out"
+                    f"method {self.title} does not work here ({message_of(error)}): check its arguments, or leave it"
+                    " out"
                 ) from error
         found = found.detach()
         if not self.is_layered:

@@ -13,6 +13,7 @@ from fastconv.config.run_settings import hparams
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_augmented, is_seed
 from fastconv.system.errors import InputError
+from fastconv.system.terminal import plain_console
 
 
 def explain_sweep(
@@ -28,7 +29,7 @@ def explain_sweep(
 
     Returns the reports' folders, by data set. Raises InputError if there are no such pairs.
     """
-    console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    console = console or plain_console()
     folders = sorted(
         (path.parent for path in sweep.glob("*/config.yaml")), key=lambda path: (len(path.name), path.name)
     )
@@ -36,7 +37,7 @@ def explain_sweep(
     groups = pairs(finished)
     if not groups:
         raise InputError(
-            f"{sweep} has no finished runs that differ in their augmentation alone: sweep over augment=none,standard"
+            f"{sweep} has no finished runs that differ only in their augmentation: sweep over augment=none,standard"
         )
     paired = [run.folder for pairing in groups.values() for group in pairing for run in group]
     for folder in folders:

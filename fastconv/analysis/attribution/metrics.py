@@ -166,14 +166,9 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, area: np.ndarray | N
         inside = (one != 0) | (other != 0)
         if area is not None:
             inside &= area[row]
-        if inside.sum() < 3:
-            continue
-        ranks = rankdata(one[inside]), rankdata(other[inside])
-        spreads = ranks[0].std(), ranks[1].std()
-        if min(spreads) > 0:
-            found[row] = np.mean((ranks[0] - ranks[0].mean()) * (ranks[1] - ranks[1].mean())) / (
-                spreads[0] * spreads[1]
-            )
+        if inside.sum() >= 3:
+            with np.errstate(invalid="ignore"):  # a constant map has no correlation
+                found[row] = np.corrcoef(rankdata(one[inside]), rankdata(other[inside]))[0, 1]
     return found
 
 

@@ -63,9 +63,7 @@ class PixelNetwork(nn.Module):
             names = [*(("last", "fine") if blocks else ()), *modules]
             raise InputError(f"unknown layer {name}{nearest(name, names)} Choose from: {', '.join(names)}")
         if chosen not in sizes:
-            raise InputError(
-                f"layer {name} has no map of positions in the image: choose an earlier one, such as layer=last"
-            )
+            raise InputError(f"layer {name} has no spatial map: choose an earlier one, such as layer=last")
         return modules[chosen], sizes[chosen]
 
     def _map_sizes(self, modules: dict[str, nn.Module], shape: tuple[int, int, int]) -> dict[str, tuple[int, int]]:

@@ -13,18 +13,18 @@ def require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
         if other.classes != one.classes:
             missing = sorted(set(one.classes) ^ set(other.classes)) or ["their order"]
             raise InputError(
-                f"{one.folder} and {other.folder} have other classes ({', '.join(missing[:5])}): give runs of the"
+                f"{one.folder} and {other.folder} have different classes ({', '.join(missing[:5])}): give runs of the"
                 " same data set"
             )
         if (other.config.dataset.name, other.shape) != (one.config.dataset.name, one.shape):
             raise InputError(
-                f"{one.folder} is of {one.config.dataset.name} and {other.folder} of {other.config.dataset.name}:"
-                " give runs of the same data set"
+                f"{one.folder} was trained on {one.config.dataset.name} and {other.folder} on"
+                f" {other.config.dataset.name}: give runs of the same data set"
             )
         if other.resize != one.resize:
             raise InputError(
-                f"{one.folder} is of dataset.resize={one.resize} and {other.folder} of {other.resize}: give runs that"
-                " see the images alike"
+                f"{one.folder} was trained with dataset.resize={one.resize} and {other.folder} with {other.resize}:"
+                " give runs with the same dataset.resize"
             )
     for key, group in (("run", first), ("against", second)):
         found = [hparams(run.config) for run in group]
@@ -32,12 +32,12 @@ def require_alike(first: list[TrainedRun], second: list[TrainedRun]) -> None:
             differing = [name for name in values if values[name] != found[0].get(name) and not is_seed(name)]
             if differing:
                 raise InputError(
-                    f"{key}: {group[0].folder} and {run.folder} differ in {differing[0]}, and not in their seeds alone"
+                    f"{key}: {group[0].folder} and {run.folder} differ in {differing[0]}, not only in their seeds"
                 )
         if len({run.config.seed for run in group}) < len(group):
             raise InputError(f"{key} names runs of the same seed: give one for each seed")
     if len(first) > 1 and second and [run.config.seed for run in first] != [run.config.seed for run in second]:
-        raise InputError("run and against have other seeds: give them in the same order, so that they make pairs")
+        raise InputError("run and against have different seeds: give the same seeds in the same order, to make pairs")
 
 
 def names_of(first: TrainedRun, second: TrainedRun | None) -> list[str]:

@@ -12,15 +12,12 @@ from fastconv.analysis.comparison.tables import columns, group_rows, heading, ru
 from fastconv.analysis.comparison.verdicts import BEST, FEWEST_SEEDS, HIGHEST, NOT_DIFFERENT, UNTESTED
 from fastconv.analysis.html import Cell, Figure, Table, write_page
 from fastconv.runs.collection import as_text
-from fastconv.system.wording import counted
+from fastconv.system.wording import counted, first_names
 
 # Columns that are left out where all rows have the same value.
 SHARED = ("dataset", "model", "experiment")
-
-
-def number_of_runs(count: int) -> str:
-    """A number of runs, in words for a title."""
-    return counted(count, "run")
+# Names of groups in a sentence.
+NAMED = 5
 
 
 def write_comparison(groups: list[Group], measure: str, path: Path) -> None:
@@ -31,7 +28,7 @@ def write_comparison(groups: list[Group], measure: str, path: Path) -> None:
         write_page(
             path,
             "comparison.html",
-            title=f"{number_of_runs(len(entries))} of {', '.join(datasets)}",
+            title=f"{counted(len(entries), 'run')} of {', '.join(datasets)}",
             findings=findings(groups, measure),
             fewest_seeds=FEWEST_SEEDS,
             groups=table(group_rows(groups, measure)),
@@ -58,13 +55,13 @@ def findings(groups: list[Group], measure: str) -> list[str]:
         text += f" {100 * summary.mean:.2f}{spread} % (n = {summary.n})"
         text += {BEST: ", the best.", HIGHEST: ", the highest."}.get(first.verdict, ".")
         if alike := [name for name, group in found if group.verdict == NOT_DIFFERENT]:
-            text += f" Not significantly different from it (Welch's t-test, 5 %): {named(alike)}."
+            text += f" Not significantly different from it (Welch's t-test, 5 %): {first_names(alike, NAMED, '; ')}."
         untested = [(name, group) for name, group in found if group.verdict in (UNTESTED, HIGHEST)]
         if untested:
             count = counted(len(untested), "setting is", "settings are")
             text += f" {count} untested: a test takes {FEWEST_SEEDS} seeds each of two settings."
         if higher := [name for name, group in untested if group.summary(measure).mean > summary.mean]:
-            text += f" Higher than the best, but untested: {named(higher)}."
+            text += f" Higher than the best, but untested: {first_names(higher, NAMED, '; ')}."
         sentences.append(text)
     if not sentences:
         sentences.append("No run is finished.")
@@ -76,12 +73,6 @@ def findings(groups: list[Group], measure: str) -> list[str]:
         failed = counted(problems, "run failed or is", "runs failed or are")
         sentences.append(f"{failed} not finished; the table of runs says why.")
     return sentences
-
-
-def named(names: list[str], most: int = 5) -> str:
-    """Join names for a sentence: at most the first `most`, and the number of the others."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return "; ".join(names[:most]) + more
 
 
 def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> tuple[list[Figure], str]:

@@ -16,6 +16,7 @@ from fastconv.runs.results import ACCURACIES, MEASURES
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, printable
+from fastconv.system.terminal import plain_console
 
 # Characters of a line of a table that goes to a file or another program.
 FILE_WIDTH = 200
@@ -213,7 +214,6 @@ def as_lines(rows: list[dict[str, Any]], header: list[str]) -> list[str]:
 
 def print_table(rows: list[dict[str, Any]], header: list[str], problems: list[Entry]) -> None:
     """Print rows to the terminal, as wide as it is, and below them why each unfinished run has no results."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -221,9 +221,7 @@ def print_table(rows: list[dict[str, Any]], header: list[str], problems: list[En
     for row in rows if len(rows) <= DRAWN_ROWS else ():
         style = "bold" if row.get("verdict") == BEST else "red" if row.get("problem") else None
         table.add_row(*(Text(shown(name, row[name])) for name in header), style=style)
-    console = Console(
-        width=None if sys.stdout and sys.stdout.isatty() else FILE_WIDTH, highlight=False, markup=False, soft_wrap=True
-    )
+    console = plain_console(width=None if sys.stdout and sys.stdout.isatty() else FILE_WIDTH)
     if len(rows) <= DRAWN_ROWS:
         console.print(table)
     else:

@@ -145,9 +145,9 @@ def sparse(confusion: np.ndarray) -> dict[str, list[int]]:
     return {"label": labels.tolist(), "prediction": predictions.tolist(), "images": counts.tolist()}
 
 
-def wilson(correct: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a proportion of which `correct` of `count` were seen (Wilson 1927)."""
-    z = ndtri((1 + level) / 2)
+def wilson(correct: int, count: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a proportion of which `correct` of `count` were seen (Wilson 1927)."""
+    z = ndtri(0.975)
     share, spread = correct / count, z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = z * np.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)

@@ -28,11 +28,6 @@ from fastconv.system.wording import counted
 SHOWN_ERRORS, PICTURE_SIDE = 24, 96
 
 
-def write_report(config: Evaluate) -> list[str]:
-    """Score a run's network as `evaluate_run` does; returns lines to print."""
-    return evaluate_run(config)[1]
-
-
 def evaluate_run(config: Evaluate) -> tuple[Evaluation, list[str]]:
     """Score a run's network and write `evaluation.json` and `report.html` into its folder; also returns lines to print.
 

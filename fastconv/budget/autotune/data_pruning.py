@@ -6,10 +6,8 @@ altogether. As the selection is made before training, the stream of the run can 
 """
 
 import contextlib
-import hashlib
 import io
 import itertools
-import json
 import math
 import time
 from dataclasses import asdict
@@ -30,6 +28,7 @@ from fastconv.data.stream.spec import OnlineStream, StreamSpec
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
 from fastconv.system.files import keep_measurement, read_file
+from fastconv.system.json_text import json_digest
 
 # Bytes before the numbers of an array in a file, at most.
 HEADER_BYTES = 1024
@@ -72,7 +71,7 @@ def skip_schedule(
     key = {"stream": spec.fingerprint, "share": share, "network": asdict(pruning_proxy(data.side))}
     key |= {"steps": proxy_steps(len(data), settings), "label_smoothing": settings.proxy_label_smoothing}
     key |= {"device": device.kind, "precision": device.precision, "torch": torch.__version__}
-    path = cache / f"skip_schedule-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.npy"
+    path = cache / f"skip_schedule-{json_digest(key)}.npy"
 
     selected: np.ndarray | None = None
 

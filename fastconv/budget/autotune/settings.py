@@ -183,9 +183,9 @@ class Autotune:
     """Share of a run's time that a compiled step saves on a GPU: a guess. Without a CUDA graph, compiled steps of
     `speedrun` took 0.5 of the time of others on an H100 (n = 10 and 5), but much of that was the host's time."""
     compile_seconds: float = 29.0
-    """Compiling the step takes so long, and where the compiler had done it before,"""
+    """Compiling the step takes so long where the compiler has kept nothing of it: one run on an H100."""
     compile_kept_seconds: float = 8.0
-    """so long (one run each of the same network on an H100)."""
+    """Compiling the step takes so long where the compiler has kept it: one run of the same network on an H100."""
     device_stream_share: float = 0.25
     """Share of a GPU's free memory that the images of `stream=device` may take: the rest is for training. A quarter of
     8 GB is 13 times CIFAR-10."""

@@ -129,7 +129,7 @@ class Policy:
             kind = import_target(target)
             settings = {key: value for key, value in entry.items() if key != "_target_"}
             try:
-                made = kind(**settings) if callable(kind) else kind
+                made = kind(**settings)
             except (TypeError, ValueError) as error:
                 raise InputError(f"augment.extra: {target} cannot be made of {settings}: {error}") from error
             if not isinstance(made, Transform):

@@ -1,10 +1,11 @@
 """Which arrays of a .npz are the images and labels of each split, by the names that people give them."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from fastconv.system.errors import InputError
+from fastconv.system.wording import first_names
 
 # If a split has several, the first of them here counts.
 IMAGES = ("images", "image", "x", "data", "imgs", "img", "inputs", "pixels")
@@ -12,6 +13,8 @@ LABELS = ("labels", "label", "y", "targets", "target", "classes")
 SPLITS = {"": ("",), "train": ("train", "training"), "test": ("test", "testing"),
           "val": ("val", "valid", "validation", "dev")}  # fmt: skip
 WANTED = "images and labels (or x_train, y_train, x_test, y_test, or train_images, train_labels, ...)"
+# Names of arrays in an error.
+SHOWN = 12
 
 
 def find_keys(path: Path, names: Collection[str]) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
@@ -32,12 +35,13 @@ def find_keys(path: Path, names: Collection[str]) -> tuple[list[tuple[str, str]]
             pairs[split] = (images, labels)
     train = next((pairs[split] for split in ("", "train") if split in pairs), None)
     if train is None:
-        there = f"the arrays {_some(sorted(names))}" if names else "no arrays"
+        there = f"the arrays {first_names(sorted(names), SHOWN)}" if names else "no arrays"
         raise InputError(f"{path} has {there}: {WANTED} are wanted")
     for kind, missing in (("images", "labels"), ("labels", "images")):
         if ("test", kind) in roles and ("test", missing) not in roles:
             there = min(roles["test", kind])[1]
-            raise InputError(f"{path} has {there}, but no {missing} for it: the arrays are {_some(sorted(names))}")
+            arrays = first_names(sorted(names), SHOWN)
+            raise InputError(f"{path} has {there}, but no {missing} for it: the arrays are {arrays}")
     test = next((pairs[split] for split in ("test", "val") if split in pairs), None)
     used = [train, test] if test else [train]
     return used, tuple(name for name in names if not any(name in pair for pair in used))
@@ -54,7 +58,3 @@ def _role(name: str) -> tuple[str, str, int] | None:
         return None
     kind = "images" if nouns[0] in IMAGES else "labels"
     return splits[0] if splits else "", kind, (IMAGES if kind == "images" else LABELS).index(nouns[0])
-
-
-def _some(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

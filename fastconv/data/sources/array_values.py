@@ -10,6 +10,7 @@ from fastconv.system.errors import InputError
 from fastconv.system.memory import release_pages
 from fastconv.system.wording import counted
 
+# Numbers of channels that an image may have.
 CHANNELS = (1, 3, 4)
 
 
@@ -59,8 +60,8 @@ def as_labels(array: np.ndarray, where: str) -> list[str | None]:
         whole = ((array == 0) | (array == 1)).all() and (array.sum(1) == 1).all()
         if not whole:
             raise InputError(
-                f"{where} of {array.dtype}, {shape_of(array.shape)}, whose rows have not one 1 each: give one label an"
-                " image"
+                f"{where} of {array.dtype}, {shape_of(array.shape)}, whose rows do not each have a single 1: give one"
+                " label for each image"
             )
         array = array.argmax(1)
     if array.ndim != 1 or array.dtype.kind not in "biufUS":

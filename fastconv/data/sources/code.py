@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.data.sources.base import Arrays, Source
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.targets import import_target, source_digest
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ def call(dataset: "Dataset") -> Source | Arrays:
     """
     path = _path(dataset)
     function = import_target(path)
-    if not callable(function):
-        raise InputError(f"dataset._target_={path} is no function: give one that returns images and labels")
     try:
         made = function(**dataset.arguments)
     except InputError:
@@ -57,9 +55,9 @@ def _checked(made: object, path: str) -> Arrays:
         classes = tuple(map(str, made[4]))
         train_images, train_labels, test_images, test_labels = map(np.asarray, made[:4])
     except (TypeError, ValueError) as error:  # images of several sizes, tensors of a GPU, or no list
-        line = " ".join(str(error).split())[:200]
         raise InputError(
-            f"dataset._target_={path} returned what makes no arrays or no list of names: {line}"
+            f"dataset._target_={path} returned values that do not make arrays and a list of names:"
+            f" {message_of(error, 200)}"
         ) from error
     require(len(classes) >= 2, f"a classifier needs two or more classes, there are {len(classes)}")
     for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):

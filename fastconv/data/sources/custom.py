@@ -128,7 +128,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         having = counted(len(several), "image has", "images have")
         notes.append(f"{having} several frames or pages, such as {min(several)}: the first is used")
     if dataset.strict and unreadable:
-        raise InputError(f"{note}. Mend or remove them, or set dataset.strict=false to go on without them")
+        raise InputError(f"{note}. Repair or remove them, or set dataset.strict=false to leave them out")
     hashes = [content_hashes(each.images) for each in decoded]
     if count > 1 and len(np.unique(np.concatenate(hashes))) == 1:
         raise InputError(f"all images of {dataset.name} are the same, pixel by pixel: there is nothing to learn")
@@ -180,7 +180,7 @@ def _require_classes(name: str, classes: tuple[str, ...], labels: NDArray[np.int
     `left_out` tells of the images that are left out, which may be all of a class.
     """
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise InputError(f"{name} has labels outside of [0, {len(classes)}): number its classes so")
+        raise InputError(f"{name} has labels outside of [0, {len(classes)}): number the classes from 0 on")
     counts = np.bincount(labels, minlength=len(classes))
     if not counts.all() and (part == "train on" or not len(labels)):
         absent = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]

@@ -24,7 +24,8 @@ class ImagePaths:
 
         None if there is no such file. Raises InputError if a name without an ending means several files.
         """
-        if (path := self._root / name) and is_file(path):
+        path = self._root / name
+        if os.path.isfile(path):  # False for a text that cannot be a path
             return path
         if not name or "\0" in name:
             return None
@@ -39,15 +40,7 @@ class ImagePaths:
             found = [path.name]
         if len(found) > 1:
             raise InputError(f"{name} may be {' or '.join(sorted(found)[:3])} in {path.parent}: give the whole name")
-        return path.parent / found[0] if found and is_file(path.parent / found[0]) else None
-
-
-def is_file(path: Path) -> bool:
-    """Whether a path is a file; False for a text that cannot be a path."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, or with a null byte
-        return False
+        return path.parent / found[0] if found and os.path.isfile(path.parent / found[0]) else None
 
 
 def _listing(folder: Path) -> dict[str, list[str]]:

@@ -1,8 +1,10 @@
 """Labels as tables, arrays and tars spell them: which are missing, which are the same, and the order of the classes."""
 
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 
 from fastconv.data.sources.base import natural
 from fastconv.system.errors import InputError
@@ -25,15 +27,17 @@ def label_of(text: str) -> str | None:
     return None if text.lower() in _NO_VALUE else text
 
 
-def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
+def class_names(labels: Iterable[str], where: object, missing: int = 0) -> dict[str, str]:
     """Map each label as it is spelled to the name of its class, in the order of the classes.
 
-    Labels that are equal as numbers (0 and 0.0) or as truth values (True and true) are one class. The order is that of
-    the numbers, then that of the words, the same in every process.
+    Labels that are equal as numbers (0 and 0.0) or as truth values (True and true), or that differ only in how Unicode
+    composes their accents, are one class. The order is that of the numbers, then that of the words, the same in every
+    process.
 
     Args:
         labels: the labels, as they are spelled.
         where: the file, for errors.
+        missing: images without a label, for errors.
 
     Raises InputError for fewer than two classes, for infinity or -1 among other numbers, since these usually mean no
     label, and for a label that joins others.
@@ -43,10 +47,11 @@ def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
         raise InputError(
             f"{where} has the label {min(joined)}, which is several in one: a classifier needs one for each image"
         )
-    names = {label: label for label in spelled}
+    composed = Counter(map(_composed, spelled))
+    names = {label: label if composed[_composed(label)] == 1 else _composed(label) for label in spelled}
     infinite = sorted(label for label in spelled if _INFINITE.fullmatch(label))
     if infinite and all(map(_is_number, spelled)):
-        raise InputError(f"{where} has the label {infinite[0]} beside numbers: correct it, or leave these images out")
+        raise InputError(f"{where} has the label {infinite[0]} beside numbers: correct it or leave these images out")
     if all(_WHOLE.fullmatch(label) for label in spelled):
         if any("." not in label for label in spelled):  # else all are written so, and may stay
             names = {label: label.partition(".")[0] for label in spelled}
@@ -59,8 +64,12 @@ def class_names(labels: Iterable[str], where: object) -> dict[str, str]:
         names = {label: label.capitalize() for label in spelled}
     classes = sorted(set(names.values()), key=natural)
     if len(classes) < 2:
-        raise InputError(f"{where} has a single label, {classes[0]}: a classifier needs two or more" if classes else
-                         f"{where} has no labels: a classifier needs images of two classes or more")  # fmt: skip
+        beside = f", and {counted(missing, 'image')} without a label" if missing else ""
+        raise InputError(
+            f"{where} has a single label, {classes[0]}{beside}: a classifier needs two or more"
+            if classes
+            else f"{where} has no labels: a classifier needs images of two classes or more"
+        )
     return dict(sorted(names.items(), key=lambda pair: (natural(pair[1]), pair[0])))
 
 
@@ -80,6 +89,32 @@ def combined(labels: Collection[str], always: bool = False) -> dict[str, list[st
     return found
 
 
+def _composed(label: str) -> str:
+    """The label with its accents in one with their letters: macOS and some archives take them apart."""
+    return unicodedata.normalize("NFC", label)
+
+
+def _shown(name: str) -> str:
+    """A name in which blanks at its ends, and letters that cannot be seen or told from others, can be seen."""
+    return ascii(name) if name != _plain(name) else repr(name) if name != name.strip() else name
+
+
+def _plain(name: str) -> str:
+    """A name without letters that cannot be seen, and in one form of each letter."""
+    return "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
+
+
+def _meaning(name: str) -> Hashable:
+    """Equal for names that look alike or mean the same: equal numbers, and what differs in case, blanks, zeros in front
+    and letters that cannot be seen."""
+    try:
+        if (number := Decimal(name)).is_finite():
+            return number
+    except InvalidOperation:
+        pass
+    return re.sub(r"^0+(?=[0-9])", "", " ".join(_plain(name).casefold().split()))
+
+
 def _is_number(label: str) -> bool:
     try:
         float(label)
@@ -95,14 +130,14 @@ def numbers_of(names: Mapping[str, str]) -> dict[str, int]:
 
 
 def class_notes(classes: Iterable[str]) -> list[str]:
-    """Sentences about classes that may not be meant: the same but for their case or zeros, several names, no value."""
+    """Sentences about classes that may not be meant: alike in all but their spelling, several names, no value."""
     alike, notes = defaultdict(list), []
     classes = list(classes)
     for name in classes:
-        alike[re.sub(r"^0+(?=[0-9])", "", " ".join(name.casefold().split()))].append(name)
+        alike[_meaning(name)].append(name)
     for group in alike.values():
         if len(group) > 1:
-            shown = (repr(name) if name != name.strip() else name for name in group)  # blanks can be seen
+            shown = map(_shown, group)
             notes.append(f"the labels {' and '.join(shown)} are {len(group)} classes")
     known = set(classes)
     for name in classes:

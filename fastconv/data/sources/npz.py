@@ -16,7 +16,7 @@ import numpy as np
 
 from fastconv.data.sources.spool import Spool
 from fastconv.data.sources.unpacking import FREE_BYTES, MOST_RATIO
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.wording import counted
 
 # Arrays of more bytes are memory-mapped, copied in parts of this size.
@@ -101,7 +101,7 @@ class NpzArray:
             )
 
     def _damaged(self, error: Exception) -> InputError:
-        return InputError(f"cannot read {_key(self.member)} of {self.path}: {' '.join(str(error).split())}")
+        return InputError(f"cannot read {_key(self.member)} of {self.path}: {message_of(error)}")
 
 
 def open_npz(path: Path) -> dict[str, NpzArray]:
@@ -133,8 +133,7 @@ def _open(path: Path, file: zipfile.ZipFile, member: zipfile.ZipInfo) -> NpzArra
             unpacked = member.file_size - content.tell()
         return NpzArray(path, member.filename, *header, min(member.compress_size, path.stat().st_size), unpacked)
     except Exception as error:  # numpy and zipfile each raise their own
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        why = "it is encrypted" if member.flag_bits & 1 else why
+        why = "it is encrypted" if member.flag_bits & 1 else message_of(error, 200)
         raise InputError(
             f"cannot read {member.filename[:200]} of {path} ({why}): store arrays images and labels with np.savez"
         ) from error

@@ -19,7 +19,7 @@ from fastconv.data.sources.patterns import matching
 from fastconv.data.sources.spool import Spool, SpooledSamples
 from fastconv.data.sources.typed_columns import CLASSES, IMAGE, NEITHER, OTHER, TypedColumn, choose_columns
 from fastconv.data.sources.unpacking import FREE_BYTES, IMAGE_BYTES, MOST_RATIO
-from fastconv.system.errors import InputError, reason
+from fastconv.system.errors import InputError, message_of, reason
 from fastconv.system.json_text import from_json
 
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ def _parquet_file(path: Path, key: str) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    why = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(f"cannot read {path}, which must be a parquet file: {why}")
+    return InputError(f"cannot read {path}, which must be a parquet file: {message_of(error, 200)}")
 
 
 def _features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:

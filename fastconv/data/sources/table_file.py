@@ -39,12 +39,12 @@ def read_rows(path: Path) -> Rows:
     try:
         encoding = _encoding(path)
         with path.open(newline="", encoding=encoding) as file:
-            separator = _separator(file)
+            separator, above = _separator(file)
             reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True) if separator else None
             before = csv.field_size_limit(LONGEST_CELL)
             try:
                 for row in reader if reader else (line.rsplit(None, 1) for line in file):
-                    number = reader.line_num if reader else number + 1
+                    number = above + reader.line_num if reader else number + 1
                     cells = [cell.strip() for cell in row]
                     if any(cells):
                         yield number, cells
@@ -91,14 +91,16 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
-def _separator(file: IO[str]) -> str:
+def _separator(file: IO[str]) -> tuple[str, int]:
     """The separator that the first line has, or that it names (`sep=;`, as spreadsheets do); empty if there is none.
 
-    Leaves the file at its first row.
+    Leaves the file at its first row, and returns the number of lines above it too.
     """
-    first = file.readline()
+    above, first = 0, file.readline()
+    while first and not first.strip():
+        above, first = above + 1, file.readline()
     if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:
-        return first.strip()[4]
+        return first.strip()[4], above + 1
     file.seek(0)
     counts = {each: len(next(csv.reader([first], delimiter=each), [])) for each in SEPARATORS}
-    return max(SEPARATORS, key=lambda each: counts[each]) if max(counts.values()) > 1 else ""
+    return max(SEPARATORS, key=lambda each: counts[each]) if max(counts.values()) > 1 else "", 0

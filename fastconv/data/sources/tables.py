@@ -14,13 +14,13 @@ import numpy as np
 
 from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.decode import Sample
-from fastconv.data.sources.image_paths import ImagePaths, is_file
+from fastconv.data.sources.image_paths import ImagePaths
 from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, combined, label_of, numbers_of
 from fastconv.data.sources.table_columns import MULTI_LABEL, Columns, find_columns, no_column
 from fastconv.data.sources.table_file import read_rows
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file
-from fastconv.system.wording import counted
+from fastconv.system.wording import counted, first_names
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
@@ -66,17 +66,18 @@ def table(dataset: "Dataset", data: Path) -> Source:
         notes += told
         _require_files(path, rows)
         if columns.unused:
-            notes.append(f"{path} has columns that are not used: {_some(columns.unused)}")
+            notes.append(f"{path} has columns that are not used: {first_names(columns.unused, SHOWN)}")
         parts, told = _parted(path, columns, rows) if len(paths) == 1 else ([rows], _unparted(path, columns))
         splits += parts
         notes += told
         tables.append((path, columns, rows))
     _require_single_labels(tables)
-    names = class_names((row.label for split in splits for row in split if row.label is not None), paths[0])
+    unlabelled = [(f"{row.name} (line {row.line})", NO_LABEL) for split in splits for row in split if row.label is None]
+    labels = (row.label for split in splits for row in split if row.label is not None)
+    names = class_names(labels, paths[0], len(unlabelled))
     classes = list(dict.fromkeys(names.values()))
     number = numbers_of(names)
     notes += class_notes(classes)
-    unlabelled = [(f"{row.name} (line {row.line})", NO_LABEL) for split in splits for row in split if row.label is None]
     places = roots if len(roots) == len(splits) else roots * 2
 
     def find() -> Found:
@@ -95,14 +96,16 @@ def _read(path: Path, root: Path, dataset: "Dataset") -> tuple[Columns, list[Row
     labels."""
     found, files, rows = read_rows(path), ImagePaths(root), []
     line, first = next(found, (0, []))
-    columns = find_columns(path, first, lambda name: is_file(root / name), dataset.image_column, dataset.label_column)
+    columns = find_columns(
+        path, first, lambda name: os.path.isfile(root / name), dataset.image_column, dataset.label_column
+    )
     seen: dict[int, set[tuple[str, str]]] = {at: set() for at in columns.rivals}
     width = max((at + 1 for at, cell in enumerate(first) if cell), default=0)
     if not columns.head:
         rows.append(_row(path, columns, first, line, files))
     for line, cells in found:
         if len(cells) < columns.needed:
-            raise InputError(f"{path}, line {line}: a path and a label are wanted, there is {','.join(cells)[:200]}")
+            raise InputError(f"{path}, line {line}: expected a path and a label, found {','.join(cells)[:200]}")
         if any(cells[width:]) or (not columns.head and len(cells) < width):
             count = max(at + 1 for at, cell in enumerate(cells) if cell)
             raise InputError(
@@ -136,7 +139,7 @@ def _row(path: Path, columns: Columns, cells: Sequence[str], line: int, files: I
     assert columns.image is not None
     name = cells[columns.image]
     if not name:
-        raise InputError(f"{path}, line {line}: a path and a label are wanted, there is {','.join(cells)[:200]}")
+        raise InputError(f"{path}, line {line}: expected a path and a label, found {','.join(cells)[:200]}")
     if len(values := name.strip("[]").replace(",", " ").split()) >= 64 and values[0].isdecimal():
         return Row(f"line {line}", label, split, line, _pixels(path, values, line))
     return Row(name, label, split, line, files.find(name))
@@ -150,7 +153,8 @@ def _one_hot(path: Path, columns: Columns, cells: Sequence[str], line: int) -> s
     ones = [columns.head[at] for at, value in zip(columns.one_hot, values, strict=True) if value in ("1", "true")]
     if len(ones) > 1:
         raise InputError(
-            f"{path}, line {line}: the image has several labels, {_some(ones)}. A classifier needs one each"
+            f"{path}, line {line}: the image has several labels, {first_names(ones, SHOWN)}. A classifier needs one"
+            " each"
         )
     return ones[0] if ones else None
 
@@ -163,8 +167,8 @@ def _require_single_labels(tables: Sequence[tuple[Path, Columns, list[Row]]]) ->
         for row in rows:
             if parts := joined.get(row.label or ""):
                 raise InputError(
-                    f"{path}, line {row.line}: the image has several labels, {_some(parts)}. A classifier needs one"
-                    " each"
+                    f"{path}, line {row.line}: the image has several labels, {first_names(parts, SHOWN)}. A classifier"
+                    " needs one each"
                 )
 
 
@@ -210,8 +214,10 @@ def _parted(path: Path, columns: Columns, rows: list[Row]) -> tuple[list[list[Ro
     if unknown := [split for split, kind in kinds.items() if kind is None]:
         return [rows], [f"the column {head} of {path} is not used: {unknown[0] or 'nothing'} is no split that is known"]
     test = next((kind for kind in ("test", "val") if kind in kinds.values()), None)
-    if test is None or "train" not in kinds.values():
+    if test is None:
         return [rows], []
+    if "train" not in kinds.values():
+        return [rows], [f"the column {head} of {path} is not used: none of its rows is to train on"]
     parts = [[row for row in rows if kinds[row.split] == kind] for kind in ("train", test)]
     notes = [f"the column {head} of {path} says which images are tested with"]
     left = Counter(row.split for row in rows if kinds[row.split] not in ("train", test))
@@ -253,10 +259,6 @@ def _stamp(row: Row, root: Path) -> list[str | int]:
         return stamp(row.image, root)
     assert row.image is not None
     return [hashlib.sha256(row.image.tobytes()).hexdigest()]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _existing(path: object, key: str) -> Path:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from fastconv.data.sources.unpacking import FREE_BYTES, MOST_RATIO
 from fastconv.data.url_file import UrlFile
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, message_of
 from fastconv.system.files import require_regular
 from fastconv.system.urls import redacted
 
@@ -61,8 +61,7 @@ def tar_files(url: str, key: str) -> Iterator[tuple[str, bytes | None]]:
     except InputError:
         raise
     except Exception as error:  # every protocol, and tarfile, raises its own
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"cannot read {place}, which must be a tar: {why}") from error
+        raise InputError(f"cannot read {place}, which must be a tar: {message_of(error, 200)}") from error
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

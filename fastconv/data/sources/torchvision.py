@@ -13,7 +13,7 @@ from PIL import Image
 from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.builtin import DOWNLOAD_TIMEOUT_SECONDS
 from fastconv.data.sources.decode import Sample
-from fastconv.system.errors import InputError, nearest
+from fastconv.system.errors import InputError, message_of, nearest
 from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _open_torchvision(name: str, data: Path) -> list[Indexed]:
     bases = {base.__name__ for base in kind.__mro__ if base.__name__ in ("FlowDataset", "StereoMatchingDataset")}
     for names, why in UNUSABLE.items():
         if {name, *bases} & set(names.split()):
-            raise InputError(f"torchvision's {name} is no set for classification: {why}")
+            raise InputError(f"torchvision's {name} is not for classification: {why}")
     takes = _arguments(kind)
     splits: list[dict[str, Any]] = [{}]
     if name in SPLITS:
@@ -118,7 +118,7 @@ def _open_torchvision(name: str, data: Path) -> list[Indexed]:
                 raise
             return [kind(data, **each, download=True) for each in splits]
     except Exception as error:
-        line = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        line = message_of(error, 300).rstrip(".")
         raise InputError(f"torchvision cannot open {name} in {data}: {line}. Put its files there") from error
     finally:
         socket.setdefaulttimeout(timeout)
@@ -153,7 +153,7 @@ def _labels(split: Indexed, name: str) -> list[int | None]:
     if not all(value is None or (isinstance(value, int | float) and float(value).is_integer()) for value in values):
         wrong = next(value for value in values if value is not None and not isinstance(value, int))
         raise InputError(
-            f"torchvision's {name} is no set for classification: its targets are no numbers of classes, but"
+            f"torchvision's {name} is not for classification: its targets are not class numbers, but"
             f" {' '.join(str(wrong).split())[:60]}"
         )
     return [None if value is None or value == -1 else int(value) for value in values]

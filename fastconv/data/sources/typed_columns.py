@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fastconv.data.sources.table_columns import IMAGES, INDEX, LABELS, SPLITS, plain_name
 from fastconv.system.errors import InputError
+from fastconv.system.wording import first_names
 
 # Kinds of columns: of images, of paths of images, of labels with the names of their classes, of values that can be
 # neither, and others.
@@ -51,7 +52,7 @@ def choose_columns(
     Raises InputError, naming the columns, if none or several may be meant.
     """
     names = [column.name for column in columns]
-    there = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    there = first_names(names, SHOWN)
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"{where} has several columns {min(twice)}: give each a name of its own")
     for given, what in ((image, "image"), (label, "label")):

@@ -1,6 +1,5 @@
 """Reads a stream on a server, shard by shard, and keeps a copy of the shards on this machine's disk."""
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from fastconv.data.url_place import Place, below
 from fastconv.data.url_reader import WrongContentError
 from fastconv.system.errors import InputError, StreamError, warn
 from fastconv.system.files import locked, replacing, require_space
+from fastconv.system.json_text import from_json
 from fastconv.system.urls import redacted
 
 # A manifest of a hundred thousand shards is shorter.
@@ -92,8 +92,8 @@ def read_manifest(
 
 def _require_json(content: bytes) -> None:
     try:
-        json.loads(content)
-    except (ValueError, RecursionError) as error:
+        from_json(content)
+    except ValueError as error:
         raise WrongContentError(f"it is no JSON and begins with {content[:30]!r}") from error
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 import lightning as L
 
 from fastconv.budget.clock import Clock
-from fastconv.training.step_graph import GraphedStep, Graphs
+from fastconv.training.step_graph import GraphedStep
 
 
 class MakesItsStep(Protocol):
@@ -21,11 +21,10 @@ class CaptureStep(L.Callback):
 
     Args:
         clock: the run's clock; captures go to its `compile` segment.
-        graphs: of the device that trains; None for CUDA's.
     """
 
-    def __init__(self, clock: Clock, graphs: Graphs | None = None) -> None:
-        self._clock, self._graphs = clock, graphs
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._step: GraphedStep | None = None
 
     @property
@@ -41,5 +40,5 @@ class CaptureStep(L.Callback):
             self._step.release()
 
     def _make(self, module: L.LightningModule) -> GraphedStep:
-        self._step = GraphedStep(module, functools.partial(self._clock.segment, "compile"), self._graphs)
+        self._step = GraphedStep(module, functools.partial(self._clock.segment, "compile"))
         return self._step

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from fastconv.system import signals as interrupts
+from fastconv.system import signals
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError, warn
 from fastconv.system.gpu import synchronize
@@ -57,8 +57,8 @@ class Checkpoints(L.Callback):
         if self._random_state is not None:
             torch.set_rng_state(self._random_state)
             self._saved_at = time.monotonic()
-        interrupts.listen()
-        interrupts.defer(True)
+        signals.listen()
+        signals.defer(True)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,7 +68,7 @@ class Checkpoints(L.Callback):
         self._end_step(trainer, save=not validates and not trainer.should_stop, waits=False)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        interrupts.listen()
+        signals.listen()
         if trainer.state.fn == "fit":
             self._loops = trainer.fit_loop.state_dict()
 
@@ -82,13 +82,13 @@ class Checkpoints(L.Callback):
             self._loops = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        interrupts.listen()
+        signals.listen()
 
     def on_train_end(self, *_: Any) -> None:
-        interrupts.defer(False)
+        signals.defer(False)
 
     def on_exception(self, *_: Any) -> None:
-        interrupts.defer(False)
+        signals.defer(False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._loops is not None:  # save the loops' state from before the validation
@@ -146,7 +146,7 @@ class Checkpoints(L.Callback):
     def _judge(self, errors: list[str], last: bool) -> None:
         """Warn of a checkpoint that could not be written, or raise SharedError if it is the last one."""
         if errors and last:
-            raise SharedError(f"{errors[0]}, then go on with resume={self._path.parent if self._path else ''}")
+            raise SharedError(f"{errors[0]}, then continue with resume={self._path.parent if self._path else ''}")
         if errors and is_first_rank():
             warn(f"{errors[0]}. The run goes on")
 
@@ -201,4 +201,4 @@ class Checkpoints(L.Callback):
 
 def _received() -> int:
     """The signal that asks this process to end; 0 for none."""
-    return interrupts.received() or 0
+    return signals.received() or 0
