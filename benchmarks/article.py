@@ -41,12 +41,13 @@ from fastconv.config.quoting import literally
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.system.names import file_name
-from fastconv.system.signals import Interrupted, listening
+from fastconv.system.signals import SIGNALS, Interrupted, listening
 
 # By whether a run is augmented: the option of `augment`.
 AUGMENT = {True: "standard", False: "none"}
 # On a GPU: the same images and, but for rounding, the same steps as without, made in less time.
 FASTER = ("stream=auto", "trainer.compile=false")
+GOES_ON = "article: stopped; the same command goes on"
 
 
 class Article:
@@ -205,8 +206,12 @@ def main(*arguments: str) -> None:
     except InputError as error:
         raise SystemExit(f"article: {error}") from None
     except Interrupted as end:
-        print(f"stopped by {end}: the same command goes on", file=sys.stderr)
+        print(GOES_ON, file=sys.stderr)
         raise SystemExit(end.exit_code) from None
+    except SystemExit as end:
+        if end.code in (128 + number for number in SIGNALS):
+            print(GOES_ON, file=sys.stderr)
+        raise
     if article.failed:
         raise SystemExit(1)
 

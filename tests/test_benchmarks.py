@@ -318,7 +318,7 @@ def test_a_stopped_article_writes_its_page(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         article.main("datasets=digits", "seeds=0", "epochs=25", f"results={tmp_path}")
     assert ended.value.code == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM: the same command goes on" in capsys.readouterr().err
+    assert "article: stopped; the same command goes on" in capsys.readouterr().err
     assert "Not run yet: digits without augmentation, 25 epochs." in (tmp_path / "article.md").read_text()
     assert (tmp_path / "article.html").exists()
 

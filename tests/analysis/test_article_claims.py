@@ -146,7 +146,7 @@ def test_a_single_wide_run_hides_nothing_of_narrower_pairs(tmp_path):
         "Measures of the heatmaps: 25 epochs, DavidNet of width 32, GPU (bf16)",
     ]
     claimed = parts[1].table.rows
-    assert [(line[0].split()[0], line[2], str(line[3]), line[5]) for line in claimed] == [
+    assert [(line[0].split()[0], line[5], str(line[2]), line[4]) for line in claimed] == [
         ("Accuracy", "width 32, GPU (bf16)", "yes (one seed)", "1"),
         ("Heatmaps", "width 32, GPU (bf16)", "undecided", "1"),
         ("1000", "width 64, GPU (bf16)", "yes", "1"),

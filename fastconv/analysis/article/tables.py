@@ -58,10 +58,10 @@ def spread(summary: Summary, pattern: str) -> str:
 
 def claims_table(claims: Sequence[Claim]) -> Table:
     """Return a line for each claim and data set."""
-    header = ["claim", "data set", "runs", "verdict", "result (95 % interval)", "n", "measurement",
+    header = ["claim", "data set", "verdict", "result (95 % interval)", "n", "runs", "measurement",
               "command to repeat it"]  # fmt: skip
     lines: list[list[str | Cell]] = [
-        [each.claim, each.dataset, each.runs, Cell(each.verdict, TONES.get(each.verdict, "")), each.found, str(each.n),
+        [each.claim, each.dataset, Cell(each.verdict, TONES.get(each.verdict, "")), each.found, str(each.n), each.runs,
          each.measurement, each.command]
         for each in claims
     ]  # fmt: skip
