@@ -13,9 +13,10 @@ from pathlib import Path
 
 from measurements import Table
 
-from fastconv.config.overrides import compose, typed
+from fastconv.config.overrides import compose
 from fastconv.config.run_settings import hparams
 from fastconv.config.schema import Config
+from fastconv.config.typed_config import typed
 from fastconv.runs.results import Results
 
 ROUNDS = 5

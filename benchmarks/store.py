@@ -22,8 +22,9 @@ from fastconv.data.augment.policy import Policy
 from fastconv.data.batches import StreamBatches
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream import remote
+from fastconv.data.stream.manifest import Manifest
 from fastconv.data.stream.remote import MOST_AHEAD, RemoteStream
-from fastconv.data.stream.spec import Manifest, StreamSpec
+from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.stream.writer import write_stream
 
 ROUNDS = 3

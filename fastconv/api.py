@@ -15,9 +15,10 @@ import numpy as np
 
 from fastconv.budget.clock import Clock
 from fastconv.config.arguments import prepare_arguments
-from fastconv.config.overrides import COMPOSING_ERRORS, compose, explain, typed
+from fastconv.config.overrides import COMPOSING_ERRORS, compose
 from fastconv.config.quoting import literally, require_texts
 from fastconv.config.store import CONF
+from fastconv.config.typed_config import explain, typed
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 from fastconv.system.openmp import wait_briefly

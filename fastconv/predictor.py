@@ -9,9 +9,10 @@ from fastconv import evaluate, explain, export
 from fastconv.analysis import predictor
 from fastconv.analysis.checkpoint import load_run
 from fastconv.config.arguments import prepare_arguments
-from fastconv.config.overrides import COMPOSING_ERRORS, compose, typed
-from fastconv.config.overrides import explain as explain_error
+from fastconv.config.overrides import COMPOSING_ERRORS, compose
 from fastconv.config.quoting import literally, require_texts
+from fastconv.config.typed_config import explain as explain_error
+from fastconv.config.typed_config import typed
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.terminal import plain_console

@@ -24,7 +24,7 @@ from rich.console import Console
 from fastconv.analysis.article.rows import Row, as_line, further
 from fastconv.budget.flops import training_flops
 from fastconv.config.resume import RunFolder
-from fastconv.data.stream.spec import Manifest
+from fastconv.data.stream.manifest import Manifest
 from fastconv.data.stream.writer import write_stream
 from fastconv.training.fit import fit
 

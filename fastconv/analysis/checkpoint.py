@@ -17,8 +17,9 @@ from fastconv.config.store import stored
 from fastconv.config.trust import check_stored, require_local
 from fastconv.data.configs import RESIZES
 from fastconv.data.dataset import ImageData
+from fastconv.data.own_images import LARGEST_SIDE
 from fastconv.data.sources.levels import Levels
-from fastconv.data.split_record import FILE, LARGEST_SIDE, SplitRecord
+from fastconv.data.split_record import FILE, SplitRecord
 from fastconv.models import blueprint, build_model
 from fastconv.models.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, TEMPERATURE
 from fastconv.models.weights import DIGEST, weights_digest

@@ -7,7 +7,8 @@ import numpy as np
 
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.data.dataset import ImageData, mean_and_std
-from fastconv.data.split_record import FILE, SplitRecord, own_images
+from fastconv.data.own_images import own_images
+from fastconv.data.split_record import FILE, SplitRecord
 from fastconv.data.splits import Splits
 
 Statistics = tuple[Sequence[float], Sequence[float]]

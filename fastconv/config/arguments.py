@@ -20,15 +20,14 @@ from fastconv.config.overrides import (
     COMPOSING_ERRORS,
     check_options,
     compose,
-    explain,
     needs_hydra,
     parse_override,
-    typed,
     without_hydra,
 )
 from fastconv.config.search_space import Dimension, dimension
 from fastconv.config.sweeps import Sweep
 from fastconv.config.text import as_typed
+from fastconv.config.typed_config import explain, typed
 from fastconv.system.errors import InputError
 from fastconv.system.settings import check_local, check_plain
 

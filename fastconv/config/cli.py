@@ -18,10 +18,11 @@ from fastconv.config.custom import config_folder
 from fastconv.config.help import help_text
 from fastconv.config.job import FAILED, Job
 from fastconv.config.messages import fail
-from fastconv.config.overrides import COMPOSING_ERRORS, explain
+from fastconv.config.overrides import COMPOSING_ERRORS
 from fastconv.config.store import CONF, register
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import begin, override_of, remove_empty
+from fastconv.config.typed_config import explain
 from fastconv.system.console_log import console_logged
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError

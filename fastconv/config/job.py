@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 
 from fastconv.config.arguments import Arguments
 from fastconv.config.messages import fail, line_of
-from fastconv.config.overrides import compose, needs_hydra, task_overrides, typed, without_hydra
+from fastconv.config.overrides import compose, needs_hydra, task_overrides, without_hydra
 from fastconv.config.run_settings import hparams
 from fastconv.config.search import Search
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import Sweep
+from fastconv.config.typed_config import typed
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
 from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged

@@ -1,6 +1,6 @@
 """Numbers with their nouns, and names, in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
@@ -27,3 +27,11 @@ def measured(value: float, one: str) -> str:
 def first_names(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """At most the first `most` names, and the number of the others: `first_names("abc", 2)` is "a, b and 1 more"."""
     return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence, all of them up to four: `listed("abc")` is "a, b and c", of "abcde" "a, b, c and 2 more"."""
+    names = list(names)
+    if len(names) > 4:
+        return first_names(names, 3)
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

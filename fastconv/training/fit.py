@@ -10,16 +10,11 @@ import lightning as L
 from rich.console import Console
 
 from fastconv.budget.benchmark import peak_memory_mb
-from fastconv.budget.compiled import compiled_file
-from fastconv.budget.pacing import PACING
 from fastconv.config.next_command import resume_command
 from fastconv.config.resume import RunFolder
 from fastconv.config.run_store import copy_of
-from fastconv.config.search import running_trial
-from fastconv.data.features import KeptFeatures
-from fastconv.models.tta import views_of
 from fastconv.models.weights import weights_digest
-from fastconv.optim.averaging import AVERAGES, weights_of
+from fastconv.optim.averaging import weights_of
 from fastconv.runs.results import PRUNED, Results
 from fastconv.system.cluster import end_processes
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
@@ -27,35 +22,17 @@ from fastconv.system.errors import InputError, reason
 from fastconv.system.signals import INTERRUPT_CODE, Interrupted
 from fastconv.system.urls import redacted
 from fastconv.training.calibration import calibrate
-from fastconv.training.callbacks import (
-    AverageWeights,
-    BudgetProgressBar,
-    CaptureStep,
-    Checkpoints,
-    CompareRanks,
-    CompileStep,
-    FiniteLoss,
-    PruneTrial,
-    Recorder,
-    ResizeImages,
-    ReuseFeatures,
-    ScheduleLR,
-    ShareSteps,
-    TimeBudget,
-    TuneConvolutions,
-    WatchSpeed,
-)
 from fastconv.training.callbacks.custom import restore_states
-from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.checkpoint_file import read_checkpoint
 from fastconv.training.console import results_table
 from fastconv.training.datamodule import ShardDataModule
-from fastconv.training.final_scores import limits_scoring, score
+from fastconv.training.final_scores import score
 from fastconv.training.first_results import first_results
 from fastconv.training.loggers import Loggers
 from fastconv.training.module import ImageClassifier
 from fastconv.training.own_images import require_same_images
 from fastconv.training.plan import Run
+from fastconv.training.run_callbacks import RunCallbacks
 from fastconv.training.run_stream import open_stream
 from fastconv.training.tensorboard import optional
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
@@ -101,61 +78,13 @@ def _leave_reason(training: "Training", error: BaseException) -> None:
 
 
 class Training:
-    """The training and scoring of a planned run, with the callbacks that track its progress."""
+    """The training and scoring of a planned run."""
 
     def __init__(self, run: Run, console: Console, folder: RunFolder, described: Results) -> None:
-        config, plan = run.config, run.plan
         self._run, self._console, self._folder, self._described = run, console, folder, described
-        validated = {"test": run.test, "holdout": run.holdout, "none": None}[config.validate.on]
-        images = 0 if validated is None else min(len(validated), config.validate.samples or len(validated))
-        self._budget = TimeBudget(
-            seconds=config.budget.seconds,
-            max_steps=plan.max_steps,
-            clock=run.clock,
-            counts=tuple(config.budget.counts),
-            step_seconds=plan.step_seconds,
-            validate_images=images,
-            reserve=dataclasses.replace(
-                plan.reserve,
-                view_seconds=plan.reserve.image_seconds if limits_scoring(run) else None,
-                finish_seconds=PACING.finish_seconds if "setup" in config.budget.counts else 0.0,
-            ),
-            views=views_of(config.tta, config.augment.mirrors),
-        )
-        self._recorder = Recorder(self._budget, run.spec.samples, config.batch_size, max(1, plan.steps // RECORDS))
-        path = folder.path / "last.ckpt" if config.checkpoint.save else None
-        self._checkpoints = Checkpoints(path, config.checkpoint.every, self._budget, self.note)
-        self._average: AverageWeights | None = None
-        if config.average.kind != "none":
-            average = AVERAGES[config.average.kind](config.average.update_interval, config.average.decay)
-            self._average = AverageWeights(average, self._budget)
-        self._watch = WatchSpeed(self._budget, run.speed, run.device.threads, run.may_adjust_threads)
-        share = run.feature_share
-        self._kept = KeptFeatures(config.stream.seed) if share else None
-        trial = running_trial()
-        self._prune = PruneTrial(trial, self._budget, config.objective) if trial else None
-        self._callbacks = [
-            self._budget,
-            *([ShareSteps(self._budget), CompareRanks(run)] if config.trainer.world > 1 else []),
-            self._watch,
-            ScheduleLR(config.schedule),
-            *([ReuseFeatures(self._budget, self._kept, share, self._recorder)] if self._kept and share else []),
-            *([ResizeImages(self._budget, run.resizing)] if run.resizing.until else []),
-            *([self._average] if self._average else []),
-            self._recorder,
-            BudgetProgressBar(self._recorder, console),
-            FiniteLoss(self._budget, self._recorder),
-            *run.callbacks,
-            *([self._prune] if self._prune else []),
-            self._checkpoints,  # last, so that a checkpoint includes the effects of all other callbacks
-        ]
-        if run.device.compile:
-            kept = compiled_file(config, run.spec.shape, len(run.spec.classes), run.device)
-            self._callbacks.append(CompileStep(run.clock, (config.micro_batch_size, *run.spec.shape), kept))
-        on_gpu = run.device.kind == "cuda"
-        self._capture = CaptureStep(run.clock) if run.graph else None
-        self._callbacks += [*([self._capture] if self._capture else []), *([TuneConvolutions()] if on_gpu else [])]
-        self._validated = validated
+        self._callbacks = callbacks = RunCallbacks(run, console, folder.path, self.note)
+        self._budget, self._recorder, self._checkpoints = callbacks.budget, callbacks.recorder, callbacks.checkpoints
+        self._average, self._kept, self._prune = callbacks.average, callbacks.kept, callbacks.prune
         self.others: list[subprocess.Popen[bytes]] = []
         """The processes that the Trainer has started for this run, of which this one is the first."""
         self._opened = ExitStack()
@@ -179,14 +108,14 @@ class Training:
         self._module = module = make_module(run, pretrained=checkpoint is None)
         self._stream = stream = self._opened.enter_context(closing(open_stream(run)))
         datamodule = ShardDataModule(
-            stream, config.batch_size, config.micro_batch_size, self._validated, config.validate.samples, run.test
+            stream, config.batch_size, config.micro_batch_size, run.validated, config.validate.samples, run.test
         )
         network: Any = module.model
         if self._kept and network.ends_with_head(*run.spec.shape):
             module.kept = datamodule.kept = self._kept
         self._loggers = loggers = self._opened.enter_context(closing(Loggers(config, self._folder.path)))
         self._begin(loggers)
-        trainer = make_trainer(run, loggers.all, self._callbacks, self._checkpoints.plugin)
+        trainer = make_trainer(run, loggers.all, self._callbacks.all, self._checkpoints.plugin)
         self.others = getattr(trainer.strategy.launcher, "procs", [])
         if checkpoint and from_first_rank("trained", self._budget.is_over):
             module.load_state_dict(checkpoint["state_dict"])
@@ -287,13 +216,14 @@ class Training:
             loggers.log_settings()
 
     def _so_far(self, **more: Any) -> Results:
+        capture = self._callbacks.capture
         return dataclasses.replace(
             self._described,
             epochs=self._recorder.epochs,
             steps=self._budget.steps,
             seconds_counted=self._budget.elapsed(),
             seconds=self._run.clock.seconds(),
-            threads=self._watch.threads if self._run.device.kind == "cpu" else [],
-            cuda_graphs=self._capture.captures if self._capture else self._described.cuda_graphs,
+            threads=self._callbacks.watch.threads if self._run.device.kind == "cpu" else [],
+            cuda_graphs=capture.captures if capture else self._described.cuda_graphs,
             **more,
         )

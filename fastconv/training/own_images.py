@@ -9,7 +9,8 @@ from rich.console import Console
 from fastconv.analysis.run_images import same_pixels
 from fastconv.config.resume import RunFolder, begun_files
 from fastconv.config.schema import Config
-from fastconv.data.split_record import SplitRecord, own_images
+from fastconv.data.own_images import own_images
+from fastconv.data.split_record import SplitRecord
 from fastconv.data.splits import Splits
 from fastconv.data.stream.spec import StreamSpec
 from fastconv.system.distributed import from_first_rank

@@ -76,6 +76,11 @@ class Run:
         return model_settings(self.config.model)
 
     @property
+    def validated(self) -> ImageData | None:
+        """The images on which the network is scored while it trains; None if it is not."""
+        return {"test": self.test, "holdout": self.holdout, "none": None}[self.config.validate.on]
+
+    @property
     def seems_busy(self) -> bool:
         """Whether other work seems to keep the machine busy: a benchmark was disturbed, or hardly a step fits."""
         few = self.config.budget.seconds is not None and self.plan.steps < min(

@@ -432,7 +432,8 @@ def test_one_file_in_the_package_registers(tmp_path):
     (tmp_path / "fastconv" / "optim" / "root.py").write_text(SCHEDULE_FILE)
     script = """
 import json, sys
-from fastconv.config.overrides import compose, typed
+from fastconv.config.overrides import compose
+from fastconv.config.typed_config import typed
 from fastconv.config.store import complete
 from fastconv.config.overrides import group_options
 found = typed("train", compose("train", ["schedule=root", "schedule.power=2"]), [])

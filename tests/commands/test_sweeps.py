@@ -13,10 +13,10 @@ from harness import files, finish, only_run, run_command, stop_at
 from omegaconf import OmegaConf
 
 from fastconv.config.overrides import compose
-from fastconv.config.overrides import typed as typed_config
 from fastconv.config.resume import job_of_sweep
 from fastconv.config.store import stored
 from fastconv.config.sweeps import _newest, override_of, remove_empty
+from fastconv.config.typed_config import typed as typed_config
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.train import report

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fastconv.config.overrides import compose, typed
+from fastconv.config.overrides import compose
+from fastconv.config.typed_config import typed
 from fastconv.config.validation import check
 from fastconv.system.errors import InputError
 

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastconv.config.overrides import compose, typed
+from fastconv.config.overrides import compose
 from fastconv.config.prerequisites import require_loggers, too_large_batch
 from fastconv.config.quoting import literally
+from fastconv.config.typed_config import typed
 from fastconv.config.validation import check
 from fastconv.system.errors import InputError
 from fastconv.system.names import check_name

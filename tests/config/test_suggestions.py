@@ -2,8 +2,9 @@
 
 import pytest
 
-from fastconv.config.overrides import keys, unknown_key
+from fastconv.config.overrides import keys
 from fastconv.config.suggestions import SYNONYMS, suggestion
+from fastconv.config.typed_config import unknown_key
 
 TRAIN = keys("train")
 MEANT = {

@@ -12,8 +12,8 @@ from harness import noise, sha256s, spec_of
 
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.cache import prune
+from fastconv.data.stream.manifest import Manifest
 from fastconv.data.stream.parts import WHOLE, Part, missing_parts
-from fastconv.data.stream.spec import Manifest
 from fastconv.data.stream.writer import verify_stream, write_stream
 from fastconv.system.errors import InputError
 from fastconv.system.files import locked

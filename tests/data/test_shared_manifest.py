@@ -9,8 +9,8 @@ import pytest
 from harness import noise, spec_of
 
 from fastconv.data.stream import shared_manifest
+from fastconv.data.stream.manifest import Manifest
 from fastconv.data.stream.shared_manifest import SENT, SharedManifest
-from fastconv.data.stream.spec import Manifest
 from fastconv.data.stream.upload import upload_stream, uploaded
 from fastconv.data.stream.writer import write_stream
 

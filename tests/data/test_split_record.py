@@ -10,7 +10,8 @@ from PIL import Image
 
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import open_splits
-from fastconv.data.split_record import SplitRecord, own_images
+from fastconv.data.own_images import own_images
+from fastconv.data.split_record import SplitRecord
 from fastconv.system.errors import InputError
 
 SIDE = 12

@@ -24,8 +24,9 @@ from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.batches import SplitBatches, StreamBatches
 from fastconv.data.loading import load
 from fastconv.data.stream import spec as stream
+from fastconv.data.stream.manifest import Manifest
 from fastconv.data.stream.reader import PrecomputedStream
-from fastconv.data.stream.spec import Manifest, OnlineStream, stream_spec
+from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.data.stream.writer import write_stream
 from fastconv.training.datamodule import ShardDataModule
 

@@ -12,8 +12,9 @@ from fastconv.config.overrides import compose
 from fastconv.data.stream import cache as storage
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream import writer
+from fastconv.data.stream.manifest import Manifest
 from fastconv.data.stream.reader import PrecomputedStream
-from fastconv.data.stream.spec import Manifest, OnlineStream
+from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.writer import verify_stream, write_stream
 from fastconv.system.errors import InputError, StreamError
 from fastconv.training import run_stream as runs

@@ -17,7 +17,7 @@ EPOCH = 1438 // 64  # steps
 # A function of the run and the call of it in which the signal comes.
 MOMENTS = {
     "precompute": "fastconv.data.stream.writer:write_shard 3",
-    "the manifest": "fastconv.data.stream.spec:Manifest.write 1",
+    "the manifest": "fastconv.data.stream.manifest:Manifest.write 1",
     "making the folder": "fastconv.runs.folder:new_run_folder 1",
     "the first results": "fastconv.runs.results:Results.write 1",
     "the first step": "fastconv.training.module:ImageClassifier.training_step 1",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastconv.system.wording import agreeing, counted, measured
+from fastconv.system.wording import agreeing, counted, listed, measured
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,16 @@ def test_a_part_and_its_verb(count, words):
 )
 def test_a_measure_and_its_noun(value, words):
     assert measured(value, "epoch") == words
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("a", "a"),
+        ("ab", "a and b"),
+        ("abcd", "a, b, c and d"),
+        ("abcde", "a, b, c and 2 more"),
+    ],
+)
+def test_names_in_a_sentence(names, words):
+    assert listed(names) == words

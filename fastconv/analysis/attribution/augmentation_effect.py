@@ -8,8 +8,9 @@ from rich.console import Console
 from fastconv.analysis.attribution.experiment import explain_runs
 from fastconv.analysis.attribution.report import write_report
 from fastconv.analysis.checkpoint import TrainedRun, load_run
-from fastconv.config.overrides import compose, typed
+from fastconv.config.overrides import compose
 from fastconv.config.run_settings import hparams
+from fastconv.config.typed_config import typed
 from fastconv.runs.folder import is_finished
 from fastconv.runs.hparams import is_augmented, is_seed
 from fastconv.system.errors import InputError

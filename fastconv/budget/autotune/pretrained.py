@@ -23,8 +23,9 @@ from torch import Tensor
 from fastconv.budget.autotune.flip_test import FlipAccuracy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.hardware import Device
-from fastconv.config.overrides import compose, typed
+from fastconv.config.overrides import compose
 from fastconv.config.schema import Config
+from fastconv.config.typed_config import typed
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits, stratified_split
 from fastconv.models import build_model, model_settings

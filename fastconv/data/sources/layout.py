@@ -1,27 +1,26 @@
-"""Finds the splits and classes of images in folders, as archives and people lay them out."""
+"""Finds the classes of images in folders, in each split, as archives and people lay them out."""
 
 import os
-import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastconv.data.sources.base import natural
+from fastconv.data.sources.split_folders import (
+    class_keys,
+    find_splits,
+    has_splits,
+    is_class,
+    key_of,
+    role_of,
+    unwrapped,
+)
 from fastconv.data.sources.walk import Folder, describe_hidden, describe_others
 from fastconv.system.errors import InputError
-from fastconv.system.wording import counted
+from fastconv.system.wording import counted, listed
 
-TRAIN, TEST, VAL = "train", "test", "val"
-# Words in the names of folders that are splits.
-WORDS = {
-    **dict.fromkeys(("train", "training", "trainset"), TRAIN),
-    **dict.fromkeys(("test", "testing", "testset"), TEST),
-    **dict.fromkeys(("val", "valid", "validation", "valset", "dev", "eval", "evaluation"), VAL),
-}
 # Folders beside the images of YOLO, Pascal VOC, COCO and the labelling tools that write these.
 DETECTION = frozenset(("labels", "annotations", "imagesets", "segmentationclass"))
-SHOWN = 3  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ def find_layout(root: Path, skip: Iterable[Path] = ()) -> Layout:
     Raises InputError if there are no classes at all, or if the folders can be understood in several ways.
     """
     top = Folder(root, frozenset(os.path.realpath(path) for path in skip) - {os.path.realpath(root)})
-    base, notes = _unwrapped(top), []
-    splits, more = _splits(base)
+    base, notes = unwrapped(top), []
+    splits, more = find_splits(base)
     notes += more
     if len(splits) == 1 and splits[0] is base and base is not top:
         notes.append(f"the classes are the folders of {base.path}")
@@ -85,36 +84,14 @@ def find_layout(root: Path, skip: Iterable[Path] = ()) -> Layout:
     return Layout(root, names, images, notes, _problems(root, splits, names, images), hidden)
 
 
-def role_of(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """The split that a folder's name tells of, such as train for seg_train, and the other words of the name."""
-    words = [word for word in re.split(r"[^0-9a-z]+", name.casefold()) if word]
-    roles = [word for word in words if word in WORDS]
-    if len(roles) != 1:
-        return None, tuple(words)
-    return WORDS[roles[0]], tuple(word for word in words if word != roles[0])
-
-
-def _key(name: str) -> str:
-    """Equal for the same name in any Unicode form: macOS and some archives take accents apart."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _is_class(folder: Folder) -> bool:
-    return not folder.name.startswith("__")
-
-
-def _class_keys(split: Folder) -> set[str]:
-    return {_key(folder.name) for folder in split.folders if _is_class(folder)}
-
-
 def _classes(splits: list[Folder]) -> tuple[dict[str, list[Folder]], list[dict[str, list[Folder]]]]:
     """The folders of each class of all splits, in the order of the classes, and those of each split."""
     found: list[dict[str, list[Folder]]] = []
     for split in splits:
         found.append({})
         for folder in split.folders:
-            if _is_class(folder):
-                found[-1].setdefault(_key(folder.name), []).append(folder)
+            if is_class(folder):
+                found[-1].setdefault(key_of(folder.name), []).append(folder)
     together: dict[str, list[Folder]] = {}
     for each in found:
         for key, folders in each.items():
@@ -126,106 +103,7 @@ def _classes(splits: list[Folder]) -> tuple[dict[str, list[Folder]], list[dict[s
 def _shown_name(folders: list[Folder]) -> str:
     """The name of a class: that of its folders, or the composed form if they differ in it."""
     names = {folder.name for folder in folders}
-    return names.pop() if len(names) == 1 else _key(names.pop())
-
-
-def _unwrapped(top: Folder) -> Folder:
-    """Look through folders that have nothing but one folder, to the one with splits or classes; `top` if there is
-    none."""
-    folder = top
-    for _ in range(10):
-        if folder.images or _has_splits(folder):
-            break
-        inside = [each for each in folder.folders if each.has_images]
-        if len(inside) != 1 or (len(folder.folders) > 1 and not _has_splits(inside[0])):
-            break
-        folder = inside[0]
-    return folder if len(folder.folders) > 1 or _has_splits(folder) else top
-
-
-def _has_splits(folder: Folder) -> bool:
-    roles = [role_of(each.name) for each in folder.folders]
-    trains = [rest for each, (role, rest) in zip(folder.folders, roles, strict=True) if role == TRAIN and each.folders]
-    return () in trains or (bool(trains) and any(role in (TEST, VAL) for role, _ in roles))
-
-
-def _labelled(split: Folder) -> Folder:
-    """The folder of a split that has its classes: itself, or the one folder inside that wraps them."""
-    return _unwrapped(split) if len(split.folders) == 1 else split
-
-
-def _splits(base: Folder) -> tuple[list[Folder], list[str]]:
-    """The training split and maybe the test split, or `base` itself if it has no splits; and sentences about it."""
-    roles = {folder.name: role_of(folder.name) for folder in base.folders}
-    train = _train_of(base, roles)
-    if train is None:
-        return [base], []
-    inner, words = _labelled(train), roles[train.name][1]
-    names = _class_keys(inner)
-    if not names:
-        raise InputError(
-            f"{train.described} but no folders of classes: make one for each class, or list the images with"
-            " their labels in a table (dataset=csv)"
-        )
-    others = [folder for folder in base.folders if folder is not train and folder.has_images]
-    notes, tests = [], []
-    for folder in others:
-        role, rest = roles[folder.name]
-        keys = _class_keys(_labelled(folder))
-        if role in (TEST, VAL) and (keys & names or len(keys) > 1):
-            tests.append(folder)
-        elif role in (TEST, VAL) and (rest == words or not rest):
-            notes.append(f"left out: {folder.described} without folders of classes")
-        else:
-            notes.append(f"left out: {folder.described}, beside {train.name}")
-    tests.sort(key=lambda folder: roles[folder.name][0] == VAL)
-    notes += [f"{folder.described} used neither to train nor to test" for folder in tests[1:]]
-    if not tests:
-        notes += [f"{each.path} has no images: a part of the others is kept to test with{each.needs_heif}"
-                  for each in base.folders if roles[each.name][0] in (TEST, VAL) and not each.has_images]  # fmt: skip
-        return [inner], notes
-    if words or roles[tests[0].name][1]:
-        notes.insert(0, f"{train.name} is to train on and {tests[0].name} to test with")
-    return [inner, _labelled(tests[0])], notes
-
-
-def _train_of(base: Folder, roles: dict[str, tuple[str | None, tuple[str, ...]]]) -> Folder | None:
-    """The folder of the training split; None if the folders of `base` are classes.
-
-    Raises InputError if they may be either.
-    """
-    folders = [folder for folder in base.folders if folder.has_images or folder.folders]
-    trains = [folder for folder in folders if roles[folder.name][0] == TRAIN]
-    tests = [folder for folder in folders if roles[folder.name][0] in (TEST, VAL)]
-    exact = [folder for folder in trains if not roles[folder.name][1]]
-    for train in exact:
-        rest = [folder for folder in folders if folder not in exact and folder not in tests]
-        if not train.folders:  # a class of locomotives, or images without classes
-            return None if rest else train
-        names = _class_keys(_labelled(train))
-        if rest and not tests and not any(names & _class_keys(_labelled(folder)) for folder in rest):
-            raise InputError(
-                f"{base.path} has train beside {_listed(folder.name for folder in rest)}: if train is a split, give"
-                f" dataset.root={train.path}, or move the others; if it is a class, name it otherwise"
-            )
-        return train
-    for train in trains:
-        names, words = _class_keys(_labelled(train)), roles[train.name][1]
-        for test in tests:
-            same_words = roles[test.name][1] == words
-            if train.folders and (names & _class_keys(_labelled(test)) or (same_words and len(test.folders) <= 1)):
-                return train
-            if same_words and not train.folders and not test.folders:
-                raise InputError(
-                    f"{base.path} has {train.name} and {test.name}, which look like splits of one class: put them"
-                    " into folders train and test that have a folder for each class"
-                )
-    shared = set.intersection(*(_class_keys(_labelled(folder)) for folder in tests)) if len(tests) > 1 else set()
-    if shared and len(tests) == len(folders):
-        raise InputError(f"{base.path} has {_listed(folder.name for folder in tests)}, but no train to train on")
-    if len(folders) == len(tests) and not any(folder.folders for folder in folders) and len(tests) > 1:
-        raise InputError(f"{base.path} has {_listed(folder.name for folder in tests)}, but no folders of classes")
-    return None
+    return names.pop() if len(names) == 1 else key_of(names.pop())
 
 
 def _doubts(base: Folder, classes: list[Folder]) -> list[str]:
@@ -235,19 +113,19 @@ def _doubts(base: Folder, classes: list[Folder]) -> list[str]:
         role, rest = role_of(folder.name)
         if role and not rest and folder.has_images:
             lines.append(f"{folder.path} is read as a class: if it is a split, give each split a folder for each class")
-    inside = [_class_keys(folder) for folder in classes if folder.has_images]
+    inside = [class_keys(folder) for folder in classes if folder.has_images]
     if len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
         lines.append(
-            f"{_listed(folder.name for folder in classes)} are read as classes, but have the same folders"
-            f" ({_listed(sorted(inside[0]))}): if they are splits, name them train and test"
+            f"{listed(folder.name for folder in classes)} are read as classes, but have the same folders"
+            f" ({listed(sorted(inside[0]))}): if they are splits, name them train and test"
         )
     with_images = [folder for folder in classes if folder.has_images]
-    holders = [folder for folder in with_images if _has_splits(_unwrapped(folder))]
+    holders = [folder for folder in with_images if has_splits(unwrapped(folder))]
     if holders and len(holders) < len(with_images):
         raise InputError(
             f"{holders[0].path} has splits of its own, but lies beside"
-            f" {_listed(folder.name for folder in with_images if folder is not holders[0])}: give the data set itself,"
-            f" dataset.root={_unwrapped(holders[0]).path}"
+            f" {listed(folder.name for folder in with_images if folder is not holders[0])}: give the data set itself,"
+            f" dataset.root={unwrapped(holders[0]).path}"
         )
     return lines
 
@@ -263,7 +141,7 @@ def _problems(
         none = counted(len(classes), "folder of a class has", "folders of classes have")
         return [f"dataset.root={root} has no images: its {none} none{heif}"]
     if empty and DETECTION & {name.casefold() for name in empty} and len(classes) - len(empty) == 1:
-        line = f"dataset.root={root} has {_listed(classes)}, as data sets for the detection of objects do"
+        line = f"dataset.root={root} has {listed(classes)}, as data sets for the detection of objects do"
         return [f"{line}: make a folder of images for each class, or list the images in a table (dataset=csv)"]
     if len(classes) == 1:
         problems.append(f"dataset.root={root} has a single class, {classes[0]}: a classifier needs two or more")
@@ -288,11 +166,4 @@ def _only_case(names: list[str], classes: list[str]) -> str:
 
 
 def _of(names: list[str]) -> str:
-    return f"class {names[0]}" if len(names) == 1 else f"{len(names)} classes ({_listed(names)})"
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    if len(names) > SHOWN + 1:
-        return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"class {names[0]}" if len(names) == 1 else f"{len(names)} classes ({listed(names)})"

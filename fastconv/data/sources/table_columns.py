@@ -7,7 +7,7 @@ from math import isqrt
 from pathlib import Path
 
 from fastconv.data.sources.formats import ENDINGS
-from fastconv.data.sources.layout import WORDS
+from fastconv.data.sources.split_folders import WORDS
 from fastconv.system.errors import InputError
 
 # Names without case, spaces and signs. If a table has several, the first of them here counts.

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastconv.data.stream.spec import MANIFEST
+from fastconv.data.stream.manifest import MANIFEST
 from fastconv.system.files import locked
 
 STREAM_FOLDER = re.compile(r".+-[0-9a-f]{16}")

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastconv.data.stream.spec import MANIFEST, Manifest, StreamSpec, shard_name
+from fastconv.data.stream.manifest import MANIFEST, Manifest, shard_name
+from fastconv.data.stream.spec import StreamSpec
 from fastconv.system.errors import InputError
 from fastconv.system.files import locked, write_atomically
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastconv.data.dataset import ImageData
+from fastconv.data.stream.manifest import MANIFEST, Manifest, shard_name
 from fastconv.data.stream.shards import Block, Shard
-from fastconv.data.stream.spec import MANIFEST, Batch, Manifest, Stream, StreamSpec, shard_name
+from fastconv.data.stream.spec import Batch, Stream, StreamSpec
 from fastconv.system.errors import StreamError, warn
 
 

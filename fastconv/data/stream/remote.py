@@ -10,9 +10,10 @@ import numpy as np
 
 from fastconv.data.dataset import ImageData
 from fastconv.data.download import UnavailableError, copy_url, read_all, tried
+from fastconv.data.stream.manifest import MANIFEST, Manifest, shard_name
 from fastconv.data.stream.reader import ShardStream
 from fastconv.data.stream.shards import Shard, ShardEntry, check_blocks, check_shard
-from fastconv.data.stream.spec import MANIFEST, Batch, Manifest, StreamSpec, shard_name
+from fastconv.data.stream.spec import Batch, StreamSpec
 from fastconv.data.url_place import Place, below
 from fastconv.data.url_reader import WrongContentError
 from fastconv.system.errors import InputError, StreamError, warn

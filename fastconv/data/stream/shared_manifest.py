@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 
 from fastconv.data.download import AbsentError, tried
 from fastconv.data.sending import send_bytes
+from fastconv.data.stream.manifest import MANIFEST, Manifest
 from fastconv.data.stream.remote import RemoteFolder, read_manifest
 from fastconv.data.stream.shards import ShardEntry
-from fastconv.data.stream.spec import MANIFEST, Manifest, StreamSpec
+from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.url_place import Place, below
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from fastconv.data.sending import send_file
+from fastconv.data.stream.manifest import Manifest
 from fastconv.data.stream.shards import ShardEntry, check_shard
 from fastconv.data.stream.shared_manifest import ADVICE, KEY, SharedManifest
-from fastconv.data.stream.spec import Manifest, StreamSpec
+from fastconv.data.stream.spec import StreamSpec
 from fastconv.data.url_place import below
 
 # Shards that are sent at once.

@@ -11,9 +11,10 @@ import numpy as np
 
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.cache import remove_leftovers
+from fastconv.data.stream.manifest import Manifest, shard_name
 from fastconv.data.stream.parts import WHOLE, Part, writing
 from fastconv.data.stream.shards import ShardEntry, check_shard, write_shard
-from fastconv.data.stream.spec import Manifest, StreamSpec, shard_name
+from fastconv.data.stream.spec import StreamSpec
 from fastconv.system.errors import InputError, StreamError
 from fastconv.system.files import locked, require_space
 
