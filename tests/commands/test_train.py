@@ -386,7 +386,7 @@ def test_two_runs_at_once_share_a_stream_and_nothing_else(tmp_path, digits_root)
 
 
 def test_commit_of_the_code(monkeypatch, tmp_path):
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "fastconv" / "runs" / "results.py"))
+    monkeypatch.setattr(results, "PACKAGE", tmp_path / "fastconv")
     for folder in ("fastconv", "conf"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").touch()
