@@ -26,7 +26,7 @@ from fastconv.system.console_log import console_logged
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, of_file
-from fastconv.system.heartbeat import end_after_first_rank
+from fastconv.system.heartbeat import end_after_first_rank, end_last
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, ending, listening
@@ -166,6 +166,8 @@ def command(
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()
+                if sys.exc_info()[0]:  # what ends this command ends the other ranks too
+                    end_last()
             if job.failed or not well:
                 raise SystemExit(1)
 
