@@ -17,6 +17,7 @@ from fastconv.config.arguments import check_arguments, prepare_arguments, read_a
 from fastconv.config.custom import config_folder
 from fastconv.config.help import help_text
 from fastconv.config.job import FAILED, Job
+from fastconv.config.local_jobs import end_local_jobs
 from fastconv.config.messages import fail
 from fastconv.config.overrides import COMPOSING_ERRORS, explain
 from fastconv.config.store import CONF, register
@@ -119,7 +120,11 @@ def command(
                     elif sweep and sweep.composed:
                         job.run_all(sweep)
                     elif sweep or not job.run_alone(asked):
-                        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                        try:
+                            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                        except Interrupted:
+                            end_local_jobs()
+                            raise
                     sweep = sweep or job.sweep
                     if sweep:
                         for left in sweep.folder.glob(f"{FAILED}*"):
