@@ -17,6 +17,7 @@ from fastconv.config.arguments import check_arguments, prepare_arguments, read_a
 from fastconv.config.custom import config_folder
 from fastconv.config.help import help_text
 from fastconv.config.job import FAILED, Job
+from fastconv.config.local_jobs import end_local_jobs
 from fastconv.config.messages import fail
 from fastconv.config.overrides import COMPOSING_ERRORS
 from fastconv.config.store import CONF, register
@@ -27,7 +28,7 @@ from fastconv.system.console_log import console_logged
 from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, of_file
-from fastconv.system.heartbeat import end_after_first_rank
+from fastconv.system.heartbeat import end_after_first_rank, end_last
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.process import begin_command
 from fastconv.system.signals import Interrupted, ending, listening
@@ -120,7 +121,11 @@ def command(
                     elif sweep and sweep.composed:
                         job.run_all(sweep)
                     elif sweep or not job.run_alone(asked):
-                        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                        try:
+                            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                        except Interrupted:
+                            end_local_jobs()
+                            raise
                     sweep = sweep or job.sweep
                     if sweep:
                         for left in sweep.folder.glob(f"{FAILED}*"):
@@ -167,6 +172,8 @@ def command(
             finally:
                 sys.argv, warnings.formatwarning, threading.excepthook = given, format_warning, of_threads
                 folders.close()
+                if sys.exc_info()[0]:  # what ends this command ends the other ranks too
+                    end_last()
             if job.failed or not well:
                 raise SystemExit(1)
 

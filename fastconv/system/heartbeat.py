@@ -16,8 +16,8 @@ from fastconv.system import signals
 from fastconv.system.distributed import all_know, lost_rank, rank, started_together, world
 from fastconv.system.errors import InputError
 from fastconv.system.first_files import remove_copies
-from fastconv.system.rank_store import ASK_AGAIN_SECONDS, connect, is_connected, store
-from fastconv.system.signals import Interrupted
+from fastconv.system.rank_store import ASK_AGAIN_SECONDS, connect, has_other_keeper, is_connected, store
+from fastconv.system.signals import Interrupted, ending
 
 BEAT_SECONDS = 2.0
 # A process is gone that says nothing new for this many beats of the one that listens. A library that is loaded may keep
@@ -25,6 +25,8 @@ BEAT_SECONDS = 2.0
 SILENT_BEATS = 10
 # The same for one that ends anyway and only waits for the first one, should that have been killed.
 FEW_BEATS = 3
+# Looks within a beat of one that only waits for the end of others.
+OFTEN = 10
 # Seconds that the first process, which may hold the store, waits at its end for the others to end too.
 LAST_SECONDS = 10.0
 # Seconds after which a process ends that could not say how: the machine that keeps the store may be gone.
@@ -33,8 +35,9 @@ MOST_TO_SAY = LAST_SECONDS + 2 * BEAT_SECONDS
 # seconds that those which it started itself, and which do not hear it, wait for it at most.
 TIME_TO_SAY, WAIT_FOR_FIRST_RANK = 3.0, 20.0
 # What a process says at its end, for the others to hear: that it has ended well or that all know why it has not, that a
-# signal ended it, or that it failed alone.
-ENDED, STOPPED, FAILED = "ended", "stopped", "failed"
+# signal ended it, or that it failed alone; then, of one that has waited for the end of the first, that it asks no more.
+ENDED, STOPPED, FAILED, LEFT = "ended", "stopped", "failed", "left"
+ENDS = (ENDED, STOPPED, FAILED, LEFT)
 STORE = "the process that keeps the store"
 
 
@@ -89,9 +92,9 @@ class Heartbeat:
         """Say something for the others to hear."""
         self._store.set(_key(self._rank), word)
 
-    def all_ended(self) -> bool:
-        """Whether every process that this one listens to has ended."""
-        return all(self._said_by(other) in (ENDED, STOPPED, FAILED) for other in self._others)
+    def all_said(self, *words: str) -> bool:
+        """Whether every process that this one listens to has said one of these words."""
+        return all(self._said_by(other) in words for other in self._others)
 
     def first_has_ended(self, is_stopped: bool = False) -> bool:
         """Whether the first process, as was heard last, has ended as this one does; the store may end with it."""
@@ -106,6 +109,10 @@ def _key(rank: int) -> str:
     return f"alive/{rank}"
 
 
+# Whether the other processes end after the first one, by `end_after_first_rank`, since all know why the run ends.
+_awaited = False
+
+
 @contextmanager
 def watching_ranks() -> Iterator[None]:
     """Within the block, end this process with a line and code 1 if another one of the run is gone.
@@ -118,15 +125,17 @@ def watching_ranks() -> Iterator[None]:
     heartbeat, over = Heartbeat(connect(), rank(), world()), threading.Event()
     thread = _started(_watch, heartbeat, over)
     _started(_watch_store, heartbeat, over, thread)
-    word = FAILED
+    global _awaited
+    word, _awaited = FAILED, False
     try:
         yield
         word = ENDED
     except Interrupted:
-        word = STOPPED
+        word, _awaited = STOPPED, True
         raise
     except Exception as error:
-        word = ENDED if all_know(error) else FAILED
+        _awaited = all_know(error)
+        word = ENDED if _awaited else FAILED
         if lost_rank(error):
             raise InputError("a process of this run is gone, so this one ends too") from error
         raise
@@ -178,8 +187,19 @@ def _take_leave(heartbeat: Heartbeat, word: str) -> None:
     with suppress(Exception):  # the store may be gone
         heartbeat.say(word)
         deadline = time.monotonic() + LAST_SECONDS
-        while word == ENDED and rank() == 0 and not heartbeat.all_ended() and time.monotonic() < deadline:
-            time.sleep(BEAT_SECONDS / 10)
+        while word == ENDED and rank() == 0 and not heartbeat.all_said(*ENDS) and time.monotonic() < deadline:
+            time.sleep(BEAT_SECONDS / OFTEN)
+
+
+def end_last() -> None:
+    """Wait, at the very end of the first process, until the others ask its store no more: torch prints a stack trace in
+    one whose store is gone. Not for long, since the launcher may have ended them."""
+    if not _awaited or rank() or not is_connected() or has_other_keeper():
+        return
+    with ending(), suppress(Exception, KeyboardInterrupt):
+        heartbeat, deadline = Heartbeat(store(), rank(), world()), time.monotonic() + LAST_SECONDS
+        while not heartbeat.all_said(LEFT, FAILED) and time.monotonic() < deadline:
+            time.sleep(BEAT_SECONDS / OFTEN)
 
 
 def _end(gone: str, heartbeat: Heartbeat) -> None:
@@ -198,13 +218,15 @@ def end_after_first_rank(code: int = 1) -> NoReturn:
     """
     if started_together():
         with suppress(Exception):  # torch raises several kinds when the store is gone
-            heartbeat = Heartbeat(store(), rank(), world(), FEW_BEATS) if is_connected() else None
+            heartbeat = Heartbeat(store(), rank(), world(), FEW_BEATS * OFTEN) if is_connected() else None
             while heartbeat and not heartbeat.listen() and not heartbeat.first_has_ended(is_stopped=True):
-                time.sleep(BEAT_SECONDS)
+                time.sleep(BEAT_SECONDS / OFTEN)
+            if heartbeat and heartbeat.first_has_ended(is_stopped=True):  # it waits for this
+                heartbeat.say(LEFT)
         time.sleep(TIME_TO_SAY)
     else:
         parent, deadline = os.getppid(), time.monotonic() + WAIT_FOR_FIRST_RANK
         while os.getppid() == parent and time.monotonic() < deadline:
-            time.sleep(ASK_AGAIN_SECONDS / 10)
+            time.sleep(ASK_AGAIN_SECONDS / OFTEN)
     remove_copies()
     os._exit(code)

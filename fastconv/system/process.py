@@ -42,16 +42,39 @@ def parent_of(process: int) -> int:
     return 0
 
 
+def descendants(argument: str) -> list[int]:
+    """The processes that this one, or one that it started, has started with an argument on their command lines. None
+    where the system does not say, and none that have ended."""
+    return [process for process in _processes() if argument in _arguments(process) and os.getpid() in _above(process)]
+
+
+def _processes() -> list[int]:
+    with suppress(OSError):
+        return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
+    return []
+
+
+def _arguments(process: int) -> list[str]:
+    with suppress(OSError):
+        return os.fsdecode(Path(f"/proc/{process}/cmdline").read_bytes()).split("\0")
+    return []
+
+
+def _above(process: int) -> list[int]:
+    """The process that started one, the one that started that, and so on."""
+    above = []
+    while process := parent_of(process):
+        above.append(process)
+    return above
+
+
 def setter_of(variable: str) -> str:
     """The name of the closest process above this one that began without this one's value of an environment variable:
     what has set it. Empty where the system does not say, and if all have begun with it."""
-    value, above = os.environ.get(variable), parent_of(os.getpid())
-    while above:
-        if _variable(above, variable) != value:
-            with suppress(OSError):
-                return Path(f"/proc/{above}/comm").read_text("utf-8", "replace").strip()
-            return ""
-        above = parent_of(above)
+    value = os.environ.get(variable)
+    setter = next((each for each in _above(os.getpid()) if _variable(each, variable) != value), None)
+    with suppress(OSError):
+        return Path(f"/proc/{setter}/comm").read_text("utf-8", "replace").strip() if setter else ""
     return ""
 
 

@@ -31,6 +31,11 @@ def is_connected() -> bool:
     return _connection.cache_info().currsize > 0
 
 
+def has_other_keeper() -> bool:
+    """Whether torchrun keeps the store, and not the first process."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def connect() -> Any:
     """The store by a connection of its own, for a thread: a connection serves one call after the other."""
     _connection()
@@ -53,7 +58,7 @@ def _of_this_run(shared: Any) -> Any:
     """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-    begun = attempt() if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
+    begun = attempt() if has_other_keeper() else 0
     return PrefixStore(f"fastconv-{begun}{_job}", shared)
 
 

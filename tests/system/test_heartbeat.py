@@ -2,16 +2,24 @@
 
 import itertools
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
+from harness import REPOSITORY
 
 from fastconv.system import distributed, heartbeat, signals
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.heartbeat import BEAT_SECONDS, ENDED, FAILED, STOPPED, Heartbeat, end_after_first_rank
+
+# Seconds for the first of two processes to end, wrongly, before the second one asks its store.
+TIME_TO_END = 2.0
 
 
 class Store(dict):
@@ -221,6 +229,88 @@ def test_the_first_process_ends_before_the_others(two, monkeypatch, word):
     end_after_first_rank(143)
     assert ended == [143]
     assert store["alive/0"].decode() == word
+    assert dict.get(store, "alive/1") == (None if word == FAILED else b"left"), (
+        "a store that may be gone is asked no more"
+    )
+
+
+def test_the_first_process_keeps_its_store_until_the_others_ask_no_more(two, monkeypatch):
+    """torch prints a stack trace where a store is asked that is gone."""
+
+    def stop():
+        raise signals.Interrupted(15)
+
+    store, beats = two(rank=0), itertools.count(1)
+    watched(stop, signals.Interrupted)
+    store.set("alive/1", STOPPED)
+    monkeypatch.setattr(heartbeat, "LAST_SECONDS", 100)
+
+    def pass_time(seconds):
+        if next(beats) == 50:
+            store.set("alive/1", "left")
+
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(sleep=pass_time, monotonic=lambda: 0))
+    heartbeat.end_last()
+    assert next(beats) == 51
+    store.set("alive/1", STOPPED)  # and is killed
+    clock = SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: next(beats))
+    monkeypatch.setattr(heartbeat, "time", clock)
+    heartbeat.end_last()
+    assert 150 < next(beats) < 160
+
+
+def test_the_first_process_of_a_run_that_ends_well_or_failed_alone_waits_no_more(two, monkeypatch):
+    two(rank=0)
+    monkeypatch.setattr(heartbeat, "store", lambda: pytest.fail("it asks"))
+    with heartbeat.watching_ranks():
+        pass
+    heartbeat.end_last()
+    watched(lambda: [][0])
+    heartbeat.end_last()
+
+
+RANK = """
+import os, sys
+from fastconv.system import heartbeat
+from fastconv.system.distributed import from_first_rank, rank
+from fastconv.system.signals import Interrupted
+heartbeat.LAST_SECONDS = 600.0
+try:
+    with heartbeat.watching_ranks():
+        from_first_rank("ready", bool)
+        raise Interrupted(15)
+except Interrupted:
+    if rank():
+        sys.stdin.readline()
+        heartbeat.end_after_first_rank(143)
+    print("over", flush=True)
+    heartbeat.end_last()
+sys.exit(143)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_a_signal_ends_print_no_trace():
+    """The second one comes late: it asks whether the first one has ended, which keeps the store."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(2):
+        mpich = {"PMI_SIZE": 2, "MPI_LOCALNRANKS": 2, "PMI_RANK": rank, "MPI_LOCALRANKID": rank, "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in mpich.items()}}
+        command = [sys.executable, "-c", RANK]
+        piped = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        started.append(subprocess.Popen(command, env=environment, cwd=REPOSITORY, text=True, **piped))
+    first, second = started
+    try:
+        assert first.stdout.readline() == "over\n"
+        with suppress(subprocess.TimeoutExpired):
+            first.wait(TIME_TO_END)
+        assert [each.communicate("\n", timeout=600)[1] for each in (second, first)] == ["", ""]
+        assert [each.returncode for each in started] == [143, 143]
+    finally:
+        for process in started:
+            process.kill()
 
 
 def test_a_first_process_that_is_silent_is_not_waited_for(two, monkeypatch):
@@ -232,7 +322,7 @@ def test_a_first_process_that_is_silent_is_not_waited_for(two, monkeypatch):
     monkeypatch.setattr(os, "_exit", ended.append)
     end_after_first_rank(143)
     assert ended == [143]
-    assert len(slept) < 10
+    assert sum(slept) < 10 * heartbeat.BEAT_SECONDS
     assert removed == [0], "the copies of the first one's files, before the end"
 
 
