@@ -206,7 +206,7 @@ def _packed(images: Any, labels: Any) -> bytes:
     """Images and their labels as the content of a .npz. Raises InputError for those that cannot be learned."""
     from fastconv.analysis.given_images import require_bytes
     from fastconv.data.sources.array_values import as_labels, require_images
-    from fastconv.data.sources.labels import class_names
+    from fastconv.data.sources.labels import NO_LABEL, class_names
 
     images, labels = _array(images, "images"), _array(labels, "labels")
     whole = images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() <= 255
@@ -225,7 +225,8 @@ def _packed(images: Any, labels: Any) -> bytes:
             raise InputError(f"label {wrong or 0} is {shown}: give numbers or names, and leave out images without one")
         labels = np.array([str(label) for label in labels])
     given = as_labels(labels, "the data set has labels")
-    class_names((label for label in given if label is not None), "the data set")
+    unlabelled = [(f"image {at}", NO_LABEL) for at, label in enumerate(given) if label is None]
+    class_names((label for label in given if label is not None), "the data set", unlabelled)
     file = io.BytesIO()
     np.savez(file, images=images, labels=labels)
     return file.getvalue()
