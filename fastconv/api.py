@@ -52,7 +52,7 @@ _calls = itertools.count()
 @_stoppable()
 def fit(
     dataset: Any,
-    seconds: float = 1000.0,
+    seconds: float | None = 1000.0,
     *overrides: str,
     experiment: str = "best",
     objective: str = "accuracy",
@@ -74,7 +74,7 @@ def fit(
             - A Hugging Face `Dataset`, or a `DatasetDict` of splits.
 
             Without a test split, a fifth of the images is kept for testing.
-        seconds: the budget.
+        seconds: the budget; None for no limit, which `experiment="best"` does not allow.
         overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
         experiment: name of the experiment, such as `best`.
         objective: the result that the network is judged by: `accuracy`, `balanced_accuracy` or `macro_f1`.
@@ -94,7 +94,7 @@ def fit(
     if not isinstance(experiment, str) or not experiment:
         raise InputError(f'experiment={experiment!r} is no name of an experiment: give one, such as "best"')
     given = _given(dataset, image_column, label_column)
-    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *given.settings]
+    settings = [f"experiment={experiment}", f"budget.seconds={'null' if seconds is None else seconds}", *given.settings]
     settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]
     with given.kept():
         settings = prepare_arguments("train", settings)

@@ -134,6 +134,15 @@ def test_bad_input_is_an_error_of_one_line(here, digits_root, dataset, overrides
     assert {path.name for path in (*digits_root.glob("arrays/*.npz"), *digits_root.glob("tables/*"))} == before
 
 
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [(None, "needs a limit: give seconds"), (-5, "give a number of seconds"), ("soon", "budget.seconds: Value 'soon'")],
+)
+def test_seconds_that_cannot_be_are_an_error_of_one_line(here, seconds, line):
+    with pytest.raises(InputError, match=line):
+        fastconv.fit("digits", seconds)
+
+
 def test_ctrl_c_ends_training_and_leaves_signals_as_they_were(here, monkeypatch):
     """As in a notebook, whose next training must not end for the signal of the one before."""
     seconds = ("digits", 6.0, "autotune=[]", *SMALL, "outputs=runs")
