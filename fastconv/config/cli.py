@@ -43,6 +43,14 @@ def no_search(config: Any) -> None:
     raise InputError("this command has no result to search by: a search is of fastconv.train")
 
 
+def _require_working_folder() -> None:
+    """Raise InputError if the folder that the command runs in was removed: no relative path means anything there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the folder that the command was started in is gone: change to one that is there") from error
+
+
 def _is_of_submitit(error: BaseException) -> bool:
     """Whether an error is one of submitit's own, such as that a job ended without a result."""
     return type(error).__module__.startswith("submitit.")
@@ -99,6 +107,7 @@ def command(
             if not job.full_error:
                 folders.callback(os.environ.pop, "HYDRA_FULL_ERROR", None)
             try:
+                _require_working_folder()
                 folders.enter_context(config_folder(read_arguments(arguments).config_dir))
                 arguments = prepare_arguments(config_name, arguments)
                 if {"--help", "-h"} & set(arguments):
