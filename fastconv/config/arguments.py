@@ -105,6 +105,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
 
 def prepare_arguments(config_name: str, arguments: Sequence[str]) -> list[str]:
     """A command line as Hydra is to read it: texts as they were typed, each key once, components with their group.
+    Settings come first, since Hydra reads them side by side, then flags.
 
     The last value of a key counts, as for Hydra. Raises InputError for arguments that cannot be read.
     """
@@ -126,7 +127,7 @@ def prepare_arguments(config_name: str, arguments: Sequence[str]) -> list[str]:
             left.pop(0)
         else:
             flags.append(text)
-    return [*overrides, *flags]  # Hydra reads overrides that stand side by side
+    return [*overrides, *flags]
 
 
 def last_of_each(overrides: Sequence[str]) -> list[str]:

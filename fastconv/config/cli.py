@@ -122,7 +122,9 @@ def command(
                     job.progress = SweepProgress(len(sweep.configs), sweep.folder) if sweep else None
                     job.flags = ["--config-dir", asked.config_dir] if asked.config_dir else []
                     job.may_come_back = planned is not None and not planned.is_search
-                    sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
+                    count = len(asked.overrides)  # they are the first arguments, and Hydra reads them side by side
+                    more = [override_of(sweep.folder)] if sweep else []
+                    sys.argv = [given[0], *arguments[:count], *more, *arguments[count:]]
                     if sweep and sweep.is_search:
                         job.run_search(sweep)
                     elif sweep and sweep.composed:
