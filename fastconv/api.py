@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -183,6 +184,8 @@ def _settings(dataset: str | Path) -> list[str]:
         kind, key = found[0]
         return [f"dataset={kind}", f"{key}={literally(Path(name).absolute())}"]
     if name and _there(Path(name)):
+        if zipfile.is_zipfile(name):
+            raise InputError(f"{name[:200]} is an archive: unpack it, and give the folder")
         raise InputError(f"{name[:200]} is a file of no known kind: give a folder, or {', '.join(_FILES)}")
     raise InputError(f"{name[:200] or 'an empty text'} is neither a folder nor one of fastconv's data sets")
 
@@ -209,7 +212,9 @@ def _packed(images: Any, labels: Any) -> bytes:
     from fastconv.data.sources.labels import NO_LABEL, class_names
 
     images, labels = _array(images, "images"), _array(labels, "labels")
-    whole = images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() <= 255
+    if not images.size:
+        raise InputError("the data set has no images: give uint8 [N, H, W] or [N, H, W, C]")
+    whole = images.dtype.kind in "iu" and images.min() >= 0 and images.max() <= 255
     if not whole:
         require_bytes(images)
     require_images(images.shape, images.dtype, "the data set has images")
