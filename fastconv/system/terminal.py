@@ -35,7 +35,12 @@ def say_of_interrupt(kind: type[BaseException], error: BaseException, trace: Tra
 def say_of_interrupts() -> None:
     """Say one line from now on, and no traceback, where Ctrl-C ends the process."""
     otherwise = sys.excepthook
-    sys.excepthook = lambda *error: None if say_of_interrupt(*error) else otherwise(*error)
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not say_of_interrupt(kind, error, trace):
+            otherwise(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def is_module_of(package: str) -> bool:
