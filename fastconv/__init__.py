@@ -3,12 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from fastconv.system import process as _process  # notes the time  # noqa: F401
+from fastconv.system import terminal as _terminal
 
 if TYPE_CHECKING:
     from fastconv.analysis.predictor import Predictions as Predictions
     from fastconv.api import fit as fit
     from fastconv.predictor import Predictor as Predictor
     from fastconv.predictor import load as load
+
+if _terminal.is_module_of("fastconv"):
+    _terminal.say_of_interrupts()  # the imports of a command may take seconds
 
 __version__ = "0.1.0"
 __all__ = ["Predictions", "Predictor", "fit", "load"]

@@ -9,7 +9,7 @@ from fastconv import __doc__ as about
 from fastconv import __version__
 from fastconv.system.errors import nearest
 from fastconv.system.names import printable
-from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding
+from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding, say_of_interrupts
 
 COMMANDS = {
     "train": "train a network inside a time budget, and score it",
@@ -44,6 +44,7 @@ compdef _fastconv fastconv""",
 def main() -> None:
     """Run the command that the first argument names. Nothing is imported before it is needed."""
     print_in_any_encoding()
+    say_of_interrupts()
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h"):
         print(help_text())

@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ _calls = itertools.count()
 @_stoppable()
 def fit(
     dataset: Any,
-    seconds: float = 1000.0,
+    seconds: float | None = 1000.0,
     *overrides: str,
     experiment: str = "best",
     objective: str = "accuracy",
@@ -76,7 +77,8 @@ def fit(
             - A Hugging Face `Dataset`, or a `DatasetDict` of splits.
 
             If there is no test split, a fifth of the images of each class is kept for testing.
-        seconds: the time from the call to the written result.
+        seconds: the budget, from the call to the written result; None for no limit, which `experiment="best"` does not
+            allow.
         overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
         experiment: name of the experiment, such as `best`.
         objective: the result that the network is judged by: `accuracy`, `balanced_accuracy` or `macro_f1`.
@@ -96,7 +98,7 @@ def fit(
     if not isinstance(experiment, str) or not experiment:
         raise InputError(f'experiment={experiment!r} is not the name of an experiment: give one, such as "best"')
     given = _given(dataset, image_column, label_column)
-    settings = [f"experiment={experiment}", f"budget.seconds={seconds}", *given.settings]
+    settings = [f"experiment={experiment}", f"budget.seconds={'null' if seconds is None else seconds}", *given.settings]
     settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]
     with given.kept():
         settings = prepare_arguments("train", settings)
@@ -185,6 +187,8 @@ def _settings(dataset: str | Path) -> list[str]:
         kind, key = found[0]
         return [f"dataset={kind}", f"{key}={literally(Path(name).absolute())}"]
     if name and os.path.isfile(name):
+        if zipfile.is_zipfile(name):
+            raise InputError(f"{name[:200]} is an archive: unpack it, and give the folder")
         raise InputError(f"{name[:200]} is a file of no known kind: give a folder, or {', '.join(_FILES)}")
     raise InputError(f"{name[:200] or 'an empty text'} is neither a folder nor one of fastconv's data sets")
 
@@ -200,10 +204,12 @@ def _packed(images: Any, labels: Any) -> bytes:
     """Images and their labels as the content of a .npz. Raises InputError for those that cannot be learned."""
     from fastconv.analysis.given_images import require_bytes
     from fastconv.data.sources.array_values import as_labels, require_images
-    from fastconv.data.sources.labels import class_names
+    from fastconv.data.sources.labels import NO_LABEL, class_names
 
     images, labels = _array(images, "images"), _array(labels, "labels")
-    whole = images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() <= 255
+    if not images.size:
+        raise InputError("the data set has no images: give uint8 [N, H, W] or [N, H, W, C]")
+    whole = images.dtype.kind in "iu" and images.min() >= 0 and images.max() <= 255
     if not whole:
         require_bytes(images)
     require_images(images.shape, images.dtype, "the data set has images")
@@ -219,7 +225,8 @@ def _packed(images: Any, labels: Any) -> bytes:
             raise InputError(f"label {wrong or 0} is {shown}: give numbers or names, and leave out images without one")
         labels = np.array([str(label) for label in labels])
     given = as_labels(labels, "the data set has labels")
-    class_names((label for label in given if label is not None), "the data set")
+    unlabelled = [(f"image {at}", NO_LABEL) for at, label in enumerate(given) if label is None]
+    class_names((label for label in given if label is not None), "the data set", unlabelled)
     file = io.BytesIO()
     np.savez(file, images=images, labels=labels)
     return file.getvalue()

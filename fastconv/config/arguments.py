@@ -56,10 +56,14 @@ class Arguments:
     """Whether there are overrides of the command's own keys alone, and no flag but `--config-dir`."""
 
 
+# A setting that is written as a flag, and the settings behind it.
+_FLAG = re.compile(r"-+([A-Za-z_][\w.]*)(?:(?:=| (?![\w.~+/]+=))(.*?))?(?: [\w.~+/]+=.*)?$", re.DOTALL)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:  # argparse would print its usage and end with code 2
         unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message and (found := re.match(r"-+([A-Za-z_][\w.]*)(?:[= ](.*))?$", unknown, re.DOTALL)):
+        if unknown != message and (found := _FLAG.match(unknown)):
             setting = shlex.quote(f"{found[1]}={found[2] or 'VALUE'}")
             message += f": settings have no dashes, write {setting}"
         raise InputError(f"{message}. --help shows what can be set")
@@ -91,7 +95,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     information = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
     parser.add_argument("--info", "-i", const="all", nargs="?", choices=information)
-    found = vars(parser.parse_args(arguments))
+    found = vars(parser.parse_intermixed_args(arguments))  # as in dataset=digits -m seed=0,1
     asked = [value for name, value in found.items() if name not in ("overrides", "config_dir")]
     is_plain = not any(asked) and not any(text.lstrip("+").startswith("hydra") for text in found["overrides"])
     fields = [name for name in Arguments.__dataclass_fields__ if name in found]
@@ -100,6 +104,7 @@ def read_arguments(arguments: Sequence[str]) -> Arguments:
 
 def prepare_arguments(config_name: str, arguments: Sequence[str]) -> list[str]:
     """A command line as Hydra is to read it: texts as they were typed, each key once, components with their group.
+    Settings come first, since Hydra reads them side by side, then flags.
 
     The last value of a key counts, as for Hydra. Raises InputError for arguments that cannot be read.
     """
@@ -115,8 +120,13 @@ def prepare_arguments(config_name: str, arguments: Sequence[str]) -> list[str]:
         overrides = last_of_each(as_typed(config_name, overrides, in_sweep))
     if not overrides:
         return list(arguments)
-    before = list(arguments).index(asked.overrides[0])  # all overrides stand beside each other, as Hydra reads them
-    return [*arguments[:before], *overrides, *arguments[before + len(asked.overrides) :]]
+    flags, left = [], list(asked.overrides)
+    for text in arguments:
+        if left and text == left[0]:
+            left.pop(0)
+        else:
+            flags.append(text)
+    return [*overrides, *flags]
 
 
 def last_of_each(overrides: Sequence[str]) -> list[str]:

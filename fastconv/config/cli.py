@@ -45,6 +45,14 @@ def no_search(config: Any) -> None:
     raise InputError("only fastconv.train can search: this command has no result to compare")
 
 
+def _require_working_folder() -> None:
+    """Raise InputError if the folder that the command runs in was removed: no relative path means anything there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the folder that the command was started in is gone: change to one that is there") from error
+
+
 def _is_of_submitit(error: BaseException) -> bool:
     """Whether an error is one of submitit's own, such as that a job ended without a result."""
     return type(error).__module__.startswith("submitit.")
@@ -101,6 +109,7 @@ def command(
             if not job.full_error:
                 folders.callback(os.environ.pop, "HYDRA_FULL_ERROR", None)
             try:
+                _require_working_folder()
                 folders.enter_context(config_folder(read_arguments(arguments).config_dir))
                 arguments = prepare_arguments(config_name, arguments)
                 if {"--help", "-h"} & set(arguments):
@@ -115,7 +124,9 @@ def command(
                     job.progress = SweepProgress(len(sweep.configs), sweep.folder) if sweep else None
                     job.flags = ["--config-dir", asked.config_dir] if asked.config_dir else []
                     job.may_come_back = planned is not None and not planned.is_search
-                    sys.argv = [given[0], *arguments, *([override_of(sweep.folder)] if sweep else [])]
+                    count = len(asked.overrides)  # they are the first arguments, and Hydra reads them side by side
+                    more = [override_of(sweep.folder)] if sweep else []
+                    sys.argv = [given[0], *arguments[:count], *more, *arguments[count:]]
                     if sweep and sweep.is_search:
                         job.run_search(sweep)
                     elif sweep and sweep.composed:

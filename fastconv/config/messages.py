@@ -11,6 +11,7 @@ from fastconv.config.overrides import task_overrides
 from fastconv.system.errors import InputError, RunWarning, StreamError
 from fastconv.system.files import is_of_files, of_file
 from fastconv.system.names import printable
+from fastconv.system.terminal import say_of_interrupt
 from fastconv.system.urls import redacted
 
 # Messages are cut after this many characters: a value can be as long as the command line itself.
@@ -33,8 +34,9 @@ def report_thread(otherwise: Callable[[Any], Any], arguments: Any) -> None:
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of an error that is none of the user's input, without the secrets of URLs."""
-    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+    """Print the traceback of an error that is none of the user's input, without the secrets of URLs; none of Ctrl-C."""
+    if not say_of_interrupt(kind, error, trace):
+        print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def fail(line: str) -> None:

@@ -22,7 +22,8 @@ SPARE_BYTES = 64 * 2**20
 # Errors by which the system says that a disk is full, and that it cannot or must not read or write a file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FILE_ERRORS = (*FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
-               errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
+               errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE,
+               errno.ENFILE)  # fmt: skip
 # Bytes of the largest file that is read into memory whole, such as an image.
 MOST_BYTES = 2**30
 

@@ -1,4 +1,4 @@
-"""What a command prints: in any encoding of the terminal, and only as long as somebody reads it."""
+"""What a command prints: in any encoding of the terminal, only as long as somebody reads it, and one line on Ctrl-C."""
 
 import errno
 import functools
@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,8 +35,37 @@ def plain_console(**settings: Any) -> "Console":
     return Console(highlight=False, markup=False, soft_wrap=True, **settings)
 
 
+def say_of_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> bool:
+    """Say in one line that Ctrl-C ended a command, if that is the error. Returns whether it is."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("fastconv: ended by SIGINT", file=sys.stderr)
+        return True
+    return False
+
+
+def say_of_interrupts() -> None:
+    """Say one line from now on, and no traceback, where Ctrl-C ends the process."""
+    otherwise = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not say_of_interrupt(kind, error, trace):
+            otherwise(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def is_module_of(package: str) -> bool:
+    """Whether Python is about to run `python -m PACKAGE...`, and is still importing what the module needs."""
+    if sys.argv[:1] != ["-m"] or "-m" not in sys.orig_argv:  # Python's word until it has found the module
+        return False
+    return sys.orig_argv[sys.orig_argv.index("-m") + 1].partition(".")[0] == package
+
+
 def ends_with_its_reader(command: Callable[[], None]) -> Callable[[], None]:
-    """A command that ends without a word, as others in a pipe do, when the one that reads its output has ended."""
+    """A command that ends without a word, as others in a pipe do, when the one that reads its output has ended.
+
+    With one line it ends where the output goes to a disk that is full.
+    """
 
     @functools.wraps(command)
     def main() -> None:
@@ -43,16 +73,33 @@ def ends_with_its_reader(command: Callable[[], None]) -> Callable[[], None]:
             try:
                 command()
             finally:
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+                _flush(said=sys.exception() is not None)
         except OSError as error:
             if error.errno not in BROKEN_PIPE_ERRORS or not _is_broken():  # a server's pipe, for example
                 raise
-            # Python flushes it once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             raise SystemExit(BROKEN_PIPE_CODE) from None
 
     return main
+
+
+def _flush(said: bool) -> None:
+    """Write what is left of the output. Ends the command where it cannot be, with a line unless it has `said` why."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno in BROKEN_PIPE_ERRORS:
+            raise
+        _discard_output()
+        if not said:
+            print(f"fastconv: cannot write the output: {error.strerror}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+def _discard_output() -> None:
+    """Send to nowhere what Python would write once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_broken() -> bool:

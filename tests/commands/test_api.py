@@ -1,6 +1,7 @@
 """fastconv from Python."""
 
 import signal
+import zipfile
 
 import numpy as np
 import pandas
@@ -122,6 +123,7 @@ def test_a_named_set_is_learned_and_found_again(here):
         (pandas.DataFrame([[b"1", 0]]), (), "the DataFrame has a column 0, whose name is no text"),
         ((np.zeros((5, 8, 8), np.uint8), range(4)), (), "as many labels as images"),
         ((np.zeros((5, 8, 8), np.uint8), [0] * 5), (), "has a single label"),
+        (([], []), (), "the data set has no images"),
         ("digits", ("dry_run=true",), "leave out dry_run"),
     ],
 )
@@ -132,6 +134,26 @@ def test_bad_input_is_an_error_of_one_line(here, digits_root, dataset, overrides
         fastconv.fit(dataset, 60, *overrides)
     assert not (here / "outputs").exists()
     assert {path.name for path in (*digits_root.glob("arrays/*.npz"), *digits_root.glob("tables/*"))} == before
+
+
+def test_an_archive_is_to_be_unpacked(here):
+    with zipfile.ZipFile(here / "photos.zip", "w") as archive:
+        archive.writestr("cat/0.png", b"")
+    with pytest.raises(InputError, match=r"photos\.zip is an archive: unpack it"):
+        fastconv.fit("photos.zip", 60)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        (None, "budget.seconds and schedule.max_epochs are both null"),
+        (-5, "give a number of seconds"),
+        ("soon", "budget.seconds: Value 'soon'"),
+    ],
+)
+def test_seconds_that_cannot_be_are_an_error_of_one_line(here, seconds, line):
+    with pytest.raises(InputError, match=line):
+        fastconv.fit("digits", seconds)
 
 
 def test_ctrl_c_ends_training_and_leaves_signals_as_they_were(here, monkeypatch):

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from harness import files, run_command
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from fastconv import train
+from fastconv import compare, train
 from fastconv.config.commands import Method
 from fastconv.config.help import described_keys
 from fastconv.config.overrides import compose, group_options, groups
@@ -371,6 +372,19 @@ def test_an_unwritable_output_folder_is_found_out_before_anything_long(command, 
     assert ended.code == 1
     assert ended.err == "fastconv: cannot write outputs: Not a directory. Choose another folder\n"
     assert files(tmp_path) == ["outputs"]
+
+
+def test_a_folder_that_is_gone_gets_one_line(monkeypatch, capsys):
+    def gone():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    monkeypatch.setattr(sys, "argv", ["compare"])
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert capsys.readouterr().err == (
+        "fastconv: the folder that the command was started in is gone: change to one that is there\n"
+    )
 
 
 def test_too_little_disk_for_the_stream(command, tmp_path, monkeypatch):

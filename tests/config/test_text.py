@@ -121,6 +121,32 @@ def test_the_last_value_of_a_key_counts():
     assert read_arguments(given).overrides == ["seed=2,3"]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["seed=0,1", "-m", "batch_size=64"],
+        ["-m", "seed=0,1", "--config-dir", ".", "batch_size=64"],
+        ["seed=0,1", "batch_size=64", "-m"],
+        ["seed=0,1", "--config-dir=.", "batch_size=64", "--info"],
+        ["seed=0,1", "--cfg", "job", "batch_size=64"],
+    ],
+)
+def test_flags_may_stand_between_settings(given):
+    prepared = prepare_arguments("train", given)
+    assert prepared[:2] == ["seed=0,1", "batch_size=64"]  # Hydra refuses settings that a flag parts
+    assert sorted(prepared) == sorted(given)
+    asked, before = read_arguments(prepared), read_arguments(given)
+    assert asked == before
+    assert asked.overrides == ["seed=0,1", "batch_size=64"]
+    assert asked.multirun == ("-m" in given)
+
+
+@pytest.mark.parametrize("given", [["--seed=5"], ["--seed", "5"], ["batch_size=8", "--seed=5", "optimizer.max_lr=1"]])
+def test_a_setting_that_is_written_as_a_flag_gets_the_right_way(given):
+    with pytest.raises(InputError, match=r"settings have no dashes, write seed=(5|VALUE)\. --help"):
+        read_arguments(given)
+
+
 WRONG = {
     "--seed=5": "settings have no dashes, write seed=5",
     "seed:5": "as seed=5",

@@ -1,7 +1,9 @@
 """A user's own images: whatever they come in, the same arrays; and nothing believed that a file says of itself."""
 
 import csv
+import errno
 import io
+import itertools
 import json
 import os
 import shutil
@@ -18,8 +20,10 @@ from sklearn.datasets import load_digits, load_sample_images
 from fastconv.config.overrides import compose
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
+from fastconv.data.sources import folders
 from fastconv.data.sources.pixels import to_array
 from fastconv.data.stream.spec import stream_spec
+from fastconv.system.errors import InputError
 
 NAMES = ("one", "two", "three", "four")
 
@@ -288,6 +292,24 @@ def test_unreadable_images_are_left_out_and_said(tmp_path, command):
     assert ended.code == 1
     assert ended.err.count("\n") == 1
     assert f"{count} of {60 + count} images cannot be read" in ended.err
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+@pytest.mark.parametrize("reading", [1, 2], ids=["its header", "the whole"])
+def test_an_error_of_the_machine_leaves_no_image_out(tmp_path, monkeypatch, number, reading):
+    """Neither now nor later: decoded images are kept."""
+    given = Dataset(name="own", source="image_folder", root=str(as_folder(tmp_path / "f", *pictures(20))))
+    whole, readings = folders._content, itertools.count(1)
+
+    def failing(path: str) -> bytes:
+        if path.endswith("00003.png") and next(readings) == reading:
+            raise OSError(number, os.strerror(number), path)
+        return whole(path)
+
+    monkeypatch.setattr(folders, "_content", failing)
+    with pytest.raises(InputError, match=rf"cannot read two/00003.png: {os.strerror(number)}.*try again"):
+        load(given, tmp_path / "data")
+    assert sum(map(len, load(given, tmp_path / "data"))) == 20
 
 
 BAD = {

@@ -187,7 +187,7 @@ REFUSED = {
     "long text": (rows("x" * 5000 + "{at},{label}", head="path,label"), "names 12 files that are not there"),
     "below a separator": ("sep=;\npath;label\n0.png;cat\n1.png;dog;1\n", "line 4: 3 cells"),
     "one class, and no labels": (rows("{at}.png,{label}", head="path,label", names=("cat", "null")),
-                                 "single label, cat, and 6 images without a label: a classifier needs"),
+                                 r"cat, and 6 images are left out, such as 1.png \(line 3\) \(no label\): a"),
     "one class": (rows("{at}.png,cat", head="path,label"), "single label, cat"),
     "no values": (rows("{at}.png,", head="path,label"), "has no labels"),
     "empty": ("", "is empty: give a table"),

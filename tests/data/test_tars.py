@@ -180,7 +180,11 @@ REFUSED = {
         [*pairs("{at}", "1")[:2], *pairs("{at}", "2")[2:4], *pairs("{at}", '{{"label": Infinity}}', "json")[4:]],
         "label inf beside numbers",
     ),
-    "one class": (pairs("{at}", "cat"), "images of 1 class:"),
+    "one class": (pairs("{at}", "cat"), "has a single label, cat: a classifier needs images of two classes"),
+    "one class, and no labels": (
+        [*pairs("{at}", "cat")[:4], *pairs("{at}", "")[4:]],
+        r"single label, cat, and 2 images are left out, such as .* \(no label",
+    ),
 }  # fmt: skip
 
 
@@ -199,6 +203,17 @@ def test_numbers_are_the_classes_however_they_are_written(tmp_path):
         for end, content in (("png", picture(at)), ("json", json.dumps({"label": label.decode()}).encode()))
     ]
     assert found(write(tmp_path / "own.tar", members))[0] == {0: "0", 1: "1", 2: "2", 3: "1"}
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (5, 12), (0, 100_000)])
+def test_classes_may_be_numbered_in_any_way(tmp_path, numbers):
+    """Without a class for each number between, which no image has."""
+    members = [
+        (f"{at}.{end}", content)
+        for at in range(4)
+        for end, content in (("png", picture(at)), ("cls", str(numbers[at % 2]).encode()))
+    ]
+    assert found(write(tmp_path / "own.tar", members))[0] == {at: str(numbers[at % 2]) for at in range(4)}
 
 
 def test_prediction_has_a_row_for_each_image(tmp_path):

@@ -1,12 +1,15 @@
-"""Commands whose output nobody reads, as in `predict out=- | head -1`."""
+"""Commands whose output nobody reads, as in `predict out=- | head -1`, and those that Ctrl-C ends at their start."""
 
 import errno
 import os
 import select
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from harness import REPOSITORY
 
 from fastconv.analysis.prediction_files import write_predictions
 from fastconv.system.errors import InputError
@@ -56,6 +59,24 @@ def test_it_ends_quietly(lines, system, unbuffered):
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
+@pytest.mark.parametrize("lines", [1, 10_000])
+def test_output_to_a_full_disk_is_one_line(lines):
+    """Python writes a few lines at the end of the command alone, and many before."""
+    command = [sys.executable, "-c", COMMAND.format(lines=lines)]
+    with FULL.open("w") as output:
+        environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=120, env=environment)
+    assert ended.returncode == 1
+    if lines == 1:
+        assert ended.stderr == "fastconv: cannot write the output: No space left on device\n"
+    else:  # the body of a command says it
+        assert ended.stderr.splitlines()[-1] == "OSError: [Errno 28] No space left on device"
+
+
 @pytest.mark.parametrize("has_poll", [True, False])
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.EINVAL])
 def test_a_broken_pipe_elsewhere_is_an_error(monkeypatch, number, has_poll):
@@ -74,3 +95,30 @@ def test_predictions_need_an_output(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(InputError, match="standard output is closed: give a file"):
         write_predictions(None, ["a.png"], "-")
+
+
+AS_INSTALLED = "import sys; from fastconv.__main__ import main; sys.argv = ['fastconv', 'train']; main()"
+
+
+@pytest.mark.parametrize(
+    ("command", "is_ours"),
+    [
+        (["-m", "fastconv.train", "seed=1"], True),
+        (["-m", "fastconv", "train"], True),
+        (["-c", AS_INSTALLED], True),
+        (["-m", "theirs"], False),
+    ],
+)
+def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path, command, is_ours):
+    (tmp_path / "hydra").mkdir()
+    (tmp_path / "hydra" / "__init__.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "theirs.py").write_text("import fastconv, hydra")
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=120)
+    assert ended.returncode == -signal.SIGINT
+    if is_ours:
+        assert ended.stderr == "fastconv: ended by SIGINT\n"
+    else:
+        assert "Traceback" in ended.stderr
+        assert "fastconv: " not in ended.stderr

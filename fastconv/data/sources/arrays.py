@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Names of arrays whose first stamps did not have them.
 FIRST_KEYS = [("images", "labels"), ("test_images", "test_labels")]
+# What the names of images begin with: of those to train on, and to test with.
+BEFORE = ("", "test ")
 # Part of the stamp of images that are not uint8: to be counted up when other values of them are refused than before.
 VALUES = 2
 # Images after which the pages of a memory-mapped array are given back.
@@ -48,19 +50,23 @@ def arrays(dataset: "Dataset", data: Path) -> Source:
         require_images(images.shape, images.dtype, f"{path} has {images_key}")
         images.require_plain(images.count * IMAGE_BYTES)
         labels_of.append(as_labels(labels.read(), f"{path} has {labels_key}"))
-    names = class_names((label for labels in labels_of for label in labels if label is not None), path)
+    unlabelled = [
+        (f"{before}image {at}", NO_LABEL)
+        for before, labels in zip(BEFORE, labels_of, strict=False)
+        for at, label in enumerate(labels)
+        if label is None
+    ]
+    names = class_names((label for labels in labels_of for label in labels if label is not None), path, unlabelled)
     number, classes = numbers_of(names), list(dict.fromkeys(names.values()))
     notes = [f"{path} has arrays that are not used: {', '.join(unused[:8])}"] if unused else []
 
     def find() -> Found:
         samples = []
-        unreadable = []
-        for before, (key, _), labels in zip(("", "test "), keys, labels_of, strict=False):
+        for before, (key, _), labels in zip(BEFORE, keys, labels_of, strict=False):
             images = as_images(stored[key].map(data / "arrays"), f"{path} has {key}")
             rows = [at for at, label in enumerate(labels) if label is not None]
-            unreadable += [(f"{before}image {at}", NO_LABEL) for at, label in enumerate(labels) if label is None]
             samples.append(ArraySamples(before, images, rows, [number[label] for label in labels if label is not None]))
-        return Found.of(classes, samples, unreadable)
+        return Found.of(classes, samples, unlabelled)
 
     told: list[Any] = [] if keys == FIRST_KEYS[: len(keys)] else [keys]
     if any(stored[key].dtype != np.uint8 for key, _ in keys):

@@ -1,6 +1,7 @@
 """Decodes image files of any size and mode, in parallel, to arrays of one size."""
 
 import contextlib
+import errno
 import os
 from abc import ABC, abstractmethod
 from collections import deque
@@ -24,6 +25,9 @@ SMALLEST, LARGEST = 24, 128
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 # Images, and bytes of their arrays, that a thread works on at a time: enough to make the cost of a task negligible.
 TASK_IMAGES, TASK_BYTES = 64, 4 * 2**20
+# Errors of the machine or its network, which say nothing of the file that meets them.
+OF_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN,
+              errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH)  # fmt: skip
 Result = TypeVar("Result")
 
 
@@ -91,6 +95,8 @@ def look(samples: Sequence[Sample], on_images: Callable[[int], None]) -> Looked:
 
     Args:
         on_images: called with a number of images when that many more have been read.
+
+    Raises InputError where the machine keeps a file from being read.
     """
     ranges: list[ValueRange] = []
     several: list[str] = []
@@ -109,7 +115,8 @@ def look(samples: Sequence[Sample], on_images: Callable[[int], None]) -> Looked:
             if is_deep(image.mode):
                 ranges.append(value_range(image))
             return (height, width, _is_grey(image.mode)) if turned else (width, height, _is_grey(image.mode))
-        except Exception:  # decoding will report the reason
+        except Exception as error:  # decoding will report the reason
+            _require_of_file(error, sample.name)
             return None
 
     def work(part: range) -> tuple[NDArray[np.int64], bool]:
@@ -146,7 +153,7 @@ def decode(
         levels: how values of more than eight bits become bytes.
         resize: how images become square.
 
-    Raises OSError if the file cannot be written.
+    Raises OSError if the file cannot be written, InputError where the machine keeps an image from being read.
     """
     shape = (size, size, 1 if grey else 3)
     kept: list[int] = []
@@ -162,6 +169,7 @@ def decode(
                 images[len(read)] = _decoded(sample, size, grey, levels, resize)
                 read.append(at)
             except Exception as error:  # Pillow raises many kinds, and a file may contain anything
+                _require_of_file(error, sample.name)
                 failed.append((sample.name, reason_of(error, sample.name)))
         on_images(len(part))
         return images[: len(read)], read, failed
@@ -229,6 +237,12 @@ def _in_order(work: Callable[[range], Result], count: int, most: int) -> Iterato
         finally:
             for each in waiting:
                 each.cancel()
+
+
+def _require_of_file(error: Exception, name: str) -> None:
+    """Raise InputError for an error of the machine: an image left out for it would be missed in every later run."""
+    if isinstance(error, OSError) and error.errno in OF_MACHINE:
+        raise InputError(f"cannot read {name}: {error.strerror}. This is no fault of the image: try again") from error
 
 
 def why_unreadable(sample: Sample) -> str:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 
 from fastconv.data.sources.base import natural
@@ -27,7 +27,7 @@ def label_of(text: str) -> str | None:
     return None if text.lower() in _NO_VALUE else text
 
 
-def class_names(labels: Iterable[str], where: object, missing: int = 0) -> dict[str, str]:
+def class_names(labels: Iterable[str], where: object, left_out: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
     """Map each label as it is spelled to the name of its class, in the order of the classes.
 
     Labels that are equal as numbers (0 and 0.0) or as truth values (True and true), or that differ only in how Unicode
@@ -37,7 +37,7 @@ def class_names(labels: Iterable[str], where: object, missing: int = 0) -> dict[
     Args:
         labels: the labels, as they are spelled.
         where: the file, for errors.
-        missing: images without a label, for errors.
+        left_out: (name, reason) of images that have none of these labels, for errors.
 
     Raises InputError for fewer than two classes, for infinity or -1 among other numbers, since these usually mean no
     label, and for a label that joins others.
@@ -64,12 +64,11 @@ def class_names(labels: Iterable[str], where: object, missing: int = 0) -> dict[
         names = {label: label.capitalize() for label in spelled}
     classes = sorted(set(names.values()), key=natural)
     if len(classes) < 2:
-        beside = f", and {counted(missing, 'image')} without a label" if missing else ""
-        raise InputError(
-            f"{where} has a single label, {classes[0]}{beside}: a classifier needs two or more"
-            if classes
-            else f"{where} has no labels: a classifier needs images of two classes or more"
-        )
+        some = f"{where} has a single label, {classes[0]}" if classes else f"{where} has no labels"
+        if left_out:
+            name, why = left_out[0]
+            some += f", and {counted(len(left_out), 'image is', 'images are')} left out, such as {name} ({why})"
+        raise InputError(f"{some}: a classifier needs images of two classes or more")
     return dict(sorted(names.items(), key=lambda pair: (natural(pair[1]), pair[0])))
 
 

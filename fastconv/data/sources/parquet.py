@@ -92,7 +92,7 @@ def parquet(dataset: "Dataset", data: Path) -> Source:
         if unreadable and not any(map(len, read)):
             name, why = unreadable[0]
             raise InputError(f"{name} has {why}, and so has every row")
-        names = class_names({label for split in read for label in split.labels}, files[0].path)
+        names = class_names({label for split in read for label in split.labels}, files[0].path, unreadable)
         number.update(numbers_of(names))
         classes = list(dict.fromkeys(names.values()))
         return Found.of(classes, read, unreadable, class_notes(classes))

@@ -74,7 +74,7 @@ def table(dataset: "Dataset", data: Path) -> Source:
     _require_single_labels(tables)
     unlabelled = [(f"{row.name} (line {row.line})", NO_LABEL) for split in splits for row in split if row.label is None]
     labels = (row.label for split in splits for row in split if row.label is not None)
-    names = class_names(labels, paths[0], len(unlabelled))
+    names = class_names(labels, paths[0], unlabelled)
     classes = list(dict.fromkeys(names.values()))
     number = numbers_of(names)
     notes += class_notes(classes)

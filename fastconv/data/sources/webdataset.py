@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,10 @@ from fastconv.data.sources.tar_samples import TarSamples, image_members
 from fastconv.data.url_place import Place
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
-from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
-MOST_CLASSES = 99_999
 # Part of the stamp: to be counted up when other members of a tar are read than before.
 READING = 2
 
@@ -71,7 +69,7 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
                 f"{first} has .txt files that seem to be captions, such as {captions[0][:60]!r}: each image needs a"
                 " .cls, or a .json with a label"
             )
-        names, numbers = _classes(labels, first)
+        names, numbers = _classes(labels, first, unreadable)
         number.update(numbers)
         notes = [note for split in tars for tar in split for note in tar.notes]
         return Found.of(names, read, unreadable, (*notes, *class_notes(names)))
@@ -109,14 +107,9 @@ def _version(url: str, key: str) -> list[Any]:
     return tried(Place(url, key).about, redacted(url), threading.Event(), ADVICE)
 
 
-def _classes(labels: Set[str], where: str) -> tuple[list[str], dict[str, int]]:
-    """Names of the classes, and the number of each label. Labels that are whole numbers are the classes' numbers."""
-    if len(labels) < 2:
-        raise InputError(f"{where} has images of {counted(len(labels), 'class')}: a classifier needs two or more")
-    names = class_names(labels, where)
+def _classes(labels: Set[str], where: str, left_out: Sequence[tuple[str, str]]) -> tuple[list[str], dict[str, int]]:
+    """Names of the classes, and the number of each label. Labels that are equal as whole numbers are one class."""
+    names = class_names(labels, where, left_out)
     if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names.values()):
-        number = {label: int(name) for label, name in names.items()}
-        if wrong := [each for each in number.values() if not 0 <= each <= MOST_CLASSES]:
-            raise InputError(f"{where} has the label {wrong[0]}: number the classes from 0 on")
-        return [str(each) for each in range(max(number.values()) + 1)], number
+        names = {label: str(int(name)) for label, name in names.items()}
     return list(dict.fromkeys(names.values())), numbers_of(names)
