@@ -1,4 +1,4 @@
-"""What a command prints: in any encoding of the terminal, and only as long as somebody reads it."""
+"""The output of a command: works in any encoding of the terminal, and ends when nobody reads it."""
 
 import errno
 import functools

@@ -35,7 +35,7 @@ class SharedSteps(L.Callback, abc.ABC):
 
     def __init__(self, pacing: Pacing) -> None:
         self.agreement = Agreement()
-        """What the ranks of a run decide together, at each step."""
+        """The decisions that the ranks of a run make together, at each step."""
         self._told: Foresight | None = None  # by the message of the current step
         self._foreseen: Foresight | None = None  # of the next step, unless it must be decided anew
         self._shared_at: float | None = None
