@@ -12,13 +12,13 @@ from fastconv.system.names import printable
 from fastconv.system.terminal import ends_with_its_reader, print_in_any_encoding, say_of_interrupts
 
 COMMANDS = {
-    "train": "train a network inside a time budget, and score it",
-    "precompute": "write the augmented training stream ahead",
+    "train": "train a network within a time budget, and score it",
+    "precompute": "write the augmented training stream in advance",
     "lr_find": "suggest a peak learning rate",
     "audit": "check a data set before training on it",
-    "evaluate": "score a trained network, and write the page of its run",
-    "explain": "show and measure where trained networks look",
-    "compare": "make one table and one page of many runs",
+    "evaluate": "score a trained network, and write a page of its run",
+    "explain": "draw heatmaps of trained networks, and measure them",
+    "compare": "put many runs into one table and one page",
     "predict": "classify images",
     "export": "write a trained network as ONNX and torch.export files",
 }
@@ -65,7 +65,7 @@ def help_text() -> str:
     """The commands, one a line."""
     listed = [f"  fastconv {name:<11} {purpose}" for name, purpose in COMMANDS.items()]
     return "\n".join(
-        [str(about), "", *listed, "", "Each explains its settings with --help; --version says which this is."]
+        [str(about), "", *listed, "", "NAME --help explains the settings of a command; --version prints the version."]
     )
 
 

@@ -51,7 +51,7 @@ class TrainedRun:
     settings: dict[str, Any]
     """The network's own, such as `width`."""
     temperature: float | None = None
-    """What the logits are divided by before they become probabilities; None for 1."""
+    """Divisor of the logits before the softmax; None for 1."""
     levels: Levels | None = None
     """How pixel values of more than eight bits became bytes; None if the run is of an earlier version."""
     resize: str = "crop"

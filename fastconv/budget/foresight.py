@@ -1,4 +1,4 @@
-"""What is foreseen in the middle of a step: how it ends, and what follows. For ranks, which must agree in time."""
+"""Prediction in the middle of a step of how it ends and what follows, so that ranks agree in time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Foresight:
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> "Foresight":
-        """What `numbers` were made of."""
+        """The prediction that `numbers` were made of."""
         progress, is_last, next_progress, next_is_last, stop = numbers[:5]
         following = Step(next_progress, last=bool(next_is_last)) if next_progress >= 0 else None
         return cls(Step(progress, last=bool(is_last)), following, bool(stop))

@@ -148,7 +148,7 @@ class ThreadTrials:
         return step_seconds + max(step_seconds, self._settings.thread_trial_seconds)
 
     def _is_enough(self, seconds: float) -> bool:
-        """Whether steps of so many seconds together tell how fast they are; a long one is enough by itself."""
+        """Whether steps that took `seconds` together show their speed; a single long step is enough."""
         return seconds >= self._settings.thread_trial_seconds
 
     def _judge(self, steps: list[float]) -> None:

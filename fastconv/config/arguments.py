@@ -35,7 +35,7 @@ Check = Callable[[Any], object]
 
 # Hydra would make the folders even of a URL.
 HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
-# Up to so many jobs, a sweep keeps the configs that were checked, of 0.9 MB each; Hydra composes those of a larger one.
+# Jobs up to which a sweep keeps the configs that were checked, of 0.9 MB each; Hydra composes those of a larger one.
 KEPT = 100
 # Settings of the sweeper that searched in version 0.1, and what they are called now.
 OF_SWEEPER = {"hydra.sweeper.n_trials": "sweep.trials", "hydra.sweeper.sampler.seed": "sweep.seed"}

@@ -152,7 +152,7 @@ class Job:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def _ranks(self, config: Any) -> contextlib.AbstractContextManager[None]:
-        """What the ranks of a job of a sweep need: the others train that one run, not the sweep."""
+        """The environment for the ranks of a job of a sweep, which train this run and not the sweep."""
         if getattr(getattr(config, "trainer", None), "world", 1) == 1:
             return contextlib.nullcontext()
         begin_job(HydraConfig.get().job.num)

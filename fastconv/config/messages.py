@@ -1,4 +1,4 @@
-"""What a command says of warnings and errors: one line for each that a user can mend, a traceback for any other."""
+"""Messages about warnings and errors: one line for each that a user can fix, a traceback for any other."""
 
 import shlex
 import sys
@@ -47,7 +47,7 @@ def fail(line: str) -> None:
 
 
 def line_of(error: Exception) -> str:
-    """What a command says of an error, with the command that repairs a damaged stream if that is the cause."""
+    """The message about an error, with the command that repairs a damaged stream if this is the cause."""
     if is_of_files(error):
         return of_file(error)
     if not isinstance(error, InputError):

@@ -50,7 +50,7 @@ def finished_before(config: Config, overrides: list[str]) -> str | None:
 
 
 def of_restarted_job(config: Config, overrides: list[str]) -> str:
-    """What to resume in a job that is started anew: the folder of the unfinished run that it began, else `auto`.
+    """The value of `resume` in a restarted job: the folder of the unfinished run that it began, else `auto`.
 
     A run that the job began with the same overrides counts, even if automatic choices would be others by now. The same
     on all ranks.

@@ -177,7 +177,7 @@ def earlier_clock(begun: RunFolder | None) -> tuple[float, str | None]:
 
 
 def results_of(config: Config, overrides: list[str], **more: Any) -> Results:
-    """What the results of a run say by its config, and more.
+    """The results that follow from the config of a run, and more.
 
     Args:
         overrides: the overrides of the command line.

@@ -64,7 +64,7 @@ class Trial:
         return bool(self.reported and self._asked(self.drawn.should_prune))
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
-        """What the study answers; None, with a warning, if it cannot be reached: training need not end for that."""
+        """The answer of the study; None, with a warning, if it cannot be reached, so that training continues."""
         try:
             return ask()
         except Exception as error:  # whatever the driver of a database raises

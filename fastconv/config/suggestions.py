@@ -32,7 +32,7 @@ SYNONYMS = {
 # A key is suggested if it is as alike as this (difflib's ratio). At 0.76 all mistypings of the tests
 # are found and no foreign word gets a suggestion; at 0.75 `path` got `part`, at 0.5 `lr` got `logger`.
 CUTOFF = 0.76
-# A last part that is written alone must have so many letters: `size` or `mode` could be of anything.
+# Letters that a last part which is written alone must have: `size` or `mode` could be part of any key.
 LETTERS = 5
 
 

@@ -1,4 +1,4 @@
-"""What the files of a run, which somebody else may have written, may make a command do: nothing but compute.
+"""Keeps the files of a run, which somebody else may have written, from making a command do more than compute.
 
 A `_target_` runs code, and a URL tells its server who opens it: both are followed if the command names them too, or
 says `trust=true`. Paths on this machine are opened, as images, tables and arrays; nothing is written there.

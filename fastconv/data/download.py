@@ -77,7 +77,7 @@ def tried(act: Callable[[], T], what: str, closed: threading.Event, advice: str,
 
 
 def _described(error: Exception) -> tuple[str, bool]:
-    """What failed, in one line, and whether the server refuses, so that another try would fail alike."""
+    """The failure in one line, and whether the server refuses, so that another try would fail too."""
     said = getattr(error, "strerror", None) or str(error) or str(error.__cause__ or "")  # fsspec's timeouts say nothing
     text, kind = redacted(" ".join(said.split())).rstrip("."), type(error).__name__
     status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp, of gcsfs

@@ -13,7 +13,7 @@ MAPPED_BYTES = 2**29
 
 
 class ImageRows:
-    """What numpy gives of `np.concatenate(arrays)[rows]`, without a copy of all of it.
+    """The same as `np.concatenate(arrays)[rows]`, without a copy of all arrays.
 
     Args:
         arrays: uint8 [N, H, W, C], alike but for N; may be memory maps.

@@ -33,7 +33,7 @@ class Splits:
         return f"{leaked:,} of {those} {agreeing(leaked, 'is a training image', 'are training images')} too"
 
 
-# At most one in so many training images is set aside: of few images, each is worth more for training.
+# At most one in SET_ASIDE training images is set aside: of few images, each is worth more for training.
 SET_ASIDE = 25
 
 

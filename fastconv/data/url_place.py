@@ -62,7 +62,7 @@ class Place:
         _ask_once(self.system)
 
     def about(self) -> list[list[str]]:
-        """What the server says now of the file that differs between two versions of it: sorted (key, value).
+        """The entries of the server's description that differ between two versions of the file: sorted (key, value).
 
         Raises the errors of the protocol.
         """

@@ -60,7 +60,7 @@ def request_timeout() -> Any:
 
 
 def versions(about: dict[str, Any]) -> list[list[str]]:
-    """What of a protocol's description of a file differs between two versions of it: sorted (key, value)."""
+    """The entries of a protocol's description that differ between two versions of a file: sorted (key, value)."""
     told = ((key.lower(), value) for key, value in about.items() if value is not None)
     return sorted([key, str(value)] for key, value in told if key in VERSION_KEYS)
 

@@ -183,7 +183,7 @@ def _version(compiler: list[str]) -> str:
 
 
 def _run(command: list[str]) -> str:
-    """What a command prints. Raises UnavailableError with the first line of its complaint if it fails."""
+    """The output of a command. Raises UnavailableError, with the first line of its error, if it fails."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(

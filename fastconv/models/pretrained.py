@@ -101,7 +101,7 @@ class Pretrained(nn.Module):
         return self.network.get_submodule(min(self.head).rpartition(".")[0])
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head is given, float [B, D], of normalised images [B, C, H, W]; means of maps and of tokens."""
+        """The input of the head, float [B, D], for normalised images [B, C, H, W]: means of maps or of tokens."""
         kept: list[Tensor] = []
         hook = self._last.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
         try:

@@ -23,7 +23,7 @@ AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def weights_name(model: object) -> str | None:
-    """What a run began from, for its results: the network and the name of its weights or of their file.
+    """The weights that a run started from, for its results: the network and the name of its weights or of their file.
 
     None for a network that is trained from scratch.
     """

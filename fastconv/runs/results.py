@@ -65,7 +65,7 @@ class Results:
     loss: float | None = None
     """Cross-entropy on the test split."""
     temperature: float | None = None
-    """What the logits are divided by before they become probabilities; null if no labels were smoothed."""
+    """Divisor of the logits before the softmax; null if labels were not smoothed."""
     expected_calibration_error: float | None = None
     """Mean distance of confidence and accuracy on the test split (15 bins, Guo et al. 2017), with the temperature."""
     expected_calibration_error_unscaled: float | None = None

@@ -25,7 +25,7 @@ INTERACTIVE = ("bash", "interactive")
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher has started.
+    """The processes that a launcher has started.
 
     Args:
         launcher: `torchrun`, `srun` or `mpirun`.
@@ -44,7 +44,7 @@ class Launch:
 
 
 def launch() -> Launch | None:
-    """What a launcher has started together with this process; None if it started this process alone."""
+    """The processes that a launcher has started together with this one; None if it started only this one."""
     given = os.environ
     if "TORCHELASTIC_RUN_ID" in given:
         world = number_in("WORLD_SIZE")
@@ -61,13 +61,13 @@ def launch() -> Launch | None:
 
 
 def around_torchrun() -> Launch | None:
-    """What srun or mpirun has started together with this process, or with the torchrun that has started it."""
+    """The processes that srun or mpirun has started together with this one, or with the torchrun that started it."""
     # srun last: in a job of SLURM, an mpirun may start by it what starts its processes on other nodes.
     return _of_mpirun() or _of_srun()
 
 
 def _of_srun() -> Launch | None:
-    """What SLURM's srun has started; None if it is not the launcher."""
+    """The processes that SLURM's srun has started; None if it is not the launcher."""
     given, world = os.environ, number_in("SLURM_STEP_NUM_TASKS")
     if world < 2 or "SLURM_PROCID" not in given:
         return None
@@ -82,7 +82,8 @@ def _of_srun() -> Launch | None:
 
 
 def _of_mpirun() -> Launch | None:
-    """What Open MPI's mpirun, or that of MPICH and Intel MPI (Hydra), has started; None if it is not the launcher.
+    """The processes that mpirun of Open MPI, or of MPICH and Intel MPI (Hydra), has started; None if it is not the
+    launcher.
 
     Each says how many processes are on this node, not how many are on the others: if they differ, so does what the
     processes of the nodes find here. Processes are numbered node by node or, with `--map-by node`, in turn.

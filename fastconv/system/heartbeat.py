@@ -42,7 +42,7 @@ STORE = "the process that keeps the store"
 
 
 class Heartbeat:
-    """What one process says of itself and hears of the others, through a key-value store.
+    """The signs of life that one process gives, and hears of the others, through a key-value store.
 
     Every process says a growing number. The first one listens to all others, and they listen to it.
 

@@ -95,7 +95,7 @@ def requeue() -> str:
 
 
 def _ask(*command: str) -> str:
-    """What a command of SLURM prints; empty if it fails."""
+    """The output of a command of SLURM; empty if it fails."""
     done = _run(*command)
     return done.stdout if done is not None and done.returncode == 0 else ""
 

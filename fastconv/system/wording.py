@@ -15,7 +15,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def agreeing(count: int, one: str, many: str) -> str:
-    """What is said of a number out of another: `one` of a 1, as in "1 of 11 images is a copy", else `many`."""
+    """The words after a number out of another: `one` after 1, as in "1 of 11 images is a copy", else `many`."""
     return one if count == 1 else many
 
 

@@ -112,7 +112,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
 
 
 def _weights(model: Pretrained, run: Run) -> str:
-    """What a pretrained network begins with, and what is trained."""
+    """The weights that a pretrained network starts from, and the layers that are trained."""
     name = run.pretrained
     if model.mode == "head":
         return f"{name}; only the last layer is trained"

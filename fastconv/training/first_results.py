@@ -1,4 +1,4 @@
-"""What the results of a run say before it trains."""
+"""The results of a run before it trains."""
 
 import dataclasses
 

@@ -82,7 +82,7 @@ class Run:
 
     @property
     def seems_busy(self) -> bool:
-        """Whether other work seems to keep the machine busy: a benchmark was disturbed, or hardly a step fits."""
+        """Whether other work seems to keep the machine busy: a benchmark was disturbed, or few steps fit."""
         few = self.config.budget.seconds is not None and self.plan.steps < min(
             FEW_STEPS, self.plan.max_steps or FEW_STEPS
         )
@@ -134,7 +134,7 @@ def plan_run(
         clock: the run's clock: the benchmark goes to its segment `benchmark`, the choice of images to skip to
             `precompute`.
         speed: the speed at which this machine trains the network; None to measure it.
-        threads: the number of CPU threads that autotune has measured; None to measure it, where it is open.
+        threads: the number of CPU threads that autotune has measured; None to measure it, if the config leaves it open.
         needs_weights: whether a pretrained network needs its weights; not if a checkpoint has them, or nothing trains.
 
     Raises InputError for missing hardware, a budget that is too short, or too little room for the stream.

@@ -42,9 +42,9 @@ def train(
     Args:
         config: a config that has been checked.
         data: the images of its data set.
-        overrides: the overrides of the command line, for the run's records; autotune does not change what they set.
+        overrides: the overrides of the command line, for the run's records; autotune keeps what they set.
         clock: the run's clock.
-        begun: the run of an earlier process to resume, whose config this is; None for a new run.
+        begun: the run to resume, which has this config; None for a new run.
         job: the run's folder in a sweep; None outside a sweep. A finished run stays as it is.
 
     Returns the run's folder; None with dry_run=true, which only prints the plan. Raises InputError for a config that
@@ -129,7 +129,7 @@ def carry_out(
 
 
 def _say_it_is_new(config: Config, console: Console) -> None:
-    """Say that a run that should go on begins; warn where torchrun or SLURM has started it anew."""
+    """Say that a run which should resume starts anew; warn if torchrun or SLURM has restarted it."""
     there = config.outputs_folder
     if not is_restarted():
         line = f"resume=auto: no run of these settings in {there} is unfinished; this is a new one"

@@ -219,7 +219,7 @@ class GraphedStep:
 
 
 class State:
-    """What a step changes: weights, statistics and sums of a module, and the state of its optimizer."""
+    """The tensors that a step changes: weights, statistics and sums of a module, and the state of its optimizer."""
 
     def __init__(self, module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         self._tensors = [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]

@@ -211,7 +211,7 @@ def test_maps_that_are_not_finite_are_refused(network, pixels):
 def test_a_network_without_finite_results_is_refused(network, pixels):
     broken = PixelNetwork(network.model, MEAN, STD)
     broken.model.linear.weight.data[:] = float("nan")
-    with pytest.raises(InputError, match="results are not all numbers"):
+    with pytest.raises(InputError, match="outputs are not finite"):
         maps_of(GRAD_CAM, broken, pixels, planted(2, seed=0)[0])
 
 

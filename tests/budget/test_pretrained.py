@@ -224,5 +224,5 @@ def test_a_given_file_must_fit(measure, tmp_path):
 
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "other.pth")
     measure._file = tmp_path / "other.pth"
-    with pytest.raises(InputError, match=r"pretrained\.weights=.*other\.pth has not the weights of"):
+    with pytest.raises(InputError, match=r"pretrained\.weights=.*other\.pth does not have the weights of"):
         measure()

@@ -59,7 +59,7 @@ def test_a_run_keeps_no_secret_and_resumes_once_it_is_given_again(command, tmp_p
     assert "without its password or signature: give it again, dataset." in ended.err
     other = command("train", f"resume={run}", train.replace("/t.tar", "/other.tar"))
     assert (other.code, other.err.count("\n")) == (1, 1)
-    assert "goes on as it began" in other.err
+    assert "continues with its own" in other.err
     resumed = command("train", f"resume={run}", train, "+dataset.arguments.token=${oc.env:TABLE_TOKEN}", "trust=true")
     assert resumed.code == 0, resumed.err
     assert leaks(tmp_path / "outputs", ended.err, other.err, resumed.out, resumed.err) == []

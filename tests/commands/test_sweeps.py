@@ -336,7 +336,7 @@ def test_what_cannot_be_a_sweep_gets_one_line(command, tmp_path, overrides, says
 def test_a_search_of_something_without_a_result_is_refused(command, tmp_path):
     ended = command("lr_find", "experiment=search", "dataset=digits", "figures=false")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert "has no result to search by" in ended.err
+    assert "this command has no result to compare" in ended.err
     assert files(tmp_path) == []
 
 

@@ -109,7 +109,7 @@ REFUSED = {
     "flat": ({"images": X.reshape(COUNT, -1), "labels": Y}, "images of uint8, 12x400: give uint8, N x H x W"),
     "two channels": ({"images": COLOUR[..., :2], "labels": Y}, "12x20x20x2: give uint8, N x H x W"),
     "nothing": ({"images": X[:0], "labels": Y[:0]}, "0x20x20: there is no pixel"),
-    "several labels": ({"images": X, "labels": np.ones((COUNT, 2))}, "labels of float64, 12x2, whose rows have"),
+    "several labels": ({"images": X, "labels": np.ones((COUNT, 2))}, "labels of float64, 12x2, whose rows do not"),
     "deep labels": ({"images": X, "labels": np.zeros((COUNT, 2, 2))}, "labels of float64, 12x2x2: give N labels"),
     "objects": ({"images": X, "labels": OBJECTS}, "labels of Python objects, which are never unpickled"),
     "minus one": ({"images": X, "labels": np.arange(COUNT) % 3 - 1}, "label -1 beside other numbers"),

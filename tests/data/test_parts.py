@@ -155,7 +155,7 @@ def test_a_stream_is_not_removed_while_a_part_of_it_is_written(command, tmp_path
     ("given", "line"),
     [
         (("part=2", "parts=2", "stream.epochs=3"), "part=2 is not possible: with parts=2 it is 0 to 1"),
-        (("part=1", "parts=2"), "give stream.epochs=25"),
+        (("part=1", "parts=2"), "give it, such as stream.epochs=25"),
         (("part=1", "parts=2", "stream.epochs=3", "verify=true"), "leave it out with verify and prune"),
         (("part=1", "parts=2", "stream.epochs=3", "experiment=best"), "autotune may choose another on each machine"),
     ],

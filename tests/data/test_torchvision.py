@@ -117,7 +117,7 @@ def test_sets_with_other_signatures(tmp_path):
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("Boxes", "no set for classification: its targets are no numbers"),
+        ("Boxes", "is not for classification: its targets are not class numbers"),
         ("Gone", "cannot open Gone in .*: not found anywhere[.] Put its files there"),
         *[(name, f"torchvision's {name} is not for classification: ")
           for name in ("Kitti", "FakeData", "CocoDetection", "VOCSegmentation", "Flickr8k", "SBU", "UCF101", "Sintel",

@@ -26,7 +26,7 @@ MOST = 1e12
 
 
 class Setup(NamedTuple):
-    """What runs must share to be compared: rows that differ in any of it are kept apart."""
+    """The columns that runs must share to be compared: rows that differ in any of them are kept apart."""
 
     max_epochs: float
     """Epochs that the schedule was planned over; 0 if time alone decided."""

@@ -141,7 +141,8 @@ def _of_a_kind(entries: list[Entry]) -> list[list[Entry]]:
 
 
 def _kind(entry: Entry) -> tuple[str | None, ...] | None:
-    """What runs must share besides their hyperparameters: device, precision, and images by their digests."""
+    """The properties that runs must share besides their hyperparameters: device, precision, and images by their
+    digests."""
     results = entry.results
     if results is None or not results.device:
         return None

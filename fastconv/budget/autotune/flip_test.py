@@ -1,7 +1,7 @@
 """Flip-invariance test: whether an image flipped left to right is still an image of its class.
 
-A proxy network learns from images as they are, and classifies held-out images as they are and flipped. It has seen no
-flipped image, so that its accuracy on them shows how much a flip changes.
+A proxy network learns from unflipped images, and classifies held-out images and their flipped copies. It has seen no
+flipped image, so its accuracy on the copies shows how much a flip changes.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from fastconv.system.json_text import as_json
 
 @dataclass(frozen=True)
 class FlipAccuracy:
-    """What a proxy network gets right of held-out images as they are, and flipped.
+    """The accuracy of a proxy network on held-out images, and on their flipped copies.
 
     Args:
         plain: accuracy on the images as they are, in [0, 1].

@@ -127,7 +127,7 @@ def stamp(path: Path, root: Path) -> list[str | int]:
 
 
 def version_of(about: os.stat_result) -> list[int]:
-    """What tells a file from another one, and from an earlier content of its own.
+    """The properties that tell a file from other files, and from its earlier content.
 
     Size and time of modification do not: archives give all files one time, and uncompressed images of one shape have
     one size, so that two folders of classes that change their names would look as before. So there is the number of the

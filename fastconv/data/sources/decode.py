@@ -76,7 +76,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was read of images before they are decoded.
+    """The bytes of images that were read before decoding.
 
     `sizes` are width and height, int64 [N, 2], of each readable image as displayed; `places`, int64 [N], where it is
     among the samples; `grey`, whether all are grey; `ranges`, the values of those of more than eight bits; `several`,
@@ -207,7 +207,7 @@ def _decoded(sample: Sample, size: int, grey: bool, levels: Levels, resize: str 
 
 
 def _content(sample: Sample) -> bytes | Image.Image | np.ndarray:
-    """What a sample's `read` gives; an array of one channel as [H, W]."""
+    """The result of a sample's `read`; an array of one channel as [H, W]."""
     content = sample.read()
     return content[..., 0] if isinstance(content, np.ndarray) and content.shape[2:] == (1,) else content
 

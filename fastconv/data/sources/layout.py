@@ -133,7 +133,7 @@ def _doubts(base: Folder, classes: list[Folder]) -> list[str]:
 def _problems(
     root: Path, splits: list[Folder], classes: list[str], images: list[list[list[os.DirEntry[str]]]]
 ) -> list[str]:
-    """What keeps the images from being trained on, all of it."""
+    """All problems that keep the images from being trained on."""
     problems = []
     heif = "".join({split.needs_heif for split in splits})
     empty = [name for name, *counts in zip(classes, *images, strict=True) if not any(counts)]

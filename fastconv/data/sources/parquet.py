@@ -144,7 +144,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def _features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """What Hugging Face's `datasets` has written of the columns; empty for other files."""
+    """The description of the columns by Hugging Face's `datasets`; empty for other files."""
     try:
         features = from_json(metadata[b"huggingface"].decode())["info"]["features"]
         return {name: told for name, told in features.items() if isinstance(told, dict)}

@@ -3,5 +3,5 @@
 # A file may unpack to FREE_BYTES and MOST_RATIO times its own bytes: deflate reaches 1,032 on zeros alone, and 5 on
 # images of MNIST, which are mostly black. Tars and parquet files hold images that are compressed already.
 FREE_BYTES, MOST_RATIO = 2**28, 200
-# An image counts so many bytes at least, which is what its name, its label and its hash take in memory.
+# Bytes that an image counts at least: its name, its label and its hash take them in memory.
 IMAGE_BYTES = 256

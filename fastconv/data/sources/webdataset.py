@@ -98,7 +98,7 @@ def _tars(given: object, key: str) -> Iterator[str]:
 
 
 def _version(url: str, key: str) -> list[Any]:
-    """What differs between two versions of a tar; empty if its server does not say.
+    """The properties of a tar that differ between two versions of it; empty if its server does not say.
 
     Raises UnavailableError for a tar of which nothing is heard: without its version, it would be read once more.
     """

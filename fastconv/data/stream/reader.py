@@ -50,7 +50,7 @@ class ShardStream(Stream):
         return self.spec.compute(self._data, epoch, block)
 
     def _stored_blocks(self, epoch: int, shard: int) -> list[Block]:
-        """What a shard must hold."""
+        """The content that a shard must have."""
         return self.spec.stored_blocks(epoch, self.spec.shards()[shard])
 
     def _has(self, epoch: int, shard: int) -> bool:

@@ -108,7 +108,7 @@ class StreamSpec:
         return divmod(block, BLOCKS_PER_SHARD)
 
     def stored_blocks(self, epoch: int, blocks: range) -> list[Block]:
-        """What a shard with some blocks of an epoch must hold."""
+        """The content that a shard with some blocks of an epoch must have."""
         rows = [min(self.block, self.samples - block * self.block) for block in blocks]
         return [
             Block(f"{epoch:04d}-{block:05d}", (count, *self.shape), len(self.classes))

@@ -63,6 +63,6 @@ class AverageWeights(L.Callback):
         self.average.slow = dict(state["average"])
 
     def _take_back(self, pl_module: L.LightningModule) -> None:
-        """Put the learning weights, from before a validation, back into the network."""
+        """Put the weights that learn, which a validation had replaced by the average, back into the network."""
         copy_weights(weights_of(pl_module.get_submodule("model")), self._learning)
         self._learning = {}

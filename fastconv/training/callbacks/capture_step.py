@@ -11,7 +11,7 @@ from fastconv.training.step_graph import GraphedStep
 
 
 class MakesItsStep(Protocol):
-    """A module whose steps something else can do, such as `ImageClassifier`."""
+    """A module whose training step can be replaced, such as `ImageClassifier`."""
 
     make_step: Callable[[L.LightningModule], Any]
 
@@ -29,7 +29,7 @@ class CaptureStep(L.Callback):
 
     @property
     def captures(self) -> int:
-        """Number of graphs that do the steps; 0 if steps are called."""
+        """Number of graphs that run the steps; 0 without graphs."""
         return 0 if self._step is None or self._step.gave_up else self._step.captures
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -107,7 +107,7 @@ class Checkpoints(L.Callback):
         """Write the checkpoint, which appears under its name only when it is complete and on disk. All ranks take part.
 
         Args:
-            last: whether it is that of the trained network, without which the run has failed.
+            last: whether it is the checkpoint of the trained network, without which the run fails.
 
         Raises InputError if the weights are not finite, or if the last checkpoint cannot be written; the previous
         checkpoint then stays.
@@ -129,7 +129,7 @@ class Checkpoints(L.Callback):
 
     @property
     def has_advanced(self) -> bool:
-        """Whether this process has saved steps that it has trained: one that goes on from them begins elsewhere."""
+        """Whether this process has saved steps that it has trained, so that a resumed run begins after them."""
         trained = self._steps_before is not None and self._budget.steps > self._steps_before
         return trained and self.plugin.digest is not None
 
@@ -154,7 +154,8 @@ class Checkpoints(L.Callback):
         """End a step or a validation.
 
         Args:
-            waits: whether ranks wait for each other to agree; if not, they do as they agreed in the middle of the step.
+            waits: whether ranks wait for each other to agree; if not, they follow the agreement of the middle of the
+                step.
         """
         self._obey(trainer, waits)
         now = time.monotonic()

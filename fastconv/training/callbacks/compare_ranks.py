@@ -72,7 +72,7 @@ def require_same(own: Mapping[str, str]) -> None:
 
 
 def difference(given: Sequence[tuple[str, Mapping[str, str]]]) -> str:
-    """What differs first between the first rank and another one; empty if nothing does.
+    """The first difference between the first rank and another one; empty if there is none.
 
     Args:
         given: of each rank the name of its machine, and its values by name.

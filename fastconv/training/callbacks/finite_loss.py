@@ -14,8 +14,8 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 class FiniteLoss(L.Callback):
     """Raises InputError, with the step, the learning rate and advice, when a loss is infinite or not a number.
 
-    Losses on a GPU are checked when the recorder has read them, so that the host does not wait for them. The other
-    ranks learn of one on a CPU a step later, before which no checkpoint is written of it.
+    Losses on a GPU are checked when the recorder has read them, so that the host does not wait for them. On CPUs, the
+    other ranks learn of such a loss a step later; no checkpoint is written before.
 
     Args:
         budget: the run's budget, which counts its steps.

@@ -1,4 +1,4 @@
-"""Reports the validations of a search's trial, and ends it if it is hopeless."""
+"""Reports the validations of a search's trial, and ends a trial that is pruned."""
 
 import math
 from typing import Any, cast
@@ -19,7 +19,7 @@ class PruneTrial(L.Callback):
     """Reports the held-out objective at equal parts of the training, and ends the run if the search's pruner says so.
 
     Trials validate at different moments, since their epochs take different shares of the budget. The score at the end
-    of a part lies on the line between the validations before and after it; the first validation alone reports nothing.
+    of a part is interpolated between the validations before and after it; the first validation alone reports nothing.
 
     Args:
         trial: the trial that this run is.

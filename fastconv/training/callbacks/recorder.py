@@ -22,7 +22,7 @@ class ScoresTraining(Protocol):
         ...
 
     def take_train_scores(self) -> tuple[float, float]:
-        """Read them now."""
+        """Read mean loss and accuracy of the training images since the last call."""
         ...
 
 
@@ -35,8 +35,8 @@ READ_SECONDS = 0.25
 class Recorder(L.Callback):
     """Logs means over `every` optimizer steps. Reading values from the device more often would slow training.
 
-    A GPU does not wait for a reading: its row is logged with the number of its own step when the values have arrived,
-    some steps later, and steps whose row would come within `READ_SECONDS` of another have none.
+    A GPU does not wait for a reading: a row is logged, with the number of its own step, when its values have arrived
+    some steps later. Rows are at least `READ_SECONDS` apart.
 
     Its state in a checkpoint is everything that was logged. A resumed run logs its curves again from it, without the
     values that a killed process logged after its last checkpoint.

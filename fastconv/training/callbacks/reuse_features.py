@@ -17,10 +17,10 @@ MOST_BYTES = 2**30
 
 
 class ReuseFeatures(L.Callback):
-    """Lets a run go on with the features that it has kept, from a share of the run on.
+    """Lets a run train on the features that it has kept, after a share of the run.
 
-    Until then each step computes the features of new images; steps on kept ones are far shorter. A run that has seen
-    `MOST_EPOCHS` of new images by then, or more than memory should keep, goes on with new ones.
+    Until then each step computes the features of new images; steps on kept features are far shorter. A run that has
+    seen `MOST_EPOCHS` of new images by then, or more than memory should keep, continues with new images.
 
     Args:
         budget: the run's budget, which provides the progress.

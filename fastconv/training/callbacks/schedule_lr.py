@@ -17,12 +17,12 @@ from fastconv.training.callbacks.time_budget import TimeBudget
 class ScheduleLR(L.Callback):
     """Scales each parameter group's `max_lr` by a schedule's factor at the run's progress.
 
-    A group with `schedule_fraction` below 1 runs through the schedule in that share of the run, and does not change
-    after it. From then on no gradients of it are computed, as airbench does: where it is the bias of the first layer,
-    the steps need not go back that far. A group with `schedule_start` above 0 runs through the schedule in the rest of
-    the run, and no gradients of it are computed before. (A compiled step would have to be compiled again, and
-    DistributedDataParallel waits for every gradient, so there they are computed all the same; the optimizer gets none
-    of a group that waits for its start.)
+    A group with `schedule_fraction` below 1 runs through the schedule in this share of the run, and does not change
+    after it. From then on its gradients are not computed, as in airbench: for the bias of the first layer, the backward
+    pass becomes shorter. A group with `schedule_start` above 0 runs through the schedule in the rest of the run, and
+    its gradients are not computed before. (With a compiled step, which would have to be compiled again, and with
+    DistributedDataParallel, which waits for every gradient, they are computed all the same; the optimizer gets none of
+    a group that waits for its start.)
 
     Needs a `TimeBudget` among the Trainer's callbacks, which provides the progress.
 
@@ -65,7 +65,7 @@ class ScheduleLR(L.Callback):
             param.grad = None
 
     def _set(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
-        """Set learning rates and momenta; return whether groups wait for their start, without gradients till then."""
+        """Set learning rates and momenta; return whether groups wait for their start, without gradients until then."""
         progress = self._budget.progress
         self._at, factors, waits = progress, self.schedule.factors(progress), False
         self._waiting = []
@@ -104,7 +104,7 @@ class ScheduleLR(L.Callback):
                 self._frozen.append(param)
 
     def _unfreeze(self, params: list[nn.Parameter] | None = None) -> None:
-        """Compute gradients again, of some parameters or of all."""
+        """Compute the gradients of some or of all parameters again."""
         chosen = None if params is None else {id(param) for param in params}
         kept = []
         for param in self._frozen:

@@ -18,8 +18,8 @@ class SharedSteps(L.Callback, abc.ABC):
     """Takes the first rank's decisions, since clocks differ between ranks, but all must stop at the same step.
 
     The first rank decides in the middle of each step how it ends and what follows. Its message travels while the ranks
-    compute, so that none of them waits for it. Whatever else ranks decide at each step is asked for in `agreement`, in
-    a callback's `setup`, and travels with it.
+    compute, so that none of them waits for it. Callbacks add what else the ranks must agree on to `agreement`, in their
+    `setup`; it travels in the same message.
     """
 
     clock: Clock
@@ -35,7 +35,7 @@ class SharedSteps(L.Callback, abc.ABC):
 
     def __init__(self, pacing: Pacing) -> None:
         self.agreement = Agreement()
-        """What the ranks of a run decide together, at each step."""
+        """The decisions that the ranks of a run make together, at each step."""
         self._told: Foresight | None = None  # by the message of the current step
         self._foreseen: Foresight | None = None  # of the next step, unless it must be decided anew
         self._shared_at: float | None = None
@@ -70,7 +70,7 @@ class SharedSteps(L.Callback, abc.ABC):
         self.agreement.start()
 
     def decide_anew(self) -> None:
-        """Forget what was foreseen of the next step, since something that takes long came before it. On all ranks."""
+        """Discard the prediction of the next step, since something long came before it. All ranks call this."""
         self._foreseen = None
 
     def _open(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -94,7 +94,7 @@ class SharedSteps(L.Callback, abc.ABC):
         return Step(progress, last=bool(last)) if progress >= 0 else None
 
     def _agreed(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Foresight:
-        """What was foreseen in the middle of the current step."""
+        """The first rank's decisions in the middle of the current step."""
         self.share(trainer, pl_module)
         if self._told is None:
             self._told = Foresight.of(self.agreement.found["step"])
@@ -140,7 +140,7 @@ class SharedSteps(L.Callback, abc.ABC):
 
     @abc.abstractmethod
     def _validation_fits(self, before: float = 0.0) -> bool:
-        """Whether there is time for a slow validation, if it begins in so many seconds."""
+        """Whether there is time for a slow validation that begins in `before` seconds."""
 
     @abc.abstractmethod
     def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

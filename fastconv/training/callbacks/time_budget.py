@@ -19,21 +19,20 @@ from fastconv.training.callbacks.shared_steps import SharedSteps
 
 
 class TimeBudget(SharedSteps):
-    """Ends training at progress 1, which steps or time reach, whichever comes first.
+    """Ends training at progress 1, which steps or time reach, whichever is first.
 
     Expects a Trainer with one endless epoch. Replaces Lightning's `max_time`, which ignores the schedule. Its state in
-    a checkpoint holds steps and progress, but not the clock, since more time may have passed after the checkpoint.
+    a checkpoint has steps and progress, but not the clock, since more time may have passed after the checkpoint.
 
     Args:
         seconds: the budget for the `counts` segments of the clock; None for no limit.
         max_steps: optimizer steps after which the run ends; None for no limit.
         clock: the run's clock; a new one if None.
         counts: segments of the clock that count towards the budget; must contain `train`.
-        step_seconds: expected seconds of a step, until one has been measured.
+        step_seconds: expected seconds of a step, until a step has been measured.
         validate_images: number of images of a validation.
-        reserve: time to reserve for the end of the run. Each validation updates its seconds per image. Without
-            validations, on a CPU, a batch scored at some progress does, and also estimates how many images need all
-            views.
+        reserve: time to keep for the end of the run. Each validation updates its seconds per image. Without
+            validations, on a CPU, batches scored from time to time do so, and estimate how many images need all views.
         views: views of the images to score after training.
         pacing: constants of pacing.
 
@@ -106,7 +105,7 @@ class TimeBudget(SharedSteps):
         return math.inf if self.seconds is None else self.seconds - self.elapsed()
 
     def is_over(self) -> bool:
-        """Whether training has ended, for a run that goes on: the schedule needs no last step, also without time."""
+        """Whether a resumed run has nothing to train: the schedule has ended, or needs no last step."""
         return self.stop_reason is not None or self._must_stop()
 
     def begin_step(self, trainer: L.Trainer) -> None:
@@ -125,7 +124,8 @@ class TimeBudget(SharedSteps):
         self.step = decided or Step(1.0, last=True)
 
     def decide_again(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Decide the progress of the current step again before its update, whose learning rate follows it.
+        """Decide the progress of the current step again before its update, which uses the learning rate at this
+        progress.
 
         On a CPU only: elsewhere the host does not know yet how long the step takes.
         """
@@ -221,7 +221,8 @@ class TimeBudget(SharedSteps):
     def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """If there are no validations, measure from time to time how long scoring an image takes.
 
-        Not as a part of the current step. On a GPU, which would have to finish its steps first, nothing is measured.
+        The current step's time does not include this. On a GPU, which would have to finish its steps first, nothing is
+        measured.
         """
         if not self._scoring.are_due(self.progress) or self._validation_started is not None:
             return
@@ -259,9 +260,10 @@ class TimeBudget(SharedSteps):
         return next_step(self.steps, self.max_steps, elapsed, self.limit, self.times, reached, spare, self._began)
 
     def _must_stop(self) -> bool:
-        """Whether no further step follows: the schedule has ended, or nearly so and there is no time for another step.
+        """Whether no further step follows: the schedule has ended, or has nearly ended without time for another step.
 
-        If the time was spent otherwise, in the middle of the schedule, one last step ends it.
+        If the time is over in the middle of the schedule, since the process was stopped, one last step ends the
+        schedule.
         """
         if self.step.last or (self.max_steps is not None and self.steps >= self.max_steps):
             return True
@@ -271,7 +273,7 @@ class TimeBudget(SharedSteps):
         return not ends_with_another_step(reached, elapsed, limit, spare, self.times, self._began)
 
     def _validation_fits(self, before: float = 0.0) -> bool:
-        """Whether there is time for a slow validation and two steps after it, if it begins in so many seconds."""
+        """Whether there is time for a slow validation, which begins in `before` seconds, and two steps after it."""
         pacing, times = self._pacing, self.times
         factor = pacing.sudden_factor
         if self._validation_started is not None:
@@ -287,6 +289,6 @@ class TimeBudget(SharedSteps):
         )
 
     def has_time_for(self, seconds: float) -> bool:
-        """Whether two slow steps fit after something that takes so many counted seconds."""
+        """Whether two slow steps fit after something that takes this many counted seconds."""
         limit = self.limit
         return limit is None or self.elapsed() + seconds + 2 * self.times.slow < limit

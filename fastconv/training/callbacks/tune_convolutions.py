@@ -7,8 +7,7 @@ import torch
 class TuneConvolutions(L.Callback):
     """Sets `torch.backends.cudnn.benchmark` while the Trainer trains.
 
-    Not while it validates: batches have another shape there, the last ones a shape of their own, and each would be
-    tried out first.
+    It is off during validations, whose batches have other shapes: cuDNN would try its algorithms for each shape.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Watches how fast a run's own steps are: adapts the number of CPU threads, and forgets a benchmark that was wrong."""
+"""Watches the speed of a run's steps: adapts the number of CPU threads, and discards a wrong benchmark."""
 
 from pathlib import Path
 from statistics import median
@@ -29,10 +29,10 @@ class WatchSpeed(L.Callback):
     Its place is after `TimeBudget`, which times the steps.
 
     Args:
-        budget: the run's.
+        budget: the run's budget.
         speed: the speed profile that the run was planned by.
         threads: the number of CPU threads.
-        may_adjust: whether that may change, in a run of one process whose number of threads is open.
+        may_adjust: whether this number may change: in a run of one process, if the config does not set it.
     """
 
     def __init__(self, budget: TimeBudget, speed: SpeedProfile, threads: int, may_adjust: bool) -> None:
