@@ -1,4 +1,4 @@
-"""The output of a command: works in any encoding of the terminal, ends when nobody reads it, and is one line on Ctrl-C."""
+"""The output of a command: in any encoding of the terminal, only while somebody reads it, and one line on Ctrl-C."""
 
 import errno
 import functools
