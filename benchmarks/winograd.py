@@ -24,7 +24,7 @@ from step import matrix_product, plain_lightning
 
 from fastconv.budget.benchmark import peak_memory_mb
 from fastconv.budget.flops import training_flops
-from fastconv.budget.hardware import keep_freed_memory
+from fastconv.budget.hardware import dtype_of, keep_freed_memory
 from fastconv.config.overrides import compose
 from fastconv.kernels import winograd
 from fastconv.models import build_model, model_settings
@@ -34,7 +34,6 @@ from fastconv.training.plan import Run
 
 CHOICES = {"measure": "layers,steps,memory", "networks": "DavidNet,airbench94,32-128-128,16-64-64", "rounds": "5",
            "threads": str(os.cpu_count()), "precision": "fp32"}  # fmt: skip
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Inputs, outputs, side of the map and images of the networks' layers, and of some beside the rule.
 LAYERS = (
     (64, 128, 32, 64), (128, 128, 16, 128), (128, 256, 16, 128), (256, 512, 8, 128), (512, 512, 4, 256),
@@ -66,7 +65,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def measure_layer(inputs: int, outputs: int, side: int, images: int, precision: str) -> dict[bool, float]:
     """Seconds of a forward and backward pass of a layer, direct (False) and Winograd's (True): medians of passes."""
-    dtype, memory_format = DTYPES[precision], torch.channels_last
+    dtype, memory_format = dtype_of(precision), torch.channels_last
     layer = Convolution(inputs, outputs).to(memory_format=memory_format)
     x = torch.randn(images, inputs, side, side).to(dtype, memory_format=memory_format).requires_grad_()
     gradient = torch.randn(images, outputs, side, side).to(dtype, memory_format=memory_format)
@@ -104,7 +103,7 @@ class Turns(L.Callback):
             self.found[winograd.uses_winograd()].append(images / (time.perf_counter() - self._since))
         if not batch_idx // self.steps % 2:
             self.products.append(self.product())
-        winograd.use_winograd(bool(batch_idx // self.steps % 2))
+        winograd.use_winograd(bool(batch_idx // self.steps % 2), self.run.device.dtype)
         self._since = time.perf_counter()
 
 
@@ -116,7 +115,7 @@ def measure_steps(*overrides: str, threads: int, precision: str) -> dict[str, fl
     steps = max(1, IMAGES // run.config.batch_size)
     run = replace(run, plan=replace(run.plan, max_steps=2 * (TURNS + 1) * steps + 1))
     flop = training_flops(run.config.model.name, run.model_settings, run.spec.shape, len(run.spec.classes))
-    turns = Turns(run, steps, lambda: matrix_product(DTYPES[precision]) / flop)
+    turns = Turns(run, steps, lambda: matrix_product(dtype_of(precision)) / flop)
     train_with(run, turns, given)
     direct, ours = (median(turns.found[is_ours][1:]) for is_ours in (False, True))
     return {"direct": direct, "Winograd": ours, "matrix product": median(turns.products[1:])}
@@ -171,9 +170,9 @@ def main(*given: str) -> None:
         return
     about = f"{threads} thread{'s' * (threads > 1)}"
     precision = chosen["precision"]
-    if precision not in DTYPES:
-        raise InputError(f"precision={precision} is unknown: give {' or '.join(DTYPES)}")
-    if why := winograd.obstacle(DTYPES[precision]):
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision={precision} is unknown: give fp32 or bf16")
+    if why := winograd.obstacle(dtype_of(precision)):
         raise InputError(f"there are no Winograd convolutions here: {why}")
     suffix = "_bf16" * (precision == "bf16") + f"_{threads}_threads" * (chosen["threads"] != CHOICES["threads"])
     title = f"A layer's forward and backward pass, {precision}, {about}"
@@ -204,7 +203,7 @@ def main(*given: str) -> None:
             table.show({name: winograds(name) for values in rows.values() for name in values}, note)
     for name in networks if "memory" in chosen["measure"] else ():
         peak = measure_memory(name, threads)
-        print(f"{name}: peak memory {peak['direct']:,.0f} MB direct, {peak['Winograd']:,.0f} MB Winograd")
+        print(f"{name}, fp32: peak memory {peak['direct']:,.0f} MB direct, {peak['Winograd']:,.0f} MB Winograd")
 
 
 if __name__ == "__main__":

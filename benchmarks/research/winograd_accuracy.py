@@ -10,11 +10,11 @@ machine does not matter.
 
 import sys
 
-import torch
 from measurements import RESULTS, append, read
 from strides import measure
 
 from fastconv.analysis.comparison.statistics import summarise
+from fastconv.budget.hardware import dtype_of
 from fastconv.kernels.winograd import obstacle, use_winograd
 from fastconv.system.errors import InputError
 
@@ -52,13 +52,14 @@ def table() -> str:
 def main(*arguments: str) -> None:
     options = dict(each.split("=") for each in arguments)
     precision, network = options.get("precision", "fp32"), options.get("network", "32-128-128")
-    if why := obstacle(torch.bfloat16 if precision == "bf16" else torch.float32):
+    dtype = dtype_of(precision)
+    if why := obstacle(dtype):
         raise InputError(f"there are no Winograd convolutions here: {why}")
     for seed in options.get("seeds", "0,1,2,3,4").split(","):
         for name, is_on in CONTENDERS.items():
             about = {"precision": precision, "network": network, "convolutions": name, "seed": seed}
             if not any(about.items() <= row.items() for row in read(ROWS)):
-                use_winograd(is_on)
+                use_winograd(is_on, dtype)
                 widths = {"widths": [int(width) for width in network.split("-")]}
                 row = measure("fashion_mnist", widths, IMAGES, int(seed), precision=precision)
                 append(ROWS, {**about, **{key: row[key] for key in row if key != "seconds"}})

@@ -54,7 +54,7 @@ class Device:
     @property
     def dtype(self) -> torch.dtype:
         """The type that convolutions compute in."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return dtype_of(self.precision)
 
     def autocast(self) -> torch.autocast:
         """A context in which forward passes compute in this precision."""
@@ -104,6 +104,11 @@ def prepare(trainer: Trainer, threads: int | None = None) -> Device:
     return Device(kind, name, precision, torch.get_num_threads(), keep_memory, _compiles(kind, trainer.compile), use)
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """The type that convolutions compute in with `trainer.precision`, `bf16` or `fp32`."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 def use_winograd(kind: str, precision: str, trainer: Trainer) -> bool:
     """Set whether the convolutions of this process may be Winograd's, as the settings say, and return it.
 
@@ -112,10 +117,10 @@ def use_winograd(kind: str, precision: str, trainer: Trainer) -> bool:
     why = "" if trainer.winograd == "off" else direct_because(kind, precision, trainer)
     if trainer.winograd == "on" and why:
         raise InputError(f"trainer.winograd=on is not possible: {why}. Use trainer.winograd=auto")
-    use = trainer.winograd != "off" and why is None
-    winograd.use_winograd(use)
+    use, dtype = trainer.winograd != "off" and why is None, dtype_of(precision)
+    winograd.use_winograd(use, dtype)
     if use:
-        norm_gelu.obstacle()  # which may build its library: before the clock starts
+        norm_gelu.obstacle(dtype)  # which may build its library: before the clock starts
     return use
 
 
@@ -125,10 +130,9 @@ def direct_because(kind: str, precision: str, trainer: Trainer) -> str | None:
         return "it is for CPUs"
     if not trainer.channels_last:
         return "it needs trainer.channels_last=true"
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    if trainer.winograd == "auto" and not winograd.is_measured(dtype):
+    if trainer.winograd == "auto" and not winograd.is_measured(dtype_of(precision)):
         return f"in {precision} it was not measured with this processor's instructions; trainer.winograd=on tries it"
-    return winograd.obstacle(dtype)
+    return winograd.obstacle(dtype_of(precision))
 
 
 def prepare_in_time(config: Config, threads: int | None = None) -> Device:

@@ -55,7 +55,7 @@ class Trainer:
     precision: str = setting("auto", options=("auto", "bf16", "fp32"))
     """Number format of the computation: `bf16`, `fp32`, or `auto` for bf16 if the hardware is faster with it."""
     winograd: str = setting("auto", options=("auto", "on", "off"))
-    """Compute 3x3 convolutions in fp32 on a CPU by Winograd's algorithm, with fewer multiplications: `off`, `on`, or
+    """Compute 3x3 convolutions on a CPU by Winograd's algorithm, with fewer multiplications: `off`, `on`, or
     `auto` for processors on which it was measured to be faster. It needs a C compiler."""
     channels_last: bool = True
     """Store the channels of a pixel next to each other in memory, which makes convolutions faster."""

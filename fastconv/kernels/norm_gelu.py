@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastconv.kernels.library import UnavailableError, load_library
-from fastconv.kernels.winograd import is_plain, uses_winograd
+from fastconv.kernels.winograd import is_usual_map
 from fastconv.kernels.winograd_library import NO_BF16, channels_last
 from fastconv.system.errors import message_of
 
@@ -70,9 +70,9 @@ def obstacle(dtype: torch.dtype = torch.float32) -> str | None:
 def suits(x: Tensor) -> bool:
     """Whether maps [N, C, H, W] are computed here: in fp32, or under autocast in bf16, and channels last, on a CPU, not
     recorded for an export or a compiler, which fuses them itself."""
-    if not uses_winograd() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    return is_plain(x) and x.numel() > 0 and obstacle(x.dtype) is None
+    return is_usual_map(x) and x.numel() > 0 and obstacle(x.dtype) is None
 
 
 def suits_norm(x: Tensor) -> bool:
@@ -200,6 +200,8 @@ def _scratch(maps: _Maps) -> Tensor:
 
 
 def _run(name: str, arrays: tuple[Tensor, ...], *more: Any) -> None:
+    if any(array.dtype == torch.bfloat16 for array in arrays) and not _library().fastconv_has_bf16():
+        raise ValueError(NO_BF16)
     getattr(_library(), f"fastconv_{name}")(*(array.data_ptr() for array in arrays), *more)
 
 

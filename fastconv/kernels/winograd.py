@@ -36,31 +36,35 @@ TILE, SMALL_TILE, SMALL_SIDE = 4, 2, 2
 LEAST_TILES = 48
 # Largest relative error in the test after loading.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-_is_on = False
+# Type of the maps whose convolutions may be Winograd's.
+_dtype: torch.dtype | None = None
 
 
-def use_winograd(on: bool) -> None:
-    """Set whether the convolutions of this process may be Winograd's. Raises ValueError where they are not possible."""
-    global _is_on
-    if on and (why := obstacle(torch.float32)):
+def use_winograd(on: bool, dtype: torch.dtype = torch.float32) -> None:
+    """Set whether the convolutions of this process may be Winograd's, and of which maps, float32 or bfloat16.
+
+    Raises ValueError where they are not possible.
+    """
+    global _dtype
+    if on and (why := obstacle(dtype)):
         raise ValueError(why)
-    _is_on = on
+    _dtype = dtype if on else None
 
 
 def uses_winograd() -> bool:
     """Whether the convolutions of this process may be Winograd's."""
-    return _is_on
+    return _dtype is not None
 
 
 @contextlib.contextmanager
 def direct_convolutions() -> Iterator[None]:
     """Within the block, all convolutions are direct."""
-    global _is_on
-    before, _is_on = _is_on, False
+    global _dtype
+    before, _dtype = _dtype, None
     try:
         yield
     finally:
-        _is_on = before
+        _dtype = before
 
 
 @functools.cache
@@ -104,12 +108,13 @@ def tile_of(images: int, inputs: int, outputs: int, height: int, width: int) -> 
     return tile if images * -(-height // tile) * -(-width // tile) >= LEAST_TILES else 0
 
 
-def is_plain(x: Tensor) -> bool:
-    """Whether x is [N, C, H, W], channels last, on a CPU, and in fp32 or, under autocast, in bf16."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-    if x.ndim != 4 or x.device.type != "cpu" or x.dtype != dtype or dtype not in (torch.float32, torch.bfloat16):
+def is_usual_map(x: Tensor) -> bool:
+    """Whether x is [N, C, H, W], channels last, on a CPU, and of the type of this process's Winograd convolutions: in
+    fp32, or under autocast in bf16."""
+    if x.ndim != 4 or x.device.type != "cpu" or x.dtype != _dtype:
         return False
-    return x.is_contiguous(memory_format=torch.channels_last)
+    computed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    return x.dtype == computed and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def tile_for(x: Tensor, weight: Tensor, padding: int, training: bool) -> int:
@@ -120,11 +125,11 @@ def tile_for(x: Tensor, weight: Tensor, padding: int, training: bool) -> int:
         weight: in fp32. The map is too, or under autocast in bf16.
         training: whether the layer is in training. In bf16 only then, as scores are to be as precise as direct ones.
     """
-    if not _is_on or not is_plain(x) or weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if not is_usual_map(x) or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 0
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return 0
-    if x.dtype == torch.bfloat16 and (not training or obstacle(torch.bfloat16)):
+    if x.dtype == torch.bfloat16 and not training:
         return 0
     images, inputs, height, width = x.shape
     return tile_of(images, inputs, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)

@@ -142,6 +142,8 @@ def _run(
     name: str, problem: Problem, one: Tensor, other: Tensor, out: Tensor, index: Tensor | None, *more: int
 ) -> None:
     library, about = load(), ctypes.byref(problem)
+    if problem.bf16 and not library.fastconv_has_bf16():
+        raise ValueError(NO_BF16)
     scratch = torch.empty(getattr(library, f"fastconv_{name}_floats")(about), dtype=torch.float32)
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in (one, other, out, index, scratch))
     getattr(library, f"fastconv_{name}")(*addresses, about, *more)

@@ -12,7 +12,7 @@ from fastconv.budget.hardware import direct_because
 from fastconv.config.deadline import BoundedBudget
 from fastconv.config.schema import SEGMENTS
 from fastconv.data.splits import Splits
-from fastconv.kernels import norm_gelu
+from fastconv.kernels import norm_gelu, winograd
 from fastconv.models.configs import Pretrained
 from fastconv.runs.results import OBJECTIVES, Results
 from fastconv.system.names import printable
@@ -91,10 +91,12 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
             "the machine seems busy with other work: its speed changes while it is measured, or hardly a step fits into"
             " the budget. The run adapts to the time that it gets"
         )
-    if config.trainer.winograd == "auto" and (device.kind, device.precision, device.winograd) == ("cpu", "fp32", False):
+    # In bf16, torch's own are fast enough on many processors, such as those with AMX.
+    has_use = device.kind == "cpu" and (device.precision == "fp32" or winograd.is_measured(device.dtype))
+    if config.trainer.winograd == "auto" and has_use and not device.winograd:
         why = direct_because(device.kind, device.precision, config.trainer)
         rows["convolutions"] = f"no Winograd convolutions: {why}"
-    elif device.winograd and (why := norm_gelu.obstacle()):
+    elif device.winograd and (why := norm_gelu.obstacle(device.dtype)):
         rows["activations"] = f"norms and activations are computed by torch, one after the other: {why}"
     if run.no_graph:
         rows["graph"] = f"no CUDA graph of the step: {run.no_graph}"
