@@ -41,6 +41,8 @@ class RunFolder:
     """Whether an earlier process began the run."""
     is_new: bool = False
     """Whether this process created the folder, which is of no sweep."""
+    has_trained: bool = False
+    """Whether a step was taken, also one that no file tells of, such as on a full disk."""
     held: contextlib.ExitStack | None = None
     """The lock on the folder. It ends when it is closed or when the process ends, even by a kill."""
 

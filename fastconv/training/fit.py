@@ -53,6 +53,7 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
             results = training.carry_out()
         except BaseException as error:
             end_processes(training.others)
+            folder.has_trained = training.has_trained
             _leave_reason(training, error)
             if isinstance(error, Interrupted):
                 where = redacted(copy_of(folder.config.outputs, folder.path) or str(folder.path))
@@ -94,6 +95,11 @@ class Training:
     def has_advanced(self) -> bool:
         """Whether this process has saved steps that it has trained."""
         return self._checkpoints.has_advanced
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step was taken."""
+        return self._budget.steps > 0
 
     def note(self, **more: Any) -> None:
         """Write the progress of the run, and other results, to `results.json`."""

@@ -22,16 +22,23 @@ def is_refused(folder: RunFolder, error: BaseException) -> bool:
 
     Not a run that a signal ended, which can go on, nor one that another rank may still take part in.
     """
-    if not folder.is_new or not (isinstance(error, InputError) or is_of_files(error)):
+    if not folder.is_new or folder.has_trained or not (isinstance(error, InputError) or is_of_files(error)):
         return False
     # Ranks that Lightning has started are ended before this; those of a launcher end if they know of the error.
     if (started_together() and not all_know(error)) or (error.__cause__ and lost_rank(error.__cause__)):
         return False
     try:
-        steps = Results.read(folder.path).steps
-    except (OSError, ValueError, KeyError):
-        steps = None
-    return not steps and all(any(map(path.match, WRITTEN)) for path in folder.path.iterdir())
+        return not _steps(folder) and all(any(map(path.match, WRITTEN)) for path in folder.path.iterdir())
+    except (OSError, ValueError, KeyError):  # what cannot be read may be of worth
+        return False
+
+
+def _steps(folder: RunFolder) -> int:
+    """The steps that a run's results tell of; 0 if it has none yet."""
+    try:
+        return Results.read(folder.path).steps or 0
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager

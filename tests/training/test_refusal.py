@@ -1,5 +1,7 @@
 """A new run that is refused before its first step leaves nothing; what may be of use to anybody stays."""
 
+import shutil
+
 import fsspec
 import pytest
 from harness import SHORT, files
@@ -82,6 +84,8 @@ def resumed(run):
 
 KEPT = {
     "it took a step": (after_a_step, REFUSED),
+    "it took a step that a full disk kept from its results": (lambda run: setattr(run, "has_trained", True), REFUSED),
+    "its results cannot be read": (lambda run: (run.path / "results.json").write_text("{"), REFUSED),
     "it has a checkpoint": (lambda run: (run.path / "last.ckpt").touch(), REFUSED),
     "it has a file of the user": (lambda run: (run.path / "notes.txt").touch(), REFUSED),
     "it is resumed": (resumed, REFUSED),
@@ -106,6 +110,12 @@ def test_a_folder_of_use_stays(folder, why):
     with pytest.raises(type(error)), removed_if_refused(folder):
         raise error
     assert files(folder.path) == before
+
+
+def test_a_folder_that_is_gone_changes_no_error(folder):
+    shutil.rmtree(folder.path)
+    with pytest.raises(InputError, match=str(REFUSED)), removed_if_refused(folder):
+        raise REFUSED
 
 
 def test_a_folder_stays_while_another_rank_may_use_it(folder, monkeypatch):

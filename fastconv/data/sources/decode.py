@@ -76,7 +76,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Looked:
-    """The bytes of images that were read before decoding.
+    """What the headers of images say, which are read before decoding.
 
     `sizes` are width and height, int64 [N, 2], of each readable image as displayed; `places`, int64 [N], where it is
     among the samples; `grey`, whether all are grey; `ranges`, the values of those of more than eight bits; `several`,
