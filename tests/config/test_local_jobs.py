@@ -16,6 +16,11 @@ from fastconv.system.signals import Interrupted
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
+def heed_interrupts():
+    """A shell lets the commands that it starts in the background ignore SIGINT, such as the one that runs the tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def begin(monkeypatch):
     """Starts a process that ends with code 7 when it has read a line; tells it that by the first wait of this one."""
@@ -24,7 +29,7 @@ def begin(monkeypatch):
 
     def process(*arguments, ends_itself=False):
         wait = [sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(7)", *arguments]
-        started.append(subprocess.Popen(wait, stdin=subprocess.PIPE))
+        started.append(subprocess.Popen(wait, stdin=subprocess.PIPE, preexec_fn=heed_interrupts))
         started[-1].ends_itself = ends_itself
         return started[-1]
 
@@ -45,7 +50,7 @@ def test_the_controllers_of_a_command_are_told_to_end(begin):
     """They end their jobs. By its group only a terminal's Ctrl-C reaches them, and not one that comes as they start."""
     controller, other = begin(CONTROLLER, "folder"), begin("folder")
     setup = f"'{sys.executable}' -c 'input()' {CONTROLLER}; true"
-    shell = subprocess.Popen(setup, shell=True, stdin=subprocess.PIPE)
+    shell = subprocess.Popen(setup, shell=True, stdin=subprocess.PIPE, preexec_fn=heed_interrupts)
     while len(descendants(CONTROLLER)) < 2:
         time.sleep(0.01)
     end_local_jobs()

@@ -360,10 +360,10 @@ def bad_data(tmp_path):
         ("unlabelled", "x", None),
     ):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
-            for at in range(2):
+            for at, each in enumerate((b"1", label, b"2")):
                 add(tar, f"{entry}{at}.png", png(images[at]))
                 if label is not None:
-                    add(tar, f"{entry}{at}.cls", label if at else b"1")
+                    add(tar, f"{entry}{at}.cls", each)
     (tmp_path / "text.tar").write_text("text")
     (tmp_path / "missing.csv").write_text("path,label\na.png,x\nb.png,y\n")
     (tmp_path / "short.csv").write_text("path,label\nmissing.csv,x\nb.png\n")

@@ -69,7 +69,7 @@ def test_a_network_that_was_not_scored_is_refused(tmp_path, davidnet_run):
         load_run(run)
     results["weights_digest"] = None  # of a version without
     (run / "results.json").write_text(json.dumps(results))
-    with pytest.raises(InputError, match=r"\(step 5\) is not the network"):
+    with pytest.raises(InputError, match=r"\(step 5\) does not belong to results.json"):
         load_run(run)
     state["global_step"] = results["steps"]
     torch.save(state, run / "last.ckpt")
