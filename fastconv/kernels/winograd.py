@@ -23,7 +23,8 @@ from fastconv.kernels.library import UnavailableError
 from fastconv.system.errors import message_of
 
 # The table of where these convolutions are used, as measured by forward and backward passes against oneDNN's on an AMD
-# EPYC (Zen 3), one thread; benchmarks/winograd.py measures it again.
+# EPYC (Zen 3), one thread, in fp32; benchmarks/winograd.py measures it again. In bf16, steps of four networks were
+# measured with the same table, on an EPYC with AVX-512.
 # Instruction sets, by torch's names. In bf16, direct convolutions with AMX are several times as fast as with AVX-512.
 MEASURED = {torch.float32: ("AVX2",), torch.bfloat16: ("AVX512",)}
 # Fewest channels, of inputs and of outputs: with 8 they are 0.8 to 1.15 times as fast as direct ones, with 16 from 1.2
