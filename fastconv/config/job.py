@@ -50,6 +50,8 @@ class Job:
         """Whether a job that another process is running can be left to it until the other jobs are done."""
         self.is_search = False
         self.progress: SweepProgress | None = None
+        self.overrides: list[str] = []
+        """The overrides of the command line."""
         self.flags: list[str] = []
         """The flags of the command line that the ranks of a job of a sweep need too."""
         self._elsewhere: list[Path] = []

@@ -16,7 +16,15 @@ from fastconv.config.run_store import fetch_run, split_url
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import require_ours
-from fastconv.runs.folder import RunningElsewhereError, hold, is_finished, is_over, new_run_folder, write_config
+from fastconv.runs.folder import (
+    CHECKPOINT,
+    RunningElsewhereError,
+    hold,
+    is_finished,
+    is_over,
+    new_run_folder,
+    write_config,
+)
 from fastconv.runs.hparams import is_location
 from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank, is_first_rank, started_together
@@ -28,7 +36,7 @@ from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
 
 # The files of a run that it goes on from.
-GOES_ON_FROM = ("config.yaml", "results.json", "splits.json", "last.ckpt")
+GOES_ON_FROM = ("config.yaml", "results.json", "splits.json", CHECKPOINT)
 
 
 @dataclasses.dataclass

@@ -1,7 +1,6 @@
 """Weights of pretrained networks: found on this machine or fetched once, checked, and loaded into a network."""
 
 import contextlib
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 from fastconv.models.backbones import TIMM, import_timm, timm_config, torchvision_weights
 from fastconv.models.configs import Pretrained as Settings
 from fastconv.models.pretrained import Pretrained
+from fastconv.system.downloads import limited_waiting
 from fastconv.system.errors import InputError, reason
 
-# Seconds without an answer after which a server counts as unreachable.
-TIMEOUT = 20.0
 # Keys under which training scripts keep the weights in a file of more than that.
 WRAPPED = ("state_dict", "model", "model_state_dict")
 # Keys of heads that are only for training from scratch (see `backbones.ARGUMENTS`).
@@ -161,19 +159,16 @@ def _read(path: Path, named: str) -> dict[str, Tensor]:
 
 
 def _fetch(url: str, path: Path, backbone: str) -> None:
-    before = socket.getdefaulttimeout()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        socket.setdefaulttimeout(TIMEOUT)  # torch sets none
         hash_prefix = path.stem.rpartition("-")[2]
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=hash_prefix, progress=False)
+        with limited_waiting():
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=hash_prefix, progress=False)
     except Exception as error:  # of the network, of the disk, or of a wrong hash
         raise InputError(
             f"the weights of {backbone} cannot be fetched ({reason(error)}): put {url} at {path}, or give"
             " model.weights=FILE"
         ) from error
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _of_timm(backbone: str) -> dict[str, Tensor]:

@@ -9,6 +9,9 @@ from fastconv.runs.results import FINISHED, PRUNED, Results
 from fastconv.system.errors import InputError
 from fastconv.system.files import try_lock, unwritable, write_atomically
 
+# The file of a run's weights, and of all that it needs to go on.
+CHECKPOINT = "last.ckpt"
+
 
 def new_run_folder(parent: Path, job: Path | None = None, prefix: str = "") -> Path:
     """Create a folder that no other run has: `parent`/`prefix`<time>-<short id>, or the folder of a sweep's `job`.

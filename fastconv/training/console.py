@@ -36,56 +36,82 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     Args:
         reasons: the reason for each automatic choice, by its name.
     """
-    config, spec, device, speed, plan = run.config, run.spec, run.device, run.speed, run.plan
-    budget, schedule, images = config.budget, config.schedule, len(run.train)
-    segments = "everything up to the result" if set(budget.counts) == set(SEGMENTS) else " + ".join(budget.counts)
-    limit = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {segments}"
-    spent = run.clock.counted(tuple(budget.counts))
-    if budget.seconds is not None and spent > SPENT * budget.seconds:
-        limit += f", of which {spent:.1f} s are already spent"
-    if isinstance(budget, BoundedBudget):
-        limit += f", to be over by {budget.ends}"
-    bound = "as many epochs as fit"
-    if schedule.max_epochs is not None:
-        bound = f"at most {measured(schedule.max_epochs, 'epoch')}"
-    height, width, channels = spec.shape
-    described = (
-        f"{counted(images, 'training image')} {width}x{height}x{channels}, {counted(len(spec.classes), 'class')}"
-    )
-    if spec.samples != images:
-        described += f"; {spec.samples:,} of them in each epoch"
-    if len(run.unseen) > len(run.holdout):
-        described += f"; {len(run.unseen):,} others to fit the temperature on"
-    stream = "augmented while training"
-    if config.stream.mode == "device":
-        size = run.train.images.nbytes / 1e6
-        stream += f" on the {'CPU' if device.kind == 'cpu' else 'GPU'}, which holds the images ({size:,.1f} MB)"
-    if plan.stream_epochs:
-        size = plan.stream_epochs * spec.epoch_bytes / 1e6
-        stream = f"{counted(plan.stream_epochs, 'epoch')}, {size:,.0f} MB in {redacted(config.stream.root)}"
-        stream += "; the others augmented while training" * (plan.stream_epochs < plan.epochs - 1e-9)
-    step = [device.precision, "channels_last" if config.trainer.channels_last else "contiguous"]
-    step += [counted(device.threads, "thread")] * (device.kind == "cpu")
-    step += ["keeps freed memory"] * device.keep_memory
-    step += ["compiled"] * device.compile
-    step += ["one CUDA graph"] * run.graph
-    step += [f"Winograd in {counted(run.winograd_layers, 'convolution')}"] * (run.winograd_layers > 0)
-    memory = f"about {speed.memory_mb / 1e3:.1f} GB" + " on the GPU" * (device.kind != "cpu")
+    config, device, plan = run.config, run.device, run.plan
     rows = {
-        "dataset": f"{config.dataset.name}: {described}",
+        "dataset": f"{config.dataset.name}: {_images(run)}",
         "model": f"{config.model.name}: {run.parameters:,} parameters",
         **({"weights": _weights(config.model, run)} if isinstance(config.model, Pretrained) else {}),
         "batch": counted(config.batch_size, "image")
         + f" in parts of {config.micro_batch_size}" * (config.micro_batch_size < config.batch_size),
         "device": device.name + f", {config.trainer.world} ranks" * (config.trainer.world > 1),
-        "step": ", ".join(step),
-        "speed": f"{config.batch_size / speed.step_seconds:,.0f} images/s (benchmark)",
-        "budget": f"{limit}; {bound}",
+        "step": _step(run),
+        "speed": f"{config.batch_size / run.speed.step_seconds:,.0f} images/s (benchmark)",
+        "budget": _budget(run),
         "expected": f"{plan.epochs:.1f} epochs, {counted(plan.steps, 'step')} in {plan.seconds:,.0f} s",
-        "stream": stream,
-        **({"memory": memory} if speed.memory_mb else {}),  # Windows does not say
-        "outputs": redacted(config.outputs),
+        "stream": _stream(run),
     }
+    if run.speed.memory_mb:  # Windows does not say
+        rows["memory"] = f"about {run.speed.memory_mb / 1e3:.1f} GB" + " on the GPU" * (device.kind != "cpu")
+    rows["outputs"] = redacted(config.outputs)
+    rows |= _machine_warnings(run) | _class_rows(run) | _image_warnings(run)
+    rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
+    return _table("plan", rows)
+
+
+def _images(run: Run) -> str:
+    """How many images there are, of which size, and what they are for."""
+    spec, count = run.spec, len(run.train)
+    height, width, channels = spec.shape
+    line = f"{counted(count, 'training image')} {width}x{height}x{channels}, {counted(len(spec.classes), 'class')}"
+    if spec.samples != count:
+        line += f"; {spec.samples:,} of them in each epoch"
+    if len(run.unseen) > len(run.holdout):
+        line += f"; {len(run.unseen):,} others to fit the temperature on"
+    return line
+
+
+def _budget(run: Run) -> str:
+    """The seconds, what counts to them, and the most epochs."""
+    budget, most = run.config.budget, run.config.schedule.max_epochs
+    segments = "everything up to the result" if set(budget.counts) == set(SEGMENTS) else " + ".join(budget.counts)
+    line = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {segments}"
+    spent = run.clock.counted(tuple(budget.counts))
+    if budget.seconds is not None and spent > SPENT * budget.seconds:
+        line += f", of which {spent:.1f} s are already spent"
+    if isinstance(budget, BoundedBudget):
+        line += f", to be over by {budget.ends}"
+    return f"{line}; " + ("as many epochs as fit" if most is None else f"at most {measured(most, 'epoch')}")
+
+
+def _stream(run: Run) -> str:
+    """Where the augmented images come from."""
+    stream, plan = run.config.stream, run.plan
+    if plan.stream_epochs:
+        size = plan.stream_epochs * run.spec.epoch_bytes / 1e6
+        line = f"{counted(plan.stream_epochs, 'epoch')}, {size:,.0f} MB in {redacted(stream.root)}"
+        return line + "; the others augmented while training" * (plan.stream_epochs < plan.epochs - 1e-9)
+    line = "augmented while training"
+    if stream.mode == "device":
+        size = run.train.images.nbytes / 1e6
+        line += f" on the {'CPU' if run.device.kind == 'cpu' else 'GPU'}, which holds the images ({size:,.1f} MB)"
+    return line
+
+
+def _step(run: Run) -> str:
+    """How the device computes a step of training."""
+    device = run.device
+    parts = [device.precision, "channels_last" if run.config.trainer.channels_last else "contiguous"]
+    parts += [counted(device.threads, "thread")] * (device.kind == "cpu")
+    parts += ["keeps freed memory"] * device.keep_memory
+    parts += ["compiled"] * device.compile
+    parts += ["one CUDA graph"] * run.graph
+    parts += [f"Winograd in {counted(run.winograd_layers, 'convolution')}"] * (run.winograd_layers > 0)
+    return ", ".join(parts)
+
+
+def _machine_warnings(run: Run) -> dict[str, str]:
+    """What makes the training slower than it could be."""
+    device, trainer, rows = run.device, run.config.trainer, {}
     if run.seems_busy:
         rows["busy"] = (
             "the machine seems busy with other work: its speed changes while it is measured, or hardly a step fits into"
@@ -93,24 +119,28 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
         )
     # In bf16, torch's own are fast enough on many processors, such as those with AMX.
     has_use = device.kind == "cpu" and (device.precision == "fp32" or winograd.is_measured(device.dtype))
-    if config.trainer.winograd == "auto" and has_use and not device.winograd:
-        why = direct_because(device.kind, device.precision, config.trainer)
+    if trainer.winograd == "auto" and has_use and not device.winograd:
+        why = direct_because(device.kind, device.precision, trainer)
         rows["convolutions"] = f"no Winograd convolutions: {why}"
     elif device.winograd and (why := norm_gelu.obstacle(device.dtype)):
         rows["activations"] = f"norms and activations are computed by torch, one after the other: {why}"
     if run.no_graph:
         rows["graph"] = f"no CUDA graph of the step: {run.no_graph}"
-    rows |= _class_rows(run)
+    return rows
+
+
+def _image_warnings(run: Run) -> dict[str, str]:
+    """What to know about the images: those left out, classes without a test image, and test images to train on."""
+    rows, classes = {}, run.spec.classes
     if run.train.note:
         rows["note"] = run.train.note
-    tested = np.bincount(run.test.labels, minlength=len(spec.classes))
-    if untested := [name for name, count in zip(spec.classes, tested, strict=True) if not count]:
+    tested = np.bincount(run.test.labels, minlength=len(classes))
+    if untested := [name for name, count in zip(classes, tested, strict=True) if not count]:
         have = agreeing(len(untested), "has", "have")
         rows["not tested"] = f"{len(untested)} of {len(tested)} classes {have} no test images, such as {untested[0]}"
     if leak := Splits(run.train, run.holdout, run.test).leak:
         rows["leak"] = f"{leak}: the accuracy will be too high. python -m fastconv.audit shows which"
-    rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
-    return _table("plan", rows)
+    return rows
 
 
 def _weights(model: Pretrained, run: Run) -> str:

@@ -15,6 +15,7 @@ from fastconv.config.resume import RunFolder
 from fastconv.config.run_store import copy_of
 from fastconv.models.weights import weights_digest
 from fastconv.optim.averaging import weights_of
+from fastconv.runs.folder import CHECKPOINT
 from fastconv.runs.results import PRUNED, Results
 from fastconv.system.cluster import end_processes
 from fastconv.system.distributed import from_first_rank, is_first_rank, lost_rank
@@ -130,7 +131,7 @@ class Training:
             restore_states(run.callbacks, checkpoint["callbacks"])
             self._budget.stop_reason = self._budget.stop_reason or "budget"
         else:
-            path = self._folder.path / "last.ckpt" if checkpoint else None
+            path = self._folder.path / CHECKPOINT if checkpoint else None
             trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
             if self._prune and self._prune.has_ended:
                 return self._end_pruned(loggers)
@@ -208,7 +209,7 @@ class Training:
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """Load the state of the previous process, if it left one, and take over its progress."""
-        path = self._folder.path / "last.ckpt"
+        path = self._folder.path / CHECKPOINT
         if not self._folder.resumed or not path.exists():
             return None
         checkpoint = read_checkpoint(path, self._budget, self._recorder)

@@ -15,10 +15,10 @@ from fastconv.config.schema import Config
 from fastconv.data.download import AbsentError, RefusedError
 from fastconv.data.sending import remove_file, send_file
 from fastconv.data.url_place import below
+from fastconv.runs.folder import CHECKPOINT
 from fastconv.system.distributed import from_first_rank, is_first_rank
 from fastconv.system.errors import InputError, reason, warn
 from fastconv.system.urls import redacted
-from fastconv.training.own_images import CHECKPOINT
 from fastconv.training.refusal import is_refused
 
 # Seconds between looks for a new checkpoint.

@@ -13,10 +13,9 @@ from fastconv.data.own_images import own_images
 from fastconv.data.split_record import SplitRecord
 from fastconv.data.splits import Splits
 from fastconv.data.stream.spec import StreamSpec
+from fastconv.runs.folder import CHECKPOINT
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
-
-CHECKPOINT = "last.ckpt"
 
 
 def images_to_go_on_with(config: Config, data: Splits, begun: RunFolder | None, console: Console) -> Splits:

@@ -147,45 +147,10 @@ def plan_run(
     forget_peak_memory()
     holdout, test = data.holdout, data.test
     train, unseen = training_images(config, data)
-    spec = stream_spec(train, config.augment, config.stream.seed)
-    if config.stream.mode == "device":
-        free = device.free_memory()
-        if free is not None and train.images.nbytes > free:
-            raise InputError(does_not_fit(spec, train.images.nbytes, f"and {free / 1e9:.3g} GB are free"))
-    if config.data_pruning:
-        with clock.segment("precompute"):  # the skipped images are part of the stream's definition
-            cache, share = Path(config.data) / "benchmarks", config.data_pruning
-            skips = skip_schedule(spec, train, device, share, cache, seconds=most_seconds(config.budget))
-        train = dataclasses.replace(train, skip_schedule=skips)
-        spec = stream_spec(train, config.augment, config.stream.seed)
-    settings = model_settings(config.model)
-    channels, classes = spec.shape[2], len(spec.classes)
-    network = blueprint(config.model.name, channels, classes, **settings)
-    parameters = count_parameters(network)
-    if isinstance(config.model, CustomNetwork | Pretrained):
-        check_network(config.model.name, spec.shape, classes, settings)
-        if config.progressive_resizing:
-            height, width = map(small_side, spec.shape[:2])
-            check_network(config.model.name, (height, width, channels), classes, settings)
-    pretrained = None
-    if isinstance(config.model, Pretrained):
-        from fastconv.models.pretrained_weights import require_weights, weights_name  # imports torchvision
-
-        pretrained = weights_name(config.model)
-        if needs_weights and is_first_rank():
-            with clock.segment("precompute"):
-                require_weights(config.model, network)
-    _check_optimizer(config, network, device)
-    key = BenchmarkKey(
-        config.model.name,
-        settings,
-        spec.shape,
-        classes,
-        config.batch_size // config.trainer.world,
-        config.micro_batch_size,
-        config.trainer.channels_last,
-        optimizer_key(config.optimizer),
-    )
+    train, spec = _stream_of(config, train, device, clock)
+    network = _checked_network(config, spec, device)
+    pretrained = _pretrained_weights(config, network, clock, needs_weights)
+    key = _benchmark_key(config, spec)
     if speed is None:
         with clock.segment("benchmark"):
             cache, limit = Path(config.data) / "benchmarks", config.budget.seconds
@@ -213,7 +178,7 @@ def plan_run(
         spec,
         speed,
         plan,
-        parameters,
+        count_parameters(network),
         key,
         callbacks,
         winograd_layers=_count_winograd_layers(config, spec) if device.winograd else 0,
@@ -223,6 +188,64 @@ def plan_run(
     )
     require_time(run)
     return run
+
+
+def _stream_of(config: Config, train: ImageData, device: Device, clock: Clock) -> tuple[ImageData, StreamSpec]:
+    """The training images, with what `data_pruning` skips of them, and the definition of their stream.
+
+    Raises InputError if the images are to be kept on the device and do not fit there.
+    """
+    spec = stream_spec(train, config.augment, config.stream.seed)
+    if config.stream.mode == "device":
+        free = device.free_memory()
+        if free is not None and train.images.nbytes > free:
+            raise InputError(does_not_fit(spec, train.images.nbytes, f"and {free / 1e9:.3g} GB are free"))
+    if config.data_pruning:
+        with clock.segment("precompute"):  # the skipped images are part of the stream's definition
+            cache, share = Path(config.data) / "benchmarks", config.data_pruning
+            skips = skip_schedule(spec, train, device, share, cache, seconds=most_seconds(config.budget))
+        train = dataclasses.replace(train, skip_schedule=skips)
+        spec = stream_spec(train, config.augment, config.stream.seed)
+    return train, spec
+
+
+def _checked_network(config: Config, spec: StreamSpec, device: Device) -> nn.Module:
+    """The network without memory for its weights. Raises InputError if it or its optimizer cannot train here."""
+    (height, width, channels), classes, settings = spec.shape, len(spec.classes), model_settings(config.model)
+    network = blueprint(config.model.name, channels, classes, **settings)
+    if isinstance(config.model, CustomNetwork | Pretrained):
+        check_network(config.model.name, spec.shape, classes, settings)
+        if config.progressive_resizing:
+            small = small_side(height), small_side(width), channels
+            check_network(config.model.name, small, classes, settings)
+    _check_optimizer(config, network, device)
+    return network
+
+
+def _pretrained_weights(config: Config, network: nn.Module, clock: Clock, needs_weights: bool) -> str | None:
+    """The name of the weights that the network begins with, which are fetched now if need be; None without any."""
+    if not isinstance(config.model, Pretrained):
+        return None
+    from fastconv.models.pretrained_weights import require_weights, weights_name  # imports torchvision
+
+    if needs_weights and is_first_rank():
+        with clock.segment("precompute"):
+            require_weights(config.model, network)
+    return weights_name(config.model)
+
+
+def _benchmark_key(config: Config, spec: StreamSpec) -> BenchmarkKey:
+    """What the speed of training depends on, but for the device."""
+    return BenchmarkKey(
+        config.model.name,
+        model_settings(config.model),
+        spec.shape,
+        len(spec.classes),
+        config.batch_size // config.trainer.world,
+        config.micro_batch_size,
+        config.trainer.channels_last,
+        optimizer_key(config.optimizer),
+    )
 
 
 def _check_optimizer(config: Config, network: nn.Module, device: Device) -> None:

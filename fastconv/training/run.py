@@ -15,7 +15,7 @@ from fastconv.config.prerequisites import require_first_room
 from fastconv.config.resume import RunFolder, earlier_clock, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
-from fastconv.runs.folder import is_finished, is_over
+from fastconv.runs.folder import CHECKPOINT, is_finished, is_over
 from fastconv.system.console_log import keep_log_in
 from fastconv.system.distributed import from_first_rank, is_first_rank, is_restarted
 from fastconv.system.errors import warn
@@ -23,7 +23,7 @@ from fastconv.system.signals import pass_over_warning
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
 from fastconv.training.mirror import copied
-from fastconv.training.own_images import CHECKPOINT, images_to_go_on_with, keep_record
+from fastconv.training.own_images import images_to_go_on_with, keep_record
 from fastconv.training.plan import plan_run, require_time
 from fastconv.training.refusal import removed_if_refused
 from fastconv.training.run_stream import precompute, stream_in_use

@@ -13,6 +13,7 @@ from fastconv.config.search import running_trial
 from fastconv.data.features import KeptFeatures
 from fastconv.models.tta import views_of
 from fastconv.optim.averaging import AVERAGES
+from fastconv.runs.folder import CHECKPOINT
 from fastconv.training.callbacks import (
     AverageWeights,
     BudgetProgressBar,
@@ -48,7 +49,7 @@ class RunCallbacks:
         config, plan, share = run.config, run.plan, run.feature_share
         self.budget = budget = _time_budget(run)
         self.recorder = Recorder(budget, run.spec.samples, config.batch_size, max(1, plan.steps // RECORDS))
-        path = folder / "last.ckpt" if config.checkpoint.save else None
+        path = folder / CHECKPOINT if config.checkpoint.save else None
         self.checkpoints = Checkpoints(path, config.checkpoint.every, budget, note)
         self.average: AverageWeights | None = None
         if config.average.kind != "none":

@@ -63,7 +63,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened(command, tmp_path, monkeypatch
 def test_a_job_is_put_back_into_the_queue_only_if_it_has_got_on(command, tmp_path, monkeypatch):
     """Else one whose time is over before its first step, while it compiles, would begin again for ever."""
     asked = []
-    monkeypatch.setattr("fastconv.config.cli.requeue", lambda: asked.append("requeue") or "")
+    monkeypatch.setattr("fastconv.config.failures.requeue", lambda: asked.append("requeue") or "")
     for method, requeued in (("training_step", 1), ("configure_optimizers", 1), ("training_step", 2)):
         with monkeypatch.context() as patch:
             stop_at(patch, method, 1, signal.SIGUSR1)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastconv.budget.autotune.candidate import Candidate
-from fastconv.budget.autotune.candidates import Candidates, shift_pixels
+from fastconv.budget.autotune.candidates import Candidates
+from fastconv.budget.autotune.chosen_settings import settings_of
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_test
 from fastconv.budget.autotune.pretrained import consider
-from fastconv.budget.autotune.scaling_law import model_size, pruning_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
-from fastconv.budget.autotune.speed import SpeedProfiles, network_name
+from fastconv.budget.autotune.speed import SpeedProfiles
 from fastconv.budget.benchmark import SpeedProfile, benchmark
 from fastconv.budget.bounds import operations_per_second
 from fastconv.budget.clock import Clock
@@ -23,13 +23,8 @@ from fastconv.budget.compiled import compiled_file, compiling_pays
 from fastconv.budget.hardware import Device, prepare_in_time
 from fastconv.config.prerequisites import require_batch
 from fastconv.config.schema import Config
-from fastconv.data.augment.policy import Policy
-from fastconv.data.augment.transforms.crop import Crop
-from fastconv.data.augment.transforms.cutout import Cutout
-from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
-from fastconv.models.resizing import Resizing, small_side
 from fastconv.system.distributed import from_first_rank
 
 # What autotune can choose, and the keys of the command line that settle it instead.
@@ -157,20 +152,12 @@ def choose(
         spent: seconds that a trial of a pretrained network had.
         operations: floating-point operations per second of a matrix product; only on a GPU.
     """
-    budget, reasons = budget_seconds(config), {}
+    budget = budget_seconds(config)
     test_seconds = settings.flip_test_share * budget
-    flip = config.dataset.flip if "augment" in open_choices else config.augment.flip.probability
     accuracy = flips(test_seconds) if "flip" in open_choices else None
+    flip, reasons = _flip(config, open_choices, accuracy, settings)
     if accuracy and not accuracy.is_evident(settings):
-        reasons["flip"] = (
-            f"dataset.flip={flip:g} stays, as {accuracy.plain:.1%} of {accuracy.images:,} images right, and"
-            f" {accuracy.flipped:.1%} of them flipped, are too few to tell a difference"
-        )
         accuracy = None
-    elif accuracy:
-        flip = 0.5 if accuracy.same_class(settings) else 0.0
-    elif "flip" in open_choices:
-        reasons["flip"] = f"dataset.flip={flip:g} stays, as the budget is too short for a flip-invariance test"
     benchmark_share = settings.benchmark_share
     if "flip" not in open_choices or test_seconds < settings.flip_test_min_seconds:
         benchmark_share += settings.flip_test_share  # without a test, its time is for benchmarks
@@ -190,69 +177,29 @@ def choose(
         settings=settings,
     )
     best = candidates.best()
-    epochs = candidates.epochs(best)
-    tuned = dataclasses.replace(config, model=best.network)
     if candidates.reason:
         reasons["model"] = candidates.reason
     if accuracy:
         reasons["flip"] = _flip_reason(best, accuracy, settings)
-    if "flip" in open_choices:
-        tuned = dataclasses.replace(tuned, dataset=dataclasses.replace(config.dataset, flip=best.flip))
-    if "augment" in open_choices:
-        policy, reasons["augment"] = _augmentation(best, epochs, train, settings)
-        tuned = dataclasses.replace(tuned, augment=policy)
-    if "data_pruning" in open_choices:
-        seconds = candidates.pruning_seconds(best)
-        share = 0.0 if seconds is None else settings.pruned_images
-        tuned = dataclasses.replace(tuned, data_pruning=share)
-        if seconds is not None:
-            proxy = pruning_proxy(train.side)
-            reasons["data_pruning"] = (
-                f"each epoch skips {share:.0%} of the images, those on which {network_name(proxy)} is most"
-                f" confident; selecting them takes about {seconds:.0f} s"
-            )
-    if "progressive_resizing" in open_choices:
-        tuned = dataclasses.replace(tuned, progressive_resizing=best.resizing)
-        if best.resizing:
-            height, width = map(small_side, train.images.shape[1:3])
-            reasons["progressive_resizing"] = (
-                f"images have {width}x{height} pixels in the first {best.resizing:.0%} of training, which then sees"
-                f" {Resizing(best.resizing).gain - 1:.0%} more images"
-            )
-    if "tta" in open_choices:
-        tuned = dataclasses.replace(tuned, tta=best.tta)
-    if "batch_size" in open_choices:
-        batch_size, micro_batch_size = _batch(best.batch_size, config.trainer.world, device, settings)
-        tuned = dataclasses.replace(tuned, batch_size=batch_size, micro_batch_size=micro_batch_size)
-        reasons["batch_size"] = f"{batch_size}, for {best.images / batch_size:,.0f} steps"
-    if "epochs" in open_choices:
-        max_epochs = None  # train until the time is up
-        if device != "cpu" and best.images >= candidates.max_images:
-            max_epochs = epochs / (1 - tuned.data_pruning)  # epochs of the images that are not skipped
-            reasons["epochs"] = f"{max_epochs:.0f}, as more epochs of {len(train):,} images would gain nothing"
-        schedule = dataclasses.replace(config.schedule, max_epochs=max_epochs)  # type: ignore[type-var]
-        tuned = dataclasses.replace(tuned, schedule=schedule)
-    return Choice(tuned, dataclasses.replace(best.speed, step_seconds=best.step_seconds), reasons)
+    tuned, more = settings_of(best, candidates, config, open_choices, device, train, settings)
+    return Choice(tuned, dataclasses.replace(best.speed, step_seconds=best.step_seconds), reasons | more)
 
 
-def _batch(size: int, devices: int, device: str, settings: Autotune) -> tuple[int, int]:
-    """A batch size near `size`, and a micro batch size of which every device has the same number in a batch."""
-    on_device = max(2, size // devices)
-    micro = on_device if device != "cpu" else min(settings.cpu_micro_batch_size, on_device)
-    return devices * micro * (on_device // micro), micro
-
-
-def _augmentation(best: Candidate, epochs: float, train: ImageData, settings: Autotune) -> tuple[Policy, str]:
-    """The augmentation, and the reason for it: stronger for large networks that see images often."""
-    side, size = train.side, model_size(best.network, train.side, train.channels)
-    is_strong = size is not None and size.is_large and epochs >= settings.strong_augmentation_epochs
-    padding = shift_pixels(train, settings.strong_shift_part if is_strong else settings.shift_part)
-    cutout = int(settings.strong_cutout * side) if is_strong else 0
-    parts = [f"shifted by up to {padding} pixel{'s' * (padding > 1)}"]
-    parts += ["flipped in every second epoch"] * (best.flip > 0)
-    parts += [f"a {cutout}x{cutout} square cut out, as a large network sees the images often"] * is_strong
-    flip = Flip(0.5 if best.flip > 0 else 0.0, "alternating")
-    return Policy(crop=Crop(padding, "reflect"), flip=flip, cutout=Cutout(cutout)), ", ".join(parts)
+def _flip(
+    config: Config, open_choices: list[str], accuracy: FlipAccuracy | None, settings: Autotune
+) -> tuple[float, dict[str, str]]:
+    """The share of images to flip, and the reason for it if the test does not settle it."""
+    flip = config.dataset.flip if "augment" in open_choices else config.augment.flip.probability
+    if "flip" not in open_choices:
+        return flip, {}
+    if accuracy is None:
+        return flip, {"flip": f"dataset.flip={flip:g} stays, as the budget is too short for a flip-invariance test"}
+    if accuracy.is_evident(settings):
+        return 0.5 if accuracy.same_class(settings) else 0.0, {}
+    return flip, {
+        "flip": f"dataset.flip={flip:g} stays, as {accuracy.plain:.1%} of {accuracy.images:,} images right, and"
+        f" {accuracy.flipped:.1%} of them flipped, are too few to tell a difference"
+    }
 
 
 def _flip_reason(best: Candidate, accuracy: FlipAccuracy, settings: Autotune) -> str:

@@ -6,7 +6,6 @@ Each function returns the arrays of the official splits, and reads official file
 import hashlib
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +16,11 @@ import numpy as np
 from fastconv.data.dataset import ImageData
 from fastconv.data.sources.base import Arrays, builtin
 from fastconv.data.splits import stratified_split
+from fastconv.system.downloads import limited_waiting
 from fastconv.system.errors import InputError
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10, MNIST
-
-DOWNLOAD_TIMEOUT_SECONDS = 30
 
 
 @builtin("digits")
@@ -119,10 +117,9 @@ def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Pat
     if not missing:
         return
     aside = root / f".download-{dataset.__name__}-{os.getpid()}"
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)  # torchvision sets none and would wait forever
     try:
-        dataset(aside, download=True)
+        with limited_waiting():
+            dataset(aside, download=True)
         for file in missing:
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             (aside / file).replace(root / file)
@@ -133,5 +130,4 @@ def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Pat
             " Put the official files there, or set FASTCONV_DATA to the folder that has them"
         ) from error
     finally:
-        socket.setdefaulttimeout(timeout)
         shutil.rmtree(aside, ignore_errors=True)

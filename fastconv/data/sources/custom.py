@@ -129,12 +129,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         notes.append(f"{having} several frames or pages, such as {min(several)}: the first is used")
     if dataset.strict and unreadable:
         raise InputError(f"{note}. Repair or remove them, or set dataset.strict=false to leave them out")
-    hashes = [content_hashes(each.images) for each in decoded]
-    if count > 1 and len(np.unique(np.concatenate(hashes))) == 1:
-        raise InputError(f"all images of {dataset.name} are the same, pixel by pixel: there is nothing to learn")
-    splits = _splits(dataset, found.classes, decoded, hashes, by_content)
-    for (split, _, rows), part in zip(splits, ("train on", "test with"), strict=True):
-        _require_classes(dataset.name, found.classes, split.labels[rows], part, note)
+    splits = _checked_splits(dataset, found.classes, decoded, note, by_content)
     names = {}
     for (split, content, rows), part in zip(splits, ("train", "test"), strict=True):
         writer.write(part, split.images, split.labels, rows, content[rows])
@@ -148,6 +143,19 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         (writer.aside / ABOUT).write_text(as_json(about), "utf-8")
     told = [*([f"left out: {note}"] if note else ()), *notes]
     writer.finish(found.classes, "; ".join(told), levels if ranges else None, resize)
+
+
+def _checked_splits(
+    dataset: "Dataset", classes: tuple[str, ...], decoded: list[Decoded], note: str, by_content: bool
+) -> list[Split]:
+    """The training and the test split. Raises InputError if there is nothing to learn, or a class has no images."""
+    hashes = [content_hashes(each.images) for each in decoded]
+    if sum(map(len, hashes)) > 1 and len(np.unique(np.concatenate(hashes))) == 1:
+        raise InputError(f"all images of {dataset.name} are the same, pixel by pixel: there is nothing to learn")
+    splits = _splits(dataset, classes, decoded, hashes, by_content)
+    for (split, _, rows), part in zip(splits, ("train on", "test with"), strict=True):
+        _require_classes(dataset.name, classes, split.labels[rows], part, note)
+    return splits
 
 
 def _splits(

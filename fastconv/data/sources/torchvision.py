@@ -1,7 +1,6 @@
 """Classification data sets of torchvision."""
 
 import inspect
-import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from fastconv.data.sources.base import Found, Source, source
-from fastconv.data.sources.builtin import DOWNLOAD_TIMEOUT_SECONDS
 from fastconv.data.sources.decode import Sample
+from fastconv.system.downloads import limited_waiting
 from fastconv.system.errors import InputError, message_of, nearest
 from fastconv.system.wording import counted
 
@@ -108,20 +107,17 @@ def _open_torchvision(name: str, data: Path) -> list[Indexed]:
         found = [next((each for each in options if f'"{each}"' in code), None)
                  for options in (("trainval", "train"), ("test", "val", "valid"))]  # fmt: skip
         splits = [{"split": each} for each in found if each] or [{}]
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)  # torchvision sets none and would wait forever
     try:
         try:  # some that are on the disk refuse to be downloaded
             return [kind(data, **each, **({"download": False} if "download" in takes else {})) for each in splits]
         except Exception:  # each data set raises its own
             if "download" not in takes:
                 raise
-            return [kind(data, **each, download=True) for each in splits]
+            with limited_waiting():
+                return [kind(data, **each, download=True) for each in splits]
     except Exception as error:
         line = message_of(error, 300).rstrip(".")
         raise InputError(f"torchvision cannot open {name} in {data}: {line}. Put its files there") from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def _arguments(kind: type) -> set[str]:
