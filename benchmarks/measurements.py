@@ -73,7 +73,17 @@ def describe_device() -> str:
 
 
 def describe_processor() -> str:
-    return f"{cpu_name()}, {os.cpu_count()} cores"
+    """Its name, cores, and the vector instructions that torch uses: processors of one name can differ in these."""
+    return f"{cpu_name()}, {os.cpu_count()} cores, {vector_instructions()}"
+
+
+def vector_instructions() -> str:
+    """The instructions that decide on the speed of a step."""
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX-BF16"
+    if torch.cpu._is_avx512_bf16_supported():
+        return "AVX512-BF16"
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def forget_benchmarks() -> None:
