@@ -160,17 +160,17 @@ def test_a_single_wide_run_hides_nothing_of_narrower_pairs(tmp_path):
 def test_what_nobody_measured_is_told_once():
     some = [*rows((94.0,), ()), *rows((93.9,), (), width=32), *rows((95.0,), (94.0,), dataset="fashion_mnist")]
     found = claims_of(setups(some), some, [])
-    told = [(each.dataset, each.runs, each.verdict) for each in found if each.claim.startswith("Accuracy")]
+    told = [(each.dataset, each.setup.width, each.verdict) for each in found if each.claim.startswith("Accuracy")]
     assert told == [
-        ("cifar10", "width 64, GPU (bf16)", "not measured"),
-        ("fashion_mnist", "width 64, GPU (bf16)", "yes (one seed)"),
+        ("cifar10", 64, "not measured"),
+        ("fashion_mnist", 64, "yes (one seed)"),
     ]
     accuracy, heatmaps, *_ = findings(found)
-    assert accuracy.split(": ")[1] == "cifar10 not measured; fashion_mnist yes (one seed) [width 64, GPU (bf16)]."
+    assert accuracy.split(": ")[1] == "cifar10 not measured; fashion_mnist yes (one seed) [width 64]."
     assert heatmaps.endswith(": cifar10 not measured; fashion_mnist not measured.")
     near = next(line for line in findings(found) if line.startswith("The error"))
-    assert "cifar10 undecided [width 64, GPU (bf16)]; cifar10 undecided [width 32, GPU (bf16)];" in near
-    only = findings([each for each in found if each.runs.startswith("width 64")])
+    assert "cifar10 undecided [width 64]; cifar10 undecided [width 32];" in near
+    only = findings([each for each in found if each.setup.width == 64])
     assert only[0].endswith("fashion_mnist yes (one seed)."), "one setup is not named on each line"
 
 

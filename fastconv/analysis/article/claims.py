@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastconv.analysis.article.rows import Measure, Row, Setup, pair_by_seed, setups
+from fastconv.analysis.article.rows import Measure, Row, Setup, labels, pair_by_seed, setups
 from fastconv.analysis.attribution.findings import MEASURES
 from fastconv.analysis.comparison.statistics import Summary, summarise
 
@@ -56,8 +56,8 @@ class Claim:
 
     claim: str
     dataset: str
-    runs: str
-    """The setup of the runs that it is judged by."""
+    setup: Setup
+    """Of the runs that it is judged by."""
     verdict: str
     measurement: str
     found: str
@@ -102,17 +102,18 @@ def claims_of(setups: Sequence[Setup], rows: Sequence[Row], measures: Sequence[M
 
 
 def findings(found: Sequence[Claim]) -> list[str]:
-    """Say each claim's verdicts in a line: by data set, and by setup if there are several."""
-    several = len({each.runs for each in found}) > 1
+    """Say each claim's verdicts in a line: by data set, and by what their setups differ in."""
+    names = labels([each.setup for each in found])
     lines = []
     for text in dict.fromkeys(each.claim for each in found):
         answers = []
-        for dataset, runs in dict.fromkeys((each.dataset, each.runs) for each in found if each.claim == text):
-            some = [each.verdict for each in found if (each.claim, each.dataset, each.runs) == (text, dataset, runs)]
+        for dataset, setup in dict.fromkeys((each.dataset, each.setup) for each in found if each.claim == text):
+            some = [each.verdict for each in found if (each.claim, each.dataset, each.setup) == (text, dataset, setup)]
             counts = {answer: some.count(answer) for answer in dict.fromkeys(some)}
             of = f" in {{}} of {len(some)} measurements" if len(counts) > 1 else ""
             told = ", ".join(answer + of.format(n) for answer, n in counts.items())
-            answers.append(f"{dataset} {told}" + f" [{runs}]" * (several and NOT_MEASURED not in counts))
+            name = names[setup] if NOT_MEASURED not in counts else ""
+            answers.append(f"{dataset} {told}" + f" [{name}]" * bool(name))
         lines.append(f"{text}: {'; '.join(answers)}.")
     return lines
 
@@ -196,7 +197,7 @@ def _augmentation_helps(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     return Claim(
         "Accuracy is lower without augmentation",
         dataset,
-        setup.short,
+        setup,
         verdict(gain),
         "test accuracy with augmentation minus that without, in points, paired by seed",
         interval(gain, "+.2f"),
@@ -238,7 +239,7 @@ def _heatmaps_are_sensible(setup: Setup, dataset: str, measures: list[Measure], 
     judged = judged or [(summarise([]), unknown)]
     text = "Heatmaps lie on a more sensible part of the image with augmentation"
     return [
-        Claim(text, dataset, setup.short, verdict(gain), measurement, interval(gain, "+.3f"), gain.n, again)
+        Claim(text, dataset, setup, verdict(gain), measurement, interval(gain, "+.3f"), gain.n, again)
         for gain, measurement in judged
     ]
 
@@ -258,7 +259,7 @@ def _seconds_suffice(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     return Claim(
         f"{ARTICLE_SECONDS:g} s are enough",
         dataset,
-        setup.short,
+        setup,
         answer,
         "seconds of training and validation of all epochs, with and without augmentation",
         text,
@@ -277,7 +278,7 @@ def _is_near(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     return Claim(
         "The error is near the state of the art",
         dataset,
-        setup.short,
+        setup,
         _opposite(verdict(ratio, NEAR)),
         f"test error with augmentation, as a multiple of {error:.1f} % ({known.network}, {known.source}); near is at"
         f" most {NEAR:g}",

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +40,24 @@ class Setup(NamedTuple):
 
     def __str__(self) -> str:
         epochs = measured(self.max_epochs, "epoch") if self.max_epochs else "as many epochs as fit"
-        network = f"DavidNet of width {self.width}" if self.width else "another network"
+        network = f"DavidNet of {self.network}" if self.width else self.network
         return ", ".join(filter(None, (epochs, network, f"{self.device} ({self.precision})", self.settings)))
+
+    @property
+    def network(self) -> str:
+        return f"width {self.width}" if self.width else "another network"
 
     @property
     def short(self) -> str:
         """It without the number of epochs."""
-        network = f"width {self.width}" if self.width else "another network"
-        return ", ".join(filter(None, (network, f"{self.device} ({self.precision})", self.settings)))
+        return ", ".join(filter(None, (self.network, f"{self.device} ({self.precision})", self.settings)))
+
+
+def labels(some: Iterable[Setup]) -> dict[Setup, str]:
+    """Name setups by what they differ in; what all have in common is left out."""
+    parts = {each: (each.network, each.device, each.precision, each.settings) for each in some}
+    differs = [len(set(values)) > 1 for values in zip(*parts.values(), strict=True)]
+    return {each: ", ".join(filter(None, itertools.compress(parts[each], differs))) for each in parts}
 
 
 @dataclass(frozen=True)

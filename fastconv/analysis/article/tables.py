@@ -61,8 +61,8 @@ def claims_table(claims: Sequence[Claim]) -> Table:
     header = ["claim", "data set", "verdict", "result (95 % interval)", "n", "runs", "measurement",
               "command to repeat it"]  # fmt: skip
     lines: list[list[str | Cell]] = [
-        [each.claim, each.dataset, Cell(each.verdict, TONES.get(each.verdict, "")), each.found, str(each.n), each.runs,
-         each.measurement, each.command]
+        [each.claim, each.dataset, Cell(each.verdict, TONES.get(each.verdict, "")), each.found, str(each.n),
+         each.setup.short, each.measurement, each.command]
         for each in claims
     ]  # fmt: skip
     return Table(header, lines)
