@@ -17,7 +17,7 @@ from torch.utils._triton import has_triton
 
 from fastconv.budget.threads import choose_threads, default_threads
 from fastconv.config.schema import Config, Trainer
-from fastconv.kernels import norm_gelu, winograd
+from fastconv.kernels import norm_gelu, winograd, winograd_speed
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
 from fastconv.system.gpu import find_gpu, free_bytes, gpu_count, gpu_name
@@ -130,9 +130,15 @@ def direct_because(kind: str, precision: str, trainer: Trainer) -> str | None:
         return "it is for CPUs"
     if not trainer.channels_last:
         return "it needs trainer.channels_last=true"
-    if trainer.winograd == "auto" and not winograd.is_measured(dtype_of(precision)):
-        return f"in {precision} it was not measured with this processor's instructions; trainer.winograd=on tries it"
-    return winograd.obstacle(dtype_of(precision))
+    dtype = dtype_of(precision)
+    is_open = trainer.winograd == "auto" and not winograd_speed.is_measured(dtype)
+    if is_open and precision == "bf16":
+        return "in bf16 it was not measured with this processor's instructions; trainer.winograd=on tries it"
+    if why := winograd.obstacle(dtype):
+        return why
+    if is_open and not winograd_speed.is_faster():
+        return "by a test of one layer, direct ones are as fast on this processor"
+    return None
 
 
 def prepare_in_time(config: Config, threads: int | None = None) -> Device:

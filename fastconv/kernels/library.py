@@ -25,6 +25,8 @@ NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native"}
 # A build takes 4 s on a quiet machine; one that takes longer than this is not worth waiting for.
 BUILD_SECONDS = 120
 DIGEST_DIGITS = 32
+# Lines of /proc/cpuinfo that tell processors apart.
+FEATURES = ("model name", "flags", "Features", "CPU part")
 
 
 class UnavailableError(Exception):
@@ -54,7 +56,7 @@ def load_library(source: Path, trial: str | None = None) -> ctypes.CDLL:
         contents = [file.read_bytes().hex() for file in files]
     except OSError as error:
         raise UnavailableError(f"{source.name} cannot be read ({error.strerror})") from error
-    key = [*contents, *compiler, *FLAGS, _version(compiler), _processor()]
+    key = [*contents, *compiler, *FLAGS, _version(compiler), processor_features()]
     name = f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:DIGEST_DIGITS]}"
     with contextlib.suppress(OSError, InputError):
         if folder := private_folder():
@@ -119,6 +121,15 @@ def is_own_file(path: Path) -> bool:
     """Whether this is a regular file of the user, to which nobody else may write. Raises OSError if it is not there."""
     about = path.lstat()
     return stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o022
+
+
+def processor_features() -> str:
+    """The processor's name and features: a library for others may not run here."""
+    lines = []
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        lines = sorted({line for line in text.splitlines() if line.split(":")[0].strip() in FEATURES})
+    return repr([platform.system(), platform.machine(), platform.processor(), *lines])
 
 
 def _stored(folder: Path, name: str) -> Path | None:
@@ -197,15 +208,3 @@ def _run(command: list[str]) -> str:
         why = " ".join(next(lines, done.stderr).split())[:200] or _ending(done.returncode)
         raise UnavailableError(f"the C compiler fails: {why}")
     return done.stdout
-
-
-def _processor() -> str:
-    """The processor's features: a library for others may not run here."""
-    lines = []
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-        lines = sorted({line for line in text.splitlines() if line.split(":")[0].strip() in FEATURES})
-    return repr([platform.system(), platform.machine(), platform.processor(), *lines])
-
-
-FEATURES = ("model name", "flags", "Features", "CPU part")

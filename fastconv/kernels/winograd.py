@@ -22,11 +22,9 @@ from fastconv.kernels import winograd_library
 from fastconv.kernels.library import UnavailableError
 from fastconv.system.errors import message_of
 
-# The table of where these convolutions are used, as measured by forward and backward passes against oneDNN's on an AMD
-# EPYC (Zen 3), one thread, in fp32; benchmarks/winograd.py measures it again. In bf16, steps of four networks were
-# measured with the same table, on an EPYC with AVX-512.
-# Instruction sets, by torch's names. In bf16, direct convolutions with AMX are several times as fast as with AVX-512.
-MEASURED = {torch.float32: ("AVX2",), torch.bfloat16: ("AVX512",)}
+# Which layers use these convolutions, as measured by forward and backward passes against oneDNN's on an AMD EPYC
+# (Zen 3), one thread, in fp32; benchmarks/winograd.py measures it again. In bf16, steps of four networks were measured
+# with the same rule, on an EPYC with AVX-512.
 # Fewest channels, of inputs and of outputs: with 8 they are 0.8 to 1.15 times as fast as direct ones, with 16 from 1.2
 # to 1.5 times, with 64 and more 1.5 to 2.7 times.
 LEAST_CHANNELS = 16
@@ -86,13 +84,6 @@ def obstacle(dtype: torch.dtype = torch.float32) -> str | None:
     except RuntimeError as failed:  # of torch, about sizes that cannot be
         return f"they fail here ({message_of(failed, 100)})"
     return None if error <= TOLERANCE[dtype] else f"their results are wrong here, by {error:.1g}"
-
-
-def is_measured(dtype: torch.dtype) -> bool:
-    """Whether they were measured to be faster than direct ones with this processor's instructions."""
-    if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
-        return False
-    return torch.backends.cpu.get_cpu_capability() in MEASURED[dtype]
 
 
 def tile_of(images: int, inputs: int, outputs: int, height: int, width: int) -> int:

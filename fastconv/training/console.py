@@ -12,7 +12,7 @@ from fastconv.budget.hardware import direct_because
 from fastconv.config.deadline import BoundedBudget
 from fastconv.config.schema import SEGMENTS
 from fastconv.data.splits import Splits
-from fastconv.kernels import norm_gelu, winograd
+from fastconv.kernels import norm_gelu, winograd_speed
 from fastconv.models.configs import Pretrained
 from fastconv.runs.results import OBJECTIVES, Results
 from fastconv.system.names import printable
@@ -118,7 +118,7 @@ def _machine_warnings(run: Run) -> dict[str, str]:
             " the budget. The run adapts to the time that it gets"
         )
     # In bf16, torch's own are fast enough on many processors, such as those with AMX.
-    has_use = device.kind == "cpu" and (device.precision == "fp32" or winograd.is_measured(device.dtype))
+    has_use = device.kind == "cpu" and (device.precision == "fp32" or winograd_speed.is_measured(device.dtype))
     if trainer.winograd == "auto" and has_use and not device.winograd:
         why = direct_because(device.kind, device.precision, trainer)
         rows["convolutions"] = f"no Winograd convolutions: {why}"

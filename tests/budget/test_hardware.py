@@ -9,7 +9,7 @@ from harness import SMALL, only_run, same_weights, stop_at
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
-from fastconv.kernels import norm_gelu, winograd
+from fastconv.kernels import norm_gelu, winograd, winograd_speed
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError, RunWarning
 
@@ -28,9 +28,11 @@ def fp32(**settings):
     return Trainer(accelerator="cpu", precision="fp32", **settings)
 
 
-def test_auto_uses_them_where_they_were_measured(possible, monkeypatch):
-    for instructions, used in (("AVX2", True), ("DEFAULT", False)):
+def test_auto_uses_them_where_they_are_faster(possible, monkeypatch):
+    """That is known of some instructions, and measured of all others."""
+    for instructions, faster, used in (("AVX2", False, True), ("DEFAULT", True, True), ("DEFAULT", False, False)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda instructions=instructions: instructions)
+        monkeypatch.setattr(winograd_speed, "is_faster", lambda faster=faster: faster)
         assert prepare(fp32()).winograd is winograd.uses_winograd() is used
         assert prepare(fp32(winograd="on")).winograd is winograd.uses_winograd() is True
         assert prepare(fp32(winograd="off")).winograd is winograd.uses_winograd() is False
@@ -90,7 +92,7 @@ def test_the_plan_and_the_results_say_what_is_used(possible, command, tmp_path, 
             ended.out.split()
         )
     monkeypatch.setattr(winograd, "obstacle", lambda *_: "there is no C compiler, such as gcc")
-    monkeypatch.setattr(winograd, "is_measured", lambda *_: True)
+    monkeypatch.setattr(winograd_speed, "is_measured", lambda *_: True)
     ended = command("train", *LARGE, "dry_run=true")
     assert "no Winograd convolutions: there is no C compiler, such as gcc" in ended.out
     ended = command("train", *LARGE, "trainer.winograd=on")
@@ -117,15 +119,16 @@ def test_a_run_with_them_goes_on_as_if_nothing_had_happened(possible, command, t
 @pytest.mark.slow
 def test_a_run_that_goes_on_without_them_says_so(possible, command, tmp_path, monkeypatch):
     settings = (*LARGE, "trainer.winograd=auto", "checkpoint.every=null")
-    monkeypatch.setattr(winograd, "is_measured", lambda *_: True)
+    monkeypatch.setattr(winograd_speed, "is_measured", lambda *_: True)
     with monkeypatch.context() as patch:
         stop_at(patch, "training_step", 2)
         assert command("train", *settings).code == 143
-    monkeypatch.setattr(winograd, "is_measured", lambda *_: False)
+    monkeypatch.setattr(winograd_speed, "is_measured", lambda *_: False)
+    monkeypatch.setattr(winograd_speed, "is_faster", lambda: False)
     with pytest.warns(RunWarning, match="began with Winograd's convolutions in 5 layers and goes on with them in 0"):
         assert command("train", *settings, "resume=auto").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(winograd, "is_measured", lambda *_: True)
+        patch.setattr(winograd_speed, "is_measured", lambda *_: True)
         whole = command("train", *settings, "outputs=whole")
     assert whole.code == 0
     assert not same_weights(only_run(tmp_path / "whole"), only_run(tmp_path / "outputs"))
