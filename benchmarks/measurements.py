@@ -73,12 +73,12 @@ def describe_device() -> str:
 
 
 def describe_processor() -> str:
-    """Its name, cores, and the vector instructions that torch uses: processors of one name can differ in these."""
+    """Its name, cores, and its vector instructions: processors of one name can differ in these."""
     return f"{cpu_name()}, {os.cpu_count()} cores, {vector_instructions()}"
 
 
 def vector_instructions() -> str:
-    """The instructions that decide on the speed of a step."""
+    """The best ones for convolutions that the processor has."""
     if torch.cpu._is_amx_tile_supported():
         return "AMX-BF16"
     if torch.cpu._is_avx512_bf16_supported():

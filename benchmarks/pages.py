@@ -77,11 +77,12 @@ def networks(found: list[Row], column: str = "network") -> str:
 
 
 def contenders(name: str, device: str = EPYC) -> dict[str, dict[str, float]]:
-    """The values of a benchmark by contender and round, of a machine, with the versions of its last rows."""
-    found = rows(name, device=device)
+    """The values of a benchmark by contender and round: with the versions of the last row of a device, and of the
+    same kind of it, for the name of a device goes on with its vector instructions."""
+    found = [row for row in rows(name) if row["device"].startswith(device)]
     last, measured = found[-1], dict[str, dict[str, float]]()
     for row in found:
-        if row["versions"] == last["versions"]:
+        if (row["device"], row["versions"]) == (last["device"], last["versions"]):
             measured.setdefault(row["contender"], {})[row["round"]] = float(row["value"])
     return measured
 

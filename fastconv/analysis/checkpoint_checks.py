@@ -1,4 +1,4 @@
-"""Checks of a checkpoint before its network is built: somebody else may have written the file."""
+"""Checks of a checkpoint before its network is used: somebody else may have written the file."""
 
 import contextlib
 import math

@@ -75,14 +75,15 @@ class Command:
         """Run the jobs of the arguments, and what follows a sweep; return whether that succeeded."""
         _require_working_folder()
         arguments = sys.argv[1:]
-        job.overrides = read_arguments(arguments).overrides
-        folders.enter_context(config_folder(read_arguments(arguments).config_dir))
+        given = read_arguments(arguments)
+        job.overrides = given.overrides
+        folders.enter_context(config_folder(given.config_dir))
         arguments = prepare_arguments(self.config_name, arguments)
+        asked = read_arguments(arguments)
+        job.overrides = asked.overrides
         if {"--help", "-h"} & set(arguments):
             print(help_text(self.config_name, self.doc, arguments))
             return True
-        asked = read_arguments(arguments)
-        job.overrides = asked.overrides
         if self.first_line and is_first_rank() and (asked.is_plain or asked.multirun):
             print(self.first_line, flush=True)
         planned = check_arguments(self.config_name, arguments, self.check, self.check_search)

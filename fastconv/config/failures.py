@@ -24,7 +24,7 @@ from fastconv.system.urls import redacted
 
 @contextmanager
 def process_of_command() -> Iterator[bool]:
-    """Set the process up for a command, and back when it ends; an error ends the other ranks too.
+    """Set the process up for a command, and back when it ends. What fails waits until the other ranks have ended.
 
     Yields whether errors are to be shown whole, as HYDRA_FULL_ERROR=1 asks.
     """
@@ -33,7 +33,7 @@ def process_of_command() -> Iterator[bool]:
     before = sys.argv, warnings.formatwarning, threading.excepthook
     warnings.formatwarning = functools.partial(messages.format_warning, warnings.formatwarning)
     threading.excepthook = functools.partial(messages.report_thread, threading.excepthook)
-    sys.excepthook = messages.print_traceback
+    sys.excepthook = messages.print_traceback  # stays: Python calls it after the command, for what ends the process
     try:
         yield full_error
     except BaseException:

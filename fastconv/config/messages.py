@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from fastconv.config.overrides import task_overrides
 from fastconv.system.errors import InputError, RunWarning, StreamError
@@ -39,7 +39,7 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
         print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
-def fail(line: str) -> None:
+def fail(line: str) -> NoReturn:
     """End the command with one line on standard error and exit code 1."""
     line = printable(redacted(" ".join(line.split())))
     print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)

@@ -9,7 +9,7 @@ from fastconv.runs.results import FINISHED, PRUNED, Results
 from fastconv.system.errors import InputError
 from fastconv.system.files import try_lock, unwritable, write_atomically
 
-# The file of a run's weights, and of all that it needs to go on.
+# The file of a run's weights, and of the state of what trains them.
 CHECKPOINT = "last.ckpt"
 
 

@@ -143,8 +143,8 @@ class Training:
             scores = score(run, self._budget, trainer, module, datamodule)
         if is_first_rank() and {saved or trained, module.scored_digest} != {trained}:
             raise InputError(
-                "a callback changed the weights while they were saved or scored, so last.ckpt is not the network that"
-                " was scored: let it change them at the end of training (on_train_end)"
+                f"a callback changed the weights while they were saved or scored, so {CHECKPOINT} is not the network"
+                " that was scored: let it change them at the end of training (on_train_end)"
             )
         spent = run.clock.seconds()
         results = self._so_far(

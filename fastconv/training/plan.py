@@ -131,8 +131,8 @@ def plan_run(
     Args:
         config: a config that has been checked, also against the data by `fastconv.config.prerequisites.check_data`.
         data: the images to train on and to score.
-        clock: the run's clock: the benchmark goes to its segment `benchmark`, the choice of images to skip to
-            `precompute`.
+        clock: the run's clock: the benchmark goes to its segment `benchmark`, the choice of images to skip
+            and the fetching of weights to `precompute`.
         speed: the speed at which this machine trains the network; None to measure it.
         threads: the number of CPU threads that autotune has measured; None to measure it, if the config leaves it open.
         needs_weights: whether a pretrained network needs its weights; not if a checkpoint has them, or nothing trains.
@@ -148,8 +148,10 @@ def plan_run(
     holdout, test = data.holdout, data.test
     train, unseen = training_images(config, data)
     train, spec = _stream_of(config, train, device, clock)
-    network = _checked_network(config, spec, device)
+    network = _checked_network(config, spec)
+    parameters = count_parameters(network)
     pretrained = _pretrained_weights(config, network, clock, needs_weights)
+    _check_optimizer(config, network, device)
     key = _benchmark_key(config, spec)
     if speed is None:
         with clock.segment("benchmark"):
@@ -178,7 +180,7 @@ def plan_run(
         spec,
         speed,
         plan,
-        count_parameters(network),
+        parameters,
         key,
         callbacks,
         winograd_layers=_count_winograd_layers(config, spec) if device.winograd else 0,
@@ -209,8 +211,8 @@ def _stream_of(config: Config, train: ImageData, device: Device, clock: Clock) -
     return train, spec
 
 
-def _checked_network(config: Config, spec: StreamSpec, device: Device) -> nn.Module:
-    """The network without memory for its weights. Raises InputError if it or its optimizer cannot train here."""
+def _checked_network(config: Config, spec: StreamSpec) -> nn.Module:
+    """The network without memory for its weights. Raises InputError if it cannot take the images."""
     (height, width, channels), classes, settings = spec.shape, len(spec.classes), model_settings(config.model)
     network = blueprint(config.model.name, channels, classes, **settings)
     if isinstance(config.model, CustomNetwork | Pretrained):
@@ -218,7 +220,6 @@ def _checked_network(config: Config, spec: StreamSpec, device: Device) -> nn.Mod
         if config.progressive_resizing:
             small = small_side(height), small_side(width), channels
             check_network(config.model.name, small, classes, settings)
-    _check_optimizer(config, network, device)
     return network
 
 

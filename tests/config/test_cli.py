@@ -157,6 +157,7 @@ def test_help_shows_a_sweep_that_makes_sense(command, name, sweep):
 def test_help_follows_the_overrides(command):
     assert "schedule.milestones=[0.5, 0.75]" in command("train", "--help", "schedule=step").out
     assert "unknown schedule" in command("train", "--help", "schedule=stop").err
+    assert "unknown key nothing" in command("train", "--help", "nothing=1", "dataset.root=café").err
 
 
 def test_config_can_be_printed(command):

@@ -57,7 +57,8 @@ def labels(some: Iterable[Setup]) -> dict[Setup, str]:
     """Name setups by what they differ in; what all have in common is left out."""
     parts = {each: (each.network, each.device, each.precision, each.settings) for each in some}
     differs = [len(set(values)) > 1 for values in zip(*parts.values(), strict=True)]
-    return {each: ", ".join(filter(None, itertools.compress(parts[each], differs))) for each in parts}
+    named = {each: ", ".join(filter(None, itertools.compress(parts[each], differs))) for each in parts}
+    return {each: name or "default settings" * any(differs) for each, name in named.items()}
 
 
 @dataclass(frozen=True)
