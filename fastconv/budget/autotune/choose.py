@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from fastconv.budget.autotune.candidate import Candidate
 from fastconv.budget.autotune.candidates import Candidates
@@ -80,7 +79,7 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
     may_compile = config.trainer.compile is None and device.compile
     device = dataclasses.replace(device, compile=False)  # compiling each network would take longer than a benchmark
     train, holdout, test = data.train, data.holdout, data.test
-    counts, cache = config.budget.counts, Path(config.data) / "benchmarks"
+    counts, cache = config.budget.counts, config.benchmarks_folder
     scored = len(holdout) * ("validate" in counts and config.validate.on == "holdout") + len(test) * ("test" in counts)
     measure = functools.partial(benchmark, extra_seconds=settings.confirm_share * budget)
     profiles = SpeedProfiles(config, device, train, cache, measure, settings)

@@ -23,6 +23,7 @@ from torch import Tensor
 from fastconv.budget.autotune.flip_test import FlipAccuracy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.hardware import Device
+from fastconv.budget.pacing import PACING
 from fastconv.config.overrides import compose
 from fastconv.config.schema import Config
 from fastconv.config.typed_config import typed
@@ -123,7 +124,8 @@ def consider(
         reason = f"from scratch: {line}, and will learn more in the rest of the time"
         return Considered(reason=reason, seconds=seconds)
     scored = len(data.test) * ("test" in config.budget.counts)
-    epochs = (budget - scored * probe.image_seconds) / (3 * len(train) * probe.image_seconds)
+    epoch_seconds = PACING.training_factor * len(train) * probe.image_seconds
+    epochs = (budget - scored * probe.image_seconds) / epoch_seconds
     mode = "finetune" if epochs >= settings.finetune_min_epochs else "head"
     flip = None
     if "flip" in open_choices and scratch.is_evident(settings):
