@@ -274,6 +274,7 @@ def _check_optimizer(config: Config, network: nn.Module, device: Device) -> None
 
 
 def _count_winograd_layers(config: Config, spec: StreamSpec) -> int:
+    """The number of the network's convolutions whose shapes suit Winograd's algorithm."""
     with torch.random.fork_rng(devices=[]):
         # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
         network = build_model(config.model.name, spec.shape[2], len(spec.classes), **model_settings(config.model))
@@ -281,7 +282,7 @@ def _count_winograd_layers(config: Config, spec: StreamSpec) -> int:
 
 
 def require_time(run: Run) -> None:
-    """Raise InputError if the budget has no time left for one step, of a run that has taken none."""
+    """Raise InputError if the budget of a run that has taken no step has no time left for one."""
     limit, device, cache = run.config.budget.seconds, run.device, run.config.benchmarks_folder
     if limit is None or not is_first_rank():  # clocks differ, and the other ranks end with the first one
         return
