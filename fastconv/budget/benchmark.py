@@ -68,7 +68,7 @@ class BenchmarkKey:
 
 @dataclass(frozen=True)
 class SpeedProfile:
-    """How fast a machine trains and scores a network.
+    """The speed at which a machine trains and scores a network.
 
     Args:
         step_seconds: seconds per optimizer step: forward, backward, update.

@@ -30,7 +30,7 @@ LARGE_BYTES = 2**28
 # Side of the square matrices whose product shows the speed of the machine (3 ms on two AVX2 cores; less on a GPU, which
 # small ones do not fill), and their number.
 PRODUCT_SIDE, PRODUCTS = {"cpu": 512, "cuda": 4096}, 6
-# Of the time before training, parts that are a smaller share of it are not told; what the larger ones were spent on.
+# Parts of the time before training that are a smaller share of it are not named in a message; names of the larger ones.
 SHOWN_SHARE = 0.05
 PARTS = {"setup": "starting and reading", "benchmark": "measuring", "precompute": "precomputing"}
 # Training takes three times the operations of a forward pass: a gradient of the images and one of the weights.
@@ -90,7 +90,7 @@ def least_step_seconds(key: "BenchmarkKey", device: Device, cache: Path) -> floa
 
 
 def least_seconds(operations: int, device: Device, cache: Path) -> float:
-    """The same for a step whose forward pass takes this many floating-point operations.
+    """`least_step_seconds` of a step whose forward pass takes this many floating-point operations.
 
     Args:
         cache: folder in which measurements are kept.
@@ -160,7 +160,7 @@ def least_needs(key: "BenchmarkKey", device: Device, large_bytes: int = LARGE_BY
 
 
 def machine_of(device: Device) -> dict[str, Any]:
-    """What a speed depends on besides the work: the device, the version of torch and the name of the machine."""
+    """Describe what a speed depends on besides the work: the device, torch's version and the name of the machine."""
     return {"device": asdict(device), "torch": torch.__version__, "host": platform.node()}
 
 

@@ -184,7 +184,7 @@ class StepTimes:
 
     @property
     def spread(self) -> float:
-        """How many times as long as a quick step a slow one takes: one in eight is quicker, one in eight slower."""
+        """A slow step's time divided by a quick one's: one step in eight is quicker, and one in eight slower."""
         ordered = self._in_order()
         eighth = len(ordered) // 8
         return ordered[-1 - eighth] / max(ordered[eighth], 1e-9) if eighth else 1.0

@@ -94,7 +94,7 @@ class ScoringReserve:
 
     @property
     def _once_factor(self) -> float:
-        """How many times as long as the last time something that happens once counts."""
+        """Something that happens once counts as this many times as long as the last time."""
         return min(max(self.spread, self.pacing.reserve_factor), self.pacing.max_spread)
 
     def update(

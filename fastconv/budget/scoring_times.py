@@ -1,4 +1,4 @@
-"""How long scoring takes while a run trains on a CPU: when to measure it, and what the measurements say together."""
+"""Times of scoring while a run trains on a CPU: decides when to measure one, and what they say together."""
 
 from statistics import median
 

@@ -1,4 +1,4 @@
-"""How many CPU threads compute, by measurement: before training, and again when its steps slow down.
+"""Chooses by measurement how many CPU threads compute: before training, and again when its steps slow down.
 
 Threads share the work of a layer and wait for the slowest of them. Beside other work on the machine one of them may
 have to wait for a core, and all the others with it, so that fewer threads are faster.

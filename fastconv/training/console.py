@@ -59,7 +59,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
 
 
 def _images(run: Run) -> str:
-    """How many images there are, of which size, and what they are for."""
+    """The number and the size of the images, and what they are for."""
     spec, count = run.spec, len(run.train)
     height, width, channels = spec.shape
     line = f"{counted(count, 'training image')} {width}x{height}x{channels}, {counted(len(spec.classes), 'class')}"
@@ -98,7 +98,7 @@ def _stream(run: Run) -> str:
 
 
 def _step(run: Run) -> str:
-    """How the device computes a step of training."""
+    """The settings by which the device computes a step of training."""
     device = run.device
     parts = [device.precision, "channels_last" if run.config.trainer.channels_last else "contiguous"]
     parts += [counted(device.threads, "thread")] * (device.kind == "cpu")
@@ -110,7 +110,7 @@ def _step(run: Run) -> str:
 
 
 def _machine_warnings(run: Run) -> dict[str, str]:
-    """What makes the training slower than it could be."""
+    """Warnings of what makes the training slower than it could be."""
     device, trainer, rows = run.device, run.config.trainer, {}
     if run.seems_busy:
         rows["busy"] = (
@@ -130,7 +130,7 @@ def _machine_warnings(run: Run) -> dict[str, str]:
 
 
 def _image_warnings(run: Run) -> dict[str, str]:
-    """What to know about the images: those left out, classes without a test image, and test images to train on."""
+    """Warnings of images that were left out, classes without a test image, and test images to train on."""
     rows, classes = {}, run.spec.classes
     if run.train.note:
         rows["note"] = run.train.note

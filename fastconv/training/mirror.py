@@ -21,9 +21,9 @@ from fastconv.system.errors import InputError, reason, warn
 from fastconv.system.urls import redacted
 from fastconv.training.refusal import is_refused
 
-# Seconds between looks for a new checkpoint.
+# Seconds between two checks for a new checkpoint.
 POLL_SECONDS = 1.0
-# They are sent after all others, in this order: who finds results finds all that belongs to them.
+# These files are sent after all others, in this order: where the results are, everything else of the run is too.
 LAST = ("config.yaml", CHECKPOINT, "results.json")
 ADVICE = "Check outputs, its bucket and that you may write to it"
 

@@ -194,7 +194,7 @@ def plan_run(
 
 
 def _validated(config: Config, holdout: ImageData, test: ImageData) -> ImageData | None:
-    """Those of the held-out or test images on which a network is scored while it trains; None if it is not."""
+    """The images on which a network is scored while it trains, held-out or test images; None if it is not."""
     return {"test": test, "holdout": holdout, "none": None}[config.validate.on]
 
 
@@ -248,7 +248,7 @@ def _pretrained_weights(config: Config, network: nn.Module, clock: Clock, needs_
 
 
 def _benchmark_key(config: Config, spec: StreamSpec) -> BenchmarkKey:
-    """What the speed of training depends on, but for the device."""
+    """Everything but the device that the speed of training depends on."""
     return BenchmarkKey(
         config.model.name,
         model_settings(config.model),

@@ -155,7 +155,7 @@ class GraphedStep:
         self._graph = None
 
     def _key(self, images: Tensor, labels: Tensor, learn: Learn) -> tuple[object, ...]:
-        """What a graph is captured for: the batch's shapes, the images' size, and the groups that are trained."""
+        """The batch's shapes, the images' size and the groups that are trained, for which a graph is captured."""
         trained = [group["params"][0].requires_grad for group in self._optimizer.param_groups]
         return images.shape, labels.shape, learn, getattr(self._module, "side_share", 1.0), *trained
 

@@ -1,8 +1,8 @@
 """Data pruning by a proxy network: images on which it is most confident are left out of every other epoch.
 
-Images that a network classifies with confidence teach little, so that the time goes to the others. That a small network
-can select them beforehand is of Coleman et al. 2020 (Selection via proxy, arXiv 1906.11829), who leave such images out
-altogether. As the selection is made before training, the stream of the run can still be computed ahead.
+Images that a network classifies with confidence teach little, so the time is for the others. Coleman et al. 2020
+(Selection via proxy, arXiv 1906.11829) let a small network select them beforehand, and leave them out altogether. As
+the selection is made before training, the stream of the run can still be computed ahead.
 """
 
 import contextlib

@@ -44,7 +44,7 @@ CHOOSING = ("experiment", "autotune", "pretrained", "model")
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """How well a linear classifier on a frozen network's features does.
+    """The result of a linear classifier on a frozen network's features.
 
     Args:
         accuracy: on held-out images, in [0, 1].

@@ -1,7 +1,7 @@
 """Several processes that write one stream together, each some of its epochs.
 
-Each has a lock and a manifest of its own, which goes into the stream's manifest when it is done. A process that writes
-the whole stream waits for those that write parts of it. Beside each lock, a file says which process has it.
+Each has a lock and a manifest of its own, which is added to the stream's manifest in the end. A process that writes the
+whole stream waits for those that write parts of it. Beside each lock, a file says which process has it.
 """
 
 import glob
@@ -41,7 +41,7 @@ class Part:
         return _lock(spec) if self.count == 1 else f"{_lock(spec)}.{self.name}"
 
     def epochs(self, epochs: int) -> range:
-        """Those of the first `epochs` epochs that are this part's."""
+        """This part's epochs among the first `epochs` ones."""
         return range(self.number, epochs, self.count)
 
     def folders(self, stream: Path, epochs: int) -> list[Path]:
@@ -54,12 +54,13 @@ WHOLE = Part()
 
 @contextmanager
 def writing(
-    root: Path, spec: StreamSpec, part: Part, wait: bool = True, on_wait: Callable[[str], None] = lambda whom: None
+    root: Path, spec: StreamSpec, part: Part, wait: bool = True, on_wait: Callable[[str], None] = lambda holder: None
 ) -> Iterator[bool]:
     """Hold a part of a stream for writing, and then add its shards to the stream's manifest.
 
-    Yields False if `wait` is off and another process is writing; before each wait, `on_wait` is told for whom. Raises
-    InputError if the stream is being written in another number of parts, so that two processes would write one epoch.
+    Yields False if `wait` is off and another process is writing. Before each wait, `on_wait` is called with the process
+    that is waited for and what it writes. Raises InputError if the stream is being written in another number of parts,
+    so that two processes would write one epoch.
     """
     with ExitStack() as held:
         while (busy := _take(root, spec, part, held)) and wait:
@@ -117,7 +118,7 @@ class Missing:
 
     part: Part
     epochs: int
-    """How many it lacks."""
+    """Number of epochs that it lacks."""
     writer: str
     """The process that writes it now; empty if none does."""
 
@@ -125,7 +126,7 @@ class Missing:
 def missing_parts(
     root: Path, spec: StreamSpec, count: int, epochs: int, elsewhere: Collection[str] = ()
 ) -> list[Missing]:
-    """Those of `count` parts whose epochs are not all in the stream's manifest or `elsewhere`.
+    """The parts, of `count` ones, whose epochs are not all in the stream's manifest or `elsewhere`.
 
     Args:
         epochs: number of the stream's epochs, counted from the first one.
@@ -157,7 +158,7 @@ def _is_held(root: Path, lock: str) -> bool:
 
 
 def _written_under(root: Path, spec: StreamSpec, lock: str) -> str:
-    """What a process writes while it holds a lock: the whole stream or a part of it, for a line."""
+    """Describe what a process writes while it holds a lock: the whole stream or a part of it."""
     folder = root / spec.folder
     if lock == _lock(spec):
         return str(folder)

@@ -63,7 +63,7 @@ class ShardStream(Stream):
 
     @abstractmethod
     def _open_shard(self, epoch: int, shard: int) -> Shard | None:
-        """Open a shard that exists; None if its blocks are to be computed all the same."""
+        """Open a shard that exists; None if its blocks are to be computed nevertheless."""
 
     def close(self) -> None:
         super().close()

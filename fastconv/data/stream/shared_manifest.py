@@ -23,7 +23,7 @@ from fastconv.data.url_place import Place, below
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
 
-# How the name of a list begins, and how that of a command's that has ended goes on.
+# The start of a list's name, and the ending of a list's name whose command has ended.
 SENT, ENDED = f"{MANIFEST}.sent-", ".ended"
 # A command that has not written its list for this time was killed. If it was only stopped, what it goes on to undo is
 # sent again by the next command.

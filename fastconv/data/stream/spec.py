@@ -153,7 +153,7 @@ class Stream(ABC):
         return np.concatenate(images), np.concatenate(labels)
 
     def _parts(self, start: int, stop: int) -> Iterator[Batch]:
-        """The same samples, in as many parts as there are blocks that they lie in."""
+        """Yield the same samples, in one part for each block that they lie in."""
         while start < stop:
             epoch, position = divmod(start, self.spec.samples)
             block, skip = divmod(position, self.spec.block)

@@ -34,7 +34,7 @@ def write_stream(
     is_over: Callable[[], bool] = lambda: False,
     part: Part = WHOLE,
     elsewhere: Collection[str] = (),
-    on_wait: Callable[[str], None] = lambda whom: None,
+    on_wait: Callable[[str], None] = lambda holder: None,
 ) -> Path:
     """Write the first `epochs` epochs of a stream, as far as they are missing; return the stream's folder.
 
