@@ -31,7 +31,7 @@ MICROBATCHES, MIN_MICROBATCHES = 5, 3
 ENOUGH_SECONDS = 2.0
 # Times of micro batches agree if their median is at most this many times the shortest; benchmarks, if one takes at most
 # this many times as long as the other. Both are judgements.
-SAME_SPREAD, SAME = 1.6, 1.5
+AGREEING_SPREAD, AGREEING_RATIO = 1.6, 1.5
 # Benchmarks that are made because others disagree, at most.
 MAX_EXTRA = 3
 
@@ -258,9 +258,9 @@ def _agreed(measured: list[SpeedProfile], possible: list[SpeedProfile], is_own: 
     if is_own:
         return min(measured, key=lambda each: each.step_seconds)
     if len(measured) == 1:
-        return next((each for each in possible if each.spread <= SAME_SPREAD), None)
+        return next((each for each in possible if each.spread <= AGREEING_SPREAD), None)
     pairs = itertools.pairwise(sorted(possible, key=lambda each: each.step_seconds))
-    return next((one for one, other in pairs if other.step_seconds <= SAME * one.step_seconds), None)
+    return next((one for one, other in pairs if other.step_seconds <= AGREEING_RATIO * one.step_seconds), None)
 
 
 def _read(path: Path) -> tuple[SpeedProfile | None, int]:

@@ -259,11 +259,9 @@ def probe_features(
         with device.autocast():
             images = torch.from_numpy(data.images[rows]).to(device.kind)
             features = network.features(normalise(images)).float().cpu()
-        labels = torch.from_numpy(data.labels[rows])
-        for name, values in zip(parts, features.split([len(part) for part in parts.values()]), strict=True):
+        for (name, part), values in zip(parts.items(), features.split(list(map(len, parts.values()))), strict=True):
             found.setdefault(name, []).append(values)
-        for name, values in zip(parts, labels.split([len(part) for part in parts.values()]), strict=True):
-            found.setdefault(f"{name} labels", []).append(values)
+            found.setdefault(f"{name} labels", []).append(torch.from_numpy(data.labels[part]))
         longest = max(longest, time.perf_counter() - began)
     seconds = time.perf_counter() - started
     learned, known, others, wanted = (

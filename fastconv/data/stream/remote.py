@@ -128,6 +128,7 @@ class RemoteStream(ShardStream):
         super().__init__(spec, data, read_manifest(self._remote, spec))
 
     def _has(self, epoch: int, shard: int) -> bool:
+        """Whether a shard is on the server and of the epochs that are fetched."""
         return epoch < self._max_epochs and super()._has(epoch, shard)
 
     def _open_shard(self, epoch: int, shard: int) -> Shard | None:
@@ -152,12 +153,14 @@ class RemoteStream(ShardStream):
         return opened
 
     def _path(self, epoch: int, shard: int) -> Path:
+        """Where this machine keeps its copy of a shard."""
         return self._cache / self.spec.folder / shard_name(epoch, shard)
 
     def _entry(self, epoch: int, shard: int) -> ShardEntry:
         return self._manifest.shards[shard_name(epoch, shard)]
 
     def _compute(self, epoch: int, block: int) -> Batch:
+        """Compute a block, and note how long that takes: training waits no longer for a shard."""
         began = time.perf_counter()
         computed = super()._compute(epoch, block)
         self._wait_seconds = time.perf_counter() - began
