@@ -178,7 +178,7 @@ def _array(content: NDArray[np.uint8], dtype: np.dtype, shape: tuple[int, ...]) 
     header = io.BytesIO(content[: NPY_HEADER[-1]].tobytes())
     version = np.lib.format.read_magic(header)
     found, is_fortran, kind = np.lib.format.read_array_header_1_0(header)
-    # numpy calls an array of one dimension both C and Fortran order.
+    # In one dimension, both orders are the same bytes.
     if (version, found, kind) != ((1, 0), shape, dtype) or (is_fortran and len(shape) > 1):
         raise ValueError(f"an array of {kind} {found} in place of {dtype} {shape}")
     if len(content) != header.tell() + size:
