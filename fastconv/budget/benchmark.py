@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import platform
 import re
 import sys
 import time
@@ -15,16 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from fastconv.budget.bounds import (
-    FASTEST,
-    TRAINING,
-    is_plausible,
-    least_needs,
-    operations_per_second,
-    require_room,
-    require_seconds,
-)
+from fastconv.budget.bounds import is_plausible, least_needs, least_seconds, machine_of, require_room, require_seconds
 from fastconv.budget.hardware import Device
 from fastconv.models import build_model
 from fastconv.optim import optimizer_of
@@ -39,9 +31,9 @@ MICROBATCHES, MIN_MICROBATCHES = 5, 3
 ENOUGH_SECONDS = 2.0
 # Times of micro batches agree if their median is at most this many times the shortest; benchmarks, if one takes at most
 # this many times as long as the other. Both are judgements.
-SAME_SPREAD, SAME = 1.6, 1.5
+AGREEING_SPREAD, AGREEING_RATIO = 1.6, 1.5
 # Benchmarks that are made because others disagree, at most.
-MORE = 3
+MAX_EXTRA = 3
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,8 @@ class BenchmarkKey:
         batch_size: images per optimizer step on one device.
         micro_batch_size: images computed at once.
         channels_last: the memory format.
-        optimizer: name of the optimizer, with its default settings.
+        optimizer: name of the optimizer, with its default settings; or the settings of a user's own
+            (`fastconv.optim.optimizer_key`).
     """
 
     model: str
@@ -66,7 +59,6 @@ class BenchmarkKey:
     micro_batch_size: int
     channels_last: bool
     optimizer: str | dict[str, Any]
-    """A name, or the settings of a user's own (`fastconv.optim.optimizer_key`)."""
 
     def sources(self) -> dict[str, str]:
         """Digests of the source of a user's own components: other code is another speed."""
@@ -76,7 +68,7 @@ class BenchmarkKey:
 
 @dataclass(frozen=True)
 class SpeedProfile:
-    """How fast a machine trains and scores a network.
+    """The speed at which a machine trains and scores a network.
 
     Args:
         step_seconds: seconds per optimizer step: forward, backward, update.
@@ -103,18 +95,12 @@ class SpeedProfile:
     path: str = ""
 
 
+Measure = Callable[[BenchmarkKey, Device], SpeedProfile]
+
+
 def measure_speed(key: BenchmarkKey, device: Device) -> SpeedProfile:
-    """Measure the speed of a network now, on random images."""
-    with torch.random.fork_rng():
-        height, width, channels = key.shape
-        with torch.device(device.kind):  # a GPU draws the weights of a large network sooner than a CPU
-            model = build_model(key.model, channels, key.classes, **key.settings).to(device.kind)
-        images = torch.randn(key.micro_batch_size, height, width, channels, device=device.kind).permute(0, 3, 1, 2)
-        labels = torch.randint(key.classes, (key.micro_batch_size,), device=device.kind)
-    if key.channels_last:
-        model.to(memory_format=torch.channels_last)
-    else:
-        images = images.contiguous()
+    """Measure the speed of a network once, on random images. Leaves the random state as it is."""
+    model, images, labels = _network_and_batch(key, device)
     optimizer = optimizer_of(key.optimizer).build(model, key.batch_size, device.precision)
     forward = torch.compile(model, dynamic=False) if device.compile else model
 
@@ -144,7 +130,8 @@ def measure_speed(key: BenchmarkKey, device: Device) -> SpeedProfile:
     score_seconds = median(first if is_long else _times(score, device)) / key.micro_batch_size
     parts = key.batch_size // key.micro_batch_size
     step_seconds = parts * learn_seconds + update_seconds
-    benchmark_seconds = learn_seconds + update_seconds + time.perf_counter() - began  # the first of each is slower
+    # On a warm device, the first forward and backward pass and the first update take as long as the others.
+    benchmark_seconds = learn_seconds + update_seconds + time.perf_counter() - began
     return SpeedProfile(
         step_seconds,
         score_seconds,
@@ -155,8 +142,23 @@ def measure_speed(key: BenchmarkKey, device: Device) -> SpeedProfile:
     )
 
 
+def _network_and_batch(key: BenchmarkKey, device: Device) -> tuple[torch.nn.Module, Tensor, Tensor]:
+    """A network on the device, and a random micro batch for it: images float [B, C, H, W] and labels int64 [B]."""
+    with torch.random.fork_rng():
+        height, width, channels = key.shape
+        with torch.device(device.kind):  # a GPU draws the weights of a large network sooner than a CPU
+            model = build_model(key.model, channels, key.classes, **key.settings).to(device.kind)
+        images = torch.randn(key.micro_batch_size, height, width, channels, device=device.kind).permute(0, 3, 1, 2)
+        labels = torch.randint(key.classes, (key.micro_batch_size,), device=device.kind)
+    if key.channels_last:
+        model.to(memory_format=torch.channels_last)
+    else:
+        images = images.contiguous()
+    return model, images, labels
+
+
 def _times(work: Callable[[], object], device: Device, count: int = MICROBATCHES) -> list[float]:
-    """Seconds of each of several calls."""
+    """Seconds of each of `count` calls, or of fewer, but at least three, if they take long."""
     times: list[float] = []
     while len(times) < count and (len(times) < MIN_MICROBATCHES or sum(times) < ENOUGH_SECONDS):
         started = time.perf_counter()
@@ -172,7 +174,7 @@ def benchmark(
     cache: Path,
     limit: float | None = None,
     repeats: int = 1,
-    measure: Callable[[BenchmarkKey, Device], SpeedProfile] | None = None,
+    measure: Measure | None = None,
     extra_seconds: float = ENOUGH_SECONDS,
 ) -> SpeedProfile:
     """Measure a network on this machine, or read an earlier measurement with the same key from the cache.
@@ -193,7 +195,7 @@ def benchmark(
     end the process without a message) or far more time than the limit.
     """
     measure = measure or measure_speed
-    described = {"key": asdict(key), "device": asdict(device), "torch": torch.__version__, "host": platform.node()}
+    described = {"key": asdict(key), **machine_of(device)}
     if sources := key.sources():
         described["sources"] = sources
     path = cache / f"{json_digest(described)}.json"
@@ -208,47 +210,61 @@ def benchmark(
     if kept and done >= repeats:
         return kept
     if kept:
-        measured, first_seconds = [kept], kept.first_seconds
+        first = kept
     else:
-        began = time.perf_counter()
-        require_room(key, device, needed)
-        if limit is not None and device.kind == "cpu":  # on a GPU the benchmark itself is as quick
-            require_seconds(limit, TRAINING * operations / FASTEST / operations_per_second(device, cache))
-        measured, done, first_seconds = [measure(key, device)], 1, 0.0
-        if device.kind == "cpu":
-            first_seconds = max(0.0, time.perf_counter() - began - measured[0].benchmark_seconds)
-    measured += [measure(key, device) for _ in range(repeats - done)]
-    most, extra = max(done, repeats) + MORE, 0.0
-    while not (found := _agreed(measured, possible(measured), is_own=device.kind != "cpu")) and len(measured) < most:
+        first, done = _first_benchmark(key, device, cache, limit, needed, operations, measure), 1
+    measured = [first, *(measure(key, device) for _ in range(repeats - done))]
+    done, extra, is_own = max(done, repeats), 0.0, device.kind != "cpu"
+    while not (found := _agreed(measured, possible(measured), is_own)) and len(measured) < done + MAX_EXTRA:
         extra += min(each.benchmark_seconds for each in measured)
         if extra > extra_seconds:
             break
         measured.append(measure(key, device))
     if not found:
         fastest = min(possible(measured) or measured, key=lambda each: each.step_seconds)
-        return dataclasses.replace(fastest, first_seconds=first_seconds, is_steady=False)
-    found = dataclasses.replace(found, first_seconds=first_seconds, path=str(path))
-    content = {"speed_profile": asdict(found), "repeats": max(done, repeats), **described}
+        return dataclasses.replace(fastest, first_seconds=first.first_seconds, is_steady=False)
+    found = dataclasses.replace(found, first_seconds=first.first_seconds, path=str(path))
+    content = {"speed_profile": asdict(found), "repeats": done, **described}
     keep_measurement(path, as_json(content, indent=1).encode())
     return found
+
+
+def _first_benchmark(
+    key: BenchmarkKey, device: Device, cache: Path, limit: float | None, needed: int, operations: int, measure: Measure
+) -> SpeedProfile:
+    """The first benchmark of a network, with the seconds that only the first one takes. Raises what `benchmark` does.
+
+    Args:
+        cache, limit, measure: as for `benchmark`.
+        needed, operations: of a step, as `least_needs` returns them.
+    """
+    began = time.perf_counter()
+    require_room(key, device, needed)
+    if limit is not None and device.kind == "cpu":  # on a GPU the benchmark itself is as quick
+        require_seconds(limit, least_seconds(operations, device, cache))
+    profile, first_seconds = measure(key, device), 0.0
+    if device.kind == "cpu":
+        first_seconds = max(0.0, time.perf_counter() - began - profile.benchmark_seconds)
+    return dataclasses.replace(profile, first_seconds=first_seconds)
 
 
 def _agreed(measured: list[SpeedProfile], possible: list[SpeedProfile], is_own: bool) -> SpeedProfile | None:
     """The fastest possible profile that another one confirms, or the only one if it agrees with itself; else None.
 
     Args:
+        possible: those of the measured profiles that the device can have.
         is_own: whether the device is the run's own, as a GPU is: then the fastest counts.
     """
     if is_own:
         return min(measured, key=lambda each: each.step_seconds)
     if len(measured) == 1:
-        return next((each for each in possible if each.spread <= SAME_SPREAD), None)
+        return next((each for each in possible if each.spread <= AGREEING_SPREAD), None)
     pairs = itertools.pairwise(sorted(possible, key=lambda each: each.step_seconds))
-    return next((one for one, other in pairs if other.step_seconds <= SAME * one.step_seconds), None)
+    return next((one for one, other in pairs if other.step_seconds <= AGREEING_RATIO * one.step_seconds), None)
 
 
 def _read(path: Path) -> tuple[SpeedProfile | None, int]:
-    """A speed profile from the cache and of how many benchmarks it is; (None, 0) if it is missing or damaged."""
+    """A speed profile from the cache, and from how many benchmarks it comes; (None, 0) if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         content = read_json(path)
         profile = dataclasses.replace(record_of(SpeedProfile, content["speed_profile"]), path=str(path))

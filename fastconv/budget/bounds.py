@@ -1,4 +1,7 @@
-"""Bounds of what a network needs, which other work on the machine cannot disturb: memory, operations and seconds."""
+"""Lower bounds of what a network needs: bytes of memory, floating-point operations and seconds.
+
+Other work on the machine does not disturb them, so they tell whether a measurement can be true.
+"""
 
 import contextlib
 import platform
@@ -6,11 +9,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from fastconv.budget.flops import PAIR
 from fastconv.budget.hardware import Device
 from fastconv.models import blueprint, build_model
 from fastconv.system.documents import read_json
@@ -21,14 +25,12 @@ from fastconv.system.json_text import as_json, json_digest
 if TYPE_CHECKING:
     from fastconv.budget.benchmark import BenchmarkKey
 
-# Images with which memory and operations are counted: batch norm has no statistics of a single one.
-PAIR = 2
 # Bytes of weights beyond which even two images take long; needs are then counted on tensors without memory.
 LARGE_BYTES = 2**28
 # Side of the square matrices whose product shows the speed of the machine (3 ms on two AVX2 cores; less on a GPU, which
 # small ones do not fill), and their number.
 PRODUCT_SIDE, PRODUCTS = {"cpu": 512, "cuda": 4096}, 6
-# Of the time before training, parts that are a smaller share of it are not told; what the larger ones were spent on.
+# Parts of the time before training that are a smaller share of it are not named in a message; names of the larger ones.
 SHOWN_SHARE = 0.05
 PARTS = {"setup": "starting and reading", "benchmark": "measuring", "precompute": "precomputing"}
 # Training takes three times the operations of a forward pass: a gradient of the images and one of the weights.
@@ -69,7 +71,11 @@ def require_seconds(limit: float, step: float, spent: Mapping[str, float] | None
 
 
 def require_room(key: "BenchmarkKey", device: Device, needed: int) -> None:
-    """Raise InputError if a step needs more memory, in bytes, than is free."""
+    """Raise InputError if a step needs more memory than is free.
+
+    Args:
+        needed: bytes.
+    """
     free = device.free_memory()
     if free is not None and needed > free:
         raise InputError(
@@ -79,14 +85,26 @@ def require_room(key: "BenchmarkKey", device: Device, needed: int) -> None:
 
 
 def least_step_seconds(key: "BenchmarkKey", device: Device, cache: Path) -> float:
-    """Seconds that a step on a CPU takes at least: forward and backward pass, as fast as any network computes."""
-    return TRAINING * least_needs(key, device)[1] / FASTEST / operations_per_second(device, cache)
+    """Seconds that a step takes at least: forward and backward pass, as fast as any network computes."""
+    return least_seconds(least_needs(key, device)[1], device, cache)
+
+
+def least_seconds(operations: int, device: Device, cache: Path) -> float:
+    """`least_step_seconds` of a step whose forward pass takes this many floating-point operations.
+
+    Args:
+        cache: folder in which measurements are kept.
+    """
+    return TRAINING * operations / FASTEST / operations_per_second(device, cache)
 
 
 def is_plausible(step_seconds: float, operations: int, device: Device, cache: Path) -> bool:
-    """Whether a CPU can take this long for a step, by the operations of its forward pass.
+    """Whether a device can take this long for a step: a measurement is wrong if it is shorter than possible, and
+    something kept the machine busy if it is far longer. Only a CPU's is judged.
 
-    Far longer, and something kept the machine busy; shorter than possible, and the measurement is wrong.
+    Args:
+        operations: floating-point operations of the step's forward pass.
+        cache: folder in which measurements are kept.
     """
     if device.kind != "cpu":
         return True
@@ -141,6 +159,12 @@ def least_needs(key: "BenchmarkKey", device: Device, large_bytes: int = LARGE_BY
     return weights + 2 * trainable + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
 
 
+def machine_of(device: Device) -> dict[str, Any]:
+    """Describe what a speed depends on besides the work: the device, torch's version and the name of the machine."""
+    return {"device": asdict(device), "torch": torch.__version__, "host": platform.node()}
+
+
+# Operations per second that this process has measured.
 _fastest: dict[Device, float] = {}
 
 
@@ -149,7 +173,7 @@ def operations_per_second(device: Device, cache: Path) -> float:
 
     Measured once in a process, and kept in `cache`: other work makes it slower, never faster.
     """
-    described = {"device": asdict(device), "torch": torch.__version__, "host": platform.node()}
+    described = machine_of(device)
     path = cache / f"product-{json_digest(described)}.json"
     if device not in _fastest:
         _fastest[device] = _product(device)
@@ -164,6 +188,7 @@ def operations_per_second(device: Device, cache: Path) -> float:
 
 
 def _product(device: Device) -> float:
+    """Floating-point operations per second of a matrix product, by the fastest of several."""
     side = PRODUCT_SIDE[device.kind]
     factor = torch.ones(side, side, dtype=device.dtype, device=device.kind)
     seconds = []

@@ -37,7 +37,10 @@ class Clock:
         self._open.append(segment)
 
     def leave(self, segment: str) -> None:
-        """Close the segment that is open, which must be this one, and go on with the one it paused."""
+        """Close the segment that is open, and go on with the one it paused.
+
+        Raises ValueError if another segment is open.
+        """
         if self._open[-1] != segment:
             raise ValueError(f"the open segment is {self._open[-1]}, not {segment}")
         self._settle()
@@ -60,7 +63,7 @@ class Clock:
             del self._open[depth:]
 
     def add(self, seconds: dict[str, float]) -> None:
-        """Count what an earlier process spent on the same run."""
+        """Count the seconds, by segment, that an earlier process spent on the same run."""
         for segment, spent in seconds.items():
             self._spent[segment] += spent
 
@@ -78,6 +81,7 @@ class Clock:
         return total
 
     def _settle(self) -> None:
+        """Count the time since the last call into the segment that is open."""
         now = self._now()
         self._spent[self._open[-1]] += now - self._since
         self._since = now

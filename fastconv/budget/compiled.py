@@ -20,14 +20,14 @@ from fastconv.models import model_settings
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file, write_atomically
 
-# Bytes of a digest in hexadecimal, which the file begins with, and of a file at most: that of a step has few megabytes.
+# Bytes of the hexadecimal sha256 that a file begins with, and of a file at most: a step takes a few megabytes.
 DIGEST_BYTES, MOST_BYTES = 64, 2**30
 
 
 def compiled_file(config: Config, shape: tuple[int, ...], classes: int, device: Device) -> Path | None:
     """The file of a run's compiled step, which need not be there; None where a file would not be the user's alone.
 
-    torch itself checks that what is in the file fits to the step, so the name has what it depends on roughly.
+    torch itself checks that what is in the file fits the step, so the name need only tell most steps apart.
 
     Args:
         shape: height, width and channels of an image.
@@ -46,14 +46,17 @@ def compiled_file(config: Config, shape: tuple[int, ...], classes: int, device: 
 
 
 def is_kept(path: Path | None) -> bool:
-    """Whether there is such a file."""
+    """Whether a compiled step is kept there, in a file of the user's own."""
     with contextlib.suppress(OSError):
         return path is not None and is_own_file(path)
     return False
 
 
 def load_compiled(path: Path) -> bool:
-    """Give torch's compiler what it made before; return False if the file is missing, damaged or not the user's own."""
+    """Give torch's compiler what it made before; return False if the file is missing, damaged or not the user's own.
+
+    Raises nothing.
+    """
     try:
         if not is_own_file(path):
             return False

@@ -30,6 +30,7 @@ def training_flops(model: str, settings: dict[str, Any], shape: tuple[int, int, 
 
 @functools.cache  # the runs of a sweep ask for the same
 def _count(model: str, settings: str, shape: tuple[int, int, int], classes: int) -> int:
+    """The operations of one image; the settings are JSON, so that the cache can have them as a key."""
     try:
         return _count_in(blueprint(model, shape[2], classes, **json.loads(settings)), shape, "meta")
     except (NotImplementedError, RuntimeError):  # a user's own network may ask what is in a tensor
@@ -38,6 +39,7 @@ def _count(model: str, settings: str, shape: tuple[int, int, int], classes: int)
 
 
 def _count_in(network: torch.nn.Module, shape: tuple[int, int, int], where: str) -> int:
+    """The operations of one image in a network on a device, `meta` for tensors without memory."""
     from torch.utils.flop_counter import FlopCounterMode
 
     height, width, channels = shape

@@ -50,16 +50,20 @@ def forecast(
 ) -> Forecast:
     """Forecast a run from the measured speed.
 
+    A benchmark may have been disturbed, or the machine may be quieter by then, so that at least one step is expected,
+    and what the run relies on before its own measurements is bounded.
+
     Args:
+        config: of the run.
+        spec: its stream.
+        speed: its network's speed profile on this machine.
         validate_images: images of one validation during training (0 for none).
         final_images: held-out images scored after training (0 for none).
         test_images: images of the test split.
         views: views in which an image is scored after training.
         begin_seconds: seconds before the first of them is scored.
         already_counted: seconds of the budget that are spent.
-
-    A benchmark may have been disturbed, or the machine may be quieter by then, so that at least one step is expected,
-    and what the run relies on before its own measurements is bounded.
+        pacing: constants of pacing.
     """
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * speed.score_seconds
@@ -94,14 +98,7 @@ def forecast(
         available = seconds - expected.seconds - already_counted
         steps = min(steps, max(1, int(available / (mean_step_seconds + share))))
     epochs = steps * step_epochs
-    wanted = epochs if seconds is None else pacing.stream_margin * epochs
-    if max_steps is not None:
-        wanted = min(wanted, max_steps * step_epochs)
-    # What a fast machine needs beyond the disk's share is augmented while training: the same bytes.
-    stream_epochs = max(1, min(math.ceil(wanted - 1e-9), int(config.stream.max_gb * 1e9 / spec.epoch_bytes)))
-    if config.stream.epochs is not None:
-        # With a time limit a stream grows behind the reader; without one it is made as long as the run at once.
-        stream_epochs = config.stream.epochs if seconds is not None else max(stream_epochs, config.stream.epochs)
+    most_epochs = math.inf if max_steps is None else max_steps * step_epochs
     return Forecast(
         max_steps=max_steps,
         steps=int(steps),
@@ -109,8 +106,20 @@ def forecast(
         seconds=steps * (mean_step_seconds + share),
         step_seconds=step_seconds,
         reserve=reserve,
-        stream_epochs=stream_epochs if config.stream.is_stored else 0,
+        stream_epochs=_stream_epochs(config, spec, epochs, most_epochs, pacing) if config.stream.is_stored else 0,
     )
+
+
+def _stream_epochs(config: Config, spec: StreamSpec, epochs: float, most_epochs: float, pacing: Pacing) -> int:
+    """Epochs to precompute for a run of about `epochs` epochs, which ends after `most_epochs` of them."""
+    is_limited = config.budget.seconds is not None
+    wanted = min(pacing.stream_margin * epochs if is_limited else epochs, most_epochs)
+    # What a fast machine needs beyond the disk's share is augmented while training: the same bytes.
+    planned = max(1, min(math.ceil(wanted - 1e-9), int(config.stream.max_gb * 1e9 / spec.epoch_bytes)))
+    if config.stream.epochs is None:
+        return planned
+    # With a time limit a stream grows behind the reader; without one it is made as long as the run at once.
+    return config.stream.epochs if is_limited else max(planned, config.stream.epochs)
 
 
 def _bounded(reserve: ScoringReserve, seconds: float) -> ScoringReserve:

@@ -1,4 +1,4 @@
-"""Prediction in the middle of a step of how it ends and what follows, so that ranks agree in time."""
+"""Predicts in the middle of a step how it ends and what follows, so that ranks agree in time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,20 @@ class Foresight:
     """The current step as it will be when its gradients are there, the one after it, and whether there is one."""
 
     current: Step
+    """The current step, with its final progress."""
     following: Step | None
     """None if the time for it has run out."""
     stop: bool
     """Whether training ends with the current step."""
 
     def numbers(self) -> list[float]:
-        """The same as numbers."""
+        """The same as five numbers, which ranks can send."""
         current, following = self.current, self.following or Step(-1.0, last=False)
         return [current.progress, current.last, following.progress, following.last, self.stop]
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> "Foresight":
-        """The prediction that `numbers` were made of."""
+        """The prediction from which `numbers` were made, the first five of them."""
         progress, is_last, next_progress, next_is_last, stop = numbers[:5]
         following = Step(next_progress, last=bool(next_is_last)) if next_progress >= 0 else None
         return cls(Step(progress, last=bool(is_last)), following, bool(stop))

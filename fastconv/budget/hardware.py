@@ -100,8 +100,9 @@ def prepare(trainer: Trainer, threads: int | None = None) -> Device:
     keep_memory = kind == "cpu" and trainer.keep_memory and keep_freed_memory()
     precision = trainer.precision if trainer.precision != "auto" else _precision(kind)
     name = cpu_name() if kind == "cpu" else gpu_name(kind)
-    use = use_winograd(kind, precision, trainer)
-    return Device(kind, name, precision, torch.get_num_threads(), keep_memory, _compiles(kind, trainer.compile), use)
+    winograd_on = use_winograd(kind, precision, trainer)
+    is_compiled = _compiles(kind, trainer.compile)
+    return Device(kind, name, precision, torch.get_num_threads(), keep_memory, is_compiled, winograd_on)
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -148,6 +149,8 @@ def prepare_in_time(config: Config, threads: int | None = None) -> Device:
 
     Args:
         threads: the number, if it was measured a moment ago.
+
+    Raises what `prepare` raises.
     """
     trainer = config.trainer
     device = prepare(trainer, threads)
@@ -171,7 +174,10 @@ def _precision(kind: str) -> str:
 
 
 def _compiles(kind: str, wanted: bool | None) -> bool:
-    """Whether to compile: as wanted, else on GPUs that torch can compile for."""
+    """Whether to compile: as wanted, else on GPUs that torch can compile for.
+
+    Raises InputError if it is wanted and the compiler is missing.
+    """
     able = has_triton() if kind == "cuda" else any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
     if wanted and not able:
         needed = "triton" if kind == "cuda" else "a C++ compiler such as g++"

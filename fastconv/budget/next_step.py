@@ -1,4 +1,4 @@
-"""How far a run is, and whether its next step is the last one: plain arithmetic on measured times."""
+"""Decides a run's progress and whether its next step is the last one: plain arithmetic on measured times."""
 
 from dataclasses import dataclass
 

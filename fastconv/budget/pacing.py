@@ -123,6 +123,7 @@ class StepTimes:
 
     Args:
         estimate: seconds of a step, before one was measured.
+        pacing: constants of pacing.
         allowance: seconds up to which the slowest step counts, even if they are many usual ones.
         most_unmeasured: seconds that a step is expected to take at most before one was measured.
     """
@@ -183,7 +184,7 @@ class StepTimes:
 
     @property
     def spread(self) -> float:
-        """How many times as long as a quick step a slow one takes: one in eight is quicker, one in eight slower."""
+        """A slow step's time divided by a quick one's: one step in eight is quicker, and one in eight slower."""
         ordered = self._in_order()
         eighth = len(ordered) // 8
         return ordered[-1 - eighth] / max(ordered[eighth], 1e-9) if eighth else 1.0
@@ -194,6 +195,7 @@ class StepTimes:
         return self.slow if len(self._times) > 2 else max(self.slow, *self._times, 0.0)
 
     def _in_order(self) -> list[float]:
+        """The durations that are remembered, shortest first."""
         if self._ordered is None:
             self._ordered = sorted(self._times)
         return self._ordered

@@ -58,8 +58,8 @@ class ScoringReserve:
 
     @property
     def seconds(self) -> float:
-        """Seconds to keep. Views that can be left out get no margin, and are the margin of the rest: beside them, the
-        rest counts as long as it takes as a rule."""
+        """Seconds to keep. Views that can be left out get no margin of their own: their time is the margin of all else,
+        which therefore counts as long as it takes as a rule."""
         return self._bounds()[1]
 
     @property
@@ -69,28 +69,33 @@ class ScoringReserve:
         return seconds - least
 
     def _bounds(self) -> tuple[float, float]:
-        """`least` and `seconds`: in one function, since a step asks for them some ten times."""
+        """`least` and `seconds`: together, since a step asks for them some ten times."""
         images, usual, optional = self.images * self.views, self.image_seconds, 0.0
         if self.view_seconds is not None:
             images, usual = self.images * 1.0, min(usual, self.view_seconds)
             optional = min(self.images * (self.views - 1) * self.view_seconds, self.most_optional)
         images += self.calibration_images * bool(self.images)
         once = self.begin_seconds * bool(self.images) + self.finish_seconds + self.saves * self.save_seconds
-        margin = min((self._unlikely(self.spread) - 1) * once, self.most_margin)
+        margin = min((self._once_factor - 1) * once, self.most_margin)
         least = self.pacing.reserve_factor * (images * self.image_seconds) + once + margin
         return least, max(least, images * usual + once + optional)
 
     @property
     def _finish(self) -> float:
-        """Seconds to keep for what follows scoring. Like the checkpoint just before, that is flushed to the disk after
-        a digest of the weights, so beside much other work it may take as long. Further views must not use it up."""
+        """Seconds to keep for what follows scoring: further views must not use them up.
+
+        The results are flushed to the disk after a digest of the weights, like the checkpoint just before, so beside
+        much other work they may take as long as that did.
+        """
         seconds = self.finish_seconds
         if seconds and not self.images:
             seconds = max(seconds, self.save_seconds)
-        return self._unlikely(self.spread) * seconds
+        return self._once_factor * seconds
 
-    def _unlikely(self, spread: float) -> float:
-        return min(max(spread, self.pacing.reserve_factor), self.pacing.max_spread)
+    @property
+    def _once_factor(self) -> float:
+        """Something that happens once counts as this many times as long as the last time."""
+        return min(max(self.spread, self.pacing.reserve_factor), self.pacing.max_spread)
 
     def update(
         self,

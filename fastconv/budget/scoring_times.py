@@ -1,4 +1,4 @@
-"""How long scoring takes while a run trains on a CPU: when to measure it, and what the measurements say together."""
+"""Times of scoring while a run trains on a CPU: decides when to measure one, and what they say together."""
 
 from statistics import median
 
@@ -11,6 +11,7 @@ class ScoringTimes:
     Args:
         is_limited: whether the time of the run is limited: else nothing is measured.
         is_kept: whether time is kept for scoring: else a single measurement tells how long a step takes at least.
+        pacing: constants of pacing.
     """
 
     def __init__(self, is_limited: bool, is_kept: bool, pacing: Pacing = PACING) -> None:
@@ -31,12 +32,13 @@ class ScoringTimes:
 
     @property
     def slowest(self) -> float:
-        """The slowest. Of many, one outlier does not count, unless it is the latest: the machine may be slow now."""
+        """Seconds of the slowest. Of many, one outlier does not count, unless it is the latest: the machine may be slow
+        now."""
         return max(self._seconds[-1], sorted(self._seconds)[-2 if self.are_sure else -1])
 
     @property
     def usual(self) -> float:
-        """The median."""
+        """Median seconds."""
         return median(self._seconds)
 
     def are_due(self, progress: float) -> bool:

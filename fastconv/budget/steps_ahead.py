@@ -1,4 +1,4 @@
-"""Steps that the host has started on a GPU, but that the GPU has not finished."""
+"""Counts the steps that the host has started on a GPU, but that the GPU has not finished."""
 
 from collections import deque
 
@@ -8,7 +8,7 @@ from fastconv.system.gpu import Event, recorded_event
 
 
 class StepsAhead:
-    """Counts and bounds them, so that the clock of the host is true.
+    """Counts the steps that the host is ahead, and bounds their number, so that the host's clock is true.
 
     Args:
         most: number of steps that the host may be ahead.

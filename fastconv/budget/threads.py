@@ -1,4 +1,4 @@
-"""How many CPU threads compute, by measurement: before training, and again when its steps slow down.
+"""Chooses by measurement how many CPU threads compute: before training, and again when its steps slow down.
 
 Threads share the work of a layer and wait for the slowest of them. Beside other work on the machine one of them may
 have to wait for a core, and all the others with it, so that fewer threads are faster.
@@ -80,12 +80,12 @@ class ThreadTrials:
 
     def __init__(self, threads: int, most: int, settings: Autotune = AUTOTUNE, usual: float | None = None) -> None:
         self._threads, self._most, self._settings = threads, most, settings
-        self._tried: int | None = None
-        self._before = 0.0
-        self._recent: list[float] = []
+        self._tried: int | None = None  # the number of a trial that is going on
+        self._before_trial = 0.0  # mean seconds of the steps before it
+        self._recent: list[float] = []  # seconds of the latest steps, or of those of the trial
         self._usual = usual
-        self._rest, self._rested = settings.thread_rest_seconds, 0.0
-        self._up = True
+        self._pause, self._since_trial = settings.thread_rest_seconds, 0.0
+        self._tried_more = True  # in the last trial that could have tried either
 
     @property
     def threads(self) -> int:
@@ -110,7 +110,7 @@ class ThreadTrials:
             if self._is_enough(sum(steps)):
                 self._judge(steps)
             return self.threads
-        self._rested += seconds
+        self._since_trial += seconds
         while self._is_enough(_without_longest(self._recent[1:])):
             self._recent.pop(0)
         # A pause of the machine, which may be far longer than a trial, must not make any number look faster.
@@ -120,12 +120,12 @@ class ThreadTrials:
         now = usual_steps / (len(self._recent) - 1)
         self._usual = now if self._usual is None else min(self._usual, now)
         is_slow = now > self._settings.thread_slowdown * self._usual
-        rest = self._rest if is_slow else max(self._rest, self._cost(now) / self._settings.thread_share)
-        if may_try and self._rested >= rest and (is_slow or self._threads < self._most):
+        pause = self._pause if is_slow else max(self._pause, self._cost(now) / self._settings.thread_share)
+        if may_try and self._since_trial >= pause and (is_slow or self._threads < self._most):
             other = self._other(is_slow)
             worst = self._threads / other if other < self._threads else self._settings.thread_worst
             if worst * now <= self._settings.thread_left_share * left:
-                self._tried, self._before, self._recent = other, now, []
+                self._tried, self._before_trial, self._recent = other, now, []
         return self.threads
 
     def stop(self) -> int:
@@ -140,11 +140,11 @@ class ThreadTrials:
             return more
         if more == self._threads:
             return fewer
-        self._up = not self._up  # by turns: fewer at first
-        return more if self._up else fewer
+        self._tried_more = not self._tried_more  # by turns: fewer at first
+        return more if self._tried_more else fewer
 
     def _cost(self, step_seconds: float) -> float:
-        """Seconds of a trial, if the other number is as fast: its first step, and enough others."""
+        """Seconds of a trial, if its number is as fast: its first step, and enough others."""
         return step_seconds + max(step_seconds, self._settings.thread_trial_seconds)
 
     def _is_enough(self, seconds: float) -> bool:
@@ -152,12 +152,17 @@ class ThreadTrials:
         return seconds >= self._settings.thread_trial_seconds
 
     def _judge(self, steps: list[float]) -> None:
+        """End a trial: keep its number if that is clearly faster.
+
+        Args:
+            steps: seconds of the trial's steps, without the first one.
+        """
         settings, now, spent = self._settings, fmean(steps), sum(self._recent)
         assert self._tried is not None
-        is_better = now * settings.thread_gain < self._before
+        is_better = now * settings.thread_gain < self._before_trial
         if is_better:
-            self._threads, self._usual, self._rest = self._tried, now, settings.thread_rest_seconds
+            self._threads, self._usual, self._pause = self._tried, now, settings.thread_rest_seconds
         else:
-            self._usual = self._before  # that is usual now: only steps that are slower still are slow
-            self._rest = max(settings.thread_rest_seconds, spent / settings.thread_share)
-        self._tried, self._recent, self._rested = None, [], 0.0
+            self._usual = self._before_trial  # that is usual now: only steps that are slower still are slow
+            self._pause = max(settings.thread_rest_seconds, spent / settings.thread_share)
+        self._tried, self._recent, self._since_trial = None, [], 0.0

@@ -30,8 +30,8 @@ else:  # OmegaConf does not support protocols
 # Segments of a run's clock, in order.
 SEGMENTS = ("setup", "benchmark", "precompute", "compile", "train", "validate", "checkpoint", "test")
 # Folders that fastconv makes in the folder of the data sets; RUNS has those whose `outputs` is a URL.
-RUNS = "runs"
-DATA_FOLDERS = ("arrays", "streams", "benchmarks", RUNS)
+BENCHMARKS, RUNS = "benchmarks", "runs"
+DATA_FOLDERS = ("arrays", "streams", BENCHMARKS, RUNS)
 ACCELERATORS = ("auto", "cpu", "gpu")
 # How a search draws its trials, and how it finds those that it ends early.
 SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "hyperband", "none")
@@ -244,6 +244,11 @@ class Config:
     epoch."""
     parts: int = setting(1, Range("a number", 1, 1000))
     """For precompute: number of parts of the stream, each of which one process writes."""
+
+    @property
+    def benchmarks_folder(self) -> Path:
+        """The folder of measurements of this machine and of its data sets, which later runs read."""
+        return Path(self.data, BENCHMARKS)
 
     @property
     def outputs_folder(self) -> Path:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastconv.system.distributed import is_first_rank
 
 Give = Callable[[], Sequence[float]]
+"""Returns this rank's numbers: as many at each call, and on each rank."""
 
 
 class Agreement:
@@ -89,12 +90,13 @@ class Agreement:
         return [-math.inf] * len(numbers) if of_first and not self._is_first else numbers
 
     def _exchange(self, numbers: Tensor, waits: bool) -> Any:
+        """Replace numbers by the largest of all ranks; return what waits for them, unless this waits itself."""
         largest = torch.distributed.ReduceOp.MAX
         return torch.distributed.all_reduce(numbers, op=largest, group=self._group, async_op=not waits)
 
 
 def sum_over_ranks(value: Tensor, device: torch.device) -> Tensor:
-    """The sum of each rank's tensor, in a new one. All ranks call this.
+    """The sum of all ranks' tensors, in a new one. All ranks call this.
 
     Args:
         device: that trains. The tensor may be elsewhere: after training Lightning moves the network to the CPU, where

@@ -1,4 +1,4 @@
-"""How a checkpoint is written to disk: whole or not at all, with the digest of its weights."""
+"""Writes checkpoints to disk, whole or not at all and with the digest of their weights, and reads them."""
 
 import io
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ def read_checkpoint(path: Path, *callbacks: L.Callback) -> dict[str, Any]:
 
 
 def count_batches(checkpoint: dict[str, Any]) -> None:
-    """Make a checkpoint of an earlier version, in which Lightning counted microbatches, count batches. In place."""
+    """Let a checkpoint of an earlier version, in which Lightning counted microbatches, count batches. In place."""
     loops = checkpoint["loops"]["fit_loop"]
     steps: int = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
     if not steps:  # this version counts the steps elsewhere

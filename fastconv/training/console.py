@@ -21,9 +21,9 @@ from fastconv.system.wording import agreeing, counted, measured
 from fastconv.training.plan import Run
 
 # The plan says how much of the budget is spent before training if it is more than this share.
-SPENT = 0.2
-# Balanced accuracy is shown if it differs from accuracy by more than this share.
-UNLIKE = 0.005
+SHOWN_SPENT = 0.2
+# Balanced accuracy is shown if it differs from accuracy by more than this.
+SHOWN_DIFFERENCE = 0.005
 # Cohen's kappa below which a result is as good as guessing: a twentieth of the way from chance to all right.
 CHANCE_KAPPA = 0.05
 # The plan says so if the largest class has this many times as many training images as the smallest.
@@ -59,7 +59,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
 
 
 def _images(run: Run) -> str:
-    """How many images there are, of which size, and what they are for."""
+    """The number and the size of the images, and what they are for."""
     spec, count = run.spec, len(run.train)
     height, width, channels = spec.shape
     line = f"{counted(count, 'training image')} {width}x{height}x{channels}, {counted(len(spec.classes), 'class')}"
@@ -76,7 +76,7 @@ def _budget(run: Run) -> str:
     segments = "everything up to the result" if set(budget.counts) == set(SEGMENTS) else " + ".join(budget.counts)
     line = "no time limit" if budget.seconds is None else f"{budget.seconds:g} s for {segments}"
     spent = run.clock.counted(tuple(budget.counts))
-    if budget.seconds is not None and spent > SPENT * budget.seconds:
+    if budget.seconds is not None and spent > SHOWN_SPENT * budget.seconds:
         line += f", of which {spent:.1f} s are already spent"
     if isinstance(budget, BoundedBudget):
         line += f", to be over by {budget.ends}"
@@ -98,7 +98,7 @@ def _stream(run: Run) -> str:
 
 
 def _step(run: Run) -> str:
-    """How the device computes a step of training."""
+    """The settings by which the device computes a step of training."""
     device = run.device
     parts = [device.precision, "channels_last" if run.config.trainer.channels_last else "contiguous"]
     parts += [counted(device.threads, "thread")] * (device.kind == "cpu")
@@ -110,7 +110,7 @@ def _step(run: Run) -> str:
 
 
 def _machine_warnings(run: Run) -> dict[str, str]:
-    """What makes the training slower than it could be."""
+    """Warnings of what makes the training slower than it could be."""
     device, trainer, rows = run.device, run.config.trainer, {}
     if run.seems_busy:
         rows["busy"] = (
@@ -130,7 +130,7 @@ def _machine_warnings(run: Run) -> dict[str, str]:
 
 
 def _image_warnings(run: Run) -> dict[str, str]:
-    """What to know about the images: those left out, classes without a test image, and test images to train on."""
+    """Warnings of images that were left out, classes without a test image, and test images to train on."""
     rows, classes = {}, run.spec.classes
     if run.train.note:
         rows["note"] = run.train.note
@@ -179,7 +179,7 @@ def _class_rows(run: Run) -> dict[str, str]:
 
 
 def results_table(results: Results, folder: Path) -> Table:
-    """The results of a finished run, and its folder."""
+    """The results of a run whose network is scored, and the run's folder, as a table."""
     assert results.accuracy is not None
     assert results.balanced_accuracy is not None
     speed = "" if results.images_per_second is None else f" at {results.images_per_second:,.0f} images/s"
@@ -204,7 +204,7 @@ def results_table(results: Results, folder: Path) -> Table:
             f" by {results.expected_calibration_error_unscaled:.3f} before temperature scaling"
         )
     judged = results.hparams.get("objective") in OBJECTIVES[1:]  # by another result than accuracy
-    if judged or abs(results.balanced_accuracy - results.accuracy) > UNLIKE:
+    if judged or abs(results.balanced_accuracy - results.accuracy) > SHOWN_DIFFERENCE:
         rows["class by class"] = f"balanced accuracy {results.balanced_accuracy:.2%}, macro F1 {results.macro_f1:.3f}"
     if results.kappa is not None and results.kappa < CHANCE_KAPPA:
         rows["warning"] = (
@@ -224,6 +224,7 @@ def results_table(results: Results, folder: Path) -> Table:
 
 
 def _table(title: str, rows: Mapping[str, str]) -> Table:
+    """A table of two columns; what would be markup in it is shown as it is."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")  # a path is shown whole

@@ -92,4 +92,5 @@ class ShardDataModule(L.LightningDataModule):
         self._mixed = True
 
     def _place(self) -> tuple[int, int]:
+        """This rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -23,7 +23,7 @@ def limits_scoring(run: Run) -> bool:
 def score(
     run: Run, budget: TimeBudget, trainer: L.Trainer, module: ScoredModule, datamodule: ShardDataModule
 ) -> dict[str, Any]:
-    """Score a network in the time that the budget has left; return what `results.json` has of it."""
+    """Score a network in the time that the budget has left; return its scores by their keys in `results.json`."""
     scores: dict[str, Any] = {}
     ranks = trainer.world_size
     if limits_scoring(run):
@@ -60,7 +60,7 @@ def _scoring_time(run: Run, budget: TimeBudget, images: int, ranks: int) -> Scor
 
 
 def _count_views(trainer: L.Trainer, module: ScoredModule) -> dict[str, Any]:
-    """How many test images got how many views, and for how many of the uncertain ones there was no time."""
+    """Count the test images by their number of views, and the uncertain ones for whose views there was no time."""
     options = [1, *(views.count for views in module.view_sets)]
     here = torch.tensor([float((module.view_counts == count).sum()) for count in options] + [module.views_missing])
     *images, missing = trainer.strategy.reduce(here, reduce_op="sum").int().tolist()

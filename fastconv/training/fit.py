@@ -45,6 +45,12 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
     `results.json` records the progress of the run from the start, and the reason if it fails. Checkpoint and results
     are written, and the results shown, before anything is drawn. With several ranks, only the first one writes.
 
+    Args:
+        run: the planned run.
+        console: prints the progress and the results.
+        folder: the run's folder, which a resumed run already has.
+        overrides: the overrides of the command line, for the run's records.
+
     Raises InputError if training diverges or a rank is lost, Interrupted after a signal.
     """
     described = first_results(run, folder, overrides)
@@ -75,12 +81,20 @@ def fit(run: Run, console: Console, folder: RunFolder, overrides: list[str]) -> 
 
 
 def _leave_reason(training: "Training", error: BaseException) -> None:
+    """Write into `results.json` why a run has ended early."""
     with suppress(InputError):  # a disk on which the run failed may not take the reason either
         training.note(stop_reason="error" if isinstance(error, Exception) else "interrupt", error=reason(error))
 
 
 class Training:
-    """The training and scoring of a planned run."""
+    """The training and scoring of a planned run.
+
+    Args:
+        run: the run.
+        console: prints the progress bar, and what is said after training.
+        folder: the run's folder.
+        described: the run's results before it trains (see `first_results`).
+    """
 
     def __init__(self, run: Run, console: Console, folder: RunFolder, described: Results) -> None:
         self._run, self._console, self._folder, self._described = run, console, folder, described
@@ -125,11 +139,7 @@ class Training:
         trainer = make_trainer(run, loggers.all, self._callbacks.all, self._checkpoints.plugin)
         self.others = getattr(trainer.strategy.launcher, "procs", [])
         if checkpoint and from_first_rank("trained", self._budget.is_over):
-            module.load_state_dict(checkpoint["state_dict"])
-            self._finish(trainer, module, checkpoint)
-            datamodule.load_state_dict(checkpoint["ShardDataModule"])
-            restore_states(run.callbacks, checkpoint["callbacks"])
-            self._budget.stop_reason = self._budget.stop_reason or "budget"
+            self._restore_trained(trainer, module, datamodule, checkpoint)
         else:
             path = self._folder.path / CHECKPOINT if checkpoint else None
             trainer.fit(module, datamodule=datamodule, ckpt_path=path, weights_only=True)
@@ -146,22 +156,32 @@ class Training:
                 f"a callback changed the weights while they were saved or scored, so {CHECKPOINT} is not the network"
                 " that was scored: let it change them at the end of training (on_train_end)"
             )
-        spent = run.clock.seconds()
-        results = self._so_far(
-            **scores,
-            weights_digest=trained,
-            temperature=module.temperature,
-            # No time is known of a process that trained but could not write its results.
-            images_per_second=self._budget.steps * config.batch_size / spent["train"] if spent["train"] else None,
-            dataloader_wait_fraction=datamodule.wait_seconds / spent["train"] if spent["train"] else None,
-            peak_memory_mb=peak_memory_mb(run.device.kind) or None,
-            stop_reason=self._budget.stop_reason,
-            final_lr=config.schedule.factors(self._budget.progress).lr,
-        )
+        results = self._scored(scores, trained, module.temperature, datamodule.wait_seconds)
         if is_first_rank():
             loggers.table.write()
             results.write(self._folder.path, durable=True)
         return results
+
+    def _scored(
+        self, scores: dict[str, Any], weights_digest: str, temperature: float | None, wait_seconds: float
+    ) -> Results:
+        """The results of a run whose network is scored.
+
+        Args:
+            wait_seconds: seconds that training has waited for batches.
+        """
+        run, train_seconds = self._run, self._run.clock.seconds()["train"]
+        return self._so_far(
+            **scores,
+            weights_digest=weights_digest,
+            temperature=temperature,
+            # No time is known of a process that trained but could not write its results.
+            images_per_second=self._budget.steps * run.config.batch_size / train_seconds if train_seconds else None,
+            dataloader_wait_fraction=wait_seconds / train_seconds if train_seconds else None,
+            peak_memory_mb=peak_memory_mb(run.device.kind) or None,
+            stop_reason=self._budget.stop_reason,
+            final_lr=run.config.schedule.factors(self._budget.progress).lr,
+        )
 
     def _end_pruned(self, loggers: Loggers) -> Results:
         """Write the results of a run that its search has ended: how far it came, and no score."""
@@ -197,6 +217,16 @@ class Training:
         """Close the loggers, the stream, and what the ranks agree through."""
         self._opened.close()
 
+    def _restore_trained(
+        self, trainer: L.Trainer, module: ImageClassifier, datamodule: ShardDataModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the network of an earlier process that had nothing left to train, but did not score it."""
+        module.load_state_dict(checkpoint["state_dict"])
+        self._finish(trainer, module, checkpoint)
+        datamodule.load_state_dict(checkpoint["ShardDataModule"])
+        restore_states(self._run.callbacks, checkpoint["callbacks"])
+        self._budget.stop_reason = self._budget.stop_reason or "budget"
+
     def _finish(self, trainer: L.Trainer, module: ImageClassifier, checkpoint: dict[str, Any]) -> None:
         """Average the weights and fit the temperature, here and in the checkpoint, as after a last step of training."""
         if self._average:
@@ -217,12 +247,13 @@ class Training:
         return checkpoint
 
     def _begin(self, loggers: Loggers) -> None:
-        """Log the values of an earlier process again, then the settings."""
+        """Log the values of an earlier process of this run again, then the settings."""
         self._recorder.log_again(loggers.all)
         if is_first_rank():
             loggers.log_settings()
 
     def _so_far(self, **more: Any) -> Results:
+        """The results so far: how far the run has come, its seconds, and other results."""
         capture = self._callbacks.capture
         return dataclasses.replace(
             self._described,

@@ -15,7 +15,7 @@ class GradientExchange:
     """Averages gradients over the ranks while they are computed.
 
     DDP prepares its reducer in its `forward`, through which Lightning calls a module's whole training step, some 100
-    Python functions for each. What else it does there, no step of fastconv needs: it moves inputs, looks for parameters
+    Python functions for each. No step of fastconv needs what else `forward` does: it moves inputs, looks for parameters
     without a gradient, and copies the first rank's statistics of batch norm, of which each rank keeps its own.
 
     Args:
@@ -59,7 +59,7 @@ class GradientExchange:
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> "GradientExchange | None":
-        """That of a Trainer which trains by DDP; None for others, and for settings of DDP that need its `forward`."""
+        """The exchange of a Trainer that trains by DDP; None for others, and if DDP's settings need its `forward`."""
         strategy, wrapper = trainer.strategy, trainer.strategy.model
         # The types themselves: a subclass may do more.
         if type(strategy) is not DDPStrategy or type(wrapper) is not DistributedDataParallel:

@@ -38,17 +38,17 @@ from fastconv.training.run_stream import open_stream
 from fastconv.training.trainer import make_module, make_trainer, silence_lightning
 
 # Number of recent steps whose mean loss may end a test: a single batch may be an outlier.
-RECENT = 5
+RECENT_STEPS = 5
 # Fewest losses from which to make a suggestion.
-FEWEST = 10
+MIN_LOSSES = 10
 # Standard deviation of the smoothing, as a share of the planned steps: a tenth of a decade by default.
 SMOOTHING = 0.02
 # Losses are clipped at this multiple of the first one. Otherwise, smoothing would spread huge values to their
 # neighbours.
-WORST = 2.0
+MAX_LOSS_RATIO = 2.0
 # The fall that counts as learning, as a share of the first loss; and the rise that ends a fall, as a share of the
 # loss's total fall.
-FALL, RISE = 0.05, 0.1
+MIN_FALL, END_RISE = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class LossCurve:
     @cached_property
     def smoothed(self) -> np.ndarray:
         """The losses smoothed by a Gaussian window, which has no lag, unlike a running mean: float64 [steps]."""
-        return gaussian_filter1d(np.minimum(self.losses, WORST * self.losses[0]), self.sigma, mode="nearest")
+        return gaussian_filter1d(np.minimum(self.losses, MAX_LOSS_RATIO * self.losses[0]), self.sigma, mode="nearest")
 
     @cached_property
     def last_fall(self) -> int:
         """The step with the lowest smoothed loss before the loss first rises by a tenth of its total fall."""
         lowest = np.minimum.accumulate(self.smoothed)
-        rises = np.flatnonzero(self.smoothed - lowest > RISE * (self.smoothed[0] - lowest[-1]))
+        rises = np.flatnonzero(self.smoothed - lowest > END_RISE * (self.smoothed[0] - lowest[-1]))
         return int(np.argmin(self.smoothed[: rises[0] if len(rises) else None]))
 
     @cached_property
@@ -131,7 +131,7 @@ class LRRangeTest(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._losses.append(cast(ScoresTraining, pl_module).take_train_scores()[0])
-        recent = sum(self._losses[-RECENT:]) / len(self._losses[-RECENT:])
+        recent = sum(self._losses[-RECENT_STEPS:]) / len(self._losses[-RECENT_STEPS:])
         self._lowest = min(self._lowest, recent)
         too_high = self._threshold is not None and recent > self._threshold * self._lowest
         self._exploded = too_high or not math.isfinite(recent)
@@ -165,13 +165,13 @@ def run_range_test(run: Run, test: RangeTest, console: Console) -> LossCurve:
 
 def conclusions(curve: LossCurve, test: RangeTest) -> list[str]:
     """Describe a curve in lines for the terminal. Raises InputError if it does not suggest a learning rate."""
-    if len(curve.losses) < FEWEST:
+    if len(curve.losses) < MIN_LOSSES:
         raise InputError(
             f"the loss exploded at learning rate {curve.exploded_at:.2g} already, after"
             f" {counted(len(curve.losses), 'loss')}: too few for a suggestion. Lower range_test.min_lr"
         )
     first, best = curve.smoothed[0], curve.smoothed[curve.last_fall]
-    if first - best < FALL * first:
+    if first - best < MIN_FALL * first:
         raise InputError(
             f"the loss never falls, from {first:.3g} to {best:.3g} at most, so there is no suggestion. Try another"
             " range_test.min_lr or range_test.max_lr, or more range_test.steps"

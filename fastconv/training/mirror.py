@@ -21,36 +21,45 @@ from fastconv.system.errors import InputError, reason, warn
 from fastconv.system.urls import redacted
 from fastconv.training.refusal import is_refused
 
-# Seconds between looks for a new checkpoint.
+# Seconds between two checks for a new checkpoint.
 POLL_SECONDS = 1.0
-# They are sent after all others, in this order: who finds results finds all that belongs to them.
+# These files are sent after all others, in this order: where the results are, everything else of the run is too.
 LAST = ("config.yaml", CHECKPOINT, "results.json")
 ADVICE = "Check outputs, its bucket and that you may write to it"
 
 
 class Mirror:
-    """A copy of a run's folder behind a URL. Only files that have changed are sent, each whole."""
+    """A copy of a run's folder behind a URL. Only files that have changed are sent, each whole.
+
+    Args:
+        folder: the run's folder.
+        url: of the copy, of any protocol that fsspec can write to.
+    """
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
-        self._sent: dict[str, tuple[int, int]] = {}
+        self._sent: dict[str, tuple[int, int]] = {}  # the time (ns) and the size (bytes) of each file when it was sent
         self._closed = threading.Event()
-        self._told = False
+        self._has_warned = False
 
     def begin(self) -> None:
         """Send what there is before training. Raises InputError if the store will refuse all that it is sent."""
-        self.send_or_warn(but=(AbsentError, RefusedError))
+        self.send_or_warn(raised=(AbsentError, RefusedError))
 
-    def send_or_warn(self, but: tuple[type[Exception], ...] = ()) -> None:
-        """Send what has changed, and warn of the first failure, except for one that is raised."""
+    def send_or_warn(self, raised: tuple[type[Exception], ...] = ()) -> None:
+        """Send what has changed. The first failure is a warning.
+
+        Args:
+            raised: types of failures that are raised instead.
+        """
         try:
             self.send()
-        except but:
+        except raised:
             raise
         except (InputError, OSError) as error:  # the run is not to end for it
-            if not self._told:
+            if not self._has_warned:
                 warn(f"{reason(error)}. The run goes on, and sends it with the next checkpoint")
-            self._told = True
+            self._has_warned = True
 
     def send(self) -> None:
         """Send what has changed. Raises InputError for a file that cannot be sent."""
@@ -104,7 +113,7 @@ def copied(config: Config, folder: RunFolder, console: Console) -> AbstractConte
 def mirrored(
     mirror: Mirror, console: Console, is_void: Callable[[BaseException], bool] = lambda error: False
 ) -> Iterator[None]:
-    """Within the block, copy a run's folder after each checkpoint; and all of it at its end.
+    """Within the block, copy a run's folder after each checkpoint, and all of it at the end of the block.
 
     A copy that fails meanwhile is a warning. Raises InputError for one that fails at the end of a run that did not.
 
@@ -142,6 +151,7 @@ def mirrored(
 
 
 def _send_at_end(mirror: Mirror, console: Console, has_failed: bool) -> None:
+    """Send what is left. Raises InputError if that fails; after a run that has failed itself, it is a warning."""
     try:
         mirror.send()
         console.print(f"copied to {redacted(mirror.url)}", highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from fastconv.training.step import Learn, WholeStep
 from fastconv.training.train_scores import PendingScores
 
 MakeStep = Callable[[L.LightningModule], Callable[[Tensor, Tensor, Learn, Tensor], Tensor]]
+"""Makes the training step of a module with a Trainer, such as `WholeStep`."""
 
 
 class ImageClassifier(ScoredModule):
@@ -84,7 +85,7 @@ class ImageClassifier(ScoredModule):
         self.kept: KeptFeatures | None = None
         """Features of training images, for the head of a frozen network to learn from again; None to keep none."""
         self.normalise = Normalise(mean, std)
-        # Sums over steps stay on the device until the logging callback reads and clears them.
+        # Sums of losses, of correct predictions and of images stay on the device until the recorder reads them.
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
         # DDP would copy them, like all buffers, from the first rank to the others, and they would count twice.
         self._ddp_params_and_buffers_to_ignore = ["train_sums"]
@@ -136,8 +137,8 @@ class ImageClassifier(ScoredModule):
         logits = model.classify(images) if images.ndim == 2 else model(self._resized(self.normalise(images)))
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         # All of one type: stacking several types takes the host longer than computing them.
-        hits, images_here = logits.argmax(1).eq(labels).sum(dtype=loss.dtype), labels.shape[0]
-        return loss, torch.stack([loss.detach() * images_here, hits, torch.full_like(hits, images_here)])
+        correct, count = logits.argmax(1).eq(labels).sum(dtype=loss.dtype), labels.shape[0]
+        return loss, torch.stack([loss.detach() * count, correct, torch.full_like(correct, count)])
 
     def _resized(self, images: Tensor) -> Tensor:
         """Images float [B, C, H, W] with `side_share` of their sides."""
@@ -156,6 +157,9 @@ class ImageClassifier(ScoredModule):
         """Compile the training step for batches of this shape now, instead of in the first step.
 
         Does not change weights, gradients or batch-norm statistics.
+
+        Args:
+            batch: a microbatch, images uint8 [n, H, W, C] and labels int64 [n].
         """
         self.learn = torch.compile(self.learn, dynamic=False)
         before = {name: buffer.clone() for name, buffer in self.named_buffers()}
@@ -176,6 +180,7 @@ class ImageClassifier(ScoredModule):
         return found
 
     def _all_sums(self) -> Tensor:
+        """`train_sums` of all ranks together, float [3]. Each rank must call this."""
         if not torch.distributed.is_initialized():
             return self.train_sums
         return sum_over_ranks(self.train_sums, self.trainer.strategy.root_device)

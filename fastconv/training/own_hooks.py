@@ -1,4 +1,4 @@
-"""Hooks that callbacks and modules have of their own: of the others, which do nothing, a step calls none."""
+"""Finds the hooks that callbacks and modules override, so that a step calls no hook that does nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,13 @@ import lightning as L
 
 
 def has_own(owner: object, hook: str, base: type) -> bool:
-    """Whether an object has a hook that is not that of a base class, be it of its class or its own attribute."""
+    """Whether an object overrides a hook of a base class, in its class or as an attribute of its own."""
     call = getattr(owner, hook)
     return callable(call) and getattr(call, "__func__", call) is not getattr(base, hook)
 
 
 class OwnHooks:
-    """Calls the hooks that the callbacks of a module's Trainer have of their own.
+    """Calls the hooks that the callbacks of a module's Trainer override.
 
     It looks for them again when the Trainer's list of callbacks has changed.
 

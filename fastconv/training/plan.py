@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -78,7 +77,12 @@ class Run:
     @property
     def validated(self) -> ImageData | None:
         """The images on which the network is scored while it trains; None if it is not."""
-        return {"test": self.test, "holdout": self.holdout, "none": None}[self.config.validate.on]
+        return _validated(self.config, self.holdout, self.test)
+
+    @property
+    def validate_images(self) -> int:
+        """Number of images that one validation during training scores; 0 for none."""
+        return _validate_images(self.config, self.validated)
 
     @property
     def seems_busy(self) -> bool:
@@ -155,15 +159,14 @@ def plan_run(
     key = _benchmark_key(config, spec)
     if speed is None:
         with clock.segment("benchmark"):
-            cache, limit = Path(config.data) / "benchmarks", config.budget.seconds
+            cache, limit = config.benchmarks_folder, config.budget.seconds
             found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
             speed = SpeedProfile(**found)
-    curve = len({"test": test, "holdout": holdout}.get(config.validate.on, ()))
     plan = forecast(
         config,
         spec,
         speed,
-        validate_images=min(curve, config.validate.samples or curve),
+        validate_images=_validate_images(config, _validated(config, holdout, test)),
         final_images=len(holdout) if config.validate.on == "holdout" else 0,
         test_images=len(test),
         views=views_of(config.tta, config.augment.mirrors),
@@ -192,6 +195,16 @@ def plan_run(
     return run
 
 
+def _validated(config: Config, holdout: ImageData, test: ImageData) -> ImageData | None:
+    """The images on which a network is scored while it trains, held-out or test images; None if it is not."""
+    return {"test": test, "holdout": holdout, "none": None}[config.validate.on]
+
+
+def _validate_images(config: Config, validated: ImageData | None) -> int:
+    """Number of images that one validation during training scores; 0 for none."""
+    return 0 if validated is None else min(len(validated), config.validate.samples or len(validated))
+
+
 def _stream_of(config: Config, train: ImageData, device: Device, clock: Clock) -> tuple[ImageData, StreamSpec]:
     """The training images, with what `data_pruning` skips of them, and the definition of their stream.
 
@@ -204,8 +217,8 @@ def _stream_of(config: Config, train: ImageData, device: Device, clock: Clock) -
             raise InputError(does_not_fit(spec, train.images.nbytes, f"and {free / 1e9:.3g} GB are free"))
     if config.data_pruning:
         with clock.segment("precompute"):  # the skipped images are part of the stream's definition
-            cache, share = Path(config.data) / "benchmarks", config.data_pruning
-            skips = skip_schedule(spec, train, device, share, cache, seconds=most_seconds(config.budget))
+            cache, seconds = config.benchmarks_folder, most_seconds(config.budget)
+            skips = skip_schedule(spec, train, device, config.data_pruning, cache, seconds=seconds)
         train = dataclasses.replace(train, skip_schedule=skips)
         spec = stream_spec(train, config.augment, config.stream.seed)
     return train, spec
@@ -236,7 +249,7 @@ def _pretrained_weights(config: Config, network: nn.Module, clock: Clock, needs_
 
 
 def _benchmark_key(config: Config, spec: StreamSpec) -> BenchmarkKey:
-    """What the speed of training depends on, but for the device."""
+    """Everything but the device that the speed of training depends on."""
     return BenchmarkKey(
         config.model.name,
         model_settings(config.model),
@@ -262,6 +275,7 @@ def _check_optimizer(config: Config, network: nn.Module, device: Device) -> None
 
 
 def _count_winograd_layers(config: Config, spec: StreamSpec) -> int:
+    """The number of the network's convolutions whose shapes suit Winograd's algorithm."""
     with torch.random.fork_rng(devices=[]):
         # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
         network = build_model(config.model.name, spec.shape[2], len(spec.classes), **model_settings(config.model))
@@ -269,8 +283,8 @@ def _count_winograd_layers(config: Config, spec: StreamSpec) -> int:
 
 
 def require_time(run: Run) -> None:
-    """Raise InputError if the budget has no time left for one step, of a run that has taken none."""
-    limit, device, cache = run.config.budget.seconds, run.device, Path(run.config.data) / "benchmarks"
+    """Raise InputError if the budget of a run that has taken no step has no time left for one."""
+    limit, device, cache = run.config.budget.seconds, run.device, run.config.benchmarks_folder
     if limit is None or not is_first_rank():  # clocks differ, and the other ranks end with the first one
         return
     spent = {

@@ -34,7 +34,7 @@ def is_refused(folder: RunFolder, error: BaseException) -> bool:
 
 
 def _steps(folder: RunFolder) -> int:
-    """The steps that a run's results tell of; 0 if it has none yet."""
+    """The number of steps in a run's results; 0 if it has no results yet."""
     try:
         return Results.read(folder.path).steps or 0
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def _steps(folder: RunFolder) -> int:
 
 @contextmanager
 def removed_if_refused(folder: RunFolder) -> Iterator[None]:
-    """Within the block, a run's folder goes if the run is refused; of a folder that cannot be removed, a part stays."""
+    """Within the block, remove a run's folder if the run is refused. Files that cannot be removed stay."""
     try:
         yield
     except BaseException as error:
@@ -55,6 +55,7 @@ def removed_if_refused(folder: RunFolder) -> Iterator[None]:
 
 
 def _remove(folder: RunFolder) -> None:
+    """Remove the files that a run writes before its first step, and its folder."""
     for name in FILES:
         (folder.path / name).unlink(missing_ok=True)
     for path in folder.path.glob(WRITTEN[-1]):

@@ -86,14 +86,13 @@ class RunCallbacks:
 def _time_budget(run: Run) -> TimeBudget:
     """The budget of a run, with what is kept of it for scoring."""
     config, plan = run.config, run.plan
-    images = 0 if run.validated is None else min(len(run.validated), config.validate.samples or len(run.validated))
     return TimeBudget(
         seconds=config.budget.seconds,
         max_steps=plan.max_steps,
         clock=run.clock,
         counts=tuple(config.budget.counts),
         step_seconds=plan.step_seconds,
-        validate_images=images,
+        validate_images=run.validate_images,
         reserve=dataclasses.replace(
             plan.reserve,
             view_seconds=plan.reserve.image_seconds if limits_scoring(run) else None,

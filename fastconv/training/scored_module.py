@@ -54,7 +54,7 @@ class ScoredModule(L.LightningModule):
         self.view_sets = [self._views] if self._views.count > 1 else []  # in the order of scoring, if time is limited
         self.view_counts = torch.ones(0, dtype=torch.int64)  # of each image that this rank scored last
         self.views_missing = 0  # images of these for whose views there was no time
-        self._scored_alone: list[tuple[Tensor, Tensor]] = []
+        self._plain: list[tuple[Tensor, Tensor]] = []  # logits and labels of unchanged images, before further views
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._score("validate", batch)
@@ -93,7 +93,7 @@ class ScoredModule(L.LightningModule):
         if scoring_time:
             logits = augmented = self(images)
             scoring_time.scored(len(images), time.perf_counter() - started)
-            self._scored_alone.append((logits, labels))
+            self._plain.append((logits, labels))
         else:
             logits, augmented = views.logits(self.model, self.normalise(images))
         found = {"loss": (F.cross_entropy(logits.float(), labels), len(labels)), "accuracy": (logits, labels)}
@@ -116,8 +116,8 @@ class ScoredModule(L.LightningModule):
         if self.scoring_time is None:
             return
         batches = getattr(self.trainer, "test_dataloaders" if split == "test" else "val_dataloaders")
-        plain, labels = (torch.cat(parts) for parts in zip(*self._scored_alone, strict=True))
-        self._scored_alone.clear()
+        plain, labels = (torch.cat(parts) for parts in zip(*self._plain, strict=True))
+        self._plain.clear()
         # Time that is left after the views of held-out images is for those of the test images.
         sets = self.view_sets if split == "test" else self.view_sets[:1]
         augmented, self.view_counts = logits_in_time(

@@ -155,15 +155,18 @@ class GraphedStep:
         self._graph = None
 
     def _key(self, images: Tensor, labels: Tensor, learn: Learn) -> tuple[object, ...]:
+        """The batch's shapes, the images' size and the groups that are trained, for which a graph is captured."""
         trained = [group["params"][0].requires_grad for group in self._optimizer.param_groups]
         return images.shape, labels.shape, learn, getattr(self._module, "side_share", 1.0), *trained
 
     def _fixed(self) -> list[float]:
+        """The optimizer's numbers that a graph has as constants: weight decays, and momenta that the host reads."""
         groups = self._optimizer.param_groups
         momenta = [] if isinstance(self._optimizer, MuonSGD) else [momentum_of(group) for group in groups]
         return [*momenta, *(group["weight_decay"] for group in groups)]
 
     def _values(self) -> list[list[float]]:
+        """The learning rates and the momenta of the parameter groups: 2 lists of [groups] numbers."""
         groups = self._optimizer.param_groups
         return [[group["lr"] for group in groups], [momentum_of(group) for group in groups]]
 
@@ -197,6 +200,7 @@ class GraphedStep:
         self.captures += 1
 
     def _give_up(self, why: str) -> None:
+        """Call steps from now on, and warn of the reason."""
         self._graph, self.gave_up = None, why
         warn(f"training goes on without a CUDA graph of its step, and may be slower: {why}")
 

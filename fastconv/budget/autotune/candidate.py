@@ -14,7 +14,7 @@ class Candidate:
         network: its settings.
         speed: its measured or estimated speed profile.
         image_seconds: seconds of forward and backward pass per image.
-        images: images that it would see, each epoch anew, as far as they bring something.
+        images: images that it would see, repeats included; those after `Candidates.max_images` do not count.
         batch_size: images per optimizer step.
         tta: views in which the images are scored.
         flip: share of the training images that are flipped, in [0, 1].

@@ -32,8 +32,9 @@ class Candidates:
         train: the training images.
         scored: number of images that are scored after training.
         profiles: measures networks.
-        benchmark_seconds: for all benchmarks, the first of the smallest network aside.
-        seconds: for training and scoring.
+        budget_seconds: the whole budget.
+        benchmark_seconds: those of it for all benchmarks, the first of the smallest network aside.
+        seconds: those of it for training and scoring.
         flip: share of the training images that are flipped, where there is time for it.
         other_look: whether flipped images are of the same class, but look different.
         may_resize: whether progressive resizing was measured on such a device.
@@ -87,14 +88,22 @@ class Candidates:
                 break
         smallest = int(has_few and len(families) == 1 and len(tried) > 1)
         index = min(range(smallest, len(tried)), key=lambda index: self._log_error(*tried[index]))
+        self.reason = self._explained(tried, index, smallest)
+        return tried[index][1]
+
+    def _explained(self, tried: list[tuple[ModelSize, Candidate]], index: int, smallest: int) -> str:
+        """Why the candidate at `index` is the best: the expected errors of the next smaller and the next larger one.
+
+        Args:
+            smallest: index of the smallest one that counts.
+        """
         best, least = tried[index][1], self._log_error(*tried[index])
         reasons = [f"{network_name(best.network)}, {self.epochs(best):.1f} epochs"]
         for size, other in tried[max(smallest, index - 1) : index] + tried[index + 1 : index + 2]:
             more = math.exp(self._log_error(size, other) - least) - 1
             name, epochs = network_name(other.network), self.epochs(other)
             reasons.append(f"{name} would see {epochs:.1f} epochs and make {more:.0%} more errors")
-        self.reason = "; ".join(reasons)
-        return best
+        return "; ".join(reasons)
 
     def _tried(
         self, family: tuple[ModelSize, ...], before: list[tuple[ModelSize, Candidate]]
@@ -117,6 +126,8 @@ class Candidates:
     def _tried_from_largest(
         self, sizes: list[ModelSize], operations_per_second: float
     ) -> list[tuple[ModelSize, Candidate]]:
+        """The sizes that are worth a try on a GPU, as candidates, smallest first (see `from_largest`)."""
+
         def measure(size: ModelSize, estimate: SpeedProfile | None) -> SpeedProfile:
             if estimate and self._benchmarks_took + estimate.benchmark_seconds > self._benchmark_seconds:
                 return estimate
@@ -132,6 +143,7 @@ class Candidates:
 
     @property
     def _has_few_images(self) -> bool:
+        """Whether there are too few images to learn from for the smallest networks."""
         return len(self._train) < self._settings.few_images
 
     def epochs(self, candidate: Candidate) -> float:
@@ -140,7 +152,7 @@ class Candidates:
 
     @property
     def max_images(self) -> float:
-        """Images after which more bring nothing, or the config ends training."""
+        """Images, repeats included, after which more bring nothing or the config ends training."""
         if "epochs" not in self._open:
             epochs = self._config.schedule.max_epochs
             return math.inf if epochs is None else epochs * len(self._train)
@@ -148,7 +160,7 @@ class Candidates:
         return self._settings.max_epochs * math.sqrt(max(self._settings.max_epochs_images, count) * count)
 
     def pruning_seconds(self, candidate: Candidate) -> float | None:
-        """Seconds of data pruning before training; None if a gain was not measured or it takes too long."""
+        """Seconds of data pruning before training; None if that is too long, or no gain was measured for such runs."""
         settings, size = self._settings, model_size(candidate.network, self._train.side, self._train.channels)
         fewest, most = settings.pruning_epochs
         pays = size is not None and size.pruning_pays and candidate.flip > 0
@@ -222,6 +234,7 @@ class Candidates:
         return candidate
 
     def _within_budget(self, network: Network, speed: SpeedProfile, flip: float) -> Candidate:
+        """The network in the budget, with this share of flipped images."""
         tta = self._tta(speed, flip) if "tta" in self._open else self._config.tta
         scoring = min(self._scored_views(tta, flip) * speed.score_seconds, PACING.unmeasured_share * self._seconds)
         seconds = self._seconds - scoring

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from fastconv.budget.autotune.candidate import Candidate
 from fastconv.budget.autotune.candidates import Candidates
@@ -45,6 +44,7 @@ class Choice:
     """A config in which nothing is open.
 
     Args:
+        config: the config.
         speed: the measured or estimated speed profile of its network and batch size; None if nothing was chosen.
         reasons: why each thing was chosen, by the keys of `CHOICES`.
     """
@@ -80,7 +80,7 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
     may_compile = config.trainer.compile is None and device.compile
     device = dataclasses.replace(device, compile=False)  # compiling each network would take longer than a benchmark
     train, holdout, test = data.train, data.holdout, data.test
-    counts, cache = config.budget.counts, Path(config.data) / "benchmarks"
+    counts, cache = config.budget.counts, config.benchmarks_folder
     scored = len(holdout) * ("validate" in counts and config.validate.on == "holdout") + len(test) * ("test" in counts)
     measure = functools.partial(benchmark, extra_seconds=settings.confirm_share * budget)
     profiles = SpeedProfiles(config, device, train, cache, measure, settings)
@@ -122,7 +122,7 @@ def left_open(config: Config, overrides: list[str]) -> list[str]:
 
 
 def budget_seconds(config: Config) -> float:
-    """The budget, which the validation of a config with open choices requires."""
+    """The budget in seconds. Raises ValueError without one, which validation refuses for a config with open choices."""
     if config.budget.seconds is None:
         raise ValueError("autotune needs budget.seconds")
     return config.budget.seconds
@@ -203,6 +203,7 @@ def _flip(
 
 
 def _flip_reason(best: Candidate, accuracy: FlipAccuracy, settings: Autotune) -> str:
+    """Why the best candidate's images are flipped or not, by an evident result of the flip-invariance test."""
     reason = (
         f"{'yes' if best.flip > 0 else 'no'}, as a proxy network classifies {accuracy.plain:.1%} of held-out images"
         f" correctly, and {accuracy.flipped:.1%} of the same images flipped"

@@ -1,8 +1,8 @@
 """Data pruning by a proxy network: images on which it is most confident are left out of every other epoch.
 
-Images that a network classifies with confidence teach little, so that the time goes to the others. That a small network
-can select them beforehand is of Coleman et al. 2020 (Selection via proxy, arXiv 1906.11829), who leave such images out
-altogether. As the selection is made before training, the stream of the run can still be computed ahead.
+Images that a network classifies with confidence teach little, so the time is for the others. Coleman et al. 2020
+(Selection via proxy, arXiv 1906.11829) let a small network select them beforehand, and leave them out altogether. As
+the selection is made before training, the stream of the run can still be computed ahead.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def proxy_steps(count: int, settings: Autotune = AUTOTUNE) -> tuple[int, int]:
 
 
 def most_seconds(budget: Budget, settings: Autotune = AUTOTUNE) -> float:
-    """Seconds after which the proxy network stops training, where a budget limits that."""
+    """Seconds after which the proxy network stops training; infinite if the budget does not limit it."""
     if budget.seconds is None or "precompute" not in budget.counts:
         return math.inf
     return settings.pruning_max_share * settings.pruning_share * budget.seconds
@@ -107,8 +107,8 @@ def _read(path: Path, count: int, share: float) -> np.ndarray | None:
 def skips(confidence: np.ndarray, share: float) -> np.ndarray:
     """Which epochs skip each image, int8 [N] as in `SkipSchedule`.
 
-    Of the images with the highest confidence, twice `share` of all, even epochs skip the first, odd ones the second,
-    and so on.
+    Twice `share` of all images are skipped by turns, those with the highest confidence. In the order of confidence,
+    even epochs skip the first, odd ones the second, and so on.
 
     Args:
         confidence: the proxy network's, float [N].

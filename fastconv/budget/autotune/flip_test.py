@@ -90,6 +90,8 @@ def flip_test(
     Of several ranks the first one tests.
 
     Args:
+        train: the training images.
+        profiles: measures the proxy network, to know how many images the time affords.
         seconds: time for the test; it trains on as many images as that affords.
         cache: folder in which the result is kept, by the digest of the images.
     """
@@ -127,11 +129,13 @@ def flip_accuracy(
     settings: Autotune = AUTOTUNE,
     seconds: float = math.inf,
 ) -> FlipAccuracy:
-    """Train a network on `images` of the images as they are, and score it on others, as they are and flipped.
+    """Train a network on images as they are, and score it on held-out ones, as they are and flipped.
 
     Leaves the random state as it is.
 
     Args:
+        data: the images, of which some are held out.
+        images: number of images to train on, repeats included.
         seconds: after which training stops, as a machine may be slower than its benchmark.
     """
     began = time.perf_counter()

@@ -23,6 +23,7 @@ from torch import Tensor
 from fastconv.budget.autotune.flip_test import FlipAccuracy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.hardware import Device
+from fastconv.budget.pacing import PACING
 from fastconv.config.overrides import compose
 from fastconv.config.schema import Config
 from fastconv.config.typed_config import typed
@@ -43,7 +44,7 @@ CHOOSING = ("experiment", "autotune", "pretrained", "model")
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """How well a linear classifier on a frozen network's features does.
+    """The result of a linear classifier on a frozen network's features.
 
     Args:
         accuracy: on held-out images, in [0, 1].
@@ -123,7 +124,8 @@ def consider(
         reason = f"from scratch: {line}, and will learn more in the rest of the time"
         return Considered(reason=reason, seconds=seconds)
     scored = len(data.test) * ("test" in config.budget.counts)
-    epochs = (budget - scored * probe.image_seconds) / (3 * len(train) * probe.image_seconds)
+    epoch_seconds = PACING.training_factor * len(train) * probe.image_seconds
+    epochs = (budget - scored * probe.image_seconds) / epoch_seconds
     mode = "finetune" if epochs >= settings.finetune_min_epochs else "head"
     flip = None
     if "flip" in open_choices and scratch.is_evident(settings):
@@ -257,11 +259,9 @@ def probe_features(
         with device.autocast():
             images = torch.from_numpy(data.images[rows]).to(device.kind)
             features = network.features(normalise(images)).float().cpu()
-        labels = torch.from_numpy(data.labels[rows])
-        for name, values in zip(parts, features.split([len(part) for part in parts.values()]), strict=True):
+        for (name, part), values in zip(parts.items(), features.split(list(map(len, parts.values()))), strict=True):
             found.setdefault(name, []).append(values)
-        for name, values in zip(parts, labels.split([len(part) for part in parts.values()]), strict=True):
-            found.setdefault(f"{name} labels", []).append(values)
+            found.setdefault(f"{name} labels", []).append(torch.from_numpy(data.labels[part]))
         longest = max(longest, time.perf_counter() - began)
     seconds = time.perf_counter() - started
     learned, known, others, wanted = (

@@ -25,7 +25,7 @@ def train_proxy(
 ) -> Classifier:
     """Train a network with Muon, the learning rate falling linearly to zero; return it in evaluation mode.
 
-    Leaves the random state as it is.
+    It maps images uint8 [B, H, W, C] to logits float [B, classes]. Leaves the random state as it is.
 
     Args:
         data: images from which the whitening layer, the mean and the standard deviation of pixels are computed.

@@ -113,8 +113,10 @@ def pruning_proxy(side: int) -> Airbench:
 
 
 def _stride(side: int) -> int:
+    """The stride of a first layer that makes maps as large as for the images that the law was fitted to."""
     return max(1, round(side / SIDE))
 
 
 def _strided(size: ModelSize, stride: int) -> ModelSize:
+    """The model size with this stride of its network's first layer."""
     return replace(size, network=replace(size.network, whitening_stride=stride))

@@ -19,6 +19,8 @@ class SpeedProfiles:
     """Speed profiles of networks, trained as a config says.
 
     Args:
+        config: how they are trained.
+        device: the device that trains.
         train: the training images, whose shape and classes the networks get.
         cache: folder in which measurements are kept.
         benchmark: measures a network, as `fastconv.budget.benchmark.benchmark` does: given the key, the device, the
@@ -55,6 +57,7 @@ class SpeedProfiles:
             forget_measurement(Path(profile.path))
 
     def _measured(self, network: Network, repeats: int) -> SpeedProfile:
+        """The first rank's measurement, with the images of a step divided among the devices of the run."""
         config, settings = self._config, self._settings
         height, width, channels = self._train.images.shape[1:]
         key = BenchmarkKey(

@@ -42,8 +42,10 @@ def _has_users(root: Path, name: str) -> bool:
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Remove the unfinished files of killed writers from a stream's folder, or from those of some epochs. The caller
-    holds the lock for writing them."""
+    """Remove the unfinished files of killed writers from a stream's folder, or from those of some epochs.
+
+    The caller holds the lock for writing them, so that no file is still being written.
+    """
     for folder in folders:
         for leftover in folder.rglob("*.part"):
             leftover.unlink()
@@ -81,8 +83,11 @@ def _holds_only_a_stream(folder: Path) -> bool:
 def prune(root: Path, max_bytes: float, keep: str | None = None) -> list[StoredStream]:
     """Remove the least recently used streams until the others fit in `max_bytes`; return the removed ones.
 
-    A stream that some process reads or writes is kept. The stream named `keep` is kept too, and its size does not
-    count.
+    A stream that some process reads or writes is kept.
+
+    Args:
+        root: the folder that holds the streams' folders.
+        keep: name of a stream to keep, whose size does not count.
     """
     streams = [stream for stream in stored_streams(root) if stream.folder.name != keep]
     total = sum(stream.bytes for stream in streams)

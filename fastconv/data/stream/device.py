@@ -23,6 +23,7 @@ from fastconv.system.memory import release_pages
 COPIED_BYTES = 64 * 2**20
 
 Timed = Callable[[], AbstractContextManager[object]]
+"""Makes a context in which seconds are counted."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class DeviceStream(OnlineStream):
         self._device: torch.device | None = None
         self._images = self._fill = torch.empty(0, dtype=torch.uint8)
         self._thread: ThreadPoolExecutor | None = None
-        self._side: torch.cuda.Stream | None = None
+        self._side: torch.cuda.Stream | None = None  # copies plans beside the training step
         self._epoch = -1
         self._plan: EpochOnDevice | None = None
         self._next: tuple[int, Future[EpochOnDevice]] | None = None
@@ -99,6 +100,7 @@ class DeviceStream(OnlineStream):
         return torch.cat(images), torch.cat(labels)
 
     def _augmented(self, plan: EpochOnDevice, rows: slice) -> tuple[Tensor, Tensor]:
+        """Some rows of an epoch, as `tensors` returns them. Raises InputError as it does."""
         images = self._images.index_select(0, plan.order[rows])
         for name, transform, drawn in plan.steps:
             changed = transform.apply_on_device(images, drawn[rows], self._fill)
@@ -124,7 +126,10 @@ class DeviceStream(OnlineStream):
         return self._plan
 
     def _copied(self, epoch: int) -> EpochOnDevice:
-        """Plan an epoch, and start to copy its numbers to the device."""
+        """Plan an epoch, and start to copy its numbers to the device.
+
+        Raises InputError for a transform that only the host can compute.
+        """
         plan = self.spec.plan(self._data, epoch)
         steps = []
         for step in plan.steps:
@@ -135,6 +140,7 @@ class DeviceStream(OnlineStream):
         return EpochOnDevice(order, labels, tuple(steps), None if self._side is None else self._side.record_event())
 
     def _send(self, numbers: np.ndarray) -> Tensor:
+        """Copy an array to the device. On a GPU, the copy may still be on its way."""
         tensor = torch.from_numpy(np.ascontiguousarray(numbers))
         if self._side is None:
             return tensor.to(self._device)

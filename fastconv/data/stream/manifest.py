@@ -25,6 +25,7 @@ class Manifest:
 
     spec: StreamSpec
     shards: dict[str, ShardEntry]
+    """Entries by the shard's path inside the stream."""
 
     @property
     def epochs(self) -> int:
@@ -36,7 +37,11 @@ class Manifest:
         return epoch
 
     def write(self, folder: Path, name: str = MANIFEST) -> None:
-        """Store it in the stream's folder, atomically; `name` is another file's for that of a part."""
+        """Store it in the stream's folder, atomically. Raises InputError if it cannot be written.
+
+        Args:
+            name: name of the file; a part of a stream has its own (`Part.manifest`).
+        """
         write_atomically(folder / name, self.content())
 
     def content(self) -> bytes:

@@ -1,7 +1,7 @@
 """Several processes that write one stream together, each some of its epochs.
 
-Each has a lock and a manifest of its own, which goes into the stream's manifest when it is done. A process that writes
-the whole stream waits for those that write parts of it. Beside each lock, a file says which process has it.
+Each has a lock and a manifest of its own, which is added to the stream's manifest in the end. A process that writes the
+whole stream waits for those that write parts of it. Beside each lock, a file says which process has it.
 """
 
 import glob
@@ -28,6 +28,7 @@ class Part:
 
     @property
     def name(self) -> str:
+        """Such as `0-of-2`."""
         return f"{self.number}-of-{self.count}"
 
     @property
@@ -40,7 +41,7 @@ class Part:
         return _lock(spec) if self.count == 1 else f"{_lock(spec)}.{self.name}"
 
     def epochs(self, epochs: int) -> range:
-        """Those of the first `epochs` epochs that are this part's."""
+        """This part's epochs among the first `epochs` ones."""
         return range(self.number, epochs, self.count)
 
     def folders(self, stream: Path, epochs: int) -> list[Path]:
@@ -53,18 +54,18 @@ WHOLE = Part()
 
 @contextmanager
 def writing(
-    root: Path, spec: StreamSpec, part: Part, wait: bool = True, on_wait: Callable[[str], None] = lambda whom: None
+    root: Path, spec: StreamSpec, part: Part, wait: bool = True, on_wait: Callable[[str], None] = lambda holder: None
 ) -> Iterator[bool]:
     """Hold a part of a stream for writing, and then add its shards to the stream's manifest.
 
-    Yields False if `wait` is off and another process is writing; before each wait, `on_wait` is told for whom. Raises
-    InputError if the stream is being written in another number of parts, so that two processes would write one epoch.
+    Yields False if `wait` is off and another process is writing. Before each wait, `on_wait` is called with the process
+    that is waited for and what it writes. Raises InputError if the stream is being written in another number of parts,
+    so that two processes would write one epoch.
     """
     with ExitStack() as held:
         while (busy := _take(root, spec, part, held)) and wait:
-            if said := _said(root, busy):
-                what = f"part={busy.removeprefix(f'{_lock(spec)}.')}".replace("-of-", " of parts=") + " of "
-                on_wait(f"{said}, which writes {what * (busy != _lock(spec))}{root / spec.folder}")
+            if holder := _holder(root, busy):
+                on_wait(f"{holder}, which writes {_written_under(root, spec, busy)}")
             # Nothing is held meanwhile, so that nobody waits who could write another part.
             with locked(root, busy):
                 pass
@@ -76,7 +77,8 @@ def writing(
 
 
 def _take(root: Path, spec: StreamSpec, part: Part, held: ExitStack) -> str:
-    """Take what locks the writing of a part; returns the name of a lock that another process has, and holds none then.
+    """Take the locks for writing a part into `held`; return an empty string. If another process has one of them, take
+    none, and return its name.
 
     Raises InputError if the stream is being written in another number of parts.
     """
@@ -103,10 +105,10 @@ def _take(root: Path, spec: StreamSpec, part: Part, held: ExitStack) -> str:
                     )
             if not held.enter_context(locked(root, part.lock(spec), wait=False)):
                 return part.lock(spec)
-        note = _note(root, part.lock(spec))
-        held.callback(note.unlink, missing_ok=True)
+        holder_file = _holder_file(root, part.lock(spec))
+        held.callback(holder_file.unlink, missing_ok=True)
         with suppress(InputError):  # of a full disk: the shards will say so
-            write_atomically(note, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            write_atomically(holder_file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         return ""
 
 
@@ -116,7 +118,7 @@ class Missing:
 
     part: Part
     epochs: int
-    """How many it lacks."""
+    """Number of epochs that it lacks."""
     writer: str
     """The process that writes it now; empty if none does."""
 
@@ -124,7 +126,14 @@ class Missing:
 def missing_parts(
     root: Path, spec: StreamSpec, count: int, epochs: int, elsewhere: Collection[str] = ()
 ) -> list[Missing]:
-    """Those of `count` parts whose epochs are neither all in the stream's manifest nor in `elsewhere`."""
+    """The parts, of `count` ones, whose epochs are not all in the stream's manifest or `elsewhere`.
+
+    Args:
+        epochs: number of the stream's epochs, counted from the first one.
+        elsewhere: names of shards that are on a server.
+
+    Raises StreamError for a manifest that is damaged or of another stream.
+    """
     found, shards = [], range(len(spec.shards()))
     with locked(root, _lock(spec)):
         there = Manifest.read(root / spec.folder, spec).shards.keys() | set(elsewhere)
@@ -132,13 +141,13 @@ def missing_parts(
             lacks = sum(any(shard_name(epoch, shard) not in there for shard in shards) for epoch in part.epochs(epochs))
             if lacks:
                 name = part.lock(spec)
-                writer = (_said(root, name) or "another process") if _is_held(root, name) else ""
+                writer = (_holder(root, name) or "another process") if _is_held(root, name) else ""
                 found.append(Missing(part, lacks, writer))
     return found
 
 
 def _lock(spec: StreamSpec) -> str:
-    """Name of the lock of a stream: held by who writes the whole, and for a moment by who looks at the others."""
+    """Name of a stream's lock: a process holds it while it writes the whole, and for a moment to try other locks."""
     return f"{spec.folder}.write"
 
 
@@ -148,23 +157,31 @@ def _is_held(root: Path, lock: str) -> bool:
         return not free
 
 
-def _note(root: Path, lock: str) -> Path:
-    """The file that says which process writes, while it holds a lock."""
+def _written_under(root: Path, spec: StreamSpec, lock: str) -> str:
+    """Describe what a process writes while it holds a lock: the whole stream or a part of it."""
+    folder = root / spec.folder
+    if lock == _lock(spec):
+        return str(folder)
+    number, _, count = lock.removeprefix(f"{_lock(spec)}.").partition("-of-")
+    return f"part={number} of parts={count} of {folder}"
+
+
+def _holder_file(root: Path, lock: str) -> Path:
+    """The file in which the process that holds a lock says which one it is."""
     return root / ".locks" / f"{lock}.holder"
 
 
-def _said(root: Path, lock: str) -> str:
-    """The process that writes while it holds a lock, such as `process 12 on node7`; empty if none has said so."""
+def _holder(root: Path, lock: str) -> str:
+    """The process that holds a lock, such as `process 12 on node7`; empty if it has not said so."""
     try:
-        said = _note(root, lock).read_text("utf-8", "replace")
+        holder = _holder_file(root, lock).read_text("utf-8", "replace")
     except OSError:
         return ""
-    return said if re.fullmatch(r"process [0-9]{1,20} on [\w.-]{1,255}", said) else "another process"
+    return holder if re.fullmatch(r"process [0-9]{1,20} on [\w.-]{1,255}", holder) else "another process"
 
 
 def _of_parts(folder: Path, name: str) -> list[Path]:
-    """The files NAME.K-of-N of parts in a folder, and not those that a part is just writing, or was killed while it
-    wrote."""
+    """The files NAME.K-of-N of parts in a folder. Files with another ending are unfinished, or no part's."""
     found = folder.glob(f"{glob.escape(name)}.*")
     return sorted(path for path in found if re.fullmatch(r"[0-9]+-of-[0-9]+", path.name.removeprefix(f"{name}.")))
 

@@ -12,6 +12,9 @@ from fastconv.data.stream.shards import Block, Shard
 from fastconv.data.stream.spec import Batch, Stream, StreamSpec
 from fastconv.system.errors import StreamError, warn
 
+# Epochs beyond the one that is read, up to which a stream is extended when the reader nears the last epoch on disk.
+EPOCHS_AHEAD = 2
+
 
 class ShardStream(Stream):
     """Reads shards, each checked when it is opened, and computes blocks without a shard.
@@ -45,6 +48,7 @@ class ShardStream(Stream):
         return self._open[epoch, shard].block(index)
 
     def _compute(self, epoch: int, block: int) -> Batch:
+        """Compute a block without a shard. Raises StreamError if there are no images to compute it from."""
         if self._data is None:
             raise StreamError(f"{shard_name(epoch, self.spec.place(block)[0])} of {self.spec.folder} is not there")
         return self.spec.compute(self._data, epoch, block)
@@ -54,11 +58,12 @@ class ShardStream(Stream):
         return self.spec.stored_blocks(epoch, self.spec.shards()[shard])
 
     def _has(self, epoch: int, shard: int) -> bool:
+        """Whether a shard of an epoch exists."""
         return shard_name(epoch, shard) in self._manifest.shards
 
     @abstractmethod
     def _open_shard(self, epoch: int, shard: int) -> Shard | None:
-        """Open a shard that exists; None if its blocks are to be computed all the same."""
+        """Open a shard that exists; None if its blocks are to be computed nevertheless."""
 
     def close(self) -> None:
         super().close()
@@ -118,15 +123,19 @@ class PrecomputedStream(ShardStream):
             self._epochs, self._version = self._manifest.epochs, version
 
     def _grow(self, epoch: int) -> None:
+        """Start to write further epochs, unless they are there, or being written, or beyond the last one wanted."""
         busy = self._extension is not None and self._extension.is_alive()
         self._read_manifest()  # read it first: it then includes everything that an idle extension has written
-        wanted = epoch + 3 if self._max_epochs is None else min(epoch + 3, self._max_epochs)
+        wanted = epoch + 1 + EPOCHS_AHEAD
+        if self._max_epochs is not None:
+            wanted = min(wanted, self._max_epochs)
         needed = epoch + 1 >= self._epochs and wanted > self._epochs
         if needed and self._extend is not None and not busy:
             self._extension = threading.Thread(target=self._try_to_extend, args=(wanted,), daemon=True)
             self._extension.start()
 
     def _try_to_extend(self, epochs: int) -> None:
+        """Write the first `epochs` epochs, in a thread. What fails once is not tried again."""
         if self._extend is None:
             return
         try:

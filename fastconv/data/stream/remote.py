@@ -92,6 +92,7 @@ def read_manifest(
 
 
 def _require_json(content: bytes) -> None:
+    """Raise WrongContentError for bytes that are not JSON, such as the page of a server that has an error."""
     try:
         from_json(content)
     except ValueError as error:
@@ -123,10 +124,11 @@ class RemoteStream(ShardStream):
         self._arrivals: dict[str, Future[None]] = {}
         self._ahead = 1
         self._wait_seconds = FIRST_WAIT_SECONDS
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         super().__init__(spec, data, read_manifest(self._remote, spec))
 
     def _has(self, epoch: int, shard: int) -> bool:
+        """Whether a shard is on the server and of the epochs that are fetched."""
         return epoch < self._max_epochs and super()._has(epoch, shard)
 
     def _open_shard(self, epoch: int, shard: int) -> Shard | None:
@@ -136,10 +138,11 @@ class RemoteStream(ShardStream):
             blocks = self._stored_blocks(epoch, shard)  # verified when it was fetched
             opened: Shard | None = Shard(self._path(epoch, shard), self._entry(epoch, shard), blocks, verify=False)
         except TimeoutError:
-            self._tell("late", f"{redacted(self._remote.url)} sends shards too late: what is late is computed instead")
+            line = f"{redacted(self._remote.url)} sends shards too late: what is late is computed instead"
+            self._warn_once("late", line)
             return None
         except (UnavailableError, StreamError) as error:
-            self._tell("absent", f"{error}. Its images are computed instead")
+            self._warn_once("absent", f"{error}. Its images are computed instead")
             opened = None
         at = epoch * self._per_epoch + shard
         for number in range(at + 1, at + 1 + self._ahead):
@@ -150,21 +153,23 @@ class RemoteStream(ShardStream):
         return opened
 
     def _path(self, epoch: int, shard: int) -> Path:
+        """Where this machine keeps its copy of a shard."""
         return self._cache / self.spec.folder / shard_name(epoch, shard)
 
     def _entry(self, epoch: int, shard: int) -> ShardEntry:
         return self._manifest.shards[shard_name(epoch, shard)]
 
     def _compute(self, epoch: int, block: int) -> Batch:
+        """Compute a block, and note how long that takes: training waits no longer for a shard."""
         began = time.perf_counter()
         computed = super()._compute(epoch, block)
         self._wait_seconds = time.perf_counter() - began
         return computed
 
-    def _tell(self, what: str, line: str) -> None:
-        """Warn of what goes wrong on the server, once."""
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, kind: str, line: str) -> None:
+        """Warn of what goes wrong on the server, unless a line of this kind was a warning before."""
+        if kind not in self._warned:
+            self._warned.add(kind)
             warn(line)
 
     def _arrival(self, epoch: int, shard: int) -> Future[None]:
@@ -184,6 +189,10 @@ class RemoteStream(ShardStream):
         return self._arrivals[name]
 
     def _fetch(self, epoch: int, shard: int) -> None:
+        """Copy a shard from the server to this machine's disk, unless it is there.
+
+        Raises what `RemoteFolder.copy` raises, and InputError for too little disk space.
+        """
         blocks, entry, path = self._stored_blocks(epoch, shard), self._entry(epoch, shard), self._path(epoch, shard)
         number = epoch * self._per_epoch + shard
         # Ranks and runs that need the same shard fetch it once; others are fetched meanwhile.

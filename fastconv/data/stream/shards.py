@@ -177,8 +177,9 @@ def _array(content: NDArray[np.uint8], dtype: np.dtype, shape: tuple[int, ...]) 
     size = int(np.prod(shape)) * dtype.itemsize
     header = io.BytesIO(content[: NPY_HEADER[-1]].tobytes())
     version = np.lib.format.read_magic(header)
-    found, by_columns, kind = np.lib.format.read_array_header_1_0(header)
-    if (version, found, kind) != ((1, 0), shape, dtype) or (by_columns and len(shape) > 1):
+    found, is_fortran, kind = np.lib.format.read_array_header_1_0(header)
+    # In one dimension, both orders are the same bytes.
+    if (version, found, kind) != ((1, 0), shape, dtype) or (is_fortran and len(shape) > 1):
         raise ValueError(f"an array of {kind} {found} in place of {dtype} {shape}")
     if len(content) != header.tell() + size:
         raise ValueError(f"{len(content)} bytes in place of {header.tell() + size}")

@@ -23,7 +23,7 @@ from fastconv.data.url_place import Place, below
 from fastconv.system.errors import InputError
 from fastconv.system.urls import redacted
 
-# How the name of a list begins, and how that of a command's that has ended goes on.
+# The start of a list's name, and the ending of a list's name whose command has ended.
 SENT, ENDED = f"{MANIFEST}.sent-", ".ended"
 # A command that has not written its list for this time was killed. If it was only stopped, what it goes on to undo is
 # sent again by the next command.
@@ -97,21 +97,25 @@ class SharedManifest:
         return {name: entry for each in lists for name, entry in self._read(each).shards.items()}
 
     def _is_abandoned(self, name: str) -> bool:
+        """Whether a list is so old that its command must have been killed."""
         with suppress(Exception):  # every protocol raises its own, and some do not know the time
             written: datetime = self._folder.system.modified(f"{self._folder.path.rstrip('/')}/{name}")
             return datetime.now(UTC) - written > ABANDONED
         return False
 
     def _read(self, name: str) -> Manifest:
+        """The manifest or a list; one without shards if it is absent."""
         try:
             return read_manifest(RemoteFolder(self._url), self._spec, name, advice=REMOVE)
         except AbsentError:
             return Manifest(self._spec, {})
 
     def _write(self, name: str, shards: dict[str, ShardEntry]) -> None:
+        """Replace the manifest or a list."""
         content = Manifest(self._spec, shards).content()
         send_bytes(content, below(self._url, f"{self._spec.folder}/{name}"), KEY, self._stopped, ADVICE)
 
     def _remove(self, name: str) -> None:
+        """Remove a list, if that is possible."""
         with suppress(Exception):  # it may be gone, or may not be removed
             self._folder.system.rm_file(f"{self._folder.path.rstrip('/')}/{name}")

@@ -32,6 +32,7 @@ BLOCKS_PER_SHARD = 10
 FIRST_NAMES = {"color_jitter": "colour", "auto": "policy", "skip_schedule": "resting"}
 
 Batch = tuple[np.ndarray, np.ndarray]
+"""Images uint8 [B, H, W, C] and labels int64 [B]."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ class Stream(ABC):
         return np.concatenate(images), np.concatenate(labels)
 
     def _parts(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield the same samples, in one part for each block that they lie in."""
         while start < stop:
             epoch, position = divmod(start, self.spec.samples)
             block, skip = divmod(position, self.spec.block)
@@ -165,7 +167,7 @@ class Stream(ABC):
 
     @abstractmethod
     def _block(self, epoch: int, block: int) -> Batch:
-        """Images and labels of one block."""
+        """Images uint8 [B, H, W, C] and labels int64 [B] of one block of an epoch."""
 
     def close(self) -> None:
         """Close the files."""

@@ -1,10 +1,12 @@
 """Writes the missing shards of a stream, in parallel, and repairs damaged ones."""
 
+import functools
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ def write_stream(
     is_over: Callable[[], bool] = lambda: False,
     part: Part = WHOLE,
     elsewhere: Collection[str] = (),
-    on_wait: Callable[[str], None] = lambda whom: None,
+    on_wait: Callable[[str], None] = lambda holder: None,
 ) -> Path:
     """Write the first `epochs` epochs of a stream, as far as they are missing; return the stream's folder.
 
@@ -40,6 +42,9 @@ def write_stream(
     same stream take turns, so that later ones find it written. Shards that a killed writer finished are kept.
 
     Args:
+        spec: what decides the bytes of the stream.
+        data: the training images.
+        root: the folder that holds the stream's folder.
         on_shard: called with (shards done, shards to do) after each shard. If it raises, the shards in progress are
             finished and kept, and no more are started.
         wait: whether to wait if another process is writing the stream, or else leave it to that process.
@@ -49,61 +54,105 @@ def write_stream(
         elsewhere: names of shards that are on a server, and not to be written.
         on_wait: called before waiting, with the process that is waited for and what it writes.
 
-    Raises InputError for too little disk space, StreamError for a manifest that is damaged or of another stream.
+    Raises InputError for too little disk space and for a stream that is being written in another number of parts,
+    StreamError for a manifest that is damaged or of another stream.
     """
     folder = root / spec.folder
-    with writing(root, spec, part, wait, on_wait) as free:
-        if not free:
+    with writing(root, spec, part, wait, on_wait) as is_ours:
+        if not is_ours:
             return folder
         manifest = Manifest.read(folder, spec, part.manifest)
-        written_before = manifest.shards.keys() | Manifest.read(folder, spec).shards.keys()
-        tasks = [
-            (epoch, shard, blocks)
-            for epoch in part.epochs(epochs)
-            for shard, blocks in enumerate(spec.shards())
-            if (name := shard_name(epoch, shard)) not in written_before and name not in elsewhere
-        ]
-        if not tasks:
+        there = manifest.shards.keys() | Manifest.read(folder, spec).shards.keys() | set(elsewhere)
+        missing = _missing_shards(spec, part.epochs(epochs), there)
+        if not missing:
             return folder
         remove_leftovers(*([folder] if part == WHOLE else part.folders(folder, epochs)))
-        block_bytes = 1.01 * spec.block * spec.epoch_bytes / spec.samples
-        everything = sum(len(blocks) for _, _, blocks in tasks) * block_bytes
-        require_space(root, round(everything), f"the stream of {spec.dataset}")
+        require_space(root, _bytes_of(spec, *missing), f"the stream of {spec.dataset}")
 
-        def write(epoch: int, shard: int, blocks: range) -> tuple[str, ShardEntry]:
-            name = shard_name(epoch, shard)
+        def write(shard: _MissingShard) -> tuple[str, ShardEntry]:
             # Other processes write to the disk too, so check before each shard.
-            require_space(root, round(len(blocks) * block_bytes), f"a shard of the stream of {spec.dataset}")
-            stored = zip(spec.stored_blocks(epoch, blocks), blocks, strict=True)
+            require_space(root, _bytes_of(spec, shard), f"a shard of the stream of {spec.dataset}")
+            return shard.name, write_shard(folder / shard.name, _computed(spec, data, shard, is_over))
 
-            def computed() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-                for block, number in stored:
-                    if is_over():
-                        raise _OverError
-                    yield block.key, *spec.compute(data, epoch, number)
-
-            return name, write_shard(folder / name, computed())
-
-        with suppress(_OverError), ThreadPoolExecutor(os.cpu_count()) as pool:
-            futures = [pool.submit(write, *task) for task in tasks]
-            written = time.monotonic()
-            try:
-                for done, future in enumerate(as_completed(futures), start=1):
-                    manifest.shards.update([future.result()])
-                    if time.monotonic() - written > MANIFEST_SECONDS:
-                        manifest.write(folder, part.manifest)
-                        written = time.monotonic()
-                    on_shard(done, len(tasks))
-            finally:
-                for future in futures:
-                    future.cancel()
-                pool.shutdown()
-                # Shards in progress when another one failed have been finished.
-                manifest.shards.update(
-                    future.result() for future in futures if not future.cancelled() and future.exception() is None
-                )
-                manifest.write(folder, part.manifest)
+        _write_in_threads(missing, write, manifest, functools.partial(manifest.write, folder, part.manifest), on_shard)
     return folder
+
+
+@dataclass(frozen=True)
+class _MissingShard:
+    """A shard to write: its path inside the stream, its epoch, and the numbers of its blocks in that epoch."""
+
+    name: str
+    epoch: int
+    blocks: range
+
+
+def _missing_shards(spec: StreamSpec, epochs: Iterable[int], there: Collection[str]) -> list[_MissingShard]:
+    """The shards of some epochs, in order, whose names are not among those that are `there`."""
+    return [
+        _MissingShard(name, epoch, blocks)
+        for epoch in epochs
+        for shard, blocks in enumerate(spec.shards())
+        if (name := shard_name(epoch, shard)) not in there
+    ]
+
+
+def _bytes_of(spec: StreamSpec, *shards: _MissingShard) -> int:
+    """The bytes that some shards take on the disk, at most: 1 % is for tar headers, and the last block may be small."""
+    block_bytes = 1.01 * spec.block * spec.epoch_bytes / spec.samples
+    return round(sum(len(shard.blocks) for shard in shards) * block_bytes)
+
+
+def _computed(
+    spec: StreamSpec, data: ImageData, shard: _MissingShard, is_over: Callable[[], bool]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Compute the blocks of a shard: for each its key, images uint8 [B, H, W, C] and labels int64 [B].
+
+    Raises _OverError once `is_over` says True.
+    """
+    for block, number in zip(spec.stored_blocks(shard.epoch, shard.blocks), shard.blocks, strict=True):
+        if is_over():
+            raise _OverError
+        yield block.key, *spec.compute(data, shard.epoch, number)
+
+
+def _write_in_threads(
+    missing: Sequence[_MissingShard],
+    write: Callable[[_MissingShard], tuple[str, ShardEntry]],
+    manifest: Manifest,
+    store: Callable[[], None],
+    on_shard: Callable[[int, int], None],
+) -> None:
+    """Write shards in one thread per core, and add each to the manifest, which is stored meanwhile and at the end.
+
+    However this ends, the manifest names all shards that have been finished.
+
+    Args:
+        write: writes one shard, and returns its name and entry. If it raises _OverError, no more are written.
+        store: writes the manifest to the disk.
+        on_shard: as in `write_stream`.
+
+    Raises what `write`, `store` or `on_shard` raises, once no thread writes any more.
+    """
+    with suppress(_OverError), ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = [pool.submit(write, shard) for shard in missing]
+        stored_at = time.monotonic()
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                manifest.shards.update([future.result()])
+                if time.monotonic() - stored_at > MANIFEST_SECONDS:
+                    store()
+                    stored_at = time.monotonic()
+                on_shard(done, len(missing))
+        finally:
+            for future in futures:
+                future.cancel()
+            pool.shutdown()
+            # Shards in progress when another one failed have been finished.
+            manifest.shards.update(
+                future.result() for future in futures if not future.cancelled() and future.exception() is None
+            )
+            store()
 
 
 class _OverError(Exception):
@@ -111,12 +160,20 @@ class _OverError(Exception):
 
 
 def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
-    """Check every shard of a stream against its sha256 and write damaged ones again; return their names.
+    """Check every shard of a stream against its sha256, and write damaged ones again.
 
-    Raises InputError for a stream that does not exist.
+    Of a stream whose manifest is damaged or of another stream, all shards are written again.
+
+    Args:
+        spec: what decides the bytes of the stream.
+        data: the training images.
+        root: the folder that holds the stream's folder.
+
+    Returns a line for each damaged shard, or for the manifest, which says what was wrong. Raises InputError for a
+    stream that does not exist, and for too little disk space.
     """
     folder = root / spec.folder
-    mended = []
+    damage: list[str] = []
     absent = InputError(f"{folder} has no shards to verify: write them with python -m fastconv.precompute")
     if not folder.is_dir():  # taking the lock would create the root
         raise absent
@@ -124,7 +181,7 @@ def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
         try:
             manifest = Manifest.read(folder, spec)
         except StreamError as error:
-            mended.append(str(error))
+            damage.append(str(error))
             manifest = Manifest(spec, {})
             epochs = 1 + max((int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-????")), default=0)
         else:
@@ -135,10 +192,10 @@ def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
                 try:
                     check_shard(folder / name, entry)
                 except StreamError as error:
-                    mended.append(str(error))
+                    damage.append(str(error))
                     del manifest.shards[name]
-        if mended:
+        if damage:
             manifest.write(folder)
-    if mended:
+    if damage:  # outside of the lock, which this takes itself
         write_stream(spec, data, root, epochs)
-    return mended
+    return damage

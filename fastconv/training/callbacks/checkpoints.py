@@ -167,12 +167,13 @@ class Checkpoints(L.Callback):
                 self._journal()
 
     def _is_due(self, now: float) -> bool:
+        """Whether to write a checkpoint now."""
         if self._saved_at is None:
             return True
         return self._every is not None and now - self._saved_at >= self._every and self._budget.has_time_to_save()
 
     def _agreed(self, trainer: L.Trainer, name: str, own: Callable[[], int], waits: bool) -> int:
-        """The largest number of all ranks."""
+        """The largest number of all ranks; `own` returns this rank's."""
         if trainer.world_size == 1:
             return own()
         agreement = self._budget.agreement

@@ -116,4 +116,5 @@ def digest_of(value: Any) -> str:
 
 
 def _shown(value: str) -> str:
+    """The value, cut off if it is long."""
     return value if len(value) <= SHOWN else f"{value[:SHOWN]}..."

@@ -34,6 +34,7 @@ def restore_states(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -
 
 
 def _make(key: str, settings: Mapping[str, Any]) -> L.Callback:
+    """Make one callback. Raises InputError, which begins with its `key` in the config."""
     target = settings["_target_"]
     make = import_target(target, f"{key}._target_")
     try:

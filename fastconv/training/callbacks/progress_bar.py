@@ -17,7 +17,12 @@ DRAW_SECONDS = 0.1
 
 
 class BudgetProgressBar(ProgressBar):
-    """A rich progress bar of the run's progress. Without a terminal it prints a line at every tenth of the run."""
+    """A rich progress bar of the run's progress. Without a terminal it prints a line at every tenth of the run.
+
+    Args:
+        recorder: the run's recorder, whose latest values are shown.
+        console: shows the bar.
+    """
 
     def __init__(self, recorder: Recorder, console: Console) -> None:
         super().__init__()
@@ -71,6 +76,7 @@ class BudgetProgressBar(ProgressBar):
             self._bar = None
 
     def _line(self) -> str:
+        """The epoch, the seconds that are left, and the latest values of the recorder."""
         budget, latest = self._recorder.budget, self._recorder.latest
         parts = [f"epoch {self._recorder.epochs:.2f}"]
         if budget.seconds is not None:

@@ -53,7 +53,7 @@ class Recorder(L.Callback):
         self.epoch_images, self.batch_size, self.every = epoch_images, batch_size, every
         self.latest: dict[str, float] = {}
         self._rows: list[tuple[int, dict[str, float]]] = []
-        self._since: tuple[int, float, float] = (0, 0.0, 0.0)
+        self._since: tuple[int, float, float] = (0, 0.0, 0.0)  # of the last record: steps, seconds trained and waited
         self._pending: deque[tuple[int, PendingScores, dict[str, float]]] = deque()
         self._read_at = -math.inf
         self._loggers: list[Logger] = []
@@ -97,9 +97,11 @@ class Recorder(L.Callback):
         return may
 
     def _is_due(self, now: float) -> bool:
+        """Whether the last reading is long enough ago."""
         return now - self._read_at >= READ_SECONDS
 
     def _record(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin a row with what the host knows, and start to read the scores from the device."""
         steps, trained, waited = self.budget.steps, self.budget.clock.counted(("train",)), self._waited(trainer)
         since_steps, since_trained, since_waited = self._since
         seconds = max(trained - since_trained, 1e-9)
@@ -144,10 +146,12 @@ class Recorder(L.Callback):
                 logger.log_metrics(metrics, step=step)
 
     def _log(self, steps: int, metrics: dict[str, float]) -> None:
+        """Log values now, and keep them for a resumed run."""
         self._rows.append((steps, metrics))
         for logger in self._loggers:
             logger.log_metrics(metrics, step=steps)
 
     @staticmethod
     def _waited(trainer: L.Trainer) -> float:
+        """Seconds that training has waited for batches."""
         return float(getattr(getattr(trainer, "datamodule", None), "wait_seconds", 0.0))

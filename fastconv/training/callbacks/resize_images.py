@@ -12,7 +12,7 @@ class ResizeImages(L.Callback):
     """Sets the size of training images before every step, from the run's progress.
 
     Args:
-        budget: the run's budget, which is told the share of a whole step's work that a step does.
+        budget: the run's budget, which gets the share of a whole step's work that a step does.
         resizing: which images are small.
     """
 

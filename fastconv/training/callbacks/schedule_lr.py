@@ -34,7 +34,6 @@ class ScheduleLR(L.Callback):
     def __init__(self, schedule: Schedule, max_lr: float | None = None) -> None:
         self.schedule = schedule
         self.max_lr = max_lr
-        self.momentum: float | None = None
         self._frozen: list[nn.Parameter] = []
         self._waiting: list[nn.Parameter] = []  # with gradients that the optimizer's momenta must not take in
         self._at = math.nan
@@ -97,6 +96,7 @@ class ScheduleLR(L.Callback):
         self._unfreeze()
 
     def _freeze(self, params: list[nn.Parameter]) -> None:
+        """Compute no gradients of parameters from now on."""
         for param in params:
             if param.requires_grad:
                 param.requires_grad_(False)

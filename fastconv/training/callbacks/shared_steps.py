@@ -15,7 +15,7 @@ from fastconv.training.agreement import Agreement
 
 
 class SharedSteps(L.Callback, abc.ABC):
-    """Takes the first rank's decisions, since clocks differ between ranks, but all must stop at the same step.
+    """Makes all ranks follow the first rank's decisions: their clocks differ, but all must stop at the same step.
 
     The first rank decides in the middle of each step how it ends and what follows. Its message travels while the ranks
     compute, so that none of them waits for it. Callbacks add what else the ranks must agree on to `agreement`, in their
@@ -36,10 +36,10 @@ class SharedSteps(L.Callback, abc.ABC):
     def __init__(self, pacing: Pacing) -> None:
         self.agreement = Agreement()
         """The decisions that the ranks of a run make together, at each step."""
-        self._told: Foresight | None = None  # by the message of the current step
+        self._decided: Foresight | None = None  # the first rank's decisions for the current step, if they are here
         self._foreseen: Foresight | None = None  # of the next step, unless it must be decided anew
-        self._shared_at: float | None = None
-        self._rest = StepTimes(0.0, pacing)  # seconds from `share` to the end of a step
+        self._shared_at: float | None = None  # seconds of the segment `train` when they were sent; None before
+        self._after_share = StepTimes(0.0, pacing)  # seconds from `share` to the end of a step
         self._on_cpu, self._ranks = True, 1
 
     @property
@@ -65,7 +65,7 @@ class SharedSteps(L.Callback, abc.ABC):
         if self._on_cpu and self.limit is not None:
             self._time_scoring(trainer, pl_module)
         self._shared_at = self.clock.counted(("train",))
-        self._told = None
+        self._decided = None
         self.agreement.clear()
         self.agreement.start()
 
@@ -96,21 +96,22 @@ class SharedSteps(L.Callback, abc.ABC):
     def _agreed(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Foresight:
         """The first rank's decisions in the middle of the current step."""
         self.share(trainer, pl_module)
-        if self._told is None:
-            self._told = Foresight.of(self.agreement.found["step"])
-        return self._told
+        if self._decided is None:
+            self._decided = Foresight.of(self.agreement.found["step"])
+        return self._decided
 
     def _end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[bool, bool]:
         """Whether training ends with the current step, and whether a validation fits after it."""
         if self._ranks == 1:
             return self._must_stop(), self._validation_fits()
         self._foreseen = foreseen = self._agreed(trainer, pl_module)
-        self._rest.add(self.clock.counted(("train",)) - (self._shared_at or 0.0))
+        self._after_share.add(self.clock.counted(("train",)) - (self._shared_at or 0.0))
         self.step, self._shared_at = foreseen.current, None
         return foreseen.stop, bool(self.agreement.found["step"][-1])
 
     def _foresee(self) -> list[float]:
-        rest, elapsed, times = self._rest.expected, self.elapsed(), self.times
+        """This rank's decisions for the current step: the numbers of a `Foresight`, and whether a validation fits."""
+        rest, elapsed, times = self._after_share.expected, self.elapsed(), self.times
         if self._on_cpu:
             elapsed += rest
             times = times.with_step((self.clock.counted(("train",)) - (self._step_ended or 0.0) + rest) / self.work)

@@ -72,16 +72,16 @@ class TimeBudget(SharedSteps):
         """Whole steps' worth of work that was done."""
         self.step = Step(0.0, last=False)
         self.stop_reason: str | None = None
-        self._begun = False
-        self._began = 0.0
-        self._step_ended: float | None = None
-        self._between = StepTimes(0.0, pacing)
+        self._has_begun_step = False
+        self._began = 0.0  # counted seconds when the first step began
+        self._step_ended: float | None = None  # seconds of the segment `train` when the step before ended
+        self._between = StepTimes(0.0, pacing)  # seconds of other callbacks, and of waiting, between two steps
         self._validation_started: float | None = None
         self._val_batches: int | float = 1.0
         self._scoring = ScoringTimes(seconds is not None, self.reserve.images > 0, pacing)
-        self._most_unmeasured = math.inf
+        self._most_unmeasured = math.inf  # seconds to reserve at most before scoring was measured often enough
         self._ahead = StepsAhead(pacing.max_steps_ahead)
-        self._parts = torch.empty(0)
+        self._parts = torch.empty(0)  # the latest batch of images, uint8 [parts, n, H, W, C]
 
     @property
     def limit(self) -> float | None:
@@ -110,9 +110,9 @@ class TimeBudget(SharedSteps):
 
     def begin_step(self, trainer: L.Trainer) -> None:
         """Decide the progress of the next step. The first callback that needs it calls this."""
-        if self._begun:
+        if self._has_begun_step:
             return
-        self._begun, self.work = True, 1.0  # callbacks that leave out work multiply it by what is left
+        self._has_begun_step, self.work = True, 1.0  # callbacks that leave out work multiply it by what is left
         trained = self.clock.counted(("train",))
         if self._step_ended is None:
             self._step_ended = trained
@@ -169,7 +169,7 @@ class TimeBudget(SharedSteps):
         # With what other callbacks did after the step before, and with the wait for the batch; as of a whole step.
         trained = self.clock.counted(("train",))
         self.times.add((trained - (self._step_ended or 0.0)) / self.work)
-        self._begun, self._step_ended = False, trained
+        self._has_begun_step, self._step_ended = False, trained
         stop, validate = self._end(trainer, pl_module)
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"

@@ -32,5 +32,6 @@ class TuneConvolutions(L.Callback):
         self._reset()
 
     def _reset(self) -> None:
+        """Set the flag as it was before training."""
         if self._before is not None:
             torch.backends.cudnn.benchmark, self._before = self._before, None

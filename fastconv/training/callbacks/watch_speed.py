@@ -14,7 +14,7 @@ from fastconv.system.distributed import is_first_rank
 from fastconv.system.files import forget_measurement
 from fastconv.training.callbacks.time_budget import TimeBudget
 
-# Progress from which on no other number of threads is tried: a slow trial must not be the last step.
+# Progress from which on no other number of threads is tried: the last step must not be one of a slow trial.
 LAST_TRIAL = 0.9
 # The benchmark was wrong if steps take this many times as long as it said, or as little: a judgement, wide enough for
 # the benchmark of autotune, which has other batches than the run.
