@@ -31,13 +31,13 @@ def judged(some, measures=()):
     ("without", "verdict", "found"),
     [
         # Differences 1.0, 1.2 and 0.8: mean 1, standard deviation 0.2, half an interval 4.3027 * 0.2 / sqrt(3) = 0.497.
-        ((93.0, 92.8, 93.2), "yes", "+1.00 (+0.50 to +1.50)"),
-        ((95.0, 95.2, 94.8), "no", "-1.00 (-1.50 to -0.50)"),
-        ((93.0, 94.0, 95.0), "undecided", "+0.00 (-2.48 to +2.48)"),
+        ((93.0, 92.8, 93.2), "yes", "+1.00 points (+0.50 to +1.50)"),
+        ((95.0, 95.2, 94.8), "no", "-1.00 points (-1.50 to -0.50)"),
+        ((93.0, 94.0, 95.0), "undecided", "+0.00 points (-2.48 to +2.48)"),
         # 1.96 * sqrt((0.94 * 0.06 + 0.93 * 0.07) / 10,000) = 0.684 points.
-        ((93.0,), "yes (one seed)", "+1.00 (+0.32 to +1.68 over the images; n = 1)"),
-        ((94.9,), "no (one seed)", "-0.90 (-1.53 to -0.27 over the images; n = 1)"),
-        ((93.5,), "undecided", "+0.50 (-0.17 to +1.17 over the images; n = 1)"),
+        ((93.0,), "yes (one seed)", "+1.00 points (+0.32 to +1.68 over the images; n = 1)"),
+        ((94.9,), "no (one seed)", "-0.90 points (-1.53 to -0.27 over the images; n = 1)"),
+        ((93.5,), "undecided", "+0.50 points (-0.17 to +1.17 over the images; n = 1)"),
         ((), "not measured", "-"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_differs_is_kept_apart():
         ("without", "93.00 ± 0.00", "2", "64", "GPU (bf16)"),
         ("with augmentation", "94.00", "1", "64", "another (bf16)"),
     ]
-    assert judged(some)["Accuracy"].found == "+1.50 (-4.85 to +7.85)"
+    assert judged(some)["Accuracy"].found == "+1.50 points (-4.85 to +7.85)"
     found = gain_by_epochs(some, setups(some)[0])
     assert [(each.max_epochs, gain.mean) for each, *_, gain in found] == [
         (2, pytest.approx(-2)),
@@ -166,12 +166,15 @@ def test_what_nobody_measured_is_told_once():
         ("fashion_mnist", 64, "yes (one seed)"),
     ]
     accuracy, heatmaps, *_ = findings(found)
-    assert accuracy.split(": ")[1] == "cifar10 not measured; fashion_mnist yes (one seed) [width 64]."
+    assert accuracy.split(": ")[1] == "cifar10 not measured; fashion_mnist yes (one seed), +1.00 points [width 64]."
     assert heatmaps.endswith(": cifar10 not measured; fashion_mnist not measured.")
     near = next(line for line in findings(found) if line.startswith("The error"))
-    assert "cifar10 undecided [width 64]; cifar10 undecided [width 32];" in near
+    assert (
+        "cifar10 undecided, 1.50 times its error [width 64]; cifar10 undecided, 1.52 times its error [width 32];"
+        in near
+    )
     only = findings([each for each in found if each.setup.width == 64])
-    assert only[0].endswith("fashion_mnist yes (one seed)."), "one setup is not named on each line"
+    assert only[0].endswith("fashion_mnist yes (one seed), +1.00 points."), "one setup is not named on each line"
 
 
 def written(path, *lines):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,11 @@ class Claim:
     n: int
     command: str
 
+    @property
+    def mean(self) -> str:
+        """The result without its interval."""
+        return self.found.partition(" (")[0]
+
 
 def claims(setup: Setup, rows: Sequence[Row], measures: Sequence[Measure]) -> list[Claim]:
     """Judge every claim on every data set, by the runs of one setup."""
@@ -102,16 +108,19 @@ def claims_of(setups: Sequence[Setup], rows: Sequence[Row], measures: Sequence[M
 
 
 def findings(found: Sequence[Claim]) -> list[str]:
-    """Say each claim's verdicts in a line: by data set, and by what their setups differ in."""
+    """Say each claim's verdicts in a line, with the mean of a single measurement: by data set, and by what their setups
+    differ in."""
     names = labels([each.setup for each in found])
     lines = []
     for text in dict.fromkeys(each.claim for each in found):
         answers = []
         for dataset, setup in dict.fromkeys((each.dataset, each.setup) for each in found if each.claim == text):
-            some = [each.verdict for each in found if (each.claim, each.dataset, each.setup) == (text, dataset, setup)]
-            counts = {answer: some.count(answer) for answer in dict.fromkeys(some)}
+            some = [each for each in found if (each.claim, each.dataset, each.setup) == (text, dataset, setup)]
+            counts = Counter(each.verdict for each in some)
             of = f" in {{}} of {len(some)} measurements" if len(counts) > 1 else ""
             told = ", ".join(answer + of.format(n) for answer, n in counts.items())
+            if len(some) == 1 and some[0].n:
+                told += f", {some[0].mean}"
             name = names[setup] if NOT_MEASURED not in counts else ""
             answers.append(f"{dataset} {told}" + f" [{name}]" * bool(name))
         lines.append(f"{text}: {'; '.join(answers)}.")
@@ -199,8 +208,8 @@ def _augmentation_helps(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
         dataset,
         setup,
         verdict(gain),
-        "test accuracy with augmentation minus that without, in points, paired by seed",
-        interval(gain, "+.2f"),
+        "test accuracy with augmentation minus that without, paired by seed",
+        interval(gain, "+.2f", " points"),
         gain.n,
         command(setup, rows),
     )
@@ -282,7 +291,7 @@ def _is_near(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
         _opposite(verdict(ratio, NEAR)),
         f"test error with augmentation, as a multiple of {error:.1f} % ({known.network}, {known.source}); near is at"
         f" most {NEAR:g}",
-        interval(ratio, ".2f"),
+        interval(ratio, ".2f", " times its error"),
         ratio.n,
         command(setup, rows),
     )
