@@ -23,11 +23,13 @@ from fastconv.kernels.library import UnavailableError
 from fastconv.system.errors import message_of
 
 # Which layers use these convolutions, as measured by forward and backward passes against oneDNN's on an AMD EPYC
-# (Zen 3), one thread, in fp32; benchmarks/winograd.py measures it again. In bf16, steps of four networks were measured
-# with the same rule, on an EPYC with AVX-512.
+# (Zen 3), one thread, in fp32, and on two of Zen 4 in bf16; benchmarks/winograd.py measures it again.
 # Fewest channels, of inputs and of outputs: with 8 they are 0.8 to 1.15 times as fast as direct ones, with 16 from 1.2
 # to 1.5 times, with 64 and more 1.5 to 2.7 times.
 LEAST_CHANNELS = 16
+# Fewest inputs times outputs. In bf16, with 16 * 16 to 24 * 32 they are 0.7 to 1.0 times as fast, with 32 * 32 and
+# 16 * 64 1.2 times.
+LEAST_PRODUCT = {torch.float32: 0, torch.bfloat16: 1024}
 # Tiles of 4x4 outputs, on maps of more than 2x2; there tiles of 2x2 are 2.4 to 3 times as fast as direct ones, tiles of
 # 4x4 1.0 to 1.4 times. A map of a single row or column is mostly border, which direct convolutions leave out.
 TILE, SMALL_TILE, SMALL_SIDE = 4, 2, 2
@@ -86,15 +88,16 @@ def obstacle(dtype: torch.dtype = torch.float32) -> str | None:
     return None if error <= TOLERANCE[dtype] else f"their results are wrong here, by {error:.1g}"
 
 
-def tile_of(images: int, inputs: int, outputs: int, height: int, width: int) -> int:
+def tile_of(images: int, inputs: int, outputs: int, height: int, width: int, dtype: torch.dtype = torch.float32) -> int:
     """Side of the tiles with which Winograd's convolution is fastest, in pixels; 0 where the direct one is.
 
     Args:
         images: of a batch.
         inputs, outputs: channels.
         height, width: of the outputs' maps.
+        dtype: of the maps, float32 or bfloat16.
     """
-    if min(inputs, outputs) < LEAST_CHANNELS or min(height, width) < 2:
+    if min(inputs, outputs) < LEAST_CHANNELS or inputs * outputs < LEAST_PRODUCT[dtype] or min(height, width) < 2:
         return 0
     tile = SMALL_TILE if max(height, width) <= SMALL_SIDE else TILE
     return tile if images * -(-height // tile) * -(-width // tile) >= LEAST_TILES else 0
@@ -124,7 +127,7 @@ def tile_for(x: Tensor, weight: Tensor, padding: int, training: bool) -> int:
     if x.dtype == torch.bfloat16 and not training:
         return 0
     images, inputs, height, width = x.shape
-    return tile_of(images, inputs, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)
+    return tile_of(images, inputs, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2, x.dtype)
 
 
 def winograd_conv2d(x: Tensor, weight: Tensor, padding: int, tile: int) -> Tensor:

@@ -88,19 +88,23 @@ def _of_weight(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def winograd_layers(network: nn.Module, shape: tuple[int, int, int], images: int) -> int:
+def winograd_layers(
+    network: nn.Module, shape: tuple[int, int, int], images: int, dtype: torch.dtype = torch.float32
+) -> int:
     """Number of layers of a network whose convolutions Winograd's would be fastest for.
 
     Args:
         network: it is computed once, in evaluation mode, on one black image.
         shape: height, width and channels of an image.
         images: of a batch.
+        dtype: of the maps, float32 or bfloat16.
     """
     height, width, channels = shape
     found: set[nn.Module] = set()
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if tile_of(images, inputs[0].shape[1], *output.shape[1:]):
+        outputs, height, width = output.shape[1:]
+        if tile_of(images, inputs[0].shape[1], outputs, height, width, dtype):
             found.add(layer)
 
     layers = [layer for layer in network.modules() if isinstance(layer, Convolution) and layer.kernel_size == (3, 3)]

@@ -186,7 +186,7 @@ def plan_run(
         parameters,
         key,
         callbacks,
-        winograd_layers=_count_winograd_layers(config, spec) if device.winograd else 0,
+        winograd_layers=_count_winograd_layers(config, spec, device) if device.winograd else 0,
         graph=graph,
         no_graph=no_graph,
         pretrained=pretrained,
@@ -274,12 +274,12 @@ def _check_optimizer(config: Config, network: nn.Module, device: Device) -> None
         raise InputError(f"optimizer._target_={config.optimizer.target} fails: {reason(error)}") from error
 
 
-def _count_winograd_layers(config: Config, spec: StreamSpec) -> int:
+def _count_winograd_layers(config: Config, spec: StreamSpec, device: Device) -> int:
     """The number of the network's convolutions whose shapes suit Winograd's algorithm."""
     with torch.random.fork_rng(devices=[]):
         # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
         network = build_model(config.model.name, spec.shape[2], len(spec.classes), **model_settings(config.model))
-    return winograd_layers(network, spec.shape, config.micro_batch_size)
+    return winograd_layers(network, spec.shape, config.micro_batch_size, device.dtype)
 
 
 def require_time(run: Run) -> None:

@@ -188,6 +188,8 @@ def test_the_rule_is_one_of_shapes():
     assert tile_of(64, 512, 512, 2, 2) == 2
     assert [tile_of(images, 64, 64, 4, 4) > 0 for images in (47, 48)] == [False, True]
     assert not tile_of(64, 3, 64, 32, 32)
+    assert [tile_of(64, 24, 32, 31, 31, dtype) for dtype in (torch.float32, torch.bfloat16)] == [4, 0]
+    assert tile_of(64, 32, 32, 31, 31, torch.bfloat16) == 4
 
 
 @pytest.mark.parametrize(("name", "settings"), NETWORKS[1:3])
