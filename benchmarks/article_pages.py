@@ -8,8 +8,9 @@ from pathlib import Path
 
 from article_options import Options
 
-from fastconv.analysis.article.claims import LAYERS, claims_of, findings
+from fastconv.analysis.article.claims import claims_of, findings
 from fastconv.analysis.article.figures import AUGMENTED, draw_curves, figures_of
+from fastconv.analysis.article.heatmaps import LAYERS
 from fastconv.analysis.article.page import Section, longest, sections, write_html
 from fastconv.analysis.article.rows import Measure, Row, Setup, setups
 from fastconv.runs.results import Results

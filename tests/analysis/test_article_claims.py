@@ -101,6 +101,27 @@ def test_heatmaps_of_one_seed_are_judged_over_the_images():
     assert (found.verdict, found.found) == ("undecided", "+0.100 (no interval: n = 1)")
 
 
+@pytest.mark.parametrize(("sign", "way", "named"), [(1, True, "with"), (-1, False, "without")])
+@pytest.mark.parametrize(
+    # The interval's half is 1.984 * 0.2 / sqrt(100) = 0.0397 over the images, and over two seeds far wider.
+    ("gains", "doubted"),
+    [([0.0396], True), ([0.0398], False), ([-0.3], True), ([0.1, 0.5], True), ([0.299, 0.301], False)],
+)
+def test_maps_that_are_not_better_than_random_decide_nothing(sign, way, named, gains, doubted):
+    both = [dataclasses.replace(measure(0.5 + sign * 0.1 * each, each, seed), sd=0.2)
+            for each in (False, True) for seed in range(len(gains))]  # fmt: skip
+    for seed, gain in enumerate(gains):
+        both.append(dataclasses.replace(measure(gain, way, seed, "deletion_gain"), sd=0.2))
+        both.append(dataclasses.replace(measure(-gain, not way, seed, "deletion_gain"), sd=0.2))
+    found = next(each for each in claims(both[0].setup, rows((94,), (93,)), both) if each.claim.startswith("Heatmaps"))
+    if doubted:
+        assert found.verdict == "undecided"
+        assert found.found.endswith(f"; the heatmaps {named} augmentation are not better than random")
+    else:
+        assert found.verdict.startswith("yes" if sign > 0 else "no")
+        assert "random" not in found.found
+
+
 def test_what_differs_is_kept_apart():
     narrow = rows((90,), (89,), width=32)
     other = rows((94,), (93,), device="another")

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastconv.analysis.article.heatmaps import judge_heatmaps
 from fastconv.analysis.article.rows import Measure, Row, Setup, labels, pair_by_seed, setups
-from fastconv.analysis.attribution.findings import MEASURES
+from fastconv.analysis.article.verdicts import NO, NOT_MEASURED, UNDECIDED, YES, interval, opposite, verdict
 from fastconv.analysis.comparison.statistics import Summary, summarise
 
 # Seconds of training and validation that the article has for a run.
@@ -17,13 +18,6 @@ USED_UP = 0.99
 # An error rate is near another if it is at most this multiple of it. (DavidNet's published 94.08 % on CIFAR-10 is 1.48
 # times the error of the ResNet-18 below.)
 NEAR = 1.5
-YES, NO, UNDECIDED, NOT_MEASURED = "yes", "no", "undecided", "not measured"
-# Added to a verdict that rests on the test images of one seed: other seeds may differ by more than its images show.
-ONE_SEED = " (one seed)"
-# The measures by which a heatmap is more sensible, higher is better: where the object is known, its share of the
-# evidence; else by how much the pixels that it shows matter more than random ones, when they go and when they come.
-ON_OBJECT, GAINS = "on_object", ("deletion_gain", "insertion_gain")
-LAYERS = {"grad_cam": "Grad-CAM of the last block", "grad_cam_fine": "Grad-CAM of the block before it"}
 
 
 @dataclass(frozen=True)
@@ -127,28 +121,6 @@ def findings(found: Sequence[Claim]) -> list[str]:
     return lines
 
 
-def verdict(change: Summary, threshold: float = 0.0) -> str:
-    """Say whether a mean is above a threshold: yes or no if its whole 95 % interval is on one side, else undecided."""
-    if not change.n:
-        return NOT_MEASURED
-    basis = ONE_SEED if change.n == 1 else ""
-    if change.mean - change.half > threshold:
-        return YES + basis
-    return NO + basis if change.mean + change.half < threshold else UNDECIDED
-
-
-def interval(summary: Summary, pattern: str, unit: str = "") -> str:
-    """Format a mean with its 95 % interval, or say that one value has none; a dash for no value."""
-    if not summary.n:
-        return "-"
-    text = f"{summary.mean:{pattern}}{unit}"
-    if summary.half != summary.half:
-        return f"{text} (no interval: n = 1)"
-    low, high = summary.mean - summary.half, summary.mean + summary.half
-    basis = " over the images; n = 1" if summary.n == 1 else ""
-    return f"{text} ({low:{pattern}} to {high:{pattern}}{basis})"
-
-
 def half_over_images(accuracies: Sequence[float]) -> float:
     """Return half of the 95 % interval, in points, of an accuracy, or of the sum or difference of several.
 
@@ -215,41 +187,20 @@ def _augmentation_helps(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
     )
 
 
-def measure_gain(measures: Sequence[Measure]) -> Summary:
-    """Summarise the differences of a measure with augmentation minus without, over the seeds that have both.
-
-    A single pair's interval is over its images, as if its networks had been shown different ones.
-    """
-    gain = pair_by_seed({(each.augmented, each.seed): each.value for each in measures})
-    if gain.n != 1:
-        return gain
-    seeds = {each.seed for each in measures if each.augmented} & {each.seed for each in measures if not each.augmented}
-    variances = [each.sd**2 / each.n for each in measures if each.seed in seeds]
-    return dataclasses.replace(gain, half_of_one=1.96 * math.sqrt(sum(variances)))
-
-
-def _opposite(answer: str) -> str:
-    first, space, basis = answer.partition(" ")
-    return {YES: NO, NO: YES}[first] + space + basis if first in (YES, NO) else answer
-
-
 def _heatmaps_are_sensible(setup: Setup, dataset: str, measures: list[Measure], again: str) -> list[Claim]:
-    change = "with augmentation minus without, paired by seed"
-    judged = []
-    for method, title in LAYERS.items():
-        own = [each for each in measures if each.method == method]
-        known = [ON_OBJECT] if any(each.measure == ON_OBJECT for each in own) else GAINS
-        for key in known if own else ():
-            what = "share of the evidence on the object" if key == ON_OBJECT else MEASURES[key].title
-            gain = measure_gain([each for each in own if each.measure == key])
-            judged.append((gain, f"{title}: {what}, {change}"))
-    gains = " and ".join(MEASURES[key].title for key in GAINS)
-    unknown = f"Grad-CAM: share of the evidence on the object if known, else {gains}; {change}"
-    judged = judged or [(summarise([]), unknown)]
     text = "Heatmaps lie on a more sensible part of the image with augmentation"
     return [
-        Claim(text, dataset, setup, verdict(gain), measurement, interval(gain, "+.3f"), gain.n, again)
-        for gain, measurement in judged
+        Claim(
+            text,
+            dataset,
+            setup,
+            each.verdict,
+            each.measurement,
+            "; ".join(filter(None, [interval(each.gain, "+.3f"), each.doubt])),
+            each.gain.n,
+            again,
+        )
+        for each in judge_heatmaps(measures)
     ]
 
 
@@ -288,7 +239,7 @@ def _is_near(setup: Setup, dataset: str, rows: list[Row]) -> Claim:
         "The error is near the state of the art",
         dataset,
         setup,
-        _opposite(verdict(ratio, NEAR)),
+        opposite(verdict(ratio, NEAR)),
         f"test error with augmentation, as a multiple of {error:.1f} % ({known.network}, {known.source}); near is at"
         f" most {NEAR:g}",
         interval(ratio, ".2f", " times its error"),

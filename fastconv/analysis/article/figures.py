@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Drawing
 
-from fastconv.analysis.article.claims import LAYERS
+from fastconv.analysis.article.heatmaps import LAYERS
 from fastconv.analysis.article.rows import Row, Setup
 from fastconv.analysis.article.tables import WAYS
 from fastconv.analysis.attribution.report import SCALES, effect_file

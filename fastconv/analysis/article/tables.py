@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from fastconv.analysis.article.claims import NO, ON_OBJECT, YES, Claim, gain_by_epochs, interval, measure_gain, verdict
+from fastconv.analysis.article.claims import Claim, gain_by_epochs
+from fastconv.analysis.article.heatmaps import ON_OBJECT, measure_gain
 from fastconv.analysis.article.rows import Measure, Row, Setup, setups
+from fastconv.analysis.article.verdicts import NO, YES, interval, verdict
 from fastconv.analysis.attribution.findings import ABSOLUTE, MEASURES
 from fastconv.analysis.comparison.statistics import Summary, summarise
 from fastconv.analysis.html import Cell, Table
