@@ -131,5 +131,5 @@ def read_arrays(name: str, folder: Path) -> tuple[ImageData, ImageData] | None:
             for split, (images, labels) in arrays.items()
         )
         return train, test
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):  # a file of no bytes is an EOFError for numpy
         return None
