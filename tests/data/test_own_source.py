@@ -25,10 +25,10 @@ def photos(count=20, dtype="uint8", classes=("cat", "dog"), highest=1):
     return images, labels, images[:6], labels[:6], list(classes)
 
 
-def found():
+def found(classes=("a", "b")):
     def find():
         image = lambda grey: lambda: Image.new("L", (8, 8), grey)
-        return Found.of(["a", "b"], [[Sample(f"{at}", at % 2, image(at)) for at in range(20)]])
+        return Found.of(classes, [[Sample(f"{at}", at % 2, image(at)) for at in range(20)]])
     return Source(["one"], find)
 
 
@@ -89,6 +89,8 @@ def test_a_function_may_return_a_source(stranger, tmp_path):
     [
         ("photos", {"dtype": "float32"}, "train images must be uint8, N x H x W x 1 or 3, and are float32, 20x8x8x3"),
         ("photos", {"classes": ["cat"]}, "two or more classes, there are 1"),
+        ("photos", {"classes": ["cat", "cat"]}, "several classes called cat: give each a name of its own"),
+        ("found", {"classes": ["cat", "cat"]}, "photos has several classes called cat: give each a name of its own"),
         ("photos", {"highest": 2}, r"train labels must lie in \[0, 2\), and go from 0 to 2"),
         ("photos", {"size": 2}, "failed: TypeError: .*unexpected keyword argument 'size'"),
         ("nothing", {}, "must return"),

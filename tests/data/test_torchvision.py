@@ -67,6 +67,16 @@ class Categories(Fake):
         self.y = list(self.labels)
 
 
+class Cranes(Fake):
+    """ImageNet has two cranes too."""
+
+    labels = (0, 1, 2, 0)
+    classes = (("crane", "bird"), ("crab",), ("crane", "bird"))
+
+    def __init__(self, root, download=False):
+        pass
+
+
 class Unlabelled(Fake):
     def __init__(self, root, split="train", download=False):
         self.labels = [None] * 4 if split == "test" else [0, 1, 0, 1]
@@ -99,14 +109,15 @@ class Gone(Fake):
 def fakes(monkeypatch):
     import torchvision
 
-    for kind in (Categories, Unlabelled, Boxes, OnDisk, Handed, Gone):
+    for kind in (Categories, Cranes, Unlabelled, Boxes, OnDisk, Handed, Gone):
         monkeypatch.setattr(torchvision.datasets, kind.__name__, kind, raising=False)
-    names = [kind.__name__ for kind in (Categories, Unlabelled, Boxes, OnDisk, Handed, Gone)]
+    names = [kind.__name__ for kind in (Categories, Cranes, Unlabelled, Boxes, OnDisk, Handed, Gone)]
     monkeypatch.setattr(torchvision.datasets, "__all__", (*torchvision.datasets.__all__, *names))
 
 
 def test_sets_with_other_signatures(tmp_path):
     assert found("Categories", tmp_path).classes == ("crab", "lobster")
+    assert found("Cranes", tmp_path).classes == ("crane, bird (0)", "crab", "crane, bird (2)")
     each = found("Unlabelled", tmp_path)
     assert each.test is None
     assert each.notes == ["the test split of Unlabelled has no labels and is not used"]

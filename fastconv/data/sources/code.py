@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.data.sources.base import Arrays, Source
+from fastconv.data.sources.labels import require_names
 from fastconv.system.errors import InputError, message_of
 from fastconv.system.targets import import_target, source_digest
 
@@ -60,6 +61,7 @@ def _checked(made: object, path: str) -> Arrays:
             f" {message_of(error, 200)}"
         ) from error
     require(len(classes) >= 2, f"a classifier needs two or more classes, there are {len(classes)}")
+    require_names(f"dataset._target_={path}", classes)
     for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
         shape = "x".join(map(str, images.shape))
         require(

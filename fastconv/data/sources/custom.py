@@ -14,7 +14,7 @@ from fastconv.data.hashes import content_hashes, with_hashes
 from fastconv.data.sources.aspect_ratios import choose_resize, describe_choice, most_cropped
 from fastconv.data.sources.base import Source
 from fastconv.data.sources.decode import Decoded, choose_size, decode, look, whole_images, why_unreadable
-from fastconv.data.sources.labels import NO_LABEL
+from fastconv.data.sources.labels import NO_LABEL, require_names
 from fastconv.data.sources.levels import describe, levels_of
 from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import content_split, stratified_split
@@ -82,6 +82,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     found = source.find()
+    require_names(dataset.name, found.classes)
     parts = [found.train] if found.test is None else [found.train, found.test]
     count = sum(map(len, parts))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -128,6 +128,13 @@ def numbers_of(names: Mapping[str, str]) -> dict[str, int]:
     return {label: numbers[name] for label, name in names.items()}
 
 
+def require_names(where: str, classes: Sequence[str]) -> None:
+    """Raise InputError for classes of one name: results and checkpoints tell classes by their names."""
+    name, count = Counter(classes).most_common(1)[0] if classes else ("", 0)
+    if count > 1:
+        raise InputError(f"{where} has several classes called {name}: give each a name of its own")
+
+
 def class_notes(classes: Iterable[str]) -> list[str]:
     """Sentences about classes that may not be meant: alike in all but their spelling, several names, no value."""
     alike, notes = defaultdict(list), []

@@ -1,6 +1,7 @@
 """Classification data sets of torchvision."""
 
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -162,12 +163,15 @@ def _plain(values: Any) -> list[Any]:
 
 
 def _names(split: Indexed, count: int) -> list[str]:
-    """Names of the classes, at least `count`; their numbers if the set has no names."""
+    """Names of the classes, at least `count`; their numbers if the set has no names. To a name of several classes, as
+    ImageNet's crane, their numbers are added."""
     names = next((list(getattr(split, key)) for key in ("classes", "categories", "class_to_idx", "all_categories",
                   "_characters") if getattr(split, key, None)), [])  # fmt: skip
     if len(names) < count:
         names = list(range(count))
-    return [", ".join(map(str, name)) if isinstance(name, tuple | list) else str(name) for name in names]
+    texts = [", ".join(map(str, name)) if isinstance(name, tuple | list) else str(name) for name in names]
+    counts = Counter(texts)
+    return [f"{text} ({at})" if counts[text] > 1 else text for at, text in enumerate(texts)]
 
 
 def _image(split: Indexed, at: int, turn: bool) -> Image.Image:
