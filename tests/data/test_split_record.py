@@ -83,6 +83,18 @@ def test_names_of_files_and_further_classes_do_not_matter(begun):
     assert found.changes.new == 4
 
 
+def test_accents_of_classes_may_be_taken_apart(begun):
+    """As some archives and file systems do when a folder is copied to another machine."""
+    dataset, data, run, _ = begun
+    photos(dataset).joinpath("cat").rename(photos(dataset) / "caf\u00e9")
+    splits = open_splits(dataset, data)
+    SplitRecord.of(splits).write(run)
+    photos(dataset).joinpath("caf\u00e9").rename(photos(dataset) / "cafe\u0301")
+    found = own_images(dataset, data, run)
+    assert_same(found.splits, splits)
+    assert found.changes.are_none
+
+
 def test_photos_that_are_gone_or_of_another_class_are_told(begun):
     dataset, data, run, splits = begun
     shown = {Image.open(path).tobytes(): path for path in photos(dataset).rglob("*.png")}
