@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -204,6 +205,29 @@ def test_a_table_that_cannot_be_read_is_one_line(photos, case):
     assert len(str(error.value)) < 900
 
 
+@pytest.mark.parametrize(
+    "name", ["Caf\u00e9/{at} \u00fc.png", "CAFE\u0301\\{at} u\u0308.PNG", "cafe\u0301/{at} \u00fc"]
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_files_and_folders_are_found_in_another_case_and_in_other_accents(photos, name, form):
+    """A table of macOS or Windows beside files of Linux."""
+    folder = photos / unicodedata.normalize(form, "café")
+    folder.mkdir()
+    for at in range(COUNT):
+        (photos / f"{at}.png").rename(folder / unicodedata.normalize(form, f"{at} ü.png"))
+    _, train, _, _ = found(photos, rows(f"{name},{{label}}", head="path,label"))
+    assert train == TRUE
+
+
+def test_folders_that_differ_in_case_alone_are_two(photos):
+    for at, folder in enumerate(("Cats", "cats")):
+        (photos / folder).mkdir()
+        (photos / f"{at}.png").rename(photos / folder / "0.png")
+    assert found(photos, "path,label\nCats/0.png,a\ncats/0.png,b\n")[1] == {0: "a", 1: "b"}
+    with pytest.raises(InputError, match=r"not there, such as CATS/0.png"):
+        found(photos, "path,label\nCATS/0.png,a\ncats/0.png,b\n")
+
+
 def test_a_name_that_may_mean_two_files_is_refused(photos):
     (photos / "0.jpg").write_bytes((photos / "0.png").read_bytes())
     with pytest.raises(InputError, match=r"0 may be 0.jpg or 0.png"):
@@ -299,6 +323,20 @@ def test_rows_of_a_third_split_are_left_out_and_counted(photos):
     _, train, test, notes = found(photos, "\n".join(["path,label,split", *lines]))
     assert (sorted(train), sorted(test)) == ([0, 1, 2, 3], [8, 9, 10, 11])
     assert any("left out: 4 rows" in note and "split=val" in note for note in notes)
+
+
+@pytest.mark.parametrize(("splits", "tested"), [(("train", "test"), []), (("train", "val", "test"), [1, 4, 7, 10])])
+def test_a_split_without_labels_is_left_out(photos, splits, tested):
+    """As of a competition, whose test images have none."""
+    parts = [splits[at % len(splits)] for at in range(COUNT)]
+    lines = [f"{at}.png,{('cat', 'dog')[at // 6] if part != 'test' else ''},{part}" for at, part in enumerate(parts)]
+    _, train, test, notes = found(photos, "\n".join(["path,label,split", *lines]))
+    assert sorted(train) == [at for at, part in enumerate(parts) if part == "train"]
+    assert sorted(test) == tested
+    count = parts.count("test")
+    assert notes[-1] == f"left out: {count} rows of {photos}/table.csv with split=test, which have no label"
+    given = Dataset(name="own", source="csv", train=str(photos / "table.csv"), strict=True, test_share=0.4)
+    assert len(load(given, photos / "data")[1]) == (4 if tested else 2)
 
 
 def test_values_of_the_split_are_shown_as_typed(photos):

@@ -1,6 +1,7 @@
-"""Finds the files that tables name: on other systems, in another case, or without their ending."""
+"""Finds the files that tables name: on other systems, in another case or Unicode form, or without their ending."""
 
 import os
+import unicodedata
 from functools import cache
 from pathlib import Path
 
@@ -18,9 +19,11 @@ class ImagePaths:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._listing = cache(_listing)
+        self._folder = cache(self._find_folder)
 
     def find(self, name: str) -> Path | None:
-        """The file that a name means: as it is, with / for \\, in another case, or with the ending of an image.
+        """The file that a name means: as it is, with / for \\, in another case, with its accents composed otherwise, or
+        with the ending of an image.
 
         None if there is no such file. Raises InputError if a name without an ending means several files.
         """
@@ -30,11 +33,12 @@ class ImagePaths:
         if not name or "\0" in name:
             return None
         path = self._root / name.replace("\\", "/")
-        found = self._listing(path.parent).get(path.name.lower(), [])
+        path = self._folder(path.parent) / path.name
+        found = self._listing(path.parent).get(_key(path.name), [])
         for endings in (ENDINGS, HEIF_ENDINGS):  # those that cannot be opened last: decoding them tells why
             if not found and path.name:
                 # Without an ending. A dot in the name, as in photo.v2, need not begin one.
-                names = (f"{path.name}{ending}".lower() for ending in endings)
+                names = (_key(f"{path.name}{ending}") for ending in endings)
                 found = [file for each in names for file in self._listing(path.parent).get(each, [])]
         if path.name in found:
             found = [path.name]
@@ -42,13 +46,26 @@ class ImagePaths:
             raise InputError(f"{name} may be {' or '.join(sorted(found)[:3])} in {path.parent}: give the whole name")
         return path.parent / found[0] if found and os.path.isfile(path.parent / found[0]) else None
 
+    def _find_folder(self, path: Path) -> Path:
+        """The folder that a path means, itself or in another spelling; the path if there is none or several."""
+        if path == path.parent or os.path.isdir(path):
+            return path
+        above = self._folder(path.parent)
+        found = self._listing(above).get(_key(path.name), [])
+        return above / (found[0] if len(found) == 1 else path.name)
+
+
+def _key(name: str) -> str:
+    """Equal for the same name in any case and any Unicode form: macOS and some archives take accents apart."""
+    return unicodedata.normalize("NFC", name).lower()
+
 
 def _listing(folder: Path) -> dict[str, list[str]]:
-    """The names in a folder, by the same in lower case."""
+    """The names in a folder, by their keys."""
     found: dict[str, list[str]] = {}
     try:
         for name in os.listdir(folder):
-            found.setdefault(name.lower(), []).append(name)
+            found.setdefault(_key(name), []).append(name)
     except (OSError, ValueError):
         pass
     return found

@@ -205,7 +205,10 @@ def _require_files(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _parted(path: Path, columns: Columns, rows: list[Row]) -> tuple[list[list[Row]], list[str]]:
-    """Part the rows of a table by its column of the split, if it has one; with notes about rows that are not used."""
+    """Part the rows of a table by its column of the split, if it has one; with notes about rows that are not used.
+
+    A split without any label, as the test images of a competition have none, is not tested with.
+    """
     if columns.split is None:
         return [rows], []
     head = columns.head[columns.split]
@@ -213,15 +216,18 @@ def _parted(path: Path, columns: Columns, rows: list[Row]) -> tuple[list[list[Ro
     kinds = {row.split: _split_of(row.split, truth) for row in rows}
     if unknown := [split for split, kind in kinds.items() if kind is None]:
         return [rows], [f"the column {head} of {path} is not used: {unknown[0] or 'nothing'} is no split that is known"]
-    test = next((kind for kind in ("test", "val") if kind in kinds.values()), None)
-    if test is None:
+    if {"test", "val"}.isdisjoint(kinds.values()):
         return [rows], []
     if "train" not in kinds.values():
         return [rows], [f"the column {head} of {path} is not used: none of its rows is to train on"]
-    parts = [[row for row in rows if kinds[row.split] == kind] for kind in ("train", test)]
-    notes = [f"the column {head} of {path} says which images are tested with"]
-    left = Counter(row.split for row in rows if kinds[row.split] not in ("train", test))
-    notes += [f"left out: {counted(count, 'row')} of {path} with {head}={split}" for split, count in left.items()]
+    labelled = {kinds[row.split] for row in rows if row.label is not None}
+    used = ["train", *[kind for kind in ("test", "val") if kind in labelled][:1]]
+    parts = [[row for row in rows if kinds[row.split] == kind] for kind in used]
+    notes = [f"the column {head} of {path} says which images are tested with"] if len(parts) > 1 else []
+    left = Counter(row.split for row in rows if kinds[row.split] not in used)
+    for split, count in left.items():
+        why = "" if kinds[split] in labelled else ", which have no label"
+        notes.append(f"left out: {counted(count, 'row')} of {path} with {head}={split}{why}")
     return parts, notes
 
 
