@@ -4,6 +4,8 @@ import functools
 import io
 import json
 import tarfile
+import tracemalloc
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -95,6 +97,43 @@ def test_formats_of_images(tmp_path, ending, form):
         members += [(f"{at}.{ending}", picture(60 * at, form)), (f"{at}.cls", LABELS[at].encode())]
     levels, unreadable, _ = found(write(tmp_path / "own.tar", members))
     assert (list(levels.values()), unreadable) == (list(LABELS), [])
+
+
+def test_names_that_are_not_utf8_stay_apart(tmp_path):
+    """As of a Russian Windows: each byte that is not UTF-8 tells names apart."""
+    members = []
+    for at, name in enumerate(("кот", "кит", "пёс", "лев")):
+        stem = name.encode("cp1251").decode("utf-8", "surrogateescape")
+        members += [(f"{stem}.png", picture(at)), (f"{stem}.cls", LABELS[at].encode())]
+    path = write(tmp_path / "own.tar", members, form=tarfile.GNU_FORMAT)
+    assert found(path) == (TRUE, [], [])
+    assert [name for name, _ in tar_images(str(path))][:2] == [rf"{path}: \xea\xee\xf2", rf"{path}: \xea\xe8\xf2"]
+
+
+@pytest.mark.parametrize("name", ["{1,2}.tar", "{1..2}.tar", "{.tar", "a\\b.tar", "[1].tar"])
+def test_a_file_may_have_a_pattern_as_its_name(tmp_path, name):
+    assert found(write(tmp_path / name, pairs("{at}"))) == (TRUE, [], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"), [("folder {at}/photo.png", ""), ("photo.{at}.png", "json"), ("{at}.png", "cls")]
+)
+def test_images_whose_labels_come_late_or_never_are_not_held_in_memory(tmp_path, name, ending):
+    count, image = 24, picture(0) + bytes(2**20)
+    members = [(name.format(at=at), image) for at in range(count)]
+    labels = [(f"{member.removesuffix('png')}{ending}", b'"%d"' % (at % 2)) for at, (member, _) in enumerate(members)]
+    path = write(tmp_path / "own.tar", [*members, *labels] if ending else members)
+    source = open_source(Dataset(name="own", source="webdataset", train=str(path)), tmp_path)
+    tracemalloc.start()
+    try:
+        with nullcontext() if ending else pytest.raises(InputError, match="has no label"):
+            each = source.find()
+            assert len(each.train) == count
+            assert each.train[count - 1].read() == image
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * 2**20, "of 24 MiB"
 
 
 def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path):

@@ -28,15 +28,15 @@ class Spool:
             raise unwritable(folder, error) from error
         self._size = 0
 
-    def add(self, content: bytes) -> int:
-        """Append bytes, and return the offset where they begin."""
+    def add(self, content: bytes) -> range:
+        """Append bytes, and return the offsets at which they lie."""
         start = self._size
         try:
             self._file.write(content)
         except OSError as error:
             raise unwritable(self._folder, error) from error
         self._size += len(content)
-        return start
+        return range(start, self._size)
 
     def finish(self) -> None:
         """Write what is buffered, before the first `read`."""
@@ -59,10 +59,10 @@ class SpooledSamples(LazySamples):
     and is to be filled before the samples are used.
 
     Args:
-        found: (name, label, content) of each.
+        found: (name, label, content) of each; a range is the place of content that the spool has already.
     """
 
-    def __init__(self, spool: Spool, found: Iterable[tuple[str, str, bytes]], numbers: dict[str, int]) -> None:
+    def __init__(self, spool: Spool, found: Iterable[tuple[str, str, bytes | range]], numbers: dict[str, int]) -> None:
         self._spool, self._numbers = spool, numbers
         self._names: list[str] = []
         self._starts, self._sizes = array("q"), array("q")
@@ -71,8 +71,9 @@ class SpooledSamples(LazySamples):
         for name, label, content in found:
             self._names.append(name)
             self.labels.append(once.setdefault(label, label))
-            self._starts.append(spool.add(content))
-            self._sizes.append(len(content))
+            place = content if isinstance(content, range) else spool.add(content)
+            self._starts.append(place.start)
+            self._sizes.append(len(place))
         spool.finish()
 
     def __len__(self) -> int:

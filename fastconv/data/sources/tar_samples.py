@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from fastconv.data.sources.formats import ENDINGS, HEIF_ENDINGS, heif_advice
 from fastconv.data.sources.labels import NO_LABEL, label_of
 from fastconv.system.errors import InputError
 from fastconv.system.json_text import from_json
+from fastconv.system.names import valid_unicode
 
 # Endings of files with a label. If an image has several, the first counts.
 LABEL_ENDINGS = (".cls", ".class", ".label", ".json", ".txt")
@@ -29,17 +30,18 @@ Files = Iterable[tuple[str, bytes | None]]
 
 @dataclass(frozen=True)
 class TarSample:
-    """An image of a tar: its name without the ending, its content, its label, and the ending of the label's file."""
+    """An image of a tar: its name without the ending, the place of its content, its label, and the ending of the file
+    with the label."""
 
     name: str
-    image: bytes
+    image: range
     label: str
     ending: str
 
 
 @dataclass
 class _Group:
-    images: dict[str, bytes] = field(default_factory=dict)
+    images: dict[str, range] = field(default_factory=dict)
     labels: dict[str, bytes] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
@@ -48,17 +50,19 @@ class TarSamples:
     """Iterates over the images of a tar that have a label.
 
     A label belongs to the image of the same name, or, as WebDataset has it, to that with the same part before the first
-    dot (1.cls to 1.input.jpg). Files of a sample need not be side by side, but are held in memory until all are there.
+    dot (1.cls to 1.input.jpg). Files of a sample need not be side by side: labels are held in memory until their image
+    comes. Images are not, since those of a tar without labels would fill it.
 
     `unreadable` are (name, reason) of what cannot be used, `notes` sentences about what is not used: whole at the end.
 
     Args:
         files: name and content of each member; the content of a link is None.
         where: the tar, for names.
+        keep: keeps the content of an image, and returns its place.
     """
 
-    def __init__(self, files: Files, where: str) -> None:
-        self._files, self._where = files, where
+    def __init__(self, files: Files, where: str, keep: Callable[[bytes], range]) -> None:
+        self._files, self._where, self._keep = files, where, keep
         self.unreadable: list[tuple[str, str]] = []
         self._unused: dict[str, list[str]] = defaultdict(list)
         self._waiting: dict[str, _Group] = {}
@@ -101,10 +105,12 @@ class TarSamples:
         if content is None:
             self.unreadable.append((f"{self._where}: {name}", "a link, not a file"))
             return
-        kept = group.images if ending in ENDINGS else group.labels
-        if ending in kept:
+        if ending in group.images or ending in group.labels:
             self._unused[TWICE].append(name)
-        kept[ending] = content
+        if ending in ENDINGS:
+            group.images[ending] = self._keep(content)
+        else:
+            group.labels[ending] = content
 
     def _complete(self, stem: str, run: dict[str, _Group], done: set[str]) -> Iterator[TarSample]:
         """Yield the image of a group that has a label, and forget the group."""
@@ -194,7 +200,7 @@ def _place(name: str) -> tuple[str, str, str] | None:
 
     None for what systems leave in tars: hidden files, and the other half of a file of macOS.
     """
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").removeprefix("./")
+    name = valid_unicode(name).removeprefix("./")
     folder, _, file = name.rpartition("/")
     if file.startswith(".") or "__MACOSX" in folder.split("/"):
         return None

@@ -45,15 +45,15 @@ def webdataset(dataset: "Dataset", data: Path) -> Source:
     ]
 
     def find() -> Found:
-        tars = [[TarSamples(tar_files(url, key), redacted(url)) for url, key in urls] for urls in splits]
+        spool = Spool(data / "arrays")
+        tars = [[TarSamples(tar_files(url, key), redacted(url), spool.add) for url, key in urls] for urls in splits]
         texts, number = Counter[str](), dict[str, int]()
 
-        def members(tar: TarSamples) -> Iterator[tuple[str, str, bytes]]:
+        def members(tar: TarSamples) -> Iterator[tuple[str, str, range]]:
             for sample in tar:
                 texts[sample.label] += sample.ending == ".txt"
                 yield sample.name, sample.label, sample.image
 
-        spool = Spool(data / "arrays")
         read = [SpooledSamples(spool, (each for tar in split for each in members(tar)), number) for split in tars]
         unreadable = [each for split in tars for tar in split for each in tar.unreadable]
         labels = {label for split in read for label in split.labels}
@@ -87,6 +87,9 @@ def _tars(given: object, key: str) -> Iterator[str]:
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
     for text in map(str, given if isinstance(given, list) else [given]):
+        if "://" not in text and os.path.lexists(text):  # its name may have braces in it
+            yield text
+            continue
         try:
             names = list(braceexpand(text))
         except UnbalancedBracesError as error:
