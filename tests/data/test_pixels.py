@@ -1,10 +1,11 @@
 """Images of any depth, size and mode become bytes by one rule for a data set."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fastconv.data.configs import Dataset
 from fastconv.data.dataset import mean_and_std
@@ -110,6 +111,42 @@ def test_formats_are_those_that_are_safe():
     listed = {ending: name for name, endings in FORMATS.items() for ending in endings}
     assert all(known.get(ending, name) in (name, "MPO") for ending, name in listed.items())
     assert {ending for ending, name in known.items() if name in FORMATS} <= set(ENDINGS)
+
+
+def turned_photograph(orientation, tag=b"", form="jpeg"):
+    """An image of 32x48 whose EXIF data says how it is turned, and has another tag: 12 bytes, and 8 that it may point
+    to."""
+    levels = np.zeros((48, 32), np.uint8)
+    levels[:24, :16], levels[24:, :16], levels[:24, 16:] = 250, 170, 90
+    tags = struct.pack("<HHIHxx", 0x0112, 3, 1, orientation) + tag[:12]
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags) // 12) + tags + bytes(4) + tag[12:]
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, form, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_pillow_turns_them(orientation):
+    content = turned_photograph(orientation, form="png")
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    expected = np.asarray(ImageOps.fit(upright, (24, 24), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(to_array(open_image(content), 24, True)[..., 0], expected)
+
+
+WRONG_TAGS = {
+    "a resolution as text": struct.pack("<HHII", 0x011A, 2, 6, 38) + b"72 dpi\0\0",
+    "a resolution as bytes": struct.pack("<HHI4s", 0x011A, 7, 4, b"72\0\0"),
+    "a negative resolution": struct.pack("<HHIIii", 0x011A, 10, 1, 38, -72, 1),
+    "a resolution that is no number": struct.pack("<HHIf", 0x011A, 11, 1, float("nan")),
+    "a negative unit": struct.pack("<HHIi", 0x0128, 9, 1, -1),
+}
+
+
+@pytest.mark.parametrize("tag", WRONG_TAGS)
+def test_other_tags_of_a_turned_photograph_do_not_matter(tag):
+    expected = to_array(open_image(turned_photograph(6)), 24, True)
+    assert expected[2, -3, 0] > 240 > 180 > expected[2, 2, 0], "it is turned"
+    np.testing.assert_array_equal(to_array(open_image(turned_photograph(6, WRONG_TAGS[tag])), 24, True), expected)
 
 
 def test_a_damaged_orientation_is_none():

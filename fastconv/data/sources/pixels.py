@@ -9,6 +9,17 @@ from PIL import Image, ImageOps
 from fastconv.data.sources.levels import STRIP_PIXELS, Levels, is_deep, levels_of_image, to_bytes
 
 ORIENTATION = 0x0112  # EXIF's tag
+# What makes an image of each orientation upright. Pillow's `exif_transpose` writes the other tags anew too, and fails
+# for those that are wrong, such as a resolution as text.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 BACKGROUND = 255  # the level behind transparent pixels
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
 # Images of more pixels are decoded one at a time, and of still more are reduced by whole factors first: each takes up
@@ -76,10 +87,7 @@ def _upright(image: Image.Image, size: int, grey: bool, levels: Levels | None) -
             if image.width * image.height > REDUCED:
                 step = max(1, min(image.size) // (2 * size))
         image = _converted(image, "L" if grey else "RGB", step, levels)
-    if orientation != 1:
-        image.getexif()[ORIENTATION] = orientation
-        image = ImageOps.exif_transpose(image)
-    return image
+    return image.transpose(UPRIGHT[orientation]) if orientation != 1 else image
 
 
 def _as_array(image: Image.Image) -> np.ndarray:
