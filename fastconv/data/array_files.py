@@ -19,6 +19,8 @@ from fastconv.system.json_text import as_json, from_json
 from fastconv.system.names import valid_unicode
 
 ARRAYS_FORMAT = 1
+# Random bytes in the name of a folder that is being written, two hex digits each.
+TOKEN_BYTES = 6
 
 
 class ArraysWriter:
@@ -90,9 +92,10 @@ def new_arrays(folder: Path) -> Iterator[ArraysWriter]:
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.parent, f"{folder.name}.write"):
-        for leftover in folder.parent.glob(f"{glob.escape(folder.name)}.*.part"):  # of writers that were killed
+        # Of writers that were killed; others may be writing to folders whose names begin alike, as digits.small does.
+        for leftover in folder.parent.glob(f"{glob.escape(folder.name)}.{'[0-9a-f]' * 2 * TOKEN_BYTES}.part"):
             shutil.rmtree(leftover, ignore_errors=True)
-        aside = folder.with_name(f"{folder.name}.{secrets.token_hex(6)}.part")
+        aside = folder.with_name(f"{folder.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
         try:
             with writing(folder):
                 aside.mkdir()

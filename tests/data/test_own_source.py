@@ -25,10 +25,10 @@ def photos(count=20, dtype="uint8", classes=("cat", "dog"), highest=1):
     return images, labels, images[:6], labels[:6], list(classes)
 
 
-def found(classes=("a", "b")):
+def found(classes=("a", "b"), count=20):
     def find():
         image = lambda grey: lambda: Image.new("L", (8, 8), grey)
-        return Found.of(classes, [[Sample(f"{at}", at % 2, image(at)) for at in range(20)]])
+        return Found.of(classes, [[Sample(f"{at}", at % 2, image(at)) for at in range(count)]])
     return Source(["one"], find)
 
 
@@ -91,6 +91,7 @@ def test_a_function_may_return_a_source(stranger, tmp_path):
         ("photos", {"classes": ["cat"]}, "two or more classes, there are 1"),
         ("photos", {"classes": ["cat", "cat"]}, "several classes called cat: give each a name of its own"),
         ("found", {"classes": ["cat", "cat"]}, "photos has several classes called cat: give each a name of its own"),
+        ("found", {"count": 0}, "photos has no images: there is nothing to learn"),
         ("photos", {"highest": 2}, r"train labels must lie in \[0, 2\), and go from 0 to 2"),
         ("photos", {"size": 2}, "failed: TypeError: .*unexpected keyword argument 'size'"),
         ("nothing", {}, "must return"),

@@ -166,6 +166,14 @@ def test_broken_arrays_are_decoded_again(small_mnist, harm):
     assert [path.name for path in folder.parent.glob("[!.]*")] == ["mnist"]
 
 
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    folders = [tmp_path / "arrays" / f"digits{end}.part" for end in (".0123456789ab", ".small-0123.0123456789ab")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    load("digits", tmp_path)
+    assert [folder.exists() for folder in folders] == [False, True]
+
+
 def test_cifar10_is_read_as_torchvision_reads_it(small_cifar10):
     from torchvision.datasets import CIFAR10
 

@@ -93,6 +93,8 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
         sizes, grey = np.concatenate([each.sizes for each in looked]), all(each.grey for each in looked)
         ranges, several = ([each for part in looked for each in getattr(part, key)] for key in ("ranges", "several"))
         levels = levels_of(ranges)
+        if not count:
+            raise InputError(f"{dataset.name} has no images: there is nothing to learn")
         if not len(sizes):
             first = next(sample for part in parts for sample in part)
             raise InputError(
