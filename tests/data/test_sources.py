@@ -18,6 +18,7 @@ from fastconv.data.sources import builtin as sources
 from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import stratified_split
 from fastconv.system.errors import InputError
+from fastconv.system.files import try_lock
 
 # Mean and standard deviation of the training images: as torchvision's examples and the data sets' users give them.
 KNOWN = {
@@ -215,11 +216,17 @@ def test_missing_files_are_downloaded(small_mnist, tmp_path_factory, monkeypatch
         packed.write_bytes(gzip.compress(file.read_bytes()))
         resources.append((packed.name, hashlib.md5(packed.read_bytes()).hexdigest()))
     monkeypatch.setattr(MNIST, "resources", resources)
+    killed, other = (root / f".download-MNIST-{at}" for at in (1, 2))
+    for folder in (killed, other):
+        (folder / "MNIST" / "raw").mkdir(parents=True)
+    lock = try_lock(other / ".lock")
     with served(functools.partial(QuietFolder, directory=site)) as server:
         monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}/"])
         train, _ = load("mnist", root)
     assert len(train) == 40
-    assert sorted(path.name for path in root.iterdir()) == ["MNIST", "arrays"]
+    lock.release()
+    kept = [other.name, "MNIST", "arrays"]
+    assert sorted(path.name for path in root.iterdir()) == kept, "nothing is left but what another process downloads"
 
 
 def test_unreadable_file(small_mnist, monkeypatch):

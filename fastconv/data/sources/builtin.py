@@ -4,7 +4,7 @@ Each function returns the arrays of the official splits, and reads official file
 """
 
 import hashlib
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +18,14 @@ from fastconv.data.sources.base import Arrays, builtin
 from fastconv.data.splits import stratified_split
 from fastconv.system.downloads import limited_waiting
 from fastconv.system.errors import InputError
+from fastconv.system.files import try_lock
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10, MNIST
+
+
+# Held in the folder of a download as long as that goes on.
+LOCK = ".lock"
 
 
 @builtin("digits")
@@ -116,14 +121,19 @@ def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Pat
     missing = [file for file in files if not (root / file).exists()]
     if not missing:
         return
-    aside = root / f".download-{dataset.__name__}-{os.getpid()}"
+    lock = None
+    before = f".download-{dataset.__name__}-"
+    aside = root / f"{before}{secrets.token_hex(6)}"  # not the process's number, which another container may have too
     try:
+        for leftover in root.glob(f"{before}*"):
+            _remove_unless_in_use(leftover)
+        lock = try_lock(aside / LOCK)
         with limited_waiting():
             dataset(aside, download=True)
         for file in missing:
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             (aside / file).replace(root / file)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, InputError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise InputError(
             f"{root / missing[0]} is missing and {dataset.__name__} could not be downloaded ({reason})."
@@ -131,3 +141,12 @@ def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Pat
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if lock is not None:
+            lock.release()
+
+
+def _remove_unless_in_use(leftover: Path) -> None:
+    """Remove the folder of a download that was killed."""
+    if lock := try_lock(leftover / LOCK):
+        shutil.rmtree(leftover, ignore_errors=True)
+        lock.release()
