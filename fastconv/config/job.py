@@ -24,6 +24,7 @@ from fastconv.config.typed_config import typed
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
 from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged
+from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.names import printable
@@ -143,7 +144,8 @@ class Job:
             if not known:
                 print(redacted(traceback.format_exc()), file=sys.stderr)
             line = printable(redacted(" ".join(line.split())))
-            print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
+            if is_first_rank() or not isinstance(error, SharedError):
+                print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
             self.failed = True
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
