@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from fastconv.config.deadline import check_until_of_sweep
 from fastconv.config.quoting import literally
 from fastconv.config.resume import require_job
 from fastconv.config.search_space import Dimension
@@ -84,6 +85,7 @@ def begin(sweep: Sweep) -> Sweep:
     for config in sweep.configs if hasattr(sweep.first, "sweep") else ():
         if config.resume is not None:
             raise InputError(f"resume={config.resume} is of a single run: for a sweep use sweep.resume")
+        check_until_of_sweep(config.budget.until)
         if config.trainer.devices > 1 and not sweep.launcher.endswith(SEVERAL_DEVICES):
             raise InputError(
                 f"trainer.devices={config.trainer.devices} is not possible with this hydra/launcher: leave the launcher"

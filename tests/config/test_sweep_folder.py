@@ -1,4 +1,4 @@
-"""The folder of a sweep: one for all ranks, and after a restart the one that was begun."""
+"""The folder of a sweep: one for all ranks, and after a restart the one that was begun; and what is refused before."""
 
 import inspect
 import os
@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from harness import REPOSITORY
 
 from fastconv import train
-from fastconv.config.schema import Checkpoint, Config
+from fastconv.config.schema import Budget, Checkpoint, Config
 from fastconv.config.sweeps import DESCRIPTION, Sweep, begin
 from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
 
 # What a rank does at the start of a sweep: it prints its folder, and whether another rank keeps it.
 RANK = """
@@ -80,3 +82,10 @@ def test_a_further_rank_reads_no_results_of_a_job(tmp_path, monkeypatch):
     run.mkdir()
     Results("digits", "davidnet", None, 0, 0, accuracy_holdout=0.5).write(run)
     assert body(config) == 0.5
+
+
+def test_a_clock_time_is_refused_before_anything_is_written(tmp_path):
+    config = Config(outputs=str(tmp_path), budget=Budget(until="18:30"))
+    with pytest.raises(InputError, match=r"budget.until=18:30 is not possible in a sweep"):
+        begin(Sweep("train", ("seed=0,1",), (config, config), tmp_path / "sweeps" / "first"))
+    assert not list(tmp_path.iterdir())
