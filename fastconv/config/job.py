@@ -29,7 +29,7 @@ from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.names import printable
 from fastconv.system.rank_store import begin_job
-from fastconv.system.signals import Interrupted, listening
+from fastconv.system.signals import Interrupted, listening, raise_received
 from fastconv.system.terminal import print_in_any_encoding
 from fastconv.system.urls import redacted
 
@@ -109,6 +109,7 @@ class Job:
             return self._run_job(values)
 
     def _run_job(self, values: DictConfig) -> Any:
+        raise_received()  # one that came while the job before failed, or was pruned
         print_in_any_encoding()  # it may be a process of a launcher
         self.composed = True
         if not self.full_error:
