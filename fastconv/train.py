@@ -116,7 +116,10 @@ def main(config: Config) -> float | None:
         # Another command follows neither the code nor the URLs that a run's files name, unless it is told to.
         told = GIVEN if any("://" in override for override in overrides) else ()
         print_next_of_run("evaluate", folder, *(["trust=true"] if own_code else []), carried=told)
-    return getattr(Results.read(folder), f"{config.objective}_holdout") if job and folder else None
+    if job is None or folder is None or not is_first_rank():  # whose folder may be on the disk of another machine
+        return None
+    objective: float | None = getattr(Results.read(folder), f"{config.objective}_holdout")
+    return objective
 
 
 if __name__ == "__main__":

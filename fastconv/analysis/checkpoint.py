@@ -28,7 +28,7 @@ from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.runs.folder import CHECKPOINT
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError, message_of
-from fastconv.system.signals import obey
+from fastconv.system.signals import raise_received
 from fastconv.system.targets import KEY, require_trust
 
 
@@ -146,7 +146,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
             getattr(config.model, key, None) == value for key, value in settings.items()
         )
     except Exception as error:  # a file may hold anything
-        obey()
+        raise_received()
         why = f" ({message_of(error)})" if isinstance(error, InputError) else ""
         raise InputError(f"{path} is damaged or not fastconv's, and cannot be read{why}: choose another run") from error
     other = f"{path} is of another network than the config.yaml beside it: put the run's own checkpoint there"
@@ -187,7 +187,7 @@ def _read_config(folder: Path) -> Any:
         check_stored(config)
         return config
     except Exception as error:  # whatever is wrong with the file, it is not a run's
-        obey()  # OmegaConf may have made another error of a signal
+        raise_received()  # OmegaConf may have made another error of a signal
         why = "" if isinstance(error, FileNotFoundError) else f" ({message_of(error, 200)})"
         raise InputError(
             f"{folder} is not the folder of a run: it has no readable config.yaml{why}. Give one such as"

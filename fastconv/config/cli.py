@@ -99,7 +99,7 @@ class Command:
 
     def _run_jobs(self, job: Job, asked: Arguments, sweep: Sweep | None) -> None:
         """Run the jobs in this process where they need nothing of Hydra but their configs, and else through Hydra."""
-        if sweep:
+        if sweep and not sweep.is_kept_by_another:
             job.progress = SweepProgress(len(sweep.configs), sweep.folder)
         if sweep and sweep.is_search:
             job.run_search(sweep)
@@ -114,7 +114,7 @@ class Command:
 
     def _end_sweep(self, job: Job, sweep: Sweep | None) -> bool:
         """Find which jobs failed and do what follows a sweep; return whether that succeeded."""
-        if not sweep:
+        if not sweep or sweep.is_kept_by_another:
             return True
         for left in sweep.folder.glob(f"{FAILED}*"):
             left.unlink()

@@ -46,6 +46,16 @@ def check_until(until: str | None) -> None:
         moment(until, 0.0)
 
 
+def check_until_of_sweep(until: str | None) -> None:
+    """Raise InputError for a clock time: the jobs of a sweep that begin after it would take that of the next day."""
+    if until is not None and CLOCK.fullmatch(until):
+        today = datetime.fromtimestamp(moment(until, wall())).isoformat()
+        raise InputError(
+            f"budget.until={until} is not possible in a sweep, whose jobs begin at different times: give the date too,"
+            f" such as budget.until={today}"
+        )
+
+
 def moment(until: str, now: float) -> float:
     """The moment, in seconds since 1970, that a text means; infinite for the end of a job without one.
 
@@ -59,7 +69,9 @@ def moment(until: str, now: float) -> float:
         return job_end(now)
     try:
         if DATE.fullmatch(until):
-            return datetime.fromisoformat(until).timestamp()
+            at = datetime.fromisoformat(until).timestamp()
+            datetime.fromtimestamp(at)  # raises ValueError where it is another year than 1 to 9999 here
+            return at
         if CLOCK.fullmatch(until):
             hours, minutes, seconds = (*map(int, until.split(":")), 0)[:3]
             then = datetime.fromtimestamp(now).replace(hour=hours, minute=minutes, second=seconds, microsecond=0)

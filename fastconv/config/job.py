@@ -24,11 +24,12 @@ from fastconv.config.typed_config import typed
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
 from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged
+from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.names import printable
 from fastconv.system.rank_store import begin_job
-from fastconv.system.signals import Interrupted, listening
+from fastconv.system.signals import Interrupted, listening, raise_received
 from fastconv.system.terminal import print_in_any_encoding
 from fastconv.system.urls import redacted
 
@@ -108,6 +109,7 @@ class Job:
             return self._run_job(values)
 
     def _run_job(self, values: DictConfig) -> Any:
+        raise_received()  # one that came while the job before failed, or was pruned
         print_in_any_encoding()  # it may be a process of a launcher
         self.composed = True
         if not self.full_error:
@@ -143,7 +145,8 @@ class Job:
             if not known:
                 print(redacted(traceback.format_exc()), file=sys.stderr)
             line = printable(redacted(" ".join(line.split())))
-            print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
+            if is_first_rank() or not isinstance(error, SharedError):
+                print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
             self.failed = True
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()

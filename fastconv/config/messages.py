@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from fastconv.config.overrides import task_overrides
 from fastconv.system.errors import InputError, RunWarning, StreamError
-from fastconv.system.files import is_of_files, of_file
+from fastconv.system.files import TOO_MANY, is_of_files, of_file
 from fastconv.system.names import printable
 from fastconv.system.terminal import say_of_interrupt
 from fastconv.system.urls import redacted
@@ -28,9 +28,15 @@ def format_warning(
 
 
 def report_thread(otherwise: Callable[[Any], Any], arguments: Any) -> None:
-    """Print the traceback of a thread that failed, unless it could not write: what waits for it reports that."""
-    if not (arguments.exc_value and is_of_files(arguments.exc_value)):
+    """Print the traceback of a thread that failed, unless it could not write: what waits for it reports that.
+
+    One that could open no more files gets a line: nothing may wait for it, and the command may not end.
+    """
+    error = arguments.exc_value
+    if not (error and is_of_files(error)):
         otherwise(arguments)
+    elif error.errno in TOO_MANY:
+        print(f"fastconv: a thread has failed: {printable(redacted(of_file(error)))}", file=sys.stderr, flush=True)
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

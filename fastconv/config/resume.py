@@ -31,7 +31,7 @@ from fastconv.system.distributed import agent, from_first_rank, is_first_rank, s
 from fastconv.system.errors import InputError, message_of, reason
 from fastconv.system.first_files import files_from_first_rank
 from fastconv.system.settings import is_url
-from fastconv.system.signals import obey
+from fastconv.system.signals import raise_received
 from fastconv.system.targets import require_trust, targets_in
 from fastconv.system.urls import is_redacted, redact
 
@@ -245,7 +245,7 @@ def _why(folder: Path) -> str:
     except FileNotFoundError:
         return ""
     except Exception as error:  # whatever is wrong with the file
-        obey()  # OmegaConf may have made another error of a signal
+        raise_received()  # OmegaConf may have made another error of a signal
         return f" ({message_of(error, 200)})"
     return ""
 
@@ -255,7 +255,7 @@ def _read(folder: Path) -> Any:
     try:
         return stored(folder)
     except Exception:  # any error means that this is not the config of a run
-        obey()
+        raise_received()
         return None
 
 

@@ -9,14 +9,17 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from fastconv.config.deadline import check_until_of_sweep
 from fastconv.config.quoting import literally
 from fastconv.config.resume import require_job
 from fastconv.config.search_space import Dimension
 from fastconv.runs.folder import is_over
 from fastconv.runs.hparams import is_location
+from fastconv.system.distributed import from_first_rank, is_first_rank, is_restarted, started_together
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
+from fastconv.system.heartbeat import watching_ranks
 from fastconv.system.names import printable
 from fastconv.system.slurm import is_restarted_job, job_number
 from fastconv.system.urls import redacted
@@ -61,23 +64,44 @@ class Sweep:
         """The config of the first job."""
         return self.configs[0]
 
+    @property
+    def has_ranks(self) -> bool:
+        """Whether a launcher has started all ranks of each job together, of which this process is one."""
+        return started_together() and getattr(getattr(self.first, "trainer", None), "world", 1) > 1
+
+    @property
+    def is_kept_by_another(self) -> bool:
+        """Whether this process is not the first rank, which alone writes to the folder and reports."""
+        return self.has_ranks and not is_first_rank()
+
 
 def begin(sweep: Sweep) -> Sweep:
     """Choose the folder of a sweep, a resumed one if it asks for that, and write its description there.
 
-    Raises InputError for jobs that cannot run in a sweep, and for a folder that cannot be written or holds another
+    Of ranks that a launcher has started together, the first one does this for all: each would choose a folder of its
+    own. Raises InputError for jobs that cannot run in a sweep, and for a folder that cannot be written or holds another
     sweep.
     """
     for config in sweep.configs if hasattr(sweep.first, "sweep") else ():
         if config.resume is not None:
             raise InputError(f"resume={config.resume} is of a single run: for a sweep use sweep.resume")
+        check_until_of_sweep(config.budget.until)
         if config.trainer.devices > 1 and not sweep.launcher.endswith(SEVERAL_DEVICES):
             raise InputError(
                 f"trainer.devices={config.trainer.devices} is not possible with this hydra/launcher: leave the launcher"
                 " out to train one run after the other, or use hydra/launcher=slurm"
             )
+    if not sweep.has_ranks:
+        return _in_its_folder(sweep)
+    with watching_ranks():
+        folder = from_first_rank("sweep", lambda: str(_in_its_folder(sweep).folder))
+    return dataclasses.replace(sweep, folder=Path(folder))
+
+
+def _in_its_folder(sweep: Sweep) -> Sweep:
+    """The sweep in the folder that it asks for, with its description there."""
     resume = getattr(getattr(sweep.first, "sweep", None), "resume", None)
-    if resume is None and is_restarted_job() and hasattr(sweep.first, "sweep"):
+    if resume is None and is_restarted() and hasattr(sweep.first, "sweep"):
         resume = "auto"
     asked = {"command": sweep.command, "overrides": _of_interest(sweep.overrides), "jobs": len(sweep.configs)}
     if resume == "auto":

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1]
 # Bytes to leave free on the disk, for the checkpoints and tables of the run that reads the file.
 SPARE_BYTES = 64 * 2**20
-# Errors by which the system says that a disk is full, and that it cannot or must not read or write a file.
+# Errors by which the system says that a disk is full, that too many files are open, and that it cannot or must not read
+# or write a file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FILE_ERRORS = (*FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
-               errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE,
-               errno.ENFILE)  # fmt: skip
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
+FILE_ERRORS = (*FULL, *TOO_MANY, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR,
+               errno.EISDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 # Bytes of the largest file that is read into memory whole, such as an image.
 MOST_BYTES = 2**30
 
@@ -134,6 +135,8 @@ def unwritable(path: Path, error: OSError) -> InputError:
 def _advice(error: OSError) -> str:
     if error.errno in FULL:
         return "Free some space or choose another folder"
+    if error.errno in TOO_MANY:
+        return "Allow more open files (ulimit -n)"
     return "Choose a shorter name" if error.errno == errno.ENAMETOOLONG else "Choose another folder"
 
 
@@ -146,7 +149,7 @@ def of_file(error: BaseException) -> str:
     """Say in one line which file the system refused to read or write, and why."""
     assert isinstance(error, OSError)
     where = f"cannot read or write {error.filename}" if error.filename else "cannot write a file"
-    return f"{where}: {error.strerror}. {_advice(error) if error.errno in FULL else ''}".rstrip()
+    return f"{where}: {error.strerror}. {_advice(error) if error.errno in (*FULL, *TOO_MANY) else ''}".rstrip()
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def received() -> int | None:
     return _received
 
 
-def obey() -> None:
+def raise_received() -> None:
     """Raise `Interrupted` if a signal has arrived."""
     if _received is not None:
         raise Interrupted(_received)

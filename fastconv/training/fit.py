@@ -147,7 +147,7 @@ class Training:
                 return self._end_pruned(loggers)
             calibrate(run, trainer, module, self._budget)
             self._checkpoints.save(trainer, last=True)
-            self._checkpoints.obey(trainer)
+            self._checkpoints.raise_interrupted(trainer)
         trained, saved = weights_digest(module.state_dict()), self._checkpoints.plugin.digest
         with run.clock.segment("test"):
             scores = score(run, self._budget, trainer, module, datamodule)

@@ -87,7 +87,7 @@ class Loggers:
         for logger in self._others:
             logger.finalize("success")
             if isinstance(logger, WandbLogger) and is_first_rank():
-                logger.experiment.finish()
+                logger.close()  # type: ignore[attr-defined]
         with suppress(OSError):
             (self._folder / "hparams.yaml").unlink(missing_ok=True)  # an empty file of TensorBoard's logger
 
@@ -125,6 +125,8 @@ def optional_logger(name: str, logger: L) -> L:
 
         return calling
 
+    if isinstance(logger, WandbLogger):
+        logger.close = lambda: logger.experiment.finish()  # type: ignore[attr-defined]
     for each in CALLS:
         if callable(method := getattr(logger, each, None)):
             setattr(logger, each, guarded(method))
@@ -145,8 +147,10 @@ def make_logger(name: str, settings: Any, config: Config, folder: Path) -> Logge
     arguments = {key: value for key, value in settings.items() if key != "_target_"}
     try:
         if "_target_" not in settings:
-            return MAKERS[name](config, folder, **arguments)
-        made = import_target(settings["_target_"], f"logger.{name}._target_")(**arguments)
+            made = MAKERS[name](config, folder, **arguments)
+        else:
+            made = import_target(settings["_target_"], f"logger.{name}._target_")(**arguments)
+        hasattr(made, "experiment")  # opens it, which would fail in the Trainer if a server does not answer
     except InputError:
         raise
     except Exception as error:  # a logger may raise anything
@@ -170,7 +174,8 @@ def mlflow(config: Config, folder: Path, experiment: str, tracking_uri: str | No
     made = MLFlowLogger(experiment, folder.name, tracking_uri=uri, tags={FOLDER_TAG: tag})
     if is_first_rank():
         store = made.experiment  # this creates the run
-        for run in store.search_runs([made.experiment_id], f"tags.`{FOLDER_TAG}` = '{tag}'"):
+        quote = '"' if "'" in tag else "'"  # MLflow knows both, and no escape
+        for run in store.search_runs([made.experiment_id], f"tags.`{FOLDER_TAG}` = {quote}{tag}{quote}"):
             if run.info.run_id != made.run_id:
                 store.delete_run(run.info.run_id)
     return made

@@ -316,7 +316,7 @@ def train_then_score(images, score_seconds, views=None, uncertain=lambda now: 1.
     for index in itertools.count():
         budget.on_train_batch_start(trainer, module, batch, index)
         time.now += 0.1
-        budget.decide_again(trainer, module)
+        budget.decide_before_update(trainer, module)
         budget.on_train_batch_end(trainer, module, None, batch, index)
         assert module.training
         if budget.stop_reason:

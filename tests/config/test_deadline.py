@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from fastconv.config import deadline
-from fastconv.config.deadline import BoundedBudget, bounded, check_until, going_on, moment
+from fastconv.config.deadline import BoundedBudget, bounded, check_until, check_until_of_sweep, going_on, moment
 from fastconv.config.overrides import compose
 from fastconv.config.run_settings import as_yaml, hparams
 from fastconv.config.schema import SEGMENTS, Budget, Config
@@ -43,10 +43,17 @@ def test_moments(until, after):
     assert moment(until, NOW.timestamp()) == (NOW + after).timestamp()
 
 
-@pytest.mark.parametrize("until", ["25:00", "6pm", "30", "", "2026-13-01T10:00", "jobs"])
+@pytest.mark.parametrize("until", ["25:00", "6pm", "30", "", "2026-13-01T10:00", "jobs", "9999-12-31T23:59-14:00"])
 def test_other_texts_are_refused(until):
     with pytest.raises(InputError, match="give job, a clock time such as 18:30"):
         check_until(until)
+
+
+def test_the_jobs_of_a_sweep_are_not_over_on_another_day(at_six):
+    with pytest.raises(InputError, match=r"budget.until=18:30 .* give the date too, such as .*=2026-11-29T18:30:00$"):
+        check_until_of_sweep("18:30")
+    for until in (None, "job", "2026-11-29T18:30:00"):
+        check_until_of_sweep(until)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import json
 import pytest
 from harness import SHORT, only_run
 
+from fastconv.config.schema import Config
 from fastconv.runs.results import Results
+from fastconv.training import loggers
 from fastconv.training.tensorboard import METRICS
 
 TINY = ("dataset=digits", *SHORT, "stream=online", "checkpoint.save=false")
@@ -69,6 +71,46 @@ def test_wandb_writes_to_the_folder_without_a_network(command, tmp_path):
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
     assert curve(run / "metrics.csv"), "the table is always written"
     assert not (tmp_path / "wandb").exists()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Lets a function of wandb fail as without a network, which logger.wandb.offline=false needs."""
+    import wandb
+
+    def fail(*_, **__):
+        raise wandb.errors.CommError("no network")
+
+    return lambda owner, name: monkeypatch.setattr(owner, name, fail)
+
+
+def test_wandb_that_cannot_begin_is_one_line(command, tmp_path, no_network):
+    import wandb
+
+    no_network(wandb, "init")
+    ended = command("train", *TINY, "logger=wandb")
+    assert (ended.code, ended.err) == (1, "fastconv: logger.wandb cannot be made: CommError: no network\n")
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_a_run_is_whole_if_wandb_fails_at_its_end(command, tmp_path, no_network):
+    import wandb
+
+    no_network(wandb.Run, "finish")
+    with pytest.warns(UserWarning, match=r"left out: the rest of logger.wandb .CommError: no network.") as heard:
+        ended = command("train", *TINY, "logger=wandb", "figures=false")
+    assert ended.code == 0, ended.err
+    assert sum("wandb" in str(each.message) for each in heard) == 1
+    assert Results.read(only_run(tmp_path)).stop_reason == "epochs"
+
+
+def test_mlflow_forgets_an_earlier_run_of_a_folder_with_an_apostrophe(tmp_path):
+    import mlflow
+
+    folder, config = tmp_path / "o'neil", Config(outputs=str(tmp_path))
+    first, second = (loggers.mlflow(config, folder, "mine").run_id for _ in range(2))
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert [store.get_run(each).info.lifecycle_stage for each in (first, second)] == ["deleted", "active"]
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])

@@ -99,7 +99,7 @@ class Rank:
             if self.early:
                 share.on_before_backward(trainer, module, None)
             self.now += self.seconds * 2 / 3 + self.extra.get(index, 0.0)
-            budget.decide_again(trainer, module)
+            budget.decide_before_update(trainer, module)
             budget.on_train_batch_end(trainer, module, None, batch, index)
             self.taken.append((budget.progress, budget.step.last))
             self.after_step(index)
@@ -210,7 +210,7 @@ class Saved(Rank):
     def train(self):
         self.checkpoints.setup(self.trainer, self.module, "fit")
         super().train()
-        self.checkpoints.obey(self.trainer)  # as `fit` does when the trained network is saved
+        self.checkpoints.raise_interrupted(self.trainer)  # as `fit` does when the trained network is saved
 
     def after_step(self, index):
         self.received = 15 if self.signal_at is not None and index >= self.signal_at else None

@@ -70,7 +70,7 @@ def steps_of(budget, machine):
         budget.on_train_batch_start(trainer, module, batch, index)
         resize.on_train_batch_start(trainer, module, batch, index)
         machine.work(machine.step * module.side_share**2)
-        budget.decide_again(trainer, module)
+        budget.decide_before_update(trainer, module)
         budget.on_train_batch_end(trainer, module, None, batch, index)
         if index == 0:
             save(budget, machine)

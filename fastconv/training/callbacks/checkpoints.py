@@ -74,7 +74,7 @@ class Checkpoints(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.state.fn == "fit":
-            self._obey(trainer, waits=True)
+            self._end_if_interrupted(trainer, waits=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -125,7 +125,7 @@ class Checkpoints(L.Callback):
             self._judge(self._first_ranks(trainer, [str(error) for error in errors]), last)
         self._saved_at = time.monotonic()
         self._budget.reserve.update(save_seconds=self._saved_at - started)
-        self._budget.decide_anew()
+        self._budget.discard_foresight()
 
     @property
     def has_advanced(self) -> bool:
@@ -133,7 +133,7 @@ class Checkpoints(L.Callback):
         trained = self._steps_before is not None and self._budget.steps > self._steps_before
         return trained and self.plugin.digest is not None
 
-    def obey(self, trainer: L.Trainer) -> None:
+    def raise_interrupted(self, trainer: L.Trainer) -> None:
         """Raise Interrupted on all ranks if any of them has received a signal. All ranks call this."""
         if signal := self._agreed(trainer, "signal", _received, waits=True):
             raise Interrupted(signal)
@@ -157,7 +157,7 @@ class Checkpoints(L.Callback):
             waits: whether ranks wait for each other to agree; if not, they follow the agreement of the middle of the
                 step.
         """
-        self._obey(trainer, waits)
+        self._end_if_interrupted(trainer, waits)
         now = time.monotonic()
         if save and self._agreed(trainer, "save", lambda: self._is_due(now), waits):
             self.save(trainer)
@@ -180,7 +180,7 @@ class Checkpoints(L.Callback):
         (number,) = agreement.now([own()]) if waits else agreement.found[name]
         return int(number)
 
-    def _obey(self, trainer: L.Trainer, waits: bool) -> None:
+    def _end_if_interrupted(self, trainer: L.Trainer, waits: bool) -> None:
         """End the run so that it can be resumed, if any rank received a signal, unless training is ending anyway."""
         signal = self._agreed(trainer, "signal", _received, waits)
         if signal and not trainer.should_stop:

@@ -57,7 +57,7 @@ class ScheduleLR(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._budget.decide_again(trainer, pl_module)  # the step may have taken all the time
+        self._budget.decide_before_update(trainer, pl_module)  # the step may have taken all the time
         if self._budget.progress != self._at:
             self._set(trainer, pl_module)
         for param in self._waiting:

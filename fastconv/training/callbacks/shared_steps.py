@@ -69,7 +69,7 @@ class SharedSteps(L.Callback, abc.ABC):
         self.agreement.clear()
         self.agreement.start()
 
-    def decide_anew(self) -> None:
+    def discard_foresight(self) -> None:
         """Discard the prediction of the next step, since something long came before it. All ranks call this."""
         self._foreseen = None
 

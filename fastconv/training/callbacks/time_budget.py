@@ -123,7 +123,7 @@ class TimeBudget(SharedSteps):
         # ones): end with a last step.
         self.step = decided or Step(1.0, last=True)
 
-    def decide_again(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def decide_before_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Decide the progress of the current step again before its update, which uses the learning rate at this
         progress.
 
@@ -187,7 +187,7 @@ class TimeBudget(SharedSteps):
             self.clock.leave("validate")
             seconds = self.clock.counted(("validate",)) - self._validation_started
             self.reserve.update(image_seconds=seconds / max(self.validate_images, 1))
-            self.decide_anew()
+            self.discard_foresight()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         synchronize(pl_module.device)

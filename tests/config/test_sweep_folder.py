@@ -1,0 +1,91 @@
+"""The folder of a sweep: one for all ranks, and after a restart the one that was begun; and what is refused before."""
+
+import inspect
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from harness import REPOSITORY
+
+from fastconv import train
+from fastconv.config.schema import Budget, Checkpoint, Config
+from fastconv.config.sweeps import DESCRIPTION, Sweep, begin
+from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
+
+# What a rank does at the start of a sweep: it prints its folder, and whether another rank keeps it.
+RANK = """
+import sys
+from pathlib import Path
+from fastconv.config.schema import Config, Trainer
+from fastconv.config.sweeps import Sweep, begin
+config = Config(trainer=Trainer(devices=2))
+found = begin(Sweep("train", ("seed=0",), (config,), Path("outputs", sys.argv[1]), launcher="BasicLauncher"))
+print(found.folder, found.is_kept_by_another)
+"""
+
+
+def test_all_ranks_work_in_the_folder_that_the_first_one_chooses(tmp_path):
+    """Also on another machine, here another working folder. Each would draw a name of its own, and sweep.resume=auto
+    could later take the one without runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = []
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+        given = {
+            "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_RANK": rank,
+            "OMPI_COMM_WORLD_LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        }  # fmt: skip
+        paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-c", RANK, f"drawn-{rank}"]
+        environment = {**os.environ, **given, "PYTHONPATH": paths}
+        ranks.append(
+            subprocess.Popen(command, cwd=tmp_path / rank, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
+        )
+    said = [process.communicate(timeout=600)[0].split() for process in ranks]
+    assert said == [["outputs/drawn-0", "False"], ["outputs/drawn-0", "True"]]
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()] == [
+        Path("0", "outputs", "drawn-0", DESCRIPTION)
+    ]
+
+
+def test_torchrun_goes_on_with_the_sweep_that_it_starts_anew(tmp_path, monkeypatch):
+    def begun(name):
+        config = Config(outputs=str(tmp_path))
+        return begin(Sweep("train", ("seed=0,1",), (config, config), tmp_path / "sweeps" / name)).folder.name
+
+    assert begun("first") == "first"
+    for name, value in {"RUN_ID": "1", "RESTART_COUNT": "0"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    assert begun("second") == "second", "another start of the same command is another sweep"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert begun("third") == "second"
+
+
+def test_a_further_rank_reads_no_results_of_a_job(tmp_path, monkeypatch):
+    """They may be on the disk of another machine. The first rank does, for a search."""
+    run = tmp_path / "0"
+    for name, value in {"task_overrides": [], "sweep_job_folder": run, "check_world": None, "check_run": None,
+                        "end_with_first_rank": None}.items():  # fmt: skip
+        monkeypatch.setattr(train, name, lambda *_, value=value: value)
+    monkeypatch.setitem(sys.modules, "fastconv.training.run", SimpleNamespace(train=lambda *_: run))
+    body, config = inspect.unwrap(train.main), Config(checkpoint=Checkpoint(save=False))
+    monkeypatch.setenv("RANK", "1")
+    assert body(config) is None
+    monkeypatch.setenv("RANK", "0")
+    run.mkdir()
+    Results("digits", "davidnet", None, 0, 0, accuracy_holdout=0.5).write(run)
+    assert body(config) == 0.5
+
+
+def test_a_clock_time_is_refused_before_anything_is_written(tmp_path):
+    config = Config(outputs=str(tmp_path), budget=Budget(until="18:30"))
+    with pytest.raises(InputError, match=r"budget.until=18:30 is not possible in a sweep"):
+        begin(Sweep("train", ("seed=0,1",), (config, config), tmp_path / "sweeps" / "first"))
+    assert not list(tmp_path.iterdir())
