@@ -103,20 +103,25 @@ class Pixels:
     @classmethod
     def of(cls, images: np.ndarray, count: int = 500) -> "Pixels":
         """Compute them from training images uint8 [N, H, W, C], of which `count` evenly spread ones are kept."""
-        some = images[np.linspace(0, len(images), min(len(images), 2000), endpoint=False).astype(np.int64)]
+        some = images[evenly_spread(len(images), 2000)]
         has_background = bool((some == 0).all(axis=3).mean() >= BACKGROUND_SHARE)
-        kept = as_pixels(some[:: max(1, len(some) // count)][:count])
+        kept = as_pixels(some[evenly_spread(len(some), count)])
         return cls(has_background, as_pixels(some).mean(dim=(0, 2, 3), keepdim=True), kept)
 
     def absent(self, name: str = "auto") -> Tensor:
         """Return the baseline of a name in `fastconv.config.commands.Method.baseline`."""
         if name == "images":
-            return self.images[:BASELINE_IMAGES]
+            return self.images[evenly_spread(len(self.images), BASELINE_IMAGES)]
         return torch.zeros_like(self.mean) if name == "black" or (name == "auto" and self.has_background) else self.mean
 
     def to(self, device: torch.device) -> "Pixels":
         """Copy to a device."""
         return Pixels(self.has_background, self.mean.to(device), self.images.to(device))
+
+
+def evenly_spread(count: int, most: int) -> np.ndarray:
+    """Return at most `most` rows of `count`, int64, as far apart as possible: images may be in the order of classes."""
+    return np.linspace(0, count, min(count, most), endpoint=False).astype(np.int64)
 
 
 def as_pixels(images: np.ndarray | Tensor) -> Tensor:
