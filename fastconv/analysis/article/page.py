@@ -143,9 +143,9 @@ RESULTS = (
 VERDICTS = (
     "A verdict is yes or no if the whole 95 % interval over the seeds (Student's t) is on one side, else undecided."
     " One interval in twenty misses by chance. With one seed, the interval is over the images, and the verdict says so:"
-    " another seed may differ by more. A measure of heatmaps decides nothing where the better ones are not significantly"
-    " better than random ones in deletion. Seconds are given as the range over all runs, from the shortest to the"
-    " longest, and hold for the machine that is named."
+    " another seed may differ by more. A measure of heatmaps decides nothing where the better ones are not"
+    " significantly better than random ones in deletion. Seconds are given as the range over all runs, from the shortest"
+    " to the longest, and hold for the machine that is named."
 )
 
 
