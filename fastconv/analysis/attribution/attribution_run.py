@@ -22,10 +22,11 @@ from fastconv.analysis.attribution.metrics import (
     relative_infidelity,
     share_on,
 )
-from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels, evenly_spread, predict
+from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels, predict
 from fastconv.analysis.attribution.samples import Samples
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.config.commands import Explain, Method
+from fastconv.data.dataset import evenly_spread
 
 # Standard deviation of the noise under which a map should repeat, as a share of the range of pixel values.
 REPEAT_NOISE = 0.02

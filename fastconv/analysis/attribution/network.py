@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.analysis.scoring import BATCH_SIZE, class_probabilities
+from fastconv.data.dataset import evenly_spread
 from fastconv.system.errors import InputError, nearest
 
 # Training images that `baseline=images` stands for.
@@ -117,11 +118,6 @@ class Pixels:
     def to(self, device: torch.device) -> "Pixels":
         """Copy to a device."""
         return Pixels(self.has_background, self.mean.to(device), self.images.to(device))
-
-
-def evenly_spread(count: int, most: int) -> np.ndarray:
-    """Return at most `most` rows of `count`, int64, as far apart as possible: images may be in the order of classes."""
-    return np.linspace(0, count, min(count, most), endpoint=False).astype(np.int64)
 
 
 def as_pixels(images: np.ndarray | Tensor) -> Tensor:
