@@ -350,6 +350,28 @@ def test_random_weights_change_the_maps_and_noise_does_not(method, at_least, net
     assert rank_correlation(trained, maps(fresh, inputs)).mean() < itself - 0.3
 
 
+class Frozen(nn.Sequential):
+    """Keeps the statistics of its batch norms in training, as a pretrained network does."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+def test_random_weights_have_statistics_of_their_own_where_those_of_the_trained_ones_are_frozen(pixels):
+    def build() -> nn.Module:
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        return Frozen(*layers)
+
+    fresh = randomised(PixelNetwork(build(), MEAN, STD), build, pixels.images, seed=1)
+    norm = fresh.model[1]
+    inputs = fresh.model[0]((pixels.images - fresh.mean) / fresh.std)
+    assert torch.allclose(norm.running_mean, inputs.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, inputs.var((0, 2, 3)), rtol=1e-4)
+    assert not norm.training
+
+
 # -- the images
 
 
