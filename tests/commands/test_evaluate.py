@@ -120,7 +120,7 @@ def test_test_time_augmentation_is_said(tmp_path, digits_root, davidnet_run):
         assert ended.code == 0, ended.err
         assert ("on 359 test images with test-time augmentation (up to 3 views of each)" in ended.out) == (views > 1)
         assert ("with test-time augmentation" in (run / "report.html").read_text()) == (views > 1)
-        assert json.loads((run / "evaluation.json").read_text())["tta_views"] == views
+        assert json.loads((run / "evaluation.json").read_text())["views"] == views
 
 
 def test_errors_of_a_built_in_data_set_have_rows(tmp_path, digits_root, davidnet_run):

@@ -44,7 +44,7 @@ def evaluate_run(config: Evaluate) -> tuple[Evaluation, list[str]]:
     rows = evaluation.most_confident_errors(SHOWN_ERRORS)
     names = image_names(run.config.dataset, run.data_folder(config.data), run.config.own_folders(), test, rows)
     errors = confident_errors(evaluation, names)
-    found = {**evaluation.summary(), "tta_views": views, "most_confident_errors": errors, "warnings": warnings}
+    found = {**evaluation.summary(), "views": views, "most_confident_errors": errors, "warnings": warnings}
     content = as_json(found, indent=1)
     write_atomically(folder / "evaluation.json", content.encode())
     lines = [*findings(run, evaluation, test, views), *warnings]
