@@ -1,8 +1,8 @@
 """python -m fastconv.explain run=FOLDER [against=FOLDER] [key=value ...]
 
 Explain the predictions of one or two trained networks by heatmaps, and measure how faithful the heatmaps are. Writes
-`explain.html`, with figures and tables, to the run's folder. To compare several seeds, give lists: run=[a,b,c]
-against=[d,e,f].
+`explain.html`, with figures and tables, to a folder `explain` in the run's folder. To compare several seeds, give
+lists: run=[a,b,c] against=[d,e,f].
 
   python -m fastconv.explain run=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.explain run=outputs/a against=outputs/b per_class=5

@@ -71,7 +71,8 @@ def export(config: Export) -> list[str]:
     for kind in as_list(config.format):
         path = folder / FILES[kind]
         with replacing(path, f".part{path.suffix}") as partial:  # torch warns of any other ending
-            predict = WRITERS[kind](network, some[:2], partial)
+            # Two images, if need be the same: torch would take a single one for the only number possible.
+            predict = WRITERS[kind](network, some[[0, -1]], partial)
             error = float(np.abs(predict(some.numpy()) - expected).max())
             if not error <= TOLERANCE:
                 raise InputError(

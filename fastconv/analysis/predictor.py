@@ -97,9 +97,13 @@ class Predictor:
         how = self.run.levels, self.run.resize
         return np.stack([pixels_of(image, self.shape, at, *how) for at, image in enumerate(images, first)])
 
+    def views(self, tta: bool) -> Views:
+        """Return the views in which images are scored: with `tta` those of the run, else the image alone."""
+        return views_of(self.run.config.tta, self.run.config.augment.mirrors) if tta else Views()
+
     def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
         """Return class probabilities float32 [N, classes] of images uint8 [N, H, W, C], at the run's temperature."""
-        views = views_of(self.run.config.tta, self.run.config.augment.mirrors) if tta else Views()
+        views = self.views(tta)
         temperature = self.run.temperature or 1.0
 
         def logits(batch: torch.Tensor) -> torch.Tensor:

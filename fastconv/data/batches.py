@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastconv.data.dataset import ImageData
+from fastconv.data.dataset import ImageData, evenly_spread
 from fastconv.data.features import KeptFeatures
 from fastconv.data.stream.device import DeviceStream
 from fastconv.data.stream.spec import Stream
@@ -81,9 +81,8 @@ class SplitBatches:
         self, data: ImageData, samples: int | None = None, rank: int = 0, ranks: int = 1, mixed: bool = False
     ) -> None:
         self._data = data
-        count = min(samples or len(data), len(data))
-        rows = np.linspace(0, len(data), count, endpoint=False).astype(np.int64)
-        own, batches = rows[rank::ranks], -(-count // (self.BATCH_SIZE * ranks))
+        rows = evenly_spread(len(data), samples or len(data))
+        own, batches = rows[rank::ranks], -(-len(rows) // (self.BATCH_SIZE * ranks))
         self._batches = [own[at::batches] for at in range(batches)] if mixed else np.array_split(own, batches)
 
     def __len__(self) -> int:

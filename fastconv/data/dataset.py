@@ -58,6 +58,21 @@ class ImageData:
         )
 
 
+def evenly_spread(count: int, most: int) -> np.ndarray:
+    """Return at most `most` rows of `count` images, int64, as far apart as possible."""
+    return np.linspace(0, count, min(count, most), endpoint=False).astype(np.int64)
+
+
+def representative_rows(labels: np.ndarray, most: int) -> np.ndarray:
+    """Return at most `most` rows, int64, of images with these labels, int64 [N], that stand for all of them.
+
+    The first ones, or evenly spread ones where images are in the order of their classes, as those of one's own data
+    sets are (`fastconv.data.sources.ordering`): the first ones are then of a single class.
+    """
+    in_order = bool((labels[:-1] <= labels[1:]).all())
+    return evenly_spread(len(labels), most) if in_order else np.arange(min(most, len(labels)))
+
+
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population standard deviation per channel of pixel values scaled to [0, 1]; exact, from histograms.
 

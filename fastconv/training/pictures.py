@@ -53,15 +53,17 @@ def show_network(
             dashboard.show_picture(path, steps)
     path = folder / "heatmaps.png"
     with optional("heatmaps"):
-        draw_heatmaps(module.model, run, path)
+        draw_heatmaps(module.model, run, path, module.temperature)
         if dashboard:
             dashboard.show_picture(path, steps)
     if dashboard:
         dashboard.show_graph(module.model, run.spec.shape)
 
 
-def draw_heatmaps(network: nn.Module, run: Run, path: Path) -> None:
+def draw_heatmaps(network: nn.Module, run: Run, path: Path, temperature: float | None) -> None:
     """Draw Grad-CAM heatmaps beside their images, one test image per class, for the first classes if there are many.
+
+    Confidences are those at the temperature, as `predict` gives them.
 
     Raises InputError for a network without a layer whose maps have more than one position.
     """
@@ -78,7 +80,7 @@ def draw_heatmaps(network: nn.Module, run: Run, path: Path) -> None:
     samples = choose(run.test, lambda images: predict(pixels, images), 1, errors=0, correct=0, candidates=0, seed=0)
     rows = np.arange(min(HEATMAPS, len(samples)))
     inputs = as_pixels(samples.images[rows])
-    probabilities = predict(pixels, inputs)
+    probabilities = predict(pixels, inputs, temperature=temperature)
     predicted = probabilities.argmax(axis=1)
     maps = attribute(attributor, inputs, torch.from_numpy(predicted))[0].sum(1).numpy()
     column = Column("Grad-CAM", maps, predicted, probabilities.max(axis=1))

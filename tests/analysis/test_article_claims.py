@@ -1,9 +1,11 @@
 """What the article's rows say of its claims, by values worked out by hand."""
 
+import csv
 import dataclasses
 
 import pytest
 
+from fastconv.analysis.article import page
 from fastconv.analysis.article.claims import claims, claims_of, findings, gain_by_epochs
 from fastconv.analysis.article.page import sections
 from fastconv.analysis.article.rows import Measure, Row, as_line, further, read_rows, row_of, setups
@@ -153,6 +155,36 @@ def test_measures_of_two_lengths_stand_side_by_side():
     assert table.header[4::4] == ["25 epochs: without", "2 epochs: without"]
     assert line[4:] == ["0.600", "0.700", "+0.100 (no interval: n = 1)", "1",
                         "0.400", "0.200", "-0.200 (no interval: n = 1)", "1"]  # fmt: skip
+
+
+def test_heatmaps_are_those_of_the_runs_whose_curves_are_shown(tmp_path, monkeypatch):
+    """A sweep over epochs has a report of heatmaps for each number, that of the first runs first."""
+    reports, shown = {}, []
+    for number, (name, epochs) in enumerate((("cifar10", 2), ("cifar10-2", 25))):
+        report = reports[name] = tmp_path / "sweep" / f"explain-{name}"
+        report.mkdir(parents=True)
+        lines = []
+        for augmented in (False, True):
+            run = tmp_path / "sweep" / str(2 * number + augmented)
+            run.mkdir()
+            (run / "config.yaml").write_text("dataset: {name: cifar10}\n")
+            hparams = {"schedule.max_epochs": epochs, "augment.flip.probability": 0.5 * augmented}
+            Results("cifar10", "davidnet", None, 0, 0, 0.9, stop_reason="epochs", hparams=hparams).write(run)
+            lines.append({"run": run.name, "method": "grad_cam", "measure": "on_object", "mean": 0.5, "median": 0.5,
+                          "n": 100, "sd": 0.1})  # fmt: skip
+        with (report / "measures.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, lines[0])
+            table.writeheader()
+            table.writerows(lines)
+    monkeypatch.setattr(page, "explain_sweep", lambda *given: reports)
+    monkeypatch.setattr(
+        page, "draw_curves", lambda pair, *others: shown.append(sorted(each.name for each in pair.values()))
+    )
+    monkeypatch.setattr(page, "figures_of", lambda dataset, curves, augmented, effects: shown.append(effects) or [])
+    text = page.write_article(tmp_path / "sweep", "data").read_text()
+    assert shown == [["2", "3"], reports["cifar10-2"]]
+    assert "<h2>cifar10: 25 epochs, another network" in text
+    assert "No heatmaps" not in text
 
 
 def test_a_single_wide_run_hides_nothing_of_narrower_pairs(tmp_path):

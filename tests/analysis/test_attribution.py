@@ -149,6 +149,29 @@ def test_integrated_gradients_sum_to_the_difference_of_logits(network, pixels):
     assert attribute(Attributor(GRAD_CAM, network, pixels, SHAPE), inputs, target)[1] is None
 
 
+def test_deep_lift_shap_sums_to_the_difference_to_the_mean_of_its_baselines(pixels):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 7 * 7, 3))
+    network, images = PixelNetwork(plain, MEAN, STD), planted(3, seed=5)[0]
+    inputs, target = as_pixels(images), torch.tensor([0, 1, 2])
+    method = Attributor(Method("DeepLiftShap", baseline="images"), network, pixels, SHAPE, batch_size=64)
+    assert method.images_at_once == 2, "each image is compared with 32 others"
+    maps, gaps = attribute(method, inputs, target)
+    with torch.no_grad():
+        wanted = network(inputs)[range(3), target] - network(pixels.images[::2]).mean(0)[target]
+    assert torch.allclose(maps.sum(dim=(1, 2, 3)), wanted, rtol=1e-3, atol=1e-4)
+    assert gaps.max() < 0.01
+
+
+def test_guided_grad_cam_has_the_signs_of_a_gradient(network, pixels):
+    """They say whether a pixel should be brighter or darker, so that both are evidence."""
+    method = Method("GuidedGradCam", layer="last")
+    assert (maps_of(method, network, pixels, planted(2, seed=5)[0]) < 0).any()
+    assert Attributor(method, network, pixels, SHAPE).is_local
+    assert not Attributor(GRAD_CAM, network, pixels, SHAPE).is_local
+    assert not Attributor(OCCLUSION, network, pixels, SHAPE).is_local
+
+
 def test_maps_depend_on_neither_the_batch_nor_the_caller(network, pixels):
     images = planted(5, seed=6)[0]
     for method in (GRAD_CAM, INTEGRATED_GRADIENTS, OCCLUSION):
@@ -327,6 +350,28 @@ def test_random_weights_change_the_maps_and_noise_does_not(method, at_least, net
     assert rank_correlation(trained, maps(fresh, inputs)).mean() < itself - 0.3
 
 
+class Frozen(nn.Sequential):
+    """Keeps the statistics of its batch norms in training, as a pretrained network does."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+def test_random_weights_have_statistics_of_their_own_where_those_of_the_trained_ones_are_frozen(pixels):
+    def build() -> nn.Module:
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        return Frozen(*layers)
+
+    fresh = randomised(PixelNetwork(build(), MEAN, STD), build, pixels.images, seed=1)
+    norm = fresh.model[1]
+    inputs = fresh.model[0]((pixels.images - fresh.mean) / fresh.std)
+    assert torch.allclose(norm.running_mean, inputs.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, inputs.var((0, 2, 3)), rtol=1e-4)
+    assert not norm.training
+
+
 # -- the images
 
 
@@ -365,6 +410,19 @@ def test_a_black_background_is_seen():
     assert found.absent("mean").item() == pytest.approx(200 / 255 / 4)
     assert found.absent("images").shape == (10, 1, 8, 8)
     assert not Pixels.of(255 - images).has_background
+
+
+@pytest.mark.parametrize("count", [40, 700, 5000])
+def test_baselines_are_of_all_classes_where_images_are_in_their_order(count):
+    """As those of a folder of images are: by class, then by pixels."""
+    images = np.repeat(np.sort(np.arange(count) % 10), 4).astype(np.uint8).reshape(count, 2, 2, 1)
+    found = Pixels.of(images)
+    for some in (found.images, found.absent("images")):
+        shares = torch.bincount((255 * some[:, 0, 0, 0]).round().int(), minlength=10) / len(some)
+        assert shares.min() > 0.05
+        assert shares.max() < 0.15
+    assert len(found.images) == min(count, 500)
+    assert len(found.absent("images")) == 32
 
 
 def test_a_heatmap_has_its_own_scale_or_that_of_all():

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from harness import SMALL, faulty_benchmarks, only_run
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 from fastconv.budget.autotune.choose import Choice, autotune, choose, left_open
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test, mcnemar
+from fastconv.budget.autotune.proxy import train_proxy
 from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize, size_families
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles
@@ -28,7 +31,7 @@ from fastconv.budget.hardware import Device
 from fastconv.config.overrides import compose
 from fastconv.config.prerequisites import check_data
 from fastconv.config.schema import Config
-from fastconv.data.dataset import ImageData
+from fastconv.data.dataset import ImageData, representative_rows
 from fastconv.data.loading import load
 from fastconv.models.configs import model_settings
 from fastconv.models.tta import views_of
@@ -394,6 +397,46 @@ def test_without_evidence_the_setting_of_the_data_set_stays(chosen):
     choice = chosen(machine(1e9), "budget.seconds=200", flips=FlipAccuracy(0.032, 0.036, 1000, 25, 29))
     assert choice.config.dataset.flip == 0
     assert "too few to tell" in choice.reasons["flip"]
+
+
+def by_class(count: int, noisy: int) -> ImageData:
+    """Images in the order of their classes, as those of one's own data sets are; the last class has far more noise."""
+    generator, labels = np.random.default_rng(0), np.sort(np.arange(count) % 10)
+    widths = np.where(labels == 9, noisy, 2)[:, None, None, None]
+    images = (128 + widths * generator.standard_normal((count, 8, 8, 1))).clip(0, 255).astype(np.uint8)
+    return ImageData("sorted", images, labels, tuple("0123456789"), "")
+
+
+def test_a_whitening_layer_is_of_all_classes_also_where_images_are_in_their_order():
+    """Its components then have the same variance over all images."""
+    data = by_class(7000, noisy=40)
+    module = train_proxy(data, MODEL_SIZES[0].network, CPU, batches=[], steps=0)
+    inputs = module.normalise(torch.from_numpy(data.images))
+    with torch.no_grad():
+        layer = module.model.whitening
+        outputs = F.conv2d(inputs, layer.weight[: layer.out_channels // 2])
+    assert outputs.var((0, 2, 3)).tolist() == pytest.approx([1.0] * outputs.shape[1], rel=0.2)
+
+
+def test_the_flip_test_normalises_by_images_of_all_classes(monkeypatch):
+    whitened = []
+
+    def untrained(data, *given):
+        whitened.append(data)
+        return lambda images: torch.zeros(len(images), 10)
+
+    monkeypatch.setattr("fastconv.budget.autotune.flip_test.train_proxy", untrained)
+    flip_accuracy(by_class(5000, noisy=40), MODEL_SIZES[0].network, CPU, images=125)
+    assert np.bincount(whitened[0].labels).tolist() == [100] * 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows"),
+    [([0, 0, 0, 0, 1, 1], [0, 2, 4]), ([1, 0, 0, 0, 1, 1], [0, 1, 2]), ([0, 0, 1], [0, 1, 2]), ([0], [0])],
+)
+def test_rows_that_stand_for_all_are_the_first_unless_images_are_in_order(labels, rows):
+    """So the results of seeds on the built-in data sets, whose images are shuffled, stay."""
+    assert representative_rows(np.array(labels), 3).tolist() == rows
 
 
 def test_the_proxy_stops_learning_when_its_time_is_over(digits_root):

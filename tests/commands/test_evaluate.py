@@ -112,6 +112,17 @@ def test_a_run_gets_its_page(tmp_path, digits_root, davidnet_run):
     assert ended.err.count("\n") == 1
 
 
+def test_test_time_augmentation_is_said(tmp_path, digits_root, davidnet_run):
+    """Else nobody could tell the page of one score from that of the other."""
+    run = shutil.copytree(davidnet_run, tmp_path / "run")
+    for setting, views in (("tta=false", 1), ("tta=true", 3)):  # two are shifted, and digits are not flipped
+        ended = run_command(tmp_path, digits_root, "evaluate", f"run={run}", setting)
+        assert ended.code == 0, ended.err
+        assert ("on 359 test images with test-time augmentation (up to 3 views of each)" in ended.out) == (views > 1)
+        assert ("with test-time augmentation" in (run / "report.html").read_text()) == (views > 1)
+        assert json.loads((run / "evaluation.json").read_text())["views"] == views
+
+
 def test_errors_of_a_built_in_data_set_have_rows(tmp_path, digits_root, davidnet_run):
     """Its images have no files: `row` is their place in the test split."""
     run = shutil.copytree(davidnet_run, tmp_path / "run")

@@ -49,6 +49,16 @@ def test_torch_export_predicts_as_the_checkpoint(exported):
     assert (run / "classes.txt").read_text().split() == list("0123456789")
 
 
+def test_one_image_to_compare_on_is_enough(exported, digits_root, tmp_path):
+    """A file takes any number of images all the same."""
+    run, images, expected = exported
+    ended = run_command(tmp_path, digits_root, "export", f"run={run}", "format=torch", "samples=1")
+    assert ended.code == 0, ended.err
+    assert "on 1 test image" in ended.out
+    module = torch.export.load(run / "model.pt2").module()
+    np.testing.assert_allclose(module(torch.from_numpy(images[:7])).numpy(), expected[:7], atol=1e-4)
+
+
 def test_a_file_that_predicts_otherwise_is_not_written(exported, digits_root, tmp_path, monkeypatch):
     run, *_ = exported
 

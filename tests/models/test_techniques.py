@@ -289,7 +289,7 @@ def test_every_network_learns_with_every_optimizer(name, optimizer, digits):
         std=(0.35,),
         label_smoothing=0.1,
     )
-    whiten(module.model, module.normalise, digits.images)
+    whiten(module.model, module.normalise, digits.images, np.arange(len(digits)))
     frozen = {key: value.clone() for key, value in module.model.named_parameters() if not value.requires_grad}
     assert bool(frozen) == (name != "resnet18")
     faster = {"max_lr": 0.01} if optimizer == "adamw" else {}  # as the networks are narrow and the steps few

@@ -55,16 +55,21 @@ def write_article(sweep: Path, data: str, trust: bool = True) -> Path:
         reason = str(error)
     else:
         reason = "one of the two runs is not finished"
-    measures = [each for report in reports.values() for each in measures_of(report, rows)]
+    measured_by = {report: measures_of(report, rows) for report in reports.values()}
+    measures = [each for some in measured_by.values() for each in some]
+    several = len(setups(rows)) > 1
     figures, missing = {}, {}
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        pair = first_pair(runs, dataset)
+        setup, pair = first_pair(runs, dataset)
+        heading = f"{dataset}: {setup}" if several else dataset
         curves = sweep / f"learning-{file_name(dataset)}.png"
         draw_curves(pair, dataset, curves)
-        augmented = pair.get(True, pair.get(False, sweep)) / AUGMENTED
-        figures[dataset] = figures_of(dataset, curves, augmented, reports.get(dataset))
-        if dataset not in reports:
-            missing[dataset] = reason
+        # A sweep over epochs has a report for each number: that of the runs whose curves are shown.
+        effects = next((report for report, some in measured_by.items()
+                        if any((each.dataset, each.setup) == (dataset, setup) for each in some)), None)  # fmt: skip
+        figures[heading] = figures_of(dataset, curves, pair.get(True, sweep) / AUGMENTED, effects)
+        if effects is None:
+            missing[heading] = reason
     told = described(sweep)
     again = shlex.join(["python", "-m", "fastconv.train", "-m", *told["overrides"]]) if told else ""
     path = sweep / "article.html"
@@ -73,15 +78,15 @@ def write_article(sweep: Path, data: str, trust: bool = True) -> Path:
     return path
 
 
-def first_pair(runs: Mapping[Path, Row], dataset: str) -> dict[bool, Path]:
-    """Return the folders of the runs to show of a data set, by whether they are augmented: the first setup and seed."""
+def first_pair(runs: Mapping[Path, Row], dataset: str) -> tuple[Setup, dict[bool, Path]]:
+    """Return the first setup of a data set, and the folders of its first runs, by whether they are augmented."""
     own = {folder: row for folder, row in runs.items() if row.dataset == dataset}
     setup = setups(own.values())[0]
     ordered = sorted((row.seed, folder) for folder, row in own.items() if row.setup == setup)
     found: dict[bool, Path] = {}
     for _, folder in ordered:
         found.setdefault(own[folder].augmented, folder)
-    return found
+    return setup, found
 
 
 def problems(entries: Sequence[Entry]) -> list[str]:
@@ -105,7 +110,7 @@ def sections(
         rows, measures: finished runs, and measures of their heatmaps.
         figures: by data set, or another heading.
         epochs: the file to draw accuracy against epochs to.
-        missing: why a data set has no heatmaps.
+        missing: why a data set, by its heading, has no heatmaps.
         command: makes the whole page again.
         methods: whose measures are shown; None for all.
         notes: what else there is to say of the results.
@@ -120,9 +125,9 @@ def sections(
         text = "Each point is a run of its own with a whole learning-rate cycle. Dots: seeds; lines: their means."
         figure = Figure(epochs, "Test accuracy against epochs, with and without augmentation", text)
         found.append(Section("Accuracy against epochs", [], epochs_table(rows, compared), [figure]))
-    for dataset, some in figures.items():
-        why = [f"No heatmaps: {missing[dataset]}."] if missing and dataset in missing else []
-        found.append(Section(dataset, why, None, some))
+    for heading, some in figures.items():
+        why = [f"No heatmaps: {missing[heading]}."] if missing and heading in missing else []
+        found.append(Section(heading, why, None, some))
     text = (
         "Mean ± standard deviation over seeds of each run's mean over its images; with one seed, the interval is over"
         " the images. Definitions: docs/heatmaps.md."
@@ -143,8 +148,8 @@ RESULTS = (
 VERDICTS = (
     "A verdict is yes or no if the whole 95 % interval over the seeds (Student's t) is on one side, else undecided."
     " One interval in twenty misses by chance. With one seed, the interval is over the images, and the verdict says so:"
-    " another seed may differ by more. A measure of heatmaps decides nothing where the better ones are not"
-    " significantly better than random ones in deletion. Seconds are given as the range over all runs, from the"
+    " another seed may differ by more. A measure of heatmaps decides nothing where the better ones are"
+    " not significantly better than random ones in deletion. Seconds are given as the range over all runs, from the"
     " shortest to the longest, and hold for the machine that is named."
 )
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import captum.attr
 import numpy as np
 import torch
-from captum.attr import DeepLift, IntegratedGradients, LayerAttribution, NoiseTunnel, Occlusion
+from captum.attr import DeepLift, DeepLiftShap, IntegratedGradients, LayerAttribution, NoiseTunnel, Occlusion
 from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from captum.attr._core.guided_backprop_deconvnet import ModifiedReluGradientAttribution
 from captum.attr._core.guided_grad_cam import GuidedGradCam
@@ -76,7 +76,7 @@ class Attributor:
         if layered and not self.is_layered:  # it multiplies the layer's map by one of pixels
             self.grid = shape[:2]
         # A local method attributes a small change of a pixel, rather than its absence.
-        self.is_local = not layered and not getattr(self._plain, "multiplies_by_inputs", False)
+        self.is_local = not self.is_layered and not getattr(self._plain, "multiplies_by_inputs", False)
 
     def _require_supported(self, kind: type) -> None:
         """Refuse methods that Captum would compute although their result has no meaning on this network."""
@@ -100,6 +100,8 @@ class Attributor:
         """Return how many copies of an image are computed at once."""
         defaults = inspect.signature(self._plain.attribute).parameters
         steps = [self.method.arguments.get(name, defaults[name].default) for name in COPIES if name in defaults]
+        if isinstance(self._plain, DeepLiftShap):  # it compares each image with each baseline
+            steps = [len(self._pixels.absent(self.method.baseline))]
         return max(1, self.method.noise_samples) * max([1, *(each for each in steps if isinstance(each, int))])
 
     def _window(self) -> int:
@@ -153,16 +155,16 @@ class Attributor:
     def gap(self, inputs: Tensor, target: Tensor, attributions: Tensor) -> Tensor | None:
         """Return the relative error of completeness, float [B]: the attributions should sum to the change of the logit.
 
-        The change is that from the baseline to the image. None for a method without completeness (Sundararajan et al.
-        2017, section 3).
+        The change is that from the baseline to the image, or from the mean over several baselines. None for a method
+        without completeness (Sundararajan et al. 2017, section 3).
         """
         complete = isinstance(self._plain, IntegratedGradients | DeepLift) and not self.is_layered
         if not complete or self.method.noise_samples or "baselines" in self.method.arguments:
             return None
         rows = torch.arange(len(inputs), device=inputs.device)
         with torch.no_grad():
-            baseline = self._pixels.absent(self.method.baseline).expand_as(inputs)
-            difference: Tensor = self._network(inputs)[rows, target] - self._network(baseline)[rows, target]
+            baselines = self._pixels.absent(self.method.baseline).expand(-1, *inputs.shape[1:])
+            difference: Tensor = self._network(inputs)[rows, target] - self._network(baselines).mean(0)[target]
         error: Tensor = (attributions.sum(dim=(1, 2, 3)) - difference).abs() / difference.abs().clamp_min(1e-6)
         return error
 

@@ -26,6 +26,7 @@ from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixel
 from fastconv.analysis.attribution.samples import Samples
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.config.commands import Explain, Method
+from fastconv.data.dataset import evenly_spread
 
 # Standard deviation of the noise under which a map should repeat, as a share of the range of pixel values.
 REPEAT_NOISE = 0.02
@@ -157,10 +158,9 @@ class AttributionRun:
             found["infidelity"] = relative_infidelity(
                 network, method, inputs, attributions, target, absent, config.perturbations, config.seed
             )
-        few = np.linspace(0, len(inputs), min(config.control_images, len(inputs)), endpoint=False).astype(np.int64)
+        few = evenly_spread(len(inputs), config.control_images)
         with part("sensitivity"):
-            some = np.linspace(0, len(inputs), min(config.sensitivity_images, len(inputs)), endpoint=False)
-            some = some.astype(np.int64)
+            some = evenly_spread(len(inputs), config.sensitivity_images)
             found["sensitivity"] = max_sensitivity(method, inputs[some], target[some], seed=config.seed)
         area = self._object_area()
         if area is not None:

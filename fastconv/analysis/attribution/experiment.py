@@ -80,7 +80,7 @@ def explain_runs(config: Explain, console: Console) -> Explanation:
         network = PixelNetwork(runs[0].model, runs[0].mean, runs[0].std).to(device)
         samples = choose(
             test,
-            functools.partial(predict, network),
+            functools.partial(predict, network, temperature=runs[0].temperature),
             per_class=config.per_class,
             errors=config.errors,
             correct=config.correct,

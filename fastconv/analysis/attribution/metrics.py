@@ -192,12 +192,14 @@ def randomised(network: PixelNetwork, build: Callable[[], torch.nn.Module], imag
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build().to(images)
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
-            layer.momentum = None  # a cumulative mean
     mean, std = (tuple(values.flatten().tolist()) for values in (network.mean, network.std))
     fresh = PixelNetwork(model, mean, std)
     fresh = fresh.to(images.device)
+    fresh.train()
+    for layer in fresh.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.momentum = None  # a cumulative mean
+            layer.train()  # a pretrained network keeps its statistics, which are not those of new weights
     with torch.no_grad():
-        fresh.train()(images)
+        fresh(images)
     return fresh.eval()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.analysis.scoring import BATCH_SIZE, class_probabilities
+from fastconv.data.dataset import evenly_spread
 from fastconv.system.errors import InputError, nearest
 
 # Training images that `baseline=images` stands for.
@@ -103,15 +104,15 @@ class Pixels:
     @classmethod
     def of(cls, images: np.ndarray, count: int = 500) -> "Pixels":
         """Compute them from training images uint8 [N, H, W, C], of which `count` evenly spread ones are kept."""
-        some = images[np.linspace(0, len(images), min(len(images), 2000), endpoint=False).astype(np.int64)]
+        some = images[evenly_spread(len(images), 2000)]
         has_background = bool((some == 0).all(axis=3).mean() >= BACKGROUND_SHARE)
-        kept = as_pixels(some[:: max(1, len(some) // count)][:count])
+        kept = as_pixels(some[evenly_spread(len(some), count)])
         return cls(has_background, as_pixels(some).mean(dim=(0, 2, 3), keepdim=True), kept)
 
     def absent(self, name: str = "auto") -> Tensor:
         """Return the baseline of a name in `fastconv.config.commands.Method.baseline`."""
         if name == "images":
-            return self.images[:BASELINE_IMAGES]
+            return self.images[evenly_spread(len(self.images), BASELINE_IMAGES)]
         return torch.zeros_like(self.mean) if name == "black" or (name == "auto" and self.has_background) else self.mean
 
     def to(self, device: torch.device) -> "Pixels":

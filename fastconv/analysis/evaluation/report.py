@@ -37,23 +37,31 @@ def evaluate_run(config: Evaluate) -> tuple[Evaluation, list[str]]:
     run = load_run(folder, config.trust).with_images(config.dataset)
     splits, warnings = images_of(run, run.data_folder(config.data))
     test = splits.test
-    probabilities = Predictor(run, config.accelerator).predict(test.images, config.tta).probabilities
+    predictor = Predictor(run, config.accelerator)
+    probabilities = predictor.predict(test.images, config.tta).probabilities
+    views = predictor.views(config.tta).count
     evaluation = Evaluation(probabilities, np.asarray(test.labels), test.classes, run.temperature)
     rows = evaluation.most_confident_errors(SHOWN_ERRORS)
     names = image_names(run.config.dataset, run.data_folder(config.data), run.config.own_folders(), test, rows)
     errors = confident_errors(evaluation, names)
-    content = as_json({**evaluation.summary(), "most_confident_errors": errors, "warnings": warnings}, indent=1)
+    found = {**evaluation.summary(), "views": views, "most_confident_errors": errors, "warnings": warnings}
+    content = as_json(found, indent=1)
     write_atomically(folder / "evaluation.json", content.encode())
-    lines = [*findings(run, evaluation, test), *warnings]
+    lines = [*findings(run, evaluation, test, views), *warnings]
     write_run_page(folder / "report.html", run, evaluation, test, lines, errors)
     return evaluation, [*lines, f"{folder / 'report.html'}"]
 
 
-def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData) -> list[str]:
-    """Say in sentences how accurate and how well calibrated the network is, and how long its training took."""
+def findings(run: TrainedRun, evaluation: Evaluation, test: ImageData, views: int) -> list[str]:
+    """Say in sentences how accurate and how well calibrated the network is, and how long its training took.
+
+    `views` is the number of views of an image, at most, by test-time augmentation; 1 without.
+    """
     low, high = (f"{bound:.2%}" for bound in evaluation.interval)
+    how = f" with test-time augmentation (up to {views} views of each)" if views > 1 else ""
     lines = [
-        f"Accuracy {evaluation.accuracy:.2%} on {counted(len(test), 'test image')} (95 % interval {low} to {high})."
+        f"Accuracy {evaluation.accuracy:.2%} on {counted(len(test), 'test image')}{how}"
+        f" (95 % interval {low} to {high})."
     ]
     if len(evaluation.classes) > TOP:
         lines[0] += f" Top-{TOP} accuracy {evaluation.top_k_accuracy():.2%}."

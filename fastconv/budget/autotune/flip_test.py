@@ -22,7 +22,7 @@ from fastconv.budget.autotune.scaling_law import flip_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, image_seconds
 from fastconv.budget.hardware import Device
-from fastconv.data.dataset import ImageData
+from fastconv.data.dataset import ImageData, representative_rows
 from fastconv.data.splits import stratified_split
 from fastconv.models.configs import Airbench
 from fastconv.system.distributed import from_first_rank
@@ -150,7 +150,7 @@ def flip_accuracy(
         while time.perf_counter() - began < seconds:
             yield batch(kept[torch.randint(len(kept), (batch_size,), generator=generator).numpy()])
 
-    whitened = data.take(kept[: settings.flip_test_whitening_images])
+    whitened = data.take(kept[representative_rows(data.labels[kept], settings.flip_test_whitening_images)])
     steps = max(settings.flip_test_min_steps, images // batch_size)
     module = train_proxy(whitened, network, device, batches(), steps)
     right = np.zeros((2, 2), int)  # images by whether they are right as they are, and flipped
