@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastconv.budget.flops import PAIR
 from fastconv.budget.hardware import Device
@@ -33,6 +33,8 @@ PRODUCT_SIDE, PRODUCTS = {"cpu": 512, "cuda": 4096}, 6
 # Parts of the time before training that are a smaller share of it are not named in a message; names of the larger ones.
 SHOWN_SHARE = 0.05
 PARTS = {"setup": "starting and reading", "benchmark": "measuring", "precompute": "precomputing"}
+# Layers whose operations are counted: all but a few of the operations of a network, and no more than it has.
+COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 # Training takes three times the operations of a forward pass: a gradient of the images and one of the weights.
 TRAINING = 3
 # No network computes faster than this many times the matrix product, even where its convolutions take 4 times fewer
@@ -100,13 +102,13 @@ def least_seconds(operations: int, device: Device, cache: Path) -> float:
 
 def is_plausible(step_seconds: float, operations: int, device: Device, cache: Path) -> bool:
     """Whether a device can take this long for a step: a measurement is wrong if it is shorter than possible, and
-    something kept the machine busy if it is far longer. Only a CPU's is judged.
+    something kept the machine busy if it is far longer. Only a CPU's is judged, and only by operations that are known.
 
     Args:
         operations: floating-point operations of the step's forward pass.
         cache: folder in which measurements are kept.
     """
-    if device.kind != "cpu":
+    if device.kind != "cpu" or not operations:  # a user's own network may have none of the layers that are counted
         return True
     least = TRAINING * operations / operations_per_second(device, cache)
     return least / FASTEST <= step_seconds <= SLOWEST * least
@@ -138,15 +140,15 @@ def least_needs(key: "BenchmarkKey", device: Device, large_bytes: int = LARGE_BY
 
     def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal operations
-        if isinstance(layer.weight, Tensor) and layer.weight.ndim > 1:  # convolutions and linear layers
-            operations += 2 * layer.weight.numel() * output.numel() // output.shape[1]  # all weights for each pixel
+        outputs = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
+        operations += 2 * layer.weight.numel() * output.numel() // outputs  # all weights for each pixel or token
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor  # by storage, as layers keep each other's results
         return tensor
 
     for layer in model.modules():
-        if isinstance(getattr(layer, "weight", None), Tensor):
+        if isinstance(layer, COUNTED):
             layer.register_forward_hook(count)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(images)
