@@ -28,7 +28,7 @@ class Candidates:
 
     Args:
         config: settings that are not open, and the budget in seconds.
-        open_choices: what autotune chooses, of the keys of `fastconv.budget.autotune.choose.CHOICES`.
+        open_choices: what autotune chooses, of the keys of `fastconv.config.schema.CHOICES`.
         train: the training images.
         scored: number of images that are scored after training.
         profiles: measures networks.

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fastconv.budget.autotune.flip_test import FlipAccuracy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
+from fastconv.budget.forecast import scored_images
 from fastconv.budget.hardware import Device
 from fastconv.budget.pacing import PACING
 from fastconv.config.overrides import compose
@@ -89,7 +90,7 @@ def consider(
     one of the two alone. Of several ranks the first one tries.
 
     Args:
-        open_choices: what autotune chooses, of the keys of `fastconv.budget.autotune.choose.CHOICES`.
+        open_choices: what autotune chooses, of the keys of `fastconv.config.schema.CHOICES`.
         overrides: the command line's, which stay.
         data: the images of the run.
         cache: folder in which the result is kept.
@@ -123,7 +124,7 @@ def consider(
     if not pays(probe, scratch, settings):
         reason = f"from scratch: {line}, and will learn more in the rest of the time"
         return Considered(reason=reason, seconds=seconds)
-    scored = len(data.test) * ("test" in config.budget.counts)
+    scored = scored_images(config, len(data.holdout), len(data.test))
     epoch_seconds = PACING.training_factor * len(train) * probe.image_seconds
     epochs = (budget - scored * probe.image_seconds) / epoch_seconds
     mode = "finetune" if epochs >= settings.finetune_min_epochs else "head"
