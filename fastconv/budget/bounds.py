@@ -124,18 +124,35 @@ def least_needs(key: "BenchmarkKey", device: Device, large_bytes: int = LARGE_BY
     Args:
         large_bytes: bytes of weights from which on the needs are counted on tensors without memory.
     """
-    height, width, channels = key.shape
-
-    model = blueprint(key.model, channels, key.classes, **key.settings)
+    model = blueprint(key.model, key.shape[2], key.classes, **key.settings)
     parameters = list(model.parameters())
     weights = sum(weight.numel() * weight.itemsize for weight in parameters)
     trainable = sum(weight.numel() * weight.itemsize for weight in parameters if weight.requires_grad)
     # Tensors without memory take no time, but torch imports what they need in a second.
-    where = device.kind if weights < large_bytes else "meta"
-    if where != "meta":
-        with torch.random.fork_rng(), torch.device(where):
-            model = build_model(key.model, channels, key.classes, **key.settings).to(where)
-    images = torch.zeros(PAIR, channels, height, width, device=where)
+    counted = None
+    if weights >= large_bytes:
+        # A user's own network may ask what is in a tensor, or make others in the memory of the CPU.
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            counted = _forward_needs(model, key.shape, "meta", device.dtype)
+    if counted is None:
+        with torch.random.fork_rng(), torch.device(device.kind):
+            model = build_model(key.model, key.shape[2], key.classes, **key.settings).to(device.kind)
+        counted = _forward_needs(model, key.shape, device.kind, device.dtype)
+    operations, activations = counted
+    return weights + 2 * trainable + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
+
+
+def _forward_needs(
+    model: torch.nn.Module, shape: tuple[int, int, int], where: str, dtype: torch.dtype
+) -> tuple[int, int]:
+    """Operations of a pair of images' forward pass, and bytes that it keeps for the gradients, weights aside.
+
+    Args:
+        shape: height, width and channels of an image.
+        where: the device of the network, `meta` for tensors without memory.
+        dtype: the type in which the network will compute.
+    """
+    height, width, channels = shape
     operations, kept = 0, {}
 
     def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -151,14 +168,13 @@ def least_needs(key: "BenchmarkKey", device: Device, large_bytes: int = LARGE_BY
         if isinstance(layer, COUNTED):
             layer.register_forward_hook(count)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(images)
+        model(torch.zeros(PAIR, channels, height, width, device=where))
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    activations = sum(
-        tensor.numel() * (device.dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+    return operations, sum(
+        tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
         for storage, tensor in kept.items()
         if storage not in own
     )
-    return weights + 2 * trainable + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
 
 
 def machine_of(device: Device) -> dict[str, Any]:
