@@ -157,6 +157,7 @@ def _forward_needs(
 
     def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal operations
+        assert isinstance(layer.weight, Tensor)
         outputs = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
         operations += 2 * layer.weight.numel() * output.numel() // outputs  # all weights for each pixel or token
 

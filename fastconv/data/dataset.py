@@ -57,8 +57,11 @@ class ImageData:
         """
         rows = np.arange(len(self)) if rows is None else rows
         if self.hashes is None or len(rows) <= count:
-            return rows[:count]
-        return rows[np.arange(count) * len(rows) // count]
+            places = np.arange(min(count, len(rows)))
+        else:
+            places = np.arange(count) * len(rows) // count
+        found: np.ndarray = rows[places]
+        return found
 
     def take(self, rows: np.ndarray) -> "ImageData":
         """The images at `rows` (int64 [M]), with a digest of their own; large ones are not copied (`image_rows`)."""
