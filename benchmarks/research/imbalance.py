@@ -32,7 +32,7 @@ from fastconv.data.loading import load
 from fastconv.data.splits import stratified_split
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
-from fastconv.models.classifier import WHITENING_IMAGES, Classifier, whiten
+from fastconv.models.classifier import Classifier, whiten
 from fastconv.models.configs import Airbench, model_settings
 from fastconv.optim import Muon
 from fastconv.runs.results import git_commit
@@ -127,7 +127,7 @@ def train(case: Case, way: Way, seed: int, data: ImageData) -> Classifier:
     policy = Policy(crop=Crop(max(1, data.images.shape[1] // 16), "reflect"), flip=Flip(case.flip, "alternating"))
     spec = stream_spec(data, policy, seed)
     module = Classifier(model.to(memory_format=torch.channels_last), spec.mean, spec.std)
-    whiten(model, module.normalise, data.images, data.sample(WHITENING_IMAGES))
+    whiten(model, module.normalise, data.images)
     if way.sampling:
         share = counts[data.labels].astype(float) ** -way.sampling
         needed = case.steps * case.batch_size

@@ -49,20 +49,6 @@ class ImageData:
         """Channels of an image: 1 for grey, 3 for colours."""
         return int(self.images.shape[3])
 
-    def sample(self, count: int, rows: np.ndarray | None = None) -> np.ndarray:
-        """At most `count` rows, int64 [M], that stand for all of `rows`, ascending int64 [N], or for all images.
-
-        They are the first ones: built-in data sets come in no order. A user's own images are sorted by class, so theirs
-        are spaced evenly.
-        """
-        rows = np.arange(len(self)) if rows is None else rows
-        if self.hashes is None or len(rows) <= count:
-            places = np.arange(min(count, len(rows)))
-        else:
-            places = np.arange(count) * len(rows) // count
-        found: np.ndarray = rows[places]
-        return found
-
     def take(self, rows: np.ndarray) -> "ImageData":
         """The images at `rows` (int64 [M]), with a digest of their own; large ones are not copied (`image_rows`)."""
         digest = hashlib.sha256(self.digest.encode() + np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()

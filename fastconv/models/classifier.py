@@ -65,13 +65,8 @@ class Classifier(nn.Module):
 
 
 @torch.no_grad()
-def whiten(model: nn.Module, normalise: Normalise, images: np.ndarray, rows: np.ndarray) -> None:
-    """Compute the layer `whitening` of a network, if it has one.
-
-    Args:
-        images: training images uint8 [N, H, W, C].
-        rows: which of them, int64 [M]: `WHITENING_IMAGES` that stand for all.
-    """
+def whiten(model: nn.Module, normalise: Normalise, images: np.ndarray) -> None:
+    """Compute the layer `whitening` of a network, if it has one, from training images uint8 [N, H, W, C]."""
     layer = getattr(model, "whitening", None)
     if isinstance(layer, Whitening):
-        layer.whiten(normalise(torch.from_numpy(np.array(images[rows]))))
+        layer.whiten(normalise(torch.from_numpy(np.array(images[:WHITENING_IMAGES]))))

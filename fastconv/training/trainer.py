@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from fastconv.data.sources.levels import Levels
-from fastconv.models.classifier import WHITENING_IMAGES, whiten
+from fastconv.models.classifier import whiten
 from fastconv.models.configs import Pretrained
 from fastconv.models.tta import view_sets, views_of
 from fastconv.system.distributed import started_together
@@ -65,7 +65,7 @@ def make_module(run: Run, pretrained: bool = True) -> ImageClassifier:
     )
     module.view_sets = view_sets(config.tta, config.augment.mirrors)
     with run.clock.segment("precompute"):  # a part of training that is done in advance
-        whiten(module.model, module.normalise, run.train.images, run.train.sample(WHITENING_IMAGES))
+        whiten(module.model, module.normalise, run.train.images)
         if pretrained and isinstance(config.model, Pretrained):
             from fastconv.models.pretrained_weights import start_from  # imports torchvision
 

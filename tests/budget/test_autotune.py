@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from harness import SMALL, faulty_benchmarks, only_run
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 from fastconv.budget.autotune.choose import Choice, autotune, choose, left_open
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test, mcnemar
-from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize, flip_proxy, size_families
+from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize, size_families
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, measure_speed
@@ -578,23 +577,6 @@ def test_images_are_small_first_where_that_was_measured_to_help():
                 assert "21x21" in choice.reasons["progressive_resizing"]
                 resized.append(speed)
     assert 0 < len(resized) < 13
-
-
-def test_the_flip_test_of_own_images_whitens_by_all_classes(digits_root, monkeypatch):
-    """They are sorted by class, and their first ones are all of the first class."""
-    seen, (train, _) = [], digits(digits_root)
-    order = np.argsort(train.labels, kind="stable")
-    own = dataclasses.replace(train.take(order), hashes=np.arange(len(train), dtype=np.uint64))
-
-    def train_proxy(data, *_):
-        seen.append(np.bincount(data.labels, minlength=10))
-        return lambda images: torch.zeros(len(images), 10)
-
-    monkeypatch.setattr("fastconv.budget.autotune.flip_test.train_proxy", train_proxy)
-    flip_accuracy(own, flip_proxy(8), CPU, 1000, Autotune(flip_test_whitening_images=100))
-    (counts,) = seen
-    assert counts.sum() == 100
-    assert counts.min() >= 9
 
 
 def colours(images, classes):

@@ -1,6 +1,5 @@
 """Splits that follow from the images' content: nothing else moves an image from one side to the other."""
 
-import dataclasses
 import hashlib
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from harness import noise
 
 from fastconv.data.configs import Dataset
-from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import content_hashes
 from fastconv.data.loading import hold_out, load, open_splits
 from fastconv.data.splits import content_split, set_aside, stratified_split
@@ -154,14 +152,3 @@ def test_leaked_images_are_counted():
     one = dataclasses.replace(splits, train=data.take(np.arange(5, 40)))
     assert one.leak == "1 of 3 test images is a training image too"
     assert dataclasses.replace(one, train=data.take(np.arange(6, 40))).leak == ""
-
-
-def test_a_sample_of_images_that_are_sorted_by_class_has_all_classes():
-    labels = np.repeat(np.arange(4), 25)
-    builtin = ImageData("set", np.zeros((100, 1, 1, 1), np.uint8), labels, tuple("abcd"), "")
-    own = dataclasses.replace(builtin, hashes=np.arange(100, dtype=np.uint64))
-    assert builtin.sample(10).tolist() == list(range(10))  # as ever
-    assert own.sample(10).tolist() == list(range(0, 100, 10))
-    odd = np.arange(1, 100, 2)
-    assert np.bincount(labels[own.sample(8, odd)]).tolist() == [2, 2, 2, 2]
-    assert own.sample(50, odd).tolist() == own.sample(99, odd).tolist() == odd.tolist()

@@ -20,7 +20,7 @@ from fastconv.config.store import methods
 from fastconv.data.dataset import mean_and_std
 from fastconv.data.loading import load
 from fastconv.models import build_model, configs, count_parameters
-from fastconv.models.classifier import WHITENING_IMAGES, whiten
+from fastconv.models.classifier import whiten
 from fastconv.models.configs import model_settings
 from fastconv.models.layers import ACTIVATIONS
 from fastconv.models.whitening import Whitening
@@ -289,7 +289,7 @@ def test_every_network_learns_with_every_optimizer(name, optimizer, digits):
         std=(0.35,),
         label_smoothing=0.1,
     )
-    whiten(module.model, module.normalise, digits.images, digits.sample(WHITENING_IMAGES))
+    whiten(module.model, module.normalise, digits.images)
     frozen = {key: value.clone() for key, value in module.model.named_parameters() if not value.requires_grad}
     assert bool(frozen) == (name != "resnet18")
     faster = {"max_lr": 0.01} if optimizer == "adamw" else {}  # as the networks are narrow and the steps few

@@ -150,7 +150,7 @@ def flip_accuracy(
         while time.perf_counter() - began < seconds:
             yield batch(kept[torch.randint(len(kept), (batch_size,), generator=generator).numpy()])
 
-    whitened = data.take(data.sample(settings.flip_test_whitening_images, kept))
+    whitened = data.take(kept[: settings.flip_test_whitening_images])
     steps = max(settings.flip_test_min_steps, images // batch_size)
     module = train_proxy(whitened, network, device, batches(), steps)
     right = np.zeros((2, 2), int)  # images by whether they are right as they are, and flipped

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastconv.budget.hardware import Device
 from fastconv.data.dataset import ImageData, mean_and_std
 from fastconv.models import build_model
-from fastconv.models.classifier import WHITENING_IMAGES, Classifier, whiten
+from fastconv.models.classifier import Classifier, whiten
 from fastconv.models.configs import Airbench, model_settings
 from fastconv.optim import Muon
 
@@ -37,7 +37,7 @@ def train_proxy(
         channels = data.images.shape[3]
         model = build_model(network.name, channels, len(data.classes), **model_settings(network))
         module = Classifier(model.to(memory_format=torch.channels_last), *mean_and_std(data.images))
-    whiten(model, module.normalise, data.images, data.sample(WHITENING_IMAGES))
+    whiten(model, module.normalise, data.images)
     module.to(device.kind)
     optimizer = None
     for step, (images, labels) in enumerate(islice(batches, steps)):
