@@ -87,7 +87,7 @@ def main(config: Config) -> None:
     console = plain_console()
     root = config.stream.folder
     if data is None:
-        removed = prune(root, config.stream.max_gb * 1e9)
+        removed = prune(root, config.stream.max_bytes)
         size = sum(stream.bytes for stream in removed) / 1e6
         console.print(f"removed {counted(len(removed), 'stream')}, {size:,.0f} MB, from {root}")
         return

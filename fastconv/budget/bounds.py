@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastconv.budget.flops import PAIR
 from fastconv.budget.hardware import Device
@@ -33,6 +33,8 @@ PRODUCT_SIDE, PRODUCTS = {"cpu": 512, "cuda": 4096}, 6
 # Parts of the time before training that are a smaller share of it are not named in a message; names of the larger ones.
 SHOWN_SHARE = 0.05
 PARTS = {"setup": "starting and reading", "benchmark": "measuring", "precompute": "precomputing"}
+# Layers whose operations are counted: all but a few of the operations of a network, and no more than it has.
+COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 # Training takes three times the operations of a forward pass: a gradient of the images and one of the weights.
 TRAINING = 3
 # No network computes faster than this many times the matrix product, even where its convolutions take 4 times fewer
@@ -100,13 +102,13 @@ def least_seconds(operations: int, device: Device, cache: Path) -> float:
 
 def is_plausible(step_seconds: float, operations: int, device: Device, cache: Path) -> bool:
     """Whether a device can take this long for a step: a measurement is wrong if it is shorter than possible, and
-    something kept the machine busy if it is far longer. Only a CPU's is judged.
+    something kept the machine busy if it is far longer. Only a CPU's is judged, and only by operations that are known.
 
     Args:
         operations: floating-point operations of the step's forward pass.
         cache: folder in which measurements are kept.
     """
-    if device.kind != "cpu":
+    if device.kind != "cpu" or not operations:  # a user's own network may have none of the layers that are counted
         return True
     least = TRAINING * operations / operations_per_second(device, cache)
     return least / FASTEST <= step_seconds <= SLOWEST * least
@@ -122,41 +124,58 @@ def least_needs(key: "BenchmarkKey", device: Device, large_bytes: int = LARGE_BY
     Args:
         large_bytes: bytes of weights from which on the needs are counted on tensors without memory.
     """
-    height, width, channels = key.shape
-
-    model = blueprint(key.model, channels, key.classes, **key.settings)
+    model = blueprint(key.model, key.shape[2], key.classes, **key.settings)
     parameters = list(model.parameters())
     weights = sum(weight.numel() * weight.itemsize for weight in parameters)
     trainable = sum(weight.numel() * weight.itemsize for weight in parameters if weight.requires_grad)
     # Tensors without memory take no time, but torch imports what they need in a second.
-    where = device.kind if weights < large_bytes else "meta"
-    if where != "meta":
-        with torch.random.fork_rng(), torch.device(where):
-            model = build_model(key.model, channels, key.classes, **key.settings).to(where)
-    images = torch.zeros(PAIR, channels, height, width, device=where)
+    counted = None
+    if weights >= large_bytes:
+        # A user's own network may ask what is in a tensor, or make others in the memory of the CPU.
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            counted = _forward_needs(model, key.shape, "meta", device.dtype)
+    if counted is None:
+        with torch.random.fork_rng(), torch.device(device.kind):
+            model = build_model(key.model, key.shape[2], key.classes, **key.settings).to(device.kind)
+        counted = _forward_needs(model, key.shape, device.kind, device.dtype)
+    operations, activations = counted
+    return weights + 2 * trainable + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
+
+
+def _forward_needs(
+    model: torch.nn.Module, shape: tuple[int, int, int], where: str, dtype: torch.dtype
+) -> tuple[int, int]:
+    """Operations of a pair of images' forward pass, and bytes that it keeps for the gradients, weights aside.
+
+    Args:
+        shape: height, width and channels of an image.
+        where: the device of the network, `meta` for tensors without memory.
+        dtype: the type in which the network will compute.
+    """
+    height, width, channels = shape
     operations, kept = 0, {}
 
     def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal operations
-        if isinstance(layer.weight, Tensor) and layer.weight.ndim > 1:  # convolutions and linear layers
-            operations += 2 * layer.weight.numel() * output.numel() // output.shape[1]  # all weights for each pixel
+        assert isinstance(layer.weight, Tensor)
+        outputs = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
+        operations += 2 * layer.weight.numel() * output.numel() // outputs  # all weights for each pixel or token
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor  # by storage, as layers keep each other's results
         return tensor
 
     for layer in model.modules():
-        if isinstance(getattr(layer, "weight", None), Tensor):
+        if isinstance(layer, COUNTED):
             layer.register_forward_hook(count)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(images)
+        model(torch.zeros(PAIR, channels, height, width, device=where))
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    activations = sum(
-        tensor.numel() * (device.dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+    return operations, sum(
+        tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
         for storage, tensor in kept.items()
         if storage not in own
     )
-    return weights + 2 * trainable + activations * key.micro_batch_size // PAIR, operations * key.batch_size // PAIR
 
 
 def machine_of(device: Device) -> dict[str, Any]:

@@ -36,13 +36,22 @@ class Forecast:
     stream_epochs: int
 
 
+def scored_images(config: Config, holdout: int, test: int) -> int:
+    """Number of images that are scored after training, in time that the budget counts.
+
+    Args:
+        holdout, test: number of held-out images, and of images of the test split.
+    """
+    counts = config.budget.counts
+    return holdout * ("validate" in counts and config.validate.on == "holdout") + test * ("test" in counts)
+
+
 def forecast(
     config: Config,
     spec: StreamSpec,
     speed: SpeedProfile,
     validate_images: int,
-    final_images: int,
-    test_images: int,
+    scored: int,
     views: Views,
     begin_seconds: float,
     already_counted: float,
@@ -58,8 +67,7 @@ def forecast(
         spec: its stream.
         speed: its network's speed profile on this machine.
         validate_images: images of one validation during training (0 for none).
-        final_images: held-out images scored after training (0 for none).
-        test_images: images of the test split.
+        scored: images scored after training (`scored_images`).
         views: views in which an image is scored after training.
         begin_seconds: seconds before the first of them is scored.
         already_counted: seconds of the budget that are spent.
@@ -68,7 +76,7 @@ def forecast(
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * speed.score_seconds
     reserve = ScoringReserve(
-        images=final_images * ("validate" in counts) + test_images * ("test" in counts),
+        images=scored,
         image_seconds=speed.score_seconds,
         views=views.count,
         begin_seconds=begin_seconds,
@@ -115,7 +123,7 @@ def _stream_epochs(config: Config, spec: StreamSpec, epochs: float, most_epochs:
     is_limited = config.budget.seconds is not None
     wanted = min(pacing.stream_margin * epochs if is_limited else epochs, most_epochs)
     # What a fast machine needs beyond the disk's share is augmented while training: the same bytes.
-    planned = max(1, min(math.ceil(wanted - 1e-9), int(config.stream.max_gb * 1e9 / spec.epoch_bytes)))
+    planned = max(1, min(math.ceil(wanted - 1e-9), int(config.stream.max_bytes / spec.epoch_bytes)))
     if config.stream.epochs is None:
         return planned
     # With a time limit a stream grows behind the reader; without one it is made as long as the run at once.

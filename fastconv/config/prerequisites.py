@@ -137,10 +137,10 @@ def require_known(config: Config) -> None:
 
 def require_room(config: Config, needed_bytes: int) -> None:
     """Raise InputError for a stream larger than stream.max_gb, or than the disk has room for without other streams."""
-    root, most = config.stream.folder, config.stream.max_gb
-    if needed_bytes > most * 1e9:
+    root = config.stream.folder
+    if needed_bytes > config.stream.max_bytes:
         raise InputError(
-            f"the stream needs {needed_bytes / 1e9:.3g} GB, more than stream.max_gb={most:g}."
+            f"the stream needs {needed_bytes / 1e9:.3g} GB, more than stream.max_gb={config.stream.max_gb:g}."
             " Raise it, set a smaller stream.epochs, or use stream=online"
         )
     require_writable(root)

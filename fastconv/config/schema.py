@@ -35,8 +35,17 @@ DATA_FOLDERS = ("arrays", "streams", BENCHMARKS, RUNS)
 ACCELERATORS = ("auto", "cpu", "gpu")
 # How a search draws its trials, and how it finds those that it ends early.
 SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "hyperband", "none")
-# The settings that `autotune` can choose.
-CHOICES = ("model", "epochs", "batch_size", "flip", "augment", "data_pruning", "progressive_resizing", "tta")
+# What `autotune` can choose, and the keys of the command line that settle it instead.
+CHOICES = {
+    "model": ("model",),
+    "epochs": ("schedule.max_epochs",),
+    "batch_size": ("batch_size", "micro_batch_size", "dataset.batch_size", "model.micro_batch_size"),
+    "flip": ("dataset.flip", "augment"),  # a policy that is set flips as it says
+    "augment": ("augment",),
+    "data_pruning": ("data_pruning",),
+    "progressive_resizing": ("progressive_resizing",),
+    "tta": ("tta",),
+}
 
 
 @dataclass
@@ -223,7 +232,7 @@ class Config:
     figures: bool = True
     """Draw the run's figures and, for TensorBoard, the network's graph, after the result. The budget does not count
     these seconds."""
-    autotune: list[str] = setting([], options=CHOICES)
+    autotune: list[str] = setting([], options=tuple(CHOICES))
     """Settings to choose automatically, by what the budget allows on this machine (`experiment=best`): model, epochs,
     batch_size, flip, augment, data_pruning, progressive_resizing, tta. Settings given on the command line stay."""
     pretrained: PretrainedTrial = field(default_factory=PretrainedTrial)

@@ -113,6 +113,11 @@ class Stream:
     """Check each shard against its sha256 when it is first read. Sizes, and shards from a URL, are always checked."""
 
     @property
+    def max_bytes(self) -> float:
+        """`max_gb` in bytes."""
+        return self.max_gb * 1e9
+
+    @property
     def is_stored(self) -> bool:
         """Whether the stream is written to a folder, or read from a server."""
         return self.mode not in UNSTORED

@@ -39,7 +39,7 @@ def load_library(source: Path, trial: str | None = None) -> ctypes.CDLL:
     The cache is `fastconv` in XDG_CACHE_HOME, or `~/.cache`. A library in it has a name of the digests of its source
     and the headers beside it, of the compiler, of the processor's features, and of its own content: a damaged one is
     built anew. Where the cache cannot be written, or others could write to it, the library is built in a temporary
-    folder, for this process alone.
+    folder, for this process alone; so it is where code in the cache cannot be executed.
 
     Args:
         source: the file of C, which may include headers of its folder.
@@ -59,7 +59,7 @@ def load_library(source: Path, trial: str | None = None) -> ctypes.CDLL:
     key = [*contents, *compiler, *FLAGS, _version(compiler), processor_features()]
     name = f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:DIGEST_DIGITS]}"
     with contextlib.suppress(OSError, InputError):
-        if folder := private_folder():
+        if (folder := private_folder()) and may_execute(folder):
             found = _stored(folder, name)
             if found is None:
                 with locked(folder, name):
@@ -115,6 +115,11 @@ def private_folder() -> Path | None:
     about = folder.stat()
     is_private = about.st_uid == os.geteuid() and not about.st_mode & 0o022
     return folder if is_private else None
+
+
+def may_execute(folder: Path) -> bool:
+    """Whether code of a folder may be executed: not if its file system is mounted `noexec`, as some homes are."""
+    return not os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)  # Linux alone says so
 
 
 def is_own_file(path: Path) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastconv.kernels.library import UnavailableError, load_library
-from fastconv.kernels.winograd import is_usual_map
+from fastconv.kernels.winograd import first_derivatives, is_usual_map
 from fastconv.kernels.winograd_library import NO_BF16, channels_last
 from fastconv.system.errors import message_of
 
@@ -156,17 +156,18 @@ def _keep_norm(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Te
     ctx.save_for_backward(*kept)
 
 
-def _norm_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-    return *torch.ops.fastconv.norm_gelu_gradient(gradient, *ctx.saved_tensors, ctx.training), None, None
+def _norm_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    found = torch.ops.fastconv.norm_gelu_gradient(gradient, *ctx.saved_tensors, ctx.training)
+    return *first_derivatives(found, gradient, *ctx.saved_tensors), None, None
 
 
 def _keep_x(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gelu_backward(ctx: Any, gradient: Tensor) -> Tensor:
+def _gelu_backward(ctx: Any, gradient: Tensor) -> Tensor | None:
     found: Tensor = torch.ops.fastconv.gelu_gradient(gradient, *ctx.saved_tensors)
-    return found
+    return first_derivatives((found,), gradient, *ctx.saved_tensors)[0]
 
 
 _operators = torch.library.Library("fastconv", "FRAGMENT")

@@ -186,21 +186,37 @@ def _pooled_weight(gradient: Tensor, index: Tensor, x: Tensor, padding: int, til
     return winograd_library.weight_gradient(gradient, x, padding, tile, index)
 
 
+class _FirstDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, *inputs: Tensor) -> Tensor:
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError("fastconv's kernels for CPUs have no second derivatives: set trainer.winograd=off for them")
+
+
+def first_derivatives(found: tuple[Tensor | None, ...], *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of which a derivative by the inputs raises RuntimeError, where torch would take zeros for it."""
+    if not torch.is_grad_enabled():
+        return found
+    return tuple(None if each is None else _FirstDerivative.apply(each, *inputs) for each in found)
+
+
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
     x, weight, ctx.padding, ctx.tile = inputs
     ctx.save_for_backward(x, weight)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     of_x, of_weight = ctx.needs_input_grad[:2]
     of = torch.ops.fastconv
-    return (
+    found = (
         of.winograd_conv2d_input(gradient, weight, ctx.padding, ctx.tile) if of_x else None,
         of.winograd_conv2d_weight(gradient, x, ctx.padding, ctx.tile) if of_weight else None,
-        None,
-        None,
     )
+    return *first_derivatives(found, gradient, x, weight), None, None
 
 
 def _keep_pooled(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: tuple[Tensor, Tensor]) -> None:
@@ -209,16 +225,15 @@ def _keep_pooled(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: tupl
     ctx.save_for_backward(x, weight, output[1])
 
 
-def _pooled_backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+def _pooled_backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, weight, index = ctx.saved_tensors
     of_x, of_weight = ctx.needs_input_grad[:2]
     of, around = torch.ops.fastconv, (ctx.padding, ctx.tile)
-    return (
+    found = (
         of.winograd_conv2d_pooled_input(gradient, index, weight, *x.shape[2:], *around) if of_x else None,
         of.winograd_conv2d_pooled_weight(gradient, index, x, *around) if of_weight else None,
-        None,
-        None,
     )
+    return *first_derivatives(found, gradient, x, weight), None, None
 
 
 # torch.library.custom_op would import torch's compiler at the first call: 2 s and 160 MB.

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from fastconv.kernels import winograd
 from fastconv.kernels.library import private_folder, processor_features
 from fastconv.system.errors import InputError
-from fastconv.system.files import read_file, write_atomically
+from fastconv.system.files import locked, read_file, write_atomically
 
 # Instruction sets, by torch's names, with which they were measured to be faster (benchmarks/winograd.py). In bf16,
 # direct convolutions with AMX are several times as fast as with AVX-512.
@@ -37,16 +38,26 @@ def is_measured(dtype: torch.dtype) -> bool:
 def is_faster() -> bool:
     """Whether they are faster in fp32, by a test of one layer. The user's cache keeps its result for all processes, so
     that a run which goes on computes as it began."""
+    about = repr([processor_features(), torch.__version__])
+    name = f"winograd-is-faster-{hashlib.sha256(about.encode()).hexdigest()[:32]}"
+    found = None
     with contextlib.suppress(OSError, InputError):
         if folder := private_folder():
-            about = repr([processor_features(), torch.__version__])
-            path = folder / f"winograd-is-faster-{hashlib.sha256(about.encode()).hexdigest()[:32]}"
-            with contextlib.suppress(FileNotFoundError):
-                return read_file(path, 1) == b"1"
-            found = measure()
-            write_atomically(path, b"1" if found else b"0")
-            return found
-    return measure()
+            found = _kept(folder / name)
+            if found is None:
+                with locked(folder, name):  # processes that begin together, such as ranks, compute alike
+                    found = _kept(folder / name)
+                    if found is None:
+                        found = measure()
+                        write_atomically(folder / name, b"1" if found else b"0")
+    return measure() if found is None else found
+
+
+def _kept(path: Path) -> bool | None:
+    """The result in a file; None if it is missing or damaged."""
+    with contextlib.suppress(OSError, InputError):
+        return {b"1": True, b"0": False}.get(read_file(path, 1))
+    return None
 
 
 def measure() -> bool:

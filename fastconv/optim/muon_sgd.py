@@ -15,6 +15,9 @@ Number = float | Tensor
 # 1.2 (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
+# Filters that start as zeros, as the last ones of a residual block may, have no norm to keep: they are left as they are
+# until an update has moved them.
+LEAST_NORM = 1e-30
 # Filters in a bank, up to which one thread updates it: with so few, two threads of a quiet CPU are hardly faster, and
 # where something else keeps one of the cores busy, each of some hundred products waits for it (32-128-128: 154 instead
 # of 15 ms for an update, on two AVX2 cores).
@@ -73,7 +76,9 @@ class MuonSGD(torch.optim.Optimizer):
     def _step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
         wanted = self._nesterov(params, _grads(params), group["momentum"])
         # Keep the norm of the filters, so that the learning rate acts as an angle.
-        scales = torch._foreach_reciprocal(torch._foreach_norm(params))
+        norms = torch._foreach_norm(params)
+        torch._foreach_clamp_min_(norms, LEAST_NORM)
+        scales = torch._foreach_reciprocal(norms)
         torch._foreach_mul_(scales, [len(param) ** 0.5 for param in params])
         torch._foreach_mul_(params, scales)
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)

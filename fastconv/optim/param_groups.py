@@ -24,7 +24,7 @@ class Parts:
 def parts(model: "nn.Module") -> Parts:
     """Split the trainable parameters of a network by role. A layer called `whitening` is one that whitens patches."""
     first = getattr(model, "whitening", None)
-    own = {id(parameter) for parameter in first.parameters()} if first is not None else set()
+    own = {id(parameter) for parameter in first.parameters()} if hasattr(first, "parameters") else set()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     others = [parameter for parameter in trainable if id(parameter) not in own]
     return Parts(

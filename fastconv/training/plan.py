@@ -13,7 +13,7 @@ from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, for
 from fastconv.budget.bounds import least_step_seconds, require_seconds
 from fastconv.budget.clock import Clock
 from fastconv.budget.flops import training_flops
-from fastconv.budget.forecast import Forecast, forecast
+from fastconv.budget.forecast import Forecast, forecast, scored_images
 from fastconv.budget.hardware import Device, prepare_in_time
 from fastconv.budget.pacing import PACING
 from fastconv.budget.threads import default_threads
@@ -167,8 +167,7 @@ def plan_run(
         spec,
         speed,
         validate_images=_validate_images(config, _validated(config, holdout, test)),
-        final_images=len(holdout) if config.validate.on == "holdout" else 0,
-        test_images=len(test),
+        scored=scored_images(config, len(holdout), len(test)),
         views=views_of(config.tta, config.augment.mirrors),
         begin_seconds=PACING.begin_scoring_seconds[device.kind],
         already_counted=clock.counted(tuple(config.budget.counts)),

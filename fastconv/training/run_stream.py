@@ -83,7 +83,7 @@ def open_stream(run: Run) -> Stream:
     if stream.mode == "device":
         return DeviceStream(run.spec, run.train, functools.partial(run.clock.segment, "precompute"))
     # If training is faster than the benchmark, it may need more epochs than planned, up to two limits.
-    most = stream.max_gb * 1e9 / run.spec.epoch_bytes
+    most = stream.max_bytes / run.spec.epoch_bytes
     if run.plan.max_steps is not None:
         most = min(most, math.ceil(run.plan.max_steps * run.config.batch_size / run.spec.samples))
     if stream.is_remote:

@@ -71,7 +71,7 @@ def make_room(stream: configs.Stream, spec: StreamSpec, epochs: int, console: Co
     """
     root = stream.folder
     there = sum(stored.bytes for stored in stored_streams(root) if stored.folder.name == spec.folder)
-    room = stream.max_gb * 1e9 - max(there, epochs * spec.epoch_bytes)
+    room = stream.max_bytes - max(there, epochs * spec.epoch_bytes)
     if room < 0:
         raise InputError(
             f"{root / spec.folder} has {there / 1e9:.3g} GB, more than stream.max_gb={stream.max_gb:g}."

@@ -641,6 +641,13 @@ def test_few_images_are_not_for_the_fast_sizes():
     assert strides == {4_000: {1}, 6_000: {1, 2}}
 
 
+def test_of_few_colour_images_no_plain_network_is_left_out():
+    """The smallest one, which is for no few images, is not among those for colours. Here 16-64-64 would see 27,000
+    images and 32-128-128 8,000, after which the scaling law says 1.7 and 2.2."""
+    assert network_at(colours(4_000, 10), 3e10).widths == [16, 64, 64]
+    assert network_at(colours(4_000, 10), 1e12).widths != [16, 64, 64]
+
+
 def test_many_classes_take_a_network_that_sees_more_images():
     speeds = np.geomspace(3e8, 1e12, 25)
 

@@ -1,5 +1,6 @@
 """Benchmarks of networks, and what a network needs at least, known before it is measured."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, measure_speed
-from fastconv.budget.bounds import least_needs, operations_per_second
+from fastconv.budget.bounds import is_plausible, least_needs, operations_per_second
 from fastconv.budget.hardware import Device, cpu_prefers_bf16, prepare
 from fastconv.config.schema import Trainer
 from fastconv.models import build_model, count_parameters
@@ -32,6 +33,45 @@ def test_operations_are_those_of_a_forward_pass(large):
     with counter:
         build_model("davidnet", 3, 10, width=8)(torch.randn(96, 3, 16, 16))
     assert least_needs(key(48), device("fp32"), large)[1] == counter.get_total_flops()
+
+
+class Tokens(torch.nn.Module):
+    """Linear layers of each token, an embedding, and a layer that returns two tensors."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.places = torch.nn.Embedding(64, 48)
+        self.patches, self.mix = torch.nn.Conv2d(channels, 48, 2, 2), torch.nn.Linear(48, 192)
+        self.attention, self.head = Pair(192), torch.nn.Linear(192, classes)
+
+    def forward(self, images):
+        if images.isnan().any():  # tensors without memory cannot say it
+            raise ValueError("not a number")
+        tokens = self.patches(images).flatten(2).mT + self.places(torch.arange(64, device=images.device))
+        return self.head(self.attention(self.mix(tokens))[0].mean(1))
+
+
+class Pair(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1, width))
+
+    def forward(self, tokens):
+        return tokens * self.weight, tokens
+
+
+@pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])
+def test_operations_of_tokens_are_those_of_a_forward_pass(large):
+    counter = FlopCounterMode(display=False)
+    with counter:
+        Tokens(3, 10)(torch.randn(96, 3, 16, 16))
+    own = dataclasses.replace(key(48), settings={"_target_": f"{__name__}.Tokens"})
+    assert least_needs(own, device("fp32"), large)[1] == counter.get_total_flops()
+
+
+def test_a_network_without_known_layers_is_believed(tmp_path):
+    assert is_plausible(1.0, 0, device("fp32"), tmp_path)
+    assert not is_plausible(1e-9, 10**9, device("fp32"), tmp_path)
 
 
 @pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])

@@ -207,6 +207,30 @@ def test_a_kept_trial_is_not_made_again(measure, monkeypatch):
         measure(train=photos(150))
 
 
+def test_seconds_of_another_machine_are_not_taken(measure, monkeypatch):
+    first = measure()
+    monkeypatch.setattr("fastconv.budget.bounds.platform.node", lambda: "another")
+    probe = LinearProbe(0.99, 40, 120, image_seconds=1.0, seconds=3.0)
+    monkeypatch.setattr(pretrained, "probe_features", lambda *_: probe)
+    assert (first.config.model.mode, measure().config.model.mode) == ("finetune", "head")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (AssertionError("Wrong image height! Expected 224 but got 32!"), "AssertionError: Wrong image height!"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_a_network_that_fails_on_the_images_is_not_taken(measure, monkeypatch, error, why):
+    """With an assertion torchvision's vision transformers refuse images of other sizes than 224."""
+    network = torchvision.models.MobileNetV3
+    monkeypatch.setattr(network, "forward", lambda *_: (_ for _ in ()).throw(error))
+    found = measure()
+    assert found.config is None
+    assert found.reason.startswith(f"from scratch, as {LIGHT} fails on images of 32 pixels ({why}")
+
+
 def test_without_weights_it_trains_from_scratch(measure, tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise URLError("no route to host")

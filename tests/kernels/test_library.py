@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -176,6 +177,13 @@ def test_it_is_tried_once_in_another_process(source, user_cache, monkeypatch):
     source.write_text("int answer(void) { return 43; }\n")
     load_library(source, TRIAL)
     assert len(tried) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="the system does not say it")
+def test_a_cache_that_may_not_execute_is_not_used(source, user_cache, monkeypatch):
+    monkeypatch.setattr(library.os, "statvfs", lambda folder: SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID))
+    assert load_library(source, TRIAL).answer() == 42
+    assert not list(user_cache.glob("*.so"))
 
 
 @pytest.mark.parametrize("place", ["a cache", "no cache"])

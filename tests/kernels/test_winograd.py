@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastconv.kernels import library, winograd, winograd_library
+from fastconv.kernels import library, norm_gelu, winograd, winograd_library
 from fastconv.kernels.winograd import tile_of, winograd_conv2d
 from fastconv.models import build_model
 from fastconv.models.layers import Convolution, winograd_layers
@@ -284,3 +284,20 @@ def test_hooks_on_gradients_work():
     layer.register_full_backward_hook(lambda layer, of_x, of_out: seen.append((of_x[0].shape, of_out[0].shape)))
     layer(x.requires_grad_()).sum().backward()
     assert seen == [(x.shape, torch.Size([8, 24, 12, 12]))]
+
+
+@pytest.mark.parametrize("operator", ["convolution", "pooled", "gelu", "norm and gelu"])
+def test_a_second_derivative_is_refused_rather_than_zero(operator):
+    x = torch.randn(4, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = torch.randn(16, 16, 3, 3, requires_grad=True), torch.zeros(16)
+    out = {
+        "convolution": lambda: winograd.winograd_conv2d(x, weight, 1, 4),
+        "pooled": lambda: winograd.winograd_conv2d_pooled(x, weight, 1, 4)[0],
+        "gelu": lambda: norm_gelu.gelu(x),
+        "norm and gelu": lambda: norm_gelu.norm_gelu(x, bias, norm_gelu.statistics_of(x, 1e-5), True),
+    }[operator]()
+    for wanted in (x,) if "gelu" in operator else (x, weight):
+        (gradient,) = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
+        assert torch.isfinite(gradient).all()
+        with pytest.raises(RuntimeError, match=r"no second derivatives: set trainer\.winograd=off"):
+            gradient.square().sum().backward()

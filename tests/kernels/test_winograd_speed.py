@@ -1,6 +1,7 @@
 """Whether Winograd's convolutions are faster here: a test of a layer, made once for all processes."""
 
 import itertools
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -76,3 +77,34 @@ def test_without_a_cache_each_process_measures(fresh, monkeypatch):
         monkeypatch.setattr(winograd_speed, "measure", lambda found=found: found)
         winograd_speed.is_faster.cache_clear()
         assert winograd_speed.is_faster() is found
+
+
+def test_processes_that_measure_at_once_take_one_result(fresh, monkeypatch):
+    """Ranks begin together, and each slows the other down: they are to compute alike all the same."""
+    found, other_began, others = [], threading.Event(), []
+
+    def measure():
+        found.append(len(found) == 0)
+        if found[1:]:
+            other_began.set()
+            return False
+        others.append(threading.Thread(target=lambda: found.append(winograd_speed.is_faster.__wrapped__())))
+        others[0].start()
+        other_began.wait(0.3)
+        return True
+
+    monkeypatch.setattr(winograd_speed, "measure", measure)
+    assert winograd_speed.is_faster()
+    others[0].join()
+    assert found == [True, True]
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"10"])
+def test_a_damaged_result_is_measured_anew(fresh, monkeypatch, content):
+    monkeypatch.setattr(winograd_speed, "measure", lambda: True)
+    assert winograd_speed.is_faster()
+    (kept,) = fresh.glob("winograd-is-faster-*")
+    kept.write_bytes(content)
+    winograd_speed.is_faster.cache_clear()
+    assert winograd_speed.is_faster()
+    assert kept.read_bytes() == b"1"

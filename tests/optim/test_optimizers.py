@@ -148,6 +148,26 @@ def test_muon_holds_the_norm_of_filters():
     assert model.weight.norm().item() == pytest.approx(3.0, rel=1e-6)
 
 
+def test_filters_that_start_as_zeros_are_learned():
+    model, norms = torch.nn.Conv2d(4, 9, 3, bias=False), []
+    torch.nn.init.zeros_(model.weight)
+    optimizer = Muon().build(model)
+    for lr in (0.24, 0.0):
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        norms.append(model.weight.norm().item())
+    assert 0.7 * 0.24 < norms[0] < 1.2 * 0.24  # one singular value, near 1
+    assert norms[1] == pytest.approx(3.0)  # then they have a norm, which is held
+
+
+@pytest.mark.parametrize("optimizer", [Muon(), SGD(), AdamW()])
+def test_a_flag_called_whitening_is_no_layer(optimizer):
+    model = torch.nn.Conv2d(4, 9, 3)
+    model.whitening = True
+    assert sum(len(group["params"]) for group in optimizer.build(model).param_groups) == 2
+
+
 class Whitened(torch.nn.Module):
     """A network with each kind of parameter."""
 

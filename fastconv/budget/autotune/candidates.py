@@ -28,7 +28,7 @@ class Candidates:
 
     Args:
         config: settings that are not open, and the budget in seconds.
-        open_choices: what autotune chooses, of the keys of `fastconv.budget.autotune.choose.CHOICES`.
+        open_choices: what autotune chooses, of the keys of `fastconv.config.schema.CHOICES`.
         train: the training images.
         scored: number of images that are scored after training.
         profiles: measures networks.
@@ -78,6 +78,7 @@ class Candidates:
             return self._candidate(self._config.model, self._profiles.profile(self._config.model))
         tried: list[tuple[ModelSize, Candidate]] = []
         families, has_few = size_families(self._train.side, self._train.channels), self._has_few_images
+        has_smallest = len(families) == 1  # fast sizes take its place
         families = families[-1:] if has_few else families
         if self._operations is not None:
             tried = self._tried_from_largest([size for family in families for size in family], self._operations)
@@ -86,7 +87,7 @@ class Candidates:
             tried += found
             if is_over:
                 break
-        smallest = int(has_few and len(families) == 1 and len(tried) > 1)
+        smallest = int(has_few and has_smallest and len(tried) > 1)
         index = min(range(smallest, len(tried)), key=lambda index: self._log_error(*tried[index]))
         self.reason = self._explained(tried, index, smallest)
         return tried[index][1]

@@ -19,24 +19,13 @@ from fastconv.budget.benchmark import SpeedProfile, benchmark
 from fastconv.budget.bounds import operations_per_second
 from fastconv.budget.clock import Clock
 from fastconv.budget.compiled import compiled_file, compiling_pays
+from fastconv.budget.forecast import scored_images
 from fastconv.budget.hardware import Device, prepare_in_time
 from fastconv.config.prerequisites import require_batch
-from fastconv.config.schema import Config
+from fastconv.config.schema import CHOICES, Config
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
 from fastconv.system.distributed import from_first_rank
-
-# What autotune can choose, and the keys of the command line that settle it instead.
-CHOICES = {
-    "model": ("model",),
-    "epochs": ("schedule.max_epochs",),
-    "batch_size": ("batch_size", "micro_batch_size", "dataset.batch_size", "model.micro_batch_size"),
-    "flip": ("dataset.flip", "augment"),  # a policy that is set flips as it says
-    "augment": ("augment",),
-    "data_pruning": ("data_pruning",),
-    "progressive_resizing": ("progressive_resizing",),
-    "tta": ("tta",),
-}
 
 
 @dataclass(frozen=True)
@@ -79,9 +68,8 @@ def autotune(config: Config, data: Splits, overrides: list[str], clock: Clock, s
     threads, budget = device.threads, budget_seconds(config)
     may_compile = config.trainer.compile is None and device.compile
     device = dataclasses.replace(device, compile=False)  # compiling each network would take longer than a benchmark
-    train, holdout, test = data.train, data.holdout, data.test
-    counts, cache = config.budget.counts, config.benchmarks_folder
-    scored = len(holdout) * ("validate" in counts and config.validate.on == "holdout") + len(test) * ("test" in counts)
+    train, cache = data.train, config.benchmarks_folder
+    scored = scored_images(config, len(data.holdout), len(data.test))
     measure = functools.partial(benchmark, extra_seconds=settings.confirm_share * budget)
     profiles = SpeedProfiles(config, device, train, cache, measure, settings)
 

@@ -28,7 +28,7 @@ def settings_of(
     """The config with all that is open as the best candidate has it, and the reasons.
 
     Args:
-        open_choices: of the keys of `fastconv.budget.autotune.choose.CHOICES`.
+        open_choices: of the keys of `fastconv.config.schema.CHOICES`.
         device: `cpu`, `cuda` or `mps`.
         train: the training images.
     """

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from fastconv.budget.autotune.flip_test import FlipAccuracy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
+from fastconv.budget.bounds import machine_of
+from fastconv.budget.forecast import scored_images
 from fastconv.budget.hardware import Device
 from fastconv.budget.pacing import PACING
 from fastconv.config.overrides import compose
@@ -34,7 +36,7 @@ from fastconv.models.classifier import Normalise
 from fastconv.models.configs import Pretrained
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.documents import read_json, record_of
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, reason
 from fastconv.system.files import keep_measurement
 from fastconv.system.json_text import as_json
 
@@ -89,7 +91,7 @@ def consider(
     one of the two alone. Of several ranks the first one tries.
 
     Args:
-        open_choices: what autotune chooses, of the keys of `fastconv.budget.autotune.choose.CHOICES`.
+        open_choices: what autotune chooses, of the keys of `fastconv.config.schema.CHOICES`.
         overrides: the command line's, which stay.
         data: the images of the run.
         cache: folder in which the result is kept.
@@ -123,7 +125,7 @@ def consider(
     if not pays(probe, scratch, settings):
         reason = f"from scratch: {line}, and will learn more in the rest of the time"
         return Considered(reason=reason, seconds=seconds)
-    scored = len(data.test) * ("test" in config.budget.counts)
+    scored = scored_images(config, len(data.holdout), len(data.test))
     epoch_seconds = PACING.training_factor * len(train) * probe.image_seconds
     epochs = (budget - scored * probe.image_seconds) / epoch_seconds
     mode = "finetune" if epochs >= settings.finetune_min_epochs else "head"
@@ -192,7 +194,7 @@ def _tried(
         state, name = read_weights(model), weights_name(model)
         # The name of a file does not tell which weights are in it.
         values = {key: float(value.double().sum()) for key, value in state.items() if value.is_floating_point()}
-        described = as_json([train.digest, name, values, torch.__version__])
+        described = as_json([train.digest, name, values, machine_of(device)])  # its seconds are this machine's
         path = cache / f"pretrained-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
         with contextlib.suppress(OSError, ValueError, TypeError):
             kept = record_of(LinearProbe, read_json(path))
@@ -203,8 +205,10 @@ def _tried(
         if model.weights is not None:
             raise InputError(str(error).replace("model.weights=", "pretrained.weights=", 1)) from error
         return {"obstacle": str(error)}
-    except RuntimeError as error:  # such as a network that takes images of 224 pixels only
-        return {"obstacle": f"{model.backbone} fails on images of {train.side} pixels ({str(error).splitlines()[0]})"}
+    except MemoryError:
+        raise
+    except Exception as error:  # of a library: those of a network for images of 224 pixels only are of several kinds
+        return {"obstacle": f"{model.backbone} fails on images of {train.side} pixels ({reason(error)[:200]})"}
     if probe is None:
         return {"obstacle": "the budget is too short for a trial"}
     probe = dataclasses.replace(probe, seconds=time.perf_counter() - began)
