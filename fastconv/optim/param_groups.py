@@ -23,8 +23,8 @@ class Parts:
 
 def parts(model: "nn.Module") -> Parts:
     """Split the trainable parameters of a network by role. A layer called `whitening` is one that whitens patches."""
-    first = getattr(model, "whitening", None)
-    own = {id(parameter) for parameter in first.parameters()} if hasattr(first, "parameters") else set()
+    first = getattr(model, "whitening", None)  # of somebody else's network, it may be anything
+    own = {id(parameter) for parameter in getattr(first, "parameters", tuple)()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     others = [parameter for parameter in trainable if id(parameter) not in own]
     return Parts(
