@@ -253,6 +253,18 @@ def test_prune_removes_the_least_recently_used_that_nobody_reads(tmp_path):
     assert storage.prune(tmp_path / "nowhere", 0) == []
 
 
+def test_users_of_a_stream_leave_no_lock_files(tmp_path):
+    def users():
+        return len(list((tmp_path / ".locks").glob("some-0123456789abcdef.use-*")))
+
+    with storage.in_use(tmp_path, "some-0123456789abcdef"), storage.in_use(tmp_path, "some-0123456789abcdef"):
+        assert users() == 2
+    assert users() == 0
+    (tmp_path / ".locks" / "some-0123456789abcdef.use-1-killed").touch()
+    with storage.in_use(tmp_path, "some-0123456789abcdef"):
+        assert users() == 1, "the file of a killed user is removed"
+
+
 def test_a_run_holds_its_stream_from_before_it_is_written(command, tmp_path, monkeypatch):
     """Another process that frees the disk between the last shard written and the first one read leaves it alone."""
     precompute, removed = runs.precompute, []

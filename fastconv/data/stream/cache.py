@@ -24,21 +24,30 @@ def in_use(root: Path, name: str) -> Iterator[None]:
     `prune` holds while it removes a stream.
     """
     with ExitStack() as stack:
+        own = f"{name}.use-{os.getpid()}-{secrets.token_hex(4)}"
         with locked(root, f"{name}.use"):
-            stack.enter_context(locked(root, f"{name}.use-{os.getpid()}-{secrets.token_hex(4)}"))
+            _has_users(root, name)
+            stack.enter_context(locked(root, own))
         with suppress(FileNotFoundError):
             os.utime(root / name)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # the next user removes it
+                (root / ".locks" / own).unlink()
 
 
 def _has_users(root: Path, name: str) -> bool:
     """Whether a stream is in use. The caller holds its `use` lock. Removes the lock files of killed users."""
+    found = False
     for path in (root / ".locks").glob(f"{glob.escape(name)}.use-*"):
         with locked(root, path.name, wait=False) as free:
-            if not free:
-                return True
-        path.unlink(missing_ok=True)
-    return False
+            pass
+        if free:
+            with suppress(OSError):
+                path.unlink()
+        found = found or not free
+    return found
 
 
 def remove_leftovers(*folders: Path) -> None:
