@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from article_options import Options
 
@@ -52,8 +53,8 @@ def write_pages(options: Options, rows: list[Row], measures: list[Measure]) -> N
         return
     results = options.rows
     figures = {
-        heading: figures_of(name, at / CURVES, at / AUGMENTED, at)
-        for heading, (name, at) in shown(results, rows).items()
+        heading: figures_of(name, at / CURVES, at / AUGMENTED, at, hparams(results, rows, name, setup))
+        for heading, (name, setup, at) in shown(results, rows).items()
     }
     command = " ".join(["python benchmarks/article.py", *options.train])
     # The page of docs is of the whole experiment, whatever part of it was asked for.
@@ -68,9 +69,9 @@ def write_pages(options: Options, rows: list[Row], measures: list[Measure]) -> N
     print(results / "article.html", options.page)
 
 
-def shown(results: Path, rows: Sequence[Row]) -> dict[str, tuple[str, Path]]:
-    """By heading: each data set, and the folder of its figures. They are of the first setup that has a pair of runs,
-    whose curves are drawn here: the two may be of two calls, or of two machines."""
+def shown(results: Path, rows: Sequence[Row]) -> dict[str, tuple[str, Setup, Path]]:
+    """By heading: each data set, the setup whose figures are shown, and their folder. It is the first setup that has a
+    pair of runs, whose curves are drawn here: the two may be of two calls, or of two machines."""
     every, found = setups(rows), {}
     for name in dict.fromkeys(row.dataset for row in rows):
         own = [row for row in rows if row.dataset == name]
@@ -81,8 +82,17 @@ def shown(results: Path, rows: Sequence[Row]) -> dict[str, tuple[str, Path]]:
         if setup in pairs and not (place / CURVES).exists():
             place.mkdir(parents=True, exist_ok=True)
             draw_curves(pairs[setup], name, place / CURVES)
-        found[f"{name}: {setup}" if len(every) > 1 else name] = (name, place)
+        found[f"{name}: {setup}" if len(every) > 1 else name] = (name, setup, place)
     return found
+
+
+def hparams(results: Path, rows: Sequence[Row], dataset: str, setup: Setup) -> dict[str, Any]:
+    """The hyperparameters of the first run of a setup with augmentation whose small files are there."""
+    for row in rows:
+        folder = small_files(results, row)
+        if (row.dataset, row.setup, row.augmented) == (dataset, setup, True) and (folder / "results.json").exists():
+            return Results.read(folder).hparams
+    return {}
 
 
 def first_pair(results: Path, rows: Sequence[Row], setup: Setup) -> dict[bool, Path] | None:

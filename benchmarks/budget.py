@@ -224,6 +224,12 @@ def show() -> None:
     """Print and write the rows of this machine as tables, each with its worst row."""
     about = ("kind", "device", "date", "versions", "git_commit")
     rows = [each for each in read(TABLE) if each["device"] == describe_device()]
+    if not rows:  # only other machines have some, whose table stays
+        return
+
+    def measured(key: str) -> str:
+        return ", ".join(sorted({each[key] for each in rows}))
+
     lines = ["# The budget as a contract", ""]
     titles = {"load": "Beside other work", "wall": "From the command to the result", "long": "Long runs"}
     for kind, title in titles.items():
@@ -247,7 +253,7 @@ def show() -> None:
             "",
         ]
     lines.append(
-        f"{describe_device()}; {rows[-1]['date']}; {describe_versions()}; n = 1 for each row. A budget is kept if the"
+        f"{describe_device()}; {measured('date')}; {measured('versions')}; n = 1 for each row. A budget is kept if the"
         " counted clock ends at or under it, with the last learning rate at 1 % of the peak or less (or two steps'"
         " worth of it), in long runs and from the command at 97 % of it or more (less one step, where a step is longer"
         " than 1.5 % of it), and from the command if the result is there within a second after it. Plain runs count"
@@ -273,8 +279,7 @@ def main() -> None:
         if case.kind in (given.kinds or ("load", "wall", "long")) and given.only in str(case) and not is_done(case):
             print(case, flush=True)
             append(TABLE, measure(case))
-    if read(TABLE):
-        show()
+    show()
 
 
 if __name__ == "__main__":

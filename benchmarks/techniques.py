@@ -3,8 +3,8 @@
 python benchmarks/techniques.py [seeds=0,1,2] [seconds=100] [width=16]      an hour on two cores
 
 DavidNet on CIFAR-10, by held-out training images. A run has one core, and as many go at once as there are. Appends a
-row for each finished run to benchmarks/results/techniques.csv and makes techniques.md and techniques.png of all rows;
-runs that have a row of this machine are skipped. Two seeds are the least that the table can be made of.
+row for each finished run to benchmarks/results/techniques.csv and makes techniques.md and techniques.png of the rows of
+this machine, seconds and width; runs that have one are skipped. Two seeds are the least that the table can be made of.
 """
 
 import math
@@ -50,6 +50,9 @@ VIEWS, PLAIN = "accuracy_holdout_tta", "accuracy_holdout"
 WITH_ALL, WITH_NONE = "optimizer.max_lr=1.0", "optimizer.max_lr=0.4"
 
 
+Rows = list[dict[str, str]]
+
+
 class Gain(NamedTuple):
     """Points of accuracy, and half of their 95 % interval."""
 
@@ -77,15 +80,18 @@ def run(settings: list[str], seed: int, seconds: str, width: str) -> Results:
         return Results.read(next(Path(outputs, "cifar10").iterdir()))
 
 
-def fit(kind: str) -> tuple[dict[str, Gain], Gain]:
+def fit(kind: str, every: Rows) -> tuple[dict[str, Gain], Gain]:
     """The gain of each technique at equal epochs, by name, and that of twice as many epochs.
 
     By least squares: the accuracy of a run is its variant's, plus a constant times the binary logarithm of
     its epochs; the runs of the same variant, which differ in epochs, determine the constant.
+
+    Args:
+        every: the rows of one machine, number of seconds, and width.
     """
     base, sign = {"alone": ("none", 1), "left out": ("all", -1)}[kind]
     named = {f"{name} alone" if kind == "alone" else f"all but {name}": name for name in TECHNIQUES}
-    rows = [row for row in read(ROWS) if row["variant"] in (base, *named)]
+    rows = [row for row in every if row["variant"] in (base, *named)]
     variants = sorted({row["variant"] for row in rows} - {base})
     is_variant = [[row["variant"] == variant for row in rows] for variant in variants]
     doublings = [math.log2(float(row["epochs"])) for row in rows]
@@ -99,15 +105,15 @@ def fit(kind: str) -> tuple[dict[str, Gain], Gain]:
     return each, Gain(found[1], halves[1])
 
 
-def effects() -> list[tuple[str, str, str, Gain]]:
-    """(technique, kind, variant, gain)"""
-    alone, left_out = fit("alone")[0], fit("left out")[0]
+def effects(rows: Rows) -> list[tuple[str, str, str, Gain]]:
+    """(technique, kind, variant, gain), by the rows of one machine, number of seconds, and width."""
+    alone, left_out = fit("alone", rows)[0], fit("left out", rows)[0]
     found = []
     for name in TECHNIQUES:
         found.append((name, "left out", f"all but {name}", left_out[name]))
         found.append((name, "alone", f"{name} alone", alone[name]))
     for kind, base in (("left out", "all"), ("alone", "none")):
-        pairs = summarise(100 * (float(row[VIEWS]) - float(row[PLAIN])) for row in read(ROWS) if row["variant"] == base)
+        pairs = summarise(100 * (float(row[VIEWS]) - float(row[PLAIN])) for row in rows if row["variant"] == base)
         found.append(("test-time augmentation", kind, base, Gain(pairs.mean, pairs.half)))
     return found
 
@@ -130,7 +136,12 @@ def time_steps(width: str) -> None:
     STEPS.show()
 
 
-def table(seconds: str, width: str) -> str:
+def measured(about: dict[str, str]) -> Rows:
+    """The rows of a machine, a number of seconds, and a width."""
+    return [row for row in read(ROWS) if about.items() <= row.items()]
+
+
+def table(rows: Rows, seconds: str, width: str) -> str:
     lines = [
         "# What each technique is worth",
         "",
@@ -138,14 +149,14 @@ def table(seconds: str, width: str) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for base in ("all", "none"):
-        lines.append(f"| {base} of them | | {_scored(base)} | | |")
-    for name, kind, variant, gain in effects():
+        lines.append(f"| {base} of them | | {_scored(base, rows)} | | |")
+    for name, kind, variant, gain in effects(rows):
         takes = ""
         if name in OTHER_STEP:
             ratio = STEPS.ratio("none", variant) if kind == "alone" else STEPS.ratio(variant, "all")
             takes = f"{100 / ratio - 100:+.0f} %"
-        lines.append(f"| {name} | {kind} | {_scored(variant)} | {gain.mean:+.2f} ± {gain.half:.2f} | {takes} |")
-    doubled = (f"{gain.mean:.1f} ± {gain.half:.1f}" for _, gain in map(fit, ("left out", "alone")))
+        lines.append(f"| {name} | {kind} | {_scored(variant, rows)} | {gain.mean:+.2f} ± {gain.half:.2f} | {takes} |")
+    doubled = (f"{gain.mean:.1f} ± {gain.half:.1f}" for _, gain in (fit(kind, rows) for kind in ("left out", "alone")))
     note = (
         f"DavidNet of {width} filters, {seconds} s on one core of {describe_device()}, CIFAR-10's held-out tenth; mean"
         " ± standard deviation of three seeds, and the epochs that fitted, the mean. Their number follows the machine's"
@@ -158,19 +169,19 @@ def table(seconds: str, width: str) -> str:
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def _scored(variant: str) -> str:
+def _scored(variant: str, every: Rows) -> str:
     """Accuracy and epochs of a variant's runs."""
-    rows = [row for row in read(ROWS) if row["variant"] == variant]
+    rows = [row for row in every if row["variant"] == variant]
     found = summarise(100 * float(row[PLAIN]) for row in rows)
     return f"{found.mean:.2f} ± {found.sd:.2f} | {summarise(float(row['epochs']) for row in rows).mean:.2f}"
 
 
-def draw() -> None:
+def draw(rows: Rows) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    shown = effects()
+    shown = effects(rows)
     places = {name: at for at, name in enumerate(reversed(dict.fromkeys(name for name, *_ in shown)))}
     for name, kind, _, gain in shown:
         up, color = (0.15, "C0") if kind == "alone" else (-0.15, "C1")
@@ -187,12 +198,11 @@ def draw() -> None:
 def main(*arguments: str) -> None:
     options = dict(each.split("=") for each in arguments)
     seconds, width = options.get("seconds", "100"), options.get("width", "16")
-    waiting = {}
+    waiting, machine = {}, {"seconds": seconds, "width": width, "device": describe_device()}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for seed in options.get("seeds", "0,1,2").split(","):
             for variant, settings in variants().items():
-                about = {"variant": variant, "seed": seed, "seconds": seconds, "width": width}
-                about["device"] = describe_device()
+                about = {"variant": variant, "seed": seed, **machine}
                 if not any(about.items() <= row.items() for row in read(ROWS)):
                     waiting[pool.submit(run, settings, int(seed), seconds, width)] = about
         for done in as_completed(waiting):
@@ -201,9 +211,10 @@ def main(*arguments: str) -> None:
             more = {"precision": found.precision, "versions": describe_versions(), "git_commit": found.git_commit}
             append(ROWS, {**waiting[done], **row, **more})
     time_steps(width)
-    TABLE.write_text(table(seconds, width))
-    draw()
-    print(table(seconds, width))
+    rows = measured(machine)
+    TABLE.write_text(text := table(rows, seconds, width))
+    draw(rows)
+    print(text)
 
 
 if __name__ == "__main__":

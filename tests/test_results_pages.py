@@ -40,6 +40,19 @@ def test_a_row_changes_the_page(pages, monkeypatch):
     assert "94.84" not in text
 
 
+def test_runs_of_another_machine_change_no_effect(pages, monkeypatch):
+    """techniques.csv may get rows of several machines, whose cores get through more or fewer epochs."""
+    before = pages.effect("whitening", "alone"), pages.doubled("alone")
+    read = pages.read_csv
+    more = lambda path: [*read(path), *({**row, "device": "another", "accuracy_holdout": "0.1", "epochs": "9"}  # noqa: E731
+                                        for row in read(path) if row.get("variant") == "none")]  # fmt: skip
+    monkeypatch.setattr(pages, "read", more)
+    monkeypatch.setattr(pages.techniques, "read", more)
+    pages._effects.cache_clear()
+    assert (pages.effect("whitening", "alone"), pages.doubled("alone")) == before
+    pages._effects.cache_clear()
+
+
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
 def test_no_measured_number_is_typed(template):
     text = FILLED.sub("", template.read_text())

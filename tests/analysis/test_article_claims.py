@@ -180,7 +180,9 @@ def test_heatmaps_are_those_of_the_runs_whose_curves_are_shown(tmp_path, monkeyp
     monkeypatch.setattr(
         page, "draw_curves", lambda pair, *others: shown.append(sorted(each.name for each in pair.values()))
     )
-    monkeypatch.setattr(page, "figures_of", lambda dataset, curves, augmented, effects: shown.append(effects) or [])
+    monkeypatch.setattr(
+        page, "figures_of", lambda dataset, curves, augmented, effects, hparams: shown.append(effects) or []
+    )
     text = page.write_article(tmp_path / "sweep", "data").read_text()
     assert shown == [["2", "3"], reports["cifar10-2"]]
     assert "<h2>cifar10: 25 epochs, another network" in text

@@ -261,6 +261,18 @@ def test_effects_gather_runs_by_value():
         assert sorted(found) == sorted(run.results.accuracy for run in runs if run.hparams["width"] == value)
 
 
+def test_effects_count_a_repeated_seed_once():
+    """Else the settings whose runs were repeated would weigh more in the mean over all that have a value."""
+    runs = grid()
+    again = [run for run in runs if (run.hparams["width"], run.hparams["augment"]) == (16, "none")]
+    expected = [(each.key, each.values, each.results) for each in effects(group_runs(runs), "accuracy")]
+    found = effects(group_runs([*runs, *again, *again]), "accuracy")
+    for (key, values, results), effect in zip(expected, found, strict=True):
+        assert (effect.key, effect.values) == (key, values)
+        for one, other in zip(results, effect.results, strict=True):
+            assert sorted(other) == pytest.approx(sorted(one), rel=1e-12)
+
+
 @pytest.mark.parametrize("what", ["a cell is missing", "a seed is missing", "two settings change together"])
 def test_effects_are_of_balanced_sweeps_alone(what):
     """Else a mean over the runs with one value would also be one over the others that they happen to have."""
@@ -411,6 +423,14 @@ def test_a_repeated_seed_counts_once():
     assert (summary.n, summary.mean, summary.sd) == (2, pytest.approx(0.75), pytest.approx(np.std([0.6, 0.9], ddof=1)))
     row = group_rows([group], "accuracy")[0]
     assert (row["n"], row["runs"]) == (2, 3)
+
+
+def test_a_repeated_seed_has_the_results_that_any_of_its_runs_has():
+    """An earlier version did not score what a later one does."""
+    later = judged("accuracy", 0.9, 0.8)
+    earlier = dataclasses.replace(later, results=dataclasses.replace(later.results, balanced_accuracy=None))
+    (group,) = group_runs([earlier, later])
+    assert (group.summary("balanced_accuracy").n, group.summary("balanced_accuracy").mean) == (1, 0.8)
 
 
 def test_a_folder_named_twice_counts_once(tmp_path, monkeypatch):

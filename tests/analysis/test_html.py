@@ -1,12 +1,16 @@
 """Pages: untrusted text is escaped, and a page needs no other file."""
 
+import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fastconv.analysis.article.page import Section
+from fastconv.analysis.html import SCRIPT as PAGE_SCRIPT
 from fastconv.analysis.html import Cell, Figure, Table, write_page
 from fastconv.system.errors import InputError
 
@@ -65,3 +69,32 @@ def test_a_column_of_words_is_aligned_to_the_left():
 def test_a_figure_is_as_wide_as_its_letters_need(tmp_path, width, size):
     Image.new("RGB", (width, 10)).save(tmp_path / "a.png")
     assert Figure(tmp_path / "a.png", "", "").size == size
+
+
+# A table as the page's script sees it, whose first column is sorted by a click; prints the cells from top to bottom.
+CLICK = """
+const rows = CELLS.map((text) => ({cells: [{textContent: text}]}));
+const header = {addEventListener: (event, listener) => { header[event] = listener; }, removeAttribute: () => {}};
+const body = {rows: rows, append: (...sorted) => { body.rows = sorted; }};
+const table = {tHead: {rows: [{cells: [header]}]}, tBodies: [body]};
+globalThis.document = {querySelectorAll: (which) => which === "table.sortable" ? [table] : []};
+SCRIPT
+header.click();
+console.log(JSON.stringify(body.rows.map((row) => row.cells[0].textContent)));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node")
+@pytest.mark.parametrize(
+    "rising",
+    [
+        ["900.0 ± 5.1", "3,216.8 ± 12.0", "10,033.5 ± 1.0", "-", ""],
+        ["6.2 of 25", "12.5 of 25", "25.0 ± 0.1 of 25"],
+        ["-1.50 ± 0.10", "+0.30", "+1.00 ± 0.50"],
+        ["10 of them", "2 of them", "a name", "b of c"],
+    ],
+)
+def test_cells_with_a_spread_are_sorted_by_their_numbers(rising):
+    script = CLICK.replace("CELLS", json.dumps(rising[::-1])).replace("SCRIPT", PAGE_SCRIPT)
+    ended = subprocess.run(["node", "-"], input=script, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout) == rising

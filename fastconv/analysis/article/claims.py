@@ -10,6 +10,7 @@ from fastconv.analysis.article.heatmaps import judge_heatmaps
 from fastconv.analysis.article.rows import Measure, Row, Setup, labels, pair_by_seed, setups
 from fastconv.analysis.article.verdicts import NO, NOT_MEASURED, UNDECIDED, YES, interval, opposite, verdict
 from fastconv.analysis.comparison.statistics import Summary, summarise
+from fastconv.data.sources.base import builtin_sets
 
 # Seconds of training and validation that the article has for a run.
 ARTICLE_SECONDS = 1000.0
@@ -136,9 +137,11 @@ def half_over_images(accuracies: Sequence[float]) -> float:
 def command(setup: Setup, rows: Sequence[Row]) -> str:
     """Return the command that measures a data set's rows of a setup anew, on the machine that it is typed on.
 
-    It is empty for runs that ended by time instead of epochs: benchmarks/article.py trains none.
+    It is empty for what benchmarks/article.py does not train: runs that ended by time instead of epochs, images of
+    your own, and other augmentations.
     """
-    if not setup.max_epochs or not rows:
+    given = [text.partition("=")[0] for text in setup.settings.split()]
+    if not setup.max_epochs or not rows or rows[0].dataset not in builtin_sets() or "augment" in given:
         return ""
     seeds = ",".join(map(str, sorted({row.seed for row in rows})))
     given = [f"datasets={rows[0].dataset}", f"seeds={seeds}", f"epochs={setup.max_epochs:g}"]

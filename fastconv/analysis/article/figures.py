@@ -1,7 +1,8 @@
 """Figures of the article's page: accuracy against epochs, and the figures of each data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure as Drawing
 
@@ -17,6 +18,17 @@ from fastconv.analysis.html import Figure, stored_figure
 # The method whose figure of a report of heatmaps has the shortest name: the first.
 FIRST = next(iter(LAYERS))
 AUGMENTED = "augmented.png"
+# What is scored for the curves, by `validate.on`.
+DOTS = {"test": "; dots: test images, which decide nothing", "holdout": "; dots: held-out images"}
+# What augmentation does, by the setting that is its amount.
+PARTS = {
+    "crop.padding": "padded and cropped",
+    "flip.probability": "flipped",
+    "color_jitter.brightness": "jittered in colour",
+    "color_jitter.contrast": "jittered in colour",
+    "cutout.size": "with cutout",
+    "extra": "by transforms of your own",
+}
 EFFECTS = {
     (method, own_scale): effect_file(method, first=method == FIRST, own_scale=own_scale)
     for method in LAYERS
@@ -59,17 +71,29 @@ def draw_curves(runs: dict[bool, Path], dataset: str, path: Path) -> bool:
     return draw_learning({WAYS[augmented]: folder for augmented, folder in sorted(runs.items())}, dataset, path)
 
 
-def figures_of(dataset: str, curves: Path, augmented: Path, effects: Path | None) -> list[Figure]:
+def augmentation(hparams: Mapping[str, Any]) -> str:
+    """Say what a run's augmentation does to an image."""
+    parts = [text for key, text in PARTS.items() if hparams.get(f"augment.{key}")]
+    if (policy := hparams.get("augment.auto", "none")) != "none":
+        parts.append(f"by {policy}")
+    return ", ".join(dict.fromkeys(parts)) or "augmented"
+
+
+def figures_of(
+    dataset: str, curves: Path, augmented: Path, effects: Path | None, hparams: Mapping[str, Any]
+) -> list[Figure]:
     """Return the figures of a data set that are there.
 
     Args:
         curves: the file of `draw_curves`.
         augmented: the file of the augmented images.
         effects: the folder with the figures of heatmaps, or None.
+        hparams: of the run with augmentation whose curves and images are shown.
     """
-    text = "Loss and accuracy over the epochs (lines: training images; dots: test images, which decide nothing), and"
-    wanted = [(curves, f"{dataset}: curves", f"{text} the learning rate.")]
-    text = "The first images of the training stream: padded and cropped, flipped, with cutout."
+    dots = DOTS.get(hparams.get("validate.on", "test"), "")
+    text = f"Loss and accuracy over the epochs (lines: training images{dots}), and the learning rate."
+    wanted = [(curves, f"{dataset}: curves", text)]
+    text = f"The first images of the training stream: {augmentation(hparams)}."
     wanted.append((augmented, f"Augmented images of {dataset}", text))
     for (method, own_scale), name in EFFECTS.items() if effects else ():
         scale = "each on its own scale" if own_scale else "all on one scale"

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from fastconv.analysis.article.claims import PUBLISHED, claims_of, findings
 from fastconv.analysis.article.figures import AUGMENTED, draw_curves, draw_epochs, figures_of
-from fastconv.analysis.article.rows import Measure, Row, Setup, measures_of, row_of, setups
+from fastconv.analysis.article.rows import Measure, Row, Setup, measures_of, setups
+from fastconv.analysis.article.sweep_rows import rows_of_sweep
 from fastconv.analysis.article.tables import claims_table, epochs_table, measures_table, results_table
 from fastconv.analysis.attribution.augmentation_effect import explain_sweep
 from fastconv.analysis.html import Figure, Table, write_page
@@ -44,8 +45,8 @@ def write_article(sweep: Path, data: str, trust: bool = True) -> Path:
     Raises InputError for a sweep without a finished run, or a page that cannot be written.
     """
     entries = find_runs([sweep])
-    runs = {entry.folder: row for entry in entries if (row := row_of(entry.results, entry.folder.name))}
-    rows = list(runs.values())
+    by_name = {entry.folder.name: entry for entry in entries}
+    rows = rows_of_sweep(entries)
     if not rows:
         raise InputError(f"{sweep} has no finished run: there is nothing to write about")
     reports: dict[str, Path] = {}
@@ -60,14 +61,17 @@ def write_article(sweep: Path, data: str, trust: bool = True) -> Path:
     several = len(setups(rows)) > 1
     figures, missing = {}, {}
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        setup, pair = first_pair(runs, dataset)
+        setup, pair = first_pair(rows, dataset)
+        runs = {augmented: by_name[row.run] for augmented, row in pair.items()}
         heading = f"{dataset}: {setup}" if several else dataset
         curves = sweep / f"learning-{file_name(dataset)}.png"
-        draw_curves(pair, dataset, curves)
+        draw_curves({augmented: run.folder for augmented, run in runs.items()}, dataset, curves)
         # A sweep over epochs has a report for each number: that of the runs whose curves are shown.
         effects = next((report for report, some in measured_by.items()
                         if any((each.dataset, each.setup) == (dataset, setup) for each in some)), None)  # fmt: skip
-        figures[heading] = figures_of(dataset, curves, pair.get(True, sweep) / AUGMENTED, effects)
+        shown = runs[max(runs)]  # the one with augmentation, if it is there
+        augmented = (shown.folder if True in runs else sweep) / AUGMENTED
+        figures[heading] = figures_of(dataset, curves, augmented, effects, shown.hparams)
         if effects is None:
             missing[heading] = reason
     told = described(sweep)
@@ -78,14 +82,16 @@ def write_article(sweep: Path, data: str, trust: bool = True) -> Path:
     return path
 
 
-def first_pair(runs: Mapping[Path, Row], dataset: str) -> tuple[Setup, dict[bool, Path]]:
-    """Return the first setup of a data set, and the folders of its first runs, by whether they are augmented."""
-    own = {folder: row for folder, row in runs.items() if row.dataset == dataset}
-    setup = setups(own.values())[0]
-    ordered = sorted((row.seed, folder) for folder, row in own.items() if row.setup == setup)
-    found: dict[bool, Path] = {}
-    for _, folder in ordered:
-        found.setdefault(own[folder].augmented, folder)
+def first_pair(rows: Sequence[Row], dataset: str) -> tuple[Setup, dict[bool, Row]]:
+    """Return the first setup of a data set that has a pair of runs of one seed, and these, by whether they are
+    augmented; without any pair, the first setup and the run of its first seed."""
+    own = [row for row in rows if row.dataset == dataset]
+    by_seed: dict[tuple[Setup, int], dict[bool, Row]] = {
+        (setup, seed): {} for setup in setups(own) for seed in sorted({row.seed for row in own if row.setup == setup})
+    }
+    for row in own:
+        by_seed[row.setup, row.seed].setdefault(row.augmented, row)
+    (setup, _), found = next((each for each in by_seed.items() if len(each[1]) == 2), next(iter(by_seed.items())))
     return setup, found
 
 

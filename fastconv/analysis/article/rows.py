@@ -167,12 +167,22 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
 
 
 def measures_of(report: Path, rows: Iterable[Row]) -> list[Measure]:
-    """Read the measures of a report of heatmaps for the runs that have a row; none without a readable table."""
-    by_run, found = {row.run: row for row in rows}, []
+    """Read the measures of a report of heatmaps for the runs that have a row; none without a readable table.
+
+    Of a run that is compared with several others, they are of the rows for the comparison that the report shows.
+    """
+    by_run: dict[str, list[Row]] = {}
+    for row in rows:
+        by_run.setdefault(row.run, []).append(row)
+    found = []
     try:
         with (report / "measures.csv").open(newline="", encoding="utf-8") as file:
-            for each in csv.DictReader(file):
-                if (row := by_run.get(each["run"])) is not None:
+            lines = list(csv.DictReader(file))
+            compared = {row.setup for name in {each["run"] for each in lines} for row in by_run.get(name, ())
+                        if row.augmented}  # fmt: skip
+            for each in lines:
+                own = by_run.get(each["run"], [])
+                for row in own if len(own) < 2 else [row for row in own if row.setup in compared]:
                     value = each["median" if each["measure"] == "gap" else "mean"]
                     found.append(
                         Measure(row.dataset, row.augmented, row.seed, each["method"], each["measure"], float(value),

@@ -20,7 +20,7 @@ MOST_EFFECTS = 60
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of a setting: for each of its values, the results of all runs that have it."""
+    """The effect of a setting: for each of its values, the results of all seeds of the settings that have it."""
 
     key: str
     values: list[Any]
@@ -60,8 +60,9 @@ def effects(groups: Sequence[Group], measure: str) -> list[Effect]:
     for key in varied_settings(groups)[:MOST_EFFECTS]:
         by_value: dict[str, tuple[Any, list[float]]] = {}
         for group in sorted(groups, key=lambda group: group.entries[0].folder):
-            results = [value for run in group.finished if (value := getattr(run, measure)) is not None]
-            by_value.setdefault(as_text(group.values[key]), (group.values[key], []))[1].extend(results)
+            # By seed, as `is_balanced` counts them: a repeated run would give its other settings more weight.
+            values = by_value.setdefault(as_text(group.values[key]), (group.values[key], []))[1]
+            values.extend(group.by_seed(measure))
         effect = Effect(key, *map(list, zip(*by_value.values(), strict=True)))
         if effect.is_numeric:
             order = np.argsort(effect.values)

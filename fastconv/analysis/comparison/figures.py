@@ -60,7 +60,8 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
         found = [(run.seconds_counted, 100 * getattr(run, measure)) for run in group.finished
                  if run.seconds_counted is not None and getattr(run, measure) is not None]  # fmt: skip
         runs.append(np.array(found).reshape(-1, 2))
-        means.append(runs[-1].mean(0, keepdims=True) if found else runs[-1])
+        mean = group.summary("seconds_counted").mean, 100 * group.summary(measure).mean  # as the table has them
+        means.append(np.array([mean]) if found else runs[-1])
     points = [tuple(mean) for mean in np.concatenate(means).tolist()]
     if not points:
         return False
@@ -131,7 +132,7 @@ def validation_curve(run: Path) -> np.ndarray:
 
 
 def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
-    """Draw a panel for each setting: every run at each of its values, and their mean."""
+    """Draw a panel for each setting: every seed at each of its values, and their mean."""
     columns = min(3, len(effects))
     lines = -(-len(effects) // columns)
     drawing = Drawing(figsize=(3.4 * columns + 1, 2.9 * lines + 0.3), layout="constrained")

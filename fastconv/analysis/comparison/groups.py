@@ -60,12 +60,17 @@ class Group:
         """A setting that all its runs share."""
         return self.entries[0].setting(key)
 
-    def summary(self, key: str) -> Summary:
-        """A result over its seeds, such as `accuracy`. Runs that repeat a seed count once, by their mean."""
-        by_seed: dict[tuple[int, int], list[float]] = {}
+    def by_seed(self, key: str) -> list[float]:
+        """A result of each of its seeds that have it. Runs that repeat a seed count once, by their mean."""
+        found: dict[tuple[int, int], list[float]] = {}
         for run in self.finished:
-            by_seed.setdefault((run.seed, run.stream_seed), []).append(as_number(getattr(run, key)))
-        return summarise(float(np.mean(values)) if len(values) > 1 else values[0] for values in by_seed.values())
+            if (value := as_number(getattr(run, key))) == value:
+                found.setdefault((run.seed, run.stream_seed), []).append(value)
+        return [float(np.mean(values)) if len(values) > 1 else values[0] for values in found.values()]
+
+    def summary(self, key: str) -> Summary:
+        """A result over its seeds, such as `accuracy`."""
+        return summarise(self.by_seed(key))
 
 
 def as_number(value: Any) -> float:

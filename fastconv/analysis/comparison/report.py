@@ -95,7 +95,7 @@ def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> tuple[
     if found := effects(groups, measure):
         path = folder / f"{prefix}effects.png"
         draw_effects(found, measure, path)
-        caption = "The effect of each setting. Grey: the runs that have a value; blue: their mean."
+        caption = "The effect of each setting. Grey: each seed with a value; blue: their mean."
         figures.append(Figure(path, f"{name} for each value of each setting", caption))
     elif not is_balanced(groups, measure):
         note = (

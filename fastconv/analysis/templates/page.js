@@ -2,7 +2,8 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const headers = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const key = (row, column) => {
-    const text = row.cells[column].textContent.trim().replace(/(\d),(?=\d{3})/g, "$1");  // 1,234 is a number
+    const text = row.cells[column].textContent.trim().replace(/(\d),(?=\d{3})/g, "$1")  // 1,234 is a number
+      .replace(/^([+-]?[\d.]+)( ± [\d.]+)?( of [\d.]+)?$/, "$1");  // and so are 93.87 ± 0.12 and 25.0 of 25
     return text !== "" && isFinite(text) ? Number(text) : text;
   };
   const sort = (column) => {
