@@ -445,7 +445,14 @@ def test_the_flip_test_holds_out_images_of_a_few_of_very_many_classes(monkeypatc
 
 @pytest.mark.parametrize(
     ("labels", "rows"),
-    [([0, 0, 0, 0, 1, 1], [0, 2, 4]), ([1, 0, 0, 0, 1, 1], [0, 1, 2]), ([0, 0, 1], [0, 1, 2]), ([0], [0])],
+    [
+        ([0, 0, 0, 0, 1, 1], [0, 2, 4]),
+        ([1, 1, 1, 1, 0, 0], [0, 2, 4]),
+        ([1, 0, 1, 0, 2, 2], [0, 2, 4]),
+        ([1, 0, 0, 0, 1, 1], [0, 1, 2]),
+        ([0, 0, 1], [0, 1, 2]),
+        ([0], [0]),
+    ],
 )
 def test_rows_that_stand_for_all_are_the_first_unless_images_are_in_order(labels, rows):
     """So the results of seeds on the built-in data sets, whose images are shuffled, stay."""
