@@ -122,5 +122,6 @@ def _drawn(sizes: np.ndarray, fraction: float) -> np.ndarray:
         left = left[count:]
     if wanted and not parts and len(sizes) > 1:  # every image has copies, more than are wanted
         parts.append(np.array([sizes.argmin()]))
-    drawn = np.concatenate(parts) if parts else np.empty(0, np.int64)
-    return drawn[:-1] if len(drawn) == len(sizes) else drawn
+    if parts and sum(map(len, parts)) == len(sizes):
+        parts[-1] = parts[-1][:-1]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
