@@ -214,10 +214,12 @@ def write(found: Audit, config: Config) -> Path:
 
 def draw(found: Audit, config: Config, folder: Path) -> list[Figure]:
     """Draw training images of each class, and the first of the training stream, to files of a folder."""
-    from fastconv.data.dataset import ImageData
+    from fastconv.data.dataset import ImageData, evenly_spread
 
     train, classes = found.opened.train, found.opened.classes
-    shown = [np.flatnonzero(train.labels == label)[:SHOWN] for label in range(min(len(classes), SHOWN_CLASSES))]
+    places = [np.flatnonzero(train.labels == label) for label in range(min(len(classes), SHOWN_CLASSES))]
+    # Images of a class are in the order of their pixels: the first ones are its darkest.
+    shown = [rows[evenly_spread(len(rows), SHOWN)] for rows in places]
     tiles = [[figures.Tile(train.images[row], printable(classes[train.labels[row]])) for row in each] for each in shown]
     figures.draw_tiles(tiles, f"{found.name}: training images", folder / "images.png", inches=1.1)
     if examples := found.opened.examples:

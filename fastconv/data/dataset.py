@@ -67,10 +67,12 @@ def representative_rows(labels: np.ndarray, most: int) -> np.ndarray:
     """Return at most `most` rows, int64, of images with these labels, int64 [N], that stand for all of them.
 
     The first ones, or evenly spread ones where images are in the order of their classes, as those of one's own data
-    sets are (`fastconv.data.sources.ordering`): the first ones are then of a single class.
+    sets are (`fastconv.data.sources.ordering`), or come class after class in another order: the first ones then lack
+    some class.
     """
     in_order = bool((labels[:-1] <= labels[1:]).all())
-    return evenly_spread(len(labels), most) if in_order else np.arange(min(most, len(labels)))
+    lacks_some = len(np.unique(labels[:most])) < len(np.unique(labels))
+    return evenly_spread(len(labels), most) if in_order or lacks_some else np.arange(min(most, len(labels)))
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -39,17 +39,20 @@ SET_ASIDE = 25
 
 def set_aside(train: ImageData, count: int) -> tuple[ImageData, ImageData]:
     """Split training images into those to train on and `count` others, at even distances, so that there are as many of
-    each class as among all. If they were more than one in 25, none are set aside."""
+    each class as among all. If they were more than one in 25, none are set aside; nor are all images of a class."""
     if count * SET_ASIDE > len(train):
         count = 0
     rows = np.linspace(0, len(train) - 1, count, dtype=np.int64)
-    if not count:
+    taken, there = (np.bincount(labels, minlength=len(train.classes)) for labels in (train.labels[rows], train.labels))
+    rows = rows[(taken < there)[train.labels[rows]]]
+    if not len(rows):
         return train, train.take(rows)
     return train.take(np.setdiff1d(np.arange(len(train)), rows)), train.take(rows)
 
 
 def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split into rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class.
+    """Split into rows (kept, held), each int64 and ascending; `held` has the same `fraction` of every class, but never
+    all of its images.
 
     Rows are drawn by their position: for images that never change, such as those of the built-in data sets.
     """
@@ -62,7 +65,7 @@ def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[np.nd
     held = np.zeros(len(data), bool)
     start = 0
     for count in np.bincount(labels, minlength=len(data.classes)).tolist():
-        held[shuffled[start : start + round(fraction * count)]] = True
+        held[shuffled[start : start + min(round(fraction * count), max(count - 1, 0))]] = True
         start += count
     return np.flatnonzero(~held), np.flatnonzero(held)
 
@@ -79,7 +82,7 @@ def content_split(
     Args:
         hashes: of the images' content, uint64 [N].
         labels: int64 [N].
-        fraction: in [0, 1); a class gets `fraction` of its images, rounded, unless copies prevent it.
+        fraction: in [0, 1); a class gets `fraction` of its images, rounded, unless copies prevent it, and never all.
         seed, purpose: another seed or purpose gives another draw.
     """
     order = np.argsort(_places(hashes, seed, purpose), kind="stable")
@@ -108,7 +111,8 @@ def _places(hashes: np.ndarray, seed: int, purpose: str) -> np.ndarray:
 
 
 def _drawn(sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """Positions of the first groups of copies, of some sizes, that together have `fraction` of the images."""
+    """Positions of the first groups of copies, of some sizes, that together have `fraction` of the images; not of all
+    groups."""
     wanted = round(fraction * int(sizes.sum()))
     parts, room, left = [], wanted, np.arange(len(sizes))
     while len(left := left[sizes[left] <= room]):  # a group that does not fit is passed over
@@ -118,4 +122,6 @@ def _drawn(sizes: np.ndarray, fraction: float) -> np.ndarray:
         left = left[count:]
     if wanted and not parts and len(sizes) > 1:  # every image has copies, more than are wanted
         parts.append(np.array([sizes.argmin()]))
+    if parts and sum(map(len, parts)) == len(sizes):
+        parts[-1] = parts[-1][:-1]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -69,7 +69,8 @@ class Lookahead(Average):
     """Slow weights, to which the learning weights are reset at each update (Zhang et al. 2019, arXiv 1907.08610).
 
     As in cifar10-airbench (Jordan 2024), the share of the slow weights that remains grows with the cube of the
-    progress, to `decay` per step at the end, and steps after the last update are discarded.
+    progress, to `decay` per step at the end, and steps after the last update are discarded. A run that ends before its
+    first update keeps what it has learned.
     """
 
     validated = False
@@ -83,6 +84,8 @@ class Lookahead(Average):
         if self.is_due(steps):
             self._pull(weights, 1 - self.decay**self.update_interval * progress**3)
             copy_weights(weights, self.slow)
+        elif steps < self.update_interval:
+            copy_weights(self.slow, weights)
 
 
 AVERAGES: dict[str, type[Average]] = {"ema": MovingAverage, "lookahead": Lookahead}

@@ -4,9 +4,11 @@ import dataclasses
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
+from fastconv.budget.forecast import scored_images
 from fastconv.data.augment.policy import PLAIN
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.spec import Batch, OnlineStream, StreamSpec
@@ -47,13 +49,15 @@ def calibrate(
 
 
 def calibration_images(spec: StreamSpec, train: ImageData, unseen: ImageData, seen: int, count: int) -> Batch:
-    """Images uint8 [N, H, W, C] and labels int64 [N] to fit the temperature on, at most `count`.
+    """Images uint8 [N, H, W, C] and labels int64 [N] to fit the temperature on, at most `count`, in a random order.
 
     Args:
         seen: number of the stream's samples that the network was trained on.
     """
     if len(unseen):
         rows = torch.linspace(0, len(unseen) - 1, min(count, len(unseen))).long().numpy()
+        # There may be time for the first ones only, and images of one's own are in the order of their classes.
+        rows = np.random.default_rng(0).permutation(rows)
         return unseen.images[rows], unseen.labels[rows]
     # In the same order, but as often as there are images of a class: the temperature is for images as they come.
     plain = dataclasses.replace(spec, policy=PLAIN, sampling="")
@@ -66,7 +70,8 @@ def _fitted(run: Run, trainer: L.Trainer, module: ImageClassifier, budget: TimeB
     if limit is not None and "test" in counts:
         # What is left must do for scoring the other images in one view, and for the checkpoint.
         saving = reserve.pacing.reserve_factor * reserve.saves * reserve.save_seconds
-        reserve.start_scoring(len(run.test), lambda: limit - saving - budget.elapsed())
+        scored = scored_images(run.config, len(run.holdout), len(run.test))
+        reserve.start_scoring(scored, lambda: limit - saving - budget.elapsed())
     seen, count = budget.steps * run.config.batch_size, reserve.pacing.calibration_images
     images, labels = calibration_images(run.spec, run.train, run.unseen, seen, count)
     device, found = trainer.strategy.root_device, list[Tensor]()

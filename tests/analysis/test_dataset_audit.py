@@ -5,11 +5,16 @@ import io
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
+
+from fastconv.analysis import figures, run_figures
+from fastconv.analysis.dataset_audit import draw
+from fastconv.data.augment.policy import Policy
 
 
 def plant(root) -> tuple[set[str], set[str]]:
@@ -81,6 +86,21 @@ def test_everything_planted_is_found(planted, command, tmp_path):
     for name in ("images.png", "augmented.png"):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 200
+
+
+def test_the_pictures_of_a_class_stand_for_all_of_its_images(monkeypatch, tmp_path):
+    """And not for the darkest, which come first: images of one's own are in the order of their pixels."""
+    shown = []
+    monkeypatch.setattr(figures, "draw_tiles", lambda tiles, *given, **more: shown.append(tiles))
+    monkeypatch.setattr(run_figures, "draw_augmented", lambda *given: None)
+    levels = np.arange(104)
+    train = SimpleNamespace(images=np.broadcast_to(levels[:, None, None, None], (104, 8, 8, 1)).astype(np.uint8),
+                            labels=np.array([0] * 100 + [1] * 4))  # fmt: skip
+    opened = SimpleNamespace(train=train, classes=("a", "b"), examples=[], resize="crop")
+    config = SimpleNamespace(augment=Policy(), stream=SimpleNamespace(seed=0))
+    draw(SimpleNamespace(name="own", opened=opened), config, tmp_path)
+    found = [[int(tile.image.flat[0]) for tile in row] for row in shown[0]]
+    assert found == [list(range(0, 100, 10)), [100, 101, 102, 103]]
 
 
 def test_training_goes_on_without_the_broken_or_stops(planted, command):

@@ -430,9 +430,29 @@ def test_the_flip_test_normalises_by_images_of_all_classes(monkeypatch):
     assert np.bincount(whitened[0].labels).tolist() == [100] * 10
 
 
+@pytest.mark.parametrize("each", [1, 2])
+def test_the_flip_test_holds_out_images_of_a_few_of_very_many_classes(monkeypatch, each):
+    """Of 30 classes with one or two images, no class would give one of the ten."""
+    monkeypatch.setattr(
+        "fastconv.budget.autotune.flip_test.train_proxy", lambda *given: lambda images: torch.zeros(len(images), 30)
+    )
+    few = by_class(30 * each, noisy=40)
+    few = dataclasses.replace(few, labels=np.repeat(np.arange(30), each), classes=tuple(map(str, range(30))))
+    found = flip_accuracy(few, MODEL_SIZES[0].network, CPU, 125, Autotune(flip_test_held_out=10))
+    assert (found.images, found.plain) == (10, 0.1), "every third or sixth image, of which one is of class 0"
+    assert not found.is_evident()
+
+
 @pytest.mark.parametrize(
     ("labels", "rows"),
-    [([0, 0, 0, 0, 1, 1], [0, 2, 4]), ([1, 0, 0, 0, 1, 1], [0, 1, 2]), ([0, 0, 1], [0, 1, 2]), ([0], [0])],
+    [
+        ([0, 0, 0, 0, 1, 1], [0, 2, 4]),
+        ([1, 1, 1, 1, 0, 0], [0, 2, 4]),
+        ([1, 0, 1, 0, 2, 2], [0, 2, 4]),
+        ([1, 0, 0, 0, 1, 1], [0, 1, 2]),
+        ([0, 0, 1], [0, 1, 2]),
+        ([0], [0]),
+    ],
 )
 def test_rows_that_stand_for_all_are_the_first_unless_images_are_in_order(labels, rows):
     """So the results of seeds on the built-in data sets, whose images are shuffled, stay."""

@@ -53,6 +53,32 @@ def test_an_epoch_has_all_images_that_do_not_skip_it_once():
     assert {seen[row] for row in np.flatnonzero(schedule == 0)} == {4}
 
 
+def test_images_that_skip_every_other_epoch_are_shown_both_ways_by_turns_too():
+    turns = SkipSchedule(np.repeat(np.arange(3, dtype=np.int8), 100))
+    shown: dict[int, list[bool]] = {}
+    for epoch in range(8):
+        plan = plan_epoch(0, epoch, 300, 8, 8, Policy(flip=Flip(0.5, "alternating")), turns)
+        for row, flipped in zip(plan.order.tolist(), plan.drawn("flip").tolist(), strict=True):
+            shown.setdefault(row, []).append(flipped)
+    assert Counter(map(len, shown.values())) == {8: 100, 4: 200}
+    for row, ways in shown.items():
+        assert all(before != after for before, after in itertools.pairwise(ways)), row
+    firsts = np.array([shown[row][0] for row in range(300)]).reshape(3, 100)
+    assert ((firsts.mean(1) > 0.35) & (firsts.mean(1) < 0.65)).all(), "of each kind, half begin mirrored"
+
+
+def test_streams_with_fewer_images_of_earlier_versions_are_found_again_unless_their_flips_alternate():
+    schedule = SkipSchedule(skips(np.arange(57.0), 0.2))
+
+    def fingerprint(flip: Flip, sampling: str = "") -> str:
+        spec = spec_of(noise(57, 3), Policy(flip=flip))
+        return dataclasses.replace(spec, samples=46, skip_schedule=schedule.digest, sampling=sampling).fingerprint
+
+    assert fingerprint(Flip(0.5)) == "a7855b531cc6ef22"
+    assert fingerprint(Flip(0.5, "alternating"), "balanced") == "9e2d1db36daf91a9"
+    assert fingerprint(Flip(0.5, "alternating")) != "cd06b39349802a48", "its images were always shown the same way"
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_a_stream_of_fewer_images_is_the_same_from_disk(tmp_path):
     data = noise(57, 3)

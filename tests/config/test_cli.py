@@ -248,7 +248,7 @@ BAD = {
     "seed=4294967296": "give a whole number in [0, 2**32)",
     "dataset.holdout_seed=-1": "dataset.holdout_seed=-1 is not possible",
     "dataset.holdout=0.0001": "leaves no image to hold out of some class of digits",
-    "dataset.holdout=0.999": "leaves no image for training of some class of digits",
+    "dataset.holdout=0.999": "digits has 10 images for training",
     "micro_batch_size=1": "one image has no statistics",
     "model.width=1000000000": "give a number of filters in [1, 1024]",
     "model.width=null": "model.width cannot be null",

@@ -7,6 +7,7 @@ import pytest
 from harness import noise
 
 from fastconv.data.configs import Dataset
+from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import content_hashes
 from fastconv.data.loading import hold_out, load, open_splits
 from fastconv.data.splits import content_split, set_aside, stratified_split
@@ -137,6 +138,33 @@ def test_images_are_set_aside_evenly_if_there_are_enough():
     for count in (0, 5):
         train, unseen = set_aside(data, count)
         assert (train.digest, len(unseen)) == (data.digest, 0)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.6, 0.75, 0.9, 0.99])
+def test_no_class_loses_all_its_images(fraction):
+    """Of one, two and three images, of two copies of one image, and of three copies and another one."""
+    labels = np.repeat(np.arange(6), [1, 2, 3, 2, 4, 40])
+    hashes = np.random.default_rng(0).integers(0, 2**64, len(labels), np.uint64)
+    hashes[6:8], hashes[8:11] = 5, 6
+    data = ImageData("few", noise(len(labels), 1).images, labels, tuple("abcdef"), "0" * 64)
+    for seed in range(5):
+        for kept, held in (
+            content_split(hashes, labels, fraction, seed, "test"),
+            stratified_split(data, fraction, seed),
+        ):
+            assert sorted([*kept, *held]) == list(range(len(labels)))
+            assert np.bincount(labels[kept], minlength=6).all()
+            assert np.bincount(labels[held])[5] == min(round(fraction * 40), 39)
+
+
+def test_a_single_image_of_a_class_is_not_set_aside():
+    labels = np.array([0, *[1] * 49, *[2] * 49, 3])  # the first and the last row would be
+    data = ImageData("few", noise(100, 1).images, labels, tuple("abcd"), "0" * 64)
+    train, unseen = set_aside(data, 4)
+    assert np.bincount(train.labels).tolist() == [1, 48, 48, 1]
+    assert unseen.labels.tolist() == [1, 2]
+    train, unseen = set_aside(data, 1)
+    assert (train.digest, len(unseen)) == (data.digest, 0)
 
 
 def test_leaked_images_are_counted():

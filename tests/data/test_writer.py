@@ -13,6 +13,7 @@ from fastconv.data.stream import cache as storage
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream import writer
 from fastconv.data.stream.manifest import Manifest
+from fastconv.data.stream.parts import Part
 from fastconv.data.stream.reader import PrecomputedStream
 from fastconv.data.stream.spec import OnlineStream
 from fastconv.data.stream.writer import verify_stream, write_stream
@@ -62,6 +63,20 @@ def test_a_damaged_shard_is_never_read_and_can_be_mended(built, harm, says):
     assert len(mended) == 1
     assert sha256s(root) == right
     assert verify_stream(spec, data, root) == []
+
+
+def test_a_damaged_shard_of_an_epoch_that_is_not_complete_is_mended_too(tmp_path):
+    """Of a stream of which one of two parts is written, epochs 1 and 3; the other part is left to its own process."""
+    data = noise(57, 3)
+    spec = spec_of(data)
+    write_stream(spec, data, tmp_path, 4, part=Part(1, 2))
+    right = sha256s(tmp_path)
+    paths = sorted((tmp_path / spec.folder).rglob("*.tar"))
+    alter(paths[0])
+    remove(paths[-1])
+    assert len(verify_stream(spec, data, tmp_path)) == 2
+    assert sha256s(tmp_path) == right
+    assert verify_stream(spec, data, tmp_path) == []
 
 
 def test_without_verify_only_the_size_is_checked(built):

@@ -189,3 +189,16 @@ def test_lookahead_begins_where_the_weights_are():
     weights["weight"] += 8
     average.update(weights, 1, 1.0)
     assert weights["weight"].tolist() == [12.0, 12.0], "half of the way from the first weights"
+
+
+@pytest.mark.parametrize(("steps", "ends_with"), [(3, 3.0), (4, 4.0), (6, 4.0)])
+def test_lookahead_keeps_what_was_learned_before_a_first_update(steps, ends_with):
+    """One weight that is 1, 2, 3, ... after each step. The first update, at no progress, takes it as it is."""
+    average, weights = Lookahead(EVERY, DECAY), {"weight": torch.zeros(1)}
+    average.start(weights)
+    for step in range(1, steps + 1):
+        weights["weight"].fill_(step)
+        if average.is_due(step) or step == steps:
+            average.update(weights, step, 0.0)
+    average.finish(weights)
+    assert weights["weight"].item() == ends_with

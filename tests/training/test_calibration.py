@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ import torch
 from harness import STANDARD, by_hand, noise, only_run, run_command, spec_of
 
 from fastconv.analysis.checkpoint import load_run
+from fastconv.budget.clock import Clock
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.data.augment.plan import BalancedSampling, plan_epoch
 from fastconv.data.loading import load
 from fastconv.predictor import load as load_predictor
 from fastconv.runs.results import Results
-from fastconv.training.calibration import calibration_images
+from fastconv.training.calibration import calibrate, calibration_images
 
 SMOOTHED = ("dataset=digits", "model=airbench", "model.widths=[4,8,8]", "optimizer=muon", "batch_size=64",
             "micro_batch_size=64", "trainer=cpu", "trainer.precision=fp32", "label_smoothing=0.2", "augment=none",
@@ -123,6 +125,23 @@ def test_without_time_there_is_none(command, tmp_path, monkeypatch, digits_root)
     np.testing.assert_allclose(load_predictor(run).probabilities(images), by_hand(run, images), atol=1e-4)
 
 
+@pytest.mark.parametrize(("on", "images"), [("holdout", 20 + 30), ("none", 30)])
+def test_it_leaves_time_for_all_images_that_are_scored_after_it(monkeypatch, on, images):
+    left = []
+    monkeypatch.setattr(ScoringReserve, "allows", lambda self, *given: left.append(self.images) or 0)
+    counts = ("validate", "test")
+    config = SimpleNamespace(
+        batch_size=4, label_smoothing=0.1, budget=SimpleNamespace(counts=counts), validate=SimpleNamespace(on=on)
+    )
+    train, holdout, test = noise(57, 3), noise(20, 3), noise(30, 3)
+    run = SimpleNamespace(config=config, train=train, holdout=holdout, unseen=holdout, test=test, spec=spec_of(train))
+    budget = SimpleNamespace(reserve=ScoringReserve(), counts=counts, seconds=9.0, elapsed=lambda: 0.0, steps=1)
+    run.clock = Clock()
+    trainer = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    calibrate(run, trainer, torch.nn.Identity(), budget)
+    assert left == [images]
+
+
 def test_its_images_are_held_out_or_the_next_of_the_stream(small_blocks):
     train, holdout = noise(57, 3), noise(20, 3)
     spec = spec_of(train, STANDARD)
@@ -131,6 +150,11 @@ def test_its_images_are_held_out_or_the_next_of_the_stream(small_blocks):
     for image, label in zip(images, labels, strict=True):
         (place,) = np.flatnonzero((holdout.images == image).all((1, 2, 3)))
         assert holdout.labels[place] == label
+    by_class = noise(1000, 3)
+    by_class = dataclasses.replace(by_class, labels=np.sort(by_class.labels))
+    _, labels = calibration_images(spec, train, by_class, 40, 400)
+    shares = [np.bincount(part, minlength=3) / len(part) for part in (labels[:100], by_class.labels)]
+    assert (abs(shares[0] - shares[1]) < 0.15).all(), "there may be time for the first ones only"
     none = holdout.take(np.arange(0))
     images, labels = calibration_images(spec, train, none, 40, 1000)
     first, second = (plan_epoch(spec.seed, epoch, 57, 9, 11, STANDARD).order for epoch in (0, 1))

@@ -22,7 +22,7 @@ from fastconv.budget.autotune.scaling_law import flip_proxy
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
 from fastconv.budget.autotune.speed import SpeedProfiles, image_seconds
 from fastconv.budget.hardware import Device
-from fastconv.data.dataset import ImageData, representative_rows
+from fastconv.data.dataset import ImageData, evenly_spread, representative_rows
 from fastconv.data.splits import stratified_split
 from fastconv.models.configs import Airbench
 from fastconv.system.distributed import from_first_rank
@@ -139,7 +139,7 @@ def flip_accuracy(
         seconds: after which training stops, as a machine may be slower than its benchmark.
     """
     began = time.perf_counter()
-    kept, held_out = stratified_split(data, min(0.5, settings.flip_test_held_out / len(data)), seed=0)
+    kept, held_out = _halves(data, settings.flip_test_held_out)
     generator = torch.Generator().manual_seed(0)
     batch_size, score_size = settings.flip_test_batch_size, settings.scoring_batch_size
 
@@ -163,3 +163,14 @@ def flip_accuracy(
     return FlipAccuracy(
         float(right[1].sum() / count), float(right[:, 1].sum() / count), count, int(right[1, 0]), int(right[0, 1])
     )
+
+
+def _halves(data: ImageData, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and to hold out, int64: of the latter, as many of each class as among all, and about `most`, but
+    not more than half."""
+    kept, held_out = stratified_split(data, min(0.5, most / len(data)), seed=0)
+    if not len(held_out):  # there are so many classes that each would give less than half an image
+        by_class = np.argsort(data.labels, kind="stable")
+        held_out = by_class[evenly_spread(len(data), min(most, len(data) // 2))]
+        kept = np.setdiff1d(by_class, held_out)
+    return kept, held_out

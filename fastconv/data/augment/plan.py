@@ -27,6 +27,11 @@ class SkipSchedule:
         kept: NDArray[np.bool_] = self.skips != 1 + epoch % 2
         return kept
 
+    def times(self, epoch: int) -> NDArray[np.int64]:
+        """How often each image came in the epochs before this one, int64 [N]."""
+        by_turns = (epoch + (self.skips == 2)) // 2  # images with a 1 first come in epoch 1, those with a 2 in epoch 0
+        return np.where(self.skips == 0, epoch, by_turns).astype(np.int64)
+
     @property
     def digest(self) -> str:
         """sha256 of the skips."""
@@ -93,14 +98,16 @@ def plan_epoch(
     order = np.argsort(draw_words(seed, epoch, PURPOSES["order"], samples), kind="stable")
     if skip_schedule is not None:
         order = order[skip_schedule.kept(epoch)[order]]
-    drawn_rows = order
+    drawn_rows, times = order, np.full(samples, epoch)
+    if skip_schedule is not None:
+        times = skip_schedule.times(epoch)
     if sampling is not None:  # draws are for each time that an image comes, not for each image
-        samples = len(order)
+        samples, times = len(order), np.full(len(order), epoch)
         drawn_rows = np.argsort(draw_words(seed, epoch, purpose_of("sampling"), samples), kind="stable")
         order = sampling.draw(order)[drawn_rows]
     steps = []
     for name, transform in policy.transforms().items():
-        drawn = transform.draw(Draws(seed, epoch, samples, height, width, name))
+        drawn = transform.draw(Draws(seed, epoch, samples, height, width, name, times))
         if drawn is None:
             continue
         if not isinstance(drawn, np.ndarray) or drawn.shape[:1] != (samples,):

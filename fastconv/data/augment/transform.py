@@ -72,6 +72,8 @@ class Draws:
     """Size of an image, in pixels."""
     name: str
     """Name of the transform."""
+    times: NDArray[np.int64]
+    """How often each image came in earlier epochs, int64 [samples]: in every epoch, unless it skips some by turns."""
 
     def integers(self, bound: int, part: str = "") -> NDArray[np.int64]:
         """Integers drawn evenly from [0, bound), int64 [samples]; bound is at most 2**32.

@@ -19,6 +19,11 @@ def shard_name(epoch: int, shard: int) -> str:
     return f"epoch-{epoch:04d}/shard-{shard:04d}.tar"
 
 
+def epoch_of(name: str) -> int:
+    """The epoch of a shard, from its path inside its stream."""
+    return int(name.partition("/")[0].removeprefix("epoch-"))
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The contents of a stream's `manifest.json`."""

@@ -66,6 +66,9 @@ class StreamSpec:
         policy = {FIRST_NAMES.get(key, key): value for key, value in self.policy.described().items()}
         described = {FIRST_NAMES.get(key, key): value for key, value in settings.items()}
         described |= {"format": FORMAT, "block": self.block, "policy": policy, **self.libraries}
+        if self.skip_schedule and self.policy.flip.alternates and not self.sampling:
+            # Earlier versions alternated by epoch: images that skip every other one were always shown the same way.
+            described["alternating"] = "by image"
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

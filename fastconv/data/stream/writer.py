@@ -13,7 +13,7 @@ import numpy as np
 
 from fastconv.data.dataset import ImageData
 from fastconv.data.stream.cache import remove_leftovers
-from fastconv.data.stream.manifest import Manifest, shard_name
+from fastconv.data.stream.manifest import Manifest, epoch_of, shard_name
 from fastconv.data.stream.parts import WHOLE, Part, writing
 from fastconv.data.stream.shards import ShardEntry, check_shard, write_shard
 from fastconv.data.stream.spec import StreamSpec
@@ -172,8 +172,9 @@ def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
     Returns a line for each damaged shard, or for the manifest, which says what was wrong. Raises InputError for a
     stream that does not exist, and for too little disk space.
     """
-    folder = root / spec.folder
+    folder, shards = root / spec.folder, range(len(spec.shards()))
     damage: list[str] = []
+    right: set[str] = set()  # shards that are not to be written
     absent = InputError(f"{folder} has no shards to verify: write them with python -m fastconv.precompute")
     if not folder.is_dir():  # taking the lock would create the root
         raise absent
@@ -187,15 +188,18 @@ def verify_stream(spec: StreamSpec, data: ImageData, root: Path) -> list[str]:
         else:
             if not manifest.shards:
                 raise absent
-            epochs = manifest.epochs
+            # Not only epochs that are complete: a writer may have been killed, or have written a part of the stream.
+            epochs = 1 + max(map(epoch_of, manifest.shards))
+            right = {shard_name(epoch, shard) for epoch in range(epochs) for shard in shards}
             for name, entry in list(manifest.shards.items()):
                 try:
                     check_shard(folder / name, entry)
                 except StreamError as error:
                     damage.append(str(error))
                     del manifest.shards[name]
+                    right.remove(name)
         if damage:
             manifest.write(folder)
     if damage:  # outside of the lock, which this takes itself
-        write_stream(spec, data, root, epochs)
+        write_stream(spec, data, root, epochs, elsewhere=right)
     return damage

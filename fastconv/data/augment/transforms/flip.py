@@ -22,14 +22,19 @@ class Flip:
     probability: float = setting(0.0, CHANCE)
     """Probability, in [0, 1], that an image is flipped; 0 switches flips off."""
     mode: str = setting("random", options=FLIP_MODES)
-    """`random` decides for each image in each epoch. `alternating` decides for each image in the first epoch, then does
-    in each epoch the opposite of the epoch before (Jordan 2024, arXiv 2404.00498, section 3.6); the probability must
-    then be 0.5, or 0 for no flips."""
+    """`random` decides for each image in each epoch. `alternating` decides for each image in its first epoch, then does
+    in each epoch that has the image the opposite of the one before (Jordan 2024, arXiv 2404.00498, section 3.6); the
+    probability must then be 0.5, or 0 for no flips."""
 
     @property
     def mirrors(self) -> bool:
         """Whether it mirrors any images."""
         return self.probability > 0
+
+    @property
+    def alternates(self) -> bool:
+        """Whether it shows each image both ways by turns."""
+        return self.mirrors and self.mode == "alternating"
 
     def draw(self, draws: Draws) -> Drawn | None:
         """Whether each image is flipped, bool [samples]."""
@@ -37,9 +42,10 @@ class Flip:
             return None
         if self.mode == "random":
             return draws.chances(self.probability)
-        # This depends on the epoch's number alone, and not on the epochs that were planned before.
-        first = draws.at_epoch(0).chances(self.probability)
-        return ~first if draws.epoch % 2 else first
+        # By how often the image has come, and not by the epoch's number: an image that skips every other epoch would
+        # always be shown the same way.
+        flipped: Drawn = draws.at_epoch(0).chances(self.probability) ^ (draws.times % 2 == 1)
+        return flipped
 
     def apply(self, images: Images, drawn: Drawn, fill: Images) -> None:
         """Flip, in place, the images for which `drawn`, bool [B], is true."""
