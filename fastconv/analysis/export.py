@@ -27,11 +27,11 @@ TOLERANCE = 1e-4
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 # What files say of the images that they take, under this name.
 ABOUT = "preprocessing"
-# How an image becomes a square of this side, by `dataset.resize`. All scale it by antialiased bicubic interpolation.
+# How an image gets this width and height, by `dataset.resize`. All scale it by antialiased bicubic interpolation.
 RESIZED = {
-    "crop": "scaled until its shorter side has {side} pixels and cut to the square in its middle",
-    "pad": "scaled until its longer side has {side} pixels and put into the middle of a square of its own mean colour",
-    "squash": "scaled to {side} pixels in width and height, without keeping its aspect ratio",
+    "crop": "scaled until it just covers {width}x{height} pixels and cut to these in its middle",
+    "pad": "scaled until it just fits into {width}x{height} pixels and put into their middle on its own mean colour",
+    "squash": "scaled to {width}x{height} pixels without keeping its aspect ratio",
 }
 
 
@@ -93,13 +93,21 @@ def export(config: Export) -> list[str]:
 
 
 def preprocessing(run: TrainedRun) -> str:
-    """Say how images become what an exported network takes."""
+    """Say how images become what an exported network takes (`sources.pixels.to_array`)."""
     height, width, channels = run.shape
-    taken = f"uint8 [N, {height}, {width}, {channels}], 0 to 255, {'grey' if channels == 1 else 'RGB'}"
-    if height != width:
-        return taken
-    how = RESIZED[run.resize].format(side=height)
-    return f"{taken}; each image {how} (antialiased bicubic, dataset.resize={run.resize})"
+    deep = ""
+    if run.levels:
+        deep = f"integers of more than 8 bits {_scaled(run.levels.integers)}, floats {_scaled(run.levels.floats)}, "
+    how = RESIZED[run.resize].format(width=width, height=height)
+    return (
+        f"uint8 [N, {height}, {width}, {channels}], 0 to 255, {'grey' if channels == 1 else 'RGB'}; each image {how}"
+        f" (antialiased bicubic, dataset.resize={run.resize}). Before that: turned upright as its EXIF data says,"
+        f" {deep}transparent parts on white"
+    )
+
+
+def _scaled(factor: float) -> str:
+    return "as they are" if factor == 1 else f"divided by {1 / factor:g}" if factor < 1 else f"times {factor:g}"
 
 
 def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[str]]:

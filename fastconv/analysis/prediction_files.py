@@ -102,7 +102,7 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
     """
     skip = frozenset(map(os.path.realpath, _own_folders(predictor.run)))
     run = predictor.run
-    target = predictor.shape[0], predictor.shape[2] == 1, run.levels, run.resize
+    target = predictor.shape[:2], predictor.shape[2] == 1, run.levels, run.resize
 
     def decode(name: str, content: bytes | Path) -> np.ndarray | str:
         try:
