@@ -20,6 +20,7 @@ from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 from fastconv.system.files import replacing, write_atomically
 from fastconv.system.names import printable
+from fastconv.system.signals import raise_received
 from fastconv.system.wording import counted
 
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
@@ -56,8 +57,8 @@ class Probabilities(nn.Module):
 def export(config: Export) -> list[str]:
     """Write a run's network into its folder in some formats, beside a list of its classes.
 
-    Returns lines to print. Raises InputError for a run that cannot be read, for a format whose packages are missing,
-    and for a file whose predictions differ from the checkpoint's, which is removed.
+    Returns lines to print. Raises InputError for a run that cannot be read, for a format whose packages are missing or
+    that cannot hold the network, and for a file whose predictions differ from the checkpoint's, which is removed.
     """
     folder = Path(config.run)
     run = load_run(folder, config.trust).with_images(config.dataset)
@@ -72,7 +73,7 @@ def export(config: Export) -> list[str]:
         path = folder / FILES[kind]
         with replacing(path, f".part{path.suffix}") as partial:  # torch warns of any other ending
             # Two images, if need be the same: torch would take a single one for the only number possible.
-            predict = WRITERS[kind](network, some[[0, -1]], partial)
+            predict = _written(kind, network, some[[0, -1]], partial)
             error = float(np.abs(predict(some.numpy()) - expected).max())
             if not error <= TOLERANCE:
                 raise InputError(
@@ -138,6 +139,23 @@ def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[
     )
 
 
+def _written(kind: str, network: Probabilities, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Write a file of a format, and return what predicts with it. Raises InputError for a network that it cannot hold:
+    a user's own may compute anything."""
+    try:
+        return WRITERS[kind](network, images, path)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # torch and onnxscript have many
+        raise_received()
+        name = type(network.classifier.model).__name__
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].strip(" .")[:200]
+        raise InputError(
+            f"{name} cannot be written with format={kind}: {why}. Its forward must do the same whatever the images"
+            " hold and however many they are (see torch.export), or choose another format"
+        ) from error
+
+
 def _write_torch(network: Probabilities, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     content = io.BytesIO()  # torch's own writer to a file does not say why it fails
     with _quiet():
@@ -178,8 +196,9 @@ def _exported(network: nn.Module, images: Tensor) -> torch.export.ExportedProgra
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporters' logs, warnings and output."""
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+    for name in ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    aside = io.StringIO()  # torch prints the graph of a network that it cannot export
+    with warnings.catch_warnings(), contextlib.redirect_stdout(aside), contextlib.redirect_stderr(aside):
         warnings.simplefilter("ignore")
         yield
