@@ -14,6 +14,7 @@ from fastconv.analysis.attribution.samples import read_files
 from fastconv.analysis.given_images import pixels_of, sequence_of
 from fastconv.analysis.prediction_files import decoded_batches
 from fastconv.config.schema import Config
+from fastconv.data.image_rows import ImageRows
 from fastconv.data.sources.tar_samples import image_members
 from fastconv.data.sources.walk import PassedOver
 from fastconv.system.errors import InputError
@@ -97,6 +98,13 @@ def test_narrow_grey_images_are_those_of_a_narrow_network():
 def test_images_of_several_sizes():
     mixed = [COLOUR[0], np.zeros((20, 30, 3), np.uint8), Image.new("L", (9, 9)), np.zeros((16, 8), np.uint8)]
     assert taken(mixed, SHAPES["colour"]).shape == (4, 8, 8, 3)
+
+
+def test_large_images_that_are_read_by_rows_are_images():
+    """As the test images of a data set that has changed since the run (`choose_rows`)."""
+    found = sequence_of(ImageRows([COLOUR[:2], COLOUR[2:]], np.array([3, 0])), SHAPES["colour"])
+    np.testing.assert_array_equal(found[0:2], COLOUR[[3, 0]])
+    assert len(sequence_of(ImageRows([COLOUR], np.array([], np.int64)), SHAPES["colour"])) == 0
 
 
 def test_images_of_a_network_that_is_not_square_stay_whole(tmp_path):
