@@ -44,10 +44,13 @@ def store_table(table: GivenTable, folder: Path) -> tuple[Path, bool]:
         raise unwritable(folder, error) from error
     try:
         digest = _write(table, aside)
-        target = folder / digest
-        known = (target / TABLE).is_file()
-        if not known:
+        target, known = folder / digest, False
+        try:
             aside.rename(target)
+        except OSError:  # it is there, perhaps since this moment: other ranks store the same table
+            known = (target / TABLE).is_file()
+            if not known:
+                raise
         return target / TABLE, known
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -63,6 +66,7 @@ def _write(table: GivenTable, aside: Path) -> str:
         writer = csv.writer(file)
         more = [table.split] if table.split is not None else []
         writer.writerow(["path", "label", *more, *table.unused])
+        digest.update("".join(more).encode())  # the same values mean another split under is_train than under is_test
         for at, row in enumerate(table.rows):
             where = f"{table.where}, row {at}"
             told, image, content = _label(row.label, where), row.image, b""

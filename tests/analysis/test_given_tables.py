@@ -73,6 +73,17 @@ def test_a_table_in_any_form_has_the_images_of_the_folder(form, folder, tmp_path
     assert store_table(as_table(frame, None, "kind"), tmp_path / "data" / "tables") == (path, True)
 
 
+def test_the_name_of_the_split_tells_tables_apart(folder, tmp_path):
+    images, labels, splits, _ = folder
+    sizes = []
+    for name in ("is_train", "is_test"):
+        told = [split == "train" for split in splits]
+        frame = pandas.DataFrame({"image": list(images), "label": labels, name: told})
+        (train, test), *_ = loaded(as_table(frame, None, None), tmp_path / "data")
+        sizes.append((len(train), len(test)))
+    assert sizes == [(30, 15), (15, 30)]
+
+
 def test_a_list_of_images_and_their_labels_is_a_table(folder, tmp_path):
     images, labels, _, paths = folder
     for given, told in ((paths, labels), (np.array(list(map(str, paths))), np.array(labels))):
