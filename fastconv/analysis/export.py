@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.run_images import images_of
+from fastconv.analysis.scoring import batches, images_at_once
 from fastconv.config.commands import Export, as_list
 from fastconv.config.places import missing_place
 from fastconv.models.classifier import Classifier
@@ -63,25 +64,24 @@ def export(config: Export) -> list[str]:
     folder = Path(config.run)
     run = load_run(folder, config.trust).with_images(config.dataset)
     images, what, warnings = _to_compare(run, config)
-    some = torch.from_numpy(images)
+    two = torch.from_numpy(images[[0, -1]])  # if need be the same: torch would take a single one for the only number
     classifier = Classifier(run.model, run.mean, run.std)
     network = Probabilities(classifier, run.temperature or 1.0, preprocessing(run)).eval().requires_grad_(False)
     with torch.inference_mode():
-        expected = network(some).numpy()
+        expected = _in_parts(lambda given: network(torch.from_numpy(given)).numpy(), images)
     lines = []
     for kind in as_list(config.format):
         path = folder / FILES[kind]
         with replacing(path, f".part{path.suffix}") as partial:  # torch warns of any other ending
-            # Two images, if need be the same: torch would take a single one for the only number possible.
-            predict = _written(kind, network, some[[0, -1]], partial)
-            error = float(np.abs(predict(some.numpy()) - expected).max())
+            predict = _written(kind, network, two, partial)
+            error = float(np.abs(_in_parts(predict, images) - expected).max())
             if not error <= TOLERANCE:
                 raise InputError(
                     f"{path} would give other probabilities than the checkpoint, by up to {error:.2g}: not written"
                 )
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"
-            f" on {counted(len(some), what)}"
+            f" on {counted(len(images), what)}"
         )
     classes = folder / "classes.txt"
     write_atomically(classes, "".join(f"{printable(name)}\n" for name in run.classes).encode())
@@ -91,6 +91,12 @@ def export(config: Export) -> list[str]:
         f"images: {network.preprocessing}",
         *warnings,
     ]
+
+
+def _in_parts(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """The predictions of images uint8 [N, H, W, C], as many at once as fit into memory."""
+    slices = batches(len(images), images_at_once(images.shape[1:]))
+    return np.concatenate([predict(images[part]) for part in slices])
 
 
 def preprocessing(run: TrainedRun) -> str:
