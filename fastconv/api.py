@@ -20,6 +20,7 @@ from fastconv.config.overrides import COMPOSING_ERRORS, compose
 from fastconv.config.quoting import literally, require_texts
 from fastconv.config.store import CONF
 from fastconv.config.typed_config import explain, typed
+from fastconv.data.configs import PLACES
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 from fastconv.system.openmp import wait_briefly
@@ -177,7 +178,7 @@ def _given(dataset: Any, image_column: str | None, label_column: str | None) -> 
 def _settings(dataset: str | Path) -> list[str]:
     """The overrides that make a run train on a named data set, a folder or a file."""
     name = str(dataset)  # a text that cannot be a path, as it is too long, is no file for os.path
-    if name and os.path.isfile(CONF / "dataset" / f"{name}.yaml"):
+    if _is_named(name):
         return [f"dataset={name}"]
     if name and os.path.isdir(name):
         return ["dataset=image_folder", f"dataset.root={literally(Path(name).absolute())}"]
@@ -191,6 +192,13 @@ def _settings(dataset: str | Path) -> list[str]:
             raise InputError(f"{name[:200]} is an archive: unpack it, and give the folder")
         raise InputError(f"{name[:200]} is a file of no known kind: give a folder, or {', '.join(_FILES)}")
     raise InputError(f"{name[:200] or 'an empty text'} is neither a folder nor one of fastconv's data sets")
+
+
+def _is_named(name: str) -> bool:
+    """Whether it names a data set. A path does not, such as ../train, even if it leads to a file in `conf`; nor does
+    the name of a kind of source, such as arrays, if there is a folder of that name."""
+    is_name = bool(name) and Path(name).name == name and os.path.isfile(CONF / "dataset" / f"{name}.yaml")
+    return is_name and not (name in (*PLACES, "custom", "torchvision") and os.path.isdir(name))
 
 
 def _pair(dataset: Any) -> tuple[Any, Any]:

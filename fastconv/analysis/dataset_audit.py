@@ -54,10 +54,10 @@ class Audit:
     def report(self) -> list[str]:
         """Return the findings as lines, each with advice on what to do."""
         train, test, classes = self.opened.train, self.opened.test, self.opened.classes
-        side = train.images.shape[1]
+        height, width, channels = train.images.shape[1:]
         lines = [
             f"{self.name}: {counted(len(train.labels), 'image')} to train on and {len(test.labels):,} to test with,"
-            f" {counted(len(classes), 'class')}, as {side}x{side}x{train.images.shape[3]}"
+            f" {counted(len(classes), 'class')}, as {width}x{height}x{channels}"
         ]
         if len(sizes := self.opened.sizes):
             (width, height), (most_width, most_height) = sizes.min(0).tolist(), sizes.max(0).tolist()

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.run_images import images_of
+from fastconv.analysis.scoring import batches, images_at_once
 from fastconv.config.commands import Export, as_list
 from fastconv.config.places import missing_place
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 from fastconv.system.files import replacing, write_atomically
 from fastconv.system.names import printable
+from fastconv.system.signals import raise_received
 from fastconv.system.wording import counted
 
 # Largest difference of a file's probabilities from the checkpoint's, both in float32.
@@ -27,11 +29,11 @@ TOLERANCE = 1e-4
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 # What files say of the images that they take, under this name.
 ABOUT = "preprocessing"
-# How an image becomes a square of this side, by `dataset.resize`. All scale it by antialiased bicubic interpolation.
+# How an image gets this width and height, by `dataset.resize`. All scale it by antialiased bicubic interpolation.
 RESIZED = {
-    "crop": "scaled until its shorter side has {side} pixels and cut to the square in its middle",
-    "pad": "scaled until its longer side has {side} pixels and put into the middle of a square of its own mean colour",
-    "squash": "scaled to {side} pixels in width and height, without keeping its aspect ratio",
+    "crop": "scaled until it just covers {width}x{height} pixels and cut to these in its middle",
+    "pad": "scaled until it just fits into {width}x{height} pixels and put into their middle on its own mean colour",
+    "squash": "scaled to {width}x{height} pixels without keeping its aspect ratio",
 }
 
 
@@ -56,31 +58,30 @@ class Probabilities(nn.Module):
 def export(config: Export) -> list[str]:
     """Write a run's network into its folder in some formats, beside a list of its classes.
 
-    Returns lines to print. Raises InputError for a run that cannot be read, for a format whose packages are missing,
-    and for a file whose predictions differ from the checkpoint's, which is removed.
+    Returns lines to print. Raises InputError for a run that cannot be read, for a format whose packages are missing or
+    that cannot hold the network, and for a file whose predictions differ from the checkpoint's, which is removed.
     """
     folder = Path(config.run)
     run = load_run(folder, config.trust).with_images(config.dataset)
     images, what, warnings = _to_compare(run, config)
-    some = torch.from_numpy(images)
+    two = torch.from_numpy(images[[0, -1]])  # if need be the same: torch would take a single one for the only number
     classifier = Classifier(run.model, run.mean, run.std)
     network = Probabilities(classifier, run.temperature or 1.0, preprocessing(run)).eval().requires_grad_(False)
     with torch.inference_mode():
-        expected = network(some).numpy()
+        expected = _in_parts(lambda given: network(torch.from_numpy(given)).numpy(), images)
     lines = []
     for kind in as_list(config.format):
         path = folder / FILES[kind]
         with replacing(path, f".part{path.suffix}") as partial:  # torch warns of any other ending
-            # Two images, if need be the same: torch would take a single one for the only number possible.
-            predict = WRITERS[kind](network, some[[0, -1]], partial)
-            error = float(np.abs(predict(some.numpy()) - expected).max())
+            predict = _written(kind, network, two, partial)
+            error = float(np.abs(_in_parts(predict, images) - expected).max())
             if not error <= TOLERANCE:
                 raise InputError(
                     f"{path} would give other probabilities than the checkpoint, by up to {error:.2g}: not written"
                 )
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities differ by at most {error:.1g}"
-            f" on {counted(len(some), what)}"
+            f" on {counted(len(images), what)}"
         )
     classes = folder / "classes.txt"
     write_atomically(classes, "".join(f"{printable(name)}\n" for name in run.classes).encode())
@@ -92,14 +93,28 @@ def export(config: Export) -> list[str]:
     ]
 
 
+def _in_parts(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """The predictions of images uint8 [N, H, W, C], as many at once as fit into memory."""
+    slices = batches(len(images), images_at_once(images.shape[1:]))
+    return np.concatenate([predict(images[part]) for part in slices])
+
+
 def preprocessing(run: TrainedRun) -> str:
-    """Say how images become what an exported network takes."""
+    """Say how images become what an exported network takes (`sources.pixels.to_array`)."""
     height, width, channels = run.shape
-    taken = f"uint8 [N, {height}, {width}, {channels}], 0 to 255, {'grey' if channels == 1 else 'RGB'}"
-    if height != width:
-        return taken
-    how = RESIZED[run.resize].format(side=height)
-    return f"{taken}; each image {how} (antialiased bicubic, dataset.resize={run.resize})"
+    deep = ""
+    if run.levels:
+        deep = f"integers of more than 8 bits {_scaled(run.levels.integers)}, floats {_scaled(run.levels.floats)}, "
+    how = RESIZED[run.resize].format(width=width, height=height)
+    return (
+        f"uint8 [N, {height}, {width}, {channels}], 0 to 255, {'grey' if channels == 1 else 'RGB'}; each image {how}"
+        f" (antialiased bicubic, dataset.resize={run.resize}). Before that: turned upright as its EXIF data says,"
+        f" {deep}transparent parts on white"
+    )
+
+
+def _scaled(factor: float) -> str:
+    return "as they are" if factor == 1 else f"divided by {1 / factor:g}" if factor < 1 else f"times {factor:g}"
 
 
 def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[str]]:
@@ -128,6 +143,23 @@ def _to_compare(run: TrainedRun, config: Export) -> tuple[np.ndarray, str, list[
         "test image",
         warnings,
     )
+
+
+def _written(kind: str, network: Probabilities, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Write a file of a format, and return what predicts with it. Raises InputError for a network that it cannot hold:
+    a user's own may compute anything."""
+    try:
+        return WRITERS[kind](network, images, path)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # torch and onnxscript have many
+        raise_received()
+        name = type(network.classifier.model).__name__
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].strip(" .")[:200]
+        raise InputError(
+            f"{name} cannot be written with format={kind}: {why}. Its forward must do the same whatever the images"
+            " hold and however many they are (see torch.export), or choose another format"
+        ) from error
 
 
 def _write_torch(network: Probabilities, images: Tensor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -170,8 +202,9 @@ def _exported(network: nn.Module, images: Tensor) -> torch.export.ExportedProgra
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporters' logs, warnings and output."""
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+    for name in ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    aside = io.StringIO()  # torch prints the graph of a network that it cannot export
+    with warnings.catch_warnings(), contextlib.redirect_stdout(aside), contextlib.redirect_stderr(aside):
         warnings.simplefilter("ignore")
         yield

@@ -58,7 +58,7 @@ def pixels_of(
     Args:
         at: its place in the sequence, for errors.
         levels: how values of more than eight bits become bytes; None to decide by this image alone.
-        resize: how images become square (`to_array`).
+        resize: how images get the network's height and width (`to_array`).
 
     Raises InputError for one that cannot be read.
     """
@@ -74,7 +74,7 @@ def pixels_of(
     if isinstance(image, str | Path) and Path(image).is_dir():
         raise InputError(f"{image} is a folder: give its files, or use python -m fastconv.predict images={image}")
     try:
-        return to_array(_opened(image), shape[0], shape[2] == 1, levels, resize)
+        return to_array(_opened(image), shape[:2], shape[2] == 1, levels, resize)
     except FileNotFoundError as error:
         link = " a link to a file that is" if isinstance(image, str | Path) and Path(image).is_symlink() else ""
         raise InputError(f"{name} is{link} not there") from error

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.analysis.predictor import Predictor
-from fastconv.analysis.scoring import BATCH_SIZE
+from fastconv.analysis.scoring import images_at_once
 from fastconv.config.schema import DATA_FOLDERS, Config
 from fastconv.data.download import read_url
 from fastconv.data.sources.decode import reason_of
@@ -102,7 +102,7 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
     """
     skip = frozenset(map(os.path.realpath, _own_folders(predictor.run)))
     run = predictor.run
-    target = predictor.shape[0], predictor.shape[2] == 1, run.levels, run.resize
+    target = predictor.shape[:2], predictor.shape[2] == 1, run.levels, run.resize
 
     def decode(name: str, content: bytes | Path) -> np.ndarray | str:
         try:
@@ -121,7 +121,7 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
             errors = [each if isinstance(each, str) else None for each in decoded]
             return Batch([name for name, _ in chunk], np.stack(arrays) if arrays else None, errors)
 
-        chunks = _batched(_files(images, skip, passed), BATCH_SIZE)
+        chunks = _batched(_files(images, skip, passed), images_at_once(predictor.shape))
         if predictor.on_cpu:  # a network whose threads wait for one that decodes loses more than all of them decoding
             yield from map(work, chunks)
             return

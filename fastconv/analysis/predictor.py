@@ -8,7 +8,7 @@ import torch
 
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.analysis.given_images import AnyImage, Images, pixels_of, sequence_of
-from fastconv.analysis.scoring import BATCH_SIZE, batches, class_probabilities
+from fastconv.analysis.scoring import batches, class_probabilities, images_at_once
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
 from fastconv.models.classifier import Classifier
@@ -85,9 +85,8 @@ class Predictor:
         Raises InputError for an image that cannot be read, and for arrays of another type than uint8.
         """
         given = sequence_of(images, self.shape)
-        parts = [
-            self.probabilities(self._arrays(given[part], part.start), tta) for part in batches(len(given), BATCH_SIZE)
-        ]
+        slices = batches(len(given), images_at_once(self.shape))
+        parts = [self.probabilities(self._arrays(given[part], part.start), tta) for part in slices]
         return Predictions(np.concatenate(parts) if parts else self._none(), self.classes)
 
     def _arrays(self, images: np.ndarray | Sequence[AnyImage], first: int) -> np.ndarray:

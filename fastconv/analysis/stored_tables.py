@@ -22,7 +22,8 @@ from fastconv.data.sources.formats import FORMATS
 from fastconv.data.sources.image_paths import ImagePaths
 from fastconv.data.sources.pixels import ORIENTATION, orientation_of
 from fastconv.system.errors import InputError, message_of
-from fastconv.system.files import unwritable
+from fastconv.system.files import read_file, unwritable
+from fastconv.system.names import printable, valid_unicode
 
 # What the table and the folder of images are called.
 TABLE, IMAGES = "table.csv", "images"
@@ -43,10 +44,13 @@ def store_table(table: GivenTable, folder: Path) -> tuple[Path, bool]:
         raise unwritable(folder, error) from error
     try:
         digest = _write(table, aside)
-        target = folder / digest
-        known = (target / TABLE).is_file()
-        if not known:
+        target, known = folder / digest, False
+        try:
             aside.rename(target)
+        except OSError:  # it is there, perhaps since this moment: other ranks store the same table
+            known = (target / TABLE).is_file()
+            if not known:
+                raise
         return target / TABLE, known
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -62,6 +66,7 @@ def _write(table: GivenTable, aside: Path) -> str:
         writer = csv.writer(file)
         more = [table.split] if table.split is not None else []
         writer.writerow(["path", "label", *more, *table.unused])
+        digest.update("".join(more).encode())  # the same values mean another split under is_train than under is_test
         for at, row in enumerate(table.rows):
             where = f"{table.where}, row {at}"
             told, image, content = _label(row.label, where), row.image, b""
@@ -73,7 +78,9 @@ def _write(table: GivenTable, aside: Path) -> str:
                     what = "is a URL: download the images first" if "://" in str(image) else "is not there"
                     raise InputError(f"{where}: {str(image)[:200]} {what}")
                 name = str(found.absolute())
-            else:
+                if printable(name).strip() != name:  # a table cannot name it, as with bytes that are not UTF-8
+                    image = _read(found, where)
+            if not isinstance(image, str | Path):
                 content, ending = _content(image, where)
                 name = f"{IMAGES}/{at:07}{ending}"
                 (aside / name).write_bytes(content)
@@ -95,7 +102,15 @@ def _label(label: Any, where: str) -> str:
         label = label.item()
     if not isinstance(label, str | int | float | np.generic):
         raise InputError(f"{where}: the label is {type(label).__name__}: give a number or a name")
-    return str(label)
+    return valid_unicode(str(label))  # as classes are called that are folders
+
+
+def _read(path: Path, where: str) -> bytes:
+    """The content of a file. Raises InputError for one that cannot be read."""
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise InputError(f"{where}: cannot read {printable(str(path))}: {error.strerror}") from error
 
 
 def _content(image: Any, where: str) -> tuple[bytes, str]:

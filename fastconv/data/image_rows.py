@@ -23,7 +23,8 @@ class ImageRows:
     def __init__(self, arrays: Sequence[np.ndarray], rows: NDArray[np.int64]) -> None:
         self.arrays, self.rows = arrays, rows
         self.shape, self.dtype, self.ndim = (len(rows), *arrays[0].shape[1:]), arrays[0].dtype, arrays[0].ndim
-        self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        self.size = int(np.prod(self.shape))
+        self.nbytes = self.size * self.dtype.itemsize
         self._starts = np.cumsum([0, *map(len, arrays)])
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from PIL import Image
 
 from fastconv.analysis.attribution.samples import read_files
 from fastconv.analysis.given_images import pixels_of, sequence_of
+from fastconv.analysis.prediction_files import decoded_batches
+from fastconv.config.schema import Config
+from fastconv.data.image_rows import ImageRows
 from fastconv.data.sources.tar_samples import image_members
+from fastconv.data.sources.walk import PassedOver
 from fastconv.system.errors import InputError
 
 SHAPES = {"grey": (8, 8, 1), "colour": (8, 8, 3)}
@@ -93,6 +98,29 @@ def test_narrow_grey_images_are_those_of_a_narrow_network():
 def test_images_of_several_sizes():
     mixed = [COLOUR[0], np.zeros((20, 30, 3), np.uint8), Image.new("L", (9, 9)), np.zeros((16, 8), np.uint8)]
     assert taken(mixed, SHAPES["colour"]).shape == (4, 8, 8, 3)
+
+
+def test_large_images_that_are_read_by_rows_are_images():
+    """As the test images of a data set that has changed since the run (`choose_rows`)."""
+    found = sequence_of(ImageRows([COLOUR[:2], COLOUR[2:]], np.array([3, 0])), SHAPES["colour"])
+    np.testing.assert_array_equal(found[0:2], COLOUR[[3, 0]])
+    assert len(sequence_of(ImageRows([COLOUR], np.array([], np.int64)), SHAPES["colour"])) == 0
+
+
+def test_images_of_a_network_that_is_not_square_stay_whole(tmp_path):
+    """As those of a user's own function may be: on every way to such a network."""
+    wide = np.random.default_rng(2).integers(0, 256, (4, 8, 12, 3), np.uint8)
+    files = [tmp_path / f"{at}.png" for at in range(4)]
+    for image, file in zip(wide, files, strict=True):
+        png(image, file)
+    for given in (list(wide), files, list(map(Image.open, files))):
+        np.testing.assert_array_equal(taken(given, (8, 12, 3)), wide)
+    np.testing.assert_array_equal(read_files(list(map(str, files)), (8, 12, 3)).images, wide)
+    run = SimpleNamespace(folder=tmp_path / "run", config=Config(), levels=None, resize="crop")
+    predictor = SimpleNamespace(run=run, shape=(8, 12, 3), on_cpu=True)
+    passed = PassedOver(tmp_path / "predictions.csv")
+    (batch,) = decoded_batches(predictor, [str(tmp_path)], passed)
+    np.testing.assert_array_equal(batch.images, wide)
 
 
 @pytest.mark.parametrize("none", [[], (), np.empty((0, 8, 8, 3), np.uint8), np.empty(0), torch.empty(0), iter(())])

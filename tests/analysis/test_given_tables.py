@@ -1,6 +1,8 @@
 """Data sets as Python code hands them over in columns: the same images as those of the folder they came from."""
 
 import io
+import os
+import shutil
 
 import numpy as np
 import pandas
@@ -69,6 +71,17 @@ def test_a_table_in_any_form_has_the_images_of_the_folder(form, folder, tmp_path
         form, 22 if "and" in form else 45
     )
     assert store_table(as_table(frame, None, "kind"), tmp_path / "data" / "tables") == (path, True)
+
+
+def test_the_name_of_the_split_tells_tables_apart(folder, tmp_path):
+    images, labels, splits, _ = folder
+    sizes = []
+    for name in ("is_train", "is_test"):
+        told = [split == "train" for split in splits]
+        frame = pandas.DataFrame({"image": list(images), "label": labels, name: told})
+        (train, test), *_ = loaded(as_table(frame, None, None), tmp_path / "data")
+        sizes.append((len(train), len(test)))
+    assert sizes == [(30, 15), (15, 30)]
 
 
 def test_a_list_of_images_and_their_labels_is_a_table(folder, tmp_path):
@@ -155,6 +168,22 @@ def test_missing_labels_and_turned_images_stay_what_they_are(folder, tmp_path):
     pixels = {image.tobytes() for part in both for image in part.images}
     assert images[0][::-1, ::-1].tobytes() in pixels
     assert images[0].tobytes() not in pixels
+
+
+@pytest.mark.usefixtures("folder")
+def test_files_and_classes_whose_names_are_no_utf_8_are_those_of_the_folder(tmp_path):
+    root, odd = tmp_path / "odd", os.fsdecode(b"caf\xe9")
+    shutil.copytree(tmp_path / "folder" / "train", root)
+    (root / "cat").rename(root / odd)
+    (root / "2" / "1.png").rename(root / "2" / "1 \n.png")
+    expected = load(Dataset(name="own", source="image_folder", root=str(root)), tmp_path / "data")
+    files = sorted(root.rglob("*.png"))
+    assert len(files) == 30
+    table = of_lists(files, [file.parent.name for file in files])
+    found, path, _ = loaded(table, tmp_path / "data")
+    assert found[0].classes == expected[0].classes == ("2", "10", "caf\\xe9")
+    assert [part.digest for part in found] == [part.digest for part in expected]
+    assert len(list((path.parent / "images").iterdir())) == 11, "the others are read where they are"
 
 
 def test_what_cannot_be_stored_leaves_nothing(tmp_path, folder, monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import fastconv
-from fastconv.api import _given
+from fastconv.api import _given, _settings
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.system.signals import defer, listening, received
@@ -67,6 +67,17 @@ def test_a_folder_that_no_run_could_name_again_is_refused(here):
         fastconv.fit(here / "${x}", 60, *SMALL)
     assert str(error.value).startswith(f"dataset.root={here}/${{x}} is not possible")
     assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize("folder", ["../train", "./digits", "arrays", "custom"])
+def test_a_folder_is_no_name(tmp_path, monkeypatch, folder):
+    """`conf` has a train.yaml above the files of data sets, and among these one of each kind of source."""
+    (tmp_path / "here" / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert _settings(folder) == ["dataset=image_folder", f"dataset.root={str(tmp_path / 'here' / folder)!r}"]
+    (tmp_path / "here" / folder).rmdir()
+    assert _settings("digits") == ["dataset=digits"]
+    assert _settings("arrays") == ["dataset=arrays"]
 
 
 def test_a_named_set_is_learned_and_found_again(here):

@@ -76,3 +76,21 @@ def test_a_file_that_predicts_otherwise_is_not_written(exported, digits_root, tm
     assert not list(run.glob("part-*"))
     ended = run_command(tmp_path, digits_root, "export", f"run={run}", "format=onx")
     assert "did you mean onnx?" in ended.err
+
+
+def test_a_network_that_no_file_can_hold_is_told_in_one_line(exported, digits_root, tmp_path, monkeypatch):
+    """A user's own may compute anything, such as what depends on values."""
+    run, *_ = exported
+
+    def branching(self, images):
+        logits = self.classifier(images.float())
+        return (logits if images.float().mean() > 0 else -logits).softmax(1)
+
+    monkeypatch.setattr(exporting.Probabilities, "forward", branching)
+    before = (run / "model.pt2").read_bytes()
+    ended = run_command(tmp_path, digits_root, "export", f"run={run}", "format=torch")
+    assert ended.code == 1
+    assert " cannot be written with format=torch: " in ended.err
+    assert "data-dependent" in ended.err
+    assert ended.err.count("\n") == 1
+    assert (run / "model.pt2").read_bytes() == before

@@ -119,8 +119,9 @@ def test_export_says_how_images_are_prepared(there, command):
     _, run = there
     ended = command("export", f"run={run}", "format=torch", "samples=3")
     assert ended.code == 0, ended.err
-    said = "its longer side has 12 pixels and put into the middle of a square of its own mean colour"
+    said = "each image scaled until it just fits into 12x12 pixels and put into their middle on its own mean colour"
     assert said in ended.out
+    assert "integers of more than 8 bits divided by 256, floats times 255, transparent parts on white" in ended.out
     extra = {"preprocessing": ""}
     torch.export.load(run / "model.pt2", extra_files=extra)
     assert said in extra["preprocessing"]
@@ -134,7 +135,7 @@ def test_onnx_says_it_too(there, command):
     assert ended.code == 0, ended.err
     session = onnxruntime.InferenceSession(run / "model.onnx", providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map["preprocessing"]
-    assert about.startswith("uint8 [N, 12, 12, 3], 0 to 255, RGB; each image scaled until its longer side")
+    assert about.startswith("uint8 [N, 12, 12, 3], 0 to 255, RGB; each image scaled until it just fits")
 
 
 def test_other_ways_are_refused_in_one_line(command):

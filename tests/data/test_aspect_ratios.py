@@ -85,6 +85,27 @@ def test_square_images_are_the_same_in_every_way():
         assert all(np.array_equal(first, other) for other in others)
 
 
+@pytest.mark.parametrize("size", [(90, 30), (30, 90), (48, 32), (50, 33), (24, 16), (1, 300)])
+def test_a_height_and_a_width_are_reached_in_the_same_ways(size):
+    """Arrays of a user's own function need not be square, and files that are predicted must become like them."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+    scale = min(24 / size[0], 16 / size[1])
+    width, height = (max(1, round(scale * side)) for side in size)
+    whole = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    padded = np.broadcast_to(np.rint(whole.reshape(-1, 3).mean(0)).astype(np.uint8), (16, 24, 3)).copy()
+    top, left = round((16 - height) / 2), round((24 - width) / 2)
+    padded[top : top + height, left : left + width] = whole
+    expected = {
+        "crop": ImageOps.fit(image, (24, 16), Image.Resampling.BICUBIC),
+        "pad": padded,
+        "squash": image.resize((24, 16), Image.Resampling.BICUBIC),
+    }
+    for resize in RESIZES:
+        np.testing.assert_array_equal(to_array(image, (16, 24), False, resize=resize), expected[resize], resize)
+    same = np.asarray(image.resize((24, 16)))
+    assert all(np.array_equal(to_array(Image.fromarray(same), (16, 24), False, resize=each), same) for each in RESIZES)
+
+
 def test_a_photograph_is_padded_as_it_is_seen():
     """Turned by its EXIF data, so that the padding is on the left and on the right."""
     upright = Image.fromarray(photographs(1, (30, 60))[0])

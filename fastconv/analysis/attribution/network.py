@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastconv.analysis.scoring import BATCH_SIZE, class_probabilities
+from fastconv.analysis.scoring import class_probabilities
 from fastconv.data.dataset import evenly_spread
 from fastconv.system.errors import InputError, nearest
 
@@ -127,11 +127,15 @@ def as_pixels(images: np.ndarray | Tensor) -> Tensor:
 
 
 def predict(
-    network: PixelNetwork, inputs: np.ndarray | Tensor, batch_size: int = BATCH_SIZE, temperature: float | None = None
+    network: PixelNetwork,
+    inputs: np.ndarray | Tensor,
+    batch_size: int | None = None,
+    temperature: float | None = None,
 ) -> np.ndarray:
     """Return class probabilities float32 [N, classes] of pixels float [N, C, H, W] or images uint8 [N, H, W, C].
 
     Args:
+        batch_size: images to compute at once; None for as many as `images_at_once` says.
         temperature: what the logits are divided by; None for 1.
     """
 

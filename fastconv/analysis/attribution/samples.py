@@ -89,11 +89,10 @@ def read_files(
 
     Raises InputError for a file that cannot be read as an image.
     """
-    height, _, channels = shape
     images = []
     for path in paths:
         try:
-            images.append(to_array(open_image(read_file(Path(path))), height, channels == 1, levels, resize))
+            images.append(to_array(open_image(read_file(Path(path))), shape[:2], shape[2] == 1, levels, resize))
         except FileNotFoundError as error:
             raise InputError(f"images={path} is not there: give files, such as images=[a.png,b.jpg]") from error
         except InputError as error:

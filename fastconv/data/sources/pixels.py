@@ -38,40 +38,41 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def to_array(
-    image: Image.Image, size: int, grey: bool, levels: Levels | None = None, resize: str = "crop"
+    image: Image.Image, size: int | tuple[int, int], grey: bool, levels: Levels | None = None, resize: str = "crop"
 ) -> np.ndarray:
-    """One image as uint8 [size, size, C].
+    """One image as uint8 [size, size, C], or [height, width, C].
 
     It is rotated as its EXIF data says, put on white where it is transparent, and scaled by antialiased bicubic
     interpolation, unless it already has that size. Of an image with several frames or pages, this is the first.
 
     Args:
         image: of any size and mode.
-        size: side in pixels.
+        size: side in pixels; or height and width, which a user's own arrays may have.
         grey: give one channel instead of three.
         levels: how values of more than eight bits become bytes; None to decide by this image alone.
         resize: `crop` scales the shorter side to `size` and keeps the central square. `pad` scales the longer side to
             it, and puts the image into the middle of a square of its own mean colour. `squash` scales both sides to
-            it. All give the same of a square image.
+            it. All give the same of a square image. A height and a width are reached in the same ways.
     """
-    image = _upright(image, size, grey, levels)
-    if image.size == (size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    image = _upright(image, max(height, width), grey, levels)
+    if image.size == (width, height):
         return _as_array(image)
-    if resize == "crop" or image.width == image.height:
-        return _as_array(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+    if resize == "crop" or image.width * height == image.height * width:
+        return _as_array(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
     if resize == "squash":
-        return _as_array(image.resize((size, size), Image.Resampling.BICUBIC))
-    fitted = _fitted(image, size)
+        return _as_array(image.resize((width, height), Image.Resampling.BICUBIC))
+    fitted = _fitted(image, height, width)
     # A colour that follows from the image alone: were it that of all images, a new one would change the pixels of the
     # others, by which runs know theirs again. After normalisation it is near zero, so that there is little to learn.
     colour = tuple(np.rint(_as_array(fitted).mean((0, 1))).astype(int).tolist())
-    return _as_array(ImageOps.pad(fitted, (size, size), color=colour))
+    return _as_array(ImageOps.pad(fitted, (width, height), color=colour))
 
 
 def whole_on_white(image: Image.Image, size: int, grey: bool, levels: Levels | None = None) -> np.ndarray:
     """An image as `to_array` reads it, whole and in the middle of a white square, to be looked at: uint8 [size, size,
     C]."""
-    fitted = _fitted(_upright(image, size, grey, levels), size)
+    fitted = _fitted(_upright(image, size, grey, levels), size, size)
     return _as_array(ImageOps.pad(fitted, (size, size), color="white"))
 
 
@@ -95,10 +96,12 @@ def _as_array(image: Image.Image) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-def _fitted(image: Image.Image, size: int) -> Image.Image:
-    """A whole image, scaled so that its longer side is `size`, and the other one a pixel at least."""
-    width, height = (max(1, round(size * side / max(image.size))) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:
+    """A whole image, scaled so that it just fits into a height and a width; each of its sides is a pixel at least."""
+    is_wide = image.width * height >= image.height * width
+    most, longest = (width, image.width) if is_wide else (height, image.height)
+    across, down = (max(1, round(most * side / longest)) for side in image.size)
+    return image.resize((across, down), Image.Resampling.BICUBIC)
 
 
 def _converted(image: Image.Image, mode: str, step: int, levels: Levels | None) -> Image.Image:
