@@ -36,15 +36,25 @@ from fastconv.runs.results import Results
 from fastconv.training import fit as training
 from fastconv.training.callbacks.recorder import RECORDS
 from fastconv.training.plan import Run, plan_run
+from fastconv.training.run import settle
 from fastconv.training.run_stream import open_stream, precompute
 
 
-def plan(*overrides: str) -> Run:
-    """A run as `python -m fastconv.train overrides ...` plans it, with its stream on disk."""
-    config = OmegaConf.to_object(compose("train", list(overrides)))
-    run = plan_run(config, check_data(config), Clock())
-    run = precompute(run, Console(quiet=True))
-    return run
+def plan(*overrides: str, max_steps: int | None = None) -> Run:
+    """A run as `python -m fastconv.train overrides ...` plans it, with its stream on disk.
+
+    Args:
+        max_steps: steps after which it ends; None for those of its settings.
+    """
+    config, clock = OmegaConf.to_object(compose("train", list(overrides))), Clock()
+    data = check_data(config)
+    choice = settle(config, data, list(overrides), clock)
+    run = plan_run(choice.config, data, clock, choice.speed, choice.threads)
+    if max_steps is not None:
+        epochs = math.ceil(max_steps * run.config.batch_size / run.spec.samples)
+        stored = max(run.plan.stream_epochs, epochs) if run.config.stream.is_stored else 0
+        run = replace(run, plan=replace(run.plan, max_steps=max_steps, stream_epochs=stored))
+    return precompute(run, Console(quiet=True))
 
 
 class BareLoop:
@@ -88,10 +98,17 @@ class BareLoop:
 
 
 class GraphLoop(BareLoop):
-    """The same on a GPU as one CUDA graph, which is captured before the first step."""
+    """The same on a GPU as one CUDA graph, which is captured in the first step.
+
+    That must come after a Trainer has begun to train: then Lightning frees the memory that cuBLAS computes in
+    (`_clear_cuda_memory`), which the graph uses.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
         torch.backends.cudnn.benchmark = True
         self.images, self.labels = (part.clone() for part in next(self.batches))
         side = torch.cuda.Stream()
@@ -100,11 +117,13 @@ class GraphLoop(BareLoop):
             for _ in range(3):
                 self.train_on(self.images, self.labels)
         torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=side, capture_error_mode="thread_local"):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self.train_on(self.images, self.labels)
+        return graph
 
     def step(self) -> None:
+        self.graph = self.graph or self._capture()
         images, labels = next(self.batches)
         self.images.copy_(images)
         self.labels.copy_(labels)
@@ -115,13 +134,27 @@ class Pairs(L.Callback):
     """Times fastconv's training in groups of `group` steps, and the others after each group.
 
     `found` receives (fastconv's images/s, the other contenders' values) for each pair.
+
+    Args:
+        prepare: is called when training starts.
     """
 
-    def __init__(self, run: Run, group: int, warm_up: int, others: dict[str, Callable[[], float]]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        group: int,
+        warm_up: int,
+        others: dict[str, Callable[[], float]],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
         self.images, self.group, self.warm_up, self.others = run.config.batch_size * group, group, warm_up, others
+        self.prepare = prepare
         self.device = run.device
         self.found: list[tuple[float, dict[str, float]]] = []
         self._since: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.prepare()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
         if batch_idx < self.warm_up or (batch_idx - self.warm_up) % self.group:
@@ -221,11 +254,13 @@ def measure_pairs(
         others: further contenders.
         loop: the bare loop. Beside a `GraphLoop`, `graphs` is the number of graphs that fastconv trained by.
     """
-    run = plan(*overrides, "schedule.max_epochs=1", "budget.seconds=null", "validate.on=none")
-    run = replace(run, plan=replace(run.plan, max_steps=warm_up + pairs * group + 1))
+    given = [*overrides, "schedule.max_epochs=1", "budget.seconds=null", "validate.on=none"]
+    run = plan(*given, max_steps=warm_up + pairs * group + 1)
     bare = loop(run)
-    for _ in range(warm_up):
-        bare.step()
+
+    def warm() -> None:
+        for _ in range(warm_up):
+            bare.step()
 
     def time_bare() -> float:
         started = time.perf_counter()
@@ -234,7 +269,7 @@ def measure_pairs(
         wait_for(run.device)
         return run.config.batch_size * group / (time.perf_counter() - started)
 
-    timer = Pairs(run, group, warm_up, {"bare loop": time_bare, **(others or {})})
+    timer = Pairs(run, group, warm_up, {"bare loop": time_bare, **(others or {})}, warm)
     results = train_with(run, timer, overrides)
     bare.stream.close()
     fast, others = sorted(timer.found, key=lambda pair: pair[0] / pair[1]["bare loop"])[len(timer.found) // 2]
@@ -247,8 +282,9 @@ def count_calls(overrides: list[str], steps: int, warm_up: int, every: int = 1) 
     Args:
         every: steps between two rows of the curves.
     """
-    run = plan(*overrides, "schedule.max_epochs=1", "budget.seconds=null", "validate.on=none")
-    run = replace(run, plan=replace(run.plan, max_steps=warm_up + steps + 1, steps=RECORDS * every))
+    given = [*overrides, "schedule.max_epochs=1", "budget.seconds=null", "validate.on=none"]
+    run = plan(*given, max_steps=warm_up + steps + 1)
+    run = replace(run, plan=replace(run.plan, steps=RECORDS * every))
     bare, calls = BareLoop(run), Calls(warm_up)
     for _ in range(warm_up):
         bare.step()

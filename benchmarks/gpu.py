@@ -5,18 +5,20 @@ python benchmarks/gpu.py [PART ...] [device=cuda] [seconds=480] [results=FOLDER]
 The parts, in order: step, sync, stream, speedrun, best, article; without names all of them. Each value is printed when
 it is known, and its row appended to gpu_rows.csv in benchmarks/results; what has a row of this machine, commit and
 settings is skipped, so the script can be stopped and started again. Each part is a process of its own with a time
-limit: one that fails or is late prints a line, and the next goes on; `limits=off` runs them in this process. Other keys
-are settings of fastconv.train for all parts. The data sets are looked for in FASTCONV_DATA. Needs the source tree,
-torch, torchvision and the pure-Python packages of requirements.lock; no installation. With device=cpu and a small
-network it can be tried anywhere.
+limit, the last one of all that is left: one that fails or is late prints a line, after the end of its errors, and the
+next goes on; `limits=off` runs them in this process. Other keys are settings of fastconv.train for all parts. The data
+sets are looked for in FASTCONV_DATA. Needs the source tree (with PYTHONPATH=. where fastconv is not installed), torch,
+torchvision and the pure-Python packages of requirements.lock. With device=cpu and a small network it can be tried
+anywhere.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +26,7 @@ import article as whole
 import lightning as L
 import torch
 from bare_loop import BareLoop, GraphLoop, Pairs, measure_pairs, plan, train_with
+from limited_process import in_time
 from measurements import RESULTS, append, describe_device, describe_versions, forget_benchmarks, network_of, read
 from rich.console import Console
 
@@ -32,11 +35,9 @@ from fastconv.runs.results import Results, git_commit
 from fastconv.training import fit as training
 
 ROWS = "gpu_rows.csv"
-# Seconds that a part is stopped after, and that are left for it at least.
+# Seconds that a part is stopped after if others follow it, and that are left for it at least.
 LIMITS = {"step": 110, "sync": 50, "stream": 60, "speedrun": 90, "best": 190, "article": 240}
 LEAST_SECONDS = 10
-# Seconds until a process that is told to end is ended.
-PATIENCE = 5
 WHOLE_RUN = ("figures=false", "checkpoint.save=false", "validate.on=none")
 
 
@@ -115,7 +116,7 @@ def step(options: Options, rows: Rows) -> None:
     if not rows.lack("step", *names):
         return
     loop = GraphLoop if options.device == "cuda" else BareLoop
-    given = [f"dataset={options.dataset}", "checkpoint.save=false", *options.every]
+    given = [f"dataset={options.dataset}", "checkpoint.save=false", *_stream(options), *options.every]
     found = measure_pairs(given, options.pairs, options.group, options.warm_up, loop=loop)
     values = found["fastconv"], found["bare loop"], found["fastconv"] / found["bare loop"]
     for name, value, unit in zip(names, values, ("images/s", "images/s", "times"), strict=True):
@@ -149,8 +150,7 @@ def sync(options: Options, rows: Rows) -> None:
             torch.cuda.set_sync_debug_mode("error" if whether else "default")
 
     last = options.warm_up + options.steps
-    run = plan(*_short(options), "trainer.compile=false")
-    run = replace(run, plan=replace(run.plan, max_steps=last + 2))
+    run = plan(*_short(options), *_stream(options), "trainer.compile=false", max_steps=last + 2)
     check = NoSynchronisation(options.warm_up, last, forbid)
     train_with(run, check, [])
     rows.add("sync", "steps without waiting", check.checked, "steps")
@@ -160,13 +160,13 @@ def stream(options: Options, rows: Rows) -> None:
     """The step with each stream, and how a graph and called steps compare."""
     for name, more in {
         "stream=device": ("stream=device",),
-        "stream=precomputed": ("stream=precomputed", "stream.epochs=1"),
+        "stream=precomputed": ("stream=precomputed",),
         "stream=device, steps called": ("stream=device", "trainer.graph=off"),
     }.items():
         if not rows.lack("stream", name):
             continue
-        run = plan(*_short(options), "trainer.compile=false", *more)
-        run = replace(run, plan=replace(run.plan, max_steps=options.warm_up + options.pairs * options.group + 1))
+        steps = options.warm_up + options.pairs * options.group + 1
+        run = plan(*_short(options), "trainer.compile=false", *more, max_steps=steps)
         timer = Pairs(run, options.group, options.warm_up, others={})
         results = train_with(run, timer, [])
         rate = median(rate for rate, _ in timer.found)
@@ -176,6 +176,11 @@ def stream(options: Options, rows: Rows) -> None:
 def _short(options: Options) -> list[str]:
     given = [f"dataset={options.dataset}", *options.every, "schedule.max_epochs=1", "budget.seconds=null"]
     return [*given, *WHOLE_RUN]
+
+
+def _stream(options: Options) -> list[str]:
+    """The stream that runs on a GPU have, unless another one is asked for."""
+    return [] if any(each.startswith("stream=") for each in options.settings) else ["stream=auto"]
 
 
 def speedrun(options: Options, rows: Rows) -> None:
@@ -232,23 +237,8 @@ def _seconds(found: Results) -> str:
 PARTS = {part.__name__: part for part in (step, sync, stream, speedrun, best, article)}
 
 
-def in_time(command: list[str], seconds: float) -> str | None:
-    """Run a command; return None if it ends well, else what happened. It is ended after some seconds."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        _, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        try:
-            process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        return f"stopped after {seconds:.0f} s"
-    if process.returncode == 0:
-        return None
-    lines = [line for line in errors.splitlines() if line.strip()] or ["no message"]
-    return f"failed with exit code {process.returncode}: {lines[-1][:500]}"
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def main(*arguments: str) -> None:
@@ -256,11 +246,14 @@ def main(*arguments: str) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("torch finds no GPU here; benchmarks/step.py measures the CPU")
     began, passed_on = time.monotonic(), [each for each in arguments if "=" in each]
-    for name in options.parts or tuple(PARTS):
+    names = options.parts or tuple(PARTS)
+    for name in names:
         if not options.limits:
             PARTS[name](options, Rows(options))
             continue
-        left = min(LIMITS[name], options.seconds - (time.monotonic() - began))
+        left = options.seconds - (time.monotonic() - began)
+        if name != names[-1]:
+            left = min(LIMITS[name], left)
         if left < LEAST_SECONDS:
             print(f"{name}: no time is left for it", flush=True)
             continue
@@ -270,4 +263,6 @@ def main(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    if "limits=off" not in sys.argv:
+        signal.signal(signal.SIGTERM, _stop)  # ends the part that runs, too
     main(*sys.argv[1:])

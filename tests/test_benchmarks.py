@@ -1,6 +1,7 @@
 """The benchmarks' machinery, on small networks: they measure a run's own path, and tables follow from their rows."""
 
 import dataclasses
+import fcntl
 import importlib
 import os
 import re
@@ -16,8 +17,9 @@ import pytest
 import slow_server
 import store
 import torch
-from bare_loop import BareLoop, plan
+from bare_loop import BareLoop, measure_pairs, plan
 from harness import OFFICIAL_DATA, QUICK, REPOSITORY, run_command
+from lightning.pytorch.accelerators import CPUAccelerator
 from measurements import Table, append, describe_device, read
 from rich.console import Console
 
@@ -170,10 +172,66 @@ def test_a_part_that_fails_or_is_late_says_so_in_a_line(capsys, monkeypatch):
     assert asked[0][0][1:] == ["device=cpu", "seconds=30", "model.width=4", "limits=off"]
     assert all(0 < seconds <= 30 for _, seconds in asked)
     assert capsys.readouterr().out.splitlines() == ["sync: failed", "article: failed"]
+    del asked[:]
+    gpu.main("sync", "article", "device=cpu", "seconds=400")
+    (_, first), (_, last) = asked
+    assert first == gpu.LIMITS["sync"]
+    assert last > gpu.LIMITS["article"], "no part waits for the time that the last one does not take"
+    capsys.readouterr()
     gpu.main("sync", "device=cpu", "seconds=1")
     assert capsys.readouterr().out == "sync: no time is left for it\n"
     with pytest.raises(SystemExit, match="there is no part steps"):
         gpu.main("steps", "device=cpu")
+
+
+def test_a_part_ends_with_all_that_it_has_started(tmp_path, capfd):
+    """A run that a part has started would else go on, on the same GPU as the next part."""
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    inner = f"""import fcntl, time
+file = open({str(begun)!r}, "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("begun", file=file, flush=True)
+time.sleep(60)
+open({str(ended)!r}, "w")"""
+    outer = f"""import pathlib, subprocess, sys, time
+print("a warning", file=sys.stderr, flush=True)
+subprocess.Popen([sys.executable, "-S", "-c", {inner!r}])
+begun = pathlib.Path({str(begun)!r})
+while not (begun.exists() and begun.read_text()):
+    time.sleep(0.05)
+raise SystemExit(1)"""
+    assert gpu.in_time([sys.executable, "-S", "-c", outer], 600) == "failed with exit code 1: a warning"
+    with begun.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # is free when the inner process is gone
+    assert not ended.exists(), "it went on to its end"
+    assert "a warning" in capfd.readouterr().err, "a machine that is lent is gone before anybody can look again"
+
+
+def test_a_planned_run_has_the_stream_of_the_command_and_enough_of_it(digits_here, monkeypatch):
+    """Steps beyond what is on disk would be timed with the augmentation of their images on the host."""
+    run = plan(*SMALL, "schedule.max_epochs=1", "budget.seconds=null", "stream=auto", max_steps=60)
+    assert run.config.stream.mode == "precomputed"
+    assert (run.plan.max_steps, run.plan.stream_epochs) == (60, 3)  # 60 steps of 64, of 1438 images
+    written = Manifest.read(run.config.stream.folder / run.spec.folder, run.spec)
+    assert written.epochs == 3
+    monkeypatch.setattr("fastconv.training.run.choose_stream", lambda *_: ("device", "there is room"))
+    run = plan(*SMALL, "experiment=speedrun", "schedule.max_epochs=1", "micro_batch_size=32", max_steps=60)
+    assert (run.config.stream.mode, run.plan.stream_epochs) == ("device", 0)
+
+
+def test_a_bare_graph_is_captured_when_training_has_begun(digits_here, monkeypatch):
+    """Before, Lightning frees the memory of cuBLAS, into which a graph would go on to write."""
+    happened = []
+
+    class Bare(BareLoop):
+        def step(self):
+            happened.append("bare step")
+            super().step()
+
+    monkeypatch.setattr(CPUAccelerator, "setup", lambda *_: happened.append("setup"))
+    found = measure_pairs(["checkpoint.save=false", *SMALL], pairs=1, group=1, warm_up=1, loop=Bare)
+    assert set(found) == {"fastconv", "bare loop", "graphs"}
+    assert happened[:3] == ["setup", "bare step", "bare step"]
 
 
 def test_the_bare_loop_learns_what_fastconv_learns(digits_here):

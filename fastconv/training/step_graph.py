@@ -15,6 +15,7 @@ from torch import Tensor
 from fastconv.optim.momentum import momentum_of
 from fastconv.optim.muon_sgd import MuonSGD
 from fastconv.system.errors import reason, warn
+from fastconv.system.gpu import synchronize
 from fastconv.training.step import Learn, WholeStep, train_step
 
 # As in torch.cuda.make_graphed_callables: cuDNN chooses its algorithms, and the allocator and the optimizer what they
@@ -172,6 +173,7 @@ class GraphedStep:
 
     def _capture(self, key: tuple[object, ...], images: Tensor, labels: Tensor, learn: Learn, sums: Tensor) -> None:
         """Capture the step, or say why that is not possible."""
+        synchronize(images.device)  # count running computation as training time
         images, labels = images.clone(), labels.clone()
         values = torch.zeros(2, len(self._optimizer.param_groups), device=images.device)
         state = State(self._module, self._optimizer)

@@ -347,6 +347,22 @@ def test_a_capture_takes_no_random_numbers(monkeypatch):
     assert torch.equal(torch.rand(1), found)
 
 
+def test_a_capture_does_not_count_the_steps_before_it(monkeypatch):
+    """In the middle of a run the GPU is some steps behind the host: these are training time."""
+    setting, log = Setting(monkeypatch), []
+    monkeypatch.setattr(step_graph, "synchronize", lambda device: log.append("the GPU is done"))
+
+    @contextmanager
+    def timed():
+        log.append("capture")
+        yield
+
+    graphed = GraphedStep(setting.module, timed, setting.graphs)
+    for images, labels in [*batches(1, 2), *batches(2, 1)]:
+        graphed(images, labels, setting.learn, setting.sums)
+    assert log == ["the GPU is done", "capture"] * 2
+
+
 class Cuda:
     """As much of torch.cuda as a capture needs; `log` has what was asked of it, and on which stream."""
 

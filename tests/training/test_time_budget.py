@@ -253,3 +253,39 @@ def test_beside_much_other_work_the_last_files_take_as_long_as_the_checkpoint(mo
         over.append(budget.elapsed() - 100)
     assert max(over) <= 0
     assert np.mean(over) > -3, "the time is used"
+
+
+def test_a_validation_does_not_count_the_steps_before_it(monkeypatch):
+    """A GPU is some steps behind the host when a validation begins, and has not finished it when the host has."""
+    now, queued = 0.0, 0.0
+
+    def work(host, device):
+        nonlocal now, queued
+        now, queued = now + host, queued + device
+
+    def synchronize(device):
+        nonlocal now, queued
+        now, queued = now + queued, 0.0
+
+    monkeypatch.setattr("fastconv.training.callbacks.time_budget.synchronize", synchronize)
+    monkeypatch.setattr("fastconv.budget.steps_ahead.recorded_event", lambda device: None)
+    budget = TimeBudget(None, 10, Clock(lambda: now), ("train", "validate"), 0.1, validate_images=10)
+    module = SimpleNamespace(device=torch.device("cuda"))
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=1, world_size=1, limit_val_batches=1, should_stop=False, sanity_checking=False
+    )
+    budget.on_train_start(trainer, module)
+    for index in range(5):
+        if index == 4:
+            budget.on_validation_start(trainer, module)
+            work(host=0.25, device=0.5)
+            budget.on_validation_end(trainer, module)
+        batch = (torch.zeros(1, 2, 1), None)
+        budget.on_train_batch_start(trainer, module, batch, index)
+        work(host=0.125, device=0.5)
+        budget.on_train_batch_end(trainer, module, None, batch, index)
+    budget.on_train_end(trainer, module)
+    seconds = budget.clock.seconds()
+    assert (seconds["train"], seconds["validate"]) == (5 * 0.625, 0.75)
+    assert budget.reserve.image_seconds == 0.075
+    assert budget.times.latest() == [0.125] * 5, "of no step is it the time"

@@ -179,11 +179,13 @@ class TimeBudget(SharedSteps):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
+            self._finish_steps(pl_module.device)
             self._validation_started = self.clock.counted(("validate",))
             self.clock.enter("validate")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking and self._validation_started is not None:
+            synchronize(pl_module.device)
             self.clock.leave("validate")
             seconds = self.clock.counted(("validate",)) - self._validation_started
             self.reserve.update(image_seconds=seconds / max(self.validate_images, 1))
@@ -217,6 +219,15 @@ class TimeBudget(SharedSteps):
             self.times.add(seconds)
         names = self.reserve.state()  # checkpoints of earlier versions lack some of these
         self.reserve.update(**{name: state.get(name) for name in names})
+
+    def _finish_steps(self, device: torch.device) -> None:
+        """Wait for the steps that the host is ahead of a GPU: they are training time, but not of the coming step."""
+        if device.type == "cpu":
+            return
+        before = self.clock.counted(("train",))
+        synchronize(device)
+        if self._step_ended is not None:
+            self._step_ended += self.clock.counted(("train",)) - before
 
     def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """If there are no validations, measure from time to time how long scoring an image takes.
