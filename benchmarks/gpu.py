@@ -2,14 +2,15 @@
 
 python benchmarks/gpu.py [PART ...] [device=cuda] [seconds=480] [results=FOLDER] [limits=off] [key=value ...]
 
-The parts, in order: step, sync, stream, speedrun, best, article; without names all of them. Each value is printed when
-it is known, and its row appended to gpu_rows.csv in benchmarks/results; what has a row of this machine, commit and
-settings is skipped, so the script can be stopped and started again. Each part is a process of its own with a time
-limit, the last one of all that is left: one that fails or is late prints a line, after the end of its errors, and the
-next goes on; `limits=off` runs them in this process. Other keys are settings of fastconv.train for all parts. The data
-sets are looked for in FASTCONV_DATA. Needs the source tree (with PYTHONPATH=. where fastconv is not installed), torch,
-torchvision and the pure-Python packages of requirements.lock. With device=cpu and a small network it can be tried
-anywhere.
+The parts, in order: step, sync, stream, speedrun, best, article; without names all of them, of which the last may get
+no time. Where a GPU is at hand for some minutes, `article seconds=330` first trains the article's six runs of seed 0;
+`sync step speedrun best budgets=30 seconds=330` measures the rest. Each value is printed when it is known, and its row
+appended to gpu_rows.csv in benchmarks/results; what has a row of this machine, commit and settings is skipped, so the
+script can be stopped and started again. Each part is a process of its own with a time limit, the last one of all that
+is left: one that fails or is late prints a line, after the end of its errors, and the next goes on; `limits=off` runs
+them in this process. Other keys are settings of fastconv.train for all parts. The data sets are looked for in
+FASTCONV_DATA. Needs the source tree (with PYTHONPATH=. where fastconv is not installed), torch, torchvision and the
+pure-Python packages of requirements.lock. With device=cpu and a small network it can be tried anywhere.
 """
 
 import signal
