@@ -32,7 +32,7 @@ LAST_SECONDS = 10.0
 # Seconds after which a process ends that could not say how: the machine that keeps the store may be gone.
 MOST_TO_SAY = LAST_SECONDS + 2 * BEAT_SECONDS
 # Seconds that other processes give the first one, after it has ended its run, to say why and to requeue its job; and
-# seconds that those which it started itself, and which do not hear it, wait for it at most.
+# seconds that those which do not hear it, such as those that it started itself, wait for it at most.
 TIME_TO_SAY, WAIT_FOR_FIRST_RANK = 3.0, 20.0
 # What a process says at its end, for the others to hear: that it has ended well or that all know why it has not, that a
 # signal ended it, or that it failed alone; then, of one that has waited for the end of the first, that it asks no more.
@@ -95,6 +95,11 @@ class Heartbeat:
     def all_said(self, *words: str) -> bool:
         """Whether every process that this one listens to has said one of these words."""
         return all(self._said_by(other) in words for other in self._others)
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether any process that this one listens to has said something."""
+        return any(said for said, _ in self._heard.values())
 
     def first_has_ended(self, is_stopped: bool = False) -> bool:
         """Whether the first process, as was heard last, has ended as this one does; the store may end with it."""
@@ -214,13 +219,18 @@ def end_after_first_rank(code: int = 1) -> NoReturn:
     """End this process with an exit code after the first one, which may still write, say why and requeue its job.
 
     torchrun, some srun and the first rank, which started them, end all processes of a run as soon as one has failed.
-    One that has heard nothing of the others yet, as it was started wrongly, does not wait until it does.
+    One that has heard nothing of the others yet, as it was started wrongly, does not wait until it does; and for a
+    while only if it came to this job of a sweep before the first one, which may have ended in the job before.
     """
     if started_together():
         with suppress(Exception):  # torch raises several kinds when the store is gone
             heartbeat = Heartbeat(store(), rank(), world(), FEW_BEATS * OFTEN) if is_connected() else None
+            waited = 0.0
             while heartbeat and not heartbeat.listen() and not heartbeat.first_has_ended(is_stopped=True):
+                if not heartbeat.has_heard and waited > WAIT_FOR_FIRST_RANK:
+                    break
                 time.sleep(BEAT_SECONDS / OFTEN)
+                waited += BEAT_SECONDS / OFTEN
             if heartbeat and heartbeat.first_has_ended(is_stopped=True):  # it waits for this
                 heartbeat.say(LEFT)
         time.sleep(TIME_TO_SAY)

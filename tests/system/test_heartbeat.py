@@ -326,6 +326,19 @@ def test_a_first_process_that_is_silent_is_not_waited_for(two, monkeypatch):
     assert removed == [0], "the copies of the first one's files, before the end"
 
 
+def test_a_first_process_that_never_comes_is_waited_for_only_for_a_while(two, monkeypatch):
+    """One that a signal ended in a job of a sweep does not come to the next one, in which this process waits for it."""
+    ended, slept = [], itertools.count()
+    two(rank=1)
+    most = 2 * heartbeat.WAIT_FOR_FIRST_RANK / heartbeat.BEAT_SECONDS * heartbeat.OFTEN
+    wait = SimpleNamespace(sleep=lambda seconds: next(slept) < most or os._exit("it waits"))
+    monkeypatch.setattr(heartbeat, "time", wait)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.append(code) or sys.exit())
+    with pytest.raises(SystemExit):
+        end_after_first_rank(143)
+    assert ended == [143]
+
+
 def test_a_first_process_that_never_began_is_not_waited_for(two, monkeypatch):
     """As torchrun ends the others of a wrong launch, which the first process has refused."""
     store, ended, slept = two(rank=1), [], itertools.count()
