@@ -119,7 +119,7 @@ def _in_its_folder(sweep: Sweep, restarted: bool) -> Sweep:
     if resume not in (None, "auto"):
         sweep = dataclasses.replace(sweep, folder=Path(resume))
         _require_same(sweep)
-    elif hasattr(sweep.first, "sweep"):
+    elif hasattr(sweep.first, "sweep") and (resume or restarted or agent()):
         begun = _newest(Path(sweep.first.outputs) / "sweeps", asked, only_own=resume is None and not restarted)
         sweep = dataclasses.replace(sweep, folder=begun or sweep.folder)
     worked = {key: _worked(sweep.folder, key, own) for key, own in ((SLURM_JOBS, job_number()), (TORCHRUNS, agent()))}
