@@ -27,6 +27,7 @@ from fastconv.system.console_log import begin_log_anew, console_logged
 from fastconv.system.distributed import all_know, is_first_rank
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
+from fastconv.system.heartbeat import have_all_left_job
 from fastconv.system.names import printable
 from fastconv.system.rank_store import begin_job
 from fastconv.system.signals import Interrupted, listening, raise_received
@@ -151,8 +152,8 @@ class Job:
             line = printable(redacted(" ".join(line.split())))
             print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
             self.failed = True
-            if self.has_ranks and not all_know(error):  # the others end, and would not come to the next job
-                raise SystemExit(1) from error
+            if self.has_ranks and not all_know(error) and not have_all_left_job():
+                raise SystemExit(1) from error  # it would wait for the others in the next job
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
             return None

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from fastconv.config import job as jobs
 from fastconv.config.job import Job
 from fastconv.config.overrides import compose
 from fastconv.config.sweeps import Sweep
@@ -43,10 +44,10 @@ def ended_by(tmp_path, monkeypatch):
             raise error
 
         monkeypatch.setenv("RANK", str(rank))
-        jobs = tuple(compose("train", ["dataset=digits", f"seed={seed}"], with_hydra=True) for seed in range(2))
+        both = tuple(compose("train", ["dataset=digits", f"seed={seed}"], with_hydra=True) for seed in range(2))
         job = Job("train", body, full_error=False)
         job.has_ranks = True
-        job.run_all(Sweep("train", (), (), tmp_path, jobs))
+        job.run_all(Sweep("train", (), (), tmp_path, both))
         return job
 
     return run, begun
@@ -69,10 +70,18 @@ def test_what_the_first_rank_has_told_the_others_fails_the_job_alone(ended_by, m
     assert begun == [0, 1]
 
 
+def test_a_job_that_each_rank_refuses_by_itself_stops_no_other_job(ended_by, monkeypatch):
+    run, begun = ended_by
+    monkeypatch.setattr(jobs, "have_all_left_job", lambda: True)
+    assert run(1, InputError("the images do not fit on the device")).failed
+    assert begun == [0, 1]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_fails_alone_begins_no_further_job(ended_by, capsys, rank):
+def test_a_rank_that_fails_alone_begins_no_further_job(ended_by, monkeypatch, capsys, rank):
     """The others end: it would wait for them in the next job, where no launcher ends it."""
     run, begun = ended_by
+    monkeypatch.setattr(jobs, "have_all_left_job", lambda: False)
     with pytest.raises(SystemExit) as end:
         run(rank, InputError("a process of this run is gone, so this one ends too"))
     assert (end.value.code, begun) == (1, [0])
