@@ -148,12 +148,13 @@ class Job:
             if not known:
                 print(redacted(traceback.format_exc()), file=sys.stderr)
             if isinstance(error, SharedError) and not is_first_rank():
-                return None  # the first rank says so, and ends with code 1 when it has reported on the sweep
+                return None  # the first rank says so
             line = printable(redacted(" ".join(line.split())))
             print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
-            self.failed = True
             if self.has_ranks and not all_know(error) and not have_all_left_job():
                 raise SystemExit(1) from error  # it would wait for the others in the next job
+            # A launcher would end the first rank, which reports on the sweep, if another one ended with code 1 before.
+            self.failed = self.failed or is_first_rank() or not self.has_ranks
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
             return None

@@ -70,10 +70,11 @@ def test_what_the_first_rank_has_told_the_others_fails_the_job_alone(ended_by, m
     assert begun == [0, 1]
 
 
-def test_a_job_that_each_rank_refuses_by_itself_stops_no_other_job(ended_by, monkeypatch):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_job_that_each_rank_refuses_by_itself_stops_no_other_job(ended_by, monkeypatch, rank):
     run, begun = ended_by
     monkeypatch.setattr(jobs, "have_all_left_job", lambda: True)
-    assert run(1, InputError("the images do not fit on the device")).failed
+    assert run(rank, InputError("the images do not fit on the device")).failed == (rank == 0)
     assert begun == [0, 1]
 
 
