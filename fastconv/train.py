@@ -86,7 +86,7 @@ def report(config: Config, sweep: Path) -> bool:
     return write_sweep_report(sweep, config.sweep.report, Path(config.data), own)
 
 
-@command("train", __doc__, check_run, check_search, report, READING)
+@command("train", __doc__, check_run, check_search, report, READING, has_ranks=True)
 def main(config: Config) -> float | None:
     """Run the command; see the top of this file. Returns the held-out objective, which a search maximises."""
     clock, overrides, job = Clock(start_seconds=take_start_seconds()), task_overrides(), sweep_job_folder()

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Command:
         check_search: the same for a search, in which a sweeper maximises the value that the body returns.
         after_sweep: called with a sweep's first config and its folder when all jobs ended; returns if all succeeded.
         first_line: printed at once by a command that takes seconds before it has anything to say.
+        has_ranks: whether processes that a launcher has started together do each job together; else each does all.
     """
 
     config_name: str
@@ -61,6 +62,7 @@ class Command:
     check_search: Callable[[Any], None]
     after_sweep: Callable[[Any, Path], bool]
     first_line: str
+    has_ranks: bool
 
     def run(self) -> None:
         """Run the command of sys.argv. Raises SystemExit if it fails."""
@@ -88,7 +90,8 @@ class Command:
             print(self.first_line, flush=True)
         planned = check_arguments(self.config_name, arguments, self.check, self.check_search)
         with listening():
-            sweep = begin(planned) if planned else None
+            sweep = begin(replace(planned, may_have_ranks=self.has_ranks)) if planned else None
+            job.has_ranks = sweep is not None and sweep.has_ranks
             job.flags = ["--config-dir", asked.config_dir] if asked.config_dir else []
             job.may_come_back = planned is not None and not planned.is_search
             count = len(asked.overrides)  # they are the first arguments, and Hydra reads them side by side
@@ -130,11 +133,12 @@ def command(
     check_search: Callable[[Any], None] = no_search,
     after_sweep: Callable[[Any, Path], bool] = lambda config, folder: True,
     first_line: str = "",
+    has_ranks: bool = False,
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Make a function of a typed config the body of a command; see `Command` for the arguments."""
 
     def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
-        made = Command(config_name, body, doc, check, check_search, after_sweep, first_line)
+        made = Command(config_name, body, doc, check, check_search, after_sweep, first_line, has_ranks)
 
         @ends_with_its_reader
         @console_logged()

@@ -24,9 +24,10 @@ from fastconv.config.typed_config import typed
 from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
 from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged
-from fastconv.system.distributed import is_first_rank
+from fastconv.system.distributed import all_know, is_first_rank
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
+from fastconv.system.heartbeat import have_all_left_job
 from fastconv.system.names import printable
 from fastconv.system.rank_store import begin_job
 from fastconv.system.signals import Interrupted, listening, raise_received
@@ -50,6 +51,8 @@ class Job:
         self.may_come_back = False
         """Whether a job that another process is running can be left to it until the other jobs are done."""
         self.is_search = False
+        self.has_ranks = False
+        """Whether this process is one of those that a launcher has started together, which train each job together."""
         self.progress: SweepProgress | None = None
         self.overrides: list[str] = []
         """The overrides of the command line."""
@@ -144,10 +147,14 @@ class Job:
                 fail(line)
             if not known:
                 print(redacted(traceback.format_exc()), file=sys.stderr)
+            if isinstance(error, SharedError) and not is_first_rank():
+                return None  # the first rank says so
             line = printable(redacted(" ".join(line.split())))
-            if is_first_rank() or not isinstance(error, SharedError):
-                print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
-            self.failed = True
+            print(f"fastconv: job {hydra_config.job.num}: {line}", file=sys.stderr, flush=True)
+            if self.has_ranks and not all_know(error) and not have_all_left_job():
+                raise SystemExit(1) from error  # it would wait for the others in the next job
+            # A launcher would end the first rank, which reports on the sweep, if another one ended with code 1 before.
+            self.failed = self.failed or is_first_rank() or not self.has_ranks
             if os.getpid() != self._process:  # the waiting process looks for this file
                 Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
             return None

@@ -15,7 +15,14 @@ from fastconv.config.resume import require_job
 from fastconv.config.search_space import Dimension
 from fastconv.runs.folder import is_over
 from fastconv.runs.hparams import is_location
-from fastconv.system.distributed import from_first_rank, is_first_rank, is_restarted, started_together
+from fastconv.system.distributed import (
+    agent,
+    from_first_rank,
+    is_first_rank,
+    is_restarted,
+    on_any_rank,
+    started_together,
+)
 from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError
 from fastconv.system.files import unwritable, write_atomically
@@ -26,8 +33,8 @@ from fastconv.system.urls import redacted
 
 # The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
 DESCRIPTION = "sweep.yaml"
-# The key in it of the SLURM jobs that have worked on the sweep.
-SLURM_JOBS = "slurm_jobs"
+# The keys in it of the SLURM jobs, and of the torchruns, that have worked on the sweep.
+SLURM_JOBS, TORCHRUNS = "slurm_jobs", "torchruns"
 OWN_FILES = (DESCRIPTION, "multirun.yaml")
 # Overrides that decide how jobs are launched, but not which jobs there are.
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
@@ -53,6 +60,8 @@ class Sweep:
     """The class that starts the jobs."""
     fixed: tuple[str, ...] = ()
     space: tuple[Dimension, ...] = ()
+    may_have_ranks: bool = False
+    """Whether processes that a launcher has started together do each job together, as only training does."""
 
     @property
     def is_search(self) -> bool:
@@ -67,7 +76,7 @@ class Sweep:
     @property
     def has_ranks(self) -> bool:
         """Whether a launcher has started all ranks of each job together, of which this process is one."""
-        return started_together() and getattr(getattr(self.first, "trainer", None), "world", 1) > 1
+        return self.may_have_ranks and started_together() and self.first.trainer.world > 1
 
     @property
     def is_kept_by_another(self) -> bool:
@@ -92,24 +101,29 @@ def begin(sweep: Sweep) -> Sweep:
                 " out to train one run after the other, or use hydra/launcher=slurm"
             )
     if not sweep.has_ranks:
-        return _in_its_folder(sweep)
+        return _in_its_folder(sweep, is_restarted())
     with watching_ranks():
-        folder = from_first_rank("sweep", lambda: str(_in_its_folder(sweep).folder))
+        restarted = on_any_rank("restarted", is_restarted())
+        folder = from_first_rank("sweep", lambda: str(_in_its_folder(sweep, restarted).folder))
     return dataclasses.replace(sweep, folder=Path(folder))
 
 
-def _in_its_folder(sweep: Sweep) -> Sweep:
-    """The sweep in the folder that it asks for, with its description there."""
+def _in_its_folder(sweep: Sweep, restarted: bool) -> Sweep:
+    """The sweep in the folder that it asks for, with its description there.
+
+    Args:
+        restarted: whether any of its processes is started anew, as it or its machine knows.
+    """
     resume = getattr(getattr(sweep.first, "sweep", None), "resume", None)
-    if resume is None and is_restarted() and hasattr(sweep.first, "sweep"):
-        resume = "auto"
     asked = {"command": sweep.command, "overrides": _of_interest(sweep.overrides), "jobs": len(sweep.configs)}
-    if resume == "auto":
-        sweep = dataclasses.replace(sweep, folder=_newest(Path(sweep.first.outputs) / "sweeps", asked) or sweep.folder)
-    elif resume is not None:
+    if resume not in (None, "auto"):
         sweep = dataclasses.replace(sweep, folder=Path(resume))
         _require_same(sweep)
-    description = asked | ({SLURM_JOBS: jobs} if (jobs := _slurm_jobs(sweep.folder, job_number())) else {})
+    elif hasattr(sweep.first, "sweep") and (resume or restarted or agent()):
+        begun = _newest(Path(sweep.first.outputs) / "sweeps", asked, only_own=resume is None and not restarted)
+        sweep = dataclasses.replace(sweep, folder=begun or sweep.folder)
+    worked = {key: _worked(sweep.folder, key, own) for key, own in ((SLURM_JOBS, job_number()), (TORCHRUNS, agent()))}
+    description = asked | {key: found for key, found in worked.items() if found}
     try:
         sweep.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(sweep.folder / DESCRIPTION, yaml.safe_dump(description, sort_keys=False).encode())
@@ -155,28 +169,38 @@ def _of_interest(overrides: tuple[str, ...]) -> list[str]:
     return [printable(redacted(text)) for text in kept]
 
 
-def _newest(parent: Path, asked: dict[str, Any]) -> Path | None:
+def _newest(parent: Path, asked: dict[str, Any], only_own: bool = False) -> Path | None:
     """The newest sweep with the same description that has jobs left; None if there is none.
 
-    A SLURM job that is started anew goes on with the one that it began, even if that has none left.
+    What a SLURM job or torchrun starts anew goes on with the one that it began, even if that has none left.
+
+    Args:
+        only_own: return None if there is no such one. torchrun counts only the restarts after a failure on its own
+            machine, but any of its sweeps tells of a restart, since it starts one command.
     """
     newest_first = sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True)
     alike = [path.parent for path in newest_first if _same(described(path.parent) or {}, asked)]
     left = [folder for folder in alike if not is_whole(folder, asked["jobs"])]
-    if is_restarted_job() and (own := [folder for folder in alike if job_number() in _slurm_jobs(folder)]):
+    if own := list(filter(_is_own, alike)):
         return next((folder for folder in left if folder in own), own[0])
-    return left[0] if left else None
+    return left[0] if left and not only_own else None
 
 
 def _same(description: dict[str, Any], asked: dict[str, Any]) -> bool:
-    return {key: value for key, value in description.items() if key != SLURM_JOBS} == asked
+    return {key: value for key, value in description.items() if key not in (SLURM_JOBS, TORCHRUNS)} == asked
 
 
-def _slurm_jobs(folder: Path, running: str | None = None) -> list[str]:
-    """The SLURM jobs that have worked on a sweep, and one that is about to."""
-    stored = (described(folder) or {}).get(SLURM_JOBS)
-    jobs = [str(job) for job in stored] if isinstance(stored, list) else []
-    return [*jobs, running] if running and running not in jobs else jobs
+def _is_own(folder: Path) -> bool:
+    """Whether the torchrun of this process, or the SLURM job that is started anew, has worked on a sweep."""
+    in_job = is_restarted_job() and job_number() in _worked(folder, SLURM_JOBS)
+    return in_job or agent() in _worked(folder, TORCHRUNS)
+
+
+def _worked(folder: Path, key: str, own: str | None = None) -> list[str]:
+    """The SLURM jobs or torchruns that have worked on a sweep, and one that is about to."""
+    stored = (described(folder) or {}).get(key)
+    found = [str(each) for each in stored] if isinstance(stored, list) else []
+    return [*found, own] if own and own not in found else found
 
 
 def is_whole(folder: Path, jobs: int) -> bool:

@@ -156,8 +156,9 @@ def _split(text: str) -> list[str]:
 
 
 def _reads_as_itself(text: str) -> bool:
-    """Whether Hydra reads an unquoted value as exactly this text."""
-    if "," in text:
+    """Whether Hydra reads an unquoted value as exactly this text, also once it has written the value itself, when it
+    doubles backslashes: as for the ranks of a sweep's job."""
+    if "," in text or "\\" in text:
         return False
     try:
         value = OverridesParser.create().parse_override(f"key={text}").value()

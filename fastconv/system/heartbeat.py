@@ -32,12 +32,13 @@ LAST_SECONDS = 10.0
 # Seconds after which a process ends that could not say how: the machine that keeps the store may be gone.
 MOST_TO_SAY = LAST_SECONDS + 2 * BEAT_SECONDS
 # Seconds that other processes give the first one, after it has ended its run, to say why and to requeue its job; and
-# seconds that those which it started itself, and which do not hear it, wait for it at most.
+# seconds that those which do not hear it, such as those that it started itself, wait for it at most.
 TIME_TO_SAY, WAIT_FOR_FIRST_RANK = 3.0, 20.0
 # What a process says at its end, for the others to hear: that it has ended well or that all know why it has not, that a
-# signal ended it, or that it failed alone; then, of one that has waited for the end of the first, that it asks no more.
-ENDED, STOPPED, FAILED, LEFT = "ended", "stopped", "failed", "left"
-ENDS = (ENDED, STOPPED, FAILED, LEFT)
+# signal ended it, that it failed alone, or that it ends since another one is gone; then, of one that has waited for the
+# end of the first, that it asks no more.
+ENDED, STOPPED, FAILED, LOST, LEFT = "ended", "stopped", "failed", "lost", "left"
+ENDS = (ENDED, STOPPED, FAILED, LOST, LEFT)
 STORE = "the process that keeps the store"
 
 
@@ -84,7 +85,7 @@ class Heartbeat:
             said = self._said_by(other)
             quiet = quiet + 1 if said == heard else 0
             self._heard[other] = said, quiet
-            if said == FAILED or (said and quiet >= self._patience and not (said == STOPPED and is_stopped)):
+            if said in (FAILED, LOST) or (said and quiet >= self._patience and not (said == STOPPED and is_stopped)):
                 return f"process {other}"
         return ""
 
@@ -96,13 +97,23 @@ class Heartbeat:
         """Whether every process that this one listens to has said one of these words."""
         return all(self._said_by(other) in words for other in self._others)
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether any process that this one listens to has said something."""
+        return any(said for said, _ in self._heard.values())
+
     def first_has_ended(self, is_stopped: bool = False) -> bool:
         """Whether the first process, as was heard last, has ended as this one does; the store may end with it."""
         return self._rank > 0 and self._heard[0][0] in (ENDED, *[STOPPED] * is_stopped)
 
     def _said_by(self, other: int) -> str:
-        key = _key(other)
-        return self._store.get(key).decode() if self._store.check([key]) else ""
+        return said_by(self._store, other)
+
+
+def said_by(store: Any, rank: int) -> str:
+    """What a process has said last, as a store has it; empty for nothing."""
+    key = _key(rank)
+    return store.get(key).decode() if store.check([key]) else ""
 
 
 def _key(rank: int) -> str:
@@ -191,6 +202,22 @@ def _take_leave(heartbeat: Heartbeat, word: str) -> None:
             time.sleep(BEAT_SECONDS / OFTEN)
 
 
+def have_all_left_job() -> bool:
+    """Whether all processes come to the next job of a sweep after this one has failed alone; waits for a while to know.
+
+    They do where each refuses the job by itself. One that was still in it ends.
+    """
+    with suppress(Exception):  # the store may be gone
+        for _ in range(SILENT_BEATS * OFTEN):
+            said = [said_by(store(), other) for other in range(world())]
+            if all(word in (ENDED, FAILED) for word in said):
+                return True
+            if {STOPPED, LOST, LEFT} & set(said):
+                return False
+            time.sleep(BEAT_SECONDS / OFTEN)
+    return False
+
+
 def end_last() -> None:
     """Wait, at the very end of the first process, until the others ask its store no more: torch prints a stack trace in
     one whose store is gone. Not for long, since the launcher may have ended them."""
@@ -198,14 +225,14 @@ def end_last() -> None:
         return
     with ending(), suppress(Exception, KeyboardInterrupt):
         heartbeat, deadline = Heartbeat(store(), rank(), world()), time.monotonic() + LAST_SECONDS
-        while not heartbeat.all_said(LEFT, FAILED) and time.monotonic() < deadline:
+        while not heartbeat.all_said(LEFT, FAILED, LOST) and time.monotonic() < deadline:
             time.sleep(BEAT_SECONDS / OFTEN)
 
 
 def _end(gone: str, heartbeat: Heartbeat) -> None:
     """End this process, since something is gone."""
     print(f"fastconv: {gone} of this run is gone, so this one ends too", file=sys.stderr, flush=True)
-    _started(_take_leave, heartbeat, FAILED).join(BEAT_SECONDS)
+    _started(_take_leave, heartbeat, LOST).join(BEAT_SECONDS)
     remove_copies()
     os._exit(1)
 
@@ -214,13 +241,18 @@ def end_after_first_rank(code: int = 1) -> NoReturn:
     """End this process with an exit code after the first one, which may still write, say why and requeue its job.
 
     torchrun, some srun and the first rank, which started them, end all processes of a run as soon as one has failed.
-    One that has heard nothing of the others yet, as it was started wrongly, does not wait until it does.
+    One that has heard nothing of the others yet, as it was started wrongly, does not wait until it does; and for a
+    while only if it came to this job of a sweep before the first one, which may have ended in the job before.
     """
     if started_together():
         with suppress(Exception):  # torch raises several kinds when the store is gone
             heartbeat = Heartbeat(store(), rank(), world(), FEW_BEATS * OFTEN) if is_connected() else None
+            waited = 0.0
             while heartbeat and not heartbeat.listen() and not heartbeat.first_has_ended(is_stopped=True):
+                if not heartbeat.has_heard and waited > WAIT_FOR_FIRST_RANK:
+                    break
                 time.sleep(BEAT_SECONDS / OFTEN)
+                waited += BEAT_SECONDS / OFTEN
             if heartbeat and heartbeat.first_has_ended(is_stopped=True):  # it waits for this
                 heartbeat.say(LEFT)
         time.sleep(TIME_TO_SAY)

@@ -29,7 +29,7 @@ from fastconv.models.layers import winograd_layers
 from fastconv.models.resizing import Resizing, small_side
 from fastconv.models.tta import views_of
 from fastconv.optim import CustomOptimizer, optimizer_key
-from fastconv.system.distributed import check_world, from_first_rank, is_first_rank
+from fastconv.system.distributed import check_world, from_first_rank
 from fastconv.system.errors import InputError, reason
 from fastconv.training.callbacks.custom import make_callbacks
 from fastconv.training.graph_choice import choose_graph
@@ -190,7 +190,7 @@ def plan_run(
         no_graph=no_graph,
         pretrained=pretrained,
     )
-    require_time(run)
+    from_first_rank("time", lambda: require_time(run))  # clocks differ
     return run
 
 
@@ -241,9 +241,14 @@ def _pretrained_weights(config: Config, network: nn.Module, clock: Clock, needs_
         return None
     from fastconv.models.pretrained_weights import require_weights, weights_name  # imports torchvision
 
-    if needs_weights and is_first_rank():
-        with clock.segment("precompute"):
-            require_weights(config.model, network)
+    settings = config.model
+
+    def fetch() -> None:
+        if needs_weights:  # as the first rank knows, which has looked for the run to resume
+            with clock.segment("precompute"):
+                require_weights(settings, network)
+
+    from_first_rank("weights", fetch)
     return weights_name(config.model)
 
 
@@ -284,7 +289,7 @@ def _count_winograd_layers(config: Config, spec: StreamSpec, device: Device) -> 
 def require_time(run: Run) -> None:
     """Raise InputError if the budget of a run that has taken no step has no time left for one."""
     limit, device, cache = run.config.budget.seconds, run.device, run.config.benchmarks_folder
-    if limit is None or not is_first_rank():  # clocks differ, and the other ranks end with the first one
+    if limit is None:
         return
     spent = {
         segment: seconds for segment, seconds in run.clock.seconds().items() if segment in run.config.budget.counts

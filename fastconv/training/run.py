@@ -59,11 +59,17 @@ def train(
     if job is None or config.dry_run:
         begun = begun or (unfinished(choice.config, overrides) if job is None else None)
         return carry_out(choice, data, overrides, clock, console, begun)
-    if not is_first_rank():  # a launcher started it together with the first one, which opens the folder
-        finished = from_first_rank("finished", bool)
+    opened: list[RunFolder] = []
+
+    def is_nothing_left() -> bool:
+        opened.append(job_of_sweep(choice.config, job))
+        return is_over(job)
+
+    finished = from_first_rank("finished", is_nothing_left)
+    if not is_first_rank():  # a launcher started it together with the first one
         return None if finished else carry_out(choice, data, overrides, clock, console, None)
-    with closing(job_of_sweep(choice.config, job)) as folder:
-        if from_first_rank("finished", lambda: is_over(job)):
+    with closing(opened[0]) as folder:
+        if finished:
             ended = "is finished" if is_finished(job) else "was pruned"
             console.print(f"{job} {ended}", highlight=False, markup=False, soft_wrap=True)
             return job
@@ -110,11 +116,15 @@ def carry_out(
     console.print(plan_table(run, choice.reasons))
     if run.config.dry_run:
         return None
+
+    def write_stream() -> None:
+        nonlocal run
+        run = precompute(run, console)
+        if begun is None:
+            require_time(run)
+
     with stream_in_use(run):
-        if is_first_rank():
-            run = precompute(run, console)
-            if begun is None:
-                require_time(run)
+        from_first_rank("written", write_stream)
         with closing(open_folder(run.config, begun)) as folder, removed_if_refused(folder):
             if folder.resumed:
                 console.print(f"going on in {folder.path}", highlight=False, markup=False)

@@ -5,10 +5,12 @@ import signal
 
 import pytest
 
+from fastconv.config import job as jobs
 from fastconv.config.job import Job
 from fastconv.config.overrides import compose
 from fastconv.config.sweeps import Sweep
-from fastconv.system.errors import InputError
+from fastconv.system import distributed
+from fastconv.system.errors import InputError, SharedError
 from fastconv.system.signals import Interrupted, defer, listening
 
 
@@ -29,3 +31,59 @@ def test_a_signal_while_a_job_fails_ends_the_sweep_before_the_next_one(tmp_path,
         job.run_all(Sweep("train", (), (), tmp_path, jobs))
     assert begun == [0]
     assert "job 0: training diverged" in capsys.readouterr().err
+
+
+@pytest.fixture
+def ended_by(tmp_path, monkeypatch):
+    """Runs the two jobs of a sweep on a rank of two, each of which ends in the same error; the jobs that were begun."""
+    begun = []
+
+    def run(rank, error):
+        def body(config):
+            begun.append(config.seed)
+            raise error
+
+        monkeypatch.setenv("RANK", str(rank))
+        both = tuple(compose("train", ["dataset=digits", f"seed={seed}"], with_hydra=True) for seed in range(2))
+        job = Job("train", body, full_error=False)
+        job.has_ranks = True
+        job.run_all(Sweep("train", (), (), tmp_path, both))
+        return job
+
+    return run, begun
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_jobs_that_end_all_ranks_alike_fail_on_the_first_rank(ended_by, capsys, rank):
+    """The others end well: a launcher would else end the first one while it reports on the sweep."""
+    run, begun = ended_by
+    assert run(rank, SharedError("training diverged")).failed == (rank == 0)
+    assert begun == [0, 1]
+    assert capsys.readouterr().err.count("training diverged") == (0 if rank else 2)
+
+
+def test_what_the_first_rank_has_told_the_others_fails_the_job_alone(ended_by, monkeypatch):
+    run, begun = ended_by
+    error = InputError("no time for a step")
+    monkeypatch.setattr(distributed, "_told", error)
+    assert run(0, error).failed
+    assert begun == [0, 1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_job_that_each_rank_refuses_by_itself_stops_no_other_job(ended_by, monkeypatch, rank):
+    run, begun = ended_by
+    monkeypatch.setattr(jobs, "have_all_left_job", lambda: True)
+    assert run(rank, InputError("the images do not fit on the device")).failed == (rank == 0)
+    assert begun == [0, 1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_fails_alone_begins_no_further_job(ended_by, monkeypatch, capsys, rank):
+    """The others end: it would wait for them in the next job, where no launcher ends it."""
+    run, begun = ended_by
+    monkeypatch.setattr(jobs, "have_all_left_job", lambda: False)
+    with pytest.raises(SystemExit) as end:
+        run(rank, InputError("a process of this run is gone, so this one ends too"))
+    assert (end.value.code, begun) == (1, [0])
+    assert "fastconv: job 0: a process of this run is gone" in capsys.readouterr().err

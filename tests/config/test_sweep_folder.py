@@ -12,6 +12,7 @@ import pytest
 from harness import REPOSITORY
 
 from fastconv import train
+from fastconv.config import schema, sweeps
 from fastconv.config.schema import Budget, Checkpoint, Config
 from fastconv.config.sweeps import DESCRIPTION, Sweep, begin
 from fastconv.runs.results import Results
@@ -24,7 +25,8 @@ from pathlib import Path
 from fastconv.config.schema import Config, Trainer
 from fastconv.config.sweeps import Sweep, begin
 config = Config(trainer=Trainer(devices=2))
-found = begin(Sweep("train", ("seed=0",), (config,), Path("outputs", sys.argv[1]), launcher="BasicLauncher"))
+found = begin(Sweep("train", ("seed=0",), (config,), Path("outputs", sys.argv[1]), launcher="BasicLauncher",
+                    may_have_ranks=True))
 print(found.folder, found.is_kept_by_another)
 """
 
@@ -55,17 +57,55 @@ def test_all_ranks_work_in_the_folder_that_the_first_one_chooses(tmp_path):
     ]
 
 
-def test_torchrun_goes_on_with_the_sweep_that_it_starts_anew(tmp_path, monkeypatch):
-    def begun(name):
-        config = Config(outputs=str(tmp_path))
-        return begin(Sweep("train", ("seed=0,1",), (config, config), tmp_path / "sweeps" / name)).folder.name
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """Begins a sweep of two jobs by the torchrun of some name, and returns its folder."""
 
-    assert begun("first") == "first"
-    for name, value in {"RUN_ID": "1", "RESTART_COUNT": "0"}.items():
-        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
-    assert begun("second") == "second", "another start of the same command is another sweep"
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert begun("third") == "second"
+    def begin_as(name, torchrun="", restarts=0, **settings):
+        config = Config(outputs=str(tmp_path), sweep=schema.Sweep(**settings))
+        monkeypatch.setattr(sweeps, "agent", lambda: torchrun)
+        for variable, value in {"RUN_ID": "1", "RESTART_COUNT": str(restarts)}.items() if torchrun else ():
+            monkeypatch.setenv(f"TORCHELASTIC_{variable}", value)
+        return begin(Sweep("train", ("seed=0,1",), (config, config), tmp_path / "sweeps" / name)).folder
+
+    return begin_as
+
+
+def test_torchrun_goes_on_with_the_sweep_that_it_starts_anew(begun):
+    assert begun("first").name == "first"
+    assert begun("second", "a").name == "second", "another start of the same command is another sweep"
+    assert begun("third", "a", restarts=1).name == "second"
+
+
+def test_a_torchrun_that_has_counted_no_restart_goes_on_with_its_sweep_too(begun):
+    """It counts none where a machine was lost or joined, or where a rank failed on another machine."""
+    assert begun("first", "a").name == "first"
+    assert begun("second", "b").name == "second"
+    assert begun("third", "a").name == "first"
+    assert begun("fourth", "b").name == "second"
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_torchrun_does_not_train_its_finished_sweep_again(begun, restarts, resume):
+    """Such as where a rank is killed while the first one draws the sweep's figures."""
+    folder = begun("first", "a", resume=resume)
+    for job in "01":
+        (folder / job).mkdir()
+        Results("digits", "davidnet", None, 0, 0, stop_reason="epochs").write(folder / job)
+    assert begun("second", "a", restarts, resume=resume) == folder
+    assert begun("third", "b", resume=resume).name == "third", "another start of the same command"
+
+
+def test_a_sweep_that_does_not_train_needs_no_other_process(tmp_path, monkeypatch):
+    """A shell that srun started on two nodes keeps variables of two processes, of which precompute waits for none."""
+    for name, value in {"STEP_NUM_TASKS": "2", "STEP_TASKS_PER_NODE": "1(x2)", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    config = Config(outputs=str(tmp_path))
+    assert config.trainer.world == 2
+    monkeypatch.setattr(sweeps, "watching_ranks", lambda: pytest.fail("it looks for others"))
+    found = begin(Sweep("train", ("part=0,1",), (config, config), tmp_path / "sweeps" / "first"))
+    assert (found.folder.name, found.is_kept_by_another) == ("first", False)
 
 
 def test_a_further_rank_reads_no_results_of_a_job(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from fastconv.config.arguments import last_of_each, prepare_arguments, read_arguments
+from fastconv.config.arguments import last_of_each, prepare_arguments, read_arguments, split_jobs
 from fastconv.config.overrides import compose, parse_override
 from fastconv.config.quoting import literally, quoted, to_paste
 from fastconv.config.text import as_typed
@@ -35,6 +35,14 @@ def test_a_text_is_kept_as_it_was_typed(text):
     assert as_typed("train", as_typed("train", [f"dataset.root={text}"], bool), bool) == as_typed(
         "train", [f"dataset.root={text}"], bool
     )
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_ranks_of_a_job_of_a_sweep_read_the_text(text):
+    """The first rank starts them by the overrides of the job, as Hydra writes them."""
+    (typed,) = as_typed("train", [f"dataset.root={quoted(text) if ',' in text else text}"], lambda: True)
+    ((job,),) = split_jobs([parse_override(typed)])
+    assert typed_value("train", "dataset.root", job) == text
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -154,12 +154,13 @@ def test_a_signal_to_torchrun_is_one_to_the_ranks(tmp_path, digits_root):
     assert saved["callbacks"]["TimeBudget"]["steps"] >= 20
 
 
-# Calls, and the ranks that make them. The first rank alone writes: the first checkpoint, the last one, the results.
+# Calls, and the ranks that make them. The first rank alone writes: the first checkpoint, the last one, the results,
+# each with two calls of fsync, of the file and of its folder.
 MOMENTS = {
     "reading": ("fastconv.train:check_run 1", "both"),
     "planning": ("fastconv.training.run:plan_run 1", "both"),
     "writing the stream": ("fastconv.data.stream.writer:write_shard 1", "first"),
-    "waiting for the stream": ("fastconv.training.run:open_folder 1", "second"),
+    "waiting for the stream": ("fastconv.training.run:stream_in_use 1", "second"),
     "making the network": ("fastconv.training.fit:make_module 1", "both"),
     "the first step": ("fastconv.training.module:ImageClassifier._score_training 1", "both"),
     "writing a checkpoint": ("os:fsync 1", "first"),
@@ -167,7 +168,8 @@ MOMENTS = {
     "a later step": ("fastconv.training.module:ImageClassifier._score_training 9", "both"),
     "validating": ("fastconv.training.scored_module:ScoredModule.validation_step 1", "both"),
     "scoring": ("fastconv.training.scored_module:ScoredModule.test_step 1", "both"),
-    "writing the results": ("os:fsync 3", "first"),
+    "writing the last checkpoint": ("os:fsync 3", "first"),
+    "writing the results": ("os:fsync 5", "first"),
     "after the results": ("fastconv.train:print_next_of_run 1", "both"),
 }
 RANKS = {"both": (0, 1), "first": (0,), "second": (1,)}

@@ -16,7 +16,16 @@ from harness import REPOSITORY
 from fastconv.system import distributed, heartbeat, signals
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError, SharedError
-from fastconv.system.heartbeat import BEAT_SECONDS, ENDED, FAILED, STOPPED, Heartbeat, end_after_first_rank
+from fastconv.system.heartbeat import (
+    BEAT_SECONDS,
+    ENDED,
+    FAILED,
+    LOST,
+    STOPPED,
+    Heartbeat,
+    end_after_first_rank,
+    have_all_left_job,
+)
 
 # Seconds for the first of two processes to end, wrongly, before the second one asks its store.
 TIME_TO_END = 2.0
@@ -324,6 +333,43 @@ def test_a_first_process_that_is_silent_is_not_waited_for(two, monkeypatch):
     assert ended == [143]
     assert sum(slept) < 10 * heartbeat.BEAT_SECONDS
     assert removed == [0], "the copies of the first one's files, before the end"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("other", "goes_on"), [(FAILED, True), (ENDED, True), (LOST, False), (STOPPED, False), ("7", False), ("", False)]
+)
+def test_ranks_go_on_with_a_sweep_if_all_have_left_the_job(two, monkeypatch, rank, other, goes_on):
+    """One that says no more may have been killed."""
+    store, slept = two(rank), []
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(sleep=slept.append))
+    store.set(f"alive/{rank}", FAILED)
+    if other:
+        store.set(f"alive/{1 - rank}", other)
+    assert have_all_left_job() == goes_on
+    assert bool(slept) == (other in ("7", "")), "it waits only to know"
+
+
+def test_a_process_that_ends_since_another_is_gone_says_so(two, monkeypatch):
+    store, said, ended = two(rank=1), [], threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: said.append(store["alive/1"].decode()) or ended.set())
+    store.set("alive/0", FAILED)
+    with heartbeat.watching_ranks():
+        assert ended.wait(300)
+    assert said[0] == LOST
+
+
+def test_a_first_process_that_never_comes_is_waited_for_only_for_a_while(two, monkeypatch):
+    """One that a signal ended in a job of a sweep does not come to the next one, in which this process waits for it."""
+    ended, slept = [], itertools.count()
+    two(rank=1)
+    most = 2 * heartbeat.WAIT_FOR_FIRST_RANK / heartbeat.BEAT_SECONDS * heartbeat.OFTEN
+    wait = SimpleNamespace(sleep=lambda seconds: next(slept) < most or os._exit("it waits"))
+    monkeypatch.setattr(heartbeat, "time", wait)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.append(code) or sys.exit())
+    with pytest.raises(SystemExit):
+        end_after_first_rank(143)
+    assert ended == [143]
 
 
 def test_a_first_process_that_never_began_is_not_waited_for(two, monkeypatch):
