@@ -18,10 +18,10 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import content_hashes
 from fastconv.data.image_rows import choose_rows
 from fastconv.data.loading import hold_out, load, open_splits
-from fastconv.data.sources.split_folders import key_of
 from fastconv.data.split_record import FILE, RecordedImages, SplitRecord
 from fastconv.data.splits import Splits
 from fastconv.system.errors import InputError, nearest
+from fastconv.system.names import nfc
 from fastconv.system.wording import counted
 
 if TYPE_CHECKING:
@@ -130,13 +130,13 @@ def _pool(
     side, channels = record.shape[0], record.shape[2]
     if parts[0].images.shape[1] != side <= LARGEST_SIDE and dataset.image_size is None:  # it follows from the images
         parts = load(dataclasses.replace(dataset, image_size=side), root, own)
-    names = list(map(key_of, parts[0].classes))
-    if missing := [name for name in record.classes if key_of(name) not in names]:
+    names = list(map(nfc, parts[0].classes))
+    if missing := [name for name in record.classes if nfc(name) not in names]:
         raise InputError(
             f"{dataset.name} has no class {missing[0]}, which {run} was trained on{nearest(missing[0], names)} Give its"
             " images their class back, or train anew"
         )
-    number = {key_of(name): at for at, name in enumerate(record.classes)}
+    number = {nfc(name): at for at, name in enumerate(record.classes)}
     label_of = np.array([number.get(name, -1) for name in names])
     pool = [_in_colours(dataclasses.replace(data, labels=label_of[data.labels]), channels) for data in parts]
     if pool[0].images.shape[1:] != record.shape:

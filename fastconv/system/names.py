@@ -46,10 +46,16 @@ def check_name(key: str, name: str) -> None:
 
 def file_name(name: str) -> str:
     """A name of unknown origin, such as that of somebody else's data set, as a safe part of a file's name."""
-    kept = re.sub(r"[^\w. +-]", "_", unicodedata.normalize("NFC", printable(name))).strip(" .")
+    kept = re.sub(r"[^\w. +-]", "_", nfc(printable(name))).strip(" .")
     while len(kept.encode()) > MOST_BYTES:
         kept = kept[:-1]
     return kept or "_"
+
+
+def nfc(text: str) -> str:
+    """A text in Unicode's composed form, equal for the same text in any form: macOS and some archives take accents
+    apart from their letters."""
+    return unicodedata.normalize("NFC", text)
 
 
 def valid_unicode(text: str) -> str:

@@ -90,6 +90,7 @@ def test_a_function_may_return_a_source(stranger, tmp_path):
         ("photos", {"dtype": "float32"}, "train images must be uint8, N x H x W x 1 or 3, and are float32, 20x8x8x3"),
         ("photos", {"classes": ["cat"]}, "two or more classes, there are 1"),
         ("photos", {"classes": ["cat", "cat"]}, "several classes called cat: give each a name of its own"),
+        ("photos", {"classes": ["caf\u00e9", "cafe\u0301"]}, "several classes called caf\u00e9"),
         ("found", {"classes": ["cat", "cat"]}, "photos has several classes called cat: give each a name of its own"),
         ("found", {"count": 0}, "photos has no images: there is nothing to learn"),
         ("photos", {"highest": 2}, r"train labels must lie in \[0, 2\), and go from 0 to 2"),

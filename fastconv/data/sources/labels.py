@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 
 from fastconv.data.sources.base import natural
 from fastconv.system.errors import InputError
+from fastconv.system.names import nfc
 from fastconv.system.wording import counted
 
 # How pandas, databases and spreadsheets write that there is no value. None and NA are left to be names of classes.
@@ -47,8 +48,8 @@ def class_names(labels: Iterable[str], where: object, left_out: Sequence[tuple[s
         raise InputError(
             f"{where} has the label {min(joined)}, which is several in one: a classifier needs one for each image"
         )
-    composed = Counter(map(_composed, spelled))
-    names = {label: label if composed[_composed(label)] == 1 else _composed(label) for label in spelled}
+    spellings = Counter(map(nfc, spelled))
+    names = {label: label if spellings[nfc(label)] == 1 else nfc(label) for label in spelled}
     infinite = sorted(label for label in spelled if _INFINITE.fullmatch(label))
     if infinite and all(map(_is_number, spelled)):
         raise InputError(f"{where} has the label {infinite[0]} beside numbers: correct it or leave these images out")
@@ -88,11 +89,6 @@ def combined(labels: Collection[str], always: bool = False) -> dict[str, list[st
     return found
 
 
-def _composed(label: str) -> str:
-    """The label with its accents in one with their letters: macOS and some archives take them apart."""
-    return unicodedata.normalize("NFC", label)
-
-
 def _shown(name: str) -> str:
     """A name in which blanks at its ends, and letters that cannot be seen or told from others, can be seen."""
     return ascii(name) if name != _plain(name) else repr(name) if name != name.strip() else name
@@ -130,7 +126,7 @@ def numbers_of(names: Mapping[str, str]) -> dict[str, int]:
 
 def require_names(where: str, classes: Sequence[str]) -> None:
     """Raise InputError for classes of one name: results and checkpoints tell classes by their names."""
-    name, count = Counter(classes).most_common(1)[0] if classes else ("", 0)
+    name, count = Counter(map(nfc, classes)).most_common(1)[0] if classes else ("", 0)
     if count > 1:
         raise InputError(f"{where} has several classes called {name}: give each a name of its own")
 

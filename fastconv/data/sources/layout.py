@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastconv.data.sources.base import natural
-from fastconv.data.sources.split_folders import (
-    class_keys,
-    find_splits,
-    has_splits,
-    is_class,
-    key_of,
-    role_of,
-    unwrapped,
-)
+from fastconv.data.sources.split_folders import class_keys, find_splits, has_splits, is_class, role_of, unwrapped
 from fastconv.data.sources.walk import Folder, describe_hidden, describe_others
 from fastconv.system.errors import InputError
+from fastconv.system.names import nfc
 from fastconv.system.wording import counted, listed
 
 # Folders beside the images of YOLO, Pascal VOC, COCO and the labelling tools that write these.
@@ -91,7 +84,7 @@ def _classes(splits: list[Folder]) -> tuple[dict[str, list[Folder]], list[dict[s
         found.append({})
         for folder in split.folders:
             if is_class(folder):
-                found[-1].setdefault(key_of(folder.name), []).append(folder)
+                found[-1].setdefault(nfc(folder.name), []).append(folder)
     together: dict[str, list[Folder]] = {}
     for each in found:
         for key, folders in each.items():
@@ -103,7 +96,7 @@ def _classes(splits: list[Folder]) -> tuple[dict[str, list[Folder]], list[dict[s
 def _shown_name(folders: list[Folder]) -> str:
     """The name of a class: that of its folders, or the composed form if they differ in it."""
     names = {folder.name for folder in folders}
-    return names.pop() if len(names) == 1 else key_of(names.pop())
+    return names.pop() if len(names) == 1 else nfc(names.pop())
 
 
 def _doubts(base: Folder, classes: list[Folder]) -> list[str]:

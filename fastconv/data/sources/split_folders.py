@@ -1,10 +1,10 @@
 """Finds the folders of the splits, as archives and people name and nest them."""
 
 import re
-import unicodedata
 
 from fastconv.data.sources.walk import Folder
 from fastconv.system.errors import InputError
+from fastconv.system.names import nfc
 from fastconv.system.wording import listed
 
 TRAIN, TEST, VAL = "train", "test", "val"
@@ -82,18 +82,13 @@ def unwrapped(top: Folder) -> Folder:
 
 
 def class_keys(split: Folder) -> set[str]:
-    """The classes of a split, by their keys."""
-    return {key_of(folder.name) for folder in split.folders if is_class(folder)}
+    """The classes of a split, by their names in one form."""
+    return {nfc(folder.name) for folder in split.folders if is_class(folder)}
 
 
 def is_class(folder: Folder) -> bool:
     """Whether a folder may be a class: not `__MACOSX`, which archives have."""
     return not folder.name.startswith("__")
-
-
-def key_of(name: str) -> str:
-    """Equal for the same name in any Unicode form: macOS and some archives take accents apart."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _labelled(split: Folder) -> Folder:
