@@ -228,6 +228,12 @@ def test_folders_that_differ_in_case_alone_are_two(photos):
         found(photos, "path,label\nCATS/0.png,a\ncats/0.png,b\n")
 
 
+def test_a_text_with_very_many_separators_is_no_file(photos):
+    """As an image in base64 is, in a column of images."""
+    with pytest.raises(InputError, match=r"names 2 files that are not there, such as a/a/"):
+        found(photos, f"path,label\n{'a/' * 2000}0,a\n{'b/' * 2000}0,b\n")
+
+
 def test_a_name_that_may_mean_two_files_is_refused(photos):
     (photos / "0.jpg").write_bytes((photos / "0.png").read_bytes())
     with pytest.raises(InputError, match=r"0 may be 0.jpg or 0.png"):

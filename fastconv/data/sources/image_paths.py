@@ -1,12 +1,12 @@
 """Finds the files that tables name: on other systems, in another case or Unicode form, or without their ending."""
 
 import os
-import unicodedata
 from functools import cache
 from pathlib import Path
 
 from fastconv.data.sources.formats import ENDINGS, HEIF_ENDINGS
 from fastconv.system.errors import InputError
+from fastconv.system.names import nfc
 
 
 class ImagePaths:
@@ -48,16 +48,23 @@ class ImagePaths:
 
     def _find_folder(self, path: Path) -> Path:
         """The folder that a path means, itself or in another spelling; the path if there is none or several."""
-        if path == path.parent or os.path.isdir(path):
+        if os.path.isdir(path):
             return path
-        above = self._folder(path.parent)
-        found = self._listing(above).get(_key(path.name), [])
-        return above / (found[0] if len(found) == 1 else path.name)
+        folder = Path(path.anchor)
+        for name in path.relative_to(folder).parts:
+            inside = folder / name
+            if not os.path.isdir(inside):
+                found = self._listing(folder).get(_key(name), [])
+                if len(found) != 1:
+                    return path
+                inside = folder / found[0]
+            folder = inside
+        return folder
 
 
 def _key(name: str) -> str:
-    """Equal for the same name in any case and any Unicode form: macOS and some archives take accents apart."""
-    return unicodedata.normalize("NFC", name).lower()
+    """Equal for the same name in any case and any Unicode form."""
+    return nfc(name).lower()
 
 
 def _listing(folder: Path) -> dict[str, list[str]]:
