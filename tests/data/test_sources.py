@@ -216,17 +216,18 @@ def test_missing_files_are_downloaded(small_mnist, tmp_path_factory, monkeypatch
         packed.write_bytes(gzip.compress(file.read_bytes()))
         resources.append((packed.name, hashlib.md5(packed.read_bytes()).hexdigest()))
     monkeypatch.setattr(MNIST, "resources", resources)
-    killed, other = (root / f".download-MNIST-{at}" for at in (1, 2))
+    killed, other, foreign = (root / f".download-MNIST-{at}" for at in (1, 2, 3))
     for folder in (killed, other):
         (folder / "MNIST" / "raw").mkdir(parents=True)
     lock = try_lock(other / ".lock")
+    (foreign / ".lock").mkdir(parents=True)  # cannot be locked, as in the folder of another user
     with served(functools.partial(QuietFolder, directory=site)) as server:
         monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}/"])
         train, _ = load("mnist", root)
     assert len(train) == 40
     lock.release()
-    kept = [other.name, "MNIST", "arrays"]
-    assert sorted(path.name for path in root.iterdir()) == kept, "nothing is left but what another process downloads"
+    kept = [other.name, foreign.name, "MNIST", "arrays"]
+    assert sorted(path.name for path in root.iterdir()) == kept, "nothing is left but what is not ours"
 
 
 def test_unreadable_file(small_mnist, monkeypatch):

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,6 @@ from fastconv.system.files import try_lock
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10, MNIST
-
 
 # Held in the folder of a download as long as that goes on.
 LOCK = ".lock"
@@ -147,6 +146,7 @@ def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Pat
 
 def _remove_unless_in_use(leftover: Path) -> None:
     """Remove the folder of a download that was killed."""
-    if lock := try_lock(leftover / LOCK):
-        shutil.rmtree(leftover, ignore_errors=True)
-        lock.release()
+    with suppress(InputError):  # it is somebody else's
+        if lock := try_lock(leftover / LOCK):
+            shutil.rmtree(leftover, ignore_errors=True)
+            lock.release()
