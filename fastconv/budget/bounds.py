@@ -132,7 +132,7 @@ def least_needs(key: "BenchmarkKey", device: Device, large_bytes: int = LARGE_BY
     counted = None
     if weights >= large_bytes:
         # A user's own network may ask what is in a tensor, or make others in the memory of the CPU.
-        with contextlib.suppress(NotImplementedError, RuntimeError):
+        with contextlib.suppress(RuntimeError, TypeError):
             counted = _forward_needs(model, key.shape, "meta", device.dtype)
     if counted is None:
         with torch.random.fork_rng(), torch.device(device.kind):
@@ -155,11 +155,11 @@ def _forward_needs(
     height, width, channels = shape
     operations, kept = 0, {}
 
-    def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         nonlocal operations
-        assert isinstance(layer.weight, Tensor)
-        outputs = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
-        operations += 2 * layer.weight.numel() * output.numel() // outputs  # all weights for each pixel or token
+        if isinstance(layer.weight, Tensor) and isinstance(output, Tensor):  # a subclass may return more
+            outputs = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
+            operations += 2 * layer.weight.numel() * output.numel() // outputs  # all weights for each pixel or token
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor  # by storage, as layers keep each other's results
