@@ -30,6 +30,10 @@ from fastconv.system.documents import read_json, record_of
 from fastconv.system.files import keep_measurement
 from fastconv.system.json_text import as_json
 
+# Changes when the same images give another result, so that they are tested again. 2: the proxy network is whitened by
+# images of all classes.
+VERSION = 2
+
 
 @dataclass(frozen=True)
 class FlipAccuracy:
@@ -95,7 +99,7 @@ def flip_test(
         seconds: time for the test; it trains on as many images as that affords.
         cache: folder in which the result is kept, by the digest of the images.
     """
-    path = cache / f"flip_test-{hashlib.sha256(train.digest.encode()).hexdigest()[:16]}.json"
+    path = cache / f"flip_test-{hashlib.sha256(f'{VERSION} {train.digest}'.encode()).hexdigest()[:16]}.json"
 
     def test() -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError, TypeError):
