@@ -26,7 +26,7 @@ def in_use(root: Path, name: str) -> Iterator[None]:
     with ExitStack() as stack:
         own = f"{name}.use-{os.getpid()}-{secrets.token_hex(4)}"
         with locked(root, f"{name}.use"):
-            _has_users(root, name)
+            _has_users(root, name)  # so that killed users leave no lock files
             stack.enter_context(locked(root, own))
         with suppress(FileNotFoundError):
             os.utime(root / name)
