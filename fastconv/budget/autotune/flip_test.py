@@ -143,7 +143,7 @@ def flip_accuracy(
         seconds: after which training stops, as a machine may be slower than its benchmark.
     """
     began = time.perf_counter()
-    kept, held_out = _halves(data, settings.flip_test_held_out)
+    kept, held_out = _split(data, settings.flip_test_held_out)
     generator = torch.Generator().manual_seed(0)
     batch_size, score_size = settings.flip_test_batch_size, settings.scoring_batch_size
 
@@ -169,7 +169,7 @@ def flip_accuracy(
     )
 
 
-def _halves(data: ImageData, most: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(data: ImageData, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and to hold out, int64: of the latter, as many of each class as among all, and about `most`, but
     not more than half."""
     kept, held_out = stratified_split(data, min(0.5, most / len(data)), seed=0)
