@@ -241,6 +241,11 @@ def _in_order(work: Callable[[range], Result], count: int, most: int) -> Iterato
 
 def _require_of_file(error: Exception, name: str) -> None:
     """Raise InputError for an error of the machine: an image left out for it would be missed in every later run."""
+    if isinstance(error, MemoryError):
+        raise InputError(
+            f"cannot read {name}: there is no memory left. Close other programs, give the job more, or make the image"
+            " smaller"
+        ) from error
     if isinstance(error, OSError) and error.errno in OF_MACHINE:
         raise InputError(f"cannot read {name}: {error.strerror}. This is no fault of the image: try again") from error
 
