@@ -111,8 +111,8 @@ def carry_out(
     spent = sum(clock.seconds().values())
     choice = dataclasses.replace(choice, config=going_on(choice.config, earlier, ends, spent, overrides))
     data = images_to_go_on_with(choice.config, data, begun, console)
-    needs_weights = begun is None or not Path(begun.path, CHECKPOINT).exists()
-    run = plan_run(choice.config, data, clock, choice.speed, choice.threads, needs_weights)
+    has_trained = begun is not None and Path(begun.path, CHECKPOINT).exists()
+    run = plan_run(choice.config, data, clock, choice.speed, choice.threads, has_trained)
     console.print(plan_table(run, choice.reasons))
     if run.config.dry_run:
         return None
