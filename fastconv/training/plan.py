@@ -165,6 +165,8 @@ def plan_run(
             cache, limit = config.benchmarks_folder, config.budget.seconds
             found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
             speed = SpeedProfile(**found)
+            # The ranks share the images to score, as they share those of a step.
+            speed = dataclasses.replace(speed, score_seconds=speed.score_seconds / config.trainer.world)
     plan = forecast(
         config,
         spec,

@@ -254,7 +254,8 @@ class TimeBudget(SharedSteps):
         if not self.steps:  # the first step's time may be long for a reason of its own
             least = self._pacing.training_factor * seconds * len(images) * len(self._parts)
             self.times.estimate = max(self.times.estimate, least)
-        if not self._scoring.add(seconds, self.progress, self.reserve.image_seconds):
+        # The ranks will share the images to score.
+        if not self._scoring.add(seconds / self._ranks, self.progress, self.reserve.image_seconds):
             return
         self.reserve.update(
             image_seconds=self._scoring.slowest,
