@@ -10,7 +10,8 @@ from fastconv.budget.autotune.choose import Choice, autotune
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.budget.stream_mode import choose_stream
-from fastconv.config.deadline import bounded, ends_with_job, going_on
+from fastconv.config import deadline
+from fastconv.config.deadline import BoundedBudget, bounded, ends_with_job, going_on
 from fastconv.config.prerequisites import require_first_room
 from fastconv.config.resume import RunFolder, earlier_clock, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
@@ -52,6 +53,8 @@ def train(
     """
     console = Console(quiet=not is_first_rank())
     config = bounded(config, sum(clock.seconds().values()))
+    if isinstance(config.budget, BoundedBudget):
+        clock.follow(deadline.wall)
     if ends_with_job(config):
         pass_over_warning()
     # A resumed run has made its choices already.
