@@ -31,8 +31,8 @@ class TimeBudget(SharedSteps):
         counts: segments of the clock that count towards the budget; must contain `train`.
         step_seconds: expected seconds of a step, until a step has been measured.
         validate_images: number of images of a validation.
-        reserve: time to keep for the end of the run. Each validation updates its seconds per image. Without
-            validations, on a CPU, batches scored from time to time do so, and estimate how many images need all views.
+        reserve: time to keep for the end of the run. Each validation updates its seconds per image. On a CPU, batches
+            scored from time to time do so too, and estimate how many images need all views.
         views: views of the images to score after training.
         pacing: constants of pacing.
 
@@ -77,6 +77,7 @@ class TimeBudget(SharedSteps):
         self._step_ended: float | None = None  # seconds of the segment `train` when the step before ended
         self._between = StepTimes(0.0, pacing)  # seconds of other callbacks, and of waiting, between two steps
         self._validation_started: float | None = None
+        self._scored_at: float | None = None  # expected seconds of a step when the time of scoring was measured
         self._val_batches: int | float = 1.0
         self._scoring = ScoringTimes(seconds is not None, self.reserve.images > 0, pacing)
         self._most_unmeasured = math.inf  # seconds to reserve at most before scoring was measured often enough
@@ -170,6 +171,8 @@ class TimeBudget(SharedSteps):
         trained = self.clock.counted(("train",))
         self.times.add((trained - (self._step_ended or 0.0)) / self.work)
         self._has_begun_step, self._step_ended = False, trained
+        if self._scored_at is None and len(self.times.latest()) >= self._pacing.recent_steps:
+            self._scored_at = self.times.expected
         stop, validate = self._end(trainer, pl_module)
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
@@ -189,6 +192,7 @@ class TimeBudget(SharedSteps):
             self.clock.leave("validate")
             seconds = self.clock.counted(("validate",)) - self._validation_started
             self.reserve.update(image_seconds=seconds / max(self.validate_images, 1))
+            self._scored_at = self.times.expected
             self.discard_foresight()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -207,6 +211,7 @@ class TimeBudget(SharedSteps):
             "stop_reason": self.stop_reason,
             "began": self._began,
             "step_seconds": self.times.latest(),
+            "scored_at": self._scored_at,
             **self.reserve.state(),
         }
 
@@ -214,6 +219,7 @@ class TimeBudget(SharedSteps):
         self.steps, self.stop_reason = state["steps"], state["stop_reason"]
         self._began = state.get("began", 0.0)  # checkpoints of earlier versions lack it
         self.worked = state.get("worked", float(self.steps))
+        self._scored_at = state.get("scored_at")
         self.step = Step(state["progress"], last=False)
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
@@ -230,12 +236,13 @@ class TimeBudget(SharedSteps):
             self._step_ended += self.clock.counted(("train",)) - before
 
     def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """If there are no validations, measure from time to time how long scoring an image takes.
+        """Measure from time to time how long scoring an image takes: since the last validation the machine may have
+        become slower.
 
         The current step's time does not include this. On a GPU, which would have to finish its steps first, nothing is
         measured.
         """
-        if not self._scoring.are_due(self.progress) or self._validation_started is not None:
+        if not self._scoring.are_due(self.progress):
             return
         images, trained, started = self._parts[0], self.clock.counted(("train",)), self.elapsed()
         pl_module.eval()
@@ -247,7 +254,8 @@ class TimeBudget(SharedSteps):
         if not self.steps:  # the first step's time may be long for a reason of its own
             least = self._pacing.training_factor * seconds * len(images) * len(self._parts)
             self.times.estimate = max(self.times.estimate, least)
-        if not self._scoring.add(seconds, self.progress, self.reserve.image_seconds):
+        # The ranks will share the images to score.
+        if not self._scoring.add(seconds / self._ranks, self.progress, self.reserve.image_seconds):
             return
         self.reserve.update(
             image_seconds=self._scoring.slowest,
@@ -284,11 +292,14 @@ class TimeBudget(SharedSteps):
         return not ends_with_another_step(reached, elapsed, limit, spare, self.times, self._began)
 
     def _validation_fits(self, before: float = 0.0) -> bool:
-        """Whether there is time for a slow validation, which begins in `before` seconds, and two steps after it."""
-        pacing, times = self._pacing, self.times
-        factor = pacing.sudden_factor
-        if self._validation_started is not None:
-            factor = max(pacing.slow_validation_factor, times.slow / times.expected)
+        """Whether there is time for a slow validation, which begins in `before` seconds, and two steps after it.
+
+        If steps have become slower since the last one, so has scoring.
+        """
+        pacing = self._pacing
+        factor = pacing.sudden_factor if self._validation_started is None else pacing.slow_validation_factor
+        if self._scored_at:
+            factor = max(factor, self.times.slow / self._scored_at)
         return "validate" not in self.counts or self.has_time_for(
             before + factor * self.validate_images * self.reserve.image_seconds
         )
