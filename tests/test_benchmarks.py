@@ -209,7 +209,7 @@ raise SystemExit(1)"""
 
 def test_a_planned_run_has_the_stream_of_the_command_and_enough_of_it(digits_here, monkeypatch):
     """Steps beyond what is on disk would be timed with the augmentation of their images on the host."""
-    run = plan(*SMALL, "schedule.max_epochs=1", "budget.seconds=null", "stream=auto", max_steps=60)
+    run = plan(*SMALL, "schedule.max_epochs=1", "budget.seconds=null", "stream=auto", "stream.root=own", max_steps=60)
     assert run.config.stream.mode == "precomputed"
     assert (run.plan.max_steps, run.plan.stream_epochs) == (60, 3)  # 60 steps of 64, of 1438 images
     written = Manifest.read(run.config.stream.folder / run.spec.folder, run.spec)
