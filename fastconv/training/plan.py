@@ -131,6 +131,7 @@ def plan_run(
     clock: Clock,
     speed: SpeedProfile | None = None,
     threads: int | None = None,
+    has_trained: bool = False,
     needs_weights: bool = True,
 ) -> Run:
     """Work out what a run will do on this machine.
@@ -142,7 +143,9 @@ def plan_run(
             and the fetching of weights to `precompute`.
         speed: the speed at which this machine trains the network; None to measure it.
         threads: the number of CPU threads that autotune has measured; None to measure it, if the config leaves it open.
-        needs_weights: whether a pretrained network needs its weights; not if a checkpoint has them, or nothing trains.
+        has_trained: whether an earlier process has left a checkpoint: then the run ends as well as it can, however long
+            this start took.
+        needs_weights: whether a pretrained network without a checkpoint needs its weights; not if nothing trains.
 
     Raises InputError for missing hardware, a budget that is too short, or too little room for the stream.
     """
@@ -157,7 +160,7 @@ def plan_run(
     train, spec = _stream_of(config, train, device, clock)
     network = checked_network(config, spec)
     parameters = count_parameters(network)
-    pretrained = pretrained_weights(config, network, clock, needs_weights)
+    pretrained = pretrained_weights(config, network, clock, needs_weights and not has_trained)
     check_optimizer(config, network, device)
     key = _benchmark_key(config, spec)
     if speed is None:
@@ -165,6 +168,8 @@ def plan_run(
             cache, limit = config.benchmarks_folder, config.budget.seconds
             found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
             speed = SpeedProfile(**found)
+            # The ranks share the images to score, as they share those of a step.
+            speed = dataclasses.replace(speed, score_seconds=speed.score_seconds / config.trainer.world)
     plan = forecast(
         config,
         spec,
@@ -193,7 +198,7 @@ def plan_run(
         no_graph=no_graph,
         pretrained=pretrained,
     )
-    from_first_rank("time", lambda: require_time(run))  # clocks differ
+    from_first_rank("time", lambda: None if has_trained else require_time(run))  # clocks differ
     return run
 
 

@@ -32,8 +32,8 @@ class TimeBudget(SharedSteps):
         counts: segments of the clock that count towards the budget; must contain `train`.
         step_seconds: expected seconds of a step, until a step has been measured.
         validate_images: number of images of a validation.
-        reserve: time to keep for the end of the run. Each validation updates its seconds per image. Without
-            validations, on a CPU, batches scored from time to time do so, and estimate how many images need all views.
+        reserve: time to keep for the end of the run. Each validation updates its seconds per image. On a CPU, batches
+            scored from time to time do so too, and estimate how many images need all views.
         views: views of the images to score after training.
         pacing: constants of pacing.
 
@@ -77,6 +77,7 @@ class TimeBudget(SharedSteps):
         self._began = 0.0  # counted seconds when the first step began
         self._step_clock = StepClock(self.clock, pacing)
         self._validation_started: float | None = None
+        self._scored_at: float | None = None  # expected seconds of a step when the time of scoring was measured
         self._val_batches: int | float = 1.0
         self._scoring = ScoringTimes(seconds is not None, self.reserve.images > 0, pacing)
         self._most_unmeasured = math.inf  # seconds to reserve at most before scoring was measured often enough
@@ -164,6 +165,8 @@ class TimeBudget(SharedSteps):
         self.worked += self.work
         self.times.add(self._step_clock.end() / self.work)  # as of a whole step
         self._has_begun_step = False
+        if self._scored_at is None and len(self.times.latest()) >= self._pacing.recent_steps:
+            self._scored_at = self.times.expected
         stop, validate = self._end(trainer, pl_module)
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
@@ -184,6 +187,7 @@ class TimeBudget(SharedSteps):
             self.clock.leave("validate")
             seconds = self.clock.counted(("validate",)) - self._validation_started
             self.reserve.update(image_seconds=seconds / max(self.validate_images, 1))
+            self._scored_at = self.times.expected
             self.discard_foresight()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -202,6 +206,7 @@ class TimeBudget(SharedSteps):
             "stop_reason": self.stop_reason,
             "began": self._began,
             "step_seconds": self.times.latest(),
+            "scored_at": self._scored_at,
             **self.reserve.state(),
         }
 
@@ -209,6 +214,7 @@ class TimeBudget(SharedSteps):
         self.steps, self.stop_reason = state["steps"], state["stop_reason"]
         self._began = state.get("began", 0.0)  # checkpoints of earlier versions lack it
         self.worked = state.get("worked", float(self.steps))
+        self._scored_at = state.get("scored_at")
         self.step = Step(state["progress"], last=False)
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
@@ -216,12 +222,13 @@ class TimeBudget(SharedSteps):
         self.reserve.update(**{name: state.get(name) for name in names})
 
     def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """If there are no validations, measure from time to time how long scoring an image takes.
+        """Measure from time to time how long scoring an image takes: since the last validation the machine may have
+        become slower.
 
         The current step's time does not include this. On a GPU, which would have to finish its steps first, nothing is
         measured.
         """
-        if not self._scoring.are_due(self.progress) or self._validation_started is not None:
+        if not self._scoring.are_due(self.progress):
             return
         images, started = self._parts[0], self.elapsed()
         with self._step_clock.leaving_out():
@@ -233,7 +240,8 @@ class TimeBudget(SharedSteps):
         if not self.steps:  # the first step's time may be long for a reason of its own
             least = self._pacing.training_factor * seconds * len(images) * len(self._parts)
             self.times.estimate = max(self.times.estimate, least)
-        if not self._scoring.add(seconds, self.progress, self.reserve.image_seconds):
+        # The ranks will share the images to score.
+        if not self._scoring.add(seconds / self._ranks, self.progress, self.reserve.image_seconds):
             return
         self.reserve.update(
             image_seconds=self._scoring.slowest,
@@ -270,11 +278,14 @@ class TimeBudget(SharedSteps):
         return not ends_with_another_step(reached, elapsed, limit, spare, self.times, self._began)
 
     def _validation_fits(self, before: float = 0.0) -> bool:
-        """Whether there is time for a slow validation, which begins in `before` seconds, and two steps after it."""
-        pacing, times = self._pacing, self.times
-        factor = pacing.sudden_factor
-        if self._validation_started is not None:
-            factor = max(pacing.slow_validation_factor, times.slow / times.expected)
+        """Whether there is time for a slow validation, which begins in `before` seconds, and two steps after it.
+
+        If steps have become slower since the last one, so has scoring.
+        """
+        pacing = self._pacing
+        factor = pacing.sudden_factor if self._validation_started is None else pacing.slow_validation_factor
+        if self._scored_at:
+            factor = max(factor, self.times.slow / self._scored_at)
         return "validate" not in self.counts or self.has_time_for(
             before + factor * self.validate_images * self.reserve.image_seconds
         )
