@@ -5,13 +5,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from fastconv.budget.clock import Clock
 from fastconv.budget.next_step import Step, before_update, ends_with_another_step, next_step
 from fastconv.budget.pacing import PACING, Pacing, StepTimes
 from fastconv.budget.scoring_reserve import ScoringReserve
-from fastconv.budget.scoring_times import ScoringTimes
+from fastconv.budget.scoring_times import ScoringTimes, views_per_image
 from fastconv.budget.step_clock import StepClock
 from fastconv.budget.steps_ahead import StepsAhead
 from fastconv.models.tta import Views
@@ -247,17 +246,10 @@ class TimeBudget(SharedSteps):
             image_seconds=self._scoring.slowest,
             # If the budget does not count the test, all views are scored without a time limit.
             view_seconds=self._scoring.usual if "test" in self.counts else None,
-            views=self._views_per_image(logits),
+            views=views_per_image(self._views, logits, self._pacing),
         )
         if not self._scoring.are_sure and self.reserve.seconds > self._most_unmeasured:
             self._scoring.repeat(self.progress)
-
-    def _views_per_image(self, logits: Tensor) -> float | None:
-        """Mean number of views per image, from the share of uncertain training images; None if all get all views."""
-        if self._views.confidence_threshold >= 1:
-            return None
-        uncertain = self._pacing.unseen_factor * float(self._views.uncertain(logits).float().mean())
-        return self._views.scored(min(1.0, max(uncertain, self._pacing.min_uncertain)))
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._ahead.count * self.times.expected
