@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import torch
-from torch import nn
 
 from fastconv.budget.autotune.data_pruning import most_seconds, skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
@@ -23,16 +21,21 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
 from fastconv.data.stream.device import does_not_fit
 from fastconv.data.stream.spec import StreamSpec, stream_spec
-from fastconv.models import CustomNetwork, blueprint, build_model, check_network, count_parameters, model_settings
+from fastconv.models import count_parameters, model_settings
 from fastconv.models.configs import Pretrained
-from fastconv.models.layers import winograd_layers
-from fastconv.models.resizing import Resizing, small_side
+from fastconv.models.resizing import Resizing
 from fastconv.models.tta import views_of
-from fastconv.optim import CustomOptimizer, optimizer_key
+from fastconv.optim import optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank
-from fastconv.system.errors import InputError, reason
+from fastconv.system.errors import InputError
 from fastconv.training.callbacks.custom import make_callbacks
 from fastconv.training.graph_choice import choose_graph
+from fastconv.training.planned_network import (
+    check_optimizer,
+    checked_network,
+    count_winograd_layers,
+    pretrained_weights,
+)
 from fastconv.training.stored_stream import training_images
 
 # If fewer optimizer steps than this fit into the budget, something is wrong: the plan says so.
@@ -155,10 +158,10 @@ def plan_run(
     holdout, test = data.holdout, data.test
     train, unseen = training_images(config, data)
     train, spec = _stream_of(config, train, device, clock)
-    network = _checked_network(config, spec)
+    network = checked_network(config, spec)
     parameters = count_parameters(network)
-    pretrained = _pretrained_weights(config, network, clock, needs_weights and not has_trained)
-    _check_optimizer(config, network, device)
+    pretrained = pretrained_weights(config, network, clock, needs_weights and not has_trained)
+    check_optimizer(config, network, device)
     key = _benchmark_key(config, spec)
     if speed is None:
         with clock.segment("benchmark"):
@@ -190,7 +193,7 @@ def plan_run(
         parameters,
         key,
         callbacks,
-        winograd_layers=_count_winograd_layers(config, spec, device) if device.winograd else 0,
+        winograd_layers=count_winograd_layers(config, spec, device) if device.winograd else 0,
         graph=graph,
         no_graph=no_graph,
         pretrained=pretrained,
@@ -228,35 +231,6 @@ def _stream_of(config: Config, train: ImageData, device: Device, clock: Clock) -
     return train, spec
 
 
-def _checked_network(config: Config, spec: StreamSpec) -> nn.Module:
-    """The network without memory for its weights. Raises InputError if it cannot take the images."""
-    (height, width, channels), classes, settings = spec.shape, len(spec.classes), model_settings(config.model)
-    network = blueprint(config.model.name, channels, classes, **settings)
-    if isinstance(config.model, CustomNetwork | Pretrained):
-        check_network(config.model.name, spec.shape, classes, settings)
-        if config.progressive_resizing:
-            small = small_side(height), small_side(width), channels
-            check_network(config.model.name, small, classes, settings)
-    return network
-
-
-def _pretrained_weights(config: Config, network: nn.Module, clock: Clock, needs_weights: bool) -> str | None:
-    """The name of the weights that the network begins with, which are fetched now if need be; None without any."""
-    if not isinstance(config.model, Pretrained):
-        return None
-    from fastconv.models.pretrained_weights import require_weights, weights_name  # imports torchvision
-
-    settings = config.model
-
-    def fetch() -> None:
-        if needs_weights:  # as the first rank knows, which has looked for the run to resume
-            with clock.segment("precompute"):
-                require_weights(settings, network)
-
-    from_first_rank("weights", fetch)
-    return weights_name(config.model)
-
-
 def _benchmark_key(config: Config, spec: StreamSpec) -> BenchmarkKey:
     """Everything but the device that the speed of training depends on."""
     return BenchmarkKey(
@@ -269,26 +243,6 @@ def _benchmark_key(config: Config, spec: StreamSpec) -> BenchmarkKey:
         config.trainer.channels_last,
         optimizer_key(config.optimizer),
     )
-
-
-def _check_optimizer(config: Config, network: nn.Module, device: Device) -> None:
-    """Raise InputError for an optimizer of the user's own that refuses its arguments, which only building it shows."""
-    if not isinstance(config.optimizer, CustomOptimizer):
-        return
-    try:
-        config.optimizer.build(network, config.batch_size, device.precision)
-    except InputError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise InputError(f"optimizer._target_={config.optimizer.target} fails: {reason(error)}") from error
-
-
-def _count_winograd_layers(config: Config, spec: StreamSpec, device: Device) -> int:
-    """The number of the network's convolutions whose shapes suit Winograd's algorithm."""
-    with torch.random.fork_rng(devices=[]):
-        # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
-        network = build_model(config.model.name, spec.shape[2], len(spec.classes), **model_settings(config.model))
-    return winograd_layers(network, spec.shape, config.micro_batch_size, device.dtype)
 
 
 def require_time(run: Run) -> None:
