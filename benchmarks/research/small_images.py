@@ -22,7 +22,7 @@ from measurements import RESULTS, append, describe_device, describe_versions, re
 from pretrained import BACKBONE, write_weights
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastconv.budget.autotune.pretrained import linear_probe
+from fastconv.budget.autotune.linear_probe import linear_probe
 from fastconv.budget.autotune.settings import AUTOTUNE
 from fastconv.data.loading import load
 from fastconv.models import build_model

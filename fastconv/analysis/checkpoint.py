@@ -23,6 +23,7 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.sources.levels import Levels
 from fastconv.models import build_model
 from fastconv.models.temperature import TEMPERATURE
+from fastconv.models.weights import load_weights_by_name
 from fastconv.models.whitening import Whitening
 from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.runs.folder import CHECKPOINT
@@ -155,7 +156,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
     require_same_shape(path, shape, config)
     model = build_model(name, shape[2], len(classes), **settings)
     try:
-        model.load_state_dict(state)
+        load_weights_by_name(model, state)
     except RuntimeError as error:
         raise InputError(other) from error
     try:

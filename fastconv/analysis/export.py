@@ -31,8 +31,8 @@ FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 ABOUT = "preprocessing"
 # How an image gets this width and height, by `dataset.resize`. All scale it by antialiased bicubic interpolation.
 RESIZED = {
-    "crop": "scaled until it just covers {width}x{height} pixels and cut to these in its middle",
-    "pad": "scaled until it just fits into {width}x{height} pixels and put into their middle on its own mean colour",
+    "crop": "scaled until it just covers {width}x{height} pixels and cropped to its centre",
+    "pad": "scaled until it just fits into {width}x{height} pixels and centred on its own mean colour",
     "squash": "scaled to {width}x{height} pixels without keeping its aspect ratio",
 }
 
@@ -64,7 +64,7 @@ def export(config: Export) -> list[str]:
     folder = Path(config.run)
     run = load_run(folder, config.trust).with_images(config.dataset)
     images, what, warnings = _to_compare(run, config)
-    two = torch.from_numpy(images[[0, -1]])  # if need be the same: torch would take a single one for the only number
+    two = torch.from_numpy(images[[0, -1]])  # a single one twice: torch would take 1 for the only number
     classifier = Classifier(run.model, run.mean, run.std)
     network = Probabilities(classifier, run.temperature or 1.0, preprocessing(run)).eval().requires_grad_(False)
     with torch.inference_mode():

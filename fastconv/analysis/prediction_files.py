@@ -26,6 +26,7 @@ from fastconv.data.sources.pixels import to_array
 from fastconv.data.sources.tar_files import MOST_FILE_BYTES
 from fastconv.data.sources.walk import PassedOver, is_tar
 from fastconv.data.sources.webdataset import tar_images
+from fastconv.system.cores import core_count
 from fastconv.system.errors import InputError
 from fastconv.system.files import read_file, replacing
 from fastconv.system.json_text import as_json
@@ -111,7 +112,7 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
         except Exception as error:  # Pillow has many, and a file may be anything
             return reason_of(error, name)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, ThreadPoolExecutor(1) as ahead:
+    with ThreadPoolExecutor(core_count()) as pool, ThreadPoolExecutor(1) as ahead:
 
         def work(chunk: Sequence[tuple[str, bytes | Path]]) -> Batch:
             # In slices: handing a thread one small image at a time would take as long as decoding it.

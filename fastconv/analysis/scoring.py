@@ -9,14 +9,14 @@ from torch import Tensor
 
 from fastconv.system.errors import InputError
 
-# Images to compute at once, at most, and the numbers that their pixels are, those of 500 colour images of 96x96. Of 500
+# The most images to compute at once, and the most values of their pixels: those of 500 colour images of 96x96. Of 500
 # photographs of 224x224, the first convolution of a ResNet-18 and its normalisation alone give maps of 3.2 GB.
-BATCH_SIZE, BATCH_NUMBERS = 500, 500 * 96 * 96 * 3
+BATCH_SIZE, BATCH_VALUES = 500, 500 * 96 * 96 * 3
 
 
 def images_at_once(shape: Sequence[int]) -> int:
     """The number of images of a shape, such as [H, W, C], to compute at once, so that large ones fit into memory."""
-    return max(1, min(BATCH_SIZE, BATCH_NUMBERS // math.prod(shape)))
+    return max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(shape)))
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -31,6 +31,22 @@ class Clock:
         """The monotonic time in seconds that the clock reads; other threads may ask for it too."""
         return self._now()
 
+    def follow(self, wall: Callable[[], float]) -> None:
+        """Count from now on also the time for which the monotonic time stands still, as in a machine that is suspended.
+
+        Args:
+            wall: the time of day in seconds. Where it is set back, the clock goes on.
+        """
+        read, began, at, behind = self._now, self._now(), wall(), 0.0
+
+        def now() -> float:
+            nonlocal behind
+            day, passed = wall(), read()  # in this order: a pause between the two is no suspension
+            behind = max(behind, (day - at) - (passed - began))
+            return passed + behind
+
+        self._now = now
+
     def enter(self, segment: str) -> None:
         """Open a segment and pause the one that is open."""
         self._settle()

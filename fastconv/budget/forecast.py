@@ -82,7 +82,10 @@ def forecast(
         begin_seconds=begin_seconds,
         saves=int(config.checkpoint.save and "checkpoint" in counts),
         calibration_images=(
-            min(pacing.calibration_images, spec.samples) if config.label_smoothing and "test" in counts else 0
+            # One rank scores them, while the others wait.
+            min(pacing.calibration_images, spec.samples) * config.trainer.world
+            if config.label_smoothing and "test" in counts
+            else 0
         ),
         pacing=pacing,
     )

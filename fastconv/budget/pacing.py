@@ -57,8 +57,8 @@ class Pacing:
     """Share of the budget that is kept at most for that: a first checkpoint sets things up, and must not cost the
     training many times its seconds."""
     slow_validation_factor: float = 1.5
-    """A validation during training starts only if there is time for one that takes this many times the usual, or for
-    one that is as slow as the slowest step is."""
+    """A validation during training starts only if there is time for one that takes this many times as long as the last
+    one, or that is as much slower than the last one as the slowest step is than the steps before that."""
     sudden_factor: float = 3.0
     """A machine may be this many times slower from one moment to the next: when two busy loops begin on its two cores.
     The first validation, which only the benchmark has measured, must fit even then."""

@@ -19,7 +19,7 @@ class ScoringReserve:
 
     Args:
         images: images to score.
-        image_seconds: seconds per image.
+        image_seconds: seconds per image; of several ranks that share the images, seconds of all of them together.
         view_seconds: seconds per view of an image as a rule, where further views can be left out; else None.
         views: views per image on average.
         begin_seconds: seconds before the first image is scored.

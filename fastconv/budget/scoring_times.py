@@ -2,7 +2,10 @@
 
 from statistics import median
 
+from torch import Tensor
+
 from fastconv.budget.pacing import PACING, Pacing
+from fastconv.models.tta import Views
 
 
 class ScoringTimes:
@@ -69,3 +72,17 @@ class ScoringTimes:
     def repeat(self, progress: float) -> None:
         """Measure again after the next step."""
         self._at.insert(0, progress)
+
+
+def views_per_image(views: Views, logits: Tensor, pacing: Pacing = PACING) -> float | None:
+    """Mean number of views per image, from the share of uncertain images in a batch; None if all get all views.
+
+    Args:
+        views: views in which an image is scored after training.
+        logits: of training images, float [B, classes].
+        pacing: constants of pacing.
+    """
+    if views.confidence_threshold >= 1:
+        return None
+    uncertain = pacing.unseen_factor * float(views.uncertain(logits).float().mean())
+    return views.scored(min(1.0, max(uncertain, pacing.min_uncertain)))

@@ -43,7 +43,7 @@ class BoundedBudget(Budget):
 def check_until(until: str | None) -> None:
     """Raise InputError for a text that is not a moment."""
     if until is not None and until != JOB:
-        moment(until, 0.0)
+        moment(until, wall())
 
 
 def check_until_of_sweep(until: str | None) -> None:
@@ -70,13 +70,13 @@ def moment(until: str, now: float) -> float:
     try:
         if DATE.fullmatch(until):
             at = datetime.fromisoformat(until).timestamp()
-            datetime.fromtimestamp(at)  # raises ValueError where it is another year than 1 to 9999 here
+            datetime.fromtimestamp(at)  # fails where it is another year than 1 to 9999 here
             return at
         if CLOCK.fullmatch(until):
             hours, minutes, seconds = (*map(int, until.split(":")), 0)[:3]
             then = datetime.fromtimestamp(now).replace(hour=hours, minute=minutes, second=seconds, microsecond=0)
             return (then if then.timestamp() > now else then + timedelta(days=1)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # of years that a system cannot convert, such as before 1970
         pass
     raise InputError(
         f"budget.until={until} is not possible: give job, a clock time such as 18:30, or a date and a time such as"

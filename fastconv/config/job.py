@@ -21,10 +21,10 @@ from fastconv.config.search import Search
 from fastconv.config.sweep_progress import SweepProgress
 from fastconv.config.sweeps import Sweep
 from fastconv.config.typed_config import typed
-from fastconv.runs.folder import RunningElsewhereError, is_finished, wait_until_free
+from fastconv.runs.folder import RunningElsewhereError, is_finished, is_over, wait_until_free
 from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged
-from fastconv.system.distributed import all_know, is_first_rank
+from fastconv.system.distributed import all_know, is_first_rank, world
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.heartbeat import have_all_left_job
@@ -183,15 +183,21 @@ class Job:
                     self._elsewhere.append(error.folder)
                     return None
                 wait_until_free(error.folder)
+                if world() > 1 and not is_over(error.folder):  # the other ranks have left the job
+                    raise InputError(_unfinished(error.folder.parent)) from error
 
     def wait_for_others(self, sweep: Path) -> None:
         """Wait for the jobs that other processes are running; those that they do not finish count as failed."""
         for folder in self._elsewhere:
             wait_until_free(folder)
             if not is_finished(folder):
-                line = f"job {folder.name}: the other process did not finish it: go on with sweep.resume={sweep}"
-                print(f"fastconv: {line}", file=sys.stderr, flush=True)
+                print(f"fastconv: job {folder.name}: {_unfinished(sweep)}", file=sys.stderr, flush=True)
                 self.failed = True
+
+
+def _unfinished(sweep: Path) -> str:
+    """Say that another process has left a job of a sweep, and what to do."""
+    return f"the other process did not finish it: go on with sweep.resume={sweep}"
 
 
 def sweep_job_folder() -> Path | None:

@@ -103,16 +103,29 @@ def _check_dataset(dataset: Dataset, require: Require) -> None:
                 f"dataset.{key}={getattr(dataset, key)} is for images of your own, and {dataset.name} is built in: add"
                 " dataset=image_folder, csv, webdataset, parquet or arrays"
             )
-    own = dataset.places
-    for key in ("root", "train", "test") if own else ():
-        if getattr(dataset, key) and key not in own:
-            raise InputError(
-                f"dataset.{key}={getattr(dataset, key)} is not of dataset={dataset.source}: its images are where"
-                f" {' and '.join(f'dataset.{place}' for place in own)} say{'s' * (len(own) == 1)}"
-            )
+    for key in ("root", "train", "test") if not dataset.is_builtin else ():
+        if (given := getattr(dataset, key)) and key not in dataset.places:
+            kind = dataset.source if dataset._target_ is None else "custom"
+            raise InputError(f"dataset.{key}={given} is not of dataset={kind}: {_where(dataset, key, given)}")
+    require(
+        dataset.image_size is None or not dataset.is_builtin,
+        "dataset.image_size",
+        f"it is for images of your own, and those of {dataset.name} have a size. model=pretrained scales them up to"
+        " model.least_side",
+    )
     for key in ("image_column", "label_column"):
         of_table = dataset.source in ("csv", "parquet") and dataset._target_ is None
         require(getattr(dataset, key) is None or of_table, f"dataset.{key}", "it is of dataset=csv and parquet alone")
+
+
+def _where(dataset: Dataset, key: str, given: object) -> str:
+    """Where the images of a data set are instead of where a setting says that it does not have."""
+    if dataset._target_ is not None:
+        return f"give it to your function, as dataset.arguments.{key}={given}"
+    if not dataset.places:
+        return f"its images are in the data folder, data={given}"
+    places = " and ".join(f"dataset.{place}" for place in dataset.places)
+    return f"its images are where {places} say{'s' * (len(dataset.places) == 1)}"
 
 
 def _check_model(config: Config, require: Require) -> None:

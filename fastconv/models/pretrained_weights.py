@@ -1,6 +1,7 @@
 """Weights of pretrained networks: found on this machine or fetched once, checked, and loaded into a network."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from fastconv.models.backbones import TIMM, import_timm, timm_config, torchvision_weights
 from fastconv.models.configs import Pretrained as Settings
 from fastconv.models.pretrained import Pretrained
+from fastconv.models.weights import load_weights_by_name
 from fastconv.system.downloads import limited_waiting
 from fastconv.system.errors import InputError, reason
 
@@ -18,6 +20,13 @@ from fastconv.system.errors import InputError, reason
 WRAPPED = ("state_dict", "model", "model_state_dict")
 # Keys of heads that are only for training from scratch (see `backbones.ARGUMENTS`).
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+# Names in torchvision's files of DenseNets and vision transformers, and how its networks call these weights by now. It
+# renames them itself where it loads them.
+RENAMED = (
+    (re.compile(r"(\.denselayer[0-9]+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(\.mlp\.)linear_1\."), r"\g<1>0."),
+    (re.compile(r"(\.mlp\.)linear_2\."), r"\g<1>3."),
+)
 
 
 def weights_name(model: object) -> str | None:
@@ -43,14 +52,15 @@ def read_weights(model: Settings) -> dict[str, Tensor]:
     """
     if model.weights is not None:
         require_file(model.backbone, model.weights)
-        return _read(Path(model.weights), f"model.weights={model.weights}")
+        state = _read(Path(model.weights), f"model.weights={model.weights}")
+        return state if model.backbone.startswith(TIMM) else _renamed(state)
     if model.backbone.startswith(TIMM):
         return _of_timm(model.backbone)
     url = torchvision_weights(model.backbone).url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not path.is_file():
         _fetch(url, path, model.backbone)
-    return _read(path, str(path))
+    return _renamed(_read(path, str(path)))
 
 
 def require_file(backbone: str, weights: str, key: str = "model") -> None:
@@ -92,7 +102,7 @@ def load_weights(network: Pretrained, state: Mapping[str, Tensor], source: str) 
     _require_fit(network, state, source)
     wanted = network.network.state_dict()
     kept = {name: value for name, value in state.items() if name in wanted and name not in network.head}
-    network.network.load_state_dict({**wanted, **kept})
+    load_weights_by_name(network.network, {**wanted, **kept})
 
 
 def _require_fit(network: Pretrained, state: Mapping[str, Tensor], source: str) -> None:
@@ -156,6 +166,14 @@ def _read(path: Path, named: str) -> dict[str, Tensor]:
         raise InputError(f"{named} holds no weights by name: give the file of a state dict")
     # DistributedDataParallel puts this before each name.
     return {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of torchvision by the names that its networks have now."""
+    names = {name: name for name in state}
+    for earlier, now in RENAMED:
+        names = {name: earlier.sub(now, known) for name, known in names.items()}
+    return {names[name]: value for name, value in state.items()}
 
 
 def _fetch(url: str, path: Path, backbone: str) -> None:

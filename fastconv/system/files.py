@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from fastconv.system.errors import InputError, warn
 
@@ -27,6 +27,8 @@ FILE_ERRORS = (*FULL, *TOO_MANY, errno.EROFS, errno.EIO, errno.EACCES, errno.EPE
                errno.EISDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 # Bytes of the largest file that is read into memory whole, such as an image.
 MOST_BYTES = 2**30
+# Bytes of a file without a size, as those of /proc, that are read at a time.
+PART_BYTES = 2**16
 
 
 def write_atomically(path: Path, data: "bytes | memoryview", *, durable: bool = False) -> None:
@@ -103,11 +105,24 @@ def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise InputError(f"{path} is not a regular file")
-        # Files of /proc have no size, and some have no end.
-        content = file.read(most_bytes + 1) if about.st_size <= most_bytes else b""
+        content = _read(file, about.st_size, most_bytes + 1) if about.st_size <= most_bytes else b""
     if max(len(content), about.st_size) > most_bytes:
         raise InputError(f"{path} has more than {most_bytes / 2**20:,.0f} MiB")
     return content
+
+
+def _read(file: IO[bytes], size: int, most: int) -> bytes:
+    """The content of a file of `size` bytes by its own account, at most `most`: one of /proc has no size, and maybe no
+    end.
+
+    Reads no more at a time than the file says, since Python first allocates as much as is asked for. A limit on the
+    memory of a process (`ulimit -v`), and Windows, count that.
+    """
+    parts = []
+    while most > 0 and (part := file.read(min(most, max(size + 1, PART_BYTES)))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
 
 
 def require_regular(path: Path) -> None:

@@ -71,7 +71,9 @@ def _fitted(run: Run, trainer: L.Trainer, module: ImageClassifier, budget: TimeB
         # What is left must do for scoring the other images in one view, and for the checkpoint.
         saving = reserve.pacing.reserve_factor * reserve.saves * reserve.save_seconds
         scored = scored_images(run.config, len(run.holdout), len(run.test))
-        reserve.start_scoring(scored, lambda: limit - saving - budget.elapsed())
+        ranks = trainer.world_size  # of which this one fits alone, and then scores its share of the images
+        reserve.update(image_seconds=ranks * reserve.image_seconds)
+        reserve.start_scoring(-(-scored // ranks), lambda: limit - saving - budget.elapsed())
     seen, count = budget.steps * run.config.batch_size, reserve.pacing.calibration_images
     images, labels = calibration_images(run.spec, run.train, run.unseen, seen, count)
     device, found = trainer.strategy.root_device, list[Tensor]()

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import torch
-from torch import nn
 
 from fastconv.budget.autotune.data_pruning import most_seconds, skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
@@ -23,16 +21,21 @@ from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
 from fastconv.data.stream.device import does_not_fit
 from fastconv.data.stream.spec import StreamSpec, stream_spec
-from fastconv.models import CustomNetwork, blueprint, build_model, check_network, count_parameters, model_settings
+from fastconv.models import count_parameters, model_settings
 from fastconv.models.configs import Pretrained
-from fastconv.models.layers import winograd_layers
-from fastconv.models.resizing import Resizing, small_side
+from fastconv.models.resizing import Resizing
 from fastconv.models.tta import views_of
-from fastconv.optim import CustomOptimizer, optimizer_key
+from fastconv.optim import optimizer_key
 from fastconv.system.distributed import check_world, from_first_rank
-from fastconv.system.errors import InputError, reason
+from fastconv.system.errors import InputError
 from fastconv.training.callbacks.custom import make_callbacks
 from fastconv.training.graph_choice import choose_graph
+from fastconv.training.planned_network import (
+    check_optimizer,
+    checked_network,
+    count_winograd_layers,
+    pretrained_weights,
+)
 from fastconv.training.stored_stream import training_images
 
 # If fewer optimizer steps than this fit into the budget, something is wrong: the plan says so.
@@ -128,6 +131,7 @@ def plan_run(
     clock: Clock,
     speed: SpeedProfile | None = None,
     threads: int | None = None,
+    has_trained: bool = False,
     needs_weights: bool = True,
 ) -> Run:
     """Work out what a run will do on this machine.
@@ -139,7 +143,9 @@ def plan_run(
             and the fetching of weights to `precompute`.
         speed: the speed at which this machine trains the network; None to measure it.
         threads: the number of CPU threads that autotune has measured; None to measure it, if the config leaves it open.
-        needs_weights: whether a pretrained network needs its weights; not if a checkpoint has them, or nothing trains.
+        has_trained: whether an earlier process has left a checkpoint: then the run ends as well as it can, however long
+            this start took.
+        needs_weights: whether a pretrained network without a checkpoint needs its weights; not if nothing trains.
 
     Raises InputError for missing hardware, a budget that is too short, or too little room for the stream.
     """
@@ -152,16 +158,18 @@ def plan_run(
     holdout, test = data.holdout, data.test
     train, unseen = training_images(config, data)
     train, spec = _stream_of(config, train, device, clock)
-    network = _checked_network(config, spec)
+    network = checked_network(config, spec)
     parameters = count_parameters(network)
-    pretrained = _pretrained_weights(config, network, clock, needs_weights)
-    _check_optimizer(config, network, device)
+    pretrained = pretrained_weights(config, network, clock, needs_weights and not has_trained)
+    check_optimizer(config, network, device)
     key = _benchmark_key(config, spec)
     if speed is None:
         with clock.segment("benchmark"):
             cache, limit = config.benchmarks_folder, config.budget.seconds
             found = from_first_rank("benchmark", lambda: dataclasses.asdict(benchmark(key, device, cache, limit)))
             speed = SpeedProfile(**found)
+            # The ranks share the images to score, as they share those of a step.
+            speed = dataclasses.replace(speed, score_seconds=speed.score_seconds / config.trainer.world)
     plan = forecast(
         config,
         spec,
@@ -185,12 +193,12 @@ def plan_run(
         parameters,
         key,
         callbacks,
-        winograd_layers=_count_winograd_layers(config, spec, device) if device.winograd else 0,
+        winograd_layers=count_winograd_layers(config, spec, device) if device.winograd else 0,
         graph=graph,
         no_graph=no_graph,
         pretrained=pretrained,
     )
-    from_first_rank("time", lambda: require_time(run))  # clocks differ
+    from_first_rank("time", lambda: None if has_trained else require_time(run))  # clocks differ
     return run
 
 
@@ -223,35 +231,6 @@ def _stream_of(config: Config, train: ImageData, device: Device, clock: Clock) -
     return train, spec
 
 
-def _checked_network(config: Config, spec: StreamSpec) -> nn.Module:
-    """The network without memory for its weights. Raises InputError if it cannot take the images."""
-    (height, width, channels), classes, settings = spec.shape, len(spec.classes), model_settings(config.model)
-    network = blueprint(config.model.name, channels, classes, **settings)
-    if isinstance(config.model, CustomNetwork | Pretrained):
-        check_network(config.model.name, spec.shape, classes, settings)
-        if config.progressive_resizing:
-            small = small_side(height), small_side(width), channels
-            check_network(config.model.name, small, classes, settings)
-    return network
-
-
-def _pretrained_weights(config: Config, network: nn.Module, clock: Clock, needs_weights: bool) -> str | None:
-    """The name of the weights that the network begins with, which are fetched now if need be; None without any."""
-    if not isinstance(config.model, Pretrained):
-        return None
-    from fastconv.models.pretrained_weights import require_weights, weights_name  # imports torchvision
-
-    settings = config.model
-
-    def fetch() -> None:
-        if needs_weights:  # as the first rank knows, which has looked for the run to resume
-            with clock.segment("precompute"):
-                require_weights(settings, network)
-
-    from_first_rank("weights", fetch)
-    return weights_name(config.model)
-
-
 def _benchmark_key(config: Config, spec: StreamSpec) -> BenchmarkKey:
     """Everything but the device that the speed of training depends on."""
     return BenchmarkKey(
@@ -264,26 +243,6 @@ def _benchmark_key(config: Config, spec: StreamSpec) -> BenchmarkKey:
         config.trainer.channels_last,
         optimizer_key(config.optimizer),
     )
-
-
-def _check_optimizer(config: Config, network: nn.Module, device: Device) -> None:
-    """Raise InputError for an optimizer of the user's own that refuses its arguments, which only building it shows."""
-    if not isinstance(config.optimizer, CustomOptimizer):
-        return
-    try:
-        config.optimizer.build(network, config.batch_size, device.precision)
-    except InputError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise InputError(f"optimizer._target_={config.optimizer.target} fails: {reason(error)}") from error
-
-
-def _count_winograd_layers(config: Config, spec: StreamSpec, device: Device) -> int:
-    """The number of the network's convolutions whose shapes suit Winograd's algorithm."""
-    with torch.random.fork_rng(devices=[]):
-        # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
-        network = build_model(config.model.name, spec.shape[2], len(spec.classes), **model_settings(config.model))
-    return winograd_layers(network, spec.shape, config.micro_batch_size, device.dtype)
 
 
 def require_time(run: Run) -> None:

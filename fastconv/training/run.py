@@ -10,7 +10,8 @@ from fastconv.budget.autotune.choose import Choice, autotune
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.budget.stream_mode import choose_stream
-from fastconv.config.deadline import bounded, ends_with_job, going_on
+from fastconv.config import deadline
+from fastconv.config.deadline import BoundedBudget, bounded, ends_with_job, going_on
 from fastconv.config.prerequisites import require_first_room
 from fastconv.config.resume import RunFolder, earlier_clock, job_of_sweep, leave_reason, open_folder, unfinished
 from fastconv.config.schema import Config
@@ -52,6 +53,8 @@ def train(
     """
     console = Console(quiet=not is_first_rank())
     config = bounded(config, sum(clock.seconds().values()))
+    if isinstance(config.budget, BoundedBudget):
+        clock.follow(deadline.wall)
     if ends_with_job(config):
         pass_over_warning()
     # A resumed run has made its choices already.
@@ -111,8 +114,8 @@ def carry_out(
     spent = sum(clock.seconds().values())
     choice = dataclasses.replace(choice, config=going_on(choice.config, earlier, ends, spent, overrides))
     data = images_to_go_on_with(choice.config, data, begun, console)
-    needs_weights = begun is None or not Path(begun.path, CHECKPOINT).exists()
-    run = plan_run(choice.config, data, clock, choice.speed, choice.threads, needs_weights)
+    has_trained = begun is not None and Path(begun.path, CHECKPOINT).exists()
+    run = plan_run(choice.config, data, clock, choice.speed, choice.threads, has_trained)
     console.print(plan_table(run, choice.reasons))
     if run.config.dry_run:
         return None

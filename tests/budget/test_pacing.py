@@ -167,6 +167,21 @@ def test_segments_never_overlap_and_add_up():
     assert clock.seconds() == expected
 
 
+def test_a_clock_that_follows_the_time_of_day_counts_a_suspension():
+    """The monotonic time of Linux stands still while a machine is suspended."""
+    time, day = Time(), Time()
+    clock = Clock(time)
+    time.now = day.now = 1.0
+    clock.follow(day)
+    time.now, day.now = 3.0, 603.0
+    clock.enter("train")
+    assert clock.seconds()["setup"] == 603.0
+    time.now, day.now = 4.0, 4.0  # somebody sets it back
+    assert clock.seconds()["train"] == 1.0
+    time.now, day.now = 4.5, 704.5
+    assert clock.seconds()["train"] == 101.5
+
+
 def test_segments_close_in_order():
     clock = Clock(Time())
     clock.enter("train")

@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 from fastconv.budget.autotune import choose, pretrained
 from fastconv.budget.autotune.flip_test import FlipAccuracy
-from fastconv.budget.autotune.pretrained import LinearProbe, consider, linear_probe, pays, probe_features
+from fastconv.budget.autotune.linear_probe import LinearProbe, linear_probe, probe_features
+from fastconv.budget.autotune.pretrained import consider, pays
 from fastconv.budget.autotune.settings import AUTOTUNE
 from fastconv.budget.hardware import Device
 from fastconv.config.overrides import compose

@@ -44,6 +44,28 @@ def test_a_run_is_annealed_and_scored_by_the_moment(command, tmp_path, at_six):
     assert found.hparams["budget.seconds"] == 1000  # as it was given
 
 
+def test_a_run_is_over_by_the_moment_though_its_machine_was_suspended(command, tmp_path, at_six, monkeypatch):
+    """The monotonic time of Linux stands still then, but not the time of day."""
+    from fastconv.training.module import ImageClassifier
+
+    day, original, steps, asleep = deadline.wall, ImageClassifier.training_step, 0, 0.0
+
+    def step(self, *arguments):
+        nonlocal steps, asleep
+        steps, asleep = steps + 1, 2.0 if steps >= 3 else 0.0
+        return original(self, *arguments)
+
+    monkeypatch.setattr(deadline, "wall", lambda: day() + asleep)
+    monkeypatch.setattr(ImageClassifier, "training_step", step)
+    ended = command("train", *RUN, "budget.until=18:00:10")
+    assert ended.code == 0, ended.err
+    found = Results.read(only_run(tmp_path))
+    assert (found.stop_reason, found.accuracy is None) == ("budget", False)
+    assert found.final_lr < 0.07
+    assert at_six.seconds < sum(found.seconds.values()) <= found.budget_seconds
+    assert BEGAN + timedelta(seconds=at_six.seconds + asleep) <= datetime.fromisoformat(found.budget_until)
+
+
 def test_a_run_that_ends_with_its_job_is_not_stopped_by_the_warning(command, tmp_path, at_six, monkeypatch):
     """SLURM sends it before the run would end: stopped and requeued each time, the run would never end."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")

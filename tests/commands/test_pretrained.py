@@ -76,6 +76,22 @@ def test_the_backbone_waits_for_the_head_and_a_run_goes_on_without_the_file(run,
     assert not any("running" in name for name in changed)
 
 
+def test_a_network_that_asks_for_the_version_of_its_weights(command, tmp_path, monkeypatch):
+    name = "mnasnet0_5"
+    torch.save(torchvision.models.get_model(name).state_dict(), tmp_path / "mine.pth")
+    given = (*RUN, f"model.backbone={name}", f"model.weights={tmp_path / 'mine.pth'}")
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 2)
+        assert command("train", *given).code == 143
+    stopped = only_run(tmp_path)
+    ended = command("train", f"resume={stopped}")
+    assert ended.code == 0, ended.err
+    stored = {name.removeprefix("model."): value for name, value in weights(stopped).items()}
+    loaded = load_run(stopped).model.state_dict()
+    assert stored.keys() == loaded.keys()
+    assert all(torch.equal(value, loaded[key]) for key, value in stored.items())
+
+
 @pytest.fixture(scope="module")
 def head_run(tmp_path_factory, digits_root, file) -> tuple[Path, int]:
     """A run of nine steps that trains the head alone, five on kept features, and how often it computed some."""

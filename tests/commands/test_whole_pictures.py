@@ -119,7 +119,7 @@ def test_export_says_how_images_are_prepared(there, command):
     _, run = there
     ended = command("export", f"run={run}", "format=torch", "samples=3")
     assert ended.code == 0, ended.err
-    said = "each image scaled until it just fits into 12x12 pixels and put into their middle on its own mean colour"
+    said = "each image scaled until it just fits into 12x12 pixels and centred on its own mean colour"
     assert said in ended.out
     assert "integers of more than 8 bits divided by 256, floats times 255, transparent parts on white" in ended.out
     extra = {"preprocessing": ""}

@@ -49,6 +49,22 @@ def test_other_texts_are_refused(until):
         check_until(until)
 
 
+@pytest.mark.parametrize("error", [OSError(22, "Invalid argument"), OverflowError("out of range")])
+def test_a_year_that_a_system_cannot_convert_is_refused(monkeypatch, error):
+    """Windows knows no local times near 1970 or before, so that a clock time is read as one of today."""
+
+    class Limited(datetime):
+        def timestamp(self):
+            if self.year < 1971:
+                raise error
+            return super().timestamp()
+
+    monkeypatch.setattr(deadline, "datetime", Limited)
+    check_until("18:30")
+    with pytest.raises(InputError, match="give job, a clock time such as 18:30"):
+        check_until("1969-07-20T20:17")
+
+
 def test_the_jobs_of_a_sweep_are_not_over_on_another_day(at_six):
     with pytest.raises(InputError, match=r"budget.until=18:30 .* give the date too, such as .*=2026-11-29T18:30:00$"):
         check_until_of_sweep("18:30")

@@ -9,6 +9,7 @@ from fastconv.config import job as jobs
 from fastconv.config.job import Job
 from fastconv.config.overrides import compose
 from fastconv.config.sweeps import Sweep
+from fastconv.runs.folder import RunningElsewhereError
 from fastconv.system import distributed
 from fastconv.system.errors import InputError, SharedError
 from fastconv.system.signals import Interrupted, defer, listening
@@ -68,6 +69,26 @@ def test_what_the_first_rank_has_told_the_others_fails_the_job_alone(ended_by, m
     monkeypatch.setattr(distributed, "_told", error)
     assert run(0, error).failed
     assert begun == [0, 1]
+
+
+@pytest.mark.parametrize(("ranks", "is_left"), [(1, False), (2, False), (2, True)])
+def test_a_first_rank_trains_no_job_that_the_others_have_left(tmp_path, monkeypatch, capsys, ranks, is_left):
+    """In a job of SLURM, the others have left this job when the first one heard that another process has it."""
+    begun = []
+
+    def body(config):
+        begun.append(config.seed)
+        if len(begun) == 1:
+            raise RunningElsewhereError(tmp_path / "0")
+
+    monkeypatch.setattr(jobs, "world", lambda: ranks)
+    monkeypatch.setattr(jobs, "wait_until_free", lambda folder: None)
+    monkeypatch.setattr(jobs, "is_over", lambda folder: not is_left)
+    job = Job("train", body, full_error=False)
+    job.run_all(Sweep("train", (), (), tmp_path, (compose("train", ["dataset=digits"], with_hydra=True),)))
+    assert job.failed == is_left
+    assert len(begun) == (1 if is_left else 2)
+    assert ("job 0: the other process did not finish it" in capsys.readouterr().err) == is_left
 
 
 @pytest.mark.parametrize("rank", [0, 1])

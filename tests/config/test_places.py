@@ -1,4 +1,4 @@
-"""Where a data set's images are: each kind has its own settings, and takes no others."""
+"""Where a data set's images are, and their size: each kind has its own settings, and takes no others."""
 
 import pytest
 
@@ -23,9 +23,21 @@ from fastconv.system.errors import InputError
             ("dataset=webdataset", "dataset.train=a.tar", "dataset.root=photos"),
             "dataset.root=photos is not of dataset=webdataset: its images are where dataset.train and dataset.test say",
         ),
+        (
+            ("dataset=torchvision", "dataset.name=CIFAR100", "dataset.root=photos"),
+            "dataset.root=photos is not of dataset=torchvision: its images are in the data folder, data=photos",
+        ),
+        (
+            ("dataset._target_=json.loads", "dataset.root=photos"),
+            "dataset.root=photos is not of dataset=custom: give it to your function, as dataset.arguments.root=photos",
+        ),
+        (
+            ("dataset=mnist", "dataset.image_size=64"),
+            "dataset.image_size=64 is not possible: it is for images of your own, and those of mnist have a size",
+        ),
     ],
 )
-def test_a_place_that_another_kind_of_data_set_has_is_refused(given, line):
+def test_a_setting_that_another_kind_of_data_set_has_is_refused(given, line):
     with pytest.raises(InputError, match=line):
         check(typed("train", compose("train", list(given)), list(given)))
 

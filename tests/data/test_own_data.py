@@ -294,20 +294,27 @@ def test_unreadable_images_are_left_out_and_said(tmp_path, command):
     assert f"{count} of {60 + count} images cannot be read" in ended.err
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+OF_MACHINE = {
+    "files": (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), f"{os.strerror(errno.EMFILE)}.*try again"),
+    "network": (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), f"{os.strerror(errno.ESTALE)}.*try again"),
+    "memory": (MemoryError(), "there is no memory left"),
+}
+
+
+@pytest.mark.parametrize(("error", "line"), OF_MACHINE.values(), ids=OF_MACHINE)
 @pytest.mark.parametrize("reading", [1, 2], ids=["its header", "the whole"])
-def test_an_error_of_the_machine_leaves_no_image_out(tmp_path, monkeypatch, number, reading):
+def test_an_error_of_the_machine_leaves_no_image_out(tmp_path, monkeypatch, error, line, reading):
     """Neither now nor later: decoded images are kept."""
     given = Dataset(name="own", source="image_folder", root=str(as_folder(tmp_path / "f", *pictures(20))))
     whole, readings = folders._content, itertools.count(1)
 
     def failing(path: str) -> bytes:
         if path.endswith("00003.png") and next(readings) == reading:
-            raise OSError(number, os.strerror(number), path)
+            raise error
         return whole(path)
 
     monkeypatch.setattr(folders, "_content", failing)
-    with pytest.raises(InputError, match=rf"cannot read two/00003.png: {os.strerror(number)}.*try again"):
+    with pytest.raises(InputError, match=f"cannot read two/00003.png: {line}"):
         load(given, tmp_path / "data")
     assert sum(map(len, load(given, tmp_path / "data"))) == 20
 

@@ -54,7 +54,7 @@ def test_arrays_that_are_written_block_by_block_are_those_of_one_block(monkeypat
 
 
 def test_arrays_that_are_not_finished_leave_nothing(tmp_path):
-    (tmp_path / "set.0123.part").mkdir()  # of a writer that was killed
+    (tmp_path / "set.0123456789ab.part").mkdir()  # of a writer that was killed
     with new_arrays(tmp_path / "set") as writer:
         writer.write("train", np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3))
     assert not list(tmp_path.glob("set*"))

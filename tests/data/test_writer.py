@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_is_noticed_before_the_next_shard(built, monkeypatc
     usage = lambda _: type("Usage", (), {"free": 2**40 if next(enough, False) else 64 * 2**20 - 1})  # noqa: E731
     with monkeypatch.context() as patch:
         patch.setattr(storage.shutil, "disk_usage", usage)
-        patch.setattr(writer.os, "cpu_count", lambda: 1)
+        patch.setattr(writer, "core_count", lambda: 1)
         with pytest.raises(InputError, match=r"a shard of the stream of noise needs 0 MB .* has 67 MB free"):
             write_stream(spec, data, root, 5)
     assert not list(root.rglob("*.part"))

@@ -1,9 +1,11 @@
 """Pretrained networks: their new head, their weights, the normalisation of their images and what of them learns."""
 
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -27,6 +29,7 @@ HEADS = {
     "resnet18": {"fc.weight", "fc.bias"},
     "squeezenet1_1": {"classifier.1.weight", "classifier.1.bias"},
     "mobilenet_v3_small": {"classifier.3.weight", "classifier.3.bias"},
+    "mnasnet0_5": {"classifier.1.weight", "classifier.1.bias"},  # which asks for the version of its weights
 }
 LIGHT = "mobilenet_v3_small"
 
@@ -112,7 +115,7 @@ def test_the_head_is_given_the_features(name):
     network = build_model("pretrained", 3, 7, backbone=name, mode="head")
     images = torch.randn(2, 3, 64, 48)
     features = network.features(images)
-    assert features.shape == (2, {"resnet18": 512, "squeezenet1_1": 512, LIGHT: 1024}[name])
+    assert features.shape == (2, {"resnet18": 512, "squeezenet1_1": 512, LIGHT: 1024, "mnasnet0_5": 1280}[name])
     ends = name != "squeezenet1_1"  # whose head is a convolution before a mean
     assert network.ends_with_head(64, 48, 3) == ends
     assert network.training
@@ -216,6 +219,35 @@ def test_files_of_training_scripts_are_read(tmp_path, file, prefix):
     whole = torch.load(file(), weights_only=True)
     torch.save({"state_dict": {f"{prefix}{name}": value for name, value in whole.items()}, "epoch": 3}, tmp_path / "f")
     assert read_weights(Settings(backbone=LIGHT, weights=str(tmp_path / "f"))).keys() == whole.keys()
+
+
+def test_names_that_torchvisions_files_still_have(tmp_path):
+    """Those of DenseNets and vision transformers are older than its networks, which it lets load them all the same."""
+    dense = torchvision.models.DenseNet(growth_rate=4, block_config=(2, 1), num_init_features=8, num_classes=3)
+    vit = torchvision.models.VisionTransformer(32, 16, 2, 2, 8, 16, num_classes=3)
+    names = {"norm1.": "norm.1.", "conv1.": "conv.1.", "norm2.": "norm.2.", "conv2.": "conv.2."}
+    blocks = {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."}
+
+    def earlier(network, old):
+        """Weights by their earlier names: the inner layers alone had them."""
+        return {
+            re.sub(rf"(?<=\.)({'|'.join(map(re.escape, old))})", lambda found: old[found[0]], name): value + 1
+            for name, value in network.state_dict().items()
+            if not name.endswith("num_batches_tracked")  # which is younger than they are
+        }
+
+    for network, old, backbone in ((dense, names, "densenet121"), (vit, blocks, "vit_b_16")):
+        state = earlier(network, old)
+        assert len(state.keys() - network.state_dict().keys()) > 4
+        torch.save(state, tmp_path / "old.pth")
+        found = read_weights(Settings(backbone=backbone, weights=str(tmp_path / "old.pth")))
+        if network is dense:
+            weights = SimpleNamespace(get_state_dict=lambda state=state, **_: dict(state))
+            torchvision.models.densenet._load_state_dict(network, weights, progress=False)
+        else:
+            network.load_state_dict(state)
+        assert found.keys() == {name for name in network.state_dict() if "num_batches" not in name}
+        assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.items())
 
 
 def test_weights_that_cannot_be_fetched_are_one_line(tmp_path, monkeypatch, file):

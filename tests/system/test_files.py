@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,39 @@ def test_a_file_is_read_whole_or_not_at_all(tmp_path):
         file.truncate(10 * 2**30)  # it takes no space on the disk
     with pytest.raises(InputError, match="huge has more than 1 MiB"):
         read_file(tmp_path / "huge", 2**20)
+
+
+def test_a_file_takes_the_memory_of_its_size(tmp_path):
+    """A limit on a process's memory (`ulimit -v`) counts what is allocated: 1 GiB for each of several threads."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"x" * 300_000)
+    tracemalloc.start()
+    try:
+        assert read_file(path) == b"x" * 300_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs Linux")
+def test_a_file_without_a_size_is_read_whole():
+    path = Path("/proc/self/maps")  # of more than a part, once numpy and others are mapped
+    assert path.stat().st_size == 0
+    assert b"[stack]" in read_file(path)
+    with pytest.raises(InputError, match="maps has more than"):
+        read_file(path, 1000)
+
+
+def test_a_file_that_grows_while_it_is_opened_is_read_whole(tmp_path, monkeypatch):
+    path, size = tmp_path / "log", 10
+    path.write_bytes(b"x" * 200_000)
+    about = path.stat()
+    monkeypatch.setattr(os, "fstat", lambda descriptor: os.stat_result((*about[:6], size, *about[7:])))
+    assert read_file(path) == b"x" * 200_000
+    assert read_file(path, 200_000) == b"x" * 200_000
+    with pytest.raises(InputError, match="log has more than"):
+        read_file(path, 199_999)
 
 
 def test_writing_follows_no_link_that_was_planted(tmp_path):

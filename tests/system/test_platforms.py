@@ -5,9 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from harness import REPOSITORY, SMALL, only_run
 from PIL import Image
+
+from fastconv.data.sources.spool import Spool
 
 # Windows has none of these modules and names. `/proc` is Linux's alone.
 HIDE = """
@@ -81,6 +84,16 @@ def test_a_run_needs_nothing_of_linux_alone(tmp_path, digits_root):
     assert list((tmp_path / "streams").glob("digits-*/epoch-*/shard-*.tar"))
     assert len((tmp_path / "found.csv").read_text().splitlines()) == 2
     assert not re.search(r"│ memory +│", ended.stdout)
+
+
+def test_threads_read_parquet_files_and_tars_without_pread(tmp_path, monkeypatch):
+    """Their images lie in one file."""
+    monkeypatch.delattr(os, "pread")
+    spool, parts = Spool(tmp_path), [bytes([at]) * (1 + 37 * at) for at in range(200)]
+    places = [spool.add(part) for part in parts]
+    spool.finish()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda place: spool.read(place.start, len(place)), places)) == parts
 
 
 def test_what_is_hidden_is_missed(tmp_path):

@@ -125,8 +125,8 @@ def test_without_time_there_is_none(command, tmp_path, monkeypatch, digits_root)
     np.testing.assert_allclose(load_predictor(run).probabilities(images), by_hand(run, images), atol=1e-4)
 
 
-@pytest.mark.parametrize(("on", "images"), [("holdout", 20 + 30), ("none", 30)])
-def test_it_leaves_time_for_all_images_that_are_scored_after_it(monkeypatch, on, images):
+@pytest.mark.parametrize(("on", "ranks", "images"), [("holdout", 1, 20 + 30), ("none", 1, 30), ("none", 4, 8)])
+def test_it_leaves_time_for_all_images_that_this_rank_scores_after_it(monkeypatch, on, ranks, images):
     left = []
     monkeypatch.setattr(ScoringReserve, "allows", lambda self, *given: left.append(self.images) or 0)
     counts = ("validate", "test")
@@ -137,7 +137,8 @@ def test_it_leaves_time_for_all_images_that_are_scored_after_it(monkeypatch, on,
     run = SimpleNamespace(config=config, train=train, holdout=holdout, unseen=holdout, test=test, spec=spec_of(train))
     budget = SimpleNamespace(reserve=ScoringReserve(), counts=counts, seconds=9.0, elapsed=lambda: 0.0, steps=1)
     run.clock = Clock()
-    trainer = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = SimpleNamespace(is_global_zero=True, strategy=strategy, world_size=ranks)
     calibrate(run, trainer, torch.nn.Identity(), budget)
     assert left == [images]
 

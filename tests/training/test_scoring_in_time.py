@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.data.batches import SplitBatches
 from fastconv.runs.results import Results
+from fastconv.system.errors import InputError
 from fastconv.training.module import ImageClassifier
 
 EVERYTHING = "budget.counts=[setup,benchmark,precompute,compile,train,validate,checkpoint,test]"
@@ -65,3 +66,27 @@ def test_a_machine_that_becomes_slow_scores_some_of_the_images(command, tmp_path
         assert results.test_skipped == 359 - 45, "the first batch is scored in any case"
         assert results.seconds_counted <= 10 + seconds
         assert "no time to score 314" in ended.out.replace("\n", " ")
+
+
+def test_a_trained_network_is_scored_however_long_the_next_start_takes(command, tmp_path, monkeypatch, simulated_time):
+    """The process that trained it was stopped. The next one starts on a machine that is so busy that this alone takes
+    longer than the budget."""
+    given = ("dataset=digits", *SMALL, "schedule.max_epochs=null", "budget.seconds=3", EVERYTHING,
+             "validate.on=none", "stream=online")  # fmt: skip
+
+    def stopped(*_):
+        raise InputError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastconv.training.fit.score", stopped)
+        assert command("train", *given).code == 1
+    run = only_run(tmp_path)
+    steps = Results.read(run).steps
+    assert steps > 5
+    monkeypatch.setattr("fastconv.train.take_start_seconds", lambda: 30.0)
+    ended = command("train", f"resume={run}")
+    assert ended.code == 0, ended.err
+    results = Results.read(run)
+    assert (results.steps, results.stop_reason, results.resumed) == (steps, "budget", 1)
+    assert results.accuracy is not None
+    assert results.seconds["setup"] > 30

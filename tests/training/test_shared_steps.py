@@ -12,6 +12,7 @@ from fastconv.budget.clock import Clock
 from fastconv.budget.foresight import Foresight, foresee
 from fastconv.budget.next_step import Step, before_update, next_step
 from fastconv.budget.pacing import StepTimes
+from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.callbacks import Checkpoints, FiniteLoss, TimeBudget
 from fastconv.system.errors import SharedError
 from fastconv.system.signals import Interrupted
@@ -149,6 +150,30 @@ def test_ranks_whose_clocks_differ_take_the_same_steps(exchange, early):
     assert progress == sorted(progress)
     # Only the start of training, and each step after a validation, waits for the other rank.
     assert exchange.blocking == [4, 4]
+
+
+class Scoring(Rank):
+    """A rank that takes 10 ms to score an image. With the other one it scores 200, as the benchmark knows."""
+
+    def __init__(self):
+        super().__init__(0.1)
+        reserve = ScoringReserve(200, image_seconds=0.005)
+        self.budget = TimeBudget(10.0, None, Clock(lambda: self.now), COUNTS, 0.1, reserve=reserve)
+        self.module = Timed()
+        self.module.rank = self
+
+
+class Timed(Scored):
+    def __call__(self, images):
+        self.rank.now += 0.01 * len(images)
+        return super().__call__(images)
+
+
+def test_ranks_that_share_the_images_to_score_keep_the_time_for_their_share(exchange):
+    ranks = Scoring(), Scoring()
+    assert train(exchange, *ranks) == {}
+    assert ranks[0].taken[-1] == (1.0, True)
+    assert 9.5 <= ranks[0].now + 100 * 0.01 <= 10
 
 
 def test_a_stall_of_the_first_rank_ends_the_run_with_a_whole_schedule(exchange):

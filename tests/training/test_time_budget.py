@@ -58,12 +58,16 @@ class Machine:
         return 9.0 * torch.stack([sure, torch.zeros_like(sure)], 1)
 
 
-def steps_of(budget, machine):
-    """Train to the end of the budget, with a checkpoint after the first step as in a run."""
+def steps_of(budget, machine, every=0):
+    """Train to the end of the budget, with a checkpoint after the first step as in a run, and a validation after each
+    `every` steps, if there is time for it."""
     module = type("Module", (), {"__call__": lambda self, images: machine.logits(images)})()
     module.device, module.eval, module.train = torch.device("cpu"), lambda: None, lambda: None
     precision = SimpleNamespace(forward_context=contextlib.nullcontext)
-    trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=1, limit_val_batches=0, precision_plugin=precision)
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=1, world_size=1, limit_val_batches=bool(every), precision_plugin=precision,
+        sanity_checking=False,
+    )  # fmt: skip
     budget.on_train_start(trainer, module)
     resize, batch = ResizeImages(budget, machine.resizing), (torch.zeros(1, MICROBATCH, 1), None)
     for index in itertools.count():
@@ -76,6 +80,10 @@ def steps_of(budget, machine):
             save(budget, machine)
         if budget.stop_reason:
             break
+        if every and (index + 1) % every == 0 and trainer.limit_val_batches:
+            budget.on_validation_start(trainer, module)
+            machine.work(machine.image * budget.validate_images)
+            budget.on_validation_end(trainer, module)
     budget.on_train_end(trainer, module)
 
 
@@ -253,6 +261,39 @@ def test_beside_much_other_work_the_last_files_take_as_long_as_the_checkpoint(mo
         over.append(budget.elapsed() - 100)
     assert max(over) <= 0
     assert np.mean(over) > -3, "the time is used"
+
+
+@pytest.mark.parametrize("factor", [2.0, 10.0])
+@pytest.mark.parametrize("every", [7, 25, 100])
+def test_a_machine_that_becomes_slow_begins_no_validation_that_would_end_late(every, factor):
+    """The last validation was short, but the steps since then say how long the next one would take."""
+    validated = 0.0
+    for at in np.linspace(5, 85, 41):
+        machine = Machine(step=0.1, image=2e-3, factor=lambda now, at=at: factor if now > at else 1.0)
+        budget = TimeBudget(100.0, None, Clock(machine), step_seconds=0.1, validate_images=2000)
+        steps_of(budget, machine, every)
+        assert budget.progress == 1
+        # It may become slow in a validation, or in the last step before one.
+        assert budget.elapsed() <= max(100.0, at + factor * (machine.image * 2000 + 2 * machine.step)), at
+        validated += budget.clock.seconds()["validate"]
+    assert validated > 0
+
+
+@pytest.mark.parametrize("every", [0, 300])
+@pytest.mark.parametrize("factor", [2.0, 6.0])
+def test_a_machine_that_becomes_slow_keeps_more_for_scoring_also_with_validations(every, factor):
+    """As with `budget.counts=[train,validate]`, by which held-out images are scored without a limit at the end."""
+    for at in np.linspace(5, 75, 15):
+        machine = Machine(step=0.1, image=5e-4, factor=lambda now, at=at: factor if now > at else 1.0)
+        reserve = ScoringReserve(5000, image_seconds=5e-4)
+        budget = TimeBudget(
+            100.0, None, Clock(machine), step_seconds=0.1, validate_images=2000 if every else 0, reserve=reserve
+        )
+        steps_of(budget, machine, every)
+        with budget.clock.segment("validate"):
+            machine.work(5000 * machine.image)
+        assert budget.progress == 1
+        assert 90 <= budget.elapsed() <= 100, at
 
 
 def test_a_validation_does_not_count_the_steps_before_it(monkeypatch):

@@ -140,8 +140,8 @@ def command(setup: Setup, rows: Sequence[Row]) -> str:
     It is empty for what benchmarks/article.py does not train: runs that ended by time instead of epochs, images of
     your own, and other augmentations.
     """
-    given = [text.partition("=")[0] for text in setup.settings.split()]
-    if not setup.max_epochs or not rows or rows[0].dataset not in builtin_sets() or "augment" in given:
+    has_policy = any(text.startswith("augment=") for text in setup.settings.split())
+    if not setup.max_epochs or not rows or rows[0].dataset not in builtin_sets() or has_policy:
         return ""
     seeds = ",".join(map(str, sorted({row.seed for row in rows})))
     given = [f"datasets={rows[0].dataset}", f"seeds={seeds}", f"epochs={setup.max_epochs:g}"]

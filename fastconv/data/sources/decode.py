@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from fastconv.data.sources.formats import TOO_LARGE, heif_advice, open_image
 from fastconv.data.sources.levels import Levels, ValueRange, is_deep, value_range
 from fastconv.data.sources.pixels import orientation_of, to_array, whole_on_white
+from fastconv.system.cores import core_count
 from fastconv.system.errors import InputError
 
 # Limits, in pixels, of an image_size that is chosen from the images.
@@ -223,7 +223,7 @@ def _in_order(work: Callable[[range], Result], count: int, most: int) -> Iterato
 
     Pillow releases the interpreter lock while it decodes. Few parts are in work at a time, so that they fit in memory.
     """
-    threads = os.cpu_count() or 1
+    threads = core_count()
     step = max(1, min(most, TASK_IMAGES, count // (8 * threads)))
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -241,6 +241,11 @@ def _in_order(work: Callable[[range], Result], count: int, most: int) -> Iterato
 
 def _require_of_file(error: Exception, name: str) -> None:
     """Raise InputError for an error of the machine: an image left out for it would be missed in every later run."""
+    if isinstance(error, MemoryError):
+        raise InputError(
+            f"cannot read {name}: there is no memory left. Close other programs, give the job more, or make the image"
+            " smaller"
+        ) from error
     if isinstance(error, OSError) and error.errno in OF_MACHINE:
         raise InputError(f"cannot read {name}: {error.strerror}. This is no fault of the image: try again") from error
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 from array import array
 from collections.abc import Iterable
 from functools import partial
@@ -27,6 +28,7 @@ class Spool:
         except OSError as error:
             raise unwritable(folder, error) from error
         self._size = 0
+        self._reading = threading.Lock()
 
     def add(self, content: bytes) -> range:
         """Append bytes, and return the offsets at which they lie."""
@@ -47,7 +49,11 @@ class Spool:
 
     def read(self, start: int, size: int) -> bytes:
         """Bytes of the file; several threads may read."""
-        return os.pread(self._file.fileno(), size, start)
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), size, start)
+        with self._reading:  # Windows has but one place to read at, which threads would move
+            self._file.seek(start)
+            return self._file.read(size)
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """All of the file as an array, memory-mapped."""

@@ -1,7 +1,6 @@
 """Writes the missing shards of a stream, in parallel, and repairs damaged ones."""
 
 import functools
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,6 +16,7 @@ from fastconv.data.stream.manifest import Manifest, epoch_of, shard_name
 from fastconv.data.stream.parts import WHOLE, Part, writing
 from fastconv.data.stream.shards import ShardEntry, check_shard, write_shard
 from fastconv.data.stream.spec import StreamSpec
+from fastconv.system.cores import core_count
 from fastconv.system.errors import InputError, StreamError
 from fastconv.system.files import locked, require_space
 
@@ -134,7 +134,7 @@ def _write_in_threads(
 
     Raises what `write`, `store` or `on_shard` raises, once no thread writes any more.
     """
-    with suppress(_OverError), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with suppress(_OverError), ThreadPoolExecutor(core_count()) as pool:
         futures = [pool.submit(write, shard) for shard in missing]
         stored_at = time.monotonic()
         try:

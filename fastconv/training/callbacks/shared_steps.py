@@ -10,6 +10,7 @@ from fastconv.budget.foresight import Foresight, foresee
 from fastconv.budget.next_step import Step
 from fastconv.budget.pacing import Pacing, StepTimes
 from fastconv.budget.scoring_reserve import ScoringReserve
+from fastconv.budget.step_clock import StepClock
 from fastconv.budget.steps_ahead import StepsAhead
 from fastconv.training.agreement import Agreement
 
@@ -31,7 +32,7 @@ class SharedSteps(L.Callback, abc.ABC):
     work: float
     _ahead: StepsAhead
     _began: float
-    _step_ended: float | None
+    _step_clock: StepClock
 
     def __init__(self, pacing: Pacing) -> None:
         self.agreement = Agreement()
@@ -114,7 +115,7 @@ class SharedSteps(L.Callback, abc.ABC):
         rest, elapsed, times = self._after_share.expected, self.elapsed(), self.times
         if self._on_cpu:
             elapsed += rest
-            times = times.with_step((self.clock.counted(("train",)) - (self._step_ended or 0.0) + rest) / self.work)
+            times = times.with_step((self._step_clock.seconds() + rest) / self.work)
             self.reserve.spread = times.spread
         else:  # the host does not know how long the current step takes
             elapsed += (self._ahead.count + 1) * times.expected

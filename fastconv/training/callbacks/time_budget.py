@@ -5,13 +5,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from fastconv.budget.clock import Clock
 from fastconv.budget.next_step import Step, before_update, ends_with_another_step, next_step
 from fastconv.budget.pacing import PACING, Pacing, StepTimes
 from fastconv.budget.scoring_reserve import ScoringReserve
-from fastconv.budget.scoring_times import ScoringTimes
+from fastconv.budget.scoring_times import ScoringTimes, views_per_image
+from fastconv.budget.step_clock import StepClock
 from fastconv.budget.steps_ahead import StepsAhead
 from fastconv.models.tta import Views
 from fastconv.system.gpu import synchronize
@@ -31,8 +31,8 @@ class TimeBudget(SharedSteps):
         counts: segments of the clock that count towards the budget; must contain `train`.
         step_seconds: expected seconds of a step, until a step has been measured.
         validate_images: number of images of a validation.
-        reserve: time to keep for the end of the run. Each validation updates its seconds per image. Without
-            validations, on a CPU, batches scored from time to time do so, and estimate how many images need all views.
+        reserve: time to keep for the end of the run. Each validation updates its seconds per image. On a CPU, batches
+            scored from time to time do so too, and estimate how many images need all views.
         views: views of the images to score after training.
         pacing: constants of pacing.
 
@@ -74,9 +74,9 @@ class TimeBudget(SharedSteps):
         self.stop_reason: str | None = None
         self._has_begun_step = False
         self._began = 0.0  # counted seconds when the first step began
-        self._step_ended: float | None = None  # seconds of the segment `train` when the step before ended
-        self._between = StepTimes(0.0, pacing)  # seconds of other callbacks, and of waiting, between two steps
+        self._step_clock = StepClock(self.clock, pacing)
         self._validation_started: float | None = None
+        self._scored_at: float | None = None  # expected seconds of a step when the time of scoring was measured
         self._val_batches: int | float = 1.0
         self._scoring = ScoringTimes(seconds is not None, self.reserve.images > 0, pacing)
         self._most_unmeasured = math.inf  # seconds to reserve at most before scoring was measured often enough
@@ -89,7 +89,7 @@ class TimeBudget(SharedSteps):
         if self.seconds is None:
             return None
         reserve = min(self.reserve.seconds, math.inf if self._scoring.are_sure else self._most_unmeasured)
-        return self.seconds - reserve - self._between.slow  # other callbacks follow the last step too
+        return self.seconds - reserve - self._step_clock.slow_between  # other callbacks follow the last step too
 
     @property
     def progress(self) -> float:
@@ -113,11 +113,7 @@ class TimeBudget(SharedSteps):
         if self._has_begun_step:
             return
         self._has_begun_step, self.work = True, 1.0  # callbacks that leave out work multiply it by what is left
-        trained = self.clock.counted(("train",))
-        if self._step_ended is None:
-            self._step_ended = trained
-        else:
-            self._between.add(trained - self._step_ended)
+        self._step_clock.begin()
         decided = self._agreed_next()
         # Time has run out unexpectedly (the process was stopped, or a validation took far longer than the earlier
         # ones): end with a last step.
@@ -129,13 +125,13 @@ class TimeBudget(SharedSteps):
 
         On a CPU only: elsewhere the host does not know yet how long the step takes.
         """
-        if self.seconds is None or self._step_ended is None or pl_module.device.type != "cpu":
+        if self.seconds is None or not self._has_begun_step or pl_module.device.type != "cpu":
             return
         if self._ranks > 1:
             self.step = self._agreed(trainer, pl_module).current
             return
         self._time_scoring(trainer, pl_module)
-        times = self.times.with_step((self.clock.counted(("train",)) - self._step_ended) / self.work)
+        times = self.times.with_step(self._step_clock.seconds() / self.work)
         self.reserve.spread = times.spread
         if (limit := self.limit) is not None:
             self.step = before_update(self.step, self.elapsed(), limit, times, self.reserve.spare, self._began)
@@ -166,10 +162,10 @@ class TimeBudget(SharedSteps):
         self._ahead.add(pl_module.device)
         self.steps += 1
         self.worked += self.work
-        # With what other callbacks did after the step before, and with the wait for the batch; as of a whole step.
-        trained = self.clock.counted(("train",))
-        self.times.add((trained - (self._step_ended or 0.0)) / self.work)
-        self._has_begun_step, self._step_ended = False, trained
+        self.times.add(self._step_clock.end() / self.work)  # as of a whole step
+        self._has_begun_step = False
+        if self._scored_at is None and len(self.times.latest()) >= self._pacing.recent_steps:
+            self._scored_at = self.times.expected
         stop, validate = self._end(trainer, pl_module)
         if stop:
             self.stop_reason = "epochs" if self.max_steps is not None and self.steps >= self.max_steps else "budget"
@@ -179,7 +175,8 @@ class TimeBudget(SharedSteps):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._finish_steps(pl_module.device)
+            with self._step_clock.leaving_out():  # steps that a GPU has not finished are not of the coming step
+                synchronize(pl_module.device)
             self._validation_started = self.clock.counted(("validate",))
             self.clock.enter("validate")
 
@@ -189,6 +186,7 @@ class TimeBudget(SharedSteps):
             self.clock.leave("validate")
             seconds = self.clock.counted(("validate",)) - self._validation_started
             self.reserve.update(image_seconds=seconds / max(self.validate_images, 1))
+            self._scored_at = self.times.expected
             self.discard_foresight()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -207,6 +205,7 @@ class TimeBudget(SharedSteps):
             "stop_reason": self.stop_reason,
             "began": self._began,
             "step_seconds": self.times.latest(),
+            "scored_at": self._scored_at,
             **self.reserve.state(),
         }
 
@@ -214,56 +213,43 @@ class TimeBudget(SharedSteps):
         self.steps, self.stop_reason = state["steps"], state["stop_reason"]
         self._began = state.get("began", 0.0)  # checkpoints of earlier versions lack it
         self.worked = state.get("worked", float(self.steps))
+        self._scored_at = state.get("scored_at")
         self.step = Step(state["progress"], last=False)
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
         names = self.reserve.state()  # checkpoints of earlier versions lack some of these
         self.reserve.update(**{name: state.get(name) for name in names})
 
-    def _finish_steps(self, device: torch.device) -> None:
-        """Wait for the steps that the host is ahead of a GPU: they are training time, but not of the coming step."""
-        if device.type == "cpu":
-            return
-        before = self.clock.counted(("train",))
-        synchronize(device)
-        if self._step_ended is not None:
-            self._step_ended += self.clock.counted(("train",)) - before
-
     def _time_scoring(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """If there are no validations, measure from time to time how long scoring an image takes.
+        """Measure from time to time how long scoring an image takes: since the last validation the machine may have
+        become slower.
 
         The current step's time does not include this. On a GPU, which would have to finish its steps first, nothing is
         measured.
         """
-        if not self._scoring.are_due(self.progress) or self._validation_started is not None:
+        if not self._scoring.are_due(self.progress):
             return
-        images, trained, started = self._parts[0], self.clock.counted(("train",)), self.elapsed()
-        pl_module.eval()
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            logits = pl_module(images)
-        pl_module.train()
+        images, started = self._parts[0], self.elapsed()
+        with self._step_clock.leaving_out():
+            pl_module.eval()
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                logits = pl_module(images)
+            pl_module.train()
         seconds = (self.elapsed() - started) / len(images)
-        self._step_ended = (self._step_ended or 0.0) + self.clock.counted(("train",)) - trained
         if not self.steps:  # the first step's time may be long for a reason of its own
             least = self._pacing.training_factor * seconds * len(images) * len(self._parts)
             self.times.estimate = max(self.times.estimate, least)
-        if not self._scoring.add(seconds, self.progress, self.reserve.image_seconds):
+        # The ranks will share the images to score.
+        if not self._scoring.add(seconds / self._ranks, self.progress, self.reserve.image_seconds):
             return
         self.reserve.update(
             image_seconds=self._scoring.slowest,
             # If the budget does not count the test, all views are scored without a time limit.
             view_seconds=self._scoring.usual if "test" in self.counts else None,
-            views=self._views_per_image(logits),
+            views=views_per_image(self._views, logits, self._pacing),
         )
         if not self._scoring.are_sure and self.reserve.seconds > self._most_unmeasured:
             self._scoring.repeat(self.progress)
-
-    def _views_per_image(self, logits: Tensor) -> float | None:
-        """Mean number of views per image, from the share of uncertain training images; None if all get all views."""
-        if self._views.confidence_threshold >= 1:
-            return None
-        uncertain = self._pacing.unseen_factor * float(self._views.uncertain(logits).float().mean())
-        return self._views.scored(min(1.0, max(uncertain, self._pacing.min_uncertain)))
 
     def _next(self) -> Step | None:
         elapsed = self.elapsed() + self._ahead.count * self.times.expected
@@ -284,11 +270,14 @@ class TimeBudget(SharedSteps):
         return not ends_with_another_step(reached, elapsed, limit, spare, self.times, self._began)
 
     def _validation_fits(self, before: float = 0.0) -> bool:
-        """Whether there is time for a slow validation, which begins in `before` seconds, and two steps after it."""
-        pacing, times = self._pacing, self.times
-        factor = pacing.sudden_factor
-        if self._validation_started is not None:
-            factor = max(pacing.slow_validation_factor, times.slow / times.expected)
+        """Whether there is time for a slow validation, which begins in `before` seconds, and two steps after it.
+
+        If steps have become slower since the last one, so has scoring.
+        """
+        pacing = self._pacing
+        factor = pacing.sudden_factor if self._validation_started is None else pacing.slow_validation_factor
+        if self._scored_at:
+            factor = max(factor, self.times.slow / self._scored_at)
         return "validate" not in self.counts or self.has_time_for(
             before + factor * self.validate_images * self.reserve.image_seconds
         )

@@ -1,0 +1,55 @@
+"""Times each step of a run, and what comes between two steps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastconv.budget.clock import Clock
+from fastconv.budget.pacing import PACING, Pacing, StepTimes
+
+
+class StepClock:
+    """Measures steps in seconds of the segment `train`, each from the end of the step before: with what other callbacks
+    do after that, and with the wait for the batch.
+
+    Args:
+        clock: the run's clock.
+        pacing: constants of pacing.
+    """
+
+    def __init__(self, clock: Clock, pacing: Pacing = PACING) -> None:
+        self._clock = clock
+        self._since: float | None = None  # when the step before ended
+        self._between = StepTimes(0.0, pacing)
+
+    @property
+    def slow_between(self) -> float:
+        """Seconds between two steps, of other callbacks and of waiting, if they are slow."""
+        return self._between.slow
+
+    def begin(self) -> None:
+        """Note that a step begins."""
+        if self._since is None:
+            self._since = self._trained()
+        else:
+            self._between.add(self.seconds())
+
+    def seconds(self) -> float:
+        """Seconds of the current step so far."""
+        return self._trained() - (self._since or 0.0)
+
+    def end(self) -> float:
+        """Note that the step ends; return its seconds."""
+        ended = self._trained()
+        seconds, self._since = ended - (self._since or 0.0), ended
+        return seconds
+
+    @contextmanager
+    def leaving_out(self) -> Iterator[None]:
+        """The seconds of the block are of no step."""
+        before = self._trained()
+        yield
+        if self._since is not None:
+            self._since += self._trained() - before
+
+    def _trained(self) -> float:
+        return self._clock.counted(("train",))
