@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from fastconv.budget.clock import Clock
 from fastconv.budget.pacing import PACING, Pacing, StepTimes
 
+TRAIN = ("train",)
+
 
 class StepClock:
     """Measures steps in seconds of the segment `train`, each from the end of the step before: with what other callbacks
@@ -19,37 +21,31 @@ class StepClock:
     def __init__(self, clock: Clock, pacing: Pacing = PACING) -> None:
         self._clock = clock
         self._since: float | None = None  # when the step before ended
-        self._between = StepTimes(0.0, pacing)
-
-    @property
-    def slow_between(self) -> float:
-        """Seconds between two steps, of other callbacks and of waiting, if they are slow."""
-        return self._between.slow
+        self.between = StepTimes(0.0, pacing)
+        """Seconds between two steps, of other callbacks and of waiting."""
 
     def begin(self) -> None:
         """Note that a step begins."""
+        trained = self._clock.counted(TRAIN)
         if self._since is None:
-            self._since = self._trained()
+            self._since = trained
         else:
-            self._between.add(self.seconds())
+            self.between.add(trained - self._since)
 
     def seconds(self) -> float:
         """Seconds of the current step so far."""
-        return self._trained() - (self._since or 0.0)
+        return self._clock.counted(TRAIN) - (self._since or 0.0)
 
     def end(self) -> float:
         """Note that the step ends; return its seconds."""
-        ended = self._trained()
+        ended = self._clock.counted(TRAIN)
         seconds, self._since = ended - (self._since or 0.0), ended
         return seconds
 
     @contextmanager
     def leaving_out(self) -> Iterator[None]:
         """The seconds of the block are of no step."""
-        before = self._trained()
+        before = self._clock.counted(TRAIN)
         yield
         if self._since is not None:
-            self._since += self._trained() - before
-
-    def _trained(self) -> float:
-        return self._clock.counted(("train",))
+            self._since += self._clock.counted(TRAIN) - before

@@ -89,7 +89,7 @@ class TimeBudget(SharedSteps):
         if self.seconds is None:
             return None
         reserve = min(self.reserve.seconds, math.inf if self._scoring.are_sure else self._most_unmeasured)
-        return self.seconds - reserve - self._step_clock.slow_between  # other callbacks follow the last step too
+        return self.seconds - reserve - self._step_clock.between.slow  # other callbacks follow the last step too
 
     @property
     def progress(self) -> float:
@@ -164,7 +164,7 @@ class TimeBudget(SharedSteps):
         self.worked += self.work
         self.times.add(self._step_clock.end() / self.work)  # as of a whole step
         self._has_begun_step = False
-        if self._scored_at is None and len(self.times.latest()) >= self._pacing.recent_steps:
+        if self._scored_at is None and self.steps >= self._pacing.recent_steps:
             self._scored_at = self.times.expected
         stop, validate = self._end(trainer, pl_module)
         if stop:
