@@ -14,7 +14,7 @@ from pathlib import Path
 from fastconv.config.cli import READING, command
 from fastconv.config.next_command import print_next, quoted_overrides
 from fastconv.config.overrides import task_overrides
-from fastconv.config.prerequisites import require_known, require_writable
+from fastconv.config.prerequisites import require_known, require_writable, with_possible_batch
 from fastconv.config.schema import Config
 from fastconv.config.validation import check
 from fastconv.system.errors import InputError
@@ -42,7 +42,8 @@ def main(config: Config) -> None:
     print(f"findings and pictures, and audit.html with both, are in {write(found, config)}")
     if found.problems:
         raise InputError(f"{found.name} cannot be trained on yet: {'; '.join(found.problems)}")
-    print_next("train", *quoted_overrides(task_overrides()))
+    overrides = with_possible_batch(config, len(found.opened.train.labels), task_overrides())
+    print_next("train", *quoted_overrides(overrides))
 
 
 if __name__ == "__main__":

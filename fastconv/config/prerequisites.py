@@ -1,6 +1,7 @@
 """Checks a run's data and folders before torch is imported, since the import alone takes seconds."""
 
 import importlib.util
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,14 +119,29 @@ def too_large_batch(config: Config, images: int) -> str | None:
     """Why a batch is not possible with some training images, and what to give instead; None if it is possible."""
     if config.batch_size <= images:
         return None
+    return (
+        f"batch_size={config.batch_size} is not possible: {config.dataset.name} has {counted(images, 'image')} for"
+        f" training. Give batch_size={largest_batch(config, images)} or fewer, or experiment=best"
+    )
+
+
+def largest_batch(config: Config, images: int) -> int:
+    """The largest batch that is possible with some training images."""
     devices = config.trainer.world
     part = config.micro_batch_size * devices
     # A batch is made of whole parts, which are smaller than the model's own in a batch that is smaller than one.
-    largest = max(2, images // part * part or images // devices * devices)
-    return (
-        f"batch_size={config.batch_size} is not possible: {config.dataset.name} has {counted(images, 'image')} for"
-        f" training. Give batch_size={largest} or fewer, or experiment=best"
-    )
+    return max(2, images // part * part or images // devices * devices)
+
+
+def with_possible_batch(config: Config, images: int, overrides: list[str]) -> list[str]:
+    """The overrides of a command, for a run on some training images: with a smaller batch if theirs is too large, or
+    with experiment=best if neither it nor an experiment was given."""
+    if "batch_size" in config.autotune or not too_large_batch(config, images):
+        return overrides
+    others = [each for each in overrides if not re.match(r"\+*batch_size=", each)]
+    if others == overrides and not any(each.startswith(("experiment=", "+experiment=")) for each in overrides):
+        return [*overrides, "experiment=best"]
+    return [*others, f"batch_size={largest_batch(config, images)}"]
 
 
 def require_known(config: Config) -> None:

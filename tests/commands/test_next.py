@@ -9,6 +9,7 @@ from harness import QUICK, SHORT
 from PIL import Image
 
 FORMATS = ("format=torch", "samples=2")
+OWN = ("dataset=image_folder", "dataset.root=my photos", "dataset.test_share=0.25", "dataset.image_size=8")
 
 
 def next_of(ended):
@@ -31,8 +32,8 @@ def photos(tmp_path):
 
 
 def test_from_an_audit_to_predictions_of_own_images(command, photos, tmp_path):
-    data = ("dataset=image_folder", "dataset.root=my photos", "dataset.test_share=0.25", "dataset.image_size=8")
-    small = ("model.width=4", "batch_size=4", "micro_batch_size=4", "augment=none", *SHORT[3:], "stream=online")
+    data = (*OWN, "batch_size=4", "micro_batch_size=4")
+    small = ("model.width=4", "augment=none", *SHORT[3:], "stream=online")
     name, settings = next_of(command("audit", *data))
     assert (name, settings) == ("train", list(data))
     name, settings = next_of(command(name, *settings, *small))
@@ -49,6 +50,24 @@ def test_from_an_audit_to_predictions_of_own_images(command, photos, tmp_path):
     assert (ended.code, ended.err) == (0, "")
     assert "next:" not in ended.out
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 16
+
+
+@pytest.mark.parametrize(
+    ("given", "left", "added"),
+    [
+        ((), (), "experiment=best"),
+        (("experiment=best",), ("experiment=best",), None),
+        (("micro_batch_size=4", "batch_size=64"), ("micro_batch_size=4",), "batch_size=12"),
+        (("experiment=original",), ("experiment=original",), "batch_size=12"),
+    ],
+)
+def test_an_audit_leads_to_a_batch_that_is_possible(command, photos, given, left, added):
+    name, settings = next_of(command("audit", *OWN, *given))
+    assert (name, settings) == ("train", [*OWN, *left, *([added] if added else [])])
+    if added == "batch_size=12":  # of the 12 images to train on
+        small = ("model.width=4", "augment=none", "budget.seconds=null", "stream=online")
+        ended = command(name, *settings, *small, "dry_run=true")
+        assert ended.code == 0, ended.err
 
 
 def test_where_the_images_are_now_is_carried_on(command, photos, davidnet_run, tmp_path):
