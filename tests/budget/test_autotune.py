@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,17 @@ def test_the_network_has_the_least_expected_error(chosen, digits_root, operation
     choice = chosen(machine(operations, micro_batches=0), *given, settings=settings)
     plain = PlainSearch(digits_root, operations, 50, settings=settings)
     assert choice.config.model.widths == WIDTHS[plain.best()]
+
+
+def test_the_reasons_say_in_how_many_seconds(chosen, digits_root):
+    choice = chosen(machine(1e10, micro_batches=0), "budget.seconds=50", "dataset.flip=0", settings=OTHER)
+    epochs = re.match(r"\S+, ([\d.]+) epochs in 47 s", choice.reasons["model"])  # 5 and 1 % of 50 s are for choosing
+    steps = re.fullmatch(rf"{choice.config.batch_size}, for ([\d,]+) steps in 47 s", choice.reasons["batch_size"])
+    assert epochs, choice.reasons
+    assert steps, choice.reasons
+    images = len(digits(digits_root)[0])
+    told = float(epochs[1]) * images / choice.config.batch_size
+    assert float(steps[1].replace(",", "")) == pytest.approx(told, rel=0.01, abs=1)
 
 
 def pictures(side: int, channels: int = 3) -> ImageData:

@@ -60,7 +60,7 @@ class Candidates:
     ) -> None:
         self._config, self._open, self._train = config, open_choices, train
         self._scored, self._profiles, self._operations = scored, profiles, operations_per_second
-        self._budget_seconds, self._benchmark_seconds, self._seconds = budget_seconds, benchmark_seconds, seconds
+        self._budget_seconds, self._benchmark_seconds, self.seconds = budget_seconds, benchmark_seconds, seconds
         self._flip, self._other_look, self._settings = flip, other_look, settings
         self._may_resize = may_resize and "progressive_resizing" in open_choices
         self._benchmarks_took = 0.0
@@ -99,7 +99,7 @@ class Candidates:
             smallest: index of the smallest one that counts.
         """
         best, least = tried[index][1], self._log_error(*tried[index])
-        reasons = [f"{network_name(best.network)}, {self.epochs(best):.1f} epochs"]
+        reasons = [f"{network_name(best.network)}, {self.epochs(best):.1f} epochs in {self.seconds:,.0f} s"]
         for size, other in tried[max(smallest, index - 1) : index] + tried[index + 1 : index + 2]:
             more = math.exp(self._log_error(size, other) - least) - 1
             name, epochs = network_name(other.network), self.epochs(other)
@@ -237,8 +237,8 @@ class Candidates:
     def _within_budget(self, network: Network, speed: SpeedProfile, flip: float) -> Candidate:
         """The network in the budget, with this share of flipped images."""
         tta = self._tta(speed, flip) if "tta" in self._open else self._config.tta
-        scoring = min(self._scored_views(tta, flip) * speed.score_seconds, PACING.unmeasured_share * self._seconds)
-        seconds = self._seconds - scoring
+        scoring = min(self._scored_views(tta, flip) * speed.score_seconds, PACING.unmeasured_share * self.seconds)
+        seconds = self.seconds - scoring
         per_image, batch_size = image_seconds(speed, self._settings), self._config.batch_size
         if "batch_size" in self._open:
             batch_size = self._batch_size(min(self.max_images, seconds / per_image))

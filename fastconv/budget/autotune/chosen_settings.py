@@ -62,7 +62,8 @@ def settings_of(
     if "batch_size" in open_choices:
         batch_size, micro_batch_size = _batch(best.batch_size, config.trainer.world, device, settings)
         tuned = dataclasses.replace(tuned, batch_size=batch_size, micro_batch_size=micro_batch_size)
-        reasons["batch_size"] = f"{batch_size}, for {best.images / batch_size:,.0f} steps"
+        steps = best.images / batch_size
+        reasons["batch_size"] = f"{batch_size}, for {steps:,.0f} steps in {candidates.seconds:,.0f} s"
     if "epochs" in open_choices:
         max_epochs = None  # train until the time is up
         if device != "cpu" and best.images >= candidates.max_images:
