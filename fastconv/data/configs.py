@@ -56,7 +56,7 @@ class Dataset:
     resize: str = setting("crop", options=(*RESIZES, "auto"))
     """How your own images become square: `crop` keeps the square in the middle, `pad` keeps the whole image on a square
     of its mean colour, `squash` keeps the whole image but not its aspect ratio. `auto` pads if more than a tenth of the
-    training images would lose more than a quarter to a crop, else it crops."""
+    training images (without a test split: of all images) would lose more than a quarter to a crop, else it crops."""
     test_share: float = setting(0.2, Range("a share", 0, 1, closed="neither"))
     """Share of each class of your own images to test on, if they have no test split."""
     split_seed: int = setting(0, SEED)

@@ -131,6 +131,7 @@ def test_auto_pads_if_more_than_a_tenth_lose_more_than_a_quarter():
     told = describe_choice(np.concatenate([nine, [three_to_two, upright]]))
     assert told.startswith("dataset.resize=auto chose pad: 2 of 11 training images would lose more than a quarter")
     assert describe_choice(nine).startswith("dataset.resize=auto chose crop: 0 of 9 training images")
+    assert describe_choice(nine, has_test=False).startswith("dataset.resize=auto chose crop: 0 of 9 images would")
     assert describe_choice(np.array([square] * 3)) == ""
 
 
@@ -144,6 +145,13 @@ def test_test_images_choose_nothing(tmp_path):
     train, test = load(own(tmp_path / "g"), tmp_path / "data")
     assert (train.resize, test.resize) == ("pad", "pad")
     assert "dataset.resize=auto chose pad: 20 of 20 training images" in train.note
+
+
+def test_without_a_test_split_all_images_choose(tmp_path):
+    as_folder(tmp_path / "f", photographs(20))
+    train, _ = load(own(tmp_path / "f"), tmp_path / "data")
+    assert len(train) < 20
+    assert "dataset.resize=auto chose pad: 20 of 20 images would" in train.note
 
 
 def test_the_way_decides_the_stream_of_images_that_are_not_square(tmp_path):

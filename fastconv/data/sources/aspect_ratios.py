@@ -26,13 +26,18 @@ def choose_resize(sizes: NDArray[np.int64]) -> str:
     return "pad" if len(sizes) and lose_much(sizes).mean() > MOST_IMAGES else "crop"
 
 
-def describe_choice(sizes: NDArray[np.int64]) -> str:
-    """The choice and its reason as a sentence; empty if all images are square, which are the same in every way."""
+def describe_choice(sizes: NDArray[np.int64], has_test: bool = True) -> str:
+    """The choice and its reason as a sentence; empty if all images are square, which are the same in every way.
+
+    Args:
+        sizes: of the training images, or of all images if there is no test split yet.
+        has_test: whether there is one.
+    """
     if (sizes[:, 0] == sizes[:, 1]).all():
         return ""
-    losing = int(lose_much(sizes).sum())
+    losing, kind = int(lose_much(sizes).sum()), "training image" if has_test else "image"
     return (
-        f"dataset.resize=auto chose {choose_resize(sizes)}: {losing:,} of {counted(len(sizes), 'training image')} would"
+        f"dataset.resize=auto chose {choose_resize(sizes)}: {losing:,} of {counted(len(sizes), kind)} would"
         " lose more than a quarter to a crop"
     )
 

@@ -125,7 +125,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
     unreadable += found.unreadable
     note = note_of(unreadable, count + len(found.unreadable))
     notes = [*found.notes, *describe(ranges)]
-    if dataset.resize == "auto" and (chosen := describe_choice(training.sizes)):
+    if dataset.resize == "auto" and (chosen := describe_choice(training.sizes, len(parts) > 1)):
         notes.append(chosen)
     if several:
         having = counted(len(several), "image has", "images have")
