@@ -51,7 +51,9 @@ def main(config: Predict) -> None:
     written = write_predictions(predictor, images, config.out, config.top, config.tta)
     if written.first_failed and written.failed == written.images:
         name, why = written.first_failed
-        line = f"none of {counted(written.images, 'image')} can be read, such as {name} ({why})"
+        line = f"none of {written.images:,} images can be read, such as {name} ({why})"
+        if written.images == 1:
+            line = f"{name} cannot be read ({why})"
         raise InputError(printable("; ".join([line, *written.notes])))
     where = "" if config.out == "-" else f" in {config.out}"
     missing = f"; {written.failed:,} could not be read, and have the reason instead of a class"

@@ -113,7 +113,7 @@ def test_what_systems_and_fastconv_leave_is_no_photo(shared_folder, images, expe
         assert (f"{folder} is passed over: fastconv writes there" in ended.out) == (expected == PHOTOS)
     if images == "images=.":
         assert "hidden images, or images in folders of the system, are passed over" in ended.out
-        assert "1 file is no image by its name (1 .txt), such as trip [1]/a.txt" in ended.out
+        assert "1 file has no extension of an image (1 .txt), such as trip [1]/a.txt" in ended.out
 
 
 def test_what_cannot_be_read_has_the_reason(trained, digits_root, tmp_path):
@@ -142,6 +142,9 @@ def test_images_none_of_which_can_be_read_are_an_error(trained, digits_root, tmp
     assert ended.err.count("\n") == 1
     written = ended.out if out == "-" else (tmp_path / out).read_text()
     assert written.count("not an image") == 2
+    ended = run_command(tmp_path, digits_root, "predict", f"run={run}", "images=a.png", f"out={out}")
+    assert ended.code == 1
+    assert ended.err.endswith("fastconv: a.png cannot be read (not an image)\n")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_images_none_of_which_can_be_read_are_an_error(trained, digits_root, tmp
         (("images=images", "out=found.txt"), "ends in .csv or .jsonl"),
         (("images=images", "top=0"), "top=0 is not possible"),
         (("images=empty",), "images=empty has no images"),
-        (("images=phone",), "images=phone has no images; 1 file is no image by its name (1 .xyz), such as phone"),
+        (("images=phone",), "images=phone has no images; 1 file has no extension of an image (1 .xyz), such as phone"),
         (("images=images/*.jpg",), "images=images/*.jpg matches no file"),
         (("images=[images,none/**/*.png]",), "images=none/**/*.png matches no file"),
         (("images=broken.tar",), "cannot read broken.tar"),

@@ -121,7 +121,7 @@ def test_hidden_and_system_files_are_passed_over_and_counted(tmp_path):
     assert layout.hidden_note().startswith("17 hidden images")
     told = "; ".join(layout.notes)
     assert "left out, beside the folders of classes: 1 image, such as" in told
-    assert "2 files are no images by their names" in told
+    assert "2 files have no extension of an image" in told
     assert {path.name for path in image_files(tmp_path)} == {"0.png", "1.png", "c.png", "pipe.png"}
     assert len(list(image_files(tmp_path))) == 7
 

@@ -201,7 +201,7 @@ def describe_others(others: Iterable[Path], root: Path) -> str:
         return ""
     kinds = Counter(path.suffix.lower() or "no ending" for path in others)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4)) + ", ..." * (len(kinds) > 4)
-    files = counted(len(others), "file is no image by its name", "files are no images by their names")
+    files = counted(len(others), "file has no extension of an image", "files have no extension of an image")
     line = f"{files} ({counts}), such as {os.path.relpath(others[0], root)}"
     return f"{line}{needs_heif(others)}"
 
