@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from fastconv.analysis.comparison import figures
 from fastconv.analysis.comparison.effects import effects, is_balanced
 from fastconv.analysis.comparison.figures import validation_curve
 from fastconv.analysis.comparison.groups import by_dataset, choose_measure, group_runs, names_of, pareto_front
@@ -357,6 +358,18 @@ def test_the_front_against_all_pairs():
     }  # fmt: skip
     front = [points[at] for at in pareto_front(points)]
     assert front == sorted({points[at] for at in range(len(points)) if at not in beaten})
+
+
+def test_a_front_of_a_single_mean_can_be_seen(monkeypatch, tmp_path):
+    saved = []
+    monkeypatch.setattr(figures, "save", lambda drawing, path: saved.append(drawing))
+    groups = group_runs(grid())
+    assert figures.draw_front(groups, "accuracy", tmp_path / "front.png")
+    lines = {line.get_label(): line for line in saved[0].axes[0].lines}
+    front, dot = lines["best for the time (front)"], lines[legend_names(groups)[0]]
+    assert front.get_xydata().tolist() == dot.get_xydata().tolist()  # all take as long, and this one is the best
+    assert (front.get_marker(), front.get_fillstyle()) == ("o", "none")
+    assert front.get_markersize() > dot.get_markersize()
 
 
 def test_conditions_on_settings_and_results():

@@ -78,7 +78,9 @@ def draw_front(groups: list[Group], measure: str, path: Path) -> bool:
     seconds = [each for each, _ in points]
     step = max(seconds) / 100 or 1.0
     front = [points[index] for index in pareto_front([(round(each / step), score) for each, score in points])]
-    axes.plot(*zip(*front, strict=True), color="black", linewidth=0.9, zorder=0, label="best for the time (front)")
+    # Rings, since a line through a single mean cannot be seen.
+    (line,) = axes.plot(*zip(*front, strict=True), "-o", color="black", linewidth=0.9, markersize=13, zorder=0)
+    line.set(fillstyle="none", label="best for the time (front)")
     if max(seconds) - min(seconds) < 10 * step:
         axes.set_xlim(min(seconds) - 5 * step, max(seconds) + 5 * step)
     if max(seconds) > 8 * min(seconds) > 0:

@@ -84,7 +84,7 @@ def draw(groups: list[Group], measure: str, folder: Path, prefix: str) -> tuple[
     name = name[0].upper() + name[1:]
     path = folder / f"{prefix}front.png"
     if draw_front(groups, measure, path):
-        caption = "Small dots: runs. Large dots: means. No other mean is both faster and better than those on the line."
+        caption = "Small dots: runs. Large dots: means. No other mean is both faster and better than those with a ring."
         figures.append(Figure(path, f"{name} against seconds, with the Pareto front", caption))
     path = folder / f"{prefix}curves.png"
     if draw_curves(groups, path):
