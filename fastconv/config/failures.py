@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 from fastconv.config import messages
 from fastconv.config.job import Job
-from fastconv.config.messages import fail
+from fastconv.config.messages import fail, line_of
 from fastconv.config.overrides import COMPOSING_ERRORS
 from fastconv.config.typed_config import explain
 from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError, SharedError
-from fastconv.system.files import is_of_files, of_file
+from fastconv.system.errors import InputError, SharedError, is_of_memory
+from fastconv.system.files import is_of_files
 from fastconv.system.heartbeat import end_after_first_rank, end_last
 from fastconv.system.signals import Interrupted, ending
 from fastconv.system.slurm import requeue
@@ -52,7 +52,7 @@ def reported(job: Job, config_name: str) -> Iterator[None]:
         yield
     except Interrupted as error:
         _end_by_signal(error)
-    except (InputError, OSError, RuntimeError, *COMPOSING_ERRORS) as error:
+    except (InputError, OSError, RuntimeError, MemoryError, ImportError, *COMPOSING_ERRORS) as error:
         if job.full_error:
             raise
         if isinstance(error, InputError):
@@ -63,7 +63,9 @@ def reported(job: Job, config_name: str) -> Iterator[None]:
             if job.composed and not job.failed:
                 raise
             fail(str(error) if job.failed else explain(error, config_name, job.overrides))
-        line = of_file(error) if is_of_files(error) else _line_of_launcher(error)
+        if is_of_files(error) or is_of_memory(error):
+            fail(line_of(error))
+        line = _line_of_launcher(error)
         if not line:
             raise
         fail(line)

@@ -25,7 +25,7 @@ from fastconv.runs.folder import RunningElsewhereError, is_finished, is_over, wa
 from fastconv.system.cluster import ranks_of_one_job
 from fastconv.system.console_log import begin_log_anew, console_logged
 from fastconv.system.distributed import all_know, is_first_rank, world
-from fastconv.system.errors import InputError, SharedError
+from fastconv.system.errors import InputError, SharedError, is_of_memory
 from fastconv.system.files import is_of_files, write_atomically
 from fastconv.system.heartbeat import have_all_left_job
 from fastconv.system.names import printable
@@ -139,7 +139,7 @@ class Job:
             print(f"fastconv: job {hydra_config.job.num}: ended by {error}", file=sys.stderr, flush=True)
             raise SystemExit(error.exit_code) from None
         except Exception as error:
-            known = isinstance(error, InputError) or is_of_files(error)
+            known = isinstance(error, InputError) or is_of_files(error) or is_of_memory(error)
             if self.full_error or not (in_sweep or known) or (isinstance(error, SharedError) and not in_sweep):
                 raise
             line = line_of(error)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from fastconv.config.overrides import task_overrides
-from fastconv.system.errors import InputError, RunWarning, StreamError
+from fastconv.system.errors import InputError, RunWarning, StreamError, is_of_memory, of_memory, reason
 from fastconv.system.files import TOO_MANY, is_of_files, of_file
 from fastconv.system.names import printable
 from fastconv.system.terminal import say_of_interrupt
@@ -56,8 +56,10 @@ def line_of(error: Exception) -> str:
     """The message about an error, with the command that repairs a damaged stream if this is the cause."""
     if is_of_files(error):
         return of_file(error)
+    if is_of_memory(error):
+        return of_memory(error)
     if not isinstance(error, InputError):
-        return f"{type(error).__name__}: {error}"
+        return reason(error)
     message = " ".join(str(error).split())
     if isinstance(error, StreamError):
         settings = [override for override in task_overrides() if not override.startswith("verify=")]

@@ -15,7 +15,7 @@ from fastconv.config.store import SCHEMAS, complete, options_with
 from fastconv.config.suggestions import suggestion
 from fastconv.config.text import is_path_key
 from fastconv.runs import legacy
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, nearest
 from fastconv.system.settings import NOT_PLAIN
 
 
@@ -68,8 +68,10 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     if line := _wrong_override(config_name, overrides):
         return line
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"unknown {group or 'config'} {option.removesuffix('.yaml')}"
+        group, _, option = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
+        options = sorted(error.options or ())
+        known = f"{nearest(option, options)} Choose from: {', '.join(options)}" if options else ""
+        return f"unknown {group or 'config'} {option}{known}"
     cause = error
     while not isinstance(cause, OmegaConfBaseException) and (below := cause.__cause__ or cause.__context__):
         if not isinstance(below, Exception):

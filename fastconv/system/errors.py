@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 # A word is suggested if it is as alike as this: difflib's own limit. At 0.5, half of the letters could be others.
 CUTOFF = 0.6
+# What torch, the system and the loader of libraries say where a process gets no more memory, as by `ulimit -v`. The
+# loader says why it cannot map a library (the last text) only where that has another cause, such as `noexec`.
+NO_MEMORY = ("out of memory", "cannot allocate memory", "can't allocate memory")
+UNMAPPED = "failed to map segment from shared object"
 
 
 class InputError(Exception):
@@ -43,5 +47,22 @@ def message_of(error: BaseException, most: int | None = None) -> str:
 
 def reason(error: BaseException) -> str:
     """Describe an error in one line. The type is included unless it is an InputError, whose message is enough."""
-    message = " ".join(str(error).split())
-    return message if isinstance(error, InputError) else f"{type(error).__name__}: {message}"
+    message, kind = " ".join(str(error).split()), type(error).__name__
+    return message if isinstance(error, InputError) else f"{kind}: {message}" if message else kind
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the process, or its GPU, got no more memory."""
+    if not isinstance(error, MemoryError | OSError | RuntimeError | ImportError):
+        return False
+    said = message_of(error).lower()
+    return isinstance(error, MemoryError) or said.endswith(UNMAPPED) or any(text in said for text in NO_MEMORY)
+
+
+def of_memory(error: BaseException) -> str:
+    """Say in one line that there is too little memory, and what may help."""
+    said = message_of(error, 200).rstrip(".")
+    return (
+        f"there is too little memory: {said}. Close other programs, allow the process more (ulimit -v, or the memory of"
+        " its job), or compute fewer images at once (batch_size)"
+    )

@@ -28,11 +28,22 @@ def print_in_any_encoding() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def plain_console(**settings: Any) -> "Console":
-    """A console of rich that prints text as it is: what is in brackets is no markup, and long lines stay whole."""
+def rich_console(**settings: Any) -> "Console":
+    """A console of rich. Where nobody reads its output, the command ends as it does where it prints itself."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, soft_wrap=True, **settings)
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:  # rich's own ends with exit code 1
+            self.quiet = True
+            _discard_output()
+            raise SystemExit(BROKEN_PIPE_CODE)
+
+    return Piped(**settings)
+
+
+def plain_console(**settings: Any) -> "Console":
+    """A console of rich that prints text as it is: what is in brackets is no markup, and long lines stay whole."""
+    return rich_console(highlight=False, markup=False, soft_wrap=True, **settings)
 
 
 def say_of_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> bool:

@@ -53,7 +53,7 @@ def plan_table(run: Run, reasons: Mapping[str, str]) -> Table:
     if run.speed.memory_mb:  # Windows does not say
         rows["memory"] = f"about {run.speed.memory_mb / 1e3:.1f} GB" + " on the GPU" * (device.kind != "cpu")
     rows["outputs"] = redacted(config.outputs)
-    rows |= _machine_warnings(run) | _class_rows(run) | _image_warnings(run)
+    rows |= _machine_warnings(run) | _class_rows(run) | image_warnings(run)
     rows |= {f"chosen: {choice}": reason for choice, reason in reasons.items()}
     return _table("plan", rows)
 
@@ -129,15 +129,16 @@ def _machine_warnings(run: Run) -> dict[str, str]:
     return rows
 
 
-def _image_warnings(run: Run) -> dict[str, str]:
-    """Warnings of images that were left out, classes without a test image, and test images to train on."""
+def image_warnings(run: Run) -> dict[str, str]:
+    """Warnings of images that were left out, classes without images of a split, and test images to train on."""
     rows, classes = {}, run.spec.classes
     if run.train.note:
         rows["note"] = run.train.note
-    tested = np.bincount(run.test.labels, minlength=len(classes))
-    if untested := [name for name, count in zip(classes, tested, strict=True) if not count]:
-        have = agreeing(len(untested), "has", "have")
-        rows["not tested"] = f"{len(untested)} of {len(tested)} classes {have} no test images, such as {untested[0]}"
+    for row, split, kind in (("not trained", run.train, "training"), ("not tested", run.test, "test")):
+        counts = np.bincount(split.labels, minlength=len(classes))
+        if absent := [name for name, count in zip(classes, counts, strict=True) if not count]:
+            have = agreeing(len(absent), "has", "have")
+            rows[row] = f"{len(absent)} of {len(classes)} classes {have} no {kind} images, such as {absent[0]}"
     if leak := Splits(run.train, run.holdout, run.test).leak:
         rows["leak"] = f"{leak}: the accuracy will be too high. python -m fastconv.audit shows which"
     return rows

@@ -8,7 +8,7 @@ from fastconv.config.resume import RunFolder
 from fastconv.runs.results import Results
 from fastconv.system.console_log import begin_log_anew
 from fastconv.system.distributed import all_know, lost_rank, started_together
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, is_of_memory
 from fastconv.system.files import is_of_files
 
 # What a run writes before its first step; `config.yaml`, by which a folder is a run, goes first. A folder with anything
@@ -18,11 +18,13 @@ WRITTEN = (*FILES, ".lock", "events.out.tfevents.*")
 
 
 def is_refused(folder: RunFolder, error: BaseException) -> bool:
-    """Whether bad input ended a new run before its first step, so that nothing in its folder is worth keeping.
+    """Whether bad input, or too little memory, ended a new run before its first step: nothing in its folder is worth
+    keeping.
 
     Not a run that a signal ended, which can go on, nor one that another rank may still take part in.
     """
-    if not folder.is_new or folder.has_trained or not (isinstance(error, InputError) or is_of_files(error)):
+    is_outside = isinstance(error, InputError) or is_of_files(error) or is_of_memory(error)
+    if not folder.is_new or folder.has_trained or not is_outside:
         return False
     # Ranks that Lightning has started are ended before this; those of a launcher end if they know of the error.
     if (started_together() and not all_know(error)) or (error.__cause__ and lost_rank(error.__cause__)):

@@ -21,6 +21,7 @@ from fastconv.system.console_log import keep_log_in
 from fastconv.system.distributed import from_first_rank, is_first_rank, is_restarted
 from fastconv.system.errors import warn
 from fastconv.system.signals import pass_over_warning
+from fastconv.system.terminal import rich_console
 from fastconv.training.console import plan_table
 from fastconv.training.fit import fit
 from fastconv.training.mirror import copied
@@ -51,7 +52,7 @@ def train(
     Returns the run's folder; None with dry_run=true, which only prints the plan. Raises InputError for a config that
     cannot work on this machine, Interrupted after a signal.
     """
-    console = Console(quiet=not is_first_rank())
+    console = rich_console(quiet=not is_first_rank())
     config = bounded(config, sum(clock.seconds().values()))
     if isinstance(config.budget, BoundedBudget):
         clock.follow(deadline.wall)

@@ -229,6 +229,7 @@ BAD = {
     "++budget.second=5": "unknown key budget.second; did you mean budget.seconds?",
     "dataset=_schema": "unknown dataset _schema. Choose from: arrays, cifar10, csv, custom, digits, fashion_mnist, ",
     "dataset=[digits,mnist]": "unknown dataset [digits,mnist]; did you mean digits?",
+    "hydra/launcher=basicc": "unknown hydra/launcher basicc; did you mean basic? Choose from: basic, ",
     "schedule.name=linear": "schedule.name=linear is unknown. Choose from: one_cycle",
     "seed=0,1": "seed=0,1 has several values: add -m",
     f"seed={'9' * 5000}": "cannot read the override seed=999",

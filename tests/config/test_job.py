@@ -1,5 +1,6 @@
 """The jobs of a sweep in this process."""
 
+import errno
 import os
 import signal
 
@@ -108,3 +109,36 @@ def test_a_rank_that_fails_alone_begins_no_further_job(ended_by, monkeypatch, ca
         run(rank, InputError("a process of this run is gone, so this one ends too"))
     assert (end.value.code, begun) == (1, [0])
     assert "fastconv: job 0: a process of this run is gone" in capsys.readouterr().err
+
+
+NO_MEMORY = [
+    MemoryError("Unable to allocate 3.64 TiB for an array with shape (1000000000000,)"),
+    MemoryError(),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object: Cannot allocate memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes"),
+    RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has 1 GiB free"),
+    OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
+def test_too_little_memory_is_one_line(ended_by, monkeypatch, capsys, error):
+    """As under `ulimit -v`, or on a GPU."""
+    run, begun = ended_by
+    monkeypatch.setattr(jobs, "have_all_left_job", lambda: True)
+    assert run(0, error).failed
+    assert begun == [0, 1]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["fastconv", "fastconv"]
+    assert all("there is too little memory" in line and "ulimit -v" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("x.so: failed to map segment from shared object: Operation not permitted"), RuntimeError("?")]
+)
+def test_other_faults_have_a_traceback(ended_by, monkeypatch, capsys, error):
+    run, _ = ended_by
+    monkeypatch.setattr(jobs, "have_all_left_job", lambda: True)
+    run(0, error)
+    assert "Traceback" in capsys.readouterr().err

@@ -16,12 +16,12 @@ from fastconv.system.errors import InputError
 from fastconv.system.terminal import ends_with_its_reader
 
 COMMAND = """
-from fastconv.system.terminal import ends_with_its_reader
+from fastconv.system.terminal import ends_with_its_reader, rich_console
 
 @ends_with_its_reader
 def main():
     for _ in range({lines}):
-        print("x" * 99)
+        {say}("x" * 99)
 
 main()
 """
@@ -45,12 +45,13 @@ sys.stdout = io.TextIOWrapper(io.BufferedWriter(Pipe(1, "w", closefd=False)))
 
 
 @pytest.mark.parametrize("system", ["", NO_POLL, NO_POLL + INVALID], ids=["posix", "windows", "windows, EINVAL"])
-@pytest.mark.parametrize("lines", [1, 10_000])
+@pytest.mark.parametrize("lines", [1, 1000])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_it_ends_quietly(lines, system, unbuffered):
+@pytest.mark.parametrize("say", ["print", "rich_console().print"])
+def test_it_ends_quietly(lines, system, unbuffered, say):
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", system + COMMAND.format(lines=lines)]
+    command = [sys.executable, "-c", system + COMMAND.format(lines=lines, say=say)]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     try:
         ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=120, env=environment)
@@ -66,7 +67,7 @@ FULL = Path("/dev/full")
 @pytest.mark.parametrize("lines", [1, 10_000])
 def test_output_to_a_full_disk_is_one_line(lines):
     """Python writes a few lines at the end of the command alone, and many before."""
-    command = [sys.executable, "-c", COMMAND.format(lines=lines)]
+    command = [sys.executable, "-c", COMMAND.format(lines=lines, say="print")]
     with FULL.open("w") as output:
         environment = {**os.environ, "PYTHONUNBUFFERED": ""}
         ended = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=120, env=environment)

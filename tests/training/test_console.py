@@ -1,14 +1,19 @@
 """The tables that a run prints."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from fastconv.data.dataset import ImageData
 from fastconv.runs.results import Results
-from fastconv.training.console import results_table
+from fastconv.training.console import image_warnings, results_table
+from fastconv.training.plan import Run
 
 
 def finished(**more: Any) -> Results:
@@ -78,3 +83,14 @@ def test_a_calibration_error_says_what_differs():
     assert rows_of(results, Path("run"))["calibration"] == (
         "confidenceandaccuracydifferby0.013(expectedcalibrationerror);by0.200beforetemperaturescaling"
     )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_plan_names_classes_without_images(split):
+    """A function of one's own may return such arrays; other sources have images of all classes to train on."""
+    whole = ImageData("mine", np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, 0, 1]), ("cat", "dog"), "")
+    lacking = replace(whole, labels=np.array([0, 0, 0, 0]))
+    parts = {"train": whole, "test": whole, "holdout": whole.take(np.arange(0)), split: lacking}
+    rows = image_warnings(cast(Run, SimpleNamespace(spec=whole, **parts)))
+    kind = {"train": "training", "test": "test"}[split]
+    assert rows == {f"not {split}ed": f"1 of 2 classes has no {kind} images, such as dog"}

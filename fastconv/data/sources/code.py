@@ -6,7 +6,7 @@ import numpy as np
 
 from fastconv.data.sources.base import Arrays, Source
 from fastconv.data.sources.labels import require_names
-from fastconv.system.errors import InputError, message_of
+from fastconv.system.errors import InputError, message_of, reason
 from fastconv.system.targets import import_target, source_digest
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def call(dataset: "Dataset") -> Source | Arrays:
     except InputError:
         raise
     except Exception as error:  # the user's code may raise anything
-        line = " ".join(str(error).split())
-        raise InputError(f"dataset._target_={path} failed: {type(error).__name__}: {line}") from error
+        raise InputError(f"dataset._target_={path} failed: {reason(error)}") from error
     return made if isinstance(made, Source) else _checked(made, path)
 
 
