@@ -38,6 +38,8 @@ from fastconv.training.planned_network import (
 )
 from fastconv.training.stored_stream import training_images
 
+# What depends on how long a run has taken so far.
+EXPECTED = ("steps", "epochs", "seconds", "stream_epochs")
 # If fewer optimizer steps than this fit into the budget, something is wrong: the plan says so.
 FEW_STEPS = 10
 
@@ -180,6 +182,8 @@ def plan_run(
         begin_seconds=PACING.begin_scoring_seconds[device.kind],
         already_counted=clock.counted(tuple(config.budget.counts)),
     )
+    # Clocks differ, but ranks must expect the same: all of them take part in each row of the curves.
+    plan = dataclasses.replace(plan, **from_first_rank("plan", lambda: {key: getattr(plan, key) for key in EXPECTED}))
     if plan.stream_epochs:
         require_room(config, plan.stream_epochs * spec.epoch_bytes)
     run = Run(

@@ -63,7 +63,7 @@ def padded(path) -> np.ndarray:
 def test_the_choice_is_told_and_kept(trained):
     run = only_run(trained / "outputs")
     told = "".join((trained / "out.txt").read_text().replace("│", "").split())
-    assert "dataset.resize=autochosepad:80of80trainingimages" in told
+    assert "dataset.resize=autochosepad:80of80images" in told
     assert json.loads((run / "results.json").read_text())["hparams"]["dataset.resize"] == "pad"
     assert json.loads((run / "splits.json").read_text())["resize"] == "pad"
     assert OmegaConf.load(run / "config.yaml").dataset.resize == "auto"
