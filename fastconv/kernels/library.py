@@ -119,7 +119,7 @@ def private_folder() -> Path | None:
 
 def may_execute(folder: Path) -> bool:
     """Whether code of a folder may be executed: not if its file system is mounted `noexec`, as some homes are."""
-    return not os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)  # Linux alone says so
+    return not hasattr(os, "ST_NOEXEC") or not os.statvfs(folder).f_flag & os.ST_NOEXEC  # Linux alone says so
 
 
 def is_own_file(path: Path) -> bool:
