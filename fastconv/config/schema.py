@@ -79,7 +79,7 @@ class Trainer:
     """Compile the training step with `torch.compile`; null to compile on GPUs only, where it pays off."""
     graph: str = setting("auto", options=("auto", "on", "off"))
     """Run the training step as a CUDA graph, which saves the host's time: `on`, `off`, or `auto` for `on` if it is
-    possible (on a single GPU)."""
+    possible on a single GPU, with a network of fastconv or a library."""
 
     @property
     def world(self) -> int:
@@ -114,8 +114,8 @@ class Validate:
     every: float = setting(1.0, Range("a number of epochs", 0, 1e6, closed="right"))
     """Epochs between two validations."""
     samples: int | None = setting(2000, Range("a number of images", 1, 1e9, note=", or null for all"))
-    """Number of images to score in a validation, evenly spread over the split; null for all. The held-out images are
-    always scored in full at the end of training."""
+    """Number of images to score in a validation, evenly spread over the split; null for all. With `holdout`, all
+    held-out images are scored at the end of training."""
 
 
 @dataclass
