@@ -192,8 +192,10 @@ class Config:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sweep: Sweep = field(default_factory=Sweep)
     logger: dict[str, Any] = field(default_factory=dict)
-    """Loggers of curves, settings and results, by name, such as logger=[csv,tensorboard]. Add a Lightning logger of
-    your own with +logger.NAME={_target_: package.module.Logger, argument: value}."""
+    """Loggers of curves, settings and results, by name, such as logger=[csv,tensorboard].
+    logger.mlflow.tracking_uri is the address of MLflow's server; null for the file mlflow.db below `outputs`.
+    logger.wandb.offline=false sends to Weights & Biases at once. Add a Lightning logger of your own with
+    +logger.NAME={_target_: package.module.Logger, argument: value}."""
     callbacks: list[Any] = field(default_factory=list)
     """Lightning callbacks of your own: [{_target_: package.module.Callback, argument: value}, ...]. The checkpoint
     stores their state."""
