@@ -70,7 +70,8 @@ def fit(
 
             - The name of a data set, such as `cifar10`.
             - A folder that contains a folder of images for each class.
-            - A file: a table of paths and labels (`.csv`), arrays (`.npz`), a tar of images with labels, or `.parquet`.
+            - A file: a table of images and labels (`.csv`, `.tsv`), arrays (`.npz`), a tar of images with labels, or
+              `.parquet`.
             - `(images, labels)`: uint8 [N, H, W] or [N, H, W, C], or a list of paths or Pillow images, with N labels,
               numbers or names.
             - A pandas or polars `DataFrame` with a column of images (paths, bytes, Pillow images, or arrays uint8
@@ -78,8 +79,8 @@ def fit(
             - A Hugging Face `Dataset`, or a `DatasetDict` of splits.
 
             If there is no test split, a fifth of the images of each class is kept for testing.
-        seconds: the budget, from the call to the written result; None for no limit, which `experiment="best"` does not
-            allow.
+        seconds: the budget; None for no limit, which `experiment="best"` does not allow. With that experiment and with
+            `"pretrained"`, all counts from the call to the written result; with others what `budget.counts` names.
         overrides: other settings, as on the command line, such as `seed=1` or `dataset.test_share=0.1`.
         experiment: name of the experiment, such as `best`.
         objective: the result that the network is judged by: `accuracy`, `balanced_accuracy` or `macro_f1`.

@@ -1,10 +1,11 @@
 """python -m fastconv.train [key=value ...]
 
 Train a network on an augmented stream within a time budget, and score it. Measures the machine and prints a plan first.
-Writes results, curves, figures and the checkpoint to a new folder below `outputs`.
+Writes results, curves, figures and the checkpoint to a new folder below `outputs`. experiment=best chooses the network
+and its settings for the budget.
 
-  python -m fastconv.train dataset=fashion_mnist
-  python -m fastconv.train dataset=cifar10 experiment=original budget.seconds=300
+  python -m fastconv.train dataset=cifar10 experiment=best budget.seconds=100
+  python -m fastconv.train dataset=fashion_mnist experiment=original
   python -m fastconv.train resume=outputs/cifar10/2026-11-25_09-00-00-a1b2c3
   python -m fastconv.train -m dataset=mnist seed=0,1,2
   python -m fastconv.train dataset=mnist experiment=search 'optimizer.max_lr=interval(0.05,1)'

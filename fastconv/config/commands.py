@@ -124,7 +124,7 @@ class RunImagesCommand(RunCommand):
 
     data: str | None = setting(None, path=True, local=True)
     """Folder of the data sets. The environment variable FASTCONV_DATA sets its default; without it, null is the folder
-    that the run was trained with, if it exists, else `data`."""
+    that the run was trained with, if fastconv has stored images there, else `data`."""
     dataset: GivenImages = field(default_factory=GivenImages)
 
 

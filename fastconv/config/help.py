@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, OmegaConf
 
 from fastconv.config.arguments import check_arguments, read_arguments
+from fastconv.config.commands import Method
 from fastconv.config.overrides import compose, group_options, groups, leaves
 from fastconv.config.store import complete
 
@@ -48,12 +49,31 @@ def _sweep_example(doc: str | None) -> str:
 
 
 def described_keys(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield (key, value, meaning) of every leaf of a composed config."""
+    """Yield (key, value, meaning) of every leaf of a composed config.
+
+    What keys of a section that takes any name mean, such as those of `logger`, is said at the first of them.
+    """
+    said: set[str] = set()
     for key, section, name in leaves(config):
         value = None if OmegaConf.is_missing(section, name) else section[name]
         schema = OmegaConf.get_type(section)
-        meaning = field_docs(schema).get(name, "") if schema else ""
-        yield key, "null" if value is None else str(value), meaning
+        docs = [field_docs(schema).get(name, "")] if schema else []
+        if schema is dict:
+            docs = [doc for doc in _docs_of_open_section(config, key.split(".")) if doc not in said]
+            said.update(docs)
+        yield key, "null" if value is None else str(value), " ".join(docs)
+
+
+def _docs_of_open_section(config: DictConfig, names: list[str]) -> list[str]:
+    """The docs of the section that takes any name, in which a key is, and of the key of a heatmap method."""
+    section, docs = config, []
+    for name in names[:-1]:
+        schema = OmegaConf.get_type(section)
+        docs.append(field_docs(schema).get(name, "") if schema else "")
+        section = section[name]
+    if names[0] == "methods" and len(names) > 2:
+        docs.append(field_docs(Method).get(names[2], ""))
+    return list(filter(None, docs))
 
 
 def field_docs(schema: type) -> dict[str, str]:

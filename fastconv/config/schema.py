@@ -79,7 +79,7 @@ class Trainer:
     """Compile the training step with `torch.compile`; null to compile on GPUs only, where it pays off."""
     graph: str = setting("auto", options=("auto", "on", "off"))
     """Run the training step as a CUDA graph, which saves the host's time: `on`, `off`, or `auto` for `on` if it is
-    possible (on a single GPU)."""
+    possible on a single GPU, with a network of fastconv or a library."""
 
     @property
     def world(self) -> int:
@@ -114,8 +114,8 @@ class Validate:
     every: float = setting(1.0, Range("a number of epochs", 0, 1e6, closed="right"))
     """Epochs between two validations."""
     samples: int | None = setting(2000, Range("a number of images", 1, 1e9, note=", or null for all"))
-    """Number of images to score in a validation, evenly spread over the split; null for all. The held-out images are
-    always scored in full at the end of training."""
+    """Number of images to score in a validation, evenly spread over the split; null for all. With `holdout`, all
+    held-out images are scored at the end of training."""
 
 
 @dataclass
@@ -192,8 +192,10 @@ class Config:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sweep: Sweep = field(default_factory=Sweep)
     logger: dict[str, Any] = field(default_factory=dict)
-    """Loggers of curves, settings and results, by name, such as logger=[csv,tensorboard]. Add a Lightning logger of
-    your own with +logger.NAME={_target_: package.module.Logger, argument: value}."""
+    """Loggers of curves, settings and results, by name, such as logger=[csv,tensorboard].
+    logger.mlflow.tracking_uri is the address of MLflow's server; null for the file mlflow.db below `outputs`.
+    logger.wandb.offline=false sends to Weights & Biases at once. Add a Lightning logger of your own with
+    +logger.NAME={_target_: package.module.Logger, argument: value}."""
     callbacks: list[Any] = field(default_factory=list)
     """Lightning callbacks of your own: [{_target_: package.module.Callback, argument: value}, ...]. The checkpoint
     stores their state."""

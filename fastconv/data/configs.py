@@ -68,7 +68,7 @@ class Dataset:
     holdout_seed: int = setting(0, SEED)
     """Seed for the choice of held-out images."""
     flip: float = setting(0.5, CHANCE)
-    """Probability of a horizontal flip in `augment=flip`, `standard` and `airbench`; 0 if a flip changes the class."""
+    """Probability of a horizontal flip in all options of `augment` that flip; 0 if a flip changes the class."""
     crop_padding: int = setting(4, PIXELS)
     """Pixels of padding on each side in `augment=crop` and `standard`."""
     cutout_size: int = setting(8, PIXELS)

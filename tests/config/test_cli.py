@@ -15,7 +15,7 @@ from omegaconf import MISSING, OmegaConf
 
 from fastconv import compare, train
 from fastconv.config.commands import Method
-from fastconv.config.help import described_keys
+from fastconv.config.help import described_keys, field_docs
 from fastconv.config.overrides import compose, group_options, groups
 from fastconv.config.store import SCHEMAS, complete, methods
 from fastconv.data.stream import cache as storage
@@ -54,6 +54,17 @@ def test_every_key_of_a_report_is_explained():
     assert all(meanings.values())
     for method in group_options("method"):
         assert list(methods(OmegaConf.to_object(compose("explain", ["run=a", f"method={method}"])))) == [method]
+
+
+def test_help_says_once_what_the_keys_of_loggers_and_methods_mean():
+    of_run = {key: meaning for key, _, meaning in described_keys(complete(compose("train", [])))}
+    assert of_run["logger.csv"].startswith("Loggers of curves")
+    assert not of_run["logger.tensorboard"]
+    of_report = [meaning for key, _, meaning in described_keys(compose("explain", ["run=a"])) if "methods." in key]
+    assert of_report[0].startswith("The attribution methods by name. ")
+    for doc in field_docs(Method).values():
+        used = [meaning for meaning in of_report if meaning.endswith(doc)]
+        assert len(used) == (not doc.startswith("Standard deviation"))  # no option of the group sets `noise`
 
 
 @pytest.mark.parametrize("option", OPTIONS)
