@@ -365,6 +365,32 @@ def test_a_resumed_run_decides_as_if_it_had_not_been_stopped():
     assert 0.1 < whole[24][1] < 0.2
 
 
+@pytest.mark.parametrize("step", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("until", [65, 70, 75])
+def test_a_run_that_goes_on_late_keeps_the_time_for_scoring(step, until):
+    """As it was measured before it was stopped: few of its long steps are left to measure it in."""
+
+    def begin(now):
+        machine = Machine(step, image=1.6e-3, now=now)
+        reserve = ScoringReserve(10_000, image_seconds=machine.image)
+        return machine, TimeBudget(100.0, None, Clock(machine), ("train", "test"), step, reserve=reserve)
+
+    def stop():
+        if machine.now > until:
+            raise KeyboardInterrupt
+
+    machine, first = begin(0.0)
+    with pytest.raises(KeyboardInterrupt):
+        steps_of(first, machine, after=stop)
+    first.on_exception()
+    machine, second = begin(machine.now)
+    second.clock.add(first.clock.seconds())
+    second.load_state_dict(first.state_dict())
+    steps_of(second, machine)
+    assert second.progress == 1
+    assert 76 <= second.elapsed() <= 100 - 10_000 * machine.image
+
+
 def test_a_validation_does_not_count_the_steps_before_it(monkeypatch):
     """A GPU is some steps behind the host when a validation begins, and has not finished it when the host has."""
     now, queued = 0.0, 0.0
