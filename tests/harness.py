@@ -105,6 +105,19 @@ def faulty_benchmarks(seed: int, factors: Sequence[float] = (1000.0, 0.1)) -> It
         yield
 
 
+class Unseen:
+    """A split of so many images, at none of which anything may look."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"looked at {name} of the images")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended: its exit code and what it printed."""

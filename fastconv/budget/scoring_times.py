@@ -20,7 +20,8 @@ class ScoringTimes:
     def __init__(self, is_limited: bool, is_kept: bool, pacing: Pacing = PACING) -> None:
         self._pacing = pacing
         self._at = list(pacing.score_at if is_kept else pacing.score_at[:1]) if is_limited else []
-        self._seconds: list[float] = []
+        self.seconds: list[float] = []
+        """Seconds per image, as measured so far; a resumed run goes on with them."""
         self._doubtful: float | None = None
 
     @property
@@ -31,18 +32,18 @@ class ScoringTimes:
     @property
     def are_sure(self) -> bool:
         """Whether enough batches were scored to believe that scoring takes as long as they did."""
-        return len(self._seconds) >= self._pacing.sure_measurements
+        return len(self.seconds) >= self._pacing.sure_measurements
 
     @property
     def slowest(self) -> float:
         """Seconds of the slowest. Of many, one outlier does not count, unless it is the latest: the machine may be slow
         now."""
-        return max(self._seconds[-1], sorted(self._seconds)[-2 if self.are_sure else -1])
+        return max(self.seconds[-1], sorted(self.seconds)[-2 if self.are_sure else -1])
 
     @property
     def usual(self) -> float:
         """Median seconds."""
-        return median(self._seconds)
+        return median(self.seconds)
 
     def are_due(self, progress: float) -> bool:
         """Whether to measure now, at this progress of the run. If so, the next time is later."""
@@ -60,12 +61,12 @@ class ScoringTimes:
         Args:
             planned: seconds per image that the benchmark expected.
         """
-        usual = self.usual if self._seconds else planned
+        usual = self.usual if self.seconds else planned
         if seconds > self._pacing.doubtful_factor * usual and self._doubtful is None and self._at:
             self._doubtful = seconds
             self.repeat(progress)
             return False
-        self._seconds.append(seconds if self._doubtful is None else min(seconds, self._doubtful))
+        self.seconds.append(seconds if self._doubtful is None else min(seconds, self._doubtful))
         self._doubtful = None
         return True
 

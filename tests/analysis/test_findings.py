@@ -21,14 +21,13 @@ NAMES = ("plain", "changed")
 
 
 def explained(accuracy: float | None, seed: int = 0, shift: float = 0.0, n: int = 40) -> ExplainedRun:
-    """A run whose method `good` beats random heatmaps and whose `poor` does not."""
+    """A run whose method `good` beats random heatmaps and whose `poor` gains less than its spread can tell."""
     generator = np.random.default_rng(seed)
     measures = {}
-    for name, gain in (("good", 0.2), ("poor", 0.0)):
+    for name, gain, spread in (("good", 0.2, 0.05), ("poor", 0.001, 0.02)):
         random = generator.normal(0.5, 0.05, n)
-        deletion = random - gain + generator.normal(0, 0.05, n) - np.linspace(-0.01, 0.01, n)
         measures[name] = {
-            "deletion": deletion if gain else np.sort(deletion)[::-1] * 0 + random,
+            "deletion": random - gain - spread * (-1.0) ** np.arange(n),
             "deletion_random": random,
             "half_area": generator.normal(0.3, 0.01, n) + shift,
             "repeated": np.full(n, 0.9) + generator.normal(0, 0.01, n),
@@ -74,13 +73,16 @@ def test_differences_are_paired_by_seed():
 def test_trust_is_what_both_sides_show():
     run = explained(0.9)
     assert (beats_random([run], "good"), beats_random([run], "poor")) == (True, False)
-    assert depends_on_weights([run], "poor")
+    assert depends_on_weights([run], "poor") is True
     sentence = trust_sentence(TITLES, [("plain", [run])])
     assert sentence.startswith("1 of 2 methods finds pixels")
     assert "not better than random heatmaps: Poor (40 images, for the weights 40)" in sentence
     other = explained(0.9, 1)
     other.measures["poor"]["deletion"] = other.measures["poor"]["deletion_random"] - np.linspace(0.1, 0.2, 40)
     assert "heatmaps: Poor (plain)" in trust_sentence(TITLES, [("plain", [run]), ("changed", [other])])
+    other.measures["good"]["randomised"] = other.measures["good"]["repeated"] - 0.001 - 0.02 * (-1.0) ** np.arange(40)
+    assert depends_on_weights([other], "good") is False
+    assert "not dependent on the weights: Good" in trust_sentence(TITLES, [("changed", [other])])
 
 
 def test_one_image_says_nothing():

@@ -183,18 +183,20 @@ def test_a_clock_that_follows_the_time_of_day_counts_a_suspension():
 
 
 def test_segments_close_in_order():
-    clock = Clock(Time())
+    time = Time()
+    clock = Clock(time)
     clock.enter("train")
     clock.enter("validate")
     with pytest.raises(ValueError, match="open segment is validate, not train"):
         clock.leave("train")
     clock.unwind()
-    clock.enter("test")
-    clock.leave("test")
+    time.now = 3.0
+    assert clock.seconds()["setup"] == 3.0, "none but the first is open"
 
 
 def test_a_segment_lets_an_error_through_that_unwound_the_clock():
-    clock = Clock(Time())
+    time = Time()
+    clock = Clock(time)
 
     def interrupted():
         with clock.segment("test"):
@@ -204,18 +206,27 @@ def test_a_segment_lets_an_error_through_that_unwound_the_clock():
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    time.now = 3.0
+    assert clock.seconds()["setup"] == 3.0
     with clock.segment("test"):
         clock.enter("validate")
-    clock.enter("train")
-    clock.leave("train")
+    time.now = 7.0
+    assert clock.seconds()["setup"] == 7.0
 
 
 def test_a_segment_closes_on_an_error():
-    clock = Clock(Time())
-    with pytest.raises(RuntimeError), clock.segment("train"):
-        raise RuntimeError
-    clock.enter("test")
-    clock.leave("test")
+    time = Time()
+    clock = Clock(time)
+
+    def failing():
+        with clock.segment("train"):
+            time.now = 2.0
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        failing()
+    time.now = 5.0
+    assert clock.seconds() == {**dict.fromkeys(SEGMENTS, 0.0), "train": 2.0, "setup": 3.0}
 
 
 def test_the_reserve_follows_the_measurements():

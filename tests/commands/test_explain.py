@@ -17,6 +17,7 @@ from scipy.stats import t as student
 import fastconv
 from fastconv.analysis.attribution import augmentation_effect
 from fastconv.analysis.attribution.attribution import Attributor, attribute
+from fastconv.analysis.attribution.metrics import deletion_and_insertion
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels, as_pixels
 from fastconv.analysis.checkpoint import load_run
 from fastconv.config.commands import Method
@@ -122,6 +123,22 @@ def test_the_tables_hold_what_the_page_says(report):
     images = table(report / "images.csv")
     assert len(images) == 4 * len(np.load(report / "maps.npz")["labels"])
     assert {row["kind"] for row in images} <= {"class", "error", "correct"}
+
+
+def test_measures_are_of_images_that_no_prediction_chose(report, folder, digits_root):
+    """One of each class: deletion and insertion of the maps in maps.npz, and what they gain over random heatmaps."""
+    run, maps = load_run(folder / "outputs" / "sweep" / "1"), np.load(report / "maps.npz")
+    network, pixels = PixelNetwork(run.model, run.mean, run.std), Pixels.of(load("digits", digits_root)[0].images)
+    inputs, target = as_pixels(maps["images"])[:10], torch.from_numpy(maps["against/0/target"])[:10]
+    rows = {(row["method"], row["measure"]): row for row in table(report / "measures.csv") if row["run"] == run.name}
+    for method in ("grad_cam", "integrated_gradients", "occlusion"):
+        some = torch.from_numpy(maps[f"against/0/{method}"])[:10]
+        areas = deletion_and_insertion(network, inputs, some, target, pixels.absent(), steps=2)
+        for measure, sign, area in zip(("deletion", "insertion"), (-1, 1), areas, strict=True):
+            found = {part: float(rows[method, f"{measure}{part}"]["mean"]) for part in ("", "_random", "_gain")}
+            assert rows[method, measure]["n"] == "10"
+            assert found[""] == pytest.approx(area.mean(), abs=1e-4)
+            assert found["_gain"] == pytest.approx(sign * (found[""] - found["_random"]), abs=1e-4)
 
 
 def test_the_page_needs_nothing_else(report):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import run_command
+from harness import Unseen, run_command
 from omegaconf import OmegaConf
 
 from fastconv.analysis import run_figures
@@ -113,15 +113,8 @@ def test_config_is_that_of_the_run():
 
 
 def test_never_looks_at_the_test_split(command, monkeypatch):
-    class Unseen:
-        def __len__(self):
-            return 359
-
-        def __getattr__(self, name):
-            raise AssertionError(f"looked at {name} of the test split")
-
     def with_unseen_test(*arguments):
-        return dataclasses.replace(open_splits(*arguments), test=Unseen())
+        return dataclasses.replace(open_splits(*arguments), test=Unseen(359))
 
     monkeypatch.setattr("fastconv.config.prerequisites.open_splits", with_unseen_test)
     ended = command("lr_find", "dataset=digits", *SHORT)

@@ -7,10 +7,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 from harness import files, finish, only_run, run_command, stop_at
 from omegaconf import OmegaConf
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from fastconv.config.overrides import compose
 from fastconv.config.resume import job_of_sweep
@@ -372,8 +375,11 @@ def test_a_search_finds_by_held_out_images(command, tmp_path):
     (sweep,) = sweeps(tmp_path)
     found = results_of(sweep)
     assert len({json.dumps(each.hparams) for each in found.values()}) == 3
-    best = max(found.values(), key=lambda results: results.accuracy_holdout)
-    assert f"{100 * best.accuracy_holdout:.2f}" in ended.out
+    storage = JournalStorage(JournalFileBackend(str(sweep / "trials.log")))
+    told = [trial.value for trial in optuna.load_study(study_name=None, storage=storage).trials]
+    assert told == [each.accuracy_holdout for each in found.values()]
+    assert told != [each.accuracy for each in found.values()]
+    assert f"{100 * max(told):.2f}" in ended.out
     assert "accuracy %" not in ended.out.split("dataset ")[-1], "the table of a search does not show the test images"
     kept = {name: (sweep / name / "results.json").stat().st_mtime_ns for name in found}
     assert command(*SEARCH, f"sweep.resume={sweep}", "sweep.trials=4").code == 0, "a larger number adds to it"

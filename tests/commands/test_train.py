@@ -8,12 +8,13 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from harness import SHORT, SMALL, only_run, run_command, same_weights
+from harness import SHORT, SMALL, only_run, run_command, same_weights, weights
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastconv.config.overrides import compose
 from fastconv.data.loading import load
+from fastconv.data.splits import stratified_split
 from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
 from fastconv.runs import results
@@ -145,20 +146,23 @@ def test_the_config_is_kept_as_it_was_resolved(trained):
 
 
 def test_runs_without_a_time_limit_are_reproducible(command, tmp_path):
-    """Same weights from shards, online, and from shards that are already there; others from another seed."""
+    """Same weights from shards, online, and from shards that are already there; others from another seed of the
+    network, or of the stream."""
     settings = {
         "shards": ["stream=precomputed"],
         "again": ["stream=precomputed", "validate.on=none"],
         "online": ["stream=online"],
-        "another": ["seed=1"],
+        "other weights": ["stream=online", "seed=1", "stream.seed=0"],
+        "other images": ["stream=online", "stream.seed=1"],
     }
     runs = {}
     for name, overrides in settings.items():
-        ended = command("train", "dataset=digits", *SHORT, f"outputs={name}", *overrides)
+        ended = command("train", "dataset=digits", *SHORT, f"outputs='{name}'", *overrides)
         assert ended.code == 0, ended.err
         runs[name] = only_run(tmp_path / name)
     assert same_weights(runs["shards"], runs["again"], runs["online"])
-    assert not same_weights(runs["shards"], runs["another"])
+    assert not same_weights(runs["shards"], runs["other weights"])
+    assert not same_weights(runs["shards"], runs["other images"])
 
 
 def test_epochs_end_a_run_that_has_time_left(command, tmp_path):
@@ -170,30 +174,77 @@ def test_epochs_end_a_run_that_has_time_left(command, tmp_path):
     assert not (run / "last.ckpt").exists()
 
 
-def test_holdout_is_scored_whole_and_never_trained_on(command, tmp_path):
-    command("train", "dataset=digits", *SHORT, "dataset.holdout=0.25", "validate.on=holdout", "validate.samples=50")
-    found = results.Results.read(only_run(tmp_path / "outputs"))
-    held = found.accuracy_holdout * 359
-    assert held == pytest.approx(round(held), abs=1e-3), "a share of all 359 held-out images"
-    assert found.epochs == pytest.approx(0.5, abs=0.05)
+def test_each_split_has_its_own_use(command, monkeypatch, digits_root):
+    """By the pixels that the module is given: it learns from neither held-out nor test images, validations score some
+    held-out ones, and at the end all of these and all test images are scored once."""
+    seen = {}
 
+    def note(name):
+        method = getattr(ImageClassifier, name)
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "step"])
-def test_every_schedule_trains(command, tmp_path, schedule):
-    ended = command(
-        "train", "dataset=digits", *SHORT, f"schedule={schedule}", "schedule.max_epochs=0.1", "stream=online"
-    )
+        def step(self, batch, *given):
+            images = batch[0].flatten(0, -4).numpy()
+            seen.setdefault((name, self.trainer.state.fn), []).extend(map(bytes, images))
+            return method(self, batch, *given)
+
+        monkeypatch.setattr(ImageClassifier, name, step)
+
+    for name in ("training_step", "validation_step", "test_step"):
+        note(name)
+    given = ("augment=none", "stream=online", "dataset.holdout=0.25", "validate.on=holdout", "validate.samples=50",
+             "validate.every=0.2")  # fmt: skip
+    ended = command("train", "dataset=digits", *SHORT, *given)
     assert ended.code == 0, ended.err
-    assert only_run(tmp_path / "outputs")
+    train, test = load("digits", digits_root)
+    kept, held = (train.take(rows).images for rows in stratified_split(train, 0.25, 0))
+    learned = seen.pop(("training_step", "fit"))
+    assert len(learned) == len(set(learned)) == 8 * 64
+    assert set(learned) <= set(map(bytes, kept))
+    assert not set(learned) & set(map(bytes, (*held, *test.images)))
+    some = [*map(bytes, held[np.linspace(0, len(held), 50, endpoint=False).astype(int)])]
+    assert seen.pop(("validation_step", "fit")) == 2 * some
+    assert sorted(seen.pop(("validation_step", "validate"))) == sorted(map(bytes, held))
+    assert sorted(seen.pop(("test_step", "test"))) == sorted(map(bytes, test.images))
+    assert seen == {}
 
 
-def test_bf16_trains_anywhere(command, tmp_path):
+@pytest.mark.parametrize(
+    ("schedule", "factor"),
+    [
+        ("one_cycle", lambda at: np.interp(at, [0, 0.2, 1], [1 / 25, 1, 1 / 25e4])),
+        ("constant", lambda at: 1.0),
+        ("cosine", lambda at: (1 + np.cos(np.pi * at)) / 2),
+        ("linear", lambda at: 1 - at),
+        ("step", lambda at: 0.1 ** ((at >= 0.5) + (at >= 0.75))),
+    ],
+)
+def test_the_learning_rate_of_each_step_is_the_schedules(command, tmp_path, schedule, factor):
+    given = (f"schedule={schedule}", "schedule.max_epochs=0.5", "stream=online", "validate.on=none")
+    ended = command("train", "dataset=digits", *SHORT, *given)
+    assert ended.code == 0, ended.err
+    with (only_run(tmp_path / "outputs") / "metrics.csv").open() as file:
+        rates = [float(row["schedule/lr"]) for row in csv.DictReader(file)]
+    assert rates == pytest.approx([0.4 * factor(step / 11) for step in range(1, 12)], rel=1e-3, abs=1e-6)
+
+
+def test_bf16_trains_anywhere(command, tmp_path, monkeypatch):
+    """The network computes in it, in training and when it is scored; the weights stay in float32."""
+    computed, start = set(), ImageClassifier.on_train_start
+
+    def begin(self):
+        self.model.register_forward_hook(lambda model, given, out: computed.add((model.training, out.dtype)))
+        start(self)
+
+    monkeypatch.setattr(ImageClassifier, "on_train_start", begin)
     overrides = (*SHORT, "trainer.precision=bf16", "schedule.max_epochs=0.1", "stream=online", "trainer.num_threads=1")
     threads = torch.get_num_threads()
     ended = command("train", "dataset=digits", *overrides)
     torch.set_num_threads(threads)
     assert ended.code == 0, ended.err
-    assert results.Results.read(only_run(tmp_path / "outputs")).precision == "bf16"
+    assert computed == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    run = only_run(tmp_path / "outputs")
+    assert results.Results.read(run).precision == "bf16"
+    assert {value.dtype for value in weights(run).values() if value.is_floating_point()} == {torch.float32}
 
 
 def test_dry_run_writes_nothing(command, tmp_path):
@@ -209,13 +260,15 @@ def test_dry_run_writes_nothing(command, tmp_path):
 @pytest.mark.parametrize(("channels_last", "atol"), [("false", 1e-4), ("true", 0.03)])
 def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root, channels_last, atol):
     """20 steps in fp32: contiguous memory, per-image normalisation, torch's own optimizer without fusion, no Lightning.
+    With so much label smoothing and weight decay that the losses tell.
 
     Microbatches of the same size, since batch norm takes its statistics over them. Processors round otherwise, some in
     channels_last only, which sooner or later decides between pixels of the digits' even background in the max-pools.
     """
     settings = ("model.width=16", "batch_size=64", "micro_batch_size=32", "trainer=cpu", "trainer.precision=fp32",
                 f"trainer.channels_last={channels_last}")  # fmt: skip
-    run_it = (*settings, "schedule=constant", "optimizer.max_lr=0.05", "budget.seconds=null", "validate.on=none")
+    run_it = (*settings, "schedule=constant", "optimizer.max_lr=0.05", "optimizer.weight_decay=0.05",
+              "label_smoothing=0.1", "budget.seconds=null", "validate.on=none")  # fmt: skip
     ended = command("train", "dataset=digits", *run_it, f"schedule.max_epochs={20 * 64 / 1438}")
     assert ended.code == 0, ended.err
     with (only_run(tmp_path / "outputs") / "metrics.csv").open() as file:
@@ -227,7 +280,7 @@ def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root, channe
     mean, std = torch.tensor(stream.spec.mean).view(-1, 1, 1), torch.tensor(stream.spec.std).view(-1, 1, 1)
     torch.manual_seed(0)
     model = build_model("davidnet", 1, 10, width=16)
-    decay = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 5e-4}]
+    decay = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05}]
     no_decay = [{"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(decay + no_decay, lr=0.05, momentum=0.9, nesterov=True, foreach=False)
     expected = []
@@ -237,7 +290,7 @@ def test_losses_are_those_of_a_plain_loop(command, tmp_path, digits_root, channe
         for start in (64 * step, 64 * step + 32):
             images, labels = map(torch.from_numpy, stream.rows(start, start + 32))
             normalised = (images.permute(0, 3, 1, 2).contiguous() / 255 - mean) / std
-            loss = torch.nn.functional.cross_entropy(model(normalised), labels)
+            loss = torch.nn.functional.cross_entropy(model(normalised), labels, label_smoothing=0.1)
             (loss / 2).backward()
             parts.append(loss.item())
         optimizer.step()

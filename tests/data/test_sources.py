@@ -143,6 +143,8 @@ def test_holdout_is_stratified_and_disjoint():
 def test_decoded_once_then_mapped(small_mnist, monkeypatch):
     train, test = load("mnist", small_mnist)
     assert train.images.shape == (40, 28, 28, 1)
+    stored = (small_mnist / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
+    assert test.images.tobytes() == stored, "row after row"
     assert test.labels.tolist() == list(range(10)) * 2
     monkeypatch.setitem(builtin_sets(), "mnist", None)  # a second decode would call it
     again, _ = load("mnist", small_mnist)
@@ -175,13 +177,14 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     assert [folder.exists() for folder in folders] == [False, True]
 
 
-def test_cifar10_is_read_as_torchvision_reads_it(small_cifar10):
-    from torchvision.datasets import CIFAR10
-
+def test_cifar10_is_read_colour_after_colour_and_batch_after_batch(small_cifar10):
     train, test = load("cifar10", small_cifar10)
-    expected = CIFAR10(small_cifar10, train=False)
-    np.testing.assert_array_equal(test.images, expected.data)
     assert train.images.shape == (150, 32, 32, 3)
+    for name, split, start in (("data_batch_2", train, 30), ("test_batch", test, 0)):
+        stored = pickle.loads((small_cifar10 / "cifar-10-batches-py" / name).read_bytes())
+        pixels = stored["data"].reshape(30, 3, 32, 32).transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(split.images[start : start + 30], pixels)
+        assert split.labels[start : start + 30].tolist() == stored["labels"]
     assert train.classes == tuple("abcdefghij")
 
 

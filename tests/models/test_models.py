@@ -17,8 +17,7 @@ def test_parameter_counts(channels, parameters):
     assert count_parameters(model) == parameters
     # With the running means and variances, but not the counters of batches.
     buffers = sum(buffer.numel() for buffer in model.buffers() if buffer.ndim)
-    assert parameters + buffers == parameters + 4480
-    assert channels != 3 or parameters + buffers == 6_577_600
+    assert buffers == 4480, "for colours, 6,577,600 numbers together"
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (1, 28), (3, 32), (3, 33)])

@@ -205,10 +205,11 @@ def test_groups_of_each_optimizer():
     assert Muon().build(model, batch_size=2000).param_groups[2]["max_lr"] == pytest.approx(1340 / 16)
     assert muon.dtype == torch.float32
     assert Muon().build(model, precision="bf16").dtype == torch.bfloat16
-    adamw = AdamW(momentum=0.8, bias_lr_scale=2).build(model)
+    adamw = AdamW(momentum=0.8, beta2=0.9, eps=1e-5, weight_decay=0.3, bias_lr_scale=2).build(model)
     assert roles(model, adamw) == roles(model, sgd)
     assert [group["max_lr"] for group in adamw.param_groups] == pytest.approx([3e-3, 6e-3, 6e-3])
-    assert adamw.param_groups[0]["betas"] == (0.8, 0.99)
+    assert {(group["betas"], group["eps"]) for group in adamw.param_groups} == {((0.8, 0.9), 1e-5)}
+    assert [group["weight_decay"] for group in adamw.param_groups] == [0.3, 0, 0]
 
 
 @pytest.mark.parametrize("classes", [20, 100, 1000])

@@ -15,6 +15,8 @@ from fastconv.budget.clock import Clock
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.data.augment.plan import BalancedSampling, plan_epoch
 from fastconv.data.loading import load
+from fastconv.data.splits import stratified_split
+from fastconv.models.temperature import fit_temperature
 from fastconv.predictor import load as load_predictor
 from fastconv.runs.results import Results
 from fastconv.training.calibration import calibrate, calibration_images
@@ -67,13 +69,33 @@ def test_it_is_kept_and_makes_probabilities_honest(run, digits_root):
     assert "before temperature scaling" in (run / "out.txt").read_text()
 
 
+def test_it_is_fitted_on_held_out_images_alone(command, tmp_path, digits_root):
+    given = ("schedule.max_epochs=2", "dataset.holdout=0.2", "validate.on=holdout")
+    ended = command("train", *SMOOTHED, *given)
+    assert ended.code == 0, ended.err
+    run = only_run(tmp_path / "outputs")
+    train, test = load("digits", digits_root)
+
+    def of(data):
+        logits = np.log(by_hand(run, data.images))  # but for what is the same for all classes
+        return fit_temperature(torch.from_numpy(logits), torch.from_numpy(data.labels.copy()))
+
+    held = train.take(stratified_split(train, 0.2, 0)[1])
+    assert Results.read(run).temperature == pytest.approx(of(held), rel=1e-3)
+    assert of(test) != pytest.approx(of(held), rel=0.01)
+
+
 def test_predictions_and_exported_files_are_scaled(run, digits_root, command):
     _, test = load("digits", digits_root)
     expected = by_hand_scaled(run, test.images)
     predictor = load_predictor(run)
     np.testing.assert_allclose(predictor.probabilities(test.images), expected, atol=1e-4)
-    views = predictor.probabilities(test.images, tta=True)
-    assert 0.5 < views.max(1).mean() / expected.max(1).mean() < 2
+    padded = np.pad(test.images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    views = ((0.5, test.images), (0.25, padded[:, :-2, :-2]), (0.25, padded[:, 2:, 2:]))
+    means = np.exp(sum(share * np.log(by_hand_scaled(run, images)) for share, images in views))
+    np.testing.assert_allclose(
+        predictor.probabilities(test.images, tta=True), means / means.sum(1, keepdims=True), atol=1e-4
+    )
     ended = command("export", f"run={run}", "format=torch")
     assert ended.code == 0, ended.err
     module = torch.export.load(run / "model.pt2").module()

@@ -118,11 +118,13 @@ import torch
 
 
 class Clip(L.Callback):
-    """Clips gradients to nearly nothing, and counts the hooks around them."""
+    """Clips gradients to nearly nothing, and notes the hooks around them and the first weights."""
 
-    seen = []
+    seen, first = [], {}
 
     def on_before_zero_grad(self, trainer, module, optimizer):
+        if not self.seen:
+            self.first.update({name: value.detach().clone() for name, value in module.named_parameters()})
         self.seen.append("zero")
 
     def on_after_backward(self, trainer, module):
@@ -143,6 +145,9 @@ def test_a_callback_sees_and_clips_gradients(command, tmp_path, monkeypatch):
     import clipping
 
     assert clipping.Clip.seen == ["zero", "backward", "backward", "update"] * round(0.2 * 1438 / 64)
+    trained = torch.load(only_run(tmp_path) / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in clipping.Clip.first.items():
+        torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-7, msg=name)
 
 
 def test_a_checkpoint_that_counts_microbatches_goes_on(command, tmp_path, monkeypatch):

@@ -58,9 +58,8 @@ class Machine:
         return 9.0 * torch.stack([sure, torch.zeros_like(sure)], 1)
 
 
-def steps_of(budget, machine, every=0):
-    """Train to the end of the budget, with a checkpoint after the first step as in a run, and a validation after each
-    `every` steps, if there is time for it."""
+def parts_of(machine, every=0):
+    """A Trainer with a validation after each `every` steps, and its module on a machine."""
     module = type("Module", (), {"__call__": lambda self, images: machine.logits(images)})()
     module.device, module.eval, module.train = torch.device("cpu"), lambda: None, lambda: None
     precision = SimpleNamespace(forward_context=contextlib.nullcontext)
@@ -68,6 +67,13 @@ def steps_of(budget, machine, every=0):
         accumulate_grad_batches=1, world_size=1, limit_val_batches=bool(every), precision_plugin=precision,
         sanity_checking=False,
     )  # fmt: skip
+    return trainer, module
+
+
+def steps_of(budget, machine, every=0, after=lambda: None):
+    """Train to the end of the budget, with a checkpoint after the first step as in a run, and a validation after each
+    `every` steps, if there is time for it. Other callbacks do `after` at the end of each step."""
+    trainer, module = parts_of(machine, every)
     budget.on_train_start(trainer, module)
     resize, batch = ResizeImages(budget, machine.resizing), (torch.zeros(1, MICROBATCH, 1), None)
     for index in itertools.count():
@@ -78,6 +84,7 @@ def steps_of(budget, machine, every=0):
         budget.on_train_batch_end(trainer, module, None, batch, index)
         if index == 0:
             save(budget, machine)
+        after()
         if budget.stop_reason:
             break
         if every and (index + 1) % every == 0 and trainer.limit_val_batches:
@@ -87,10 +94,10 @@ def steps_of(budget, machine, every=0):
     budget.on_train_end(trainer, module)
 
 
-def save(budget, machine):
+def save(budget, machine, seconds=0.05):
     with budget.clock.segment("checkpoint"):
         before = machine.now
-        machine.work(0.05)
+        machine.work(seconds)
     budget.reserve.update(save_seconds=machine.now - before)
 
 
@@ -294,6 +301,94 @@ def test_a_machine_that_becomes_slow_keeps_more_for_scoring_also_with_validation
             machine.work(5000 * machine.image)
         assert budget.progress == 1
         assert 90 <= budget.elapsed() <= 100, at
+
+
+def test_what_other_callbacks_do_after_the_last_step_is_in_the_budget_too():
+    for seconds in np.linspace(0.3, 2, 18):
+        machine = Machine(step=0.1)
+        budget = TimeBudget(20.0, None, Clock(machine), step_seconds=0.1)
+        steps_of(budget, machine, after=lambda machine=machine, seconds=seconds: machine.work(seconds))
+        assert budget.progress == 1
+        assert 20 - 3 * (0.1 + seconds) <= budget.elapsed() <= 20, seconds
+
+
+@pytest.mark.parametrize("seconds", [0.3, 4.0])
+def test_checkpoints_are_written_as_long_as_there_is_time_for_them(seconds):
+    """As to a slow disk: after each step, and the last one in the time that is kept for it."""
+    machine, saved = Machine(step=0.1), []
+    reserve = ScoringReserve(saves=1, save_seconds=seconds)
+    budget = TimeBudget(30.0, None, Clock(machine), ("train", "checkpoint"), step_seconds=0.1, reserve=reserve)
+
+    def save_in_time():
+        if not budget.stop_reason and budget.has_time_to_save():
+            saved.append(machine.now)
+            save(budget, machine, seconds)
+
+    steps_of(budget, machine, after=save_in_time)
+    save(budget, machine, seconds)
+    assert budget.progress == 1
+    assert 30 - 2.5 * seconds <= budget.elapsed() <= 30
+    assert len(saved) >= 20 / (seconds + 0.1)
+
+
+def test_a_resumed_run_decides_as_if_it_had_not_been_stopped():
+    """On a machine whose steps become ever longer, of a budget that counts what came before the first one too."""
+
+    def begin(now):
+        machine = Machine(step=0.1, image=0.0, factor=lambda now: 1 + now / 20, now=now)
+        return machine, TimeBudget(40.0, None, Clock(machine), SEGMENTS, step_seconds=0.1)
+
+    def decided(machine, budget, steps):
+        (trainer, module), batch, found = parts_of(machine), (torch.zeros(1, MICROBATCH, 1), None), []
+        budget.on_train_start(trainer, module)
+        for index in range(steps):
+            budget.on_train_batch_start(trainer, module, batch, index)
+            expected = budget.progress
+            machine.work(machine.step)
+            budget.decide_before_update(trainer, module)
+            budget.on_train_batch_end(trainer, module, None, batch, index)
+            found.append((expected, budget.progress, budget.step.last))
+        budget.on_train_end(trainer, module)
+        return found
+
+    machine, budget = begin(0.0)
+    machine.now = 9.0  # setup
+    whole = decided(machine, budget, 60)
+    machine, first = begin(0.0)
+    machine.now = 9.0
+    found = decided(machine, first, 25)
+    machine, second = begin(machine.now)
+    second.clock.add(first.clock.seconds())
+    second.load_state_dict(first.state_dict())
+    found += decided(machine, second, 35)
+    np.testing.assert_allclose(found, whole, rtol=1e-9)
+    assert 0.1 < whole[24][1] < 0.2
+
+
+@pytest.mark.parametrize("step", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("until", [65, 70, 75])
+def test_a_run_that_goes_on_late_keeps_the_time_for_scoring(step, until):
+    """As it was measured before it was stopped: few of its long steps are left to measure it in."""
+
+    def begin(now):
+        machine = Machine(step, image=1.6e-3, now=now)
+        reserve = ScoringReserve(10_000, image_seconds=machine.image)
+        return machine, TimeBudget(100.0, None, Clock(machine), ("train", "test"), step, reserve=reserve)
+
+    def stop():
+        if machine.now > until:
+            raise KeyboardInterrupt
+
+    machine, first = begin(0.0)
+    with pytest.raises(KeyboardInterrupt):
+        steps_of(first, machine, after=stop)
+    first.on_exception()
+    machine, second = begin(machine.now)
+    second.clock.add(first.clock.seconds())
+    second.load_state_dict(first.state_dict())
+    steps_of(second, machine)
+    assert second.progress == 1
+    assert 76 <= second.elapsed() <= 100 - 10_000 * machine.image
 
 
 def test_a_validation_does_not_count_the_steps_before_it(monkeypatch):

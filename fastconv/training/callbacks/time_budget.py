@@ -206,6 +206,7 @@ class TimeBudget(SharedSteps):
             "began": self._began,
             "step_seconds": self.times.latest(),
             "scored_at": self._scored_at,
+            "scored_seconds": list(self._scoring.seconds),
             **self.reserve.state(),
         }
 
@@ -214,6 +215,7 @@ class TimeBudget(SharedSteps):
         self._began = state.get("began", 0.0)  # checkpoints of earlier versions lack it
         self.worked = state.get("worked", float(self.steps))
         self._scored_at = state.get("scored_at")
+        self._scoring.seconds = list(state.get("scored_seconds", []))
         self.step = Step(state["progress"], last=False)
         for seconds in state["step_seconds"]:
             self.times.add(seconds)
