@@ -619,7 +619,7 @@ def test_a_run_whose_benchmarks_are_all_wrong_ends_well(command, tmp_path, no_be
     assert "the machine seems busy" in ended.out or factor < 1
     found = Results.read(only_run(tmp_path / "runs"))
     assert found.seconds_counted <= 2
-    assert found.steps > 5, "other threads read the simulated clock too, the more often the busier the machine is"
+    assert found.steps > 20
     assert found.final_lr < 0.02
     assert found.accuracy > 0.3, "ten classes"
 
