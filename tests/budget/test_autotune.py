@@ -19,7 +19,7 @@ from harness import SMALL, faulty_benchmarks, only_run
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
-from fastconv.budget.autotune.choose import Choice, autotune, choose, left_open
+from fastconv.budget.autotune.choose import Choice, autotune, choose, for_seconds_left, left_open
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test, mcnemar
 from fastconv.budget.autotune.proxy import train_proxy
 from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize, size_families
@@ -347,6 +347,34 @@ def test_the_same_measurements_give_the_same_choice(digits_root, tmp_path, monke
     assert autotune(config, data, given, Clock(), settings) == first
     assert len(calls) == measured > 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "benchmarks").iterdir()} == kept
+
+
+@pytest.mark.parametrize(
+    ("spent", "is_repeated", "seconds"),
+    [(0.0, False, 15.0), (7.0, False, 15.0), (12.0, False, 3.0), (12.0, True, 15.0), (16.0, False, 15.0)],
+)
+def test_a_slow_start_leaves_less_to_choose_for(spent, is_repeated, seconds):
+    """Not a usual one, so that the same command chooses the same, nor where the choice is made again for a resume."""
+    config = config_of("experiment=best", "dataset=digits", "budget.seconds=15")
+    found = for_seconds_left(config, Clock(lambda: 0.0, start_seconds=spent), is_repeated)
+    assert found == dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds=seconds))
+
+
+def test_start_up_that_the_budget_does_not_count_leaves_all_of_it():
+    config = config_of("experiment=best", "dataset=digits", "budget.seconds=15", "budget.counts=[train]")
+    assert for_seconds_left(config, Clock(lambda: 0.0, start_seconds=12.0), False) == config
+
+
+def test_a_run_that_started_slowly_trains_what_fits(command, tmp_path, monkeypatch, simulated_time):
+    """The choice is for the 3 s that are left of 20, and the budget stays as it was given."""
+    monkeypatch.setattr("fastconv.train.take_start_seconds", lambda: 17.0)
+    given = ("experiment=best", "dataset=digits", "budget.seconds=20", "dry_run=true")
+    plans = [command("train", *given, resume) for resume in ("resume=null", "resume=auto")]
+    assert [plan.code for plan in plans] == [0, 0], plans
+    for plan, seconds in zip(plans, (3, 19), strict=True):
+        line = " ".join(plan.out.split())
+        assert f"epochs in {seconds} s" in line
+        assert "20 s for everything up to the result, of which 17" in line
 
 
 def test_steps_views_and_epochs_follow_the_budget(chosen):
