@@ -19,7 +19,7 @@ from measurements import Table
 from PIL import Image
 
 import fastconv
-from fastconv.analysis.scoring import BATCH_SIZE
+from fastconv.data.dataset import BATCH_SIZE
 from fastconv.data.loading import load
 
 ROUNDS = 2

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from fastconv.analysis.checkpoint import TrainedRun, load_run
 from fastconv.analysis.run_images import images_of
-from fastconv.analysis.scoring import batches, images_at_once
+from fastconv.analysis.scoring import batches
 from fastconv.config.commands import Export, as_list
 from fastconv.config.places import missing_place
+from fastconv.data.dataset import images_at_once
 from fastconv.models.classifier import Classifier
 from fastconv.system.errors import InputError
 from fastconv.system.files import replacing, write_atomically

@@ -15,8 +15,8 @@ import numpy as np
 
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.analysis.predictor import Predictor
-from fastconv.analysis.scoring import images_at_once
 from fastconv.config.schema import DATA_FOLDERS, Config
+from fastconv.data.dataset import images_at_once
 from fastconv.data.download import read_url
 from fastconv.data.sources.decode import reason_of
 from fastconv.data.sources.folders import image_files
@@ -115,14 +115,16 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
     with ThreadPoolExecutor(core_count()) as pool, ThreadPoolExecutor(1) as ahead:
 
         def work(chunk: Sequence[tuple[str, bytes | Path]]) -> Batch:
-            # In slices: handing a thread one small image at a time would take as long as decoding it.
-            decoded = [each for part in pool.map(lambda part: [decode(*each) for each in part], _batched(chunk, SLICE))
+            # In slices: handing a thread one small image at a time would take as long as decoding it. Of large ones,
+            # which come few at once, each thread gets some.
+            size = max(1, min(SLICE, len(chunk) // core_count()))
+            decoded = [each for part in pool.map(lambda part: [decode(*each) for each in part], _batched(chunk, size))
                        for each in part]  # fmt: skip
             arrays = [each for each in decoded if not isinstance(each, str)]
             errors = [each if isinstance(each, str) else None for each in decoded]
             return Batch([name for name, _ in chunk], np.stack(arrays) if arrays else None, errors)
 
-        chunks = _batched(_files(images, skip, passed), images_at_once(predictor.shape))
+        chunks = _batched(_files(images, skip, passed), max(core_count(), images_at_once(predictor.shape)))
         if predictor.on_cpu:  # a network whose threads wait for one that decodes loses more than all of them decoding
             yield from map(work, chunks)
             return

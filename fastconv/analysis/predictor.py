@@ -8,9 +8,10 @@ import torch
 
 from fastconv.analysis.checkpoint import TrainedRun
 from fastconv.analysis.given_images import AnyImage, Images, pixels_of, sequence_of
-from fastconv.analysis.scoring import batches, class_probabilities, images_at_once
+from fastconv.analysis.scoring import batches, class_probabilities
 from fastconv.budget.hardware import prepare
 from fastconv.config.schema import Trainer
+from fastconv.data.dataset import images_at_once
 from fastconv.models.classifier import Classifier
 from fastconv.models.configs import Pretrained
 from fastconv.models.tta import Views, views_of

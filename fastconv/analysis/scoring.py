@@ -1,22 +1,13 @@
 """Class probabilities of a network, batch by batch."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastconv.data.dataset import images_at_once
 from fastconv.system.errors import InputError
-
-# The most images to compute at once, and the most values of their pixels: those of 500 colour images of 96x96. Of 500
-# photographs of 224x224, the first convolution of a ResNet-18 and its normalisation alone give maps of 3.2 GB.
-BATCH_SIZE, BATCH_VALUES = 500, 500 * 96 * 96 * 3
-
-
-def images_at_once(shape: Sequence[int]) -> int:
-    """The number of images of a shape, such as [H, W, C], to compute at once, so that large ones fit into memory."""
-    return max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(shape)))
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

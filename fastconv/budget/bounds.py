@@ -108,7 +108,7 @@ def is_plausible(step_seconds: float, operations: int, device: Device, cache: Pa
         operations: floating-point operations of the step's forward pass.
         cache: folder in which measurements are kept.
     """
-    if device.kind != "cpu" or not operations:  # a user's own network may have none of the layers that are counted
+    if device.kind != "cpu" or not operations:  # of a user's own network they may be unknown
         return True
     least = TRAINING * operations / operations_per_second(device, cache)
     return least / FASTEST <= step_seconds <= SLOWEST * least
@@ -147,6 +147,8 @@ def _forward_needs(
 ) -> tuple[int, int]:
     """Operations of a pair of images' forward pass, and bytes that it keeps for the gradients, weights aside.
 
+    The operations are 0, for unknown, if less than half of the weights are in layers whose operations are counted.
+
     Args:
         shape: height, width and channels of an image.
         where: the device of the network, `meta` for tensors without memory.
@@ -171,7 +173,11 @@ def _forward_needs(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(torch.zeros(PAIR, channels, height, width, device=where))
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    return operations, sum(
+    counted = sum(
+        weight.numel() for layer in model.modules() if isinstance(layer, COUNTED) for weight in layer.parameters()
+    )
+    is_known = 2 * counted >= sum(weight.numel() for weight in model.parameters())
+    return operations if is_known else 0, sum(
         tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
         for storage, tensor in kept.items()
         if storage not in own

@@ -33,11 +33,11 @@ class BoundedBudget(Budget):
     """The budget of a run that must be over by a moment: all that it does counts, from the start of its process."""
 
     given: Budget = field(default_factory=Budget)
-    """The budget as it was configured, which the run's folder stores."""
+    """The budget as it was configured, which the run's folder stores; a date and a time with their offset."""
     left: float = math.inf
     """Seconds that this process has, from its start."""
     ends: str = ""
-    """The moment, as a local time."""
+    """The moment, as a local time with its offset from UTC."""
 
 
 def check_until(until: str | None) -> None:
@@ -70,7 +70,7 @@ def moment(until: str, now: float) -> float:
     try:
         if DATE.fullmatch(until):
             at = datetime.fromisoformat(until).timestamp()
-            datetime.fromtimestamp(at)  # fails where it is another year than 1 to 9999 here
+            datetime.fromtimestamp(at).astimezone()  # fails where it is another year than 1 to 9999 here
             return at
         if CLOCK.fullmatch(until):
             hours, minutes, seconds = (*map(int, until.split(":")), 0)[:3]
@@ -104,7 +104,9 @@ def bounded(config: Config, spent: float) -> Config:
             raise InputError("budget.until=job sets no limit, as the job has none: set budget.seconds too")
         return config
     seconds = left if budget.seconds is None else min(left, budget.seconds)
-    every = BoundedBudget(seconds=seconds, counts=list(SEGMENTS), until=until, given=budget, left=left, ends=ends)
+    # A run that goes on in another time zone must not read the date and time as one of its own.
+    given = dataclasses.replace(budget, until=ends) if DATE.fullmatch(until) else budget
+    every = BoundedBudget(seconds=seconds, counts=list(SEGMENTS), until=until, given=given, left=left, ends=ends)
     return dataclasses.replace(config, budget=every)
 
 
@@ -121,7 +123,7 @@ def going_on(config: Config, earlier: float, ends: str | None, spent: float, ove
 
     Args:
         earlier: seconds that earlier processes spent on the run; 0 for a new one.
-        ends: the moment by which the run had to be over so far, a local time; None for none.
+        ends: the moment by which the run had to be over so far; None for none. Earlier versions left out the offset.
         spent: as for `bounded`.
         overrides: the overrides of the command line.
 
@@ -142,7 +144,8 @@ def going_on(config: Config, earlier: float, ends: str | None, spent: float, ove
 
 
 def _time_left(until: str, moment_of_run: str, spent: float) -> tuple[float, str]:
-    """Seconds that this process has until a moment, from its start, and the moment as a local time; empty for no end.
+    """Seconds that this process has until a moment, from its start, and the moment (`BoundedBudget.ends`), empty for no
+    end.
 
     Args:
         until: `budget.until` as it was given.
@@ -154,18 +157,18 @@ def _time_left(until: str, moment_of_run: str, spent: float) -> tuple[float, str
     ends = moment(moment_of_run, now)
     if math.isinf(ends):
         return 0.0, ""
-    left, local = ends - now, datetime.fromtimestamp(ends).isoformat(timespec="seconds")
+    left, local = ends - now, datetime.fromtimestamp(ends).astimezone()
     kept = min(max(AFTER_LEAST, AFTER_SHARE * left), AFTER_MOST) + (JOB_ENDS if until == JOB else 0.0)
     if left <= kept:
         what = f"budget.until={until}"
         if until != moment_of_run:
-            what = f"this run is to be over by {local} ({what} when it began), which"
+            what = f"this run is to be over by {local:%Y-%m-%dT%H:%M:%S} ({what} when it began), which"
         over = f"leaves {left:.0f} s, and {kept:.0f} are kept for figures" if left > 0 else "is over"
         raise InputError(
             f"{what} {over}: there is no time for a run. Give a later moment with budget.until=..., or none with"
             " budget.until=null"
         )
-    return round(spent + left - kept, 1), local
+    return round(spent + left - kept, 1), local.isoformat(timespec="seconds")
 
 
 def _keeps(until: str, ends: str, overrides: Sequence[str]) -> bool:

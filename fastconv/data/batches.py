@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastconv.data.dataset import ImageData, evenly_spread
+from fastconv.data.dataset import ImageData, evenly_spread, images_at_once
 from fastconv.data.features import KeptFeatures
 from fastconv.data.stream.device import DeviceStream
 from fastconv.data.stream.spec import Stream
@@ -72,17 +72,15 @@ class SplitBatches:
     """A split, or an even sample of it, in batches of images uint8 [B, H, W, C] and labels int64 [B].
 
     Each of `ranks` gets every `ranks`-th image, and all get the same number of batches. With `mixed`, each batch is an
-    even sample of the split, so that some of them tell of all.
+    even sample of the split, so that some of them tell of all. `batch_size` is the most images of a batch.
     """
-
-    BATCH_SIZE = 500
 
     def __init__(
         self, data: ImageData, samples: int | None = None, rank: int = 0, ranks: int = 1, mixed: bool = False
     ) -> None:
-        self._data = data
+        self._data, self.batch_size = data, images_at_once(data.images.shape[1:])
         rows = evenly_spread(len(data), samples or len(data))
-        own, batches = rows[rank::ranks], -(-len(rows) // (self.BATCH_SIZE * ranks))
+        own, batches = rows[rank::ranks], -(-len(rows) // (self.batch_size * ranks))
         self._batches = [own[at::batches] for at in range(batches)] if mixed else np.array_split(own, batches)
 
     def __len__(self) -> int:

@@ -11,9 +11,6 @@ from torch import Tensor
 
 from fastconv.models.configs import TTA
 
-# Images at most whose further views are scored together.
-BATCH_SIZE = 500
-
 
 class ScoringTime(Protocol):
     """Decides, batch by batch, whether there is time to score further views."""
@@ -121,6 +118,7 @@ def logits_in_time(
     plain: Tensor,
     sets: Sequence[Views],
     scoring_time: ScoringTime,
+    batch_size: int,
 ) -> tuple[Tensor, Tensor]:
     """Means over as many views as there is time for, least certain images first, once all images were scored alone.
 
@@ -133,6 +131,7 @@ def logits_in_time(
         plain: logits [N, classes] of the images alone.
         sets: sets of views, each larger than the one before; none for no further views.
         scoring_time: says when the time is over.
+        batch_size: images at most whose further views are scored together.
 
     Returns logits float [N, classes], and the number of views of each image, int64 [N].
     """
@@ -145,7 +144,7 @@ def logits_in_time(
         for views in sets:
             rows = part
             while len(rows):
-                count = scoring_time.allows(min(len(rows), BATCH_SIZE), views.count - 1)
+                count = scoring_time.allows(min(len(rows), batch_size), views.count - 1)
                 if not count:
                     return augmented, counts
                 chosen, rows = rows[:count], rows[count:]

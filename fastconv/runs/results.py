@@ -90,7 +90,7 @@ class Results:
     budget_seconds: float | None = None
     budget_counts: list[str] = field(default_factory=list)
     budget_until: str | None = None
-    """The moment by which the run had to be over, a local time (`budget.until`); null for none."""
+    """The moment by which the run had to be over (`budget.until`), with its offset from UTC; null for none."""
     slurm_job: str | None = None
     """Number of the SLURM job in which the run was last; null outside of one."""
     seconds_counted: float | None = None

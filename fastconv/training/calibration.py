@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastconv.budget.forecast import scored_images
 from fastconv.data.augment.policy import PLAIN
-from fastconv.data.dataset import ImageData
+from fastconv.data.dataset import ImageData, images_at_once
 from fastconv.data.stream.spec import Batch, OnlineStream, StreamSpec
 from fastconv.models.temperature import TEMPERATURE, fit_on_training_images, fit_temperature
 from fastconv.training.callbacks import TimeBudget
@@ -78,8 +78,9 @@ def _fitted(run: Run, trainer: L.Trainer, module: ImageClassifier, budget: TimeB
     images, labels = calibration_images(run.spec, run.train, run.unseen, seen, count)
     device, found = trainer.strategy.root_device, list[Tensor]()
     module.eval().to(device)  # Lightning moves it to the CPU after training
-    for start in range(0, len(labels), BATCH_SIZE):
-        batch = torch.from_numpy(images[start : start + BATCH_SIZE])
+    size = min(BATCH_SIZE, images_at_once(images.shape[1:]))
+    for start in range(0, len(labels), size):
+        batch = torch.from_numpy(images[start : start + size])
         count = reserve.allows(len(batch), 1)
         if not count:
             break

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastconv.budget.autotune.choose import Choice, autotune
+from fastconv.budget.autotune.choose import Choice, autotune, for_seconds_left
 from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import prepare
 from fastconv.budget.stream_mode import choose_stream
@@ -18,7 +18,7 @@ from fastconv.config.schema import Config
 from fastconv.data.splits import Splits
 from fastconv.runs.folder import CHECKPOINT, is_finished, is_over
 from fastconv.system.console_log import keep_log_in
-from fastconv.system.distributed import from_first_rank, is_first_rank, is_restarted
+from fastconv.system.distributed import agent, from_first_rank, is_first_rank, is_restarted
 from fastconv.system.errors import warn
 from fastconv.system.signals import pass_over_warning
 from fastconv.system.terminal import rich_console
@@ -58,8 +58,10 @@ def train(
         clock.follow(deadline.wall)
     if ends_with_job(config):
         pass_over_warning()
+    # The choice is made again to find the run to resume, or that of a sweep's job, and must then be the same.
+    is_repeated = job is not None or config.resume is not None or bool(agent())
     # A resumed run has made its choices already.
-    choice = settle(config, data, overrides, clock) if begun is None else Choice(config, None, {})
+    choice = Choice(config, None, {}) if begun else settle(config, data, overrides, clock, is_repeated)
     if job is None or config.dry_run:
         begun = begun or (unfinished(choice.config, overrides) if job is None else None)
         return carry_out(choice, data, overrides, clock, console, begun)
@@ -85,9 +87,12 @@ def train(
             raise
 
 
-def settle(config: Config, data: Splits, overrides: list[str], clock: Clock) -> Choice:
+def settle(config: Config, data: Splits, overrides: list[str], clock: Clock, is_repeated: bool) -> Choice:
     """Choose the stream if it is `auto`, and the settings that `config.autotune` names, from what the budget allows on
     this machine.
+
+    Args:
+        is_repeated: whether other processes make the same choice (`for_seconds_left`).
 
     Raises InputError for hardware that is not there, and too little room for a stream that is precomputed.
     """
@@ -99,7 +104,11 @@ def settle(config: Config, data: Splits, overrides: list[str], clock: Clock) -> 
         config = dataclasses.replace(config, stream=dataclasses.replace(config.stream, mode=mode))
         if mode == "precomputed":
             require_first_room(config, data.train)
-    choice = autotune(config, data, overrides, clock) if config.autotune else Choice(config, None, {})
+    if config.autotune:
+        choice = autotune(for_seconds_left(config, clock, is_repeated), data, overrides, clock)
+        choice = dataclasses.replace(choice, config=dataclasses.replace(choice.config, budget=config.budget))
+    else:
+        choice = Choice(config, None, {})
     return dataclasses.replace(choice, reasons={**choice.reasons, "stream": reason}) if reason else choice
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastconv.analysis.scoring import class_probabilities, images_at_once
+from fastconv.analysis.scoring import class_probabilities
+from fastconv.data.dataset import images_at_once
 
 
 def test_large_images_are_computed_few_at_once():
-    assert [images_at_once((side, side, 3)) for side in (8, 32, 96, 224, 1024)] == [500, 500, 500, 91, 4]
+    assert [images_at_once((side, side, 3)) for side in (8, 32, 64, 96, 224, 1024)] == [500, 500, 500, 222, 40, 1]
     assert images_at_once((3, 4096, 4096)) == 1
     seen = []
 
@@ -16,9 +17,9 @@ def test_large_images_are_computed_few_at_once():
         seen.append(len(batch))
         return torch.zeros(len(batch), 2)
 
-    images = np.zeros((10, 1024, 1024, 3), np.uint8)
+    images = np.zeros((10, 512, 1024, 3), np.uint8)
     for given in (images, torch.from_numpy(images)):
         assert class_probabilities(logits, given, "cpu").tolist() == [[pytest.approx(0.5)] * 2] * 10
-    assert seen == [4, 4, 2] * 2
-    class_probabilities(logits, images[:3], "cpu", batch_size=3)
-    assert seen[-1] == 3
+    assert seen == [3, 3, 3, 1] * 2
+    class_probabilities(logits, images[:4], "cpu", batch_size=4)
+    assert seen[-1] == 4

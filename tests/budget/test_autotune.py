@@ -19,7 +19,7 @@ from harness import SMALL, Unseen, faulty_benchmarks, only_run
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
-from fastconv.budget.autotune.choose import Choice, autotune, choose, left_open
+from fastconv.budget.autotune.choose import Choice, autotune, choose, for_seconds_left, left_open
 from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_accuracy, flip_test, mcnemar
 from fastconv.budget.autotune.proxy import train_proxy
 from fastconv.budget.autotune.scaling_law import EXPONENT, MODEL_SIZES, ModelSize, size_families
@@ -350,6 +350,34 @@ def test_the_same_measurements_give_the_same_choice(digits_root, tmp_path, monke
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "benchmarks").iterdir()} == kept
 
 
+@pytest.mark.parametrize(
+    ("spent", "is_repeated", "seconds"),
+    [(0.0, False, 15.0), (7.0, False, 15.0), (12.0, False, 3.0), (12.0, True, 15.0), (16.0, False, 15.0)],
+)
+def test_a_slow_start_leaves_less_to_choose_for(spent, is_repeated, seconds):
+    """Not a usual one, so that the same command chooses the same, nor where the choice is made again for a resume."""
+    config = config_of("experiment=best", "dataset=digits", "budget.seconds=15")
+    found = for_seconds_left(config, Clock(lambda: 0.0, start_seconds=spent), is_repeated)
+    assert found == dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds=seconds))
+
+
+def test_start_up_that_the_budget_does_not_count_leaves_all_of_it():
+    config = config_of("experiment=best", "dataset=digits", "budget.seconds=15", "budget.counts=[train]")
+    assert for_seconds_left(config, Clock(lambda: 0.0, start_seconds=12.0), False) == config
+
+
+def test_a_run_that_started_slowly_trains_what_fits(command, tmp_path, monkeypatch, simulated_time):
+    """The choice is for the 3 s that are left of 20, and the budget stays as it was given."""
+    monkeypatch.setattr("fastconv.train.take_start_seconds", lambda: 17.0)
+    given = ("experiment=best", "dataset=digits", "budget.seconds=20", "dry_run=true")
+    plans = [command("train", *given, resume) for resume in ("resume=null", "resume=auto")]
+    assert [plan.code for plan in plans] == [0, 0], plans
+    for plan, seconds in zip(plans, (3, 19), strict=True):
+        line = " ".join(plan.out.split())
+        assert f"epochs in {seconds} s" in line
+        assert "20 s for everything up to the result, of which 17" in line
+
+
 def test_steps_views_and_epochs_follow_the_budget(chosen):
     short, long = (chosen(machine(1e9), f"budget.seconds={seconds}") for seconds in (2, 1_000_000))
     assert short.config.batch_size < long.config.batch_size
@@ -620,7 +648,7 @@ def test_a_run_whose_benchmarks_are_all_wrong_ends_well(command, tmp_path, no_be
     assert "the machine seems busy" in ended.out or factor < 1
     found = Results.read(only_run(tmp_path / "runs"))
     assert found.seconds_counted <= 2
-    assert found.steps > 5, "other threads read the simulated clock too, the more often the busier the machine is"
+    assert found.steps > 20
     assert found.final_lr < 0.02
     assert found.accuracy > 0.3, "ten classes"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, measure_speed
@@ -68,6 +69,27 @@ def test_operations_of_tokens_are_those_of_a_forward_pass(large):
         Tokens(3, 10)(torch.randn(96, 3, 16, 16))
     own = dataclasses.replace(key(48), settings={"_target_": f"{__name__}.Tokens"})
     assert least_needs(own, device("fp32"), large)[1] == counter.get_total_flops()
+
+
+class OwnConvolutions(torch.nn.Module):
+    """Convolutions that are no layers of torch, and a linear layer with hardly any of the operations."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.randn(64, channels, 3, 3))
+        self.second = torch.nn.Parameter(torch.randn(64, 64, 3, 3))
+        self.head = torch.nn.Linear(64, classes)
+
+    def forward(self, images):
+        maps = F.conv2d(F.conv2d(images, self.first, padding=1).relu(), self.second, padding=1)
+        return self.head(maps.mean((2, 3)))
+
+
+@pytest.mark.parametrize("large", [0, 2**40], ids=["without memory", "computed"])
+def test_operations_of_which_few_are_counted_are_unknown(large):
+    """The linear layer alone would say that a true benchmark of this network is a thousand times too slow."""
+    own = dataclasses.replace(key(48), settings={"_target_": f"{__name__}.OwnConvolutions"})
+    assert least_needs(own, device("fp32"), large)[1] == 0
 
 
 def test_a_network_without_known_layers_is_believed(tmp_path):

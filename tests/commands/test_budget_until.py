@@ -10,7 +10,8 @@ from fastconv.config import deadline
 from fastconv.config.schema import SEGMENTS
 from fastconv.runs.results import Results
 
-BEGAN = datetime(2026, 11, 29, 18, 0)
+BEGAN = datetime(2026, 11, 29, 18, 0).astimezone()
+OFFSET = BEGAN.isoformat()[-6:]
 RUN = ("dataset=digits", *SMALL, "stream=online", "schedule.max_epochs=null")
 
 
@@ -37,7 +38,7 @@ def test_a_run_is_annealed_and_scored_by_the_moment(command, tmp_path, at_six):
     assert found.final_lr < 0.02
     assert found.budget_seconds == pytest.approx(5, abs=0.1)  # 5 s are kept for figures
     assert found.budget_counts == list(SEGMENTS)
-    assert found.budget_until == "2026-11-29T18:00:10"
+    assert found.budget_until == f"2026-11-29T18:00:10{OFFSET}"
     assert sum(found.seconds.values()) <= found.budget_seconds
     assert BEGAN + timedelta(seconds=at_six.seconds) <= datetime.fromisoformat(found.budget_until)
     assert "everything up to the result, to be over by 2026-11-29T18:00:10" in " ".join(ended.out.split())
@@ -93,7 +94,7 @@ def test_a_run_keeps_its_moment_on_the_next_day_unless_it_is_given_another(comma
     stop_at(monkeypatch, "training_step", 3)
     assert command("train", f"resume={run}").code == 128 + signal.SIGTERM
     found = Results.read(run)
-    assert (found.resumed, found.budget_until) == (1, "2026-11-29T18:00:30")
+    assert (found.resumed, found.budget_until) == (1, f"2026-11-29T18:00:30{OFFSET}")
 
     go_to(monkeypatch, at_six, BEGAN + timedelta(days=1))
     over = "this run is to be over by 2026-11-29T18:00:30 (budget.until=18:00:30 when it began), which is over"
@@ -108,7 +109,7 @@ def test_a_run_keeps_its_moment_on_the_next_day_unless_it_is_given_another(comma
     ended = command("train", f"resume={run}", "budget.until=18:00:30")
     assert ended.code == 0, ended.err
     found = Results.read(run)
-    assert (found.resumed, found.stop_reason, found.budget_until) == (2, "budget", "2026-11-30T18:00:30")
+    assert (found.resumed, found.stop_reason, found.budget_until) == (2, "budget", f"2026-11-30T18:00:30{OFFSET}")
     assert found.accuracy is not None
 
 

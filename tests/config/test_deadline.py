@@ -1,6 +1,7 @@
 """`budget.until`: a run has what is left until a moment."""
 
 import dataclasses
+import time
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,7 +13,8 @@ from fastconv.config.run_settings import as_yaml, hparams
 from fastconv.config.schema import SEGMENTS, Budget, Config
 from fastconv.system.errors import InputError
 
-NOW = datetime(2026, 11, 29, 18, 0)
+NOW = datetime(2026, 11, 29, 18, 0).astimezone()
+OFFSET = NOW.isoformat()[-6:]
 AGAIN = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}  # a job that SLURM starts again
 END = str(int((NOW + timedelta(minutes=1)).timestamp()))
 
@@ -86,7 +88,7 @@ def test_the_smaller_of_budget_and_what_is_left_counts(at_six, given, until, sec
     budget = bounded(with_budget(seconds=given, until=until), spent=2.0).budget
     assert budget.seconds == pytest.approx(seconds)
     assert budget.counts == list(SEGMENTS)  # whatever a process does takes time of its job
-    assert budget.ends == f"2026-11-29T{until}:00"
+    assert budget.ends == f"2026-11-29T{until}:00{OFFSET}"
 
 
 def test_a_budget_until_a_moment_is_one_to_read(at_six):
@@ -138,7 +140,24 @@ def test_a_run_that_goes_on_keeps_its_moment(at_six, monkeypatch, until, ends, o
     for variable, value in job.items():
         monkeypatch.setenv(variable, value)
     config = bounded(with_budget(until=until, seconds=None), spent=2.0)
-    assert going_on(config, 500.0, ends, 2.0, overrides).budget.ends == keeps
+    assert going_on(config, 500.0, ends, 2.0, overrides).budget.ends == keeps + OFFSET
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="a process of Windows keeps its time zone")
+@pytest.mark.parametrize("until", ["18:30", "2026-11-29T18:30"])
+def test_a_run_that_goes_on_in_another_time_zone_keeps_its_moment(at_six, monkeypatch, until):
+    """Where it is three hours later, so that the text alone would be over or mean the next day."""
+    began, later = bounded(with_budget(until=until, seconds=None), 2.0).budget, NOW.utcoffset() + timedelta(hours=3)
+    try:
+        with monkeypatch.context() as there:
+            there.setenv("TZ", f"<there>{-later // timedelta(hours=1)}")  # POSIX counts to the west
+            time.tzset()
+            stored = Config(budget=began.given)
+            found = going_on(bounded(stored, 2.0), 500.0, began.ends, 2.0, []).budget
+    finally:
+        time.tzset()
+    assert found.seconds == pytest.approx(500 + began.seconds)
+    assert datetime.fromisoformat(found.ends) == NOW + timedelta(minutes=30)
 
 
 @pytest.mark.parametrize(("overrides", "job"), [([], {}), (["budget.until=17:30"], AGAIN)])

@@ -22,6 +22,7 @@ from fastconv.data.augment.transforms.crop import Crop
 from fastconv.data.augment.transforms.cutout import Cutout
 from fastconv.data.augment.transforms.flip import Flip
 from fastconv.data.batches import SplitBatches, StreamBatches
+from fastconv.data.dataset import ImageData
 from fastconv.data.loading import load
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.manifest import Manifest
@@ -253,6 +254,16 @@ def test_splits_are_scored_whole_and_once():
     assert sorted(map(bytes, ranks)) == sorted(map(bytes, data.images))
     sample = np.concatenate([labels.numpy() for _, labels in SplitBatches(data, 100)])
     np.testing.assert_array_equal(sample, data.labels[np.linspace(0, 1201, 100, endpoint=False).astype(int)])
+
+
+def test_large_images_are_scored_few_at_once():
+    """500 of them would fill the memory with activations. Batches of small ones are as large as ever."""
+    for side, most in ((28, 500), (32, 500), (224, 40)):
+        images = np.broadcast_to(np.uint8(0), (1201, side, side, 3))
+        data = ImageData("pictures", images, np.arange(1201), tuple(map(str, range(1201))), "")
+        wanted = np.array_split(data.labels, -(-1201 // most))
+        found = [batch.tolist() for _, batch in SplitBatches(data)]
+        assert found == [part.tolist() for part in wanted]
 
 
 def test_module_without_validation_has_none(built):

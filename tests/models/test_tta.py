@@ -116,7 +116,7 @@ def in_time(network, images, sets, limit, monkeypatch):
             started = now
             plain.append(score(batch))
             reserve.scored(len(batch), now - started)
-        return *logits_in_time(score, lambda rows: images[rows], torch.cat(plain), sets, reserve), now
+        return *logits_in_time(score, lambda rows: images[rows], torch.cat(plain), sets, reserve, 500), now
 
 
 @pytest.mark.parametrize("limit", [0.5, 1.0, 1.6, 2.3, 4.0, 8.0, 20.0])

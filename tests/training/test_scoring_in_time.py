@@ -18,7 +18,7 @@ EVERYTHING = "budget.counts=[setup,benchmark,precompute,compile,train,validate,c
 
 
 def test_each_mixed_batch_is_an_even_sample(monkeypatch):
-    monkeypatch.setattr(SplitBatches, "BATCH_SIZE", 10)
+    monkeypatch.setattr("fastconv.data.batches.images_at_once", lambda shape: 10)
     data = noise(57, 1)
     data.labels[:] = np.arange(57) // 19  # sorted by class, as folders are
     plain, mixed = (list(SplitBatches(data, mixed=each)) for each in (False, True))
@@ -50,7 +50,7 @@ def test_a_machine_that_becomes_slow_scores_some_of_the_images(command, tmp_path
         return forward(self, images)
 
     monkeypatch.setattr(ImageClassifier, "forward", slow)
-    monkeypatch.setattr(SplitBatches, "BATCH_SIZE", 50)
+    monkeypatch.setattr("fastconv.data.batches.images_at_once", lambda shape: 50)
     monkeypatch.setattr("fastconv.training.scored_module.time", SimpleNamespace(perf_counter=simulated_time))
     ended = command("train", "dataset=digits", *SMALL, "schedule.max_epochs=null", "budget.seconds=10", EVERYTHING,
                     "validate.on=none", "stream=online")  # fmt: skip

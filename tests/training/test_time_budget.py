@@ -132,7 +132,7 @@ def run(machine, monkeypatch, seconds, views, images=IMAGES, setup=SETUP, benchm
             plain.append(machine.logits(torch.zeros(BATCH, 1, 4, 4)))
             reserve.scored(BATCH, machine.now - before)
         zeros, sets = torch.zeros(BATCH, 1, 4, 4), [views] if views.count > 1 else []
-        logits_in_time(machine.logits, lambda rows: zeros[: len(rows)], torch.cat(plain), sets, reserve)
+        logits_in_time(machine.logits, lambda rows: zeros[: len(rows)], torch.cat(plain), sets, reserve, 500)
     machine.work(0.05)  # the digest of the weights and the results
     return budget
 

@@ -116,6 +116,23 @@ def budget_seconds(config: Config) -> float:
     return config.budget.seconds
 
 
+def for_seconds_left(config: Config, clock: Clock, is_repeated: bool, settings: Autotune = AUTOTUNE) -> Config:
+    """The config to choose for, the same on all ranks: with the seconds that are left of its budget, where starting has
+    taken much of them (`Autotune.startup_share`).
+
+    Args:
+        config: a config whose `budget.seconds` is not None.
+        clock: counts the seconds so far.
+        is_repeated: whether other processes make the same choice: then it does not depend on how long they take to
+            start.
+    """
+    budget = budget_seconds(config)
+    spent = from_first_rank("spent", lambda: 0.0 if is_repeated else clock.counted(tuple(config.budget.counts)))
+    if not settings.startup_share * budget < spent < budget:  # one that is over is refused later
+        return config
+    return dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds=budget - spent))
+
+
 def choose(
     config: Config,
     open_choices: list[str],

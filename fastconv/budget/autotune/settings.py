@@ -13,6 +13,10 @@ def _by_device(cpu: int, gpu: int) -> Mapping[str, int]:
 class Autotune:
     """Constants of autotune. Shares are of `budget.seconds`, and upper bounds. Measurements: docs/research-log.md."""
 
+    startup_share: float = 0.5
+    """Where starting has taken more than this share of the budget, the choice is for the seconds that are left: a
+    judgement. A usual start takes 5 to 8 s on two cores, and must not decide between two runs of the same command."""
+
     # Benchmarks of networks.
     benchmark_share: float = 0.02
     """For benchmarks of networks: a guess, which leaves 96 % of the budget for training and scoring."""
