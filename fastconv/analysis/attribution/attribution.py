@@ -174,8 +174,8 @@ class Attributor:
         if isinstance(self._plain, DeepLift) and error.median() > INCOMPLETE:
             raise InputError(
                 f"method {self.title}: its maps miss the change of the logit, which they are to sum to, by"
-                f" {float(error.median()):.0%}, since Captum has rules for modules (nn.ReLU) and none for functions"
-                " (torch.relu): use method=gradient_shap"
+                f" {float(error.median()):.0%}: Captum has no rule for functions (torch.relu instead of nn.ReLU), and"
+                " no exact one for overlapping pools. Use method=gradient_shap"
             )
         return error
 
