@@ -12,8 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 
-# The file is written again after the steps whose number ends a hundred, and at the end.
-FLUSH_STEPS = 100
+# The file is written again when it has this share more rows, and as many at least: all writing during a run takes a few
+# times as long as that at its end.
+GROWTH, LEAST_ROWS = 0.25, 50
 
 
 class MetricsTable(Logger):
@@ -30,6 +31,7 @@ class MetricsTable(Logger):
         super().__init__()
         self._path = folder / "metrics.csv"
         self._rows: list[dict[str, float]] = []
+        self._next = LEAST_ROWS
 
     @property
     def name(self) -> str:
@@ -52,7 +54,8 @@ class MetricsTable(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = len(self._rows) if step is None else step
         self._rows.append({**metrics, "step": step})
-        if (step + 1) % FLUSH_STEPS == 0:
+        if len(self._rows) >= self._next:
+            self._next = len(self._rows) + max(LEAST_ROWS, int(GROWTH * len(self._rows)))
             self.save()
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:

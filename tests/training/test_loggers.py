@@ -10,6 +10,7 @@ from harness import SHORT, only_run
 from fastconv.config.schema import Config
 from fastconv.runs.results import Results
 from fastconv.training import loggers
+from fastconv.training.metrics_table import MetricsTable
 from fastconv.training.tensorboard import METRICS
 
 TINY = ("dataset=digits", *SHORT, "stream=online", "checkpoint.save=false")
@@ -41,6 +42,23 @@ def test_the_default_is_a_table_and_tensorboard(command, tmp_path):
     assert list(run.glob("events.out.tfevents.*"))
     assert curve(run / "metrics.csv")
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("every", [1, 5, 30])
+def test_the_table_of_a_run_that_is_killed_has_most_of_its_rows(tmp_path, monkeypatch, every):
+    """However many steps lie between two rows; and it is written few times, each time as a whole."""
+    table, written, write = MetricsTable(tmp_path), [], MetricsTable.write
+
+    def counted(self):
+        write(self)
+        written.append(len(curve(tmp_path / "metrics.csv")))
+
+    monkeypatch.setattr(MetricsTable, "write", counted)
+    for row in range(1, 1001):
+        table.log_metrics({"train/loss": 1 / row}, step=every * row)
+        if row in (50, 200, 1000):
+            assert len(curve(tmp_path / "metrics.csv")) >= 0.75 * row
+    assert sum(written) < 6 * 1000
 
 
 def test_mlflow_keeps_curves_settings_and_results_in_a_file(command, tmp_path):

@@ -16,7 +16,7 @@ from captum.attr._utils.attribution import Attribution
 from torch import Tensor, nn
 
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels
-from fastconv.analysis.scoring import batches
+from fastconv.analysis.scoring import batches, images_at_once
 from fastconv.config.commands import Method
 from fastconv.system.errors import InputError, message_of, nearest
 
@@ -24,6 +24,9 @@ from fastconv.system.errors import InputError, message_of, nearest
 LINEAR = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 # Arguments of Captum's methods that say how many copies of an image are computed at once.
 COPIES = ("n_steps", "n_samples")
+# DeepLIFT's maps sum to the change of the logit, up to rounding, and for overlapping pools up to Captum's rule. A share
+# above this is wrong.
+INCOMPLETE = 0.1
 
 
 class Attributor:
@@ -34,7 +37,7 @@ class Attributor:
         network: the network to explain.
         pixels: baselines for absent pixels.
         shape: height, width and channels of an image.
-        batch_size: images, counting the copies that the method makes, to compute at once.
+        batch_size: images, counting the copies that the method makes, to compute at once; fewer of large images.
         seed: of the random draws of the method.
 
     Raises InputError for a method that Captum does not have, or one that would be silently wrong on this network.
@@ -71,7 +74,7 @@ class Attributor:
             self.grid = rows, columns
         self._plain = kind(*(each for each in (network, layer) if each is not None))
         self._ask = NoiseTunnel(self._plain).attribute if method.noise_samples else self._plain.attribute
-        self.images_at_once = max(1, batch_size // self._copies())
+        self.images_at_once = max(1, min(batch_size, images_at_once(shape)) // self._copies())
         self.is_layered = layered and not isinstance(self._plain, GuidedGradCam)
         if layered and not self.is_layered:  # it multiplies the layer's map by one of pixels
             self.grid = shape[:2]
@@ -157,6 +160,8 @@ class Attributor:
 
         The change is that from the baseline to the image, or from the mean over several baselines. None for a method
         without completeness (Sundararajan et al. 2017, section 3).
+
+        Raises InputError for DeepLIFT of a network whose functions Captum does not see.
         """
         complete = isinstance(self._plain, IntegratedGradients | DeepLift) and not self.is_layered
         if not complete or self.method.noise_samples or "baselines" in self.method.arguments:
@@ -166,6 +171,12 @@ class Attributor:
             baselines = self._pixels.absent(self.method.baseline).expand(-1, *inputs.shape[1:])
             difference: Tensor = self._network(inputs)[rows, target] - self._network(baselines).mean(0)[target]
         error: Tensor = (attributions.sum(dim=(1, 2, 3)) - difference).abs() / difference.abs().clamp_min(1e-6)
+        if isinstance(self._plain, DeepLift) and error.median() > INCOMPLETE:
+            raise InputError(
+                f"method {self.title}: its maps miss the change of the logit, which they are to sum to, by"
+                f" {float(error.median()):.0%}: Captum has no rule for functions (torch.relu instead of nn.ReLU), and"
+                " no exact one for overlapping pools. Use method=gradient_shap"
+            )
         return error
 
 

@@ -117,8 +117,8 @@ class AttributionRun:
             with self._result.timed(f"maps: {method.title}"):
                 on_images = functools.partial(self._on_images, method.title)
                 found, gaps = attribute(method, self._inputs, self._target, on_images)
-            self._result.maps[name] = found.sum(1).numpy()
-            self._result.evidence[name] = np.abs(found.sum(1).numpy()) if method.is_local else found.sum(1).numpy()
+            self._result.maps[name] = maps = found.sum(1).numpy()
+            self._result.evidence[name] = np.abs(maps) if method.is_local else maps
             self._result.grids[name] = method.grid
             self._result.measures[name] = {}
             if gaps is not None:

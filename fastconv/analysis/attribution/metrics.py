@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastconv.analysis.attribution.attribution import Attributor
 from fastconv.analysis.attribution.network import PixelNetwork
-from fastconv.analysis.scoring import batches
+from fastconv.analysis.scoring import batches, images_at_once
 
 
 def deletion_and_insertion(
@@ -24,7 +24,6 @@ def deletion_and_insertion(
     target: Tensor,
     absent: Tensor,
     steps: int = 20,
-    batch_size: int = 500,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return areas under the target's probability while the strongest pixels go, or come: float64 [N] each in [0, 1].
 
@@ -35,13 +34,14 @@ def deletion_and_insertion(
     count, channels, height, width = inputs.shape
     place = torch.argsort(torch.argsort(maps.flatten(1), dim=1, descending=True, stable=True), dim=1)
     bounds = torch.linspace(0, height * width, steps + 1).round().to(place)
-    areas = []
-    for part in batches(count, max(1, batch_size // (2 * (steps + 1)))):
+    areas, at_once = [], images_at_once(inputs.shape[1:])
+    for part in batches(count, max(1, at_once // (2 * (steps + 1)))):
         first = (place[part, None] < bounds[:, None]).view(-1, steps + 1, 1, height, width)
         images, baseline = inputs[part, None], absent[None]
         copies = torch.stack([torch.where(first, baseline, images), torch.where(first, images, baseline)], dim=1)
         with torch.no_grad():
-            chances = network(copies.view(-1, channels, height, width)).softmax(1)
+            logits = [network(some) for some in copies.view(-1, channels, height, width).split(at_once)]
+        chances = torch.cat(logits).softmax(1)
         chances = chances.view(-1, 2 * (steps + 1), chances.shape[1])
         rows = torch.arange(len(chances), device=target.device)
         curves = chances[rows, :, target[part]].view(-1, 2, steps + 1).cpu().double()
@@ -59,7 +59,6 @@ def relative_infidelity(
     absent: Tensor,
     samples: int = 10,
     seed: int = 0,
-    batch_size: int = 500,
 ) -> np.ndarray:
     """Return the share of the logit's changes that a map does not predict when squares are removed, float64 [N].
 
@@ -83,7 +82,7 @@ def relative_infidelity(
 
     spread = attributions if attributions.shape[1] == channels else attributions.expand_as(inputs) / channels
     found = []
-    for part in batches(count, max(1, batch_size // samples)):
+    for part in batches(count, max(1, images_at_once(inputs.shape[1:]) // samples)):
         errors = []
         for map_, normalize in ((spread[part], True), (torch.zeros_like(inputs[part]), False)):
             with torch.random.fork_rng(), torch.no_grad():
@@ -201,5 +200,7 @@ def randomised(network: PixelNetwork, build: Callable[[], torch.nn.Module], imag
             layer.momentum = None  # a cumulative mean
             layer.train()  # a pretrained network keeps its statistics, which are not those of new weights
     with torch.no_grad():
-        fresh(images)
+        # In equal parts, since batch norm has no statistics of a single value.
+        for some in images.tensor_split(-(-len(images) // images_at_once(images.shape[1:]))):
+            fresh(some)
     return fresh.eval()

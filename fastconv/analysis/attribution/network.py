@@ -57,24 +57,29 @@ class PixelNetwork(nn.Module):
         Raises InputError for one that is not there or whose output has a single position.
         """
         modules = {key: module for key, module in self.model.named_modules() if key}
-        sizes = self._map_sizes(modules, shape)
-        blocks = [key for key in getattr(self.model, "blocks", ()) if key in sizes] or _last_of_each_size(sizes)
+        maps = self._maps(modules, shape)
+        named = getattr(self.model, "blocks", ())  # of a user's network, it may be anything, such as their number
+        blocks = [key for key in named if key in maps] if isinstance(named, tuple | list) else []
+        blocks = blocks or _last_of_each_size(maps)
         chosen = {"last": blocks[-1], "fine": blocks[-2:][0]}.get(name, name) if blocks else name
         if chosen not in modules:
             names = [*(("last", "fine") if blocks else ()), *modules]
             raise InputError(f"unknown layer {name}{nearest(name, names)} Choose from: {', '.join(names)}")
-        if chosen not in sizes:
+        if chosen not in maps:
             raise InputError(f"layer {name} has no spatial map: choose an earlier one, such as layer=last")
-        return modules[chosen], sizes[chosen]
+        module = modules[chosen]
+        return _channels_first(module) if maps[chosen].channels_last else module, maps[chosen].size
 
-    def _map_sizes(self, modules: dict[str, nn.Module], shape: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
-        """Return rows and columns of the output of every module whose output is a map of more than one position."""
-        sizes: dict[str, tuple[int, int]] = {}
+    def _maps(self, modules: dict[str, nn.Module], shape: tuple[int, int, int]) -> dict[str, "_Map"]:
+        """Return the output of every module whose output is a map of more than one position."""
+        maps: dict[str, _Map] = {}
 
         def note(key: str) -> Callable[[nn.Module, object, object], None]:
             def hook(module: nn.Module, inputs: object, output: object) -> None:
-                if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-                    sizes[key] = (output.shape[2], output.shape[3])
+                if isinstance(output, Tensor) and output.dim() == 4:
+                    found = _Map.of(output, shape)
+                    if min(found.size) > 1:
+                        maps[key] = found
 
             return hook
 
@@ -84,13 +89,48 @@ class PixelNetwork(nn.Module):
             self(torch.zeros(1, channels, height, width, device=self.mean.device))
         for handle in handles:
             handle.remove()
-        return sizes
+        return maps
 
 
-def _last_of_each_size(sizes: dict[str, tuple[int, int]]) -> list[str]:
+@dataclass(frozen=True)
+class _Map:
+    """The map of a module: rows and columns, whether it is [B, H, W, C], and whether it has the shape of the image."""
+
+    size: tuple[int, int]
+    channels_last: bool
+    is_of_image: bool
+
+    @classmethod
+    def of(cls, output: Tensor, shape: tuple[int, int, int]) -> "_Map":
+        """Tell it from an output of four dimensions: [B, C, H, W], [B, H, W, C] as in Swin transformers, or values of
+        another kind, such as those of a transformer's attention [B, heads, tokens, D]."""
+        first, second, third = output.shape[1:]
+        height, width, _ = shape
+
+        def is_of_image(rows: int, columns: int) -> bool:
+            return abs(rows - columns * height / width) < 1
+
+        channels_last = is_of_image(first, second) and not is_of_image(second, third)
+        size = (first, second) if channels_last else (second, third)
+        # Convolutions without padding take as much from the shorter side as from the longer one.
+        return cls(size, channels_last, height != width or is_of_image(*size))
+
+
+def _last_of_each_size(maps: dict[str, _Map]) -> list[str]:
     """Of the modules in the order in which they compute, the last one with each size of its map, the largest first."""
-    last = {size: key for key, size in sizes.items()}
+    last = {each.size: key for key, each in maps.items() if each.is_of_image}
+    last = last or {each.size: key for key, each in maps.items()}
     return [last[size] for size in sorted(last, reverse=True)]
+
+
+def _channels_first(module: nn.Module) -> nn.Module:
+    """A module whose output is that of another, [B, H, W, C], as [B, C, H, W], for methods that weigh channels.
+
+    What follows the other module gets its output as before.
+    """
+    seen = nn.Identity()
+    module.register_forward_hook(lambda _, __, output: seen(output.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+    return seen
 
 
 @dataclass(frozen=True)
@@ -107,7 +147,9 @@ class Pixels:
         some = images[evenly_spread(len(images), 2000)]
         has_background = bool((some == 0).all(axis=3).mean() >= BACKGROUND_SHARE)
         kept = as_pixels(some[evenly_spread(len(some), count)])
-        return cls(has_background, as_pixels(some).mean(dim=(0, 2, 3), keepdim=True), kept)
+        # By numpy, which makes no floats of all these images.
+        mean = torch.from_numpy(some.mean(axis=(0, 1, 2), dtype=np.float64) / 255).float().view(1, -1, 1, 1)
+        return cls(has_background, mean, kept)
 
     def absent(self, name: str = "auto") -> Tensor:
         """Return the baseline of a name in `fastconv.config.commands.Method.baseline`."""

@@ -151,4 +151,4 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
     share, spread = correct / count, z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = z * np.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return float(middle - half), float(middle + half)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))  # where rounding takes it out of its range
