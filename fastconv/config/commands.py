@@ -167,7 +167,7 @@ class Explain(RunImagesCommand):
     sensitivity_images: int = setting(20, Range("a number of images", 1, 1e6))
     """Images on which max-sensitivity is measured."""
     batch_size: int = setting(256, BATCH)
-    """Images to compute at once, including the copies that a method makes of them; fewer of images above 96x96."""
+    """Images to compute at once, including the copies that a method makes of them; fewer of images above 64x64."""
     seed: int = setting(0, Range("a whole number", 0, 2**32, closed="left"))
     """Seed for the choice of images, the noise of the methods, and the controls."""
     accelerator: str = setting("auto", options=ACCELERATORS)

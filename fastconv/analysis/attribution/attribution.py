@@ -16,8 +16,9 @@ from captum.attr._utils.attribution import Attribution
 from torch import Tensor, nn
 
 from fastconv.analysis.attribution.network import PixelNetwork, Pixels
-from fastconv.analysis.scoring import batches, images_at_once
+from fastconv.analysis.scoring import batches
 from fastconv.config.commands import Method
+from fastconv.data.dataset import images_at_once
 from fastconv.system.errors import InputError, message_of, nearest
 
 # Linear layers, for which DeepLIFT needs no rule.

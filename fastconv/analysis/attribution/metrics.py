@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fastconv.analysis.attribution.attribution import Attributor
 from fastconv.analysis.attribution.network import PixelNetwork
-from fastconv.analysis.scoring import batches, images_at_once
+from fastconv.analysis.scoring import batches
+from fastconv.data.dataset import images_at_once
 
 
 def deletion_and_insertion(
