@@ -16,11 +16,13 @@ import numpy as np
 
 from fastconv.budget.clock import Clock
 from fastconv.config.arguments import prepare_arguments
+from fastconv.config.cli import READING
 from fastconv.config.overrides import COMPOSING_ERRORS, compose
 from fastconv.config.quoting import literally, require_texts
 from fastconv.config.store import CONF
 from fastconv.config.typed_config import explain, typed
 from fastconv.data.configs import PLACES
+from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 from fastconv.system.openmp import wait_briefly
@@ -98,6 +100,8 @@ def fit(
     require_texts("fit", f'fit(..., {seconds!r}, "seed=1")', overrides)
     if not isinstance(experiment, str) or not experiment:
         raise InputError(f'experiment={experiment!r} is not the name of an experiment: give one, such as "best"')
+    if is_first_rank():
+        print(READING, flush=True)
     given = _given(dataset, image_column, label_column)
     settings = [f"experiment={experiment}", f"budget.seconds={'null' if seconds is None else seconds}", *given.settings]
     settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]

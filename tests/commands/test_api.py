@@ -38,6 +38,19 @@ def test_arrays_are_learned(here):
     assert np.mean(np.array(found.names) == names[:200]) > 0.9
 
 
+def test_it_says_that_it_reads_images_before_it_does(here, monkeypatch, capsys):
+    said = []
+
+    def read(config):
+        said.append(capsys.readouterr().out)
+        raise InputError("no images")
+
+    monkeypatch.setattr("fastconv.api.check_run", read)
+    with pytest.raises(InputError, match="no images"):
+        fastconv.fit("digits", 60)
+    assert said == ["fastconv: reading the settings and the images\n"]
+
+
 def test_ranks_of_a_second_call_do_not_hear_what_was_said_in_the_first(here, monkeypatch):
     begun = []
     monkeypatch.setattr("fastconv.api.begin_job", begun.append)
