@@ -27,7 +27,7 @@ from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.rank_store import begin_job
-from fastconv.system.settings import check_local
+from fastconv.system.settings import check_local, data_folder
 from fastconv.system.signals import INTERRUPT_CODE, Interrupted, listening
 from fastconv.train import check_run
 
@@ -181,7 +181,7 @@ def _given(dataset: Any, image_column: str | None, label_column: str | None) -> 
 
 def _settings(dataset: str | Path) -> list[str]:
     """The overrides that make a run train on a named data set, a folder or a file."""
-    name = str(dataset)  # a text that cannot be a path, as it is too long, is no file for os.path
+    name = os.path.expanduser(dataset)  # a text that cannot be a path, as it is too long, is no file for os.path
     if _is_named(name):
         return [f"dataset={name}"]
     if name and os.path.isdir(name):
@@ -264,6 +264,6 @@ def _stored(content: bytes) -> _Given:
 
 
 def _data_folder() -> Path:
-    data = os.environ.get("FASTCONV_DATA", "data")
+    data = data_folder("data")
     check_local("FASTCONV_DATA", data)
     return Path(data).absolute()

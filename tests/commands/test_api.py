@@ -93,6 +93,14 @@ def test_a_folder_is_no_name(tmp_path, monkeypatch, folder):
     assert _settings("arrays") == ["dataset=arrays"]
 
 
+def test_a_leading_tilde_is_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my photos").mkdir()
+    assert _settings("~/my photos") == ["dataset=image_folder", f"dataset.root='{tmp_path}/my photos'"]
+    with pytest.raises(InputError, match=f"^{tmp_path}/my photos is not the folder of a run"):
+        fastconv.load("~/my photos")
+
+
 def test_a_named_set_is_learned_and_found_again(here):
     predictor = fastconv.fit("digits", 60, *SMALL, "schedule.max_epochs=2", objective="macro_f1")
     assert predictor.run.results.hparams["objective"] == "macro_f1"

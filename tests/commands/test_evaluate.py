@@ -122,6 +122,8 @@ def test_what_is_not_the_folder_of_a_run_is_said_at_once(command, tmp_path, name
         ended = command(name, given, *["images=run/last.ckpt"] * (name == "predict"))
         assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1), ended.err
         assert ended.err.startswith(f"fastconv: {says}")
+    if name == "explain":
+        assert "images=typo.png is not there" in command(name, "run=nowhere", "images=typo.png").err
 
 
 def test_test_time_augmentation_is_said(tmp_path, digits_root, davidnet_run):
