@@ -16,16 +16,18 @@ import numpy as np
 
 from fastconv.budget.clock import Clock
 from fastconv.config.arguments import prepare_arguments
+from fastconv.config.cli import READING
 from fastconv.config.overrides import COMPOSING_ERRORS, compose
 from fastconv.config.quoting import literally, require_texts
 from fastconv.config.store import CONF
 from fastconv.config.typed_config import explain, typed
 from fastconv.data.configs import PLACES
+from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError
 from fastconv.system.files import write_atomically
 from fastconv.system.openmp import wait_briefly
 from fastconv.system.rank_store import begin_job
-from fastconv.system.settings import check_local
+from fastconv.system.settings import check_local, data_folder
 from fastconv.system.signals import INTERRUPT_CODE, Interrupted, listening
 from fastconv.train import check_run
 
@@ -99,6 +101,8 @@ def fit(
     require_texts("fit", f'fit(..., {seconds!r}, "seed=1")', overrides)
     if not isinstance(experiment, str) or not experiment:
         raise InputError(f'experiment={experiment!r} is not the name of an experiment: give one, such as "best"')
+    if is_first_rank():
+        print(READING, flush=True)
     given = _given(dataset, image_column, label_column)
     settings = [f"experiment={experiment}", f"budget.seconds={'null' if seconds is None else seconds}", *given.settings]
     settings += [*([] if objective == "accuracy" else [f"objective={objective}"]), *overrides]
@@ -178,7 +182,7 @@ def _given(dataset: Any, image_column: str | None, label_column: str | None) -> 
 
 def _settings(dataset: str | Path) -> list[str]:
     """The overrides that make a run train on a named data set, a folder or a file."""
-    name = str(dataset)  # a text that cannot be a path, as it is too long, is no file for os.path
+    name = os.path.expanduser(dataset)  # a text that cannot be a path, as it is too long, is no file for os.path
     if _is_named(name):
         return [f"dataset={name}"]
     if name and os.path.isdir(name):
@@ -261,6 +265,6 @@ def _stored(content: bytes) -> _Given:
 
 
 def _data_folder() -> Path:
-    data = os.environ.get("FASTCONV_DATA", "data")
+    data = data_folder("data")
     check_local("FASTCONV_DATA", data)
     return Path(data).absolute()

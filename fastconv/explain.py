@@ -21,6 +21,7 @@ from fastconv.config.next_command import print_next_of_run
 from fastconv.config.prerequisites import require_writable
 from fastconv.config.store import methods
 from fastconv.config.validation import check_words
+from fastconv.data.sources.patterns import matching
 from fastconv.system.errors import InputError
 from fastconv.system.names import printable
 from fastconv.system.settings import check_settings
@@ -61,6 +62,8 @@ def check(config: Explain) -> None:
         check_settings(method, prefix=f"methods.{name}.")
     if config.images is not None and (not isinstance(config.images, list | str) or not config.images):
         raise InputError(f"images={config.images} is not possible: give files, as [a.png,b.jpg]")
+    for path in as_list(config.images):
+        matching(str(path), "images")
     folder = report_folder(config)
     require_writable(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "explain.html").exists():

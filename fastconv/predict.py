@@ -48,7 +48,8 @@ def main(config: Predict) -> None:
 
     images = [str(path) for path in as_list(config.images)]
     predictor = Predictor(load_run(Path(config.run), config.trust), config.accelerator)
-    written = write_predictions(predictor, images, config.out, config.top, config.tta)
+    count = len(predictor.classes)
+    written = write_predictions(predictor, images, config.out, min(config.top, count), config.tta)
     if written.first_failed and written.failed == written.images:
         name, why = written.first_failed
         line = f"none of {written.images:,} images can be read, such as {name} ({why})"
@@ -58,6 +59,8 @@ def main(config: Predict) -> None:
     where = "" if config.out == "-" else f" in {config.out}"
     missing = f"; {written.failed:,} could not be read, and have the reason instead of a class"
     lines = [*written.notes, f"{counted(written.images, 'image')}{where}{missing if written.failed else ''}"]
+    if config.top > count:
+        lines.insert(0, f"top={config.top}: the network has {counted(count, 'class')}, and all are written")
     print("\n".join(map(printable, lines)), file=sys.stderr if config.out == "-" else sys.stdout)
 
 

@@ -1,6 +1,7 @@
 """A trained run in Python: predicts, and evaluates, explains and exports like the commands of these names."""
 
 import html
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,4 +135,4 @@ def load(folder: str | Path, accelerator: str = "auto", trust: bool = False) -> 
 
     Raises InputError if the folder has no network, or names code without `trust`.
     """
-    return Predictor(load_run(Path(folder), trust), accelerator)
+    return Predictor(load_run(Path(os.path.expanduser(folder)), trust), accelerator)

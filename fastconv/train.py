@@ -38,6 +38,7 @@ from fastconv.system.distributed import (
     is_first_rank,
     is_restarted,
     on_any_rank,
+    started_together,
 )
 from fastconv.system.errors import InputError
 from fastconv.system.heartbeat import watching_ranks
@@ -96,6 +97,8 @@ def main(config: Config) -> float | None:
     is_named = config.resume not in (None, "auto")
     if not is_named:  # one that is named has its own number of devices
         check_world(config.trainer.devices, config.trainer.nodes)
+        if started_together():
+            check(config)  # before the ranks meet: all refuse the same settings, and one says so
     with watching_ranks():
         may_go_on = not is_named and job is None and (agent() or is_restarted())
         if may_go_on and on_any_rank("restarted", is_restarted()):

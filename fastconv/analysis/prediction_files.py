@@ -31,6 +31,7 @@ from fastconv.system.errors import InputError
 from fastconv.system.files import read_file, replacing
 from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, printable, valid_unicode
+from fastconv.system.settings import data_folder
 from fastconv.system.urls import redacted
 
 # Images that a thread decodes at once.
@@ -141,7 +142,7 @@ def decoded_batches(predictor: Predictor, images: Sequence[str], passed: PassedO
 
 def _own_folders(run: TrainedRun) -> Iterator[Path]:
     """Yield the folders that fastconv writes to: those of the run, and the usual ones of a run that came here."""
-    data = Path(os.environ.get("FASTCONV_DATA", Config.data))
+    data = Path(data_folder(Config.data))
     yield from (run.folder, *run.config.own_folders(), Path(Config.outputs), *(data / name for name in DATA_FOLDERS))
 
 

@@ -189,7 +189,7 @@ class Predict(RunCommand):
     out: str = setting("predictions.csv", path=True, local=True)
     """File to write: .csv, .jsonl (one JSON object per line), or - to print JSON to the terminal."""
     top: int = setting(1, Range("a number of classes", 1, 100_000))
-    """Number of the most probable classes to write for each image."""
+    """Number of the most probable classes to write for each image; all of them if the network has fewer."""
     tta: bool = False
     """Use the run's test-time augmentation (its `tta`). The time grows with the number of views."""
     accelerator: str = setting("auto", options=ACCELERATORS)

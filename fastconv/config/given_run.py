@@ -1,6 +1,7 @@
 """The run that `evaluate`, `explain`, `export` and `predict` are given: a folder, or the newest one below `outputs`."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,20 @@ def _fetched(config: C) -> C:
     return dataclasses.replace(given, **asked) if asked else config
 
 
+def _require_run(key: str, folder: object) -> None:
+    """Raise InputError, before torch is imported, for what is not the folder of a run."""
+    try:
+        os.stat(f"{folder}/config.yaml")
+    except FileNotFoundError as error:
+        why = "it has no config.yaml" if os.path.isdir(str(folder)) else "it is not there"
+        raise InputError(
+            f"{key}={folder} is not the folder of a run: {why}. Give one such as"
+            f" outputs/digits/2026-11-25_09-00-00-a1b2c3, or {key}={LATEST}"
+        ) from error
+    except OSError:  # reading it tells more
+        pass
+
+
 def check_given_run(config: C, check: Callable[[C], object], prints_data: bool = False) -> C:
     """Check a config, and put the newest finished run below its `outputs` in the place of the word `latest`.
 
@@ -59,11 +74,18 @@ def check_given_run(config: C, check: Callable[[C], object], prints_data: bool =
         check: raises InputError for a config that cannot work.
         prints_data: whether standard output is for data.
 
-    Raises InputError if there is no such run, or if a folder has that name.
+    Raises InputError for another folder than that of a run, if there is no newest run, or if a folder has that name.
     """
     config = _fetched(config)
-    check(config)
     given: Any = config
+    named = [(key, each) for key in KEYS for each in as_list(getattr(given, key, None))]
+    for key, each in named:
+        if os.path.isfile(str(each)):  # as a checkpoint
+            raise InputError(f"{key}={each} is a file: give the folder of its run, as {key}={Path(str(each)).parent}")
+    check(config)
+    for key, each in named:
+        if each != LATEST:
+            _require_run(key, each)
     found: dict[str, Any] = {}
     for key in KEYS:
         value = getattr(given, key, None)

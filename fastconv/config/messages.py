@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from fastconv.config.overrides import task_overrides
+from fastconv.system.distributed import let_first_rank_speak
 from fastconv.system.errors import InputError, RunWarning, StreamError, is_of_memory, of_memory, reason
 from fastconv.system.files import TOO_MANY, is_of_files, of_file
 from fastconv.system.names import printable
@@ -47,6 +48,7 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 
 def fail(line: str) -> NoReturn:
     """End the command with one line on standard error and exit code 1."""
+    let_first_rank_speak()
     line = printable(redacted(" ".join(line.split())))
     print(f"fastconv: {line if len(line) <= LINE else line[:LINE] + '...'}", file=sys.stderr)
     raise SystemExit(1)

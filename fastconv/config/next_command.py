@@ -45,7 +45,7 @@ def resume_command(folder: str, overrides: Sequence[str], settings: dict[str, An
     """
     told = [each for each in overrides if "://" in each and each.partition("=")[0] not in ("outputs", "resume")]
     trust = ["trust=true"] * bool(targets_in(settings))
-    return " ".join([start_words(), "-m fastconv.train", f"resume={folder}", *quoted_overrides(told), *trust])
+    return " ".join([start_words(), "-m fastconv.train", setting("resume", folder), *quoted_overrides(told), *trust])
 
 
 def quoted_overrides(overrides: Sequence[str]) -> list[str]:
@@ -54,5 +54,5 @@ def quoted_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def setting(key: str, value: str) -> str:
-    """A setting whose value is a path, quoted for the shell, and for Hydra where it needs that."""
-    return f"{key}={value}" if re.fullmatch(r"[\w./~-]+", value, re.ASCII) else to_paste(key, value)
+    """A setting whose value is a path or an address, quoted for the shell, and for Hydra where it needs that."""
+    return f"{key}={value}" if re.fullmatch(r"[\w./:~-]+", value, re.ASCII) else to_paste(key, value)

@@ -29,7 +29,7 @@ from fastconv.system.documents import read_yaml
 from fastconv.system.errors import InputError, nearest
 from fastconv.system.files import PACKAGE
 from fastconv.system.names import RESERVED, file_name
-from fastconv.system.settings import interpolated
+from fastconv.system.settings import data_folder, interpolated
 from fastconv.system.targets import KEY
 from fastconv.system.urls import remember
 
@@ -240,4 +240,5 @@ OmegaConf.register_new_resolver("image_size", _image_size, replace=True)
 OmegaConf.register_new_resolver("short_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("job_minutes", _job_minutes, replace=True)
 OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
+OmegaConf.register_new_resolver("data_folder", data_folder, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)

@@ -31,6 +31,12 @@ class FusedSequential(nn.Sequential):
         return _through([*self, activation], x)
 
 
+def has_gelu(network: nn.Module) -> bool:
+    """Whether a network has a `FusedSequential` with GELU, which `norm_gelu` may compute."""
+    parts = (part for part in network.modules() if isinstance(part, FusedSequential))
+    return any(_is_gelu(layer) for part in parts for layer in part)
+
+
 def activate(activation: nn.Module, x: Tensor) -> Tensor:
     """`activation(x)`."""
     if _is_gelu(activation) and norm_gelu.suits(x):

@@ -128,6 +128,8 @@ class Results:
     """Numbers of CPU threads that trained, one after the other (`trainer.num_threads`). Empty on a GPU."""
     winograd_layers: int | None = None
     """Number of convolutions that Winograd's algorithm computed (trainer.winograd)."""
+    fused_norms: bool | None = None
+    """Whether norms and activations were computed in one pass, which trainer.winograd decides too."""
     cuda_graphs: int | None = None
     """Number of CUDA graphs that did the training steps (trainer.graph): 0 if each step was called, null on a CPU."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -195,7 +197,7 @@ def _with_int(types: Types) -> Types:
 
 def _checked(key: str, value: Any, types: Types, inner: Types) -> Any:
     """A value of a results file, if it can be one. Raises ValueError, naming the key, if not."""
-    if isinstance(value, bool) or not isinstance(value, types):
+    if (isinstance(value, bool) and bool not in types) or not isinstance(value, types):
         raise ValueError(f"{key} is {_shortened(value)}")
     if isinstance(value, float) and (math.isnan(value) or (key == "loss" and math.isinf(value))):
         return None

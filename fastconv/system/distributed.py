@@ -28,7 +28,7 @@ from fastconv.system.cluster import (
 from fastconv.system.errors import InputError, SharedError, reason
 from fastconv.system.launch_variables import contradiction, kept_variables
 from fastconv.system.process import start_ticks
-from fastconv.system.rank_store import ASK_AGAIN_SECONDS, store, wait_for
+from fastconv.system.rank_store import ASK_AGAIN_SECONDS, is_connected, store, wait_for
 from fastconv.system.slurm import is_restarted_job
 from fastconv.system.wording import counted
 
@@ -40,7 +40,7 @@ OTHER_LAUNCHERS = {
     "JSM_NAMESPACE_SIZE": "jsrun",
     "WORLD_SIZE": "a launcher",
 }
-# Seconds for which the other ranks of a wrong launch wait for the first one to say so: a launcher may end all at once.
+# Seconds for which the other ranks wait for the first one to say what is wrong: a launcher may then end all at once.
 WAIT_FOR_LINE = 3.0
 
 
@@ -94,6 +94,13 @@ def end_with_first_rank() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="first-rank").start()
+
+
+def let_first_rank_speak() -> None:
+    """Wait a while on another rank, if the ranks have not met yet: the first one refuses the same settings, says so,
+    and the launcher ends this one. If it does not, this one is to speak."""
+    if rank() and started_together() and not is_connected():
+        time.sleep(WAIT_FOR_LINE)
 
 
 def check_world(devices: int, nodes: int | None = None) -> None:

@@ -4,6 +4,7 @@ A field's doc is its help. Nothing here imports torch, so a wrong command line i
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,6 +157,13 @@ def interpolated(key: str, value: object) -> tuple[str, object] | None:
         return next((found for found in nested if found is not None), None)
     # Not as written: YAML has escapes.
     return (key, value) if INTERPOLATION in (value if isinstance(value, str) else repr(value)) else None
+
+
+def data_folder(otherwise: Any) -> Any:
+    """The folder of the data sets that FASTCONV_DATA names. A leading ~ is the user's home, as in paths on a command
+    line: a notebook or a service sets the variable without a shell, which would replace it."""
+    given = os.environ.get("FASTCONV_DATA")
+    return otherwise if given is None else os.path.expanduser(given)
 
 
 def check_option(key: str, value: object, options: Sequence[str]) -> None:

@@ -10,6 +10,9 @@ from fastconv.system.errors import warn
 from fastconv.system.slurm import job_number
 from fastconv.training.plan import Run
 
+# Keys of the results that decide how a step is rounded, and that a machine may choose by itself.
+ROUNDING = ("precision", "winograd_layers", "fused_norms")
+
 
 def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
     """The run's settings, plan and machine; of a resumed run, with the plan and the clock of the process before.
@@ -37,16 +40,18 @@ def first_results(run: Run, folder: RunFolder, overrides: list[str]) -> Results:
         device=run.device.name,
         precision=run.device.precision,
         winograd_layers=run.winograd_layers,
+        fused_norms=run.fused_norms,
         cuda_graphs=0 if run.device.kind == "cuda" else None,
         versions=versions(),
         git_commit=git_commit(),
     )
     if folder.resumed and (earlier := earlier_results(folder.path)):
         run.clock.add(earlier.seconds)
-        if earlier.winograd_layers not in (None, run.winograd_layers):
+        if changed := [key for key in ROUNDING if getattr(earlier, key) not in (None, getattr(described, key))]:
+            before, now = (", ".join(f"{key}={getattr(each, key)}" for key in changed) for each in (earlier, described))
             warn(
-                f"{folder.path} began with Winograd's convolutions in {earlier.winograd_layers} layers and goes on with"
-                f" them in {run.winograd_layers}, so it will not end bit for bit as it would have"
+                f"{folder.path} began with {before} and goes on with {now}, so it will not end bit for bit as it would"
+                " have"
             )
         return dataclasses.replace(
             described,

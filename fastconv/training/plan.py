@@ -34,6 +34,7 @@ from fastconv.training.planned_network import (
     check_optimizer,
     checked_network,
     count_winograd_layers,
+    has_fused_norms,
     pretrained_weights,
 )
 from fastconv.training.stored_stream import training_images
@@ -65,6 +66,8 @@ class Run:
     """The user's own callbacks."""
     winograd_layers: int = 0
     """Number of convolutions that are Winograd's."""
+    fused_norms: bool = False
+    """Whether norms and activations are computed in one pass."""
     graph: bool = False
     """Whether the training step is to be a CUDA graph."""
     no_graph: str = ""
@@ -198,6 +201,7 @@ def plan_run(
         key,
         callbacks,
         winograd_layers=count_winograd_layers(config, spec, device) if device.winograd else 0,
+        fused_norms=has_fused_norms(network, device),
         graph=graph,
         no_graph=no_graph,
         pretrained=pretrained,

@@ -1,4 +1,4 @@
-"""The network of a planned run: checks of it, its pretrained weights, and the number of its Winograd convolutions."""
+"""The network of a planned run: checks of it, its pretrained weights, and which of fastconv's kernels compute it."""
 
 import torch
 from torch import nn
@@ -7,8 +7,10 @@ from fastconv.budget.clock import Clock
 from fastconv.budget.hardware import Device
 from fastconv.config.schema import Config
 from fastconv.data.stream.spec import StreamSpec
+from fastconv.kernels import norm_gelu
 from fastconv.models import CustomNetwork, blueprint, build_model, check_network, model_settings
 from fastconv.models.configs import Pretrained
+from fastconv.models.fused import has_gelu
 from fastconv.models.layers import winograd_layers
 from fastconv.models.resizing import small_side
 from fastconv.optim import CustomOptimizer
@@ -66,3 +68,8 @@ def count_winograd_layers(config: Config, spec: StreamSpec, device: Device) -> i
         # Not the network on the meta device: for the shapes there, torch imports modules for half a second.
         network = build_model(config.model.name, spec.shape[2], len(spec.classes), **model_settings(config.model))
     return winograd_layers(network, spec.shape, config.micro_batch_size, device.dtype)
+
+
+def has_fused_norms(network: nn.Module, device: Device) -> bool:
+    """Whether norms and activations of the network are computed in one pass."""
+    return device.winograd and norm_gelu.obstacle(device.dtype) is None and has_gelu(network)

@@ -293,6 +293,17 @@ def test_only_a_finished_run_has_a_row():
     assert row_of(None) is None
 
 
+@pytest.mark.parametrize("own", [{"dataset.source": "image_folder"}, {"dataset._target_": "mine.photos"}])
+def test_images_of_your_own_are_not_compared_with_what_others_published_on_their_name(own):
+    finished = Results("cifar10", "davidnet", "original", 0, 0, accuracy=0.95, stop_reason="epochs")
+    official = {"dataset.name": "cifar10", "dataset.source": "builtin", "dataset._target_": None, "augment.auto": "a"}
+    for hparams, compared in ((official, True), (official | own, False)):
+        row = row_of(dataclasses.replace(finished, hparams=hparams))
+        assert ("The" in judged([row])) == compared
+        assert bool(page.published([row])) == compared
+    assert row.dataset == "cifar10 (your own images)"
+
+
 def test_settings_with_columns_of_their_own_do_not_set_rows_apart():
     given = ["model.width=32", "trainer.precision=fp32", "trainer.winograd=on", "trainer.num_threads=2", "outputs=o",
              "trainer.accelerator=gpu", "trainer.compile=false", "stream=auto"]  # fmt: skip

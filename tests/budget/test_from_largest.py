@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fastconv.budget.autotune.choose import choose, left_open
-from fastconv.budget.autotune.flip_test import flip_test
+from fastconv.budget.autotune.flip_test import FlipAccuracy, flip_test
 from fastconv.budget.autotune.from_largest import fastest_profile
 from fastconv.budget.autotune.scaling_law import EXPONENT, size_families
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
@@ -23,6 +23,7 @@ from fastconv.models.configs import model_settings
 
 GPU = Device("cuda", "a GPU", "bf16", threads=1, keep_memory=False, compile=False)
 SHAPE, COUNT, SCORED = (32, 32, 3), 45_000, 10_000
+NOISE = ImageData("noise", np.zeros((50, 8, 8, 1), np.uint8), np.arange(50) % 2, ("a", "b"), "0" * 64)
 SIZES = [size for family in size_families(32, 3) for size in family]
 # Settings that leave nothing but the network and the images that it sees.
 PLAIN = ("dataset.flip=0", "batch_size=1000", "tta.flip=false", "tta.shift=0")
@@ -119,7 +120,6 @@ def test_a_network_is_not_faster_than_its_bound():
 
 
 def test_the_flip_test_of_a_gpu_needs_no_benchmark(tmp_path, monkeypatch):
-    train = ImageData("noise", np.zeros((50, 8, 8, 1), np.uint8), np.arange(50) % 2, ("a", "b"), "0" * 64)
     asked = []
 
     def learn(train, network, device, images, *_):
@@ -130,5 +130,16 @@ def test_the_flip_test_of_a_gpu_needs_no_benchmark(tmp_path, monkeypatch):
     for seconds in (2.0, 0.5):
         settings = Autotune(flip_test_min_seconds=0.1, flip_test_gpu_step_seconds=0.01)
         with pytest.raises(KeyboardInterrupt):
-            flip_test(train, None, GPU, tmp_path, seconds, settings)
+            flip_test(NOISE, None, GPU, tmp_path, seconds, settings)
     assert asked == [20_000, 6250]
+
+
+def test_a_flip_test_that_tells_nothing_is_repeated_when_there_is_more_time(tmp_path, monkeypatch):
+    """And not before: the runs of a sweep, which have the same time, are flipped alike."""
+    nothing, evident = FlipAccuracy(0.5, 0.45, 20, 2, 1), FlipAccuracy(0.9, 0.3, 1000, 600, 0)
+    assert not nothing.is_evident()
+    assert evident.is_evident()
+    results = iter([nothing, evident])
+    monkeypatch.setattr("fastconv.budget.autotune.flip_test.flip_accuracy", lambda *_: next(results))
+    told = [flip_test(NOISE, None, GPU, tmp_path, seconds).plain for seconds in (3.0, 3.0, 2.0, 1.0, 4.0, 3.0, 9.0)]
+    assert told == [0.5] * 4 + [0.9] * 3

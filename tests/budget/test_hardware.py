@@ -125,13 +125,28 @@ def test_a_run_that_goes_on_without_them_says_so(possible, command, tmp_path, mo
         assert command("train", *settings).code == 143
     monkeypatch.setattr(winograd_speed, "is_measured", lambda *_: False)
     monkeypatch.setattr(winograd_speed, "is_faster", lambda: False)
-    with pytest.warns(RunWarning, match="began with Winograd's convolutions in 5 layers and goes on with them in 0"):
+    with pytest.warns(RunWarning, match="began with winograd_layers=5 and goes on with winograd_layers=0, so"):
         assert command("train", *settings, "resume=auto").code == 0
     with monkeypatch.context() as patch:
         patch.setattr(winograd_speed, "is_measured", lambda *_: True)
         whole = command("train", *settings, "outputs=whole")
     assert whole.code == 0
     assert not same_weights(only_run(tmp_path / "whole"), only_run(tmp_path / "outputs"))
+
+
+def test_a_run_that_goes_on_with_other_norms_says_so(possible, command, tmp_path, monkeypatch):
+    """Also if no layer of its network suits Winograd's convolutions."""
+    settings = (*LARGE[:1], *LARGE[2:], "model=airbench", "model.widths=[8,8,8]", "trainer.winograd=auto")
+    monkeypatch.setattr(winograd_speed, "is_measured", lambda *_: True)
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 2)
+        assert command("train", *settings).code == 143
+    results = Results.read(only_run(tmp_path))
+    assert (results.winograd_layers, results.fused_norms) == (0, True)
+    monkeypatch.setattr(winograd_speed, "is_measured", lambda *_: False)
+    monkeypatch.setattr(winograd_speed, "is_faster", lambda: False)
+    with pytest.warns(RunWarning, match="began with fused_norms=True and goes on with fused_norms=False, so"):
+        assert command("train", *settings, "resume=auto").code == 0
 
 
 def test_benchmarks_with_and_without_are_kept_apart(possible, tmp_path, monkeypatch):

@@ -38,6 +38,19 @@ def test_arrays_are_learned(here):
     assert np.mean(np.array(found.names) == names[:200]) > 0.9
 
 
+def test_it_says_that_it_reads_images_before_it_does(here, monkeypatch, capsys):
+    said = []
+
+    def read(config):
+        said.append(capsys.readouterr().out)
+        raise InputError("no images")
+
+    monkeypatch.setattr("fastconv.api.check_run", read)
+    with pytest.raises(InputError, match="no images"):
+        fastconv.fit("digits", 60)
+    assert said == ["fastconv: reading the settings and the images\n"]
+
+
 def test_ranks_of_a_second_call_do_not_hear_what_was_said_in_the_first(here, monkeypatch):
     begun = []
     monkeypatch.setattr("fastconv.api.begin_job", begun.append)
@@ -78,6 +91,14 @@ def test_a_folder_is_no_name(tmp_path, monkeypatch, folder):
     (tmp_path / "here" / folder).rmdir()
     assert _settings("digits") == ["dataset=digits"]
     assert _settings("arrays") == ["dataset=arrays"]
+
+
+def test_a_leading_tilde_is_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my photos").mkdir()
+    assert _settings("~/my photos") == ["dataset=image_folder", f"dataset.root='{tmp_path}/my photos'"]
+    with pytest.raises(InputError, match=f"^{tmp_path}/my photos is not the folder of a run"):
+        fastconv.load("~/my photos")
 
 
 def test_a_named_set_is_learned_and_found_again(here):

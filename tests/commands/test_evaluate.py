@@ -109,9 +109,23 @@ def test_a_run_gets_its_page(tmp_path, digits_root, davidnet_run):
     assert all(f"<td>{name}</td>" in page for name in test.classes)
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert len(re.findall(r", confidence \d+%; label ", page)) == min(24, round((1 - found["accuracy"]) * 359))
-    ended = run_command(tmp_path, digits_root, "evaluate", "run=nowhere")
-    assert ended.code == 1
-    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["evaluate", "explain", "export", "predict"])
+def test_what_is_not_the_folder_of_a_run_is_said_at_once(command, tmp_path, name):
+    """Before anything is imported that takes seconds, or a line says that it is read."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").touch()
+    for given, says in (
+        ("run=nowhere", "run=nowhere is not the folder of a run: it is not there"),
+        ("run=run", "run=run is not the folder of a run: it has no config.yaml"),
+        ("run=run/last.ckpt", "run=run/last.ckpt is a file: give the folder of its run, as run=run"),
+    ):
+        ended = command(name, given, *["images=run/last.ckpt"] * (name == "predict"))
+        assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1), ended.err
+        assert ended.err.startswith(f"fastconv: {says}")
+    if name == "explain":
+        assert "images=typo.png is not there" in command(name, "run=nowhere", "images=typo.png").err
 
 
 def test_test_time_augmentation_is_said(tmp_path, digits_root, davidnet_run):

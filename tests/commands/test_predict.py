@@ -70,6 +70,17 @@ def test_files_folders_and_tars_give_the_same_rows(trained, digits_root):
     assert [row["classes"][0]["class"] for row in rows] == names
 
 
+def test_more_classes_than_the_network_has_are_all_of_them(trained, digits_root):
+    folder, run, _ = trained
+    given = (f"run={run}", "images=images/000.png", "out=all.csv", "top=1000")
+    ended = run_command(folder, digits_root, "predict", *given)
+    assert ended.code == 0, ended.err
+    assert "top=1000: the network has 10 classes" in ended.out
+    (row,) = csv.DictReader((folder / "all.csv").open())
+    assert set(row) == {"image", "error"} | {f"{key}_{at}" for key in ("class", "probability") for at in range(1, 11)}
+    assert sum(float(row[f"probability_{at}"]) for at in range(1, 11)) == pytest.approx(1, abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def shared_folder(trained, tmp_path_factory):
     """A folder of five photos among what systems and fastconv leave there: hidden files, the run, figures, arrays."""

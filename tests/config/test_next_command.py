@@ -5,7 +5,9 @@ import shlex
 
 import pytest
 
+from fastconv.config.arguments import prepare_arguments
 from fastconv.config.next_command import resume_command
+from fastconv.config.overrides import compose
 
 
 def test_a_run_goes_on_with_the_addresses_that_it_was_told():
@@ -19,6 +21,14 @@ def test_a_run_goes_on_with_the_addresses_that_it_was_told():
     ]
     said = resume_command("s3://bucket/runs/digits/1", given, {})
     assert shlex.split(said) == ["python", "-m", "fastconv.train", given[4], *given[1:3]]
+
+
+@pytest.mark.parametrize("folder", ["outputs/my photos/1", "outputs/fotos [1], 50% é=ü's/1", "/a/{b}/1", "C:/runs/1"])
+def test_a_run_goes_on_from_a_folder_of_any_name(folder):
+    """The command that is pasted into a shell names the folder."""
+    words = shlex.split(resume_command(folder, [], {}))
+    assert words[:3] == ["python", "-m", "fastconv.train"]
+    assert compose("train", prepare_arguments("train", words[3:])).resume == folder
 
 
 def test_a_run_goes_on_with_code_of_the_users_own():

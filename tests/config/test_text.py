@@ -114,6 +114,8 @@ def test_a_path_begins_with_the_users_home(monkeypatch):
     assert typed_value("predict", "images", "images=[~/a.png,b~.png]") == ["/home/somebody/a.png", "b~.png"]
     assert typed_value("train", "dataset.name", "dataset.name=~/x") == "~/x"
     assert typed_value("train", "dataset.root", "dataset.root='~/x'") == "~/x"
+    monkeypatch.setenv("FASTCONV_DATA", "~/data")
+    assert [compose(name, []).data for name in ("train", "evaluate")] == ["/home/somebody/data"] * 2
 
 
 def test_one_name_with_a_comma_or_a_list():

@@ -44,6 +44,15 @@ def test_each_file_is_named_once(photos, pattern, named):
     assert sorted(map(os.path.realpath, found)) == sorted(os.path.realpath(photos / name) for name in named)
 
 
+@pytest.mark.parametrize("pattern", ["photos/trip [1]/*.png", "photos/trip [1]/**", "./photos/trip [1]/**/*.png"])
+def test_folders_with_brackets_in_their_names_are_meant_as_they_are(photos, pattern):
+    for folder in ("trip [1]", "trip 1"):
+        (photos / "photos" / folder).mkdir()
+        (photos / "photos" / folder / "6.png").touch()
+    assert matching(pattern, "images") == ["photos/trip [1]/6.png"]
+    assert matching("photos/trip [12]/*.png", "images") == ["photos/trip 1/6.png"]
+
+
 def test_names_are_below_the_folder_that_was_given(photos):
     os.unlink("photos/x")
     assert matching(f"{photos}/far/**", "images") == [f"{photos}/far/5.png"]

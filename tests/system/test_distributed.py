@@ -421,6 +421,19 @@ def test_only_what_torchrun_starts_anew_is_restarted(started):
     assert is_restarted()
 
 
+@pytest.mark.parametrize("wrong", ["optimizer.max_lr=-1", "dataset=digit"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_first_rank_is_given_time_to_refuse_settings(command, started, monkeypatch, number, wrong):
+    """Before the ranks meet: torchrun then ends the others before they say the same."""
+    started({**TORCHRUN, "WORLD_SIZE": "2", "RANK": str(number), "LOCAL_RANK": str(number)})
+    monkeypatch.setattr("fastconv.system.heartbeat.connect", lambda: pytest.fail("the ranks meet"))
+    waited = []
+    monkeypatch.setattr(distributed.time, "sleep", waited.append)
+    ended = command("train", "dataset=digits", "trainer=ddp", wrong)
+    assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
+    assert waited == [distributed.WAIT_FOR_LINE] * number
+
+
 def test_a_command_is_refused_before_anything_is_written(command, tmp_path, started):
     started({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"})
     ended = command("train", *RUN, "trainer.devices=2", "batch_size=64", "micro_batch_size=32")

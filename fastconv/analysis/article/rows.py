@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastconv.analysis.comparison.statistics import Summary, summarise
+from fastconv.data.sources.base import builtin_sets
 from fastconv.runs.hparams import is_augmented, is_location
 from fastconv.runs.results import FINISHED, Results
 from fastconv.system.errors import InputError
@@ -145,7 +146,7 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
     hparams = results.hparams
     began, width, max_epochs = results.pretrained, hparams.get("model.width"), hparams.get("schedule.max_epochs")
     return Row(
-        dataset=str(hparams.get("dataset.name") or results.dataset),
+        dataset=_dataset_of(results),
         augmented=is_augmented(hparams),
         seed=results.seed,
         accuracy=results.accuracy,
@@ -164,6 +165,14 @@ def row_of(results: Results | None, run: str = "", device: str | None = None) ->
         ended_by=results.stop_reason,
         run=run,
     )
+
+
+def _dataset_of(results: Results) -> str:
+    """The data set's name. Images of your own that bear the name of a built-in one are not what others published on."""
+    hparams = results.hparams
+    name = str(hparams.get("dataset.name") or results.dataset)
+    is_own = hparams.get("dataset.source", "builtin") != "builtin" or hparams.get("dataset._target_")
+    return f"{name} (your own images)" if is_own and name in builtin_sets() else name
 
 
 def measures_of(report: Path, rows: Iterable[Row]) -> list[Measure]:

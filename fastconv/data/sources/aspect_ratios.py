@@ -40,10 +40,3 @@ def describe_choice(sizes: NDArray[np.int64], has_test: bool = True) -> str:
         f"dataset.resize=auto chose {choose_resize(sizes)}: {losing:,} of {counted(len(sizes), kind)} would"
         " lose more than a quarter to a crop"
     )
-
-
-def most_cropped(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most `count` images that lose much to a crop, those that lose most first: int64 [M], positions in `sizes`."""
-    order = np.argsort(sizes.min(1) / sizes.max(1), kind="stable")
-    found: NDArray[np.int64] = order[lose_much(sizes)[order]][:count]
-    return found

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.data.array_files import ArraysWriter, read_arrays, writing
-from fastconv.data.dataset import ImageData
+from fastconv.data.dataset import ImageData, evenly_spread
 from fastconv.data.hashes import content_hashes, with_hashes
-from fastconv.data.sources.aspect_ratios import choose_resize, describe_choice, most_cropped
+from fastconv.data.sources.aspect_ratios import choose_resize, describe_choice, lose_much
 from fastconv.data.sources.base import Source
 from fastconv.data.sources.decode import Decoded, choose_size, decode, look, whole_images, why_unreadable
 from fastconv.data.sources.labels import NO_LABEL, require_names
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastconv.data.configs import Dataset
 
 # The files, beside the arrays, of the images' names and sizes and of what could not be read; and of whole images, at
-# most EXAMPLES of EXAMPLE_SIDE pixels, of those that lose most to a crop.
+# most EXAMPLES of EXAMPLE_SIDE pixels, of those that lose much to a crop.
 ABOUT, WHOLE = "images.json", "whole.npy"
 EXAMPLES, EXAMPLE_SIDE = 12, 192
 # Decoded images, their hashes uint64 [N], and the rows of them that a split has, in its order.
@@ -39,7 +39,7 @@ class Opened:
 
     `sizes` are (width, height) of the readable images, int64 [N, 2]; `unreadable` are (name, reason) of the others;
     `notes` are sentences about what is passed over, and how the images were decoded; `resize` is how they became
-    square; `examples` are (name, whole image, image as networks see it) of some that lose most to a crop.
+    square; `examples` are (name, whole image, image as networks see it) of some that lose much to a crop.
     """
 
     classes: tuple[str, ...]
@@ -118,7 +118,8 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
                 )
                 for number, part in enumerate(parts)
             ]
-        shown = [found.train[at] for at in training.places[most_cropped(training.sizes, EXAMPLES)].tolist()]
+        losing = training.places[lose_much(training.sizes)]  # in the order of the source, often class after class
+        shown = [found.train[at] for at in losing[evenly_spread(len(losing), EXAMPLES)].tolist()]
         examples, whole = whole_images(shown, EXAMPLE_SIDE, grey, levels)
     unreadable = [each for split in decoded for each in split.unreadable]
     sizes = sizes[: count - len(unreadable)]

@@ -31,7 +31,12 @@ def matching(text: str, key: str, skip: frozenset[str] = frozenset(), passed: Pa
     if not glob.has_magic(text):
         raise InputError(f"{key}={text} is not there")
     parts = Path(text).parts
-    base = Path(*parts[: next(at for at, part in enumerate(parts) if glob.has_magic(part))])
+    plain = next(at for at, part in enumerate(parts) if glob.has_magic(part))
+    # Folders that have brackets in their names, such as "trip [1]", are those that are there.
+    there = next((at for at in range(len(parts) - 1, plain, -1) if os.path.lexists(Path(*parts[:at]))), plain)
+    base = Path(*parts[:there])
+    if there > plain:
+        text = os.path.join(glob.escape(str(base)), *parts[there:])
     any_ending = glob.has_magic(Path(text).suffix or "*")
     ours: set[Path] = set()
     seen: set[str] = set()
