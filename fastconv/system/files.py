@@ -93,6 +93,14 @@ def replacing(path: Path, ending: str = ".part") -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def path_from(path: Path | str, folder: Path | str = os.curdir) -> str:
+    """A path as it is from a folder; as it is given where none leads there, as to another drive of Windows."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return str(path)
+
+
 def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Return the content of a regular file, or of the one that a link leads to.
 

@@ -1,6 +1,7 @@
 """Files that somebody else may have left: only regular ones are read, and no link leads a write elsewhere."""
 
 import errno
+import ntpath
 import os
 import socket
 import tracemalloc
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from fastconv.data.sources.base import stamp
 from fastconv.system.errors import InputError, RunWarning
 from fastconv.system.files import (
     forget_measurement,
     keep_measurement,
     locked,
+    path_from,
     read_file,
     replacing,
     write_atomically,
@@ -153,3 +156,11 @@ def test_a_lock_follows_no_link_that_was_planted(tmp_path):
     with pytest.raises(InputError, match="cannot write"), locked(tmp_path, "a"):
         pass
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_path_on_another_drive_of_windows_is_told_whole(tmp_path, monkeypatch):
+    assert path_from(tmp_path / "photos" / "a.png", tmp_path) == os.path.join("photos", "a.png")
+    monkeypatch.setattr(os.path, "relpath", ntpath.relpath)
+    assert path_from("C:\\photos\\a.png", "C:\\work") == "..\\photos\\a.png"
+    assert path_from("D:\\photos\\a.png", "C:\\work") == "D:\\photos\\a.png"
+    assert stamp(tmp_path, Path("D:\\"))[0] == str(tmp_path), "a table may name images of another drive"
