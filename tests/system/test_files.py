@@ -1,5 +1,6 @@
 """Files that somebody else may have left: only regular ones are read, and no link leads a write elsewhere."""
 
+import contextlib
 import errno
 import ntpath
 import os
@@ -126,6 +127,32 @@ def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path):
         fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("code", "busy", "tries", "content"),
+    [(5, 2, 3, "new"), (32, 5, 6, "new"), (5, 9, 6, "old"), (None, 1, 1, "old")],
+    ids=["for a moment", "for a while", "for long", "on another system"],
+)
+def test_a_file_that_another_process_reads_is_replaced_on_windows(tmp_path, monkeypatch, code, busy, tries, content):
+    (tmp_path / "results.json").write_text("old")
+    replace, seen, pauses = Path.replace, [], []
+
+    def refused(partial, path):
+        seen.append(path)
+        if len(seen) <= busy:
+            error = PermissionError(errno.EACCES, "Access is denied")
+            error.winerror = code
+            raise error
+        return replace(partial, path)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    monkeypatch.setattr("fastconv.system.files.time.sleep", pauses.append)
+    with contextlib.suppress(InputError):
+        write_atomically(tmp_path / "results.json", b"new")
+    assert (len(seen), len(pauses)) == (tries, tries - 1)
+    assert sum(pauses) < 2
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("results.json", content)]
 
 
 def test_a_measurement_that_cannot_be_kept_ends_nothing(tmp_path, monkeypatch):
