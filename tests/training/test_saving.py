@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,6 +48,15 @@ def test_a_figure_that_fails_is_a_warning(tmp_path, digits_root, monkeypatch):
 
     monkeypatch.setattr(run_figures, "draw_run", fail)
     with pytest.warns(UserWarning, match=r"^left out: curves \(no ink\). The run itself is whole$"):
+        ended = run_command(tmp_path, digits_root, "train", *TINY, "stream=online", "figures=true")
+    assert ended.code == 0, ended.err
+    require_told_or_whole(ended, tmp_path / "outputs")
+
+
+def test_a_run_without_matplotlib_is_whole(tmp_path, digits_root, monkeypatch):
+    """It cannot be imported where it has no folder, as for a user without a home."""
+    monkeypatch.setitem(sys.modules, "fastconv.training.pictures", None)
+    with pytest.warns(UserWarning, match=r"^left out: figures \(.*\). The run itself is whole$"):
         ended = run_command(tmp_path, digits_root, "train", *TINY, "stream=online", "figures=true")
     assert ended.code == 0, ended.err
     require_told_or_whole(ended, tmp_path / "outputs")
