@@ -13,7 +13,7 @@ OWN, ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 def cpu_quota() -> float | None:
     """Seconds of processors that this process may use in a second, with the others of its groups; None for no limit."""
-    found = []
+    found: list[float] = []
     for folder in _groups("cpu"):
         for files in ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"):  # of version 2 and of version 1
             with suppress(OSError, ValueError):  # "max" is no number
@@ -28,7 +28,7 @@ def memory_left() -> int | None:
 
     What the system keeps of files on disks counts as free, since it is given back first.
     """
-    found = []
+    found: list[int] = []
     for folder in _groups("memory"):
         for limit, used, prefix in (
             ("memory.max", "memory.current", ""),
