@@ -9,7 +9,7 @@ PYTEST := --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile --duratio
 .PHONY: help setup run test coverage test-slow lint bench article results docs dashboard clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the virtual environment .venv with the pinned packages
 

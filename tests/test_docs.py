@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,20 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         fetched = [address for tag in tags for address in re.findall(r"\b(?:src|href)=[\"']?([^\"' >]+)", tag)]
         elsewhere = [each for each in fetched if re.match(r"(?:https?:)?//", each)]
         assert not elsewhere, f"{page.parent.name} loads {elsewhere}"
+
+
+def test_make_help_lists_the_targets_on_macos_too(tmp_path):
+    """Its sed takes \\t in a replacement for the letter t."""
+    sed = tmp_path / "sed"
+    sed.write_text(
+        f"#!{sys.executable}\nimport os, sys\n"
+        f"os.execv({shutil.which('sed')!r}, ['sed', *(each.replace('\\\\t', 't') for each in sys.argv[1:])])\n"
+    )
+    sed.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    shown = subprocess.run(
+        ["make", "--silent", "help"], cwd=REPOSITORY, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    ).stdout
+    purposes = re.findall(r"^([a-z-]+):.*## (.*)$", (REPOSITORY / "Makefile").read_text("utf-8"), re.M)
+    assert len(purposes) >= 10
+    assert [line.split(maxsplit=2) for line in shown.splitlines()] == [["make", *each] for each in purposes]

@@ -51,6 +51,9 @@ def test_the_wheel_of_the_source_distribution_is_the_same(site, tmp_path):
     (archive,) = tmp_path.glob("fastconv-*.tar.gz")
     with tarfile.open(archive) as content:
         content.extractall(tmp_path, filter="data")
+        top = {name.split("/")[1] for name in content.getnames()}
+    assert {"benchmarks", "conf", "docs", "fastconv", "tests", "Makefile", "mkdocs.yml", "requirements.lock"} <= top
+    assert {"CONTRIBUTING.md", "README.md"} <= top, "its links lead somewhere, and its tests run"
     build(tmp_path / archive.name.removesuffix(".tar.gz"), "wheel")
     (ours,), (wheel,) = tmp_path.glob("*.whl"), site.parent.glob("*.whl")
     with zipfile.ZipFile(ours) as one, zipfile.ZipFile(wheel) as other:

@@ -18,6 +18,7 @@ from torch.utils._triton import has_triton
 from fastconv.budget.threads import choose_threads, default_threads
 from fastconv.config.schema import Config, Trainer
 from fastconv.kernels import norm_gelu, winograd, winograd_speed
+from fastconv.system.control_groups import memory_left
 from fastconv.system.distributed import from_first_rank
 from fastconv.system.errors import InputError
 from fastconv.system.gpu import find_gpu, free_bytes, gpu_count, gpu_name
@@ -64,10 +65,12 @@ class Device:
         """Bytes of memory that are free, on a GPU if it is one; None if the system does not say."""
         if self.kind != "cpu":
             return free_bytes(self.kind)
+        free = memory_left()
         with contextlib.suppress(OSError):  # elsewhere than Linux
             if available := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text("utf-8")):
-                return 1024 * int(available[1])
-        return None
+                machine = 1024 * int(available[1])
+                return machine if free is None else min(machine, free)
+        return free
 
 
 def prepare(trainer: Trainer, threads: int | None = None) -> Device:

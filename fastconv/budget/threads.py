@@ -6,6 +6,7 @@ have to wait for a core, and all the others with it, so that fewer threads are f
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -14,12 +15,20 @@ import torch
 import torch.nn.functional as F
 
 from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
+from fastconv.system.cores import core_count
+
+# Variables by which a user sets torch's number of threads.
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @functools.cache
 def default_threads() -> int:
-    """torch's own number of threads, from before fastconv first changed it."""
-    return torch.get_num_threads()
+    """torch's own number of threads, from before fastconv first changed it, or the number of cores if that is less.
+
+    torch counts all cores of a machine in a container that may use a few, where more threads are many times slower.
+    """
+    threads = torch.get_num_threads()
+    return threads if any(variable in os.environ for variable in VARIABLES) else min(threads, core_count())
 
 
 def choose_threads(most: int, work: Callable[[], object] | None = None, settings: Autotune = AUTOTUNE) -> int:

@@ -1,13 +1,15 @@
 """Turns a function of a config into a command: it takes Hydra's overrides and reports bad ones in one clear line."""
 
+import argparse
 import functools
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hydra
 
@@ -110,7 +112,8 @@ class Command:
             job.run_all(sweep)
         elif sweep or not job.run_alone(asked):
             try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config_name)(job)()
+                with _helps_unread():
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config_name)(job)()
             except Interrupted:
                 end_local_jobs()
                 raise
@@ -154,6 +157,12 @@ def command(
         return main
 
     return decorate
+
+
+def _helps_unread() -> AbstractContextManager[object]:
+    """Within the block, argparse does not check the helps of flags: from Python 3.14 on it refuses that of Hydra's
+    `--shell-completion`, which is no text (https://github.com/facebookresearch/hydra/issues/3121)."""
+    return mock.patch.object(argparse.ArgumentParser, "_check_help", create=True)
 
 
 def _require_working_folder() -> None:

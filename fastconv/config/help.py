@@ -88,7 +88,11 @@ def field_docs(schema: type) -> dict[str, str]:
 @functools.cache
 def _own_field_docs(schema: type) -> dict[str, str]:
     docs: dict[str, str] = {}
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(schema))).body
+    try:
+        source = inspect.getsource(schema)
+    except OSError:  # that of a user's own component was made for its arguments
+        return docs
+    (definition,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(definition, ast.ClassDef)
     for entry, after in itertools.pairwise(definition.body):
         match entry, after:

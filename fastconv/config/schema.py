@@ -73,8 +73,8 @@ class Trainer:
     num_threads: int | str | None = setting(
         "auto", Range("a number of threads", 1, 1024, note=", auto, or null for torch's choice"), options=("auto",)
     )
-    """Number of CPU threads; null for torch's choice. `auto` begins with torch's choice; with a time limit, it measures
-    before training, and again when steps slow down, whether fewer threads are faster."""
+    """Number of CPU threads; null for torch's choice, or fewer where a container may use fewer CPUs. `auto` begins with
+    that; with a time limit, it measures before training, and again when steps slow down, whether fewer are faster."""
     compile: bool | None = None
     """Compile the training step with `torch.compile`; null to compile on GPUs only, where it pays off."""
     graph: str = setting("auto", options=("auto", "on", "off"))

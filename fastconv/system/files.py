@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 FILE_ERRORS = (*FULL, *TOO_MANY, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR,
                errno.EISDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
+# Windows' codes for a file that another process has open, and seconds between tries to replace it.
+IN_USE, PAUSES = (5, 32), (0.01, 0.03, 0.1, 0.3, 1.0)
 # Bytes of the largest file that is read into memory whole, such as an image.
 MOST_BYTES = 2**30
 # Bytes of a file without a size, as those of /proc, that are read at a time.
@@ -85,12 +88,33 @@ def replacing(path: Path, ending: str = ".part") -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch(exist_ok=False)
         yield partial
-        partial.replace(path)
+        _replace(path, partial)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # the folder may be gone, or read-only by now
             partial.unlink(missing_ok=True)
+
+
+def _replace(path: Path, partial: Path) -> None:
+    """Give a file its name. Windows refuses that while another process has the file of that name open, such as a virus
+    scanner, or a command that reads the results of a run: then it is tried again for a while."""
+    for pause in (*PAUSES, None):
+        try:
+            partial.replace(path)
+            return
+        except PermissionError as error:
+            if pause is None or getattr(error, "winerror", None) not in IN_USE:
+                raise
+            time.sleep(pause)
+
+
+def path_from(path: Path | str, folder: Path | str = os.curdir) -> str:
+    """A path as it is from a folder; as it is given where none leads there, as to another drive of Windows."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return str(path)
 
 
 def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:

@@ -44,9 +44,8 @@ class Component:
             if not name.isidentifier() or hasattr(cls, name):
                 raise InputError(f"{cls.group}.{name} cannot be an argument of a component: choose another name")
         arguments = [(name, Any, field(default=None)) for name in free]
-        namespace = {"free": free, "__module__": cls.__module__}
         try:
-            return dataclasses.make_dataclass(cls.__name__, arguments, bases=(cls,), namespace=namespace)
+            return dataclasses.make_dataclass(cls.__name__, arguments, bases=(cls,), namespace={"free": free})
         except TypeError as error:  # the name is a Python keyword
             raise InputError(f"{cls.group}: {error}") from error
 

@@ -1,6 +1,7 @@
 """Writes checkpoints to disk, whole or not at all and with the digest of their weights, and reads them."""
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_checkpoint(path: Path, *callbacks: L.Callback) -> dict[str, Any]:
     Raises InputError for one that is damaged or of another version.
     """
     try:
-        checkpoint = load_checkpoint(path, mmap=True)
+        checkpoint = load_checkpoint(path, mmap=sys.platform != "win32")  # where the run could not replace it then
     except Exception as error:  # torch, zipfile and pickle each raise their own
         raise _damaged(path) from error
     try:

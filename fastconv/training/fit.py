@@ -205,12 +205,14 @@ class Training:
             results.write(folder, durable=True)
         loggers.log_results(results)
         if run.config.figures:
-            from fastconv.training.pictures import draw_figures  # imports matplotlib, which training does not need
+            with optional("figures"):
+                # Imports matplotlib, which training does not need, and which needs a folder of its own for the user.
+                from fastconv.training.pictures import draw_figures
 
-            started = time.monotonic()
-            draw_figures(self._module, self._stream, results, run, folder, loggers.dashboard)
-            line = f"figures in {time.monotonic() - started:.1f} s (none with figures=false)"
-            self._console.print(line, highlight=False)
+                started = time.monotonic()
+                draw_figures(self._module, self._stream, results, run, folder, loggers.dashboard)
+                line = f"figures in {time.monotonic() - started:.1f} s (none with figures=false)"
+                self._console.print(line, highlight=False)
         return results
 
     def close(self) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from harness import SMALL, only_run, same_weights, stop_at
 
+from fastconv.budget import hardware
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark
-from fastconv.budget.hardware import prepare
+from fastconv.budget.hardware import Device, prepare
 from fastconv.config.schema import Trainer
 from fastconv.kernels import norm_gelu, winograd, winograd_speed
 from fastconv.runs.results import Results
@@ -163,3 +164,13 @@ def test_benchmarks_with_and_without_are_kept_apart(possible, tmp_path, monkeypa
             found = benchmark(key, prepare(fp32(winograd=setting)), tmp_path, measure=measure)
             assert found.step_seconds == 1.0 + (setting == "on")
     assert measured == [True, False]
+
+
+def test_a_container_has_the_memory_of_its_limit(monkeypatch):
+    """The system tells what the machine has."""
+    device = Device("cpu", "a processor", "fp32", 1, keep_memory=False, compile=False)
+    monkeypatch.setattr(hardware, "memory_left", lambda: None)
+    machine = device.free_memory()
+    for left, free in ((5, 5), (2**62, machine)):
+        monkeypatch.setattr(hardware, "memory_left", lambda left=left: left)
+        assert free is None or device.free_memory() == pytest.approx(free, rel=0.5)

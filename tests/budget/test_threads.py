@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastconv.budget.autotune.settings import AUTOTUNE
-from fastconv.budget.threads import ThreadTrials, choose_threads
+from fastconv.budget.threads import VARIABLES, ThreadTrials, choose_threads, default_threads
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,18 @@ def test_the_faster_number_is_chosen(monkeypatch, most, seconds, chosen):
     assert choose_threads(most, work) == chosen
     assert now < AUTOTUNE.thread_seconds + 4 * sum(seconds.values())
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, 2), ({"OMP_NUM_THREADS": "6"}, 8), ({"MKL_NUM_THREADS": "6"}, 8)])
+def test_a_container_begins_with_as_many_as_its_cores(monkeypatch, given, threads):
+    """torch counts those of the machine; what a user has set, it has read itself."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr("fastconv.budget.threads.core_count", lambda: 2)
+    assert default_threads.__wrapped__() == threads
 
 
 def run(trials: ThreadTrials, seconds_of, until: float) -> list[tuple[float, int, float]]:

@@ -1,5 +1,6 @@
 """The command line: what can be set, and one clear line for whatever cannot work."""
 
+import argparse
 import ast
 import dataclasses
 import errno
@@ -169,6 +170,28 @@ def test_help_follows_the_overrides(command):
     assert "schedule.milestones=[0.5, 0.75]" in command("train", "--help", "schedule=step").out
     assert "unknown schedule" in command("train", "--help", "schedule=stop").err
     assert "unknown key nothing" in command("train", "--help", "nothing=1", "dataset.root=café").err
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--hydra-help"]])
+def test_flags_of_hydra_work_on_python_3_14(command, monkeypatch, flags):
+    """Its argparse formats the help of each flag when that is added, and one of Hydra's is no text."""
+    add = argparse.ArgumentParser.add_argument
+
+    def add_and_check(self, *given, **settings):
+        action = add(self, *given, **settings)
+        self._check_help(action)
+        return action
+
+    def check(self, action):
+        if not isinstance(action.help, str | None):
+            raise ValueError("badly formed help string")
+
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", add_and_check)
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
+    ended = command("train", *flags)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out
+    assert argparse.ArgumentParser._check_help is check, "as it was"
 
 
 def test_config_can_be_printed(command):

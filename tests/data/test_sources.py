@@ -4,8 +4,10 @@ import functools
 import gzip
 import hashlib
 import pickle
+import shutil
 import socket
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +226,17 @@ def test_missing_files_are_downloaded(small_mnist, tmp_path_factory, monkeypatch
         (folder / "MNIST" / "raw").mkdir(parents=True)
     lock = try_lock(other / ".lock")
     (foreign / ".lock").mkdir(parents=True)  # cannot be locked, as in the folder of another user
+    remove = shutil.rmtree
+
+    def remove_as_on_windows(folder, **settings):
+        """A file that is open stays."""
+        if Path(folder).name.startswith(".download-"):
+            if (free := try_lock(Path(folder, ".lock"))) is None:
+                return
+            free.release()
+        remove(folder, **settings)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_as_on_windows)
     with served(functools.partial(QuietFolder, directory=site)) as server:
         monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}/"])
         train, _ = load("mnist", root)

@@ -10,6 +10,12 @@ from fastconv.data.sources.decode import _in_order
 from fastconv.system.cores import core_count
 
 
+@pytest.fixture(autouse=True)
+def no_quota(monkeypatch):
+    """The tests may run in a container that has one."""
+    monkeypatch.setattr("fastconv.system.cores.cpu_quota", lambda: None)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
 def test_the_cores_of_a_job_are_those_that_it_may_use(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)

@@ -1,6 +1,8 @@
 """Files that somebody else may have left: only regular ones are read, and no link leads a write elsewhere."""
 
+import contextlib
 import errno
+import ntpath
 import os
 import socket
 import tracemalloc
@@ -8,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from fastconv.data.sources.base import stamp
 from fastconv.system.errors import InputError, RunWarning
 from fastconv.system.files import (
     forget_measurement,
     keep_measurement,
     locked,
+    path_from,
     read_file,
     replacing,
     write_atomically,
@@ -125,6 +129,32 @@ def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path):
     assert (tmp_path / "a").read_text() == "before"
 
 
+@pytest.mark.parametrize(
+    ("code", "busy", "tries", "content"),
+    [(5, 2, 3, "new"), (32, 5, 6, "new"), (5, 9, 6, "old"), (None, 1, 1, "old")],
+    ids=["for a moment", "for a while", "for long", "on another system"],
+)
+def test_a_file_that_another_process_reads_is_replaced_on_windows(tmp_path, monkeypatch, code, busy, tries, content):
+    (tmp_path / "results.json").write_text("old")
+    replace, seen, pauses = Path.replace, [], []
+
+    def refused(partial, path):
+        seen.append(path)
+        if len(seen) <= busy:
+            error = PermissionError(errno.EACCES, "Access is denied")
+            error.winerror = code
+            raise error
+        return replace(partial, path)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    monkeypatch.setattr("fastconv.system.files.time.sleep", pauses.append)
+    with contextlib.suppress(InputError):
+        write_atomically(tmp_path / "results.json", b"new")
+    assert (len(seen), len(pauses)) == (tries, tries - 1)
+    assert sum(pauses) < 2
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("results.json", content)]
+
+
 def test_a_measurement_that_cannot_be_kept_ends_nothing(tmp_path, monkeypatch):
     (tmp_path / "a file").touch()
     with pytest.warns(RunWarning, match="a measurement is not kept, so the next run makes it again: cannot write"):
@@ -153,3 +183,11 @@ def test_a_lock_follows_no_link_that_was_planted(tmp_path):
     with pytest.raises(InputError, match="cannot write"), locked(tmp_path, "a"):
         pass
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_path_on_another_drive_of_windows_is_told_whole(tmp_path, monkeypatch):
+    assert path_from(tmp_path / "photos" / "a.png", tmp_path) == os.path.join("photos", "a.png")
+    monkeypatch.setattr(os.path, "relpath", ntpath.relpath)
+    assert path_from("C:\\photos\\a.png", "C:\\work") == "..\\photos\\a.png"
+    assert path_from("D:\\photos\\a.png", "C:\\work") == "D:\\photos\\a.png"
+    assert stamp(tmp_path, Path("D:\\"))[0] == str(tmp_path), "a table may name images of another drive"

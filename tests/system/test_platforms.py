@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from harness import REPOSITORY, SMALL, only_run
 from PIL import Image
 
@@ -107,3 +108,76 @@ def test_what_is_hidden_is_missed(tmp_path):
     }.items():
         without_lightning = re.sub(r"^(from lightning|signal_connector).*$", "", HIDE, flags=re.M)
         assert missing in run_without(tmp_path, tmp_path, without_lightning + line).stderr
+
+
+# Windows neither removes nor renames a file that is open or mapped, nor a folder with one, nor replaces it.
+IN_USE = """
+import os, sys
+from contextlib import suppress
+
+def is_in_use(path, folder):
+    if folder != -1:  # its descriptor, as shutil has it
+        path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+    path, files = os.path.realpath(path), []
+    for each in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            files.append(os.readlink(f"/proc/self/fd/{each}"))
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        files += [line.rstrip().split(maxsplit=5)[-1] for line in maps]
+    return any(f"{file}/".startswith(f"{path}/") for file in files)
+
+def refuse(event, arguments):
+    half = len(arguments) // 2
+    if event in ("os.remove", "os.rename") and ".lock" not in str(arguments[0]):  # filelock knows Windows
+        for path, folder in zip(arguments[:half], arguments[half:]):
+            if is_in_use(path, folder):
+                raise PermissionError(13, "The file is being used by another process", str(path))
+
+sys.addaudithook(refuse)
+"""
+DECODE = """
+from pathlib import Path
+from fastconv.data.configs import Dataset
+from fastconv.data.loading import load
+
+train, test = load(Dataset("photos", "image_folder", root="photos"), Path("data"))
+print(len(train), len(test))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux")
+def test_images_are_decoded_where_no_file_in_use_is_removed(tmp_path):
+    for at in range(20):
+        path = tmp_path / "photos" / "ab"[at % 2] / f"{at}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (at, 2 * at, 100)).save(path)
+    ended = run_without(tmp_path, tmp_path / "data", IN_USE + DECODE)
+    assert (ended.returncode, ended.stdout) == (0, "16 4\n"), ended.stderr
+    left = [path.name for path in (tmp_path / "data" / "arrays").rglob("*") if ".lock" not in str(path)]
+    assert not [name for name in left if name.startswith("decoded") or name.endswith(".part")]
+
+
+USE = """
+import numpy as np
+
+def attempt():
+    for act in (lambda: os.remove("mapped"), lambda: os.rename("folder", "other")):
+        try:
+            act()
+            print("done")
+        except PermissionError:
+            print("refused")
+
+os.mkdir("folder")
+mapped, opened = np.memmap("mapped", np.uint8, "w+", shape=9), open("folder/file", "wb")
+attempt()
+del mapped
+opened.close()
+attempt()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux")
+def test_what_is_in_use_is_told(tmp_path):
+    """The test above can fail."""
+    assert run_without(tmp_path, tmp_path, IN_USE + USE).stdout.split() == ["refused", "refused", "done", "done"]

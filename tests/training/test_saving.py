@@ -3,6 +3,9 @@
 import errno
 import json
 import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from fastconv.analysis.checkpoint import load_run
 from fastconv.models.weights import weights_digest
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
+from fastconv.training import checkpoint_file
 
 TINY = ("dataset=digits", *SMALL, "budget.seconds=null", "schedule.max_epochs=0.2", "validate.on=none")
 
@@ -47,6 +51,26 @@ def test_a_figure_that_fails_is_a_warning(tmp_path, digits_root, monkeypatch):
         ended = run_command(tmp_path, digits_root, "train", *TINY, "stream=online", "figures=true")
     assert ended.code == 0, ended.err
     require_told_or_whole(ended, tmp_path / "outputs")
+
+
+def test_a_run_without_matplotlib_is_whole(tmp_path, digits_root, monkeypatch):
+    """It cannot be imported where it has no folder, as for a user without a home."""
+    monkeypatch.setitem(sys.modules, "fastconv.training.pictures", None)
+    with pytest.warns(UserWarning, match=r"^left out: figures \(.*\). The run itself is whole$"):
+        ended = run_command(tmp_path, digits_root, "train", *TINY, "stream=online", "figures=true")
+    assert ended.code == 0, ended.err
+    require_told_or_whole(ended, tmp_path / "outputs")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+@pytest.mark.parametrize(("platform", "is_mapped"), [("win32", False), ("linux", True)])
+def test_a_run_that_goes_on_maps_its_checkpoint_but_on_windows(davidnet_run, monkeypatch, platform, is_mapped):
+    """Windows replaces no file that is mapped, and the run writes it again."""
+    monkeypatch.setattr(checkpoint_file, "sys", SimpleNamespace(platform=platform))
+    path = davidnet_run.resolve() / "last.ckpt"
+    checkpoint = checkpoint_file.read_checkpoint(path)
+    assert (str(path) in Path("/proc/self/maps").read_text()) is is_mapped
+    assert checkpoint["state_dict"]
 
 
 def test_a_network_that_was_not_scored_is_refused(tmp_path, davidnet_run):

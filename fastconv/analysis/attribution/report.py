@@ -1,7 +1,6 @@
 """The files of an explanation: figures, tables, maps, TensorBoard events and the page."""
 
 import dataclasses
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from fastconv.analysis.figures import read_png
 from fastconv.analysis.html import Figure, write_csv
 from fastconv.config.commands import Explain
 from fastconv.config.run_settings import settings_as_yaml
-from fastconv.system.files import unwritable
+from fastconv.system.files import path_from, unwritable
 
 # Images of a figure: one of each of the first classes.
 FIGURE_ROWS = 10
@@ -63,7 +62,7 @@ def write_report(explanation: Explanation, config: Explain, folder: Path) -> lis
         raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return [*findings(explanation), f"{os.path.relpath(folder)}/explain.html"]
+    return [*findings(explanation), f"{path_from(folder)}/explain.html"]
 
 
 # -- figures

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.data.sources.decode import Sample
+from fastconv.system.files import path_from
 from fastconv.system.names import valid_unicode
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def stamp(path: Path, root: Path) -> list[str | int]:
         about = path.stat()
     except OSError:  # a broken link, which counts as unreadable
         return [str(path), 0, 0]
-    return [os.path.relpath(path, root), *version_of(about)]
+    return [path_from(path, root), *version_of(about)]
 
 
 def version_of(about: os.stat_result) -> list[int]:

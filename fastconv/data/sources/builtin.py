@@ -139,14 +139,14 @@ def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Pat
             " Put the official files there, or set FASTCONV_DATA to the folder that has them"
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
         if lock is not None:
-            lock.release()
+            lock.release()  # first, as Windows removes no file that is open
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove_unless_in_use(leftover: Path) -> None:
     """Remove the folder of a download that was killed."""
     with suppress(InputError):  # it is somebody else's
         if lock := try_lock(leftover / LOCK):
-            shutil.rmtree(leftover, ignore_errors=True)
             lock.release()
+            shutil.rmtree(leftover, ignore_errors=True)

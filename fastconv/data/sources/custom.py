@@ -138,6 +138,7 @@ def write(dataset: "Dataset", source: Source, writer: ArraysWriter, by_content: 
     for (split, content, rows), part in zip(splits, ("train", "test"), strict=True):
         writer.write(part, split.images, split.labels, rows, content[rows])
         names[part] = [split.names[row] for row in rows.tolist()]
+    del decoded, splits, split  # Windows removes no file that is mapped
     for number in range(len(parts)):
         (writer.aside / f"decoded-{number}").unlink()
     about = {"names": names, "unreadable": unreadable, "sizes": sizes.ravel().tolist()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastconv.data.sources.formats import ENDINGS, heif_advice
 from fastconv.system.errors import InputError
+from fastconv.system.files import path_from
 from fastconv.system.wording import counted
 
 # Folders and files that systems, archives, network storage and editors leave beside a user's, besides hidden ones
@@ -202,7 +203,7 @@ def describe_others(others: Iterable[Path], root: Path) -> str:
     kinds = Counter(path.suffix.lower() or "no ending" for path in others)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4)) + ", ..." * (len(kinds) > 4)
     files = counted(len(others), "file has no extension of an image", "files have no extension of an image")
-    line = f"{files} ({counts}), such as {os.path.relpath(others[0], root)}"
+    line = f"{files} ({counts}), such as {path_from(others[0], root)}"
     return f"{line}{needs_heif(others)}"
 
 
@@ -225,4 +226,4 @@ def describe_hidden(hidden: Iterable[Path], root: Path) -> str:
         return ""
     one, many = (f"hidden {each}, or {each} in folders of the system," for each in ("image", "images"))
     passed = counted(len(images), f"{one} is", f"{many} are")
-    return f"{passed} passed over, such as {os.path.relpath(images[0], root)}"
+    return f"{passed} passed over, such as {path_from(images[0], root)}"
