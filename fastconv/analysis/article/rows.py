@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastconv.analysis.comparison.statistics import Summary, summarise
+from fastconv.config.quoting import key_of
 from fastconv.data.sources.base import builtin_sets
 from fastconv.runs.hparams import is_augmented, is_location
 from fastconv.runs.results import FINISHED, Results
@@ -275,7 +276,7 @@ def _setup_of(row: Row) -> tuple[float, str, str, int, str]:
 
 def further(overrides: list[str]) -> list[str]:
     """Return the overrides that a setup names: those that change what a run computes and have no column, sorted."""
-    keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
+    keys = {text: key_of(text) for text in overrides}
     return sorted(text for text, key in keys.items() if key not in KNOWN and text != SAME and not is_location(key))
 
 
