@@ -196,7 +196,7 @@ def measures_of(report: Path, rows: Iterable[Row]) -> list[Measure]:
                     value = each["median" if each["measure"] == "gap" else "mean"]
                     found.append(
                         Measure(row.dataset, row.augmented, row.seed, each["method"], each["measure"], float(value),
-                                int(each["n"]), *_setup_of(row), float(each["sd"]))
+                                int(each["n"]), sd=float(each["sd"]), **row.setup._asdict())
                     )  # fmt: skip
     except (OSError, ValueError, KeyError):
         return []
@@ -268,10 +268,6 @@ def setups(rows: Iterable[Row]) -> list[Setup]:
     for row in rows:
         counts[row.setup] = counts.get(row.setup, 0) + 1
     return sorted(counts, key=lambda setup: (-setup.max_epochs, -setup.width, -counts[setup], setup.settings))
-
-
-def _setup_of(row: Row) -> tuple[float, str, str, int, str]:
-    return row.max_epochs, row.device, row.precision, row.width, row.settings
 
 
 def further(overrides: list[str]) -> list[str]:
