@@ -16,7 +16,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, forget_benchmarks, network_of, read
+from measurements import RESULTS, append, describe_device, forget_benchmarks, is_measured, network_of, read, table_head
 from records import Record, row
 
 from fastconv.analysis.comparison.statistics import summarise
@@ -54,8 +54,9 @@ def score(rows: list[dict[str, str]]) -> str:
 
 def table() -> str:
     found = groups()
-    lines = ["# Accuracy against budget", "", "| data set | budget | best % | its network | seconds for the choice |"
-             " counted in all | original % | machine |", "|" + " --- |" * 8]  # fmt: skip
+    header = ["data set", "budget", "best %", "its network", "seconds for the choice", "counted in all", "original %",
+              "machine"]  # fmt: skip
+    lines = ["# Accuracy against budget", "", *table_head(header)]
     for (dataset, budget, device, experiment), rows in found.items():
         if experiment == "original":
             continue
@@ -117,7 +118,7 @@ def main(*arguments: str) -> None:
                 for experiment in options.get("experiments", "best,original").split(","):
                     about = {"dataset": dataset, "experiment": experiment, "budget": budget, "seed": str(seed)}
                     about |= {"device": describe_device(), "precision": prepare(Trainer()).precision}
-                    if any(about.items() <= each.items() for each in read(ROWS)):
+                    if is_measured(ROWS, about):
                         continue
                     results = run(dataset, experiment, budget, seed)
                     more = {

@@ -8,11 +8,10 @@ started again. With settings (such as budget.seconds=100) the rows are marked wi
 
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, describe_versions, finished_run, read
+from measurements import RESULTS, append, describe_device, finished_run, is_measured, provenance, read, table_head
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.runs.results import Results
@@ -67,10 +66,8 @@ def row(record: Record, seed: int, settings: tuple[str, ...], results: Results) 
         **spent,
         "petaflop": round(results.petaflop, 4),
         "images_per_second": round(results.images_per_second, 1),
-        "device": describe_device(),
         "precision": results.precision,
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": describe_versions(),
+        **provenance(),
         "git_commit": results.git_commit,
     }
 
@@ -83,7 +80,7 @@ def table() -> str:
     for each in read(ROWS):
         keys = ("dataset", "experiment", "settings", "device", "precision")
         groups.setdefault(tuple(each[key] for key in keys), []).append(each)
-    lines = ["# Records", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    lines = ["# Records", "", *table_head(columns)]
     for (dataset, experiment, settings, device, precision), rows in groups.items():
 
         def mean(key: str, digits: int, rows: list[dict[str, str]] = rows) -> str:
@@ -114,7 +111,7 @@ def main(*arguments: str) -> None:
         for seed in [int(only)] if only else record.seeds:
             about = {"dataset": record.dataset, "experiment": record.experiment, "seed": str(seed)}
             about |= {"settings": " ".join((*record.settings, *settings)), "device": describe_device()}
-            if any(about.items() <= each.items() for each in read(ROWS)):
+            if is_measured(ROWS, about):
                 continue
             append(ROWS, row(record, seed, settings, train(name, record, seed, settings)))
             TABLE.write_text(table())

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from folders import machine, trained, write_folder
-from measurements import RESULTS, append, describe_versions, read
+from measurements import RESULTS, append, describe_versions, is_measured, read, table_head
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.runs.results import Results
@@ -106,7 +106,7 @@ def table() -> str:
         groups.setdefault(key, []).append(row)
     header = ["images", "budget", "way", "weights", "network", "accuracy %", "n", "trial s", "measuring s", "counted s",
               "machine"]  # fmt: skip
-    lines = ["# Pretrained networks", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    lines = ["# Pretrained networks", "", *table_head(header)]
     for (images, budget, way, pretrained, mode, network, device, precision), rows in sorted(groups.items()):
         found = summarise(100 * float(row["accuracy"]) for row in rows)
         every = ", ".join(f"{100 * float(row['accuracy']):.2f}" for row in rows)
@@ -132,7 +132,7 @@ def main(images: str = "cifar10", ways: str = "scratch,best", seeds: str = "0,1,
             write_weights(place / "lite0.pth")
         for name, seed, way in itertools.product(images.split(","), seeds.split(","), ways.split(",")):
             wanted = {"images": name, "way": way, "seed": seed, "budget": budget, **machine()}
-            if any(wanted.items() <= row.items() for row in read(ROWS)):
+            if is_measured(ROWS, wanted):
                 continue
             write_folder(name, place / name, [FOLDERS[name].each] * 10, FOLDERS[name].side)
             about = {"date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from folders import DATA, class_names, machine, trained, write_folder
-from measurements import RESULTS, append, describe_versions, network_of, read
+from measurements import RESULTS, append, describe_versions, is_measured, network_of, read, table_head
 
 import fastconv
 from fastconv.analysis.comparison.statistics import summarise
@@ -72,7 +72,7 @@ def measure(name: str, objective: str, seed: str, budget: str, root: Path) -> di
 def table() -> str:
     """The rows as a table: a line for each data set, budget and objective, and what the objective gains."""
     header = ["images", "budget", "objective", "n", *(f"{title} %" for title in SCORES.values()), "network", "machine"]
-    lines = ["# A folder with rare classes", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    lines = ["# A folder with rare classes", "", *table_head(header)]
     groups: dict[tuple[str, ...], dict[str, dict[str, dict[str, str]]]] = {}
     for row in read(ROWS):
         group = groups.setdefault(tuple(row[key] for key in ("images", "budget", "device", "precision")), {})
@@ -104,7 +104,7 @@ def main(images: str = "cifar10", seeds: str = "0,1,2", budget: str = "40", fold
         place.mkdir(parents=True, exist_ok=True)
         for name, seed, objective in itertools.product(images.split(","), seeds.split(","), OBJECTIVES):
             wanted = {"images": name, "objective": objective, "seed": seed, "budget": budget, **machine()}
-            if any(wanted.items() <= row.items() for row in read(ROWS)):
+            if is_measured(ROWS, wanted):
                 continue
             root = place / f"uneven-{name}"
             write_folder(name, root, COUNTS)
