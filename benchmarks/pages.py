@@ -26,7 +26,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 RESEARCH = Path(__file__).parent / "research"
 # Programs whose `table()` follows from their rows alone.
 PROGRAMS = ("best", "records", "calibration", "equal_work", "ensembles", "imbalance", "model_sizes", "pretrained",
-            "small_maps", "strides", "temperature", "uneven_folder")  # fmt: skip
+            "small_images", "small_maps", "strides", "temperature", "uneven_folder", "whole_pictures",
+            "winograd_accuracy")  # fmt: skip
 
 EPYC, XEON = "AMD EPYC, 2 cores", "Intel(R) Xeon(R) Processor, 2 cores"
 
