@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas
 import pytest
+from harness import png
 from PIL import Image
 
 from fastconv.analysis.given_tables import GivenTable, as_table, of_lists
@@ -16,12 +17,6 @@ from fastconv.data.loading import load
 from fastconv.system.errors import InputError
 
 NAMES = ("10", "2", "cat")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png")
-    return file.getvalue()
 
 
 @pytest.fixture
