@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from measurements import RESULTS, append, describe_device, forget_benchmarks, is_measured, network_of, read, table_head
-from records import Record, row
+from records import Record, row, score
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.hardware import prepare
@@ -44,12 +44,6 @@ def groups() -> dict[tuple[str, float, str, str], list[dict[str, str]]]:
         machine = f"{each['device']}, {each['precision']}"
         found[each["dataset"], float(each["budget"]), machine, each["experiment"]].append(each)
     return dict(sorted(found.items()))
-
-
-def score(rows: list[dict[str, str]]) -> str:
-    found = summarise(100 * float(each["accuracy_tta"]) for each in rows)
-    every = ", ".join(f"{100 * float(each['accuracy_tta']):.2f}" for each in rows)
-    return f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
 
 
 def table() -> str:

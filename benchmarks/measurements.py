@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
+from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.autotune.speed import network_name
 from fastconv.budget.hardware import cpu_name
 from fastconv.runs.results import FINISHED, Results, git_commit, versions
@@ -103,6 +104,12 @@ def provenance() -> dict[str, str]:
 def is_measured(path: Path, about: Mapping[str, str]) -> bool:
     """Whether a csv has a row with these values."""
     return any(about.items() <= row.items() for row in read(path))
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """The mean ± standard deviation of several values, and each of them; a single value alone."""
+    each, found = [f"{value:{sign}.2f}" for value in values], summarise(values)
+    return f"{found.mean:{sign}.2f} ± {found.sd:.2f} ({', '.join(each)})" if len(each) > 1 else each[0]
 
 
 def table_head(columns: Collection[str]) -> list[str]:

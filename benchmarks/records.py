@@ -11,7 +11,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, finished_run, is_measured, provenance, read, table_head
+from measurements import (
+    RESULTS,
+    append,
+    describe_device,
+    finished_run,
+    is_measured,
+    provenance,
+    read,
+    spread,
+    table_head,
+)
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.runs.results import Results
@@ -72,6 +82,10 @@ def row(record: Record, seed: int, settings: tuple[str, ...], results: Results) 
     }
 
 
+def score(rows: list[dict[str, str]], key: str = "accuracy_tta") -> str:
+    return spread([100 * float(each[key]) for each in rows])
+
+
 def table() -> str:
     """The rows as a person reads them: a line for each record and machine."""
     columns = ("data set", "experiment", "n", "accuracy %", "with TTA %", "epochs", "seconds in all", "precompute",
@@ -86,12 +100,7 @@ def table() -> str:
         def mean(key: str, digits: int, rows: list[dict[str, str]] = rows) -> str:
             return f"{summarise(float(each[key]) for each in rows).mean:,.{digits}f}"
 
-        def score(key: str, rows: list[dict[str, str]] = rows) -> str:
-            found = summarise(100 * float(each[key]) for each in rows)
-            every = ", ".join(f"{100 * float(each[key]):.2f}" for each in rows)
-            return f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
-
-        cells = [dataset, f"{experiment} {settings}".strip(), str(len(rows)), score("accuracy"), score("accuracy_tta")]
+        cells = [dataset, f"{experiment} {settings}".strip(), str(len(rows)), score(rows, "accuracy"), score(rows)]
         cells += [mean("epochs", 2), mean("seconds", 0), *(mean(f"{segment}_seconds", 1) for segment in SEGMENTS)]
         cells += [mean("petaflop", 3), mean("images_per_second", 0), precision, device]
         lines.append(f"| {' | '.join(cells)} |")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measurements import RESULTS, append, provenance, read, table_head
+from measurements import RESULTS, append, is_measured, provenance, read, table_head
 from torch import Tensor
 
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
@@ -198,7 +198,7 @@ def table() -> str:
 
 def main(*names: str) -> None:
     for name, seed, way in itertools.product(names or CASES, SEEDS, WAYS):
-        if any((row["case"], row["seed"], row["way"]) == (name, str(seed), way) for row in read(ROWS)):
+        if is_measured(ROWS, {"case": name, "seed": str(seed), "way": way}):
             continue
         row = measure(name, way, seed)
         append(ROWS, {**row, **provenance(), "git_commit": git_commit()})

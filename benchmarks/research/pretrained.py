@@ -21,9 +21,8 @@ from pathlib import Path
 
 import torch
 from folders import machine, trained, write_folder
-from measurements import RESULTS, append, describe_versions, is_measured, read, table_head
+from measurements import RESULTS, append, describe_versions, is_measured, read, spread, table_head
 
-from fastconv.analysis.comparison.statistics import summarise
 from fastconv.runs.results import Results
 
 ROWS, TABLE = RESULTS / "pretrained.csv", RESULTS / "pretrained.md"
@@ -108,9 +107,7 @@ def table() -> str:
               "machine"]  # fmt: skip
     lines = ["# Pretrained networks", "", *table_head(header)]
     for (images, budget, way, pretrained, mode, network, device, precision), rows in sorted(groups.items()):
-        found = summarise(100 * float(row["accuracy"]) for row in rows)
-        every = ", ".join(f"{100 * float(row['accuracy']):.2f}" for row in rows)
-        score = f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
+        score = spread([100 * float(row["accuracy"]) for row in rows])
         held_out = [100 * float(row["accuracy_holdout"]) for row in rows if row["accuracy_holdout"]]
         score += f"; held out {', '.join(f'{each:.2f}' for each in held_out)}" * bool(held_out)
         trials = [float(row["trial_seconds"]) for row in rows if row["trial_seconds"]]

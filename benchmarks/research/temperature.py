@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measurements import RESULTS, append, provenance, read, table_head
+from measurements import RESULTS, append, is_measured, provenance, read, table_head
 from scipy.optimize import minimize_scalar
 
 from fastconv.analysis.checkpoint import TrainedRun, load_run
@@ -149,7 +149,7 @@ def keep(name: str, folder: Path) -> None:
 
 def main(*names: str) -> None:
     for name in names or RUNS:
-        if not any(row["run"] == name for row in read(ROWS)):
+        if not is_measured(ROWS, {"run": name}):
             with tempfile.TemporaryDirectory() as outputs:
                 keep(name, train(name, outputs))
     print(table())

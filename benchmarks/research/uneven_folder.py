@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from folders import DATA, class_names, machine, trained, write_folder
-from measurements import RESULTS, append, describe_versions, is_measured, network_of, read, table_head
+from measurements import RESULTS, append, describe_versions, is_measured, network_of, read, spread, table_head
 
 import fastconv
-from fastconv.analysis.comparison.statistics import summarise
 from fastconv.data.loading import load
 from fastconv.runs.results import Results
 
@@ -79,23 +78,17 @@ def table() -> str:
         group.setdefault(row["objective"], {})[row["seed"]] = row
     for (images, budget, *where), group in sorted(groups.items()):
         for objective, rows in group.items():
-            scores = [told([100 * float(row[key]) for row in rows.values()]) for key in SCORES]
+            scores = [spread([100 * float(row[key]) for row in rows.values()]) for key in SCORES]
             networks = ", ".join(dict.fromkeys(row["network"] for row in rows.values()))
             cells = [images, f"{budget} s", objective, str(len(rows)), *scores, networks, ", ".join(where)]
             lines.append(f"| {' | '.join(cells)} |")
         plain, balanced = (group.get(objective, {}) for objective in OBJECTIVES)
         if pairs := [(plain[seed], balanced[seed]) for seed in plain if seed in balanced]:
-            scores = [told([100 * (float(after[key]) - float(before[key])) for before, after in pairs], "+")
+            scores = [spread([100 * (float(after[key]) - float(before[key])) for before, after in pairs], "+")
                       for key in SCORES]  # fmt: skip
             cells = [images, f"{budget} s", f"gain of {BALANCED}", str(len(pairs)), *scores, "", ", ".join(where)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", NOTE]) + "\n"
-
-
-def told(values: list[float], sign: str = "") -> str:
-    every = [f"{value:{sign}.2f}" for value in values]
-    found = summarise(values)
-    return f"{found.mean:{sign}.2f} ± {found.sd:.2f} ({', '.join(every)})" if len(values) > 1 else every[0]
 
 
 def main(images: str = "cifar10", seeds: str = "0,1,2", budget: str = "40", folder: str | None = None) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measurements import RESULTS, append, provenance, read, table_head
+from measurements import RESULTS, append, is_measured, provenance, read, table_head
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -114,7 +114,7 @@ def table() -> str:
 
 def main(*names: str) -> None:
     for name, seed, resize in itertools.product(names or CASES, SEEDS, WAYS):
-        if any((row["case"], row["resize"], row["seed"]) == (name, resize, str(seed)) for row in read(ROWS)):
+        if is_measured(ROWS, {"case": name, "resize": resize, "seed": str(seed)}):
             continue
         row = measure(name, resize, seed)
         append(ROWS, {**row, **provenance(), "git_commit": git_commit()})
