@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from measurements import RESULTS, describe_device, describe_versions
+from measurements import RESULTS, describe_device, describe_versions, table_head
 
 from fastconv.analysis.comparison.groups import Group, group_runs
 from fastconv.analysis.comparison.statistics import Summary, summarise
@@ -74,7 +74,7 @@ def tables(found: dict[str, list[Group]]) -> list[str]:
     for ablation, groups in found.items():
         title, base = ABLATIONS[ablation]
         reference = next(group for group in groups if name(group) == base)
-        lines += [f"## {title[0].upper()}{title[1:]}", "", f"| {' | '.join(HEADER)} |", "|" + " --- |" * len(HEADER)]
+        lines += [f"## {title[0].upper()}{title[1:]}", "", *table_head(HEADER)]
         for group in groups:
             accuracy, better = group.summary("accuracy"), gain(group, reference)
             difference = (

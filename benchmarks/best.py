@@ -16,8 +16,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, forget_benchmarks, network_of, read
-from records import Record, row
+from measurements import RESULTS, append, describe_device, forget_benchmarks, is_measured, network_of, read, table_head
+from records import Record, row, score
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.hardware import prepare
@@ -46,16 +46,11 @@ def groups() -> dict[tuple[str, float, str, str], list[dict[str, str]]]:
     return dict(sorted(found.items()))
 
 
-def score(rows: list[dict[str, str]]) -> str:
-    found = summarise(100 * float(each["accuracy_tta"]) for each in rows)
-    every = ", ".join(f"{100 * float(each['accuracy_tta']):.2f}" for each in rows)
-    return f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
-
-
 def table() -> str:
     found = groups()
-    lines = ["# Accuracy against budget", "", "| data set | budget | best % | its network | seconds for the choice |"
-             " counted in all | original % | machine |", "|" + " --- |" * 8]  # fmt: skip
+    header = ["data set", "budget", "best %", "its network", "seconds for the choice", "counted in all", "original %",
+              "machine"]  # fmt: skip
+    lines = ["# Accuracy against budget", "", *table_head(header)]
     for (dataset, budget, device, experiment), rows in found.items():
         if experiment == "original":
             continue
@@ -117,7 +112,7 @@ def main(*arguments: str) -> None:
                 for experiment in options.get("experiments", "best,original").split(","):
                     about = {"dataset": dataset, "experiment": experiment, "budget": budget, "seed": str(seed)}
                     about |= {"device": describe_device(), "precision": prepare(Trainer()).precision}
-                    if any(about.items() <= each.items() for each in read(ROWS)):
+                    if is_measured(ROWS, about):
                         continue
                     results = run(dataset, experiment, budget, seed)
                     more = {

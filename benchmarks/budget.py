@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, describe_device, provenance, read, table_head
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -213,9 +213,7 @@ def row(case: Case, found: dict, seen: dict[str, float], seconds: float, error: 
         "refused": error,
         "kept": "yes" if kept else "NO",
         "precision": found.get("precision", ""),
-        "device": describe_device(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": describe_versions(),
+        **provenance(),
         "git_commit": git_commit(),
     }
 
@@ -247,8 +245,7 @@ def show() -> None:
             f"{len(of_kind)} runs, {broken} of them not kept. The worst: {worst[key]} s of {worst['budget_seconds']} s"
             f" ({described}).",
             "",
-            f"| {' | '.join(columns)} |",
-            "|" + " --- |" * len(columns),
+            *table_head(columns),
             *(f"| {' | '.join(each[name] for name in columns)} |" for each in of_kind),
             "",
         ]

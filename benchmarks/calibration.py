@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measurements import RESULTS, append, describe_device, describe_versions, network_of, read
+from measurements import RESULTS, append, describe_device, describe_versions, is_measured, network_of, read, table_head
 
 from fastconv.analysis.evaluation.metrics import Evaluation
 from fastconv.analysis.scoring import batches
@@ -62,7 +62,7 @@ def table() -> str:
     """The rows as a table."""
     names = ("data set", "budget", "seed", "network", "epochs", "accuracy %", "with other views %", "counted s")
     names += ("temperature", "ECE before", "ECE", "ECE, exported", "machine")
-    lines = ["# Calibration of experiment=best", "", f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
+    lines = ["# Calibration of experiment=best", "", *table_head(names)]
     for row in sorted(read(ROWS), key=lambda row: (row["dataset"], float(row["budget"]), row["device"], row["seed"])):
         cells = [row["dataset"], f"{row['budget']} s", row["seed"], row["network"], f"{float(row['epochs']):.1f}"]
         cells += [f"{100 * float(row['accuracy']):.2f}", f"{100 * float(row['accuracy_views'] or 'nan'):.2f}"]
@@ -84,7 +84,7 @@ def main(*arguments: str) -> None:
             for dataset in datasets:
                 about = {"dataset": dataset, "budget": budget, "seed": seed, "device": describe_device()}
                 about |= {"precision": prepare(Trainer()).precision}
-                if any(about.items() <= each.items() for each in read(ROWS)):
+                if is_measured(ROWS, about):
                     continue
                 _, test = load(dataset, DATA)
                 with tempfile.TemporaryDirectory() as outputs:

@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
+from fastconv.analysis.comparison.statistics import summarise
 from fastconv.budget.autotune.speed import network_name
 from fastconv.budget.hardware import cpu_name
 from fastconv.runs.results import FINISHED, Results, git_commit, versions
@@ -95,6 +96,27 @@ def describe_versions() -> str:
     return " ".join(f"{name} {version}" for name, version in versions().items())
 
 
+def provenance() -> dict[str, str]:
+    """The columns of a row that say where, when and with which libraries it was measured."""
+    return {"device": describe_device(), "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
+
+
+def is_measured(path: Path, about: Mapping[str, str]) -> bool:
+    """Whether a csv has a row with these values."""
+    return any(about.items() <= row.items() for row in read(path))
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """The mean ± standard deviation of several values, and each of them; a single value alone."""
+    each, found = [f"{value:{sign}.2f}" for value in values], summarise(values)
+    return f"{found.mean:{sign}.2f} ± {found.sd:.2f} ({', '.join(each)})" if len(each) > 1 else each[0]
+
+
+def table_head(columns: Collection[str]) -> list[str]:
+    """The first two lines of a table in Markdown."""
+    return [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+
+
 @dataclass(frozen=True)
 class Table:
     """The measurements of a benchmark: `results/<name>.csv` row by row, `results/<name>.md` as a person reads them.
@@ -145,7 +167,7 @@ class Table:
         """
         rounds = self.rounds()
         columns = ["", f"median {self.unit}", "min", "max", "n"] + ["fastconv is better by"] * (self.ours is not None)
-        lines = [f"# {self.title}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+        lines = [f"# {self.title}", "", *table_head(columns)]
         for contender in dict.fromkeys(name for values in rounds.values() for name in values):
             values = [of[contender] for of in rounds.values() if contender in of]
             cells = [contender, *map(number, (median(values), min(values), max(values))), str(len(values))]

@@ -16,7 +16,7 @@ from statistics import median
 
 import jinja2
 import techniques
-from measurements import RESULTS, number
+from measurements import RESULTS, number, table_head
 from measurements import read as read_csv
 
 from fastconv.analysis.comparison.statistics import Summary, summarise
@@ -26,7 +26,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 RESEARCH = Path(__file__).parent / "research"
 # Programs whose `table()` follows from their rows alone.
 PROGRAMS = ("best", "records", "calibration", "equal_work", "ensembles", "imbalance", "model_sizes", "pretrained",
-            "small_maps", "strides", "temperature", "uneven_folder")  # fmt: skip
+            "small_images", "small_maps", "strides", "temperature", "uneven_folder", "whole_pictures",
+            "winograd_accuracy")  # fmt: skip
 
 EPYC, XEON = "AMD EPYC, 2 cores", "Intel(R) Xeon(R) Processor, 2 cores"
 
@@ -213,7 +214,7 @@ def best_of_readme() -> str:
     """README's table: `experiment=best` on the machine with AMX, the longest budget first."""
     names = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
     machine = {"device": XEON, "precision": "bf16", "experiment": "best"}
-    lines = [f"| budget | {' | '.join(names.values())} |", "|" + " --- |" * (1 + len(names))]
+    lines = table_head(["budget", *names.values()])
     for budget in ("1000", "300", "100", "30"):
         scores = [score(rows("best", dataset=dataset, budget=budget, **machine), n=False) for dataset in names]
         lines.append(f"| {budget} s | {' | '.join(scores)} |".replace("|  |", "| |"))
@@ -223,7 +224,7 @@ def best_of_readme() -> str:
 def temperatures() -> str:
     """Expected calibration errors by how the temperature is found, and the temperatures."""
     ways = {"fitted on held-out images": "held_out", "on labels of training images": "labels", "as runs do": "ours"}
-    lines = [f"| run | epochs | without | {' | '.join(ways)} |", "|" + " --- |" * (3 + len(ways))]
+    lines = table_head(["run", "epochs", "without", *ways])
     for row in sorted(rows("temperature"), key=lambda row: float(row["epochs"])):
         cells = [f"{float(row[f'ece_{way}']):.3f} ({float(row[f'temperature_{way}']):.3f})" for way in ways.values()]
         start = f"| {row['run']} | {float(row['epochs']):.1f} | {float(row['ece_unscaled']):.3f}"

@@ -8,11 +8,20 @@ started again. With settings (such as budget.seconds=100) the rows are marked wi
 
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measurements import RESULTS, append, describe_device, describe_versions, finished_run, read
+from measurements import (
+    RESULTS,
+    append,
+    describe_device,
+    finished_run,
+    is_measured,
+    provenance,
+    read,
+    spread,
+    table_head,
+)
 
 from fastconv.analysis.comparison.statistics import summarise
 from fastconv.runs.results import Results
@@ -67,12 +76,14 @@ def row(record: Record, seed: int, settings: tuple[str, ...], results: Results) 
         **spent,
         "petaflop": round(results.petaflop, 4),
         "images_per_second": round(results.images_per_second, 1),
-        "device": describe_device(),
         "precision": results.precision,
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": describe_versions(),
+        **provenance(),
         "git_commit": results.git_commit,
     }
+
+
+def score(rows: list[dict[str, str]], key: str = "accuracy_tta") -> str:
+    return spread([100 * float(each[key]) for each in rows])
 
 
 def table() -> str:
@@ -83,18 +94,13 @@ def table() -> str:
     for each in read(ROWS):
         keys = ("dataset", "experiment", "settings", "device", "precision")
         groups.setdefault(tuple(each[key] for key in keys), []).append(each)
-    lines = ["# Records", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    lines = ["# Records", "", *table_head(columns)]
     for (dataset, experiment, settings, device, precision), rows in groups.items():
 
         def mean(key: str, digits: int, rows: list[dict[str, str]] = rows) -> str:
             return f"{summarise(float(each[key]) for each in rows).mean:,.{digits}f}"
 
-        def score(key: str, rows: list[dict[str, str]] = rows) -> str:
-            found = summarise(100 * float(each[key]) for each in rows)
-            every = ", ".join(f"{100 * float(each[key]):.2f}" for each in rows)
-            return f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
-
-        cells = [dataset, f"{experiment} {settings}".strip(), str(len(rows)), score("accuracy"), score("accuracy_tta")]
+        cells = [dataset, f"{experiment} {settings}".strip(), str(len(rows)), score(rows, "accuracy"), score(rows)]
         cells += [mean("epochs", 2), mean("seconds", 0), *(mean(f"{segment}_seconds", 1) for segment in SEGMENTS)]
         cells += [mean("petaflop", 3), mean("images_per_second", 0), precision, device]
         lines.append(f"| {' | '.join(cells)} |")
@@ -114,7 +120,7 @@ def main(*arguments: str) -> None:
         for seed in [int(only)] if only else record.seeds:
             about = {"dataset": record.dataset, "experiment": record.experiment, "seed": str(seed)}
             about |= {"settings": " ".join((*record.settings, *settings)), "device": describe_device()}
-            if any(about.items() <= each.items() for each in read(ROWS)):
+            if is_measured(ROWS, about):
                 continue
             append(ROWS, row(record, seed, settings, train(name, record, seed, settings)))
             TABLE.write_text(table())

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, provenance, read, table_head
 
 from fastconv.data.stream.shards import tar_header
 from fastconv.runs.results import git_commit
@@ -107,8 +107,7 @@ def keep(row: dict[str, object], measured: Spent, reference: float | None = None
     """Add a row to the table."""
     values = {"seconds": f"{measured.seconds:.1f}", "processor": f"{measured.processor:.1f}"}
     values |= {"peak_mb": f"{measured.peak_mb:.0f}", "copying": "" if reference is None else f"{reference:.1f}"}
-    about = {"device": describe_device(), "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
-    append(RESULTS / "scale.csv", {**row, **values, **about, "git_commit": git_commit()})
+    append(RESULTS / "scale.csv", {**row, **values, **provenance(), "git_commit": git_commit()})
     show()
 
 
@@ -152,7 +151,7 @@ def show() -> None:
     """Write the table of all rows."""
     lines = ["# Many images, many classes, many runs", ""]
     names = ["", "images", "classes", "runs", "peak memory, MB", "processor s", "s", "s to copy the arrays"]
-    lines += [f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
+    lines += table_head(names)
     rows = read(RESULTS / "scale.csv")
     for row in rows:
         counts = [f"{int(row[key]):,}" if row[key] else "" for key in ("images", "classes", "runs")]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from measurements import RESULTS, Table, append, describe_device, describe_versions, read
+from measurements import RESULTS, Table, append, describe_device, describe_versions, is_measured, read
 from omegaconf import OmegaConf
 from scipy.special import stdtrit
 
@@ -203,7 +203,7 @@ def main(*arguments: str) -> None:
         for seed in options.get("seeds", "0,1,2").split(","):
             for variant, settings in variants().items():
                 about = {"variant": variant, "seed": seed, **machine}
-                if not any(about.items() <= row.items() for row in read(ROWS)):
+                if not is_measured(ROWS, about):
                     waiting[pool.submit(run, settings, int(seed), seconds, width)] = about
         for done in as_completed(waiting):
             found = done.result()

@@ -11,7 +11,7 @@ folder below `outputs`.
 
 from pathlib import Path
 
-from fastconv.config.cli import READING, command
+from fastconv.config.cli import READING, Command
 from fastconv.config.next_command import print_next, quoted_overrides
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import require_known, require_writable, with_possible_batch
@@ -30,7 +30,7 @@ def check_audit(config: Config) -> None:
     require_writable(Path(config.outputs))
 
 
-@command("train", __doc__, check_audit, first_line=READING)
+@Command("train", __doc__, check_audit, first_line=READING)
 def main(config: Config) -> None:
     """Run the command; see the top of this file."""
     check_audit(config)

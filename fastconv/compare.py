@@ -13,7 +13,7 @@ unfinished runs are listed with the reason.
 import sys
 from pathlib import Path
 
-from fastconv.config.cli import command
+from fastconv.config.cli import Command
 from fastconv.config.commands import Compare, as_list
 from fastconv.config.given_run import LATEST, latest_run
 from fastconv.config.prerequisites import require_writable
@@ -51,7 +51,7 @@ def latest(outputs: Path) -> Path:
     return found
 
 
-@command("compare", __doc__, check)
+@Command("compare", __doc__, check)
 def main(config: Compare) -> None:
     """Run the command; see the top of this file."""
     check(config)

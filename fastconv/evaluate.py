@@ -14,7 +14,7 @@ a URL. The run's images are recognised by their content.
 
 from pathlib import Path
 
-from fastconv.config.cli import command
+from fastconv.config.cli import Command
 from fastconv.config.commands import Evaluate
 from fastconv.config.given_run import check_given_run
 from fastconv.config.next_command import print_next_of_run
@@ -29,7 +29,7 @@ def check(config: Evaluate) -> None:
     require_writable(Path(config.run))
 
 
-@command("evaluate", __doc__, check)
+@Command("evaluate", __doc__, check)
 def main(config: Evaluate) -> None:
     """Run the command; see the top of this file."""
     config = check_given_run(config, check)

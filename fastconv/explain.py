@@ -14,7 +14,7 @@ a URL.
 
 from pathlib import Path
 
-from fastconv.config.cli import command
+from fastconv.config.cli import Command
 from fastconv.config.commands import Explain, as_list
 from fastconv.config.given_run import check_given_run
 from fastconv.config.next_command import print_next_of_run
@@ -70,7 +70,7 @@ def check(config: Explain) -> None:
         raise InputError(f"{folder} has files that do not belong to a report and would be lost: choose another folder")
 
 
-@command("explain", __doc__, check)
+@Command("explain", __doc__, check)
 def main(config: Explain) -> None:
     """Run the command; see the top of this file."""
     config = check_given_run(config, check)

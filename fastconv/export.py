@@ -13,7 +13,7 @@ a URL.
 
 from pathlib import Path
 
-from fastconv.config.cli import command
+from fastconv.config.cli import Command
 from fastconv.config.commands import Export, as_list
 from fastconv.config.given_run import check_given_run
 from fastconv.config.next_command import print_next_of_run, setting
@@ -32,7 +32,7 @@ def check(config: Export) -> None:
     require_writable(Path(config.run))
 
 
-@command("export", __doc__, check)
+@Command("export", __doc__, check)
 def main(config: Export) -> None:
     """Run the command; see the top of this file."""
     config = check_given_run(config, check)

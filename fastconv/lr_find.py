@@ -13,7 +13,7 @@ import dataclasses
 from pathlib import Path
 
 from fastconv.budget.clock import Clock
-from fastconv.config.cli import READING, command
+from fastconv.config.cli import READING, Command
 from fastconv.config.commands import LrFind
 from fastconv.config.job import sweep_job_folder
 from fastconv.config.prerequisites import check_data, require_weights, require_writable
@@ -53,7 +53,7 @@ def check_range_test(config: LrFind) -> Splits:
     return check_data(only_training(config))
 
 
-@command("lr_find", __doc__, check_range_test, first_line=READING)
+@Command("lr_find", __doc__, check_range_test, first_line=READING)
 def main(config: LrFind) -> None:
     """Run the command; see the top of this file."""
     data = check_range_test(config)

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from fastconv.budget.clock import Clock
-from fastconv.config.cli import READING, command
+from fastconv.config.cli import READING, Command
 from fastconv.config.overrides import task_overrides
 from fastconv.config.prerequisites import check_data, require_room, require_writable
 from fastconv.config.schema import Config
@@ -76,7 +76,7 @@ def require_writable_url(config: Config) -> None:
     require_writable(config.stream.folder)
 
 
-@command("train", __doc__, check_stream, first_line=READING)
+@Command("train", __doc__, check_stream, first_line=READING)
 def main(config: Config) -> None:
     """Run the command; see the top of this file."""
     data, config = check_stream(config), written(config)

@@ -12,7 +12,7 @@ processed one batch at a time, so memory does not grow with their number.
 import sys
 from pathlib import Path
 
-from fastconv.config.cli import command
+from fastconv.config.cli import Command
 from fastconv.config.commands import Predict, as_list
 from fastconv.config.given_run import check_given_run
 from fastconv.config.prerequisites import require_writable
@@ -38,7 +38,7 @@ def check(config: Predict) -> None:
         require_writable(Path(config.out).absolute().parent)
 
 
-@command("predict", __doc__, check)
+@Command("predict", __doc__, check)
 def main(config: Predict) -> None:
     """Run the command; see the top of this file."""
     config = check_given_run(config, check, prints_data=config.out == "-")

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from fastconv.budget.clock import Clock
-from fastconv.config.cli import READING, command
+from fastconv.config.cli import READING, Command
 from fastconv.config.job import sweep_job_folder
 from fastconv.config.next_command import print_next_of_run
 from fastconv.config.overrides import task_overrides
@@ -88,7 +88,7 @@ def report(config: Config, sweep: Path) -> bool:
     return write_sweep_report(sweep, config.sweep.report, Path(config.data), own)
 
 
-@command("train", __doc__, check_run, check_search, report, READING, has_ranks=True)
+@Command("train", __doc__, check_run, check_search, report, READING, has_ranks=True)
 def main(config: Config) -> float | None:
     """Run the command; see the top of this file. Returns the held-out objective, which a search maximises."""
     clock, overrides, job = Clock(start_seconds=take_start_seconds()), task_overrides(), sweep_job_folder()

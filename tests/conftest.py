@@ -81,6 +81,13 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def digits_here(digits_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes an empty folder the working folder, with the digits as the data."""
+    monkeypatch.setenv("FASTCONV_DATA", str(digits_root))
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     """Fills a folder once for all processes of a test session, in the first that asks for its name."""

@@ -24,6 +24,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from PIL import Image
 
 from fastconv.budget import benchmark
 from fastconv.budget.benchmark import SpeedProfile
@@ -267,6 +268,12 @@ def by_hand(run, images):
 
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
 
 
 class FailingFile:

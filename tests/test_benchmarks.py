@@ -44,12 +44,6 @@ def table(tmp_path):
     return Table("speed", "Speed", "images/s", ours="ours", device="a machine", folder=tmp_path)
 
 
-@pytest.fixture
-def digits_here(digits_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTCONV_DATA", str(digits_root))
-    monkeypatch.chdir(tmp_path)
-
-
 def test_a_table_is_made_of_its_rows(table, tmp_path, capsys):
     for number, (ours, other) in enumerate([(10, 5), (20, 5), (90, 30)]):
         assert table.lacks(number, "ours", "other")

@@ -12,14 +12,13 @@ cores 13 minutes; seeds are trained side by side.
 import multiprocessing
 import os
 import sys
-import time
 from itertools import groupby
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from equal_work import NETWORKS, Batches, Trial, images_of
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, is_measured, provenance, read, table_head
 from torch import Tensor
 
 from fastconv.budget.autotune.settings import AUTOTUNE
@@ -94,9 +93,9 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def table() -> str:
-    lines = ["# Ensembles and test-time views", "", "| data set | network | epochs | seeds | image alone % |"
-             " diagonal % | all directions % | all directions, if uncertain % | scored |",
-             "|" + " --- |" * 9]  # fmt: skip
+    header = ["data set", "network", "epochs", "seeds", "image alone %", "diagonal %", "all directions %",
+              "all directions, if uncertain %", "scored"]  # fmt: skip
+    lines = ["# Ensembles and test-time views", "", *table_head(header)]
     keys = ("dataset", "network", "epochs", "seeds", "plain", "diagonal", "around", "around_uncertain", "scored")
     rows = sorted(read(ROWS), key=lambda each: (each["dataset"], each["network"], float(each["epochs"])))
     for _, own in groupby(rows, key=lambda each: (each["dataset"], each["network"], each["epochs"])):
@@ -123,10 +122,9 @@ def main(*arguments: str) -> None:
         labels = images_of(dataset)[3].cpu()
         for name, own in logits.items():
             about = {"dataset": dataset, "network": network, "epochs": f"{epochs:g}", "seeds": name}
-            if any(about.items() <= each.items() for each in read(ROWS)):
+            if is_measured(ROWS, about):
                 continue
-            where = {"device": describe_device(), "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
-            append(ROWS, {**about, **scores(own, labels), **where})
+            append(ROWS, {**about, **scores(own, labels), **provenance()})
         TABLE.write_text(table())
     print(table())
 

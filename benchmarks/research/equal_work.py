@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from clustered import DATA, clustered
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, provenance, read, table_head
 from torch import Tensor
 
 from fastconv.data.dataset import mean_and_std
@@ -299,9 +299,7 @@ def measure(trial: Trial) -> dict[str, object]:
         "steps": steps,
         "epochs": round(steps * trial.batch_size / len(images), 2),
         "seconds": round(time.perf_counter() - started, 1),
-        "device": describe_device(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": describe_versions(),
+        **provenance(),
     }
 
 
@@ -310,8 +308,8 @@ def table() -> str:
     for row in read(ROWS):
         about = tuple(row[key] for key in Trial().about if key != "seed")
         groups.setdefault(about, []).append(row)
-    lines = ["# Training shortcuts at equal work", "", "| data set | work | network | changed | held-out % | epochs |",
-             "|" + " --- |" * 6]  # fmt: skip
+    header = ("data set", "work", "network", "changed", "held-out %", "epochs")
+    lines = ["# Training shortcuts at equal work", "", *table_head(header)]
     kinds = {name: type(value) for name, value in asdict(Trial()).items()}
     cells = []
     for rows in groups.values():

@@ -14,7 +14,7 @@ from statistics import mean
 import numpy as np
 from equal_work import HELD as FEWER
 from equal_work import Trial
-from measurements import RESULTS, read
+from measurements import RESULTS, read, table_head
 from scipy.optimize import minimize
 
 NETWORKS = ("8", "16", "32", "64", "95", "96")
@@ -149,9 +149,8 @@ def fit(measured: list[Point]) -> Law:
 
 
 def write(measured: list[Point], law: Law) -> None:
-    lines = ["# Scaling law: held-out accuracy by network and epochs", "",
-             "| data set | images held out | network | epochs | held-out % | law % | settings | n |",
-             "|" + " --- |" * 8]  # fmt: skip
+    header = ("data set", "images held out", "network", "epochs", "held-out %", "law %", "settings", "n")
+    lines = ["# Scaling law: held-out accuracy by network and epochs", "", *table_head(header)]
     for point in measured:
         network, images = np.array([NETWORKS.index(point.network)]), np.array([point.images])
         error = math.exp(law(point.dataset, point.held, network, images)[0])

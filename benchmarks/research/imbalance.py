@@ -11,7 +11,6 @@ A row of benchmarks/results/imbalance.csv per run that is not there yet, and imb
 import itertools
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, is_measured, provenance, read, table_head
 from torch import Tensor
 
 from fastconv.analysis.evaluation.per_class import balanced_accuracy, macro_f1
@@ -180,7 +179,7 @@ def table() -> str:
     """The rows as a table: means over the seeds, and each of them; over several rare digits, mean and median."""
     titles = ("balanced accuracy", "macro F1", "accuracy", "recall of the rare class")
     header = ["images", "way", "n", *(f"{title} %" for title in titles)]
-    lines = ["# Learning with a rare class", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    lines = ["# Learning with a rare class", "", *table_head(header)]
     rows = read(ROWS)
     for case in dict.fromkeys(row["case"].rstrip("0123456789, ") for row in rows):
         for way in dict.fromkeys(row["way"] for row in rows):
@@ -199,11 +198,10 @@ def table() -> str:
 
 def main(*names: str) -> None:
     for name, seed, way in itertools.product(names or CASES, SEEDS, WAYS):
-        if any((row["case"], row["seed"], row["way"]) == (name, str(seed), way) for row in read(ROWS)):
+        if is_measured(ROWS, {"case": name, "seed": str(seed), "way": way}):
             continue
         row = measure(name, way, seed)
-        about = {"device": describe_device(), "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
-        append(ROWS, {**row, **about, "git_commit": git_commit()})
+        append(ROWS, {**row, **provenance(), "git_commit": git_commit()})
         TABLE.write_text(table())
         print(name, seed, way, *(f"{key}={row[key]:.4f}" for key in SCORES), flush=True)
 

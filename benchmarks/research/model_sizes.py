@@ -21,7 +21,7 @@ from unittest import mock
 
 import numpy as np
 from clustered import DATA, clustered
-from measurements import RESULTS, append, describe_device, describe_versions, forget_benchmarks, read
+from measurements import RESULTS, append, describe_device, describe_versions, forget_benchmarks, is_measured, read
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
@@ -198,7 +198,7 @@ def main(*arguments: str) -> None:
             for network in networks:
                 about = {"case": case, "network": network, "seed": str(seed), "device": describe_device()}
                 about["precision"] = prepare(Trainer()).precision
-                if not any(about.items() <= row.items() for row in read(ROWS)):
+                if not is_measured(ROWS, about):
                     append(ROWS, row := train(case, network, seed))
                     print(*row.values(), flush=True)
                     TABLE.write_text(table())

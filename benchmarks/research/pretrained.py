@@ -21,9 +21,8 @@ from pathlib import Path
 
 import torch
 from folders import machine, trained, write_folder
-from measurements import RESULTS, append, describe_versions, read
+from measurements import RESULTS, append, describe_versions, is_measured, read, spread, table_head
 
-from fastconv.analysis.comparison.statistics import summarise
 from fastconv.runs.results import Results
 
 ROWS, TABLE = RESULTS / "pretrained.csv", RESULTS / "pretrained.md"
@@ -106,11 +105,9 @@ def table() -> str:
         groups.setdefault(key, []).append(row)
     header = ["images", "budget", "way", "weights", "network", "accuracy %", "n", "trial s", "measuring s", "counted s",
               "machine"]  # fmt: skip
-    lines = ["# Pretrained networks", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    lines = ["# Pretrained networks", "", *table_head(header)]
     for (images, budget, way, pretrained, mode, network, device, precision), rows in sorted(groups.items()):
-        found = summarise(100 * float(row["accuracy"]) for row in rows)
-        every = ", ".join(f"{100 * float(row['accuracy']):.2f}" for row in rows)
-        score = f"{found.mean:.2f} ± {found.sd:.2f} ({every})" if len(rows) > 1 else every
+        score = spread([100 * float(row["accuracy"]) for row in rows])
         held_out = [100 * float(row["accuracy_holdout"]) for row in rows if row["accuracy_holdout"]]
         score += f"; held out {', '.join(f'{each:.2f}' for each in held_out)}" * bool(held_out)
         trials = [float(row["trial_seconds"]) for row in rows if row["trial_seconds"]]
@@ -132,7 +129,7 @@ def main(images: str = "cifar10", ways: str = "scratch,best", seeds: str = "0,1,
             write_weights(place / "lite0.pth")
         for name, seed, way in itertools.product(images.split(","), seeds.split(","), ways.split(",")):
             wanted = {"images": name, "way": way, "seed": seed, "budget": budget, **machine()}
-            if any(wanted.items() <= row.items() for row in read(ROWS)):
+            if is_measured(ROWS, wanted):
                 continue
             write_folder(name, place / name, [FOLDERS[name].each] * 10, FOLDERS[name].side)
             about = {"date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}

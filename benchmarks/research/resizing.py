@@ -11,7 +11,7 @@ makes resizing.md of it; runs that have a row are skipped. Half an hour for each
 import sys
 from collections import defaultdict
 
-from measurements import RESULTS, append, read
+from measurements import RESULTS, append, is_measured, read, table_head
 from strides import measure
 
 from fastconv.analysis.comparison.statistics import summarise
@@ -38,7 +38,7 @@ def table() -> str:
     for row in read(ROWS):
         cases[row["dataset"], row["network"], row["images"], row["device"]][row["small"]].append(row)
     columns = ("data set", "network", "whole images", "% without", "s", "% with half of the images small", "s", "gain")
-    lines = ["# Progressive resizing", "", f"| {' | '.join([*columns, 'machine'])} |", "|" + " --- |" * 9]
+    lines = ["# Progressive resizing", "", *table_head([*columns, "machine"])]
     for (dataset, network, images, device), shares in cases.items():
         if shares.keys() != SHARES.keys():
             continue
@@ -63,7 +63,7 @@ def main(*arguments: str) -> None:
         for dataset, network, images in CASES:
             for small, more in SHARES.items():
                 about = {"dataset": dataset, "network": network, "images": str(images), "small": small, "seed": seed}
-                if dataset in datasets and not any(about.items() <= row.items() for row in read(ROWS)):
+                if dataset in datasets and not is_measured(ROWS, about):
                     settings = {"widths": [int(width) for width in network.split("-")]}
                     row = measure(dataset, settings, round(more * images), int(seed), float(small))
                     append(ROWS, {**about, **row})

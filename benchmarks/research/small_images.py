@@ -12,13 +12,12 @@ minute on one core.
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, provenance, read, table_head
 from pretrained import BACKBONE, write_weights
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -69,15 +68,14 @@ def measure(name: str, weights: Path) -> None:
             accuracy = float((scores.argmax(1) == labels[others]).double().mean())
             row = {"dataset": name, "side": side or train.side, "seed": seed, "accuracy": f"{accuracy:.4f}",
                    "gflop": f"{operations:.4g}"}  # fmt: skip
-            about = {"device": describe_device(), "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
-            append(ROWS, {**row, **about, "git_commit": git_commit()})
+            append(ROWS, {**row, **provenance(), "git_commit": git_commit()})
         TABLE.write_text(table())
 
 
 def table() -> str:
     """The rows as a table: means over the seeds, and each of them."""
     header = ["images", "scaled to", "n", "% right", "10^9 operations", "as many as without scaling"]
-    lines = ["# Small images", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    lines = ["# Small images", "", *table_head(header)]
     rows = read(ROWS)
     for name, side in dict.fromkeys((row["dataset"], row["side"]) for row in rows):
         ours = [row for row in rows if (row["dataset"], row["side"]) == (name, side)]

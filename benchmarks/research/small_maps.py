@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, describe_device, provenance, read
 
 from fastconv.budget.hardware import cpu_prefers_bf16, keep_freed_memory
 from fastconv.models import build_model
@@ -50,8 +50,7 @@ def measure(name: str) -> None:
     speed(), without()
     for number in range(ROUNDS):
         row = {"network": name, "round": number, "product": round(speed(), 1), "without": round(without(), 1)}
-        about = {"device": describe_device(), "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
-        append(ROWS, row | about)
+        append(ROWS, row | provenance())
 
 
 def table() -> str:

@@ -16,7 +16,7 @@ import time
 import torch
 import torch.nn.functional as F
 from equal_work import HELD, Batches, Trial, images_of
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, is_measured, provenance, read, table_head
 
 from fastconv.budget.autotune.settings import AUTOTUNE
 from fastconv.kernels.winograd import obstacle, use_winograd
@@ -93,9 +93,7 @@ def measure(
         "seconds": round(seconds, 1),
         "accuracy_holdout": plain / HELD,
         "accuracy_holdout_tta": augmented / HELD,
-        "device": describe_device(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": describe_versions(),
+        **provenance(),
     }
 
 
@@ -105,7 +103,7 @@ def table() -> str:
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         own = [row for row in rows if row["dataset"] == dataset]
         names = list(dict.fromkeys(row["network"] for row in own))
-        lines += [f"## {dataset}", "", f"| images seen | {' | '.join(names)} |", "|" + " --- |" * (len(names) + 1)]
+        lines += [f"## {dataset}", "", *table_head(["images seen", *names])]
         for images in sorted({int(row["images"]) for row in own}):
             cells = [
                 ", ".join(
@@ -138,7 +136,7 @@ def main(*datasets: str) -> None:
                     "images": str(images),
                 }
                 about["seed"] = "0"
-                if not any(about.items() <= row.items() for row in read(ROWS)):
+                if not is_measured(ROWS, about):
                     row = measure(dataset, settings, images)
                     append(ROWS, {**about, **{key: row[key] for key in row if key != "seconds"}})
                     TABLE.write_text(table())

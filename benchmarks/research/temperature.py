@@ -13,14 +13,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, is_measured, provenance, read, table_head
 from scipy.optimize import minimize_scalar
 
 from fastconv.analysis.checkpoint import TrainedRun, load_run
@@ -121,11 +120,10 @@ def measure(folder: Path) -> dict[str, object]:
 
 def table() -> str:
     """The rows as a table."""
-    lines = ["# Temperatures without held-out images", "", "| run | network | epochs | accuracy of training images %"
-             " | of held-out images % | ECE at temperature 1 | least cross-entropy on held-out images"
-             " | fitted on held-out images"
-             " | on labels of training images"
-             " | as runs do |", "|" + " --- |" * 10]  # fmt: skip
+    header = ["run", "network", "epochs", "accuracy of training images %", "of held-out images %",
+              "ECE at temperature 1", "least cross-entropy on held-out images", "fitted on held-out images",
+              "on labels of training images", "as runs do"]  # fmt: skip
+    lines = ["# Temperatures without held-out images", "", *table_head(header)]
     rows = sorted(read(ROWS), key=lambda row: float(row["epochs"]))
     for row in rows:
         cells = [row["run"], row["network"], row["epochs"]]
@@ -145,14 +143,13 @@ def table() -> str:
 def keep(name: str, folder: Path) -> None:
     """Append the row of a run, and write the table."""
     row = {"run": name, "network": RUNS[name][1].replace("[", "").replace("]", "").replace(",", "-"), **measure(folder)}
-    about = {"device": describe_device(), "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
-    append(ROWS, {**row, **about, "git_commit": git_commit()})
+    append(ROWS, {**row, **provenance(), "git_commit": git_commit()})
     TABLE.write_text(table())
 
 
 def main(*names: str) -> None:
     for name in names or RUNS:
-        if not any(row["run"] == name for row in read(ROWS)):
+        if not is_measured(ROWS, {"run": name}):
             with tempfile.TemporaryDirectory() as outputs:
                 keep(name, train(name, outputs))
     print(table())

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from folders import DATA, class_names, machine, trained, write_folder
-from measurements import RESULTS, append, describe_versions, network_of, read
+from measurements import RESULTS, append, describe_versions, is_measured, network_of, read, spread, table_head
 
 import fastconv
-from fastconv.analysis.comparison.statistics import summarise
 from fastconv.data.loading import load
 from fastconv.runs.results import Results
 
@@ -72,30 +71,24 @@ def measure(name: str, objective: str, seed: str, budget: str, root: Path) -> di
 def table() -> str:
     """The rows as a table: a line for each data set, budget and objective, and what the objective gains."""
     header = ["images", "budget", "objective", "n", *(f"{title} %" for title in SCORES.values()), "network", "machine"]
-    lines = ["# A folder with rare classes", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    lines = ["# A folder with rare classes", "", *table_head(header)]
     groups: dict[tuple[str, ...], dict[str, dict[str, dict[str, str]]]] = {}
     for row in read(ROWS):
         group = groups.setdefault(tuple(row[key] for key in ("images", "budget", "device", "precision")), {})
         group.setdefault(row["objective"], {})[row["seed"]] = row
     for (images, budget, *where), group in sorted(groups.items()):
         for objective, rows in group.items():
-            scores = [told([100 * float(row[key]) for row in rows.values()]) for key in SCORES]
+            scores = [spread([100 * float(row[key]) for row in rows.values()]) for key in SCORES]
             networks = ", ".join(dict.fromkeys(row["network"] for row in rows.values()))
             cells = [images, f"{budget} s", objective, str(len(rows)), *scores, networks, ", ".join(where)]
             lines.append(f"| {' | '.join(cells)} |")
         plain, balanced = (group.get(objective, {}) for objective in OBJECTIVES)
         if pairs := [(plain[seed], balanced[seed]) for seed in plain if seed in balanced]:
-            scores = [told([100 * (float(after[key]) - float(before[key])) for before, after in pairs], "+")
+            scores = [spread([100 * (float(after[key]) - float(before[key])) for before, after in pairs], "+")
                       for key in SCORES]  # fmt: skip
             cells = [images, f"{budget} s", f"gain of {BALANCED}", str(len(pairs)), *scores, "", ", ".join(where)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", NOTE]) + "\n"
-
-
-def told(values: list[float], sign: str = "") -> str:
-    every = [f"{value:{sign}.2f}" for value in values]
-    found = summarise(values)
-    return f"{found.mean:{sign}.2f} ± {found.sd:.2f} ({', '.join(every)})" if len(values) > 1 else every[0]
 
 
 def main(images: str = "cifar10", seeds: str = "0,1,2", budget: str = "40", folder: str | None = None) -> None:
@@ -104,7 +97,7 @@ def main(images: str = "cifar10", seeds: str = "0,1,2", budget: str = "40", fold
         place.mkdir(parents=True, exist_ok=True)
         for name, seed, objective in itertools.product(images.split(","), seeds.split(","), OBJECTIVES):
             wanted = {"images": name, "objective": objective, "seed": seed, "budget": budget, **machine()}
-            if any(wanted.items() <= row.items() for row in read(ROWS)):
+            if is_measured(ROWS, wanted):
                 continue
             root = place / f"uneven-{name}"
             write_folder(name, root, COUNTS)

@@ -13,13 +13,12 @@ import itertools
 import os
 import sys
 import tempfile
-import time
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measurements import RESULTS, append, describe_device, describe_versions, read
+from measurements import RESULTS, append, is_measured, provenance, read, table_head
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -100,7 +99,7 @@ def measure(name: str, resize: str, seed: int) -> dict[str, object]:
 def table() -> str:
     """The rows as a table: means over the seeds, and each of them."""
     header = ["photographs", "dataset.resize", "n", "% right", "% right with test-time augmentation"]
-    lines = ["# Whole pictures", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    lines = ["# Whole pictures", "", *table_head(header)]
     rows = read(ROWS)
     for case, resize in dict.fromkeys((row["case"], row["resize"]) for row in rows):
         ours = [row for row in rows if (row["case"], row["resize"]) == (case, resize)]
@@ -115,11 +114,10 @@ def table() -> str:
 
 def main(*names: str) -> None:
     for name, seed, resize in itertools.product(names or CASES, SEEDS, WAYS):
-        if any((row["case"], row["resize"], row["seed"]) == (name, resize, str(seed)) for row in read(ROWS)):
+        if is_measured(ROWS, {"case": name, "resize": resize, "seed": str(seed)}):
             continue
         row = measure(name, resize, seed)
-        about = {"device": describe_device(), "date": time.strftime("%Y-%m-%d"), "versions": describe_versions()}
-        append(ROWS, {**row, **about, "git_commit": git_commit()})
+        append(ROWS, {**row, **provenance(), "git_commit": git_commit()})
         TABLE.write_text(table())
         print(name, resize, seed, row["accuracy"], row["accuracy_tta"], flush=True)
 

@@ -10,7 +10,7 @@ machine does not matter.
 
 import sys
 
-from measurements import RESULTS, append, read
+from measurements import RESULTS, append, is_measured, read, table_head
 from strides import measure
 
 from fastconv.analysis.comparison.statistics import summarise
@@ -26,7 +26,7 @@ CONTENDERS = {"direct": False, "Winograd": True}
 def table() -> str:
     rows = read(ROWS)
     lines = ["# Accuracy with Winograd's convolutions, after equal steps", ""]
-    lines += ["| precision | network | convolutions | mean | each seed | n |", "|" + " --- |" * 6]
+    lines += table_head(("precision", "network", "convolutions", "mean", "each seed", "n"))
     for about in dict.fromkeys((row["precision"], row["network"]) for row in rows):
         found: dict[str, dict[int, float]] = {name: {} for name in CONTENDERS}
         for row in rows:
@@ -58,7 +58,7 @@ def main(*arguments: str) -> None:
     for seed in options.get("seeds", "0,1,2,3,4").split(","):
         for name, is_on in CONTENDERS.items():
             about = {"precision": precision, "network": network, "convolutions": name, "seed": seed}
-            if not any(about.items() <= row.items() for row in read(ROWS)):
+            if not is_measured(ROWS, about):
                 use_winograd(is_on, dtype)
                 widths = {"widths": [int(width) for width in network.split("-")]}
                 row = measure("fashion_mnist", widths, IMAGES, int(seed), precision=precision)

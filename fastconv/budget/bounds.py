@@ -86,15 +86,11 @@ def require_room(key: "BenchmarkKey", device: Device, needed: int) -> None:
         )
 
 
-def least_step_seconds(key: "BenchmarkKey", device: Device, cache: Path) -> float:
-    """Seconds that a step takes at least: forward and backward pass, as fast as any network computes."""
-    return least_seconds(least_needs(key, device)[1], device, cache)
-
-
 def least_seconds(operations: int, device: Device, cache: Path) -> float:
-    """`least_step_seconds` of a step whose forward pass takes this many floating-point operations.
+    """Seconds that a step takes at least: forward and backward pass, as fast as any network computes.
 
     Args:
+        operations: floating-point operations of the step's forward pass.
         cache: folder in which measurements are kept.
     """
     return TRAINING * operations / FASTEST / operations_per_second(device, cache)

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 from fastconv.budget.benchmark import SpeedProfile
-from fastconv.budget.pacing import PACING, Pacing
+from fastconv.budget.pacing import PACING
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.config.schema import Config
 from fastconv.data.stream.spec import StreamSpec
@@ -55,7 +55,6 @@ def forecast(
     views: Views,
     begin_seconds: float,
     already_counted: float,
-    pacing: Pacing = PACING,
 ) -> Forecast:
     """Forecast a run from the measured speed.
 
@@ -71,7 +70,6 @@ def forecast(
         views: views in which an image is scored after training.
         begin_seconds: seconds before the first of them is scored.
         already_counted: seconds of the budget that are spent.
-        pacing: constants of pacing.
     """
     counts, seconds = config.budget.counts, config.budget.seconds
     validate_seconds = validate_images * speed.score_seconds
@@ -83,11 +81,10 @@ def forecast(
         saves=int(config.checkpoint.save and "checkpoint" in counts),
         calibration_images=(
             # One rank scores them, while the others wait.
-            min(pacing.calibration_images, spec.samples) * config.trainer.world
+            min(PACING.calibration_images, spec.samples) * config.trainer.world
             if config.label_smoothing and "test" in counts
             else 0
         ),
-        pacing=pacing,
     )
     bound_epochs = config.schedule.max_epochs
     max_steps = None if bound_epochs is None else max(1, round(bound_epochs * spec.samples / config.batch_size))
@@ -102,10 +99,10 @@ def forecast(
     mean_step_seconds = step_seconds / gain
     if seconds is not None:
         left = max(seconds - already_counted, 0.0)
-        step_seconds = min(step_seconds, pacing.unmeasured_step_share * left) or step_seconds
-        reserve = _bounded(reserve, pacing.unmeasured_share * left)
+        step_seconds = min(step_seconds, PACING.unmeasured_step_share * left) or step_seconds
+        reserve = _bounded(reserve, PACING.unmeasured_share * left)
         # By the end it will be known how many images need all views.
-        expected = dataclasses.replace(reserve, views=views.scored(pacing.uncertain))
+        expected = dataclasses.replace(reserve, views=views.scored(PACING.uncertain))
         available = seconds - expected.seconds - already_counted
         steps = min(steps, max(1, int(available / (mean_step_seconds + share))))
     epochs = steps * step_epochs
@@ -117,14 +114,14 @@ def forecast(
         seconds=steps * (mean_step_seconds + share),
         step_seconds=step_seconds,
         reserve=reserve,
-        stream_epochs=_stream_epochs(config, spec, epochs, most_epochs, pacing) if config.stream.is_stored else 0,
+        stream_epochs=_stream_epochs(config, spec, epochs, most_epochs) if config.stream.is_stored else 0,
     )
 
 
-def _stream_epochs(config: Config, spec: StreamSpec, epochs: float, most_epochs: float, pacing: Pacing) -> int:
+def _stream_epochs(config: Config, spec: StreamSpec, epochs: float, most_epochs: float) -> int:
     """Epochs to precompute for a run of about `epochs` epochs, which ends after `most_epochs` of them."""
     is_limited = config.budget.seconds is not None
-    wanted = min(pacing.stream_margin * epochs if is_limited else epochs, most_epochs)
+    wanted = min(PACING.stream_margin * epochs if is_limited else epochs, most_epochs)
     # What a fast machine needs beyond the disk's share is augmented while training: the same bytes.
     planned = max(1, min(math.ceil(wanted - 1e-9), int(config.stream.max_bytes / spec.epoch_bytes)))
     if config.stream.epochs is None:

@@ -14,7 +14,7 @@ from statistics import fmean
 import torch
 import torch.nn.functional as F
 
-from fastconv.budget.autotune.settings import AUTOTUNE, Autotune
+from fastconv.budget.autotune.settings import AUTOTUNE
 from fastconv.system.cores import core_count
 
 # Variables by which a user sets torch's number of threads.
@@ -31,7 +31,7 @@ def default_threads() -> int:
     return threads if any(variable in os.environ for variable in VARIABLES) else min(threads, core_count())
 
 
-def choose_threads(most: int, work: Callable[[], object] | None = None, settings: Autotune = AUTOTUNE) -> int:
+def choose_threads(most: int, work: Callable[[], object] | None = None) -> int:
     """The number of threads with which this machine is fastest now: all, half of them or one.
 
     Measured in turns, so that other work disturbs all alike. Fewer than all must be clearly faster.
@@ -47,19 +47,19 @@ def choose_threads(most: int, work: Callable[[], object] | None = None, settings
     work, seconds = work or _convolution(), dict.fromkeys(options, 0.0)
     began = time.perf_counter()
     try:
-        for turn in range(settings.thread_turns):
+        for turn in range(AUTOTUNE.thread_turns):
             for threads in options:
                 torch.set_num_threads(threads)
                 work()  # threads start and wake up
                 started = time.perf_counter()
                 work()
                 seconds[threads] += time.perf_counter() - started
-            if turn and time.perf_counter() - began > settings.thread_seconds:
+            if turn and time.perf_counter() - began > AUTOTUNE.thread_seconds:
                 break
     finally:
         torch.set_num_threads(before)
     best = min(options, key=lambda threads: seconds[threads])
-    return best if seconds[best] * settings.thread_gain < seconds[most] else most
+    return best if seconds[best] * AUTOTUNE.thread_gain < seconds[most] else most
 
 
 def _convolution() -> Callable[[], object]:
@@ -87,13 +87,13 @@ class ThreadTrials:
         usual: expected seconds of a step, None if not known: the machine may be busy from the first step on.
     """
 
-    def __init__(self, threads: int, most: int, settings: Autotune = AUTOTUNE, usual: float | None = None) -> None:
-        self._threads, self._most, self._settings = threads, most, settings
+    def __init__(self, threads: int, most: int, usual: float | None = None) -> None:
+        self._threads, self._most = threads, most
         self._tried: int | None = None  # the number of a trial that is going on
         self._before_trial = 0.0  # mean seconds of the steps before it
         self._recent: list[float] = []  # seconds of the latest steps, or of those of the trial
         self._usual = usual
-        self._pause, self._since_trial = settings.thread_rest_seconds, 0.0
+        self._pause, self._since_trial = AUTOTUNE.thread_rest_seconds, 0.0
         self._tried_more = True  # in the last trial that could have tried either
 
     @property
@@ -128,12 +128,12 @@ class ThreadTrials:
             return self.threads
         now = usual_steps / (len(self._recent) - 1)
         self._usual = now if self._usual is None else min(self._usual, now)
-        is_slow = now > self._settings.thread_slowdown * self._usual
-        pause = self._pause if is_slow else max(self._pause, self._cost(now) / self._settings.thread_share)
+        is_slow = now > AUTOTUNE.thread_slowdown * self._usual
+        pause = self._pause if is_slow else max(self._pause, self._cost(now) / AUTOTUNE.thread_share)
         if may_try and self._since_trial >= pause and (is_slow or self._threads < self._most):
             other = self._other(is_slow)
-            worst = self._threads / other if other < self._threads else self._settings.thread_worst
-            if worst * now <= self._settings.thread_left_share * left:
+            worst = self._threads / other if other < self._threads else AUTOTUNE.thread_worst
+            if worst * now <= AUTOTUNE.thread_left_share * left:
                 self._tried, self._before_trial, self._recent = other, now, []
         return self.threads
 
@@ -154,11 +154,11 @@ class ThreadTrials:
 
     def _cost(self, step_seconds: float) -> float:
         """Seconds of a trial, if its number is as fast: its first step, and enough others."""
-        return step_seconds + max(step_seconds, self._settings.thread_trial_seconds)
+        return step_seconds + max(step_seconds, AUTOTUNE.thread_trial_seconds)
 
     def _is_enough(self, seconds: float) -> bool:
         """Whether steps that took `seconds` together show their speed; a single long step is enough."""
-        return seconds >= self._settings.thread_trial_seconds
+        return seconds >= AUTOTUNE.thread_trial_seconds
 
     def _judge(self, steps: list[float]) -> None:
         """End a trial: keep its number if that is clearly faster.
@@ -166,12 +166,12 @@ class ThreadTrials:
         Args:
             steps: seconds of the trial's steps, without the first one.
         """
-        settings, now, spent = self._settings, fmean(steps), sum(self._recent)
+        now, spent = fmean(steps), sum(self._recent)
         assert self._tried is not None
-        is_better = now * settings.thread_gain < self._before_trial
+        is_better = now * AUTOTUNE.thread_gain < self._before_trial
         if is_better:
-            self._threads, self._usual, self._pause = self._tried, now, settings.thread_rest_seconds
+            self._threads, self._usual, self._pause = self._tried, now, AUTOTUNE.thread_rest_seconds
         else:
             self._usual = self._before_trial  # that is usual now: only steps that are slower still are slow
-            self._pause = max(settings.thread_rest_seconds, spent / settings.thread_share)
+            self._pause = max(AUTOTUNE.thread_rest_seconds, spent / AUTOTUNE.thread_share)
         self._tried, self._recent, self._since_trial = None, [], 0.0

@@ -41,35 +41,49 @@ def no_search(config: Any) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """A function of a typed config as the body of `python -m fastconv.NAME key=value ...`.
+    """Makes a function of a typed config the body of `python -m fastconv.NAME key=value ...`, as its decorator.
 
     Bad input ends with one line on standard error and exit code 1. With HYDRA_FULL_ERROR=1 it ends with a traceback.
 
     Args:
         config_name: the file in `conf/`.
-        body: the function; for a search it returns the value to maximise.
         doc: the text that `--help` shows for the command.
-        check: raises InputError for a config that cannot work. The body calls it first; for a sweep it is called here
-            for all jobs, before the first one starts.
-        check_search: the same for a search, in which a sweeper maximises the value that the body returns.
+        check: raises InputError for a config that cannot work. The function calls it first; for a sweep it is called
+            here for all jobs, before the first one starts.
+        check_search: the same for a search, in which a sweeper maximises the value that the function returns.
         after_sweep: called with a sweep's first config and its folder when all jobs ended; returns if all succeeded.
         first_line: printed at once by a command that takes seconds before it has anything to say.
         has_ranks: whether processes that a launcher has started together do each job together; else each does all.
     """
 
     config_name: str
-    body: Callable[[Any], Any]
     doc: str | None
-    check: Callable[[Any], object]
-    check_search: Callable[[Any], None]
-    after_sweep: Callable[[Any, Path], bool]
-    first_line: str
-    has_ranks: bool
+    check: Callable[[Any], object] = lambda config: None
+    check_search: Callable[[Any], None] = no_search
+    after_sweep: Callable[[Any, Path], bool] = lambda config, folder: True
+    first_line: str = ""
+    has_ranks: bool = False
 
-    def run(self) -> None:
+    def __call__(self, body: Callable[[Any], Any]) -> Callable[[], None]:
+        """Return the command, a function without arguments."""
+
+        @ends_with_its_reader
+        @console_logged()
+        @functools.wraps(body)
+        def main() -> None:
+            print_in_any_encoding()
+            wait_briefly()
+            if body.__module__ == "__main__":
+                begin_command()
+            register()
+            self._run_command(body)
+
+        return main
+
+    def _run_command(self, body: Callable[[Any], Any]) -> None:
         """Run the command of sys.argv. Raises SystemExit if it fails."""
         with process_of_command() as full_error, ExitStack() as folders:
-            job = Job(self.config_name, self.body, full_error)
+            job = Job(self.config_name, body, full_error)
             with reported(job, self.config_name):
                 succeeded = self._run(job, folders)
         if job.failed or not succeeded:
@@ -127,36 +141,6 @@ class Command:
             job.failed = True
         job.wait_for_others(sweep.folder)
         return remove_empty(sweep.folder) or self.after_sweep(sweep.first, sweep.folder)
-
-
-def command(
-    config_name: str,
-    doc: str | None,
-    check: Callable[[Any], object] = lambda config: None,
-    check_search: Callable[[Any], None] = no_search,
-    after_sweep: Callable[[Any, Path], bool] = lambda config, folder: True,
-    first_line: str = "",
-    has_ranks: bool = False,
-) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
-    """Make a function of a typed config the body of a command; see `Command` for the arguments."""
-
-    def decorate(body: Callable[[Any], Any]) -> Callable[[], None]:
-        made = Command(config_name, body, doc, check, check_search, after_sweep, first_line, has_ranks)
-
-        @ends_with_its_reader
-        @console_logged()
-        @functools.wraps(body)
-        def main() -> None:
-            print_in_any_encoding()
-            wait_briefly()
-            if body.__module__ == "__main__":
-                begin_command()
-            register()
-            made.run()
-
-        return main
-
-    return decorate
 
 
 def _helps_unread() -> AbstractContextManager[object]:

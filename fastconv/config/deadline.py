@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from fastconv.config.quoting import key_of
 from fastconv.config.schema import SEGMENTS, Budget, Config
 from fastconv.system.distributed import agent, from_first_rank, is_restarted
 from fastconv.system.errors import InputError
@@ -175,7 +176,7 @@ def _keeps(until: str, ends: str, overrides: Sequence[str]) -> bool:
     """Whether a run keeps its moment, though `budget.until` is a clock time that comes again each day."""
     if not CLOCK.fullmatch(until):
         return False
-    given = {each.lstrip("+~").partition("=")[0] for each in overrides}
+    given = set(map(key_of, overrides))
     if "budget.until" not in given:
         return True
     then = datetime.fromisoformat(ends).timestamp()

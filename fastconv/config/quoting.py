@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from fastconv.system.errors import InputError
 
 
+def key_of(override: str) -> str:
+    """The key of an override's text, without the `+`, `++` or `~` before it."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def quoted(text: object, quote: str = "'") -> str:
     """Quote a text for Hydra's grammar, which takes backslashes literally, except before a quote."""
     escaped = re.sub(rf"(\\*)({quote}|\Z)", lambda found: 2 * found[1] + (f"\\{quote}" if found[2] else ""), str(text))

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fastconv.config.places import from_anywhere
+from fastconv.config.quoting import key_of
 from fastconv.config.restart import begun_by_agent, keep_agent
 from fastconv.config.run_settings import as_yaml, hparams, located
 from fastconv.config.run_store import fetch_run, split_url
@@ -91,7 +92,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     ours = dataclasses.asdict(config)
     require_trust(OmegaConf.to_container(stored), folder / "config.yaml", config.trust, set(targets_in(ours).values()))
     for override in overrides:
-        key = override.split("=")[0].lstrip("+~")
+        key = key_of(override)
         if not is_location(key):
             _require_same(config, stored, key, folder)
         elif key != "resume":

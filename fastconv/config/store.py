@@ -48,6 +48,8 @@ SCHEMAS = {
     "lr_find": LrFind,
     "predict": Predict,
 }
+# The schemas of the groups whose options all have the same settings.
+GROUPS = {"dataset": Dataset, "augment": Policy, "average": Average, "stream": Stream, "trainer": Trainer}
 
 
 @functools.cache  # each composition calls it
@@ -57,18 +59,11 @@ def register() -> None:
     run = _settable(Config)
     for group in COMPONENTS:  # `complete` decides which keys a component has
         run[group] = DictConfig({}, flags={"struct": False})
-    store.store(name="_schema", node=run)
-    store.store(name="_compare", node=_settable(Compare))
-    store.store(name="_explain", node=_settable(Explain))
-    store.store(name="_evaluate", node=_settable(Evaluate))
-    store.store(name="_export", node=_settable(Export))
-    store.store(name="_predict", node=_settable(Predict))
-    store.store(name="_lr_find", node=_beyond_a_run(LrFind))
-    store.store(group="dataset", name="_schema", node=_settable(Dataset))
-    store.store(group="augment", name="_schema", node=_settable(Policy))
-    store.store(group="average", name="_schema", node=_settable(Average))
-    store.store(group="stream", name="_schema", node=_settable(Stream))
-    store.store(group="trainer", name="_schema", node=_settable(Trainer))
+    own = {name: _settable(schema) for name, schema in SCHEMAS.items() if not issubclass(schema, Config)}
+    for name, node in {"schema": run, "lr_find": _beyond_a_run(LrFind), **own}.items():
+        store.store(name=f"_{name}", node=node)
+    for group, schema in GROUPS.items():
+        store.store(group=group, name="_schema", node=_settable(schema))
     schemas: dict[str, dict[str, DictConfig]] = {
         # A network's file that declares its own settings imports torch: `complete` reads it only if it is chosen.
         "model": {name: DictConfig({"name": name}) for name in network_names()}

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig
 
 from fastconv.config.deadline import check_until_of_sweep
-from fastconv.config.quoting import literally
+from fastconv.config.quoting import key_of, literally
 from fastconv.config.resume import require_job
 from fastconv.config.search_space import Dimension
 from fastconv.runs.folder import is_over
@@ -164,7 +164,7 @@ def override_of(folder: Path) -> str:
 
 def _of_interest(overrides: tuple[str, ...]) -> list[str]:
     """The overrides that decide which runs a sweep has, as they are stored: printable, URLs without their secrets."""
-    keys = {text: text.lstrip("+").partition("=")[0] for text in overrides}
+    keys = {text: key_of(text) for text in overrides}
     kept = [text for text in overrides if not is_location(keys[text]) and not keys[text].startswith(LAUNCHING)]
     return [printable(redacted(text)) for text in kept]
 

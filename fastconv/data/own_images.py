@@ -40,11 +40,6 @@ class Changes:
     gone: dict[str, int] = field(default_factory=dict)
     """By the name of the split."""
 
-    @property
-    def are_none(self) -> bool:
-        """Whether nothing has changed."""
-        return not (self.new or self.relabelled or any(self.gone.values()))
-
     def sentence(self) -> str:
         """The changes in a sentence; empty if there are none."""
         found = []

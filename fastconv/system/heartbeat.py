@@ -82,7 +82,7 @@ class Heartbeat:
         for other, (heard, quiet) in self._heard.items():
             if heard == ENDED:
                 continue
-            said = self._said_by(other)
+            said = said_by(self._store, other)
             quiet = quiet + 1 if said == heard else 0
             self._heard[other] = said, quiet
             if said in (FAILED, LOST) or (said and quiet >= self._patience and not (said == STOPPED and is_stopped)):
@@ -95,7 +95,7 @@ class Heartbeat:
 
     def all_said(self, *words: str) -> bool:
         """Whether every process that this one listens to has said one of these words."""
-        return all(self._said_by(other) in words for other in self._others)
+        return all(said_by(self._store, other) in words for other in self._others)
 
     @property
     def has_heard(self) -> bool:
@@ -105,9 +105,6 @@ class Heartbeat:
     def first_has_ended(self, is_stopped: bool = False) -> bool:
         """Whether the first process, as was heard last, has ended as this one does; the store may end with it."""
         return self._rank > 0 and self._heard[0][0] in (ENDED, *[STOPPED] * is_stopped)
-
-    def _said_by(self, other: int) -> str:
-        return said_by(self._store, other)
 
 
 def said_by(store: Any, rank: int) -> str:

@@ -8,7 +8,7 @@ import lightning as L
 
 from fastconv.budget.autotune.data_pruning import most_seconds, skip_schedule
 from fastconv.budget.benchmark import BenchmarkKey, SpeedProfile, benchmark, forget_peak_memory
-from fastconv.budget.bounds import least_step_seconds, require_seconds
+from fastconv.budget.bounds import least_needs, least_seconds, require_seconds
 from fastconv.budget.clock import Clock
 from fastconv.budget.flops import training_flops
 from fastconv.budget.forecast import Forecast, forecast, scored_images
@@ -263,5 +263,5 @@ def require_time(run: Run) -> None:
     }
     left, least = limit - sum(spent.values()), 0.0
     if device.kind == "cpu" and 0 < left < run.speed.step_seconds:  # the benchmark may have been disturbed
-        least = least_step_seconds(run.benchmark_key, device, cache)
+        least = least_seconds(least_needs(run.benchmark_key, device)[1], device, cache)
     require_seconds(limit, least, spent)

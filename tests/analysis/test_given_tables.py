@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas
 import pytest
+from harness import png
 from PIL import Image
 
 from fastconv.analysis.given_tables import GivenTable, as_table, of_lists
@@ -16,12 +17,6 @@ from fastconv.data.loading import load
 from fastconv.system.errors import InputError
 
 NAMES = ("10", "2", "cat")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png")
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -84,7 +79,7 @@ def test_the_name_of_the_split_tells_tables_apart(folder, tmp_path):
     assert sizes == [(30, 15), (15, 30)]
 
 
-def test_a_list_of_images_and_their_labels_is_a_table(folder, tmp_path):
+def test_a_list_of_images_and_their_labels_is_a_table(folder):
     images, labels, _, paths = folder
     for given, told in ((paths, labels), (np.array(list(map(str, paths))), np.array(labels))):
         table = of_lists(given, told)
@@ -186,7 +181,7 @@ def test_files_and_classes_whose_names_are_no_utf_8_are_those_of_the_folder(tmp_
     assert len(list((path.parent / "images").iterdir())) == 11, "the others are read where they are"
 
 
-def test_what_cannot_be_stored_leaves_nothing(tmp_path, folder, monkeypatch):
+def test_what_cannot_be_stored_leaves_nothing(tmp_path, folder):
     rows = [(b"x", "a"), (np.zeros((4, 4)), "b")]
     frame = pandas.DataFrame(rows, columns=["image", "label"])
     with pytest.raises(InputError, match=r"images are float64 from 0 to 0: give uint8"):

@@ -321,7 +321,7 @@ def test_settings_of_the_command_line_stay(chosen):
     assert "model" not in part.reasons
 
 
-def test_the_same_measurements_give_the_same_choice(digits_root, tmp_path, monkeypatch):
+def test_the_same_measurements_give_the_same_choice(tmp_path, monkeypatch):
     """Measured, and then read from the cache, whose files stay as they are; without a look at the test images."""
     calls = []
 
@@ -366,7 +366,7 @@ def test_start_up_that_the_budget_does_not_count_leaves_all_of_it():
     assert for_seconds_left(config, Clock(lambda: 0.0, start_seconds=12.0), False) == config
 
 
-def test_a_run_that_started_slowly_trains_what_fits(command, tmp_path, monkeypatch, simulated_time):
+def test_a_run_that_started_slowly_trains_what_fits(command, monkeypatch, simulated_time):
     """The choice is for the 3 s that are left of 20, and the budget stays as it was given."""
     monkeypatch.setattr("fastconv.train.take_start_seconds", lambda: 17.0)
     given = ("experiment=best", "dataset=digits", "budget.seconds=20", "dry_run=true")

@@ -100,7 +100,7 @@ def test_the_plan_and_the_results_say_what_is_used(possible, command, tmp_path, 
     assert (ended.code, ended.err.count("\n")) == (1, 1)
 
 
-def test_small_runs_are_direct(possible, command, tmp_path):
+def test_small_runs_are_direct(possible, command):
     ended = command("train", "dataset=digits", *SMALL, "dry_run=true", "trainer.winograd=on")
     assert ended.code == 0, ended.err
     assert "Winograd" not in ended.out

@@ -30,7 +30,7 @@ def take_photos(folder, names, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(made_once, digits_root):
+def trained(made_once):
     """A folder with photos, and a run below `outputs` that knows its training images by heart."""
     from harness import run_command
 

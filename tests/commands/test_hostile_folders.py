@@ -258,7 +258,7 @@ def test_no_message_has_what_a_terminal_obeys(tmp_path, command, run):
         assert "\\x1b" in ended.err
 
 
-def test_a_sweep_of_somebody_else_runs_no_code_at_its_end(tmp_path, run, monkeypatch):
+def test_a_sweep_of_somebody_else_runs_no_code_at_its_end(tmp_path, run):
     """Its further folders are no jobs of the command, but the closing report reads them too."""
     from fastconv.analysis.attribution.augmentation_effect import explain_sweep
 

@@ -37,7 +37,7 @@ def test_evaluate_takes_the_one_that_finished_last(command, runs):
     assert (runs / "sweeps/s/1/report.html").exists()
 
 
-def test_predict_leaves_standard_output_to_the_data(command, runs, tmp_path):
+def test_predict_leaves_standard_output_to_the_data(command, runs):
     ended = command("predict", "run=latest", "outputs=outputs/digits", f"images={runs}/digits/b/curves.png", "out=-")
     assert ended.code == 0, ended.err
     assert ended.out.startswith("{")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Unseen, run_command
+from harness import Unseen, files, run_command
 from omegaconf import OmegaConf
 
 from fastconv.analysis import run_figures
@@ -25,10 +25,6 @@ from fastconv.training.lr_range_test import LossCurve, LRRangeTest, conclusions
 
 SMALL = ("model.width=8", "batch_size=64", "micro_batch_size=32", "trainer=cpu", "trainer.precision=fp32")
 SHORT = (*SMALL, "range_test.steps=20", "range_test.min_lr=0.01", "range_test.max_lr=1")
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def read(path):

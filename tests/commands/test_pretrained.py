@@ -164,7 +164,7 @@ def test_grad_cam_explains_the_last_block():
     torch.testing.assert_close(found, size, rtol=1e-4, atol=1e-6)
 
 
-def test_what_follows_a_run(run, command, file, tmp_path):
+def test_what_follows_a_run(run, command, file):
     """Of another process, in which the file of the weights is not there."""
     accuracy = Results.read(run).accuracy
     ended = command("evaluate", f"run={run}")
@@ -249,7 +249,7 @@ def test_weights_that_cannot_be_used_are_told_before_anything_is_measured(comman
         assert line in ended.err
 
 
-def test_own_images_are_larger_for_a_pretrained_network(command):
+def test_own_images_are_larger_for_a_pretrained_network():
     from fastconv.config.overrides import compose
 
     for dataset in ("image_folder", "csv", "webdataset", "arrays", "torchvision", "parquet"):

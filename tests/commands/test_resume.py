@@ -90,7 +90,7 @@ def test_torchrun_does_not_train_anew_what_is_finished(command, tmp_path, monkey
     assert command("train", *RUN, "dry_run=true").out.count("is finished") == 0
 
 
-def test_a_run_that_is_begun_anew_says_so(command, tmp_path, monkeypatch):
+def test_a_run_that_is_begun_anew_says_so(command, monkeypatch):
     """As when torchrun goes on without the first machine, on whose disk the run is."""
     for module in ("fastconv.train", "fastconv.training.run"):
         monkeypatch.setattr(f"{module}.is_restarted", lambda: True)
@@ -175,7 +175,7 @@ def stopped(command, tmp_path, monkeypatch):
     return only_run(tmp_path)
 
 
-def test_a_named_run_needs_no_other_words(command, tmp_path, stopped, undisturbed):
+def test_a_named_run_needs_no_other_words(command, stopped, undisturbed):
     ended = command("train", f"resume={stopped}")
     assert ended.code == 0, ended.err
     assert same_weights(stopped, undisturbed)
@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint_gets_one_line(command, tmp_path, stopped):
     assert command("train", *RUN, "resume=auto").code == 0
 
 
-def test_configs_come_back_with_their_types(command, tmp_path, stopped):
+def test_configs_come_back_with_their_types(command, stopped):
     config = OmegaConf.load(stopped / "config.yaml")
     assert command("train", f"resume={stopped}", "--cfg", "job").code == 0
     assert config.resume is None

@@ -177,7 +177,7 @@ def test_a_sweep_that_only_plans_leaves_nothing(command, tmp_path):
     assert [name for name in files(tmp_path) if not name.startswith("data")] == []
 
 
-def test_an_error_of_the_program_shows_its_traceback(grid, monkeypatch):
+def test_an_error_of_the_program_shows_its_traceback(grid):
     grid.fails = ("one_cycle", 0.1, 0)
     ended, _ = grid("seed=0", "schedule=one_cycle", "optimizer.max_lr=0.1")
     assert ended.code == 1

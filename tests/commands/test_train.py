@@ -361,7 +361,7 @@ def test_a_failed_run_says_why(command, tmp_path, monkeypatch):
     assert not (run / "last.ckpt").exists()
 
 
-def test_a_damaged_stream_names_its_repair_which_works(tmp_path, digits_root, monkeypatch):
+def test_a_damaged_stream_names_its_repair_which_works(tmp_path, digits_root):
     overrides = ["dataset=digits", *SHORT, f"stream.root={tmp_path}/streams"]
     assert run_command(tmp_path, digits_root, "precompute", *overrides).code == 0
     (shard,) = (tmp_path / "streams").rglob("*.tar")

@@ -89,7 +89,7 @@ def test_predict_sees_files_whole(there, command, tmp_path):
     assert np.mean(right) > 0.9, "no middle square shows the class"
 
 
-def test_evaluate_and_explain_see_them_whole(there, command, tmp_path):
+def test_evaluate_and_explain_see_them_whole(there, command):
     folder, run = there
     ended = command("evaluate", f"run={run}", f"data={folder / 'data'}")
     assert ended.code == 0, ended.err

@@ -210,7 +210,7 @@ def test_a_command_leaves_the_environment_as_it_was(monkeypatch):
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_works_from_any_folder_as_a_module(tmp_path, digits_root):
+def test_works_from_any_folder_as_a_module(tmp_path):
     """A process of its own, without a traceback for a mistake."""
     command = [sys.executable, "-m", "fastconv.train", "dataset=nothing"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

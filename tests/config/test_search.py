@@ -360,7 +360,7 @@ def test_values_that_no_search_can_draw_are_refused(text, rule):
         dimension(parse_override(text))
 
 
-def test_the_sampler_knows_no_state(tmp_path):
+def test_the_sampler_knows_no_state():
     """What is drawn follows from the seed, the number and the trials that are there; other numbers draw otherwise."""
     import optuna
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness import REPOSITORY
+from harness import REPOSITORY, png
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
@@ -34,12 +34,6 @@ def photographs(count: int, size: tuple[int, int] = WIDE) -> list[np.ndarray]:
         top, left = (generator.integers(0, side - own) for side, own in zip(both[0].shape, size[::-1], strict=False))
         found.append(both[at % 2][top : top + size[1], left : left + size[0]])
     return found
-
-
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png")
-    return file.getvalue()
 
 
 def as_folder(root, images):

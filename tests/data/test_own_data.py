@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import OFFICIAL_FOLDERS
+from harness import OFFICIAL_FOLDERS, png
 from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
@@ -39,12 +39,6 @@ def pictures(count: int = 60, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         images.append(photograph[y : y + size, x : x + size])
         labels.append(at % 2)
     return np.stack(images), np.array(labels)
-
-
-def png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png")
-    return buffer.getvalue()
 
 
 def as_folder(root: Path, images: np.ndarray, labels: np.ndarray) -> Path:

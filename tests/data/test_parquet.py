@@ -1,6 +1,5 @@
 """Images in parquet files, as Hugging Face's `datasets` writes them: the same images as those of the folder."""
 
-import io
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from harness import png
 
 from fastconv.data.configs import Dataset
 from fastconv.data.loading import load
@@ -17,12 +16,6 @@ from fastconv.system.errors import InputError
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 NAMES = ("cat", "dog", "11")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png")
-    return file.getvalue()
 
 
 @pytest.fixture

@@ -282,7 +282,7 @@ def test_the_next_shard_is_fetched_meanwhile_and_none_that_is_not_needed(tmp_pat
     reader.close()
 
 
-def test_shards_are_fetched_at_once(tmp_path, small_blocks, server, monkeypatch):
+def test_shards_are_fetched_at_once(tmp_path, small_blocks, server):
     """The server answers only when as many are asked for as may be; each shard that arrives allows one more."""
     data = noise(57, 3)
     spec = spec_of(data)

@@ -112,7 +112,7 @@ def test_a_store_is_asked_for_some_mb_at_a_time_and_again_when_it_fails(patient_
     assert Parts.faults == []
 
 
-def test_no_more_than_a_few_photographs_are_in_memory_at_once(tmp_path):
+def test_no_more_than_a_few_photographs_are_in_memory_at_once():
     """Of 8 and of 32 MB."""
     most = []
     with served(Photographs, faults=[]) as server:

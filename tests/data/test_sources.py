@@ -246,7 +246,7 @@ def test_missing_files_are_downloaded(small_mnist, tmp_path_factory, monkeypatch
     assert sorted(path.name for path in root.iterdir()) == kept, "nothing is left but what is not ours"
 
 
-def test_unreadable_file(small_mnist, monkeypatch):
+def test_unreadable_file(small_mnist):
     path = small_mnist / "MNIST/raw/train-images-idx3-ubyte"
     path.unlink()
     path.mkdir()

@@ -295,7 +295,7 @@ def test_timm_is_an_extra(monkeypatch):
         build_model("pretrained", 3, 4, backbone="timm:resnet18")
 
 
-def test_timm_networks(monkeypatch):
+def test_timm_networks():
     pytest.importorskip("timm")
     network = build_model("pretrained", 1, 4, backbone="timm:tf_efficientnet_lite0")
     assert network.head == {"classifier.weight", "classifier.bias"}

@@ -102,7 +102,7 @@ def test_predictions_and_exported_files_are_scaled(run, digits_root, command):
     np.testing.assert_allclose(module(torch.tensor(test.images)).numpy(), expected, atol=1e-4)
 
 
-def test_an_evaluation_shows_both(run, digits_root, command):
+def test_an_evaluation_shows_both(run, command):
     ended = command("evaluate", f"run={run}")
     assert ended.code == 0, ended.err
     found, results = json.loads((run / "evaluation.json").read_text()), Results.read(run)

@@ -16,12 +16,6 @@ from fastconv.training.callbacks import BudgetProgressBar
 from fastconv.training.module import ImageClassifier
 
 
-@pytest.fixture
-def digits_here(digits_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTCONV_DATA", str(digits_root))
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize(("every", "most"), [(1000, 130), (1, 185)], ids=["a step", "a step with a row of the curves"])
 def test_a_step_calls_few_functions(digits_here, every, most):
     """Two parts, and a network that computes next to nothing: Python functions beside those of the bare loop.

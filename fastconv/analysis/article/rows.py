@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastconv.analysis.comparison.statistics import Summary, summarise
+from fastconv.config.quoting import key_of
 from fastconv.data.sources.base import builtin_sets
 from fastconv.runs.hparams import is_augmented, is_location
 from fastconv.runs.results import FINISHED, Results
@@ -195,7 +196,7 @@ def measures_of(report: Path, rows: Iterable[Row]) -> list[Measure]:
                     value = each["median" if each["measure"] == "gap" else "mean"]
                     found.append(
                         Measure(row.dataset, row.augmented, row.seed, each["method"], each["measure"], float(value),
-                                int(each["n"]), *_setup_of(row), float(each["sd"]))
+                                int(each["n"]), sd=float(each["sd"]), **row.setup._asdict())
                     )  # fmt: skip
     except (OSError, ValueError, KeyError):
         return []
@@ -269,13 +270,9 @@ def setups(rows: Iterable[Row]) -> list[Setup]:
     return sorted(counts, key=lambda setup: (-setup.max_epochs, -setup.width, -counts[setup], setup.settings))
 
 
-def _setup_of(row: Row) -> tuple[float, str, str, int, str]:
-    return row.max_epochs, row.device, row.precision, row.width, row.settings
-
-
 def further(overrides: list[str]) -> list[str]:
     """Return the overrides that a setup names: those that change what a run computes and have no column, sorted."""
-    keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
+    keys = {text: key_of(text) for text in overrides}
     return sorted(text for text, key in keys.items() if key not in KNOWN and text != SAME and not is_location(key))
 
 

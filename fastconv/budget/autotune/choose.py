@@ -22,6 +22,7 @@ from fastconv.budget.compiled import compiled_file, compiling_pays
 from fastconv.budget.forecast import scored_images
 from fastconv.budget.hardware import Device, prepare_in_time
 from fastconv.config.prerequisites import require_batch
+from fastconv.config.quoting import key_of
 from fastconv.config.schema import CHOICES, Config
 from fastconv.data.dataset import ImageData
 from fastconv.data.splits import Splits
@@ -102,7 +103,7 @@ def _compiled_where_it_pays(config: Config, train: ImageData, device: Device, se
 
 def left_open(config: Config, overrides: list[str]) -> list[str]:
     """The keys of `CHOICES` that `config.autotune` names and no override of the command line settles."""
-    names = [f"{override.split('=')[0].lstrip('+~')}." for override in overrides]
+    names = [f"{key_of(override)}." for override in overrides]
     settled = {
         choice for choice, keys in CHOICES.items() if any(name.startswith(f"{key}.") for key in keys for name in names)
     }

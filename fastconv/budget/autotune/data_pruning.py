@@ -41,11 +41,11 @@ def proxy_steps(count: int, settings: Autotune = AUTOTUNE) -> tuple[int, int]:
     return max(settings.proxy_steps, count // batch_size), batch_size
 
 
-def most_seconds(budget: Budget, settings: Autotune = AUTOTUNE) -> float:
+def most_seconds(budget: Budget) -> float:
     """Seconds after which the proxy network stops training; infinite if the budget does not limit it."""
     if budget.seconds is None or "precompute" not in budget.counts:
         return math.inf
-    return settings.pruning_max_share * settings.pruning_share * budget.seconds
+    return AUTOTUNE.pruning_max_share * AUTOTUNE.pruning_share * budget.seconds
 
 
 def skip_schedule(

@@ -22,6 +22,7 @@ from fastconv.budget.forecast import scored_images
 from fastconv.budget.hardware import Device
 from fastconv.budget.pacing import PACING
 from fastconv.config.overrides import compose
+from fastconv.config.quoting import key_of
 from fastconv.config.schema import Config
 from fastconv.config.typed_config import typed
 from fastconv.data.dataset import ImageData
@@ -76,7 +77,7 @@ def consider(
     began, train, budget = time.perf_counter(), data.train, config.budget.seconds or 0.0
     if "model" not in open_choices or config.pretrained.trial == "never" or train.hashes is None:
         return Considered()
-    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    keys = list(map(key_of, overrides))
     if set_key := next((key for key in keys if key.partition(".")[0] == "optimizer"), None):
         return Considered(reason=f"from scratch, as {set_key} is set, which is for such a network")
     seconds = settings.pretrained_share * budget
@@ -134,7 +135,7 @@ def with_pretrained(
         images: number of training images, which a batch does not exceed.
         flip: probability of a flip; None for that of the data set.
     """
-    kept = [each for each in overrides if each.lstrip("+~").partition("=")[0].partition(".")[0] not in CHOOSING]
+    kept = [each for each in overrides if key_of(each).partition(".")[0] not in CHOOSING]
     flips = [] if flip is None else [f"dataset.flip={flip:g}"]
     given = ["experiment=pretrained", *kept, *flips]
     recipe: Config = typed("train", compose("train", given), given)

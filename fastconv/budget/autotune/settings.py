@@ -5,10 +5,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 
-def _by_device(cpu: int, gpu: int) -> Mapping[str, int]:
-    return MappingProxyType({"cpu": cpu, "cuda": gpu, "mps": gpu})
-
-
 @dataclass(frozen=True)
 class Autotune:
     """Constants of autotune. Shares are of `budget.seconds`, and upper bounds. Measurements: docs/research-log.md."""
@@ -24,7 +20,9 @@ class Autotune:
     """For further benchmarks of a network because the first was disturbed."""
     benchmark_batch_size: int = 2048
     """Images per optimizer step in a benchmark; the step of another batch size is computed from it."""
-    benchmark_micro_batch_size: Mapping[str, int] = field(default_factory=lambda: _by_device(cpu=64, gpu=1024))
+    benchmark_micro_batch_size: Mapping[str, int] = field(
+        default_factory=lambda: MappingProxyType({"cpu": 64, "cuda": 1024, "mps": 1024})
+    )
     """Images that a benchmark computes at once: few for a short benchmark; a GPU needs as many as fill it."""
     time_exponent: float = 0.7
     """From one model size to the next, time grows with this power of the arithmetic. Measured on two CPU cores: 0.5

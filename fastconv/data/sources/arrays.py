@@ -11,7 +11,7 @@ from fastconv.data.sources.array_keys import find_keys
 from fastconv.data.sources.array_values import as_images, as_labels, require_images, shape_of
 from fastconv.data.sources.base import Found, Source, source
 from fastconv.data.sources.decode import LazySamples, Sample
-from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, numbers_of
+from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, numbered
 from fastconv.data.sources.npz import open_npz
 from fastconv.data.sources.unpacking import IMAGE_BYTES
 from fastconv.system.errors import InputError
@@ -57,7 +57,7 @@ def arrays(dataset: "Dataset", data: Path) -> Source:
         if label is None
     ]
     names = class_names((label for labels in labels_of for label in labels if label is not None), path, unlabelled)
-    number, classes = numbers_of(names), list(dict.fromkeys(names.values()))
+    classes, number = numbered(names)
     notes = [f"{path} has arrays that are not used: {', '.join(unused[:8])}"] if unused else []
 
     def find() -> Found:

@@ -6,8 +6,7 @@ Each function returns the arrays of the official splits, and reads official file
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,13 +63,8 @@ def cifar10(root: Path) -> Arrays:
     expected = {CIFAR10.meta["filename"]: CIFAR10.meta["md5"], **dict(CIFAR10.train_list + CIFAR10.test_list)}
     _fetch_missing(root, CIFAR10, [Path(CIFAR10.base_folder, name) for name in expected])
     for name, md5 in expected.items():
-        path = root / CIFAR10.base_folder / name
-        with (
-            _reading(path),
-            path.open("rb") as file,
-        ):  # these files are pickles: never load one that is not the official
-            if hashlib.file_digest(file, "md5").hexdigest() != md5:
-                raise damaged(path)
+        # These files are pickles: never load one that is not the official.
+        _require_official(root / CIFAR10.base_folder / name, "md5", md5)
     train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)
     return train.data, np.array(train.targets), test.data, np.array(test.targets), tuple(train.classes)
 
@@ -94,25 +88,21 @@ def _idx(root: Path, dataset: "type[MNIST]") -> Arrays:
     expected = {Path(name): digest for name, digest in IDX_SHA256.items() if Path(name).parent == folder}
     _fetch_missing(root, dataset, list(expected))
     for name, digest in expected.items():
-        with _reading(root / name), (root / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise damaged(root / name)
+        _require_official(root / name, "sha256", digest)
     train, test = dataset(root, train=True), dataset(root, train=False)
     arrays = (train.data.numpy()[..., None], train.targets.numpy(), test.data.numpy()[..., None], test.targets.numpy())
     return *arrays, tuple(name.split(" - ")[0] for name in train.classes)
 
 
-def damaged(path: Path) -> InputError:
-    """The error for a file that is not the official one."""
-    return InputError(f"{path} is damaged: its checksum is not the official file's. Delete it to download it again")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _require_official(path: Path, algorithm: str, digest: str) -> None:
+    """Raise InputError for a file that cannot be read or has another digest than the official one."""
     try:
-        yield
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions") from error
+    if found != digest:
+        raise InputError(f"{path} is damaged: its checksum is not the official file's. Delete it to download it again")
 
 
 def _fetch_missing(root: Path, dataset: "type[MNIST | CIFAR10]", files: list[Path]) -> None:

@@ -118,10 +118,11 @@ def _is_number(label: str) -> bool:
     return True
 
 
-def numbers_of(names: Mapping[str, str]) -> dict[str, int]:
-    """The number of the class of each label, of the names that `class_names` gives."""
-    numbers = {name: at for at, name in enumerate(dict.fromkeys(names.values()))}
-    return {label: numbers[name] for label, name in names.items()}
+def numbered(names: Mapping[str, str]) -> tuple[list[str], dict[str, int]]:
+    """The classes among the names that `class_names` gives, and the number of each label's class."""
+    classes = list(dict.fromkeys(names.values()))
+    numbers = {name: at for at, name in enumerate(classes)}
+    return classes, {label: numbers[name] for label, name in names.items()}
 
 
 def require_names(where: str, classes: Sequence[str]) -> None:

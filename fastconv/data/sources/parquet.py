@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastconv.data.sources.base import Found, Source, source, stamp
-from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, label_of, numbers_of
+from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, label_of, numbered
 from fastconv.data.sources.patterns import matching
 from fastconv.data.sources.spool import Spool, SpooledSamples
 from fastconv.data.sources.typed_columns import CLASSES, IMAGE, NEITHER, OTHER, TypedColumn, choose_columns
@@ -93,8 +93,8 @@ def parquet(dataset: "Dataset", data: Path) -> Source:
             name, why = unreadable[0]
             raise InputError(f"{name} has {why}, and so has every row")
         names = class_names({label for split in read for label in split.labels}, files[0].path, unreadable)
-        number.update(numbers_of(names))
-        classes = list(dict.fromkeys(names.values()))
+        classes, numbers = numbered(names)
+        number.update(numbers)
         return Found.of(classes, read, unreadable, class_notes(classes))
 
     stamps = [[[os.path.realpath(file.path), *stamp(file.path, Path())[1:]] for file in split] for split in splits]

@@ -15,7 +15,7 @@ import numpy as np
 from fastconv.data.sources.base import Found, Source, source, stamp
 from fastconv.data.sources.decode import Sample
 from fastconv.data.sources.image_paths import ImagePaths
-from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, combined, label_of, numbers_of
+from fastconv.data.sources.labels import NO_LABEL, class_names, class_notes, combined, label_of, numbered
 from fastconv.data.sources.table_columns import MULTI_LABEL, Columns, find_columns, no_column
 from fastconv.data.sources.table_file import read_rows
 from fastconv.system.errors import InputError
@@ -75,8 +75,7 @@ def table(dataset: "Dataset", data: Path) -> Source:
     unlabelled = [(f"{row.name} (line {row.line})", NO_LABEL) for split in splits for row in split if row.label is None]
     labels = (row.label for split in splits for row in split if row.label is not None)
     names = class_names(labels, paths[0], unlabelled)
-    classes = list(dict.fromkeys(names.values()))
-    number = numbers_of(names)
+    classes, number = numbered(names)
     notes += class_notes(classes)
     places = roots if len(roots) == len(splits) else roots * 2
 

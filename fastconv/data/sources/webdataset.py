@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv.data.download import ADVICE, tried
 from fastconv.data.sources.base import Found, Source, source, stamp
-from fastconv.data.sources.labels import class_names, class_notes, numbers_of
+from fastconv.data.sources.labels import class_names, class_notes, numbered
 from fastconv.data.sources.patterns import matching
 from fastconv.data.sources.spool import Spool, SpooledSamples
 from fastconv.data.sources.tar_files import tar_files
@@ -115,4 +115,4 @@ def _classes(labels: Set[str], where: str, left_out: Sequence[tuple[str, str]]) 
     names = class_names(labels, where, left_out)
     if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names.values()):
         names = {label: str(int(name)) for label, name in names.items()}
-    return list(dict.fromkeys(names.values())), numbers_of(names)
+    return numbered(names)

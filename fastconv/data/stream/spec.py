@@ -5,8 +5,6 @@ stores the same bytes, which `reader.PrecomputedStream` reads from disk and `rem
 `manifest.Manifest` lists them.
 """
 
-import hashlib
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from fastconv.data.augment.transforms.auto_augment import library_versions
 from fastconv.data.dataset import ImageData, mean_and_std
 from fastconv.data.image_rows import MAPPED_BYTES
 from fastconv.data.stream.shards import Block
+from fastconv.system.json_text import json_digest
 from fastconv.system.memory import release_pages
 
 FORMAT = 1
@@ -69,8 +68,7 @@ class StreamSpec:
         if self.skip_schedule and self.policy.flip.alternates and not self.sampling:
             # Earlier versions alternated by epoch: images that skip every other one were always shown the same way.
             described["alternating"] = "by image"
-        text = json.dumps(described, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return json_digest(described)
 
     @property
     def libraries(self) -> dict[str, dict[str, str]]:
