@@ -192,11 +192,16 @@ def of_file(error: BaseException) -> str:
 
 
 @contextmanager
-def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock `name` of the folder `root`; yields False if `wait` is off and another process or thread holds it.
+def locked(root: Path, name: str, *, wait: float | bool = True) -> Iterator[bool]:
+    """Hold the lock `name` of the folder `root`; yields False if another process or thread holds it.
 
     The operating system releases the lock when its holder dies, even by a kill, so no lock is ever stale. Threads of
-    one process exclude each other as processes do. Raises InputError if the folder cannot be written.
+    one process exclude each other as processes do.
+
+    Args:
+        wait: whether to wait for another one, or how many seconds at most.
+
+    Raises InputError if the folder cannot be written.
     """
     lock = try_lock(root / ".locks" / name, wait=wait)
     try:
@@ -206,17 +211,14 @@ def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
             lock.release()
 
 
-def try_lock(path: Path, *, wait: bool = False) -> "BaseFileLock | None":
-    """Lock a lock file; None if `wait` is off and another process or thread holds it.
-
-    Raises InputError if the file cannot be created.
-    """
+def try_lock(path: Path, *, wait: float | bool = False) -> "BaseFileLock | None":
+    """Lock a lock file; None if another process or thread holds it. Takes and raises what `locked` does."""
     from filelock import FileLock, Timeout
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)
-        lock.acquire(blocking=wait)
+        lock.acquire(timeout=-1 if wait is True else float(wait), blocking=bool(wait))
     except Timeout:
         return None
     except OSError as error:
