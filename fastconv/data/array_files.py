@@ -1,11 +1,11 @@
 """Decoded arrays on disk: written block by block, whole or not at all, and memory-mapped from then on."""
 
-import glob
 import hashlib
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from fastconv.system.names import valid_unicode
 ARRAYS_FORMAT = 1
 # Random bytes in the name of a folder that is being written, two hex digits each.
 TOKEN_BYTES = 6
+UNFINISHED = re.compile(rf"(.+)\.[0-9a-f]{{{2 * TOKEN_BYTES}}}\.part")
 
 
 class ArraysWriter:
@@ -92,9 +93,7 @@ def new_arrays(folder: Path) -> Iterator[ArraysWriter]:
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.parent, f"{folder.name}.write"):
-        # Of writers that were killed; others may be writing to folders whose names begin alike, as digits.small does.
-        for leftover in folder.parent.glob(f"{glob.escape(folder.name)}.{'[0-9a-f]' * 2 * TOKEN_BYTES}.part"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(folder)
         aside = folder.with_name(f"{folder.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
         try:
             with writing(folder):
@@ -106,6 +105,18 @@ def new_arrays(folder: Path) -> Iterator[ArraysWriter]:
                     aside.rename(folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers of a folder, whose lock the caller holds, have left, and those of others beside it:
+    other images, or the same with other settings, are other arrays."""
+    for path in folder.parent.glob("*.part"):
+        if found := UNFINISHED.fullmatch(path.name):
+            is_ours = found[1] == folder.name
+            lock = nullcontext(True) if is_ours else locked(folder.parent, f"{found[1]}.write", wait=False)
+            with lock as nobody_writes:
+                if nobody_writes:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
