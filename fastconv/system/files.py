@@ -6,16 +6,17 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from fastconv.system.errors import InputError, warn
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+T = TypeVar("T")
 # The folder of the package.
 PACKAGE = Path(__file__).resolve().parents[1]
 # Bytes to leave free on the disk, for the checkpoints and tables of the run that reads the file.
@@ -123,6 +124,21 @@ def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     Pipes, sockets and devices, which may block for ever or have no end, are not opened. Raises OSError for a file that
     cannot be read, InputError for one that is not regular or has more than `most_bytes`.
     """
+    return _again_if_stale(lambda: _read_whole(path, most_bytes))
+
+
+def _again_if_stale(act: Callable[[], T]) -> T:
+    """What a function returns that opens a file. Over NFS, the file may be replaced or removed meanwhile by another
+    machine: then it is called again."""
+    try:
+        return act()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return act()
+
+
+def _read_whole(path: Path, most_bytes: int) -> bytes:
     require_regular(path)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may have become a pipe
     with open(descriptor, "rb") as file:
@@ -218,7 +234,7 @@ def try_lock(path: Path, *, wait: float | bool = False) -> "BaseFileLock | None"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)
-        lock.acquire(timeout=-1 if wait is True else float(wait), blocking=bool(wait))
+        _again_if_stale(lambda: lock.acquire(timeout=-1 if wait is True else float(wait), blocking=bool(wait)))
     except Timeout:
         return None
     except OSError as error:
