@@ -5,7 +5,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import blocks, content_hashes
 from fastconv.data.sources.levels import Levels
+from fastconv.system.errors import InputError
 from fastconv.system.files import locked, unwritable
 from fastconv.system.json_text import as_json, from_json
 from fastconv.system.names import valid_unicode
@@ -113,8 +114,10 @@ def _remove_leftovers(folder: Path) -> None:
     for path in folder.parent.glob("*.part"):
         if found := UNFINISHED.fullmatch(path.name):
             is_ours = found[1] == folder.name
-            lock = nullcontext(True) if is_ours else locked(folder.parent, f"{found[1]}.write", wait=False)
-            with lock as nobody_writes:
+            lock: AbstractContextManager[bool] = (
+                nullcontext(True) if is_ours else locked(folder.parent, f"{found[1]}.write", wait=False)
+            )
+            with suppress(InputError), lock as nobody_writes:  # or it is another user's
                 if nobody_writes:
                     shutil.rmtree(path, ignore_errors=True)
 
