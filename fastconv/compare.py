@@ -59,7 +59,8 @@ def main(config: Compare) -> None:
     if config.format == "table" and LATEST not in as_list(config.runs):  # the other formats are read by programs
         print(printable(f"fastconv: reading {', '.join(map(str, folders))}"), flush=True)
     from fastconv.analysis.comparison.groups import choose_measure, group_runs
-    from fastconv.analysis.comparison.tables import group_rows, run_rows, sort_rows, write_rows
+    from fastconv.analysis.comparison.output import write_rows
+    from fastconv.analysis.comparison.tables import group_rows, run_rows, sort_rows
     from fastconv.runs.collection import find_runs, select
 
     entries = find_runs(folders)

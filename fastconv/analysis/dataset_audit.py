@@ -79,7 +79,7 @@ class Audit:
             )
         if few := [name for name, count in zip(classes, counts, strict=True) if count < FEW]:
             those = counted(len(few), "class has", "classes have")
-            lines.append(f"few images: {those} fewer than {FEW}, such as {few[0]}. More would help most")
+            lines.append(f"few images: {those} fewer than {FEW} (such as {few[0]}): more would help most")
         if self.opened.unreadable:
             kind = "unreadable" if any(why != NO_LABEL for _, why in self.opened.unreadable) else "unlabelled"
             lines.append(f"{kind}: {self.opened.note}. Training leaves them out; dataset.strict=true would stop")
@@ -224,7 +224,10 @@ def draw(found: Audit, config: Config, folder: Path) -> list[Figure]:
     figures.draw_tiles(tiles, f"{found.name}: training images", folder / "images.png", inches=1.1)
     if examples := found.opened.examples:
         pairs = [
-            (figures.Tile(whole, printable(name.rpartition("/")[2])), figures.Tile(seen, found.opened.resize))
+            (
+                figures.Tile(whole, "\n".join(map(printable, name.split("/")[-2:]))),
+                figures.Tile(seen, found.opened.resize),
+            )
             for name, whole, seen in examples
         ]
         rows = [[tile for pair in pairs[at : at + PAIRS] for tile in pair] for at in range(0, len(pairs), PAIRS)]

@@ -211,6 +211,8 @@ def results_table(results: Results, folder: Path) -> Table:
         rows["warning"] = (
             f"this is hardly better than guessing (Cohen's kappa {results.kappa:.2f}, 0 is chance): the network has"
             f" learned nothing in {counted(results.steps or 0, 'step')}. Give it more time, or a smaller model"
+            + ", or experiment=best, which chooses one"
+            * (results.experiment != "best")
         )
     if results.accuracy_holdout is not None:
         rows["held-out part"] = f"{results.accuracy_holdout:.2%}; {results.accuracy_holdout_tta:.2%}"

@@ -30,6 +30,9 @@ from fastconv.training.plan import plan_run, require_time
 from fastconv.training.refusal import removed_if_refused
 from fastconv.training.run_stream import precompute, stream_in_use
 
+# Said before the benchmark, which takes up to half a minute on a busy machine.
+PLANNING = "planning the run, with a benchmark of its network if there is none yet"
+
 
 def train(
     config: Config,
@@ -53,6 +56,8 @@ def train(
     cannot work on this machine, Interrupted after a signal.
     """
     console = rich_console(quiet=not is_first_rank())
+    if job is None:
+        console.print(PLANNING, highlight=False, soft_wrap=True)
     config = bounded(config, sum(clock.seconds().values()))
     if isinstance(config.budget, BoundedBudget):
         clock.follow(deadline.wall)

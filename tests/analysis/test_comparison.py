@@ -137,8 +137,8 @@ def test_the_sentences_say_what_is_untested():
         group_runs([*spread_runs(1, 0.9, 1), *spread_runs(2, 0.8, 3), *spread_runs(3, 0.6, 3)]), "accuracy"
     )
     assert text == (
-        "digits: width=2: accuracy 80.10 ± 0.10 % (n = 3), the best. 1 setting is untested: a test takes 3 seeds each"
-        " of two settings. Higher than the best, but untested: width=1."
+        "digits: width=2: accuracy 80.10 ± 0.10 % (n = 3), the best. 1 setting is untested: a test needs 3 seeds of"
+        " each of two settings. Higher than the best, but untested: width=1."
     )
     (text,) = findings(group_runs([*spread_runs(1, 0.9, 2), *spread_runs(2, 0.8, 1)]), "accuracy")
     assert ", the highest. 2 settings are untested" in text
@@ -523,3 +523,14 @@ def test_runs_judged_by_held_out_images_do_not_show_their_test_score():
     assert row["accuracy_holdout"] == 0.8
     assert "accuracy" not in row
     assert run_rows(runs, ["device"], "accuracy")[0]["device"] == "cpu"
+
+
+def test_a_run_that_was_validated_once_can_be_seen_among_curves(monkeypatch, tmp_path):
+    saved = []
+    monkeypatch.setattr(figures, "save", lambda drawing, path: saved.append(drawing))
+    curves = {1: [[1.0, 50.0]], 2: [[1.0, 50.0], [2.0, 60.0]]}
+    for points in curves.values():
+        monkeypatch.setattr(figures, "validation_curve", lambda folder, points=points: np.array(points))
+        assert figures.draw_curves(group_runs(grid()), tmp_path / "curves.png")
+    once, twice = ({line.get_markersize() for line in drawing.axes[0].lines} for drawing in saved)
+    assert min(once) > max(twice)

@@ -145,8 +145,16 @@ def test_a_built_in_set_is_looked_at_too(command):
     assert "did you mean digits?" in ended.err
 
 
-def test_images_that_lose_much_to_the_crop_are_counted(command, tmp_path):
+def test_images_that_lose_much_to_the_crop_are_counted(command, tmp_path, monkeypatch):
     """3:1 and upright 2:3 images lose two thirds and a third of their length, 4:5 ones a fifth."""
+    captions = {}
+    draw_tiles = figures.draw_tiles
+
+    def spy(rows, title, path, **settings):
+        captions[path.name] = {tile.text for row in rows for tile in row}
+        draw_tiles(rows, title, path, **settings)
+
+    monkeypatch.setattr("fastconv.analysis.figures.draw_tiles", spy)
     generator = np.random.default_rng(0)
     for split in ("train", "test"):
         for label in ("a", "b"):
@@ -171,3 +179,4 @@ def test_images_that_lose_much_to_the_crop_are_counted(command, tmp_path):
         folder = max((tmp_path / "outputs" / "photos").iterdir(), key=lambda path: path.stat().st_mtime_ns)
         with Image.open(folder / "resized.png") as picture:
             assert min(picture.size) > 200
+    assert captions["resized.png"] == {"a\n0.png", "b\n0.png", "a\n1.png", "b\n1.png", "squash"}, "of both classes"

@@ -76,7 +76,7 @@ def test_trust_is_what_both_sides_show():
     assert depends_on_weights([run], "poor") is True
     sentence = trust_sentence(TITLES, [("plain", [run])])
     assert sentence.startswith("1 of 2 methods finds pixels")
-    assert "not better than random heatmaps: Poor (40 images, for the weights 40)" in sentence
+    assert "not better than random heatmaps: Poor (40 images)" in sentence
     other = explained(0.9, 1)
     other.measures["poor"]["deletion"] = other.measures["poor"]["deletion_random"] - np.linspace(0.1, 0.2, 40)
     assert "heatmaps: Poor (plain)" in trust_sentence(TITLES, [("plain", [run]), ("changed", [other])])

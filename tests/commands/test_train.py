@@ -19,6 +19,7 @@ from fastconv.data.stream.spec import OnlineStream, stream_spec
 from fastconv.models import build_model
 from fastconv.runs import results
 from fastconv.runs.folder import new_run_folder
+from fastconv.system.errors import InputError
 from fastconv.training.module import ImageClassifier
 
 # What others may rely on to be in `results.json` and in its `seconds`.
@@ -53,6 +54,16 @@ def test_something_is_said_at_once_and_the_result_before_any_figure(trained):
     assert first == "fastconv: reading the settings and the images"
     assert [line for line in others if line.startswith(("plan", "result", "figures in "))][-1].startswith("figures in ")
     assert printed.index("\nplan") < printed.index("\nresult") < printed.index("\nfigures in ")
+
+
+def test_the_plan_is_announced_before_the_benchmark(command, monkeypatch):
+    def refuse(*_):
+        raise InputError("no benchmark today")
+
+    monkeypatch.setattr("fastconv.training.run.plan_run", refuse)
+    ended = command("train", *SHORT, "dry_run=true")
+    assert ended.code == 1
+    assert ended.out.splitlines()[-1].startswith("planning the run, with a benchmark")
 
 
 def test_best_counts_everything():

@@ -75,6 +75,8 @@ def test_a_network_that_guesses_is_no_result_like_any_other():
     said = rows_of(finished(kappa=0.01), Path("run"))["warning"]
     assert "guessing" in said
     assert "10steps" in said
+    assert "experiment=best" in said
+    assert "experiment=best" not in rows_of(replace(finished(kappa=0.01), experiment="best"), Path("run"))["warning"]
 
 
 def test_a_calibration_error_says_what_differs():

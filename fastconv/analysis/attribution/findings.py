@@ -240,7 +240,8 @@ def trust_sentence(titles: dict[str, str], groups: list[tuple[str, list[Explaine
         parts.append(f"not dependent on the weights: {named}")
     first = next(iter(titles))
     counts = [len(of_images(groups[0][1], first, measure)) for measure in ("deletion", "repeated")]
-    text = f"{'; '.join(parts)} ({counted(counts[0], 'image')}, for the weights {counts[1]})."
+    fewer = f", for the weights {counts[1]}" * (counts[1] != counts[0])
+    text = f"{'; '.join(parts)} ({counted(counts[0], 'image')}{fewer})."
     if not both:
         return text
     return f"{text} That shows which pixels the predictions depend on, and not whether they should."

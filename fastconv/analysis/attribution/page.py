@@ -119,8 +119,10 @@ def image_counts(runs: list[ExplainedRun]) -> str:
     """Say how many images each measure was computed on."""
     found: dict[int, list[str]] = {}
     for measures in runs[0].measures.values():
-        for key, values in measures.items():
-            found.setdefault(int(np.isfinite(values).sum()), []).append(MEASURES[key].title)
+        for key in (key for key in MEASURES if key in measures and not key.endswith(("_gain", "_random"))):
+            found.setdefault(int(np.isfinite(measures[key]).sum()), []).append(MEASURES[key].title)
+    if len(found) == 1:
+        return counted(next(iter(found)), "image")
     return "; ".join(
         f"{counted(n, 'image')}: {', '.join(dict.fromkeys(names))}" for n, names in sorted(found.items(), reverse=True)
     )

@@ -109,7 +109,8 @@ def draw_curves(groups: list[Group], path: Path) -> bool:
             label = names[place] if place < COLOURED else others(len(groups))
             axes.add_collection(LineCollection(lines, colors=colour(place), linewidths=1.2, alpha=0.75, label=label))
             ends = np.concatenate(lines)
-            axes.plot(*ends.T, ".", color=colour(place), markersize=3)
+            # No line shows where a run was validated only once.
+            axes.plot(*ends.T, ".", color=colour(place), markersize=3 if len(ends) > len(lines) else 8)
             drawn = True
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()

@@ -59,7 +59,7 @@ def findings(groups: list[Group], measure: str) -> list[str]:
         untested = [(name, group) for name, group in found if group.verdict in (UNTESTED, HIGHEST)]
         if untested:
             count = counted(len(untested), "setting is", "settings are")
-            text += f" {count} untested: a test takes {FEWEST_SEEDS} seeds each of two settings."
+            text += f" {count} untested: a test needs {FEWEST_SEEDS} seeds of each of two settings."
         if higher := [name for name, group in untested if group.summary(measure).mean > summary.mean]:
             text += f" Higher than the best, but untested: {first_names(higher, NAMED, '; ')}."
         sentences.append(text)

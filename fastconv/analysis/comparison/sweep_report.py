@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastconv.analysis.comparison.groups import choose_measure, group_runs
+from fastconv.analysis.comparison.output import print_table
 from fastconv.analysis.comparison.report import write_comparison
-from fastconv.analysis.comparison.tables import columns, group_rows, print_table
+from fastconv.analysis.comparison.tables import columns, group_rows
 from fastconv.runs.collection import find_runs
 
 

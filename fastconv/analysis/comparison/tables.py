@@ -1,27 +1,19 @@
-"""Tables of runs and of groups of runs: rows of plain values, and their formats (terminal, CSV, Markdown)."""
+"""Tables of runs and of groups of runs: rows of plain values, and their formats as text (CSV, Markdown)."""
 
 import csv
 import functools
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastconv.analysis.comparison.groups import Group, further_objectives
-from fastconv.analysis.comparison.verdicts import BEST
 from fastconv.runs.collection import LABELS, Entry, as_text
 from fastconv.runs.results import ACCURACIES, MEASURES
 from fastconv.system.errors import InputError, nearest
-from fastconv.system.json_text import as_json
 from fastconv.system.names import csv_cell, printable
-from fastconv.system.terminal import plain_console
 
-# Characters of a line of a table that goes to a file or another program.
-FILE_WIDTH = 200
-# A table of more rows is printed as plain lines: drawing it takes a millisecond a row.
-DRAWN_ROWS = 500
 # Results whose mean a row for a group shows.
 MEANS = ("epochs", "seconds_counted", "images_per_second")
 # Formats of numbers other than accuracies.
@@ -198,46 +190,3 @@ def as_markdown(rows: list[dict[str, Any]], header: list[str]) -> str:
     lines += [[shown(name, row[name]) for name in header] for row in rows]
     lines = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def as_lines(rows: list[dict[str, Any]], header: list[str]) -> list[str]:
-    """Format rows as lines of aligned columns."""
-    from rich.cells import cell_len
-
-    cells = [[heading(name) for name in header], *([shown(name, row[name]) for name in header] for row in rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
-
-
-def print_table(rows: list[dict[str, Any]], header: list[str], problems: list[Entry]) -> None:
-    """Print rows to the terminal, as wide as it is, and below them why each unfinished run has no results."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*map(heading, header))
-    for row in rows if len(rows) <= DRAWN_ROWS else ():
-        style = "bold" if row.get("verdict") == BEST else "red" if row.get("problem") else None
-        table.add_row(*(Text(shown(name, row[name])) for name in header), style=style)
-    console = plain_console(width=None if sys.stdout and sys.stdout.isatty() else FILE_WIDTH)
-    if len(rows) <= DRAWN_ROWS:
-        console.print(table)
-    else:
-        print("\n".join(as_lines(rows, header)))
-    for entry in () if "problem" in header else problems:
-        console.print(printable(f"{entry.folder}: {entry.problem}"), style="red")
-
-
-def write_rows(rows: list[dict[str, Any]], style: str, problems: list[Entry]) -> None:
-    """Print rows as a `table` with the problems of runs below it, or as `csv`, `json` or `markdown`."""
-    header = columns(rows)
-    if style == "csv":
-        print(as_csv(rows, header), end="")
-    elif style == "json":
-        print(as_json([{name: row[name] for name in header} for row in rows], indent=1))
-    elif style == "markdown":
-        print(as_markdown(rows, header))
-    else:
-        print_table(rows, header, problems)

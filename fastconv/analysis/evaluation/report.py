@@ -202,5 +202,5 @@ def draw_reliability(evaluation: Evaluation, path: Path) -> None:
         style = "-o" if each is evaluation else "--."
         axes.plot(*zip(*points, strict=True), style, color="C0" if each is evaluation else "C1", label=label)
     axes.set(xlabel="confidence", ylabel="accuracy, share of images", xlim=(0, 1.02), ylim=(0, 1.02))
-    drawing.legend(loc="outside lower center", ncols=3)  # the points may lie anywhere
+    drawing.legend(loc="outside lower center", ncols=3, fontsize=8)  # the points may lie anywhere
     figures.save(drawing, path)
