@@ -1,11 +1,13 @@
 """Patterns name each file once, whatever links there are."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from fastconv.data.sources.patterns import matching
+from fastconv.system.errors import InputError
 
 FILES = ("photos/a/1.png", "photos/a/b/2.png", "photos/c/b/3.png", "photos/4.png", "far/5.png")
 
@@ -51,6 +53,9 @@ def test_folders_with_brackets_in_their_names_are_meant_as_they_are(photos, patt
         (photos / "photos" / folder / "6.png").touch()
     assert matching(pattern, "images") == ["photos/trip [1]/6.png"]
     assert matching("photos/trip [12]/*.png", "images") == ["photos/trip 1/6.png"]
+    missing = f"{os.path.dirname(pattern)}/*.jpg"
+    with pytest.raises(InputError, match=re.escape(f"images={missing} matches no file")):
+        matching(missing, "images")
 
 
 def test_names_are_below_the_folder_that_was_given(photos):

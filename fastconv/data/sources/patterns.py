@@ -35,14 +35,13 @@ def matching(text: str, key: str, skip: frozenset[str] = frozenset(), passed: Pa
     # Folders that have brackets in their names, such as "trip [1]", are those that are there.
     there = next((at for at in range(len(parts) - 1, plain, -1) if os.path.lexists(Path(*parts[:at]))), plain)
     base = Path(*parts[:there])
-    if there > plain:
-        text = os.path.join(glob.escape(str(base)), *parts[there:])
+    pattern = os.path.join(glob.escape(str(base)), *parts[there:]) if there > plain else text
     any_ending = glob.has_magic(Path(text).suffix or "*")
     ours: set[Path] = set()
     seen: set[str] = set()
     real, leads_back = cache(os.path.realpath), cache(_leads_back)
     found = []
-    for match in sorted(_matches(text)):
+    for match in sorted(_matches(pattern)):
         path = Path(match)
         below = path.relative_to(base)
         if any(map(is_hidden, below.parts)) or ("**" in text and path.is_dir()):
