@@ -136,7 +136,7 @@ def described(config: Config, data: Splits) -> tuple[StreamSpec, ImageData, int]
     from fastconv.training.run import settle
 
     clock = Clock()
-    choice = settle(config, data, task_overrides(), clock, is_repeated=True)
+    choice = settle(config, data, task_overrides(), clock)
     run = plan_run(choice.config, data, clock, choice.speed, needs_weights=False)
     return run.spec, run.train, run.plan.stream_epochs
 

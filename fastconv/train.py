@@ -97,8 +97,10 @@ def main(config: Config) -> float | None:
     is_named = config.resume not in (None, "auto")
     if not is_named:  # one that is named has its own number of devices
         check_world(config.trainer.devices, config.trainer.nodes)
-        if started_together():
-            check(config)  # before the ranks meet: all refuse the same settings, and one says so
+        if started_together() and not targets_in(dataclasses.asdict(config)):
+            # Before the ranks meet: all refuse the same settings, and one says so. But code of the user may be missing
+            # on one machine alone, and then the others must hear of it.
+            check(config)
     with watching_ranks():
         may_go_on = not is_named and job is None and (agent() or is_restarted())
         if may_go_on and on_any_rank("restarted", is_restarted()):

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import hydra
 
@@ -146,6 +145,8 @@ class Command:
 def _helps_unread() -> AbstractContextManager[object]:
     """Within the block, argparse does not check the helps of flags: from Python 3.14 on it refuses that of Hydra's
     `--shell-completion`, which is no text (https://github.com/facebookresearch/hydra/issues/3121)."""
+    from unittest import mock  # takes as long to import as Hydra; few commands come here
+
     return mock.patch.object(argparse.ArgumentParser, "_check_help", create=True)
 
 

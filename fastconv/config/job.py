@@ -34,7 +34,8 @@ from fastconv.system.signals import Interrupted, listening, raise_received
 from fastconv.system.terminal import print_in_any_encoding
 from fastconv.system.urls import redacted
 
-# A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended.
+# A job that fails in its own process leaves a file with this prefix in the sweep's folder until all jobs have ended, or
+# until it is begun anew, if the sweep was killed before that.
 FAILED = ".failed-"
 # What makes the command of a sweep's job that of a single run.
 ALONE = ("hydra.mode=RUN", "sweep.resume=null", "sweep.report=none")
@@ -121,6 +122,8 @@ class Job:
         in_sweep = hydra_config.mode == RunMode.MULTIRUN
         if in_sweep:
             begin_log_anew()
+            if is_first_rank():
+                _marker_of_failure().unlink(missing_ok=True)
         if in_sweep and self.progress:
             is_here = os.getpid() == self._process and not self.is_search
             say = self.progress.line if is_here else self.progress.line_elsewhere
@@ -156,7 +159,7 @@ class Job:
             # A launcher would end the first rank, which reports on the sweep, if another one ended with code 1 before.
             self.failed = self.failed or is_first_rank() or not self.has_ranks
             if os.getpid() != self._process:  # the waiting process looks for this file
-                Path(hydra_config.sweep.dir, f"{FAILED}{hydra_config.job.num}").touch()
+                _marker_of_failure().touch()
             return None
         finally:
             if in_sweep:
@@ -193,6 +196,12 @@ class Job:
             if not is_finished(folder):
                 print(f"fastconv: job {folder.name}: {_unfinished(sweep)}", file=sys.stderr, flush=True)
                 self.failed = True
+
+
+def _marker_of_failure() -> Path:
+    """The file that the job of a sweep leaves if it fails in its own process."""
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir, f"{FAILED}{hydra.job.num}")
 
 
 def _unfinished(sweep: Path) -> str:

@@ -1,10 +1,10 @@
 """Finds the run that a SLURM job had begun before it was requeued, or torchrun before it started the ranks anew."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from fastconv.config.schema import Config
+from fastconv.runs.collection import run_folders
 from fastconv.runs.folder import is_finished
 from fastconv.runs.results import Results
 from fastconv.system.distributed import agent, from_first_rank
@@ -23,12 +23,15 @@ def keep_agent(run: Path) -> None:
         write_atomically(run / AGENT, agent().encode())
 
 
-def begun_by_agent(outputs: Path) -> Iterator[Path]:
-    """The configs of runs that the torchrun of this process has trained, with as many ranks or others."""
-    for path in outputs.rglob(AGENT):
+def begun_by_agent(outputs: Path) -> dict[Path, float]:
+    """The folders of runs that the torchrun of this process has trained, with as many ranks or others, and the times of
+    their configs."""
+    begun = {}
+    for folder, written in run_folders(outputs).items():
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            if path.read_text("utf-8") == agent():
-                yield path.with_name("config.yaml")
+            if (folder / AGENT).read_text("utf-8") == agent():
+                begun[folder] = written
+    return begun
 
 
 def finished_before(config: Config, overrides: list[str]) -> str | None:
@@ -39,7 +42,7 @@ def finished_before(config: Config, overrides: list[str]) -> str | None:
     """
 
     def find() -> str | None:
-        by_agent = (path.parent for path in (begun_by_agent(config.outputs_folder) if agent() else ()))
+        by_agent = begun_by_agent(config.outputs_folder) if agent() else {}
         if folder := next(filter(is_finished, by_agent), None):
             return str(folder)
         in_job = _begun_in_job(config, overrides) if is_restarted_job() else []
@@ -65,9 +68,9 @@ def of_restarted_job(config: Config, overrides: list[str]) -> str:
 def _begun_in_job(config: Config, overrides: list[str]) -> list[Path]:
     """The folders of the runs with these overrides that the SLURM job of this process has trained, the newest first."""
     job, begun = job_number(), []
-    for path in config.outputs_folder.rglob("results.json") if job else ():
+    for folder in run_folders(config.outputs_folder) if job else ():
         with contextlib.suppress(OSError, ValueError, KeyError):
-            found = Results.read(path.parent)
+            found = Results.read(folder)
             if (found.slurm_job, found.overrides) == (job, redact(overrides)):
-                begun.append((path.stat().st_mtime, path.parent))
+                begun.append(((folder / "results.json").stat().st_mtime, folder))
     return [folder for _, folder in sorted(begun, reverse=True)]

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from fastconv.config.run_store import fetch_run, split_url
 from fastconv.config.schema import Config
 from fastconv.config.store import stored
 from fastconv.config.trust import require_ours
+from fastconv.runs.collection import run_folders
 from fastconv.runs.folder import (
     CHECKPOINT,
     RunningElsewhereError,
@@ -74,7 +74,7 @@ def unfinished(config: Config, overrides: list[str]) -> RunFolder | None:
     if config.resume is None:
         return _newest(config, begun_by_agent(config.outputs_folder)) if agent() else None
     if config.resume == "auto":
-        return _newest(config, config.outputs_folder.rglob("config.yaml"))
+        return _newest(config, run_folders(config.outputs_folder))
     if is_url(config.resume):
         outputs, *names = split_url(config.resume, "resume")
         url, config = config.resume, dataclasses.replace(config, outputs=outputs)
@@ -223,19 +223,23 @@ def _hold(run: RunFolder) -> bool:
     return run.held is not None
 
 
-def _newest(config: Config, found: Iterable[Path]) -> RunFolder | None:
-    """The newest unfinished run of these configs with the same configuration that no process holds."""
+def _newest(config: Config, found: dict[Path, float]) -> RunFolder | None:
+    """The newest unfinished run in these folders with the same configuration that no process holds.
+
+    Args:
+        found: the folders, and the times of their configs.
+    """
     wanted = located(config)
-    configs = [path for path in found if path.is_file()]
-    for path in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
-        folder = path.parent
+    for folder in sorted(found, key=found.__getitem__, reverse=True):
         if is_finished(folder):
             continue
         stored = _read(folder)
         if stored is not None and located(stored) == wanted:
             run = RunFolder(folder, config, resumed=True)
             if _hold(run):
-                return run
+                if not is_finished(folder):  # by the process that held it
+                    return run
+                run.close()
     return None
 
 

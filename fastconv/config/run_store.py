@@ -18,7 +18,7 @@ from fastconv.system.settings import is_url
 from fastconv.system.urls import redacted
 
 ADVICE = "Check the address, the network and that you may read there"
-CONFIG = "config.yaml"
+CONFIG, RESULTS = "config.yaml", "results.json"
 # More is no run.
 MOST_FILES = 100_000
 
@@ -37,7 +37,8 @@ def split_url(url: str, key: str) -> tuple[str, str, str]:
 
 
 def fetch_run(url: str, folder: Path, key: str) -> None:
-    """Copy the folder of a run from a store, whole. One on this machine that is as far stays.
+    """Copy the folder of a run from a store, whole. One on this machine that is as far stays, and nothing but the
+    results is copied.
 
     Args:
         url: of the run's folder.
@@ -63,20 +64,25 @@ def _fetch(url: str, folder: Path, key: str) -> None:
     with locked(folder.parent, f"{folder.name}.fetch"):
         for leftover in folder.parent.glob(f"{glob.escape(folder.name)}.*.part"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
+        if folder.exists() and not (folder / CONFIG).exists():
+            raise InputError(f"{folder}, where {redacted(url)} belongs, is not the folder of a run: move it away")
         try:
+            # Results are sent last, and so fetched first: they tell of no more than the other files have.
+            if RESULTS in files:
+                _copy(below(url, RESULTS), aside / RESULTS, files[RESULTS], key, closed)
+            if folder.exists() and _progress(folder) >= _progress(aside):
+                return
             # A folder is a run by its config, and this one not before it is whole.
-            for name in sorted(files, key=lambda name: name == CONFIG):
+            for name in sorted(files.keys() - {RESULTS}, key=lambda name: (name == CONFIG, name)):
                 _copy(below(url, name), aside / name, files[name], key, closed)
             if not folder.exists():
                 aside.rename(folder)
-            elif not (folder / CONFIG).exists():
-                raise InputError(f"{folder}, where {redacted(url)} belongs, is not the folder of a run: move it away")
-            elif _progress(folder) < _progress(aside):
-                if (held := hold(folder)) is None:
-                    raise RunningElsewhereError(folder)
-                with held:
-                    shutil.rmtree(folder)
-                    aside.rename(folder)
+                return
+            if (held := hold(folder)) is None:
+                raise RunningElsewhereError(folder)
+            with held:
+                shutil.rmtree(folder)
+                aside.rename(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
         finally:

@@ -1,11 +1,11 @@
 """Decoded arrays on disk: written block by block, whole or not at all, and memory-mapped from then on."""
 
-import glob
 import hashlib
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastconv.data.dataset import ImageData
 from fastconv.data.hashes import blocks, content_hashes
 from fastconv.data.sources.levels import Levels
+from fastconv.system.errors import InputError
 from fastconv.system.files import locked, unwritable
 from fastconv.system.json_text import as_json, from_json
 from fastconv.system.names import valid_unicode
@@ -21,6 +22,7 @@ from fastconv.system.names import valid_unicode
 ARRAYS_FORMAT = 1
 # Random bytes in the name of a folder that is being written, two hex digits each.
 TOKEN_BYTES = 6
+UNFINISHED = re.compile(rf"(.+)\.[0-9a-f]{{{2 * TOKEN_BYTES}}}\.part")
 
 
 class ArraysWriter:
@@ -92,9 +94,7 @@ def new_arrays(folder: Path) -> Iterator[ArraysWriter]:
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.parent, f"{folder.name}.write"):
-        # Of writers that were killed; others may be writing to folders whose names begin alike, as digits.small does.
-        for leftover in folder.parent.glob(f"{glob.escape(folder.name)}.{'[0-9a-f]' * 2 * TOKEN_BYTES}.part"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(folder)
         aside = folder.with_name(f"{folder.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
         try:
             with writing(folder):
@@ -106,6 +106,20 @@ def new_arrays(folder: Path) -> Iterator[ArraysWriter]:
                     aside.rename(folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers of a folder, whose lock the caller holds, have left, and those of others beside it:
+    other images, or the same with other settings, are other arrays."""
+    for path in folder.parent.glob("*.part"):
+        if found := UNFINISHED.fullmatch(path.name):
+            is_ours = found[1] == folder.name
+            lock: AbstractContextManager[bool] = (
+                nullcontext(True) if is_ours else locked(folder.parent, f"{found[1]}.write", wait=False)
+            )
+            with suppress(InputError), lock as nobody_writes:  # or it is another user's
+                if nobody_writes:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

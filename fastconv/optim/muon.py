@@ -33,7 +33,8 @@ class Muon:
     newton_schulz_steps: int = setting(3, Range("a number of steps", 1, 100))
     """Steps of the Newton-Schulz iteration towards the orthogonal matrix."""
     bias_lr: float = setting(0.053, POSITIVE)
-    """Peak learning rate, for SGD, of norms and biases, for the loss summed over a batch."""
+    """Peak learning rate, for SGD, of norms and of other biases than those of linear layers, for the loss summed over a
+    batch."""
     head_lr: float = setting(0.67, POSITIVE)
     """Peak learning rate, for SGD, of linear layers, for the loss summed over a batch, logits scaled by 1/256 and 10
     classes. It is adapted to other scales and to more classes."""
@@ -53,6 +54,7 @@ class Muon:
                 bf16 multiplication it is many times slower than fp32.
         """
         import torch
+        from torch import nn
 
         from fastconv.optim.muon_sgd import MuonSGD
 
@@ -64,6 +66,12 @@ class Muon:
         # 100 classes were learned far better for it (docs/research-log.md).
         if found.heads:
             head_lr *= max(1.0, len(found.heads[-1]) / CLASSES)
+
+        # A linear layer's bias is a weight whose input is always 1. At the rate of norms, that of the last layer makes
+        # training diverge (ResNet-18 in batches of 1000).
+        of_linear = {id(layer.bias) for layer in model.modules() if isinstance(layer, nn.Linear)}
+        heads = found.heads + [bias for bias in found.biases if id(bias) in of_linear]
+        biases = [bias for bias in found.biases if id(bias) not in of_linear]
 
         def by_sgd(params: list["nn.Parameter"], lr: float, **more: float) -> dict[str, Any]:
             # The gradient of the mean loss is that of the sum divided by the batch size; the learning rate compensates
@@ -83,8 +91,8 @@ class Muon:
         }
         groups = [
             filters,
-            by_sgd(found.biases, self.bias_lr),
-            by_sgd(found.heads, head_lr),
+            by_sgd(biases, self.bias_lr),
+            by_sgd(heads, head_lr),
             by_sgd(found.whitening, self.bias_lr, schedule_fraction=self.whiten_bias_fraction),
         ]
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -1,7 +1,7 @@
 """Finds the runs below some folders, with their settings and their results or the reason why there are none."""
 
 import os
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,22 +72,25 @@ def find_runs(folders: list[Path]) -> list[Entry]:
             raise InputError(
                 f"runs={folder} is not a folder: give the folder that holds the runs, such as runs=outputs"
             )
-        found.update(_run_folders(folder))
+        found.update(run_folders(folder))
     once = {folder.resolve(): folder for folder in found}  # one may be named twice
     return [_read(folder) for folder in sorted(once.values(), key=found.__getitem__)]
 
 
-def _run_folders(folder: Path) -> Iterator[tuple[Path, float]]:
-    """Yield (folder, time of its config) of every run below a folder."""
+def run_folders(folder: Path) -> dict[Path, float]:
+    """Every run below a folder, and the time of its config in seconds since the epoch."""
+    found = {}
     for parent, below, files in os.walk(folder):
         if "config.yaml" in files and "experiment" not in below:  # else it is fastconv's own conf
-            yield Path(parent), os.lstat(os.path.join(parent, "config.yaml")).st_mtime
             below.clear()  # a run holds no other runs
+            with suppress(FileNotFoundError):  # a run that is refused removes its folder
+                found[Path(parent)] = os.lstat(os.path.join(parent, "config.yaml")).st_mtime
+    return found
 
 
 def newest_finished(outputs: Path) -> Path:
     """The folder of the run below `outputs` that was trained and scored last. Raises InputError if there is none."""
-    found = [folder for folder, _ in _run_folders(outputs) if is_finished(folder)]
+    found = [folder for folder in run_folders(outputs) if is_finished(folder)]
     if not found:
         raise InputError(f"no finished run below {outputs}: train one with fastconv train, or give its folder")
     return max(found, key=lambda folder: (os.lstat(folder / "results.json").st_mtime_ns, folder))

@@ -6,16 +6,17 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from fastconv.system.errors import InputError, warn
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+T = TypeVar("T")
 # The folder of the package.
 PACKAGE = Path(__file__).resolve().parents[1]
 # Bytes to leave free on the disk, for the checkpoints and tables of the run that reads the file.
@@ -123,6 +124,21 @@ def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     Pipes, sockets and devices, which may block for ever or have no end, are not opened. Raises OSError for a file that
     cannot be read, InputError for one that is not regular or has more than `most_bytes`.
     """
+    return _again_if_stale(lambda: _read_whole(path, most_bytes))
+
+
+def _again_if_stale(act: Callable[[], T]) -> T:
+    """What a function returns that opens a file. Over NFS, the file may be replaced or removed meanwhile by another
+    machine: then it is called again."""
+    try:
+        return act()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return act()
+
+
+def _read_whole(path: Path, most_bytes: int) -> bytes:
     require_regular(path)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may have become a pipe
     with open(descriptor, "rb") as file:
@@ -192,11 +208,16 @@ def of_file(error: BaseException) -> str:
 
 
 @contextmanager
-def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock `name` of the folder `root`; yields False if `wait` is off and another process or thread holds it.
+def locked(root: Path, name: str, *, wait: float | bool = True) -> Iterator[bool]:
+    """Hold the lock `name` of the folder `root`; yields False if another process or thread holds it.
 
     The operating system releases the lock when its holder dies, even by a kill, so no lock is ever stale. Threads of
-    one process exclude each other as processes do. Raises InputError if the folder cannot be written.
+    one process exclude each other as processes do.
+
+    Args:
+        wait: whether to wait for another one, or how many seconds at most.
+
+    Raises InputError if the folder cannot be written.
     """
     lock = try_lock(root / ".locks" / name, wait=wait)
     try:
@@ -206,17 +227,14 @@ def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
             lock.release()
 
 
-def try_lock(path: Path, *, wait: bool = False) -> "BaseFileLock | None":
-    """Lock a lock file; None if `wait` is off and another process or thread holds it.
-
-    Raises InputError if the file cannot be created.
-    """
+def try_lock(path: Path, *, wait: float | bool = False) -> "BaseFileLock | None":
+    """Lock a lock file; None if another process or thread holds it. Takes and raises what `locked` does."""
     from filelock import FileLock, Timeout
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)
-        lock.acquire(blocking=wait)
+        _again_if_stale(lambda: lock.acquire(timeout=-1 if wait is True else float(wait), blocking=bool(wait)))
     except Timeout:
         return None
     except OSError as error:

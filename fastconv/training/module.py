@@ -124,7 +124,8 @@ class ImageClassifier(ScoredModule):
         """The features float [parts, n, D] of a batch of images, which are kept; given features are returned."""
         if images.dtype == torch.uint8:
             model: Any = self.model
-            images = torch.stack([model.features(self._resized(self.normalise(part))) for part in images])
+            with self.trainer.precision_plugin.forward_context():
+                images = torch.stack([model.features(self._resized(self.normalise(part))) for part in images])
             kept.put(kept.place(self.trainer.global_step), images, labels)
         return images
 

@@ -87,7 +87,7 @@ def train(
             raise
 
 
-def settle(config: Config, data: Splits, overrides: list[str], clock: Clock, is_repeated: bool) -> Choice:
+def settle(config: Config, data: Splits, overrides: list[str], clock: Clock, is_repeated: bool = True) -> Choice:
     """Choose the stream if it is `auto`, and the settings that `config.autotune` names, from what the budget allows on
     this machine.
 

@@ -120,14 +120,16 @@ class ScoredModule(L.LightningModule):
         self._plain.clear()
         # Time that is left after the views of held-out images is for those of the test images.
         sets = self.view_sets if split == "test" else self.view_sets[:1]
-        augmented, self.view_counts = logits_in_time(
-            self.model,
-            lambda rows: self.normalise(batches.images(rows)),
-            plain,
-            sets,
-            self.scoring_time,
-            batches.batch_size,
-        )
+        # Lightning enters this context for the steps of an epoch, not for its end.
+        with self.trainer.precision_plugin.forward_context():
+            augmented, self.view_counts = logits_in_time(
+                self.model,
+                lambda rows: self.normalise(batches.images(rows)),
+                plain,
+                sets,
+                self.scoring_time,
+                batches.batch_size,
+            )
         missing = (self.view_counts == 1) & self._views.uncertain(plain)
         self.views_missing = int(missing.sum()) if self._views.count > 1 else 0
         score = getattr(self, f"{split}_accuracy_tta")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -451,6 +453,23 @@ def test_a_folder_named_twice_counts_once(tmp_path, monkeypatch):
     (tmp_path / "a" / "0").mkdir(parents=True)
     (tmp_path / "a" / "0" / "config.yaml").touch()
     assert len(find_runs([Path("a"), tmp_path / "a", Path("a") / ".." / "a"])) == 1
+
+
+def test_a_run_that_removes_its_folder_meanwhile_is_none(tmp_path, monkeypatch):
+    """As one that is refused does, while `compare` or `resume=auto` looks at the folder."""
+    for name in ("kept", "refused"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    walk = os.walk
+
+    def walked(folder):
+        for parent, below, files in walk(folder):
+            if parent.endswith("refused"):
+                shutil.rmtree(parent)
+            yield parent, below, files
+
+    monkeypatch.setattr(os, "walk", walked)
+    assert [found.folder.name for found in find_runs([tmp_path])] == ["kept"]
 
 
 def test_a_condition_may_be_null():

@@ -9,6 +9,10 @@ from harness import RUN, STEPS, only_run, run_command, same_weights, stop_at
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fastconv.config import resume
+from fastconv.config.overrides import compose
+from fastconv.config.run_settings import as_yaml
+from fastconv.config.typed_config import typed
 from fastconv.models.weights import weights_digest
 from fastconv.runs.folder import hold
 from fastconv.runs.results import Results
@@ -216,6 +220,24 @@ def test_a_run_that_another_process_has_is_left_alone(command, tmp_path, stopped
         assert "is running in another process" in ended.err
         assert command("train", *RUN, "resume=auto").code == 0
     assert len(list(tmp_path.rglob("config.yaml"))) == 2, "a new one"
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(tmp_path, monkeypatch):
+    given = ["dataset=digits", f"outputs={tmp_path}", "resume=auto"]
+    config = typed("train", compose("train", given), given)
+    (tmp_path / "config.yaml").write_text(as_yaml(config))
+    found = resume.unfinished(config, given)
+    assert found.path == tmp_path
+    found.close()
+
+    def held(folder):
+        resume.results_of(config, given, stop_reason="epochs").write(folder)
+        return hold(folder)
+
+    monkeypatch.setattr(resume, "hold", held)
+    assert resume.unfinished(config, given) is None
+    with hold(tmp_path) as free:
+        assert free is not None, "and is not held"
 
 
 def test_what_is_not_a_run(command, tmp_path, stopped):

@@ -35,6 +35,16 @@ def test_a_signal_while_a_job_fails_ends_the_sweep_before_the_next_one(tmp_path,
     assert "job 0: training diverged" in capsys.readouterr().err
 
 
+def test_a_job_that_failed_before_its_sweep_was_killed_is_begun_anew(tmp_path):
+    """Else the sweep that goes on would fail for a job that is finished now."""
+    markers = [tmp_path / f"{jobs.FAILED}{number}" for number in range(2)]
+    for marker in markers:
+        marker.touch()
+    composed = compose("train", ["dataset=digits"], with_hydra=True)
+    Job("train", lambda config: None, full_error=False).run_all(Sweep("train", (), (), tmp_path, (composed,)))
+    assert [marker.exists() for marker in markers] == [False, True]
+
+
 @pytest.fixture
 def ended_by(tmp_path, monkeypatch):
     """Runs the two jobs of a sweep on a rank of two, each of which ends in the same error; the jobs that were begun."""

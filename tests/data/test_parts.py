@@ -10,6 +10,7 @@ import threading
 import pytest
 from harness import noise, sha256s, spec_of
 
+from fastconv.data.stream import parts
 from fastconv.data.stream import spec as stream
 from fastconv.data.stream.cache import prune
 from fastconv.data.stream.manifest import Manifest
@@ -224,6 +225,21 @@ def test_a_part_that_waits_holds_nothing(tmp_path, whole):
         ]  # fmt: skip
     second.join(60)
     assert [each.part.number for each in missing_parts(tmp_path, spec, PARTS, EPOCHS)] == [0, 3]
+
+
+def test_a_writer_waits_for_another_one_until_its_time_is_over(tmp_path, whole, monkeypatch):
+    """As of a budget that counts precomputing: another process may write for an hour."""
+    data, spec, _ = whole
+    monkeypatch.setattr(parts, "LOOK_SECONDS", 0.0)
+    looks = iter([False] * 5)
+    waiting = threading.Thread(
+        target=write_stream, args=(spec, data, tmp_path, 1), kwargs={"is_over": lambda: next(looks, True)}
+    )
+    with locked(tmp_path, WHOLE.lock(spec)):
+        waiting.start()
+        waiting.join(60)
+        assert not waiting.is_alive()
+    assert not (tmp_path / spec.folder).exists()
 
 
 def test_a_part_says_which_others_are_still_to_be_written(command):

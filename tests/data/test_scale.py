@@ -18,6 +18,7 @@ from fastconv.data.loading import load, open_described, open_source
 from fastconv.data.sources import npz, ordering
 from fastconv.data.sources.ordering import canonical_order
 from fastconv.data.splits import stratified_split
+from fastconv.system.files import locked
 
 
 @pytest.fixture
@@ -54,10 +55,14 @@ def test_arrays_that_are_written_block_by_block_are_those_of_one_block(monkeypat
 
 
 def test_arrays_that_are_not_finished_leave_nothing(tmp_path):
-    (tmp_path / "set.0123456789ab.part").mkdir()  # of a writer that was killed
-    with new_arrays(tmp_path / "set") as writer:
+    """Nor do writers that were killed, also of arrays that nobody needs any more, such as of another size."""
+    for name in ("set", "set-of-before", "set.small"):
+        (tmp_path / f"{name}.0123456789ab.part").mkdir()
+    (tmp_path / "of-the-user.part").mkdir()
+    with locked(tmp_path, "set.small.write"), new_arrays(tmp_path / "set") as writer:
         writer.write("train", np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3))
-    assert not list(tmp_path.glob("set*"))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".locks", "of-the-user.part", "set.small.0123456789ab.part"}, "the last one is being written"
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

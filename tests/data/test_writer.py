@@ -1,7 +1,9 @@
 """Writing streams: nothing but whole, right shards ever read, whatever happens to processes, files and the disk."""
 
+import errno
 import json
 import multiprocessing
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -266,6 +268,21 @@ def test_prune_removes_the_least_recently_used_that_nobody_reads(tmp_path):
     assert len(storage.prune(tmp_path, 0)) == 2
     assert {path.name for path in tmp_path.iterdir()} == {".locks", "somebody's-0123456789abcdef"}
     assert storage.prune(tmp_path / "nowhere", 0) == []
+
+
+def test_a_stream_that_another_machine_removes_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    data, iterdir = noise(57, 3), Path.iterdir
+    gone, kept = (spec_of(data, seed=seed) for seed in range(2))
+    for spec in (gone, kept):
+        write_stream(spec, data, tmp_path, 1)
+
+    def listed(folder):
+        if folder.name == gone.folder:
+            raise OSError(errno.ESTALE, "Stale file handle")  # what NFS says
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    assert [stream.folder.name for stream in storage.stored_streams(tmp_path)] == [kept.folder]
 
 
 def test_users_of_a_stream_leave_no_lock_files(tmp_path):

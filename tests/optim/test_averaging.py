@@ -128,6 +128,14 @@ def test_the_result_is_that_of_the_average(recorded, digits_root):
     assert trained.results.loss == pytest.approx(loss.item(), rel=1e-4)
 
 
+def test_a_run_that_another_callback_ends_ends_with_the_average(command, tmp_path, recorded):
+    """At its first validation, three steps after the last regular update."""
+    stopping = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: validate/loss, stopping_threshold: 1e9}"
+    ended = command("train", *RUN, *SETTINGS["ema"], f"callbacks=[{stopping}]")
+    assert ended.code == 0, ended.err
+    assert_close(saved(only_run(tmp_path)), moving_averages(recorded["ema"][2][:11])[-1])
+
+
 @pytest.mark.parametrize("kind", ["ema", "lookahead"])
 @pytest.mark.parametrize(("method", "call"), [("training_step", 10), ("validation_step", 1), ("test_step", 1)])
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(command, tmp_path, monkeypatch, recorded, kind, method, call):

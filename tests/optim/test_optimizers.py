@@ -113,6 +113,22 @@ def test_muon_against_a_loop():
         torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_muon_takes_the_bias_of_a_linear_layer_for_a_weight():
+    """One whose input is always 1: a layer with a bias learns what one with a further input learns."""
+    torch.manual_seed(0)
+    layer, further = torch.nn.Linear(4, 3), torch.nn.Linear(5, 3, bias=False)
+    with torch.no_grad():
+        further.weight.copy_(torch.cat([layer.weight, layer.bias[:, None]], 1))
+    ours, theirs = (Muon(head_lr=5000.0, weight_decay=1e-4).build(each, batch_size=8) for each in (layer, further))
+    inputs, labels = torch.randn(8, 4), torch.arange(8) % 3
+    for _ in range(5):
+        for optimizer, model, given in ((ours, layer, inputs), (theirs, further, F.pad(inputs, (0, 1), value=1.0))):
+            optimizer.zero_grad()
+            F.cross_entropy(model(given), labels).backward()
+            optimizer.step()
+    torch.testing.assert_close(torch.cat([layer.weight, layer.bias[:, None]], 1), further.weight)
+
+
 @pytest.mark.parametrize(("filters", "threads"), [(128, 1), (129, 3)])
 def test_small_banks_of_filters_are_updated_by_one_thread(filters, threads, monkeypatch):
     """Also where an update fails, the number of threads is what it was before."""

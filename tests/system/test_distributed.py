@@ -434,6 +434,19 @@ def test_the_first_rank_is_given_time_to_refuse_settings(command, started, monke
     assert waited == [distributed.WAIT_FOR_LINE] * number
 
 
+def test_a_rank_without_the_users_own_code_says_so_to_the_others(command, started, monkeypatch):
+    """It may be the only one: srun ends the others only if they hear of it, so the ranks meet first."""
+    started({**TORCHRUN, "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
+
+    def meet():
+        raise InputError("the ranks meet")
+
+    monkeypatch.setattr("fastconv.system.heartbeat.connect", meet)
+    monkeypatch.setattr(distributed, "WAIT_FOR_LINE", 0.0)
+    ended = command("train", "dataset=digits", "trainer=ddp", "model._target_=missing.Network")
+    assert ended.err == "fastconv: the ranks meet\n"
+
+
 def test_a_command_is_refused_before_anything_is_written(command, tmp_path, started):
     started({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"})
     ended = command("train", *RUN, "trainer.devices=2", "batch_size=64", "micro_batch_size=32")

@@ -102,6 +102,25 @@ def test_a_file_that_grows_while_it_is_opened_is_read_whole(tmp_path, monkeypatc
         read_file(path, 199_999)
 
 
+@pytest.mark.parametrize(("times", "content"), [(1, b"new"), (2, None)])
+def test_a_file_that_another_machine_replaces_meanwhile_is_read_again(tmp_path, monkeypatch, times, content):
+    """NFS then says that the handle is stale, as of a manifest to which another machine adds."""
+    (tmp_path / "a").write_bytes(b"new")
+    fstat, stale = os.fstat, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * times
+
+    def status(descriptor):
+        if stale:
+            raise stale.pop()
+        return fstat(descriptor)
+
+    monkeypatch.setattr(os, "fstat", status)
+    if content is None:
+        with pytest.raises(OSError, match="Stale file handle"):
+            read_file(tmp_path / "a")
+    else:
+        assert read_file(tmp_path / "a") == content
+
+
 def test_writing_follows_no_link_that_was_planted(tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("mine")
@@ -174,6 +193,23 @@ def test_files_are_made_with_the_usual_permissions(tmp_path):
     write_atomically(tmp_path / "a", b"")
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_a_lock_whose_file_another_machine_removes_meanwhile_is_taken(tmp_path, monkeypatch):
+    """As users of a stream remove theirs: NFS then says that the handle is stale."""
+    import fcntl
+
+    flock, stale = fcntl.flock, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+
+    def locking(*given):
+        if stale:
+            raise stale.pop()
+        flock(*given)
+
+    monkeypatch.setattr(fcntl, "flock", locking)
+    with locked(tmp_path, "a", wait=False) as is_ours:
+        assert is_ours
 
 
 def test_a_lock_follows_no_link_that_was_planted(tmp_path):

@@ -195,6 +195,31 @@ def test_a_run_that_was_fetched_in_part_is_no_run(tmp_path, store, monkeypatch):
     assert [path.name for path in folder.parent.iterdir() if path.name[0] != "."] == ["a"]
 
 
+def test_a_run_that_this_machine_has_is_not_fetched_again(tmp_path, store, monkeypatch):
+    """Its results say so: they are sent last, and so fetched first, while another machine may be sending."""
+    url, folder = f"{STORE}/digits/a", tmp_path / "digits" / "a"
+    asked, copy, system = [], run_store.copy_url, fsspec.filesystem("memory")
+
+    def recorded(name, *given):
+        asked.append(name.removeprefix(f"{url}/"))
+        copy(name, *given)
+
+    def fetched(steps):
+        Results("digits", "davidnet", None, 0, 0, steps=steps).write(tmp_path)
+        for name, content in (("results.json", (tmp_path / "results.json").read_bytes()), ("config.yaml", b""),
+                              ("last.ckpt", str(steps).encode())):  # fmt: skip
+            system.pipe(f"/store/runs/digits/a/{name}", content)
+        asked.clear()
+        fetch_run(url, folder, "run")
+        return asked
+
+    monkeypatch.setattr(run_store, "copy_url", recorded)
+    assert fetched(1) == ["results.json", "last.ckpt", "config.yaml"]
+    assert fetched(1) == ["results.json"]
+    assert fetched(2) == ["results.json", "last.ckpt", "config.yaml"]
+    assert (folder / "last.ckpt").read_bytes() == b"2"
+
+
 def test_a_file_that_does_not_arrive_whole_is_not_taken(tmp_path, store, monkeypatch):
     for name in ("config.yaml", "last.ckpt"):
         fsspec.filesystem("memory").pipe(f"/store/runs/digits/a/{name}", b"123")

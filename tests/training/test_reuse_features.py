@@ -2,12 +2,17 @@
 
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
 from fastconv.data.features import KeptFeatures, is_reusing
 from fastconv.training.callbacks import reuse_features
 from fastconv.training.callbacks.reuse_features import ReuseFeatures
+from fastconv.training.epoch_loop import use_epoch_loop
+from fastconv.training.module import ImageClassifier
 
 
 class Budget:
@@ -61,3 +66,35 @@ def test_many_images_are_not(monkeypatch, epochs, most_bytes):
     assert (kept.new, kept.bytes, kept.get(0)) == (None, 0, None)
     assert not is_reusing(module)
     assert worked == 100
+
+
+class Frozen(nn.Module):
+    """A frozen network and its head; `seen` are the types of its maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head, self.seen = nn.Conv2d(1, 4, 3), nn.Linear(4, 3), []
+        self.conv.requires_grad_(False)
+
+    def features(self, images):
+        maps = self.conv(images)
+        self.seen.append(maps.dtype)
+        return maps.mean((2, 3))
+
+    def classify(self, features):
+        return self.head(features)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
+def test_features_are_computed_in_the_precision_of_the_run(precision, dtype):
+    """Also where the loop calls the training step without Lightning's context."""
+    network, images = Frozen(), torch.zeros(3, 2, 4, 9, 11, 1, dtype=torch.uint8)
+    batches = [(each, torch.zeros(2, 4, dtype=torch.int64)) for each in images]
+    module = ImageClassifier("davidnet", {"width": 8}, (9, 11, 1), ("a", "b", "c"), (0.5,), (0.3,),
+                             optimizer=lambda model: torch.optim.SGD(model.head.parameters(), 0.1))  # fmt: skip
+    module.model, module.kept = network, KeptFeatures(0)
+    trainer = L.Trainer(accelerator="cpu", precision=precision, max_epochs=1, logger=False, enable_progress_bar=False,
+                        enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0)  # fmt: skip
+    use_epoch_loop(trainer)
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    assert network.seen == [dtype] * 6

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from fastconv.budget.scoring_reserve import ScoringReserve
 from fastconv.data.batches import SplitBatches
+from fastconv.models.tta import Views
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
 from fastconv.training.module import ImageClassifier
@@ -49,6 +51,24 @@ def test_a_batch_is_scored_if_there_is_time_for_it():
     assert reserve.has_time(10)
     left = 4.0 + 0.6
     assert not reserve.has_time(10)
+
+
+def test_views_in_the_time_that_is_left_have_the_precision_of_all_others(monkeypatch):
+    torch.manual_seed(0)
+    data, given = noise(40, 1), []
+    module = ImageClassifier("davidnet", {"width": 8}, (9, 11, 1), data.classes, (0.5,), (0.3,), views=Views(True, 1))
+    module.model.linear.weight.data *= 100
+    monkeypatch.setattr(module.test_accuracy_tta, "update", lambda logits, labels: given.append(logits.sort(0).values))
+    for reserve in (None, ScoringReserve(images=40, image_seconds=0.01)):
+        if reserve:
+            reserve.start_scoring(40, lambda: 1e9)
+        module.scoring_time = reserve
+        trainer = L.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False, enable_progress_bar=False,
+                            enable_model_summary=False, enable_checkpointing=False)  # fmt: skip
+        trainer.test(module, SplitBatches(data), verbose=False)
+    in_steps, in_time = given
+    assert in_steps.std() > 0.1
+    torch.testing.assert_close(in_time, in_steps, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("seconds", [0.005, 3.0])

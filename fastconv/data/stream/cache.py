@@ -75,7 +75,7 @@ def stored_streams(root: Path) -> list[StoredStream]:
         return []
     streams = []
     for folder in root.iterdir():
-        with suppress(FileNotFoundError):  # another process may be removing the folder, or renaming a file in it
+        with suppress(OSError):  # another process may be removing the folder, or renaming a file in it
             # A link leads to files elsewhere, which are not ours to remove.
             if STREAM_FOLDER.fullmatch(folder.name) and not folder.is_symlink() and _holds_only_a_stream(folder):
                 size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

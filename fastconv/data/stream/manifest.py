@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fastconv.data.stream.shards import ShardEntry, possible_bytes
 from fastconv.data.stream.spec import FORMAT, StreamSpec
-from fastconv.system.errors import StreamError
-from fastconv.system.files import write_atomically
+from fastconv.system.errors import InputError, StreamError
+from fastconv.system.files import read_file, write_atomically
 from fastconv.system.json_text import as_json, without_repeats
 
 MANIFEST = "manifest.json"
@@ -64,11 +64,14 @@ class Manifest:
         """
         path = folder / name
         try:
-            return cls.parse(path.read_bytes(), path, spec)
+            content = read_file(path)
         except FileNotFoundError:
             return cls(spec, {})
+        except InputError as error:
+            raise StreamError(str(error)) from error
         except OSError as error:
             raise StreamError(f"{path} cannot be read: {error.strerror}") from error
+        return cls.parse(content, path, spec)
 
     @classmethod
     def parse(cls, text: bytes, place: Path | str, spec: StreamSpec) -> "Manifest":

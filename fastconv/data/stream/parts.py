@@ -18,6 +18,9 @@ from fastconv.data.stream.spec import StreamSpec
 from fastconv.system.errors import InputError
 from fastconv.system.files import locked, write_atomically
 
+# Seconds between looks at the time while another process writes.
+LOOK_SECONDS = 0.5
+
 
 @dataclass(frozen=True)
 class Part:
@@ -54,21 +57,28 @@ WHOLE = Part()
 
 @contextmanager
 def writing(
-    root: Path, spec: StreamSpec, part: Part, wait: bool = True, on_wait: Callable[[str], None] = lambda holder: None
+    root: Path,
+    spec: StreamSpec,
+    part: Part,
+    wait: bool = True,
+    on_wait: Callable[[str], None] = lambda holder: None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Iterator[bool]:
     """Hold a part of a stream for writing, and then add its shards to the stream's manifest.
 
-    Yields False if `wait` is off and another process is writing. Before each wait, `on_wait` is called with the process
-    that is waited for and what it writes. Raises InputError if the stream is being written in another number of parts,
-    so that two processes would write one epoch.
+    Yields False if another process is writing, and `wait` is off or `is_over` says that the time for waiting is over.
+    Before each wait, `on_wait` is called with the process that is waited for and what it writes. Raises InputError if
+    the stream is being written in another number of parts, so that two processes would write one epoch.
     """
     with ExitStack() as held:
-        while (busy := _take(root, spec, part, held)) and wait:
+        while (busy := _take(root, spec, part, held)) and wait and not is_over():
             if holder := _holder(root, busy):
                 on_wait(f"{holder}, which writes {_written_under(root, spec, busy)}")
             # Nothing is held meanwhile, so that nobody waits who could write another part.
-            with locked(root, busy):
-                pass
+            is_free = False
+            while not is_free and not is_over():
+                with locked(root, busy, wait=LOOK_SECONDS) as is_free:
+                    pass
         yield not busy
         if busy or part.count == 1:
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastconv.data.dataset import ImageData
-from fastconv.data.download import UnavailableError, copy_url, read_all, tried
+from fastconv.data.download import copy_url, read_all, tried
 from fastconv.data.stream.manifest import MANIFEST, Manifest, shard_name
 from fastconv.data.stream.reader import ShardStream
 from fastconv.data.stream.shards import Shard, ShardEntry, check_blocks, check_shard
@@ -106,8 +106,8 @@ class RemoteStream(ShardStream):
     size and sha256 must match the manifest, and its blocks the spec. It goes to disk as it arrives, so that memory does
     not grow with its size, and where a local stream would store it, so that both share their shards.
 
-    Blocks of a shard that never arrives are computed. So are those of a shard that is late: before each of them,
-    training waits for the shard no longer than computing the block would take.
+    Blocks of a shard that never arrives, or for which the disk has no room, are computed. So are those of a shard that
+    is late: before each of them, training waits for the shard no longer than computing the block would take.
 
     Args:
         root: URL of the folder that holds the stream's folder.
@@ -115,7 +115,7 @@ class RemoteStream(ShardStream):
         data: the training images.
         max_epochs: number of epochs beyond which nothing is fetched.
 
-    Raises InputError for a manifest that cannot be fetched, and for a shard that cannot be stored.
+    Raises InputError for a manifest that cannot be fetched.
     """
 
     def __init__(self, spec: StreamSpec, root: str, cache: Path, data: ImageData, max_epochs: int) -> None:
@@ -141,7 +141,7 @@ class RemoteStream(ShardStream):
             line = f"{redacted(self._remote.url)} sends shards too late: what is late is computed instead"
             self._warn_once("late", line)
             return None
-        except (UnavailableError, StreamError) as error:
+        except InputError as error:  # it does not arrive, or the disk is full
             self._warn_once("absent", f"{error}. Its images are computed instead")
             opened = None
         at = epoch * self._per_epoch + shard

@@ -48,8 +48,8 @@ def write_stream(
         on_shard: called with (shards done, shards to do) after each shard. If it raises, the shards in progress are
             finished and kept, and no more are started.
         wait: whether to wait if another process is writing the stream, or else leave it to that process.
-        is_over: called before each block, in several threads. Once it says True, no more is written: whole shards are
-            kept, those in progress are left out.
+        is_over: called before each block, in several threads, and while another process is waited for. Once it says
+            True, no more is written: whole shards are kept, those in progress are left out.
         part: which of the epochs to write.
         elsewhere: names of shards that are on a server, and not to be written.
         on_wait: called before waiting, with the process that is waited for and what it writes.
@@ -58,7 +58,7 @@ def write_stream(
     StreamError for a manifest that is damaged or of another stream.
     """
     folder = root / spec.folder
-    with writing(root, spec, part, wait, on_wait) as is_ours:
+    with writing(root, spec, part, wait, on_wait, is_over) as is_ours:
         if not is_ours:
             return folder
         manifest = Manifest.read(folder, spec, part.manifest)

@@ -32,13 +32,14 @@ class AverageWeights(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        steps, last = self._budget.steps, trainer.should_stop
-        if not last and not self.average.is_due(steps):
-            return
-        weights = weights_of(pl_module.get_submodule("model"))
-        self.average.update(weights, steps, self._budget.progress)
-        if last:
-            self.average.finish(weights)
+        if self.average.is_due(self._budget.steps):
+            self._update(pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not at the end of the last step, of which this is not told if another callback ends the run.
+        if not self.average.is_due(self._budget.steps):
+            self._update(pl_module)
+        self.average.finish(weights_of(pl_module.get_submodule("model")))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and self.average.validated and self.average.slow:
@@ -61,6 +62,11 @@ class AverageWeights(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.average.slow = dict(state["average"])
+
+    def _update(self, pl_module: L.LightningModule) -> None:
+        """Update the average after a step."""
+        weights = weights_of(pl_module.get_submodule("model"))
+        self.average.update(weights, self._budget.steps, self._budget.progress)
 
     def _take_back(self, pl_module: L.LightningModule) -> None:
         """Put the weights that learn, which a validation had replaced by the average, back into the network."""
