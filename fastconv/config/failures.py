@@ -14,7 +14,7 @@ from fastconv.config.messages import fail, line_of
 from fastconv.config.overrides import COMPOSING_ERRORS
 from fastconv.config.typed_config import explain
 from fastconv.system.distributed import is_first_rank
-from fastconv.system.errors import InputError, SharedError, is_of_memory
+from fastconv.system.errors import InputError, SharedError, is_of_memory, reason
 from fastconv.system.files import is_of_files
 from fastconv.system.heartbeat import end_after_first_rank, end_last
 from fastconv.system.signals import Interrupted, ending
@@ -65,7 +65,7 @@ def reported(job: Job, config_name: str) -> Iterator[None]:
             fail(str(error) if job.failed else explain(error, config_name, job.overrides))
         if is_of_files(error) or is_of_memory(error):
             fail(line_of(error))
-        line = _line_of_launcher(error)
+        line = _line_of_import(error) or _line_of_launcher(error)
         if not line:
             raise
         fail(line)
@@ -81,6 +81,13 @@ def _end_by_signal(error: Interrupted) -> None:
             line = "; ".join(filter(None, (f"fastconv: ended by {error}", error.advice, again)))
             print(redacted(line), file=sys.stderr)
     raise SystemExit(error.exit_code) from None
+
+
+def _line_of_import(error: Exception) -> str:
+    """What is said of a package that is missing or broken; nothing of a module of fastconv, or of any other error."""
+    if not isinstance(error, ImportError) or (error.name or "").startswith("fastconv"):
+        return ""
+    return f"a package cannot be imported ({reason(error)}): install it for {sys.executable}"
 
 
 def _line_of_launcher(error: Exception) -> str:

@@ -54,5 +54,8 @@ def quoted_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def setting(key: str, value: str) -> str:
-    """A setting whose value is a path or an address, quoted for the shell, and for Hydra where it needs that."""
-    return f"{key}={value}" if re.fullmatch(r"[\w./:~-]+", value, re.ASCII) else to_paste(key, value)
+    """A setting whose value is a path or an address, quoted for the shell, and for Hydra where it needs that.
+
+    A leading ~ is part of a folder's name: that of the home was replaced before.
+    """
+    return f"{key}={value}" if re.fullmatch(r"(?!~)[\w./:~-]+", value, re.ASCII) else to_paste(key, value)

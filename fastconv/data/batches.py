@@ -72,7 +72,7 @@ class SplitBatches:
     """A split, or an even sample of it, in batches of images uint8 [B, H, W, C] and labels int64 [B].
 
     Each of `ranks` gets every `ranks`-th image, and all get the same number of batches. With `mixed`, each batch is an
-    even sample of the split, so that some of them tell of all. `batch_size` is the most images of a batch.
+    even sample of the split, so that some of them tell of all. `batch_size` is the most images of a batch, or one less.
     """
 
     def __init__(
@@ -80,7 +80,9 @@ class SplitBatches:
     ) -> None:
         self._data, self.batch_size = data, images_at_once(data.images.shape[1:])
         rows = evenly_spread(len(data), samples or len(data))
-        own, batches = rows[rank::ranks], -(-len(rows) // (self.batch_size * ranks))
+        # None is empty where images are so large that batches have a single one, and a rank has one less than others.
+        batches = min(-(-len(rows) // (self.batch_size * ranks)), max(1, len(rows) // ranks))
+        own = rows[rank::ranks]
         self._batches = [own[at::batches] for at in range(batches)] if mixed else np.array_split(own, batches)
 
     def __len__(self) -> int:

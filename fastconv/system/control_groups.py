@@ -3,6 +3,7 @@
 Docker's `--cpus` and `--memory`, limits of Kubernetes and those of SLURM are such. Nothing is found on other systems.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -48,7 +49,7 @@ def _groups(controller: str) -> Iterator[Path]:
     In a container the path may be that outside of it: of its folders only the uppermost is there then, the container's.
     """
     with suppress(OSError):
-        for line in OWN.read_text("utf-8").splitlines():
+        for line in os.fsdecode(OWN.read_bytes()).splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and controller not in controllers.split(","):
                 continue

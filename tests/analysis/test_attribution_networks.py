@@ -82,6 +82,24 @@ def test_the_values_of_attention_are_no_map():
         assert network.layer(layer, SHAPE) == (network.model.patches, (2, 2))
 
 
+class Positions(nn.Module):
+    """A network that adds a table of positions, [1, H, W, C], computed for all images together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.patches, self.head = nn.Linear(2, 3), nn.Conv2d(3, 3, 4, 4), nn.Linear(3, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        table = self.table(torch.ones(1, 4, 4, 2)).mean((1, 2))
+        return self.head(self.patches(images).mean((2, 3)) + table)
+
+
+def test_a_table_of_positions_is_no_map():
+    network = PixelNetwork(Positions(), *STATISTICS)
+    for layer in ("last", "fine"):
+        assert network.layer(layer, SHAPE) == (network.model.patches, (8, 8))
+
+
 class Functional(nn.Module):
     """A network whose activations are functions, which Captum does not see."""
 
@@ -93,7 +111,7 @@ class Functional(nn.Module):
         return self.head(torch.relu(self.second(torch.relu(self.first(images)))).mean((2, 3)))
 
 
-@pytest.mark.parametrize("blocks", [3, None, [nn.Identity()], nn.ModuleList([nn.Identity()])], ids=repr)
+@pytest.mark.parametrize("blocks", [3, None, [[8, 3]], [nn.Identity()], nn.ModuleList([nn.Identity()])], ids=repr)
 def test_blocks_of_a_network_may_be_anything(blocks):
     network = PixelNetwork(Functional(), *STATISTICS)
     network.model.blocks = blocks

@@ -1,11 +1,15 @@
-"""What a command says of a thread that failed."""
+"""What a command says of a thread that failed, and of a package that is missing."""
 
 import errno
 import functools
+import importlib
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from fastconv.config.failures import reported
 from fastconv.config.messages import report_thread
 
 
@@ -31,3 +35,18 @@ def test_a_thread_that_fails_is_not_silent_unless_another_speaks(monkeypatch, ca
     if isinstance(error, OSError) and says:
         assert said.count("\n") == 1
         assert "Allow more open files (ulimit -n)" in said
+
+
+def test_a_package_that_is_missing_is_named_in_a_line(capsys):
+    def load(name, full_error=False):
+        with reported(SimpleNamespace(full_error=full_error), "train"):
+            importlib.import_module(name)
+
+    with pytest.raises(SystemExit):
+        load("no_such_package")
+    says = f"(ModuleNotFoundError: No module named 'no_such_package'): install it for {sys.executable}"
+    assert capsys.readouterr().err == f"fastconv: a package cannot be imported {says}\n"
+    with pytest.raises(ModuleNotFoundError):  # a fault of the program
+        load("fastconv.no_such_module")
+    with pytest.raises(ModuleNotFoundError):
+        load("no_such_package", full_error=True)

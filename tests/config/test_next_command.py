@@ -23,7 +23,9 @@ def test_a_run_goes_on_with_the_addresses_that_it_was_told():
     assert shlex.split(said) == ["python", "-m", "fastconv.train", given[4], *given[1:3]]
 
 
-@pytest.mark.parametrize("folder", ["outputs/my photos/1", "outputs/fotos [1], 50% é=ü's/1", "/a/{b}/1", "C:/runs/1"])
+@pytest.mark.parametrize(
+    "folder", ["outputs/my photos/1", "outputs/fotos [1], 50% é=ü's/1", "/a/{b}/1", "C:/runs/1", "~/runs/1"]
+)
 def test_a_run_goes_on_from_a_folder_of_any_name(folder):
     """The command that is pasted into a shell names the folder."""
     words = shlex.split(resume_command(folder, [], {}))

@@ -89,6 +89,12 @@ def test_other_systems_have_no_groups(groups, tmp_path):
     assert memory_left() is None, "a part of the files is missing"
 
 
+def test_the_name_of_a_group_may_be_any_bytes(groups, tmp_path):
+    groups("", {"cpu.max": "50000 100000"})
+    (tmp_path / "own").write_bytes(b"0::/caf\xe9\n")
+    assert (cpu_quota(), memory_left()) == (0.5, None)
+
+
 @pytest.mark.parametrize(("quota", "cores"), [("50000", 1), ("250000", 2), ("6400000", 8)])
 def test_a_container_has_the_cores_of_its_quota(groups, monkeypatch, quota, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)

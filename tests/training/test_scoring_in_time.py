@@ -32,6 +32,16 @@ def test_each_mixed_batch_is_an_even_sample(monkeypatch):
     assert sorted(map(bytes, rows)) == sorted(map(bytes, data.images))
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_each_rank_has_images_in_each_batch(monkeypatch, mixed):
+    """Also where a batch is to have one image, and a rank has one less than the other: metrics refuse an empty one."""
+    monkeypatch.setattr("fastconv.data.batches.images_at_once", lambda shape: 1)
+    data = noise(5, 1)
+    first, second = ([len(labels) for _, labels in SplitBatches(data, None, rank, 2, mixed)] for rank in (0, 1))
+    assert sorted(first) == [1, 2]
+    assert second == [1, 1]
+
+
 def test_a_batch_is_scored_if_there_is_time_for_it():
     left = 10.0
     reserve = ScoringReserve(images=30, image_seconds=0.1, finish_seconds=0.5)

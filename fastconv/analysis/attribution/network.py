@@ -16,6 +16,8 @@ from fastconv.system.errors import InputError, nearest
 BASELINE_IMAGES = 32
 # Share of pixels that are black in images which have a background.
 BACKGROUND_SHARE = 1 / 3
+# Images of zeros that show which modules have maps: one would not tell them from a table of positions, as SwinV2 has.
+PROBED = 2
 
 
 class PixelNetwork(nn.Module):
@@ -58,8 +60,9 @@ class PixelNetwork(nn.Module):
         """
         modules = {key: module for key, module in self.model.named_modules() if key}
         maps = self._maps(modules, shape)
-        named = getattr(self.model, "blocks", ())  # of a user's network, it may be anything, such as their number
-        blocks = [key for key in named if key in maps] if isinstance(named, tuple | list) else []
+        named = getattr(self.model, "blocks", ())  # of a user's network, it may be anything, such as their settings
+        named = named if isinstance(named, tuple | list) else ()
+        blocks = [key for key in named if isinstance(key, str) and key in maps]
         blocks = blocks or _last_of_each_size(maps)
         chosen = {"last": blocks[-1], "fine": blocks[-2:][0]}.get(name, name) if blocks else name
         if chosen not in modules:
@@ -76,7 +79,7 @@ class PixelNetwork(nn.Module):
 
         def note(key: str) -> Callable[[nn.Module, object, object], None]:
             def hook(module: nn.Module, inputs: object, output: object) -> None:
-                if isinstance(output, Tensor) and output.dim() == 4:
+                if isinstance(output, Tensor) and output.dim() == 4 and len(output) == PROBED:
                     found = _Map.of(output, shape)
                     if min(found.size) > 1:
                         maps[key] = found
@@ -86,7 +89,7 @@ class PixelNetwork(nn.Module):
         handles = [module.register_forward_hook(note(key)) for key, module in modules.items()]
         height, width, channels = shape
         with torch.no_grad():
-            self(torch.zeros(1, channels, height, width, device=self.mean.device))
+            self(torch.zeros(PROBED, channels, height, width, device=self.mean.device))
         for handle in handles:
             handle.remove()
         return maps
