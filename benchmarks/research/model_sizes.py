@@ -1,4 +1,4 @@
-"""Compares experiment=best with each network set by hand, on images that its rule was not fitted to.
+"""Compares experiment=best with each network set by hand, on other images than the whole data sets of its rule.
 
 PYTHONPATH=benchmarks python benchmarks/research/model_sizes.py [digits] [seeds=0] [networks=best,16-64-64]
 
@@ -159,7 +159,7 @@ def table() -> str:
     cases = defaultdict(lambda: defaultdict(list))
     for row in read(ROWS):
         cases[row["case"], row["budget"], row["device"], row["precision"]][row["network"]].append(row)
-    lines = ["# experiment=best on images that its rule was not fitted to", "",
+    lines = ["# experiment=best on other images than the data sets of its rule", "",
              "| images | budget | best % | network | by hand % | the best by hand is"
              " better by | machine |", "|" + " --- |" * 7]  # fmt: skip
     for (case, budget, device, precision), by_network in cases.items():

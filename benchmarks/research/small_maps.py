@@ -1,4 +1,4 @@
-"""Times the training step with and without the matrix product of fastconv.models.layers.
+"""Times forward and backward with and without the matrix product of fastconv.models.layers.
 
 PYTHONPATH=benchmarks python benchmarks/research/small_maps.py
 
