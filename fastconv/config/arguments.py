@@ -2,10 +2,9 @@
 
 import argparse
 import importlib.metadata
-import itertools
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +24,7 @@ from fastconv.config.overrides import (
     without_hydra,
 )
 from fastconv.config.search_space import Dimension, dimension
+from fastconv.config.sweep_jobs import require_one_experiment, require_own_sweeper, split_jobs
 from fastconv.config.sweeps import Sweep
 from fastconv.config.text import as_typed
 from fastconv.config.typed_config import explain, typed
@@ -37,8 +37,6 @@ Check = Callable[[Any], object]
 HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 # Jobs up to which a sweep keeps the configs that were checked, of 0.9 MB each; Hydra composes those of a larger one.
 KEPT = 100
-# Settings of the sweeper that searched in version 0.1, and what they are called now.
-OF_SWEEPER = {"hydra.sweeper.n_trials": "sweep.trials", "hydra.sweeper.sampler.seed": "sweep.seed"}
 
 
 @dataclass
@@ -172,12 +170,16 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
         _require_values(override, sweep)
         if override.key_or_group in HYDRA_FOLDERS:
             check_local(override.key_or_group, override.value())
-        _require_own_sweeper(override)
+        require_own_sweeper(override)
     if asked.config_path or asked.config_name:
         return None  # configs from another folder, which only Hydra can read
     if not sweep or values is None or settings is None or asked.cfg or asked.info:
         check_options(config_name, overrides)
         return None
+    if settings.job.chdir:
+        raise InputError(
+            "hydra.job.chdir=true is not possible in a sweep: paths such as that of outputs would be others in each job"
+        )
     in_turn = settings.launcher._target_.endswith(".BasicLauncher") and not needs_hydra(settings)
     composed: tuple[DictConfig, ...] = ()
     fixed: list[str] = []
@@ -195,6 +197,8 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
     else:
         jobs = list(split_jobs(overrides))
         checked = [_composed(config_name, job, f"job {number}", check) for number, job in enumerate(jobs)]
+        for (values, _), job in zip(checked, jobs, strict=True):
+            require_one_experiment(values, job)
         if not checked:
             raise InputError(f"the sweep {' '.join(asked.overrides)} has no values")
         configs = [config for _, config in checked]
@@ -207,25 +211,6 @@ def _check(config_name: str, asked: Arguments, check: Check, check_search: Check
     return Sweep(config_name, given, tuple(configs), folder, composed, launcher, tuple(fixed), tuple(space))
 
 
-def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:
-    """Yield the overrides of each job of a sweep, in the order of Hydra's basic sweeper: the last key varies fastest.
-
-    Raises InputError for an interval, because only a search can draw from it.
-    """
-    values: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        if override.is_interval_sweep():
-            raise InputError(
-                f"{override.input_line} is not possible: only a search draws from an interval; add sweep.trials=20"
-            )
-        if override.is_sweep_override():
-            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            values[key] = [f"{key}={override.get_value_element_as_str()}"]
-    return (list(job) for job in itertools.product(*values.values()))
-
-
 def _require_values(override: Override, in_sweep: bool) -> None:
     """Raise InputError for several values outside a sweep, and for values that are not listed by name."""
     if not in_sweep and override.is_sweep_override():
@@ -234,15 +219,6 @@ def _require_values(override: Override, in_sweep: bool) -> None:
         )
     if isinstance(override.value(), Glob):
         raise InputError(f"{override.input_line} is not possible: name the values, as {override.key_or_group}=a,b")
-
-
-def _require_own_sweeper(override: Override) -> None:
-    """Raise InputError for another sweeper of Hydra, and for the settings of the one that searched in version 0.1."""
-    key, written = override.key_or_group, str(override.input_line).partition("=")[2]
-    if key in OF_SWEEPER:
-        raise InputError(f"unknown key {key}: it is {OF_SWEEPER[key]} now")
-    if key == "hydra/sweeper" and written != "basic":
-        raise InputError(f"hydra/sweeper={written} is not possible: leave it out, and search by sweep.trials=20")
 
 
 def _names_experiment(overrides: list[Override]) -> bool:

@@ -130,8 +130,10 @@ def require_job(config: Config, folder: Path) -> None:
     ours, theirs = located(config), located(stored)
     if other := [key for key in ours if ours[key] != theirs.get(key)]:
         key = min(other, key=lambda key: key.count("."))  # stream.seed follows seed
+        resume = config.sweep.resume
+        given = f"hydra.sweep.dir={folder.parent}" if resume is None else f"sweep.resume={resume}"
         raise InputError(
-            f"sweep.resume={config.sweep.resume} is another sweep: {folder} has {key}={theirs.get(key)}, not"
+            f"{given} is another sweep: {folder} has {key}={theirs.get(key)}, not"
             f" {ours[key]}. Give the settings that it was started with"
         )
 

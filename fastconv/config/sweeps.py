@@ -38,6 +38,8 @@ SLURM_JOBS, TORCHRUNS = "slurm_jobs", "torchruns"
 OWN_FILES = (DESCRIPTION, "multirun.yaml")
 # Overrides that decide how jobs are launched, but not which jobs there are.
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
+# Overrides that decide which trials a search has.
+SEARCHING = ("sweep.sampler", "sweep.seed", "sweep.startup_trials", "sweep.pruner")
 # Launchers whose jobs may have several ranks: one job after the other in this process, and tasks of SLURM.
 SEVERAL_DEVICES = ("BasicLauncher", "SlurmLauncher")
 
@@ -120,7 +122,8 @@ def _in_its_folder(sweep: Sweep, restarted: bool) -> Sweep:
         sweep = dataclasses.replace(sweep, folder=Path(resume))
         _require_same(sweep)
     elif hasattr(sweep.first, "sweep") and (resume or restarted or agent()):
-        begun = _newest(Path(sweep.first.outputs) / "sweeps", asked, only_own=resume is None and not restarted)
+        only_own = resume is None and not restarted
+        begun = _newest(Path(sweep.first.outputs) / "sweeps", asked, only_own, sweep.is_search)
         sweep = dataclasses.replace(sweep, folder=begun or sweep.folder)
     worked = {key: _worked(sweep.folder, key, own) for key, own in ((SLURM_JOBS, job_number()), (TORCHRUNS, agent()))}
     description = asked | {key: found for key, found in worked.items() if found}
@@ -165,11 +168,15 @@ def override_of(folder: Path) -> str:
 def _of_interest(overrides: tuple[str, ...]) -> list[str]:
     """The overrides that decide which runs a sweep has, as they are stored: printable, URLs without their secrets."""
     keys = {text: key_of(text) for text in overrides}
-    kept = [text for text in overrides if not is_location(keys[text]) and not keys[text].startswith(LAUNCHING)]
+    kept = [
+        text
+        for text in overrides
+        if keys[text] in SEARCHING or not (is_location(keys[text]) or keys[text].startswith(LAUNCHING))
+    ]
     return [printable(redacted(text)) for text in kept]
 
 
-def _newest(parent: Path, asked: dict[str, Any], only_own: bool = False) -> Path | None:
+def _newest(parent: Path, asked: dict[str, Any], only_own: bool = False, is_search: bool = False) -> Path | None:
     """The newest sweep with the same description that has jobs left; None if there is none.
 
     What a SLURM job or torchrun starts anew goes on with the one that it began, even if that has none left.
@@ -179,15 +186,18 @@ def _newest(parent: Path, asked: dict[str, Any], only_own: bool = False) -> Path
             machine, but any of its sweeps tells of a restart, since it starts one command.
     """
     newest_first = sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True)
-    alike = [path.parent for path in newest_first if _same(described(path.parent) or {}, asked)]
+    alike = [path.parent for path in newest_first if _same(described(path.parent) or {}, asked, is_search)]
     left = [folder for folder in alike if not is_whole(folder, asked["jobs"])]
     if own := list(filter(_is_own, alike)):
         return next((folder for folder in left if folder in own), own[0])
     return left[0] if left and not only_own else None
 
 
-def _same(description: dict[str, Any], asked: dict[str, Any]) -> bool:
-    return {key: value for key, value in description.items() if key not in (SLURM_JOBS, TORCHRUNS)} == asked
+def _same(description: dict[str, Any], asked: dict[str, Any], is_search: bool) -> bool:
+    """Whether a sweep is the one that is asked for; a search may have more trials, or fewer."""
+    beside = (SLURM_JOBS, TORCHRUNS, *["jobs"] * is_search)
+    found, wanted = ({key: each[key] for key in each if key not in beside} for each in (description, asked))
+    return found == wanted
 
 
 def _is_own(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from fastconv.config.suggestions import suggestion
 from fastconv.config.text import is_path_key
 from fastconv.runs import legacy
 from fastconv.system.errors import InputError, nearest
-from fastconv.system.settings import NOT_PLAIN
+from fastconv.system.settings import NOT_PLAIN, YAML_WORDS
 
 
 def typed(config_name: str, config: DictConfig, overrides: list[str]) -> Any:
@@ -79,8 +79,19 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
         cause = below
     if isinstance(cause, OmegaConfBaseException):
         line = unknown_hydra_key(cause, overrides, lambda chosen: compose(config_name, chosen, with_hydra=True))
-        return line or f"{cause.full_key or 'config'}: {_first_line(cause)}"
+        return line or _of_file(str(cause.full_key or "config"), _first_line(cause))
     return f"cannot use {' '.join(overrides)}: {_first_line(error)}"
+
+
+def _of_file(key: str, problem: str) -> str:
+    """One line about what does not fit in a config file, and the slip of its author behind that."""
+    section, _, name = key.rpartition(".")
+    if name in YAML_WORDS:
+        word = YAML_WORDS[name]
+        return f"{key}: YAML reads {word} without quotes as {name.lower()}: write '{word}' in {section or 'the file'}"
+    if key == "experiment":
+        problem += "; the file of an experiment begins with the line # @package _global_"
+    return f"{key}: {problem}"
 
 
 def _wrong_override(config_name: str, overrides: list[str]) -> str | None:

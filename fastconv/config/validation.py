@@ -149,13 +149,13 @@ def _check_model(config: Config, require: Require) -> None:
 
 def _check_limits(config: Config, require: Require) -> None:
     budget = config.budget
-    if budget.seconds is None and budget.until is None and config.schedule.max_epochs is None:
-        raise InputError(
-            "budget.seconds and schedule.max_epochs are both null: the run would never end; set one of them"
-        )
     if config.autotune and budget.seconds is None and budget.until is None:
         raise InputError(
             "budget.seconds=null is not possible with autotune (experiment=best), which needs a limit: give seconds"
+        )
+    if budget.seconds is None and budget.until is None and config.schedule.max_epochs is None:
+        raise InputError(
+            "budget.seconds and schedule.max_epochs are both null: the run would never end; set one of them"
         )
     require("train" in budget.counts, "budget.counts", "it must name train")
     require(len(set(budget.counts)) == len(budget.counts), "budget.counts", "it must name each segment once")

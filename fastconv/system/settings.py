@@ -19,6 +19,8 @@ MISSING: Any = "???"
 
 _RANGE, _OPTIONS, _PATH, _TEXT, _LOCAL = "range", "options", "path", "text", "local"
 
+# What YAML makes of these words if they have no quotes.
+YAML_WORDS = {"True": "on", "False": "off"}
 # The beginning of an interpolation, in which OmegaConf would put another value.
 INTERPOLATION = "${"
 NOT_PLAIN = "a setting cannot have ${ in its text, not even in a path: rename the folder, or link to it"
@@ -169,7 +171,9 @@ def data_folder(otherwise: Any) -> Any:
 def check_option(key: str, value: object, options: Sequence[str]) -> None:
     """Raise InputError, with the nearest option, for a word that is not among the options of a key."""
     if value not in options:
-        raise InputError(f"{key}={value} is unknown{nearest(str(value), options)} Choose from: {', '.join(options)}")
+        word = YAML_WORDS.get(str(value))
+        meant = f"; did you mean {word} (in a file: '{word}')?" if word in options else nearest(str(value), options)
+        raise InputError(f"{key}={value} is unknown{meant} Choose from: {', '.join(options)}")
 
 
 def _check_value(key: str, value: object, each: object, field: "dataclasses.Field[Any]") -> None:

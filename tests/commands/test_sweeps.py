@@ -315,6 +315,11 @@ def test_one_of_two_gets_a_new_job(tmp_path, monkeypatch, links):
             "unknown key hydra.sweeper.n_trials: it is sweep.trials now",
         ),
         (("sweep.trials=0",), "sweep.trials=0 is not possible: give a number of trials in [1, 100000]"),
+        (("hydra.job.chdir=true",), "hydra.job.chdir=true is not possible in a sweep: paths such as"),
+        (
+            ("experiment=none,ablation_augment",),
+            "experiment=ablation_augment is a sweep by itself, over augment: start it by a command of its own",
+        ),
         (("schedule=interval(0,1)",), "only a search draws from an interval; add sweep.trials=20"),
         (("experiment=search", "hydra/launcher=joblib"), "start the command several times with the same sweep.resume"),
         (

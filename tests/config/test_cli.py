@@ -247,6 +247,7 @@ BAD = {
     "schedule.anneal_strategy=cosine": "Choose from: linear, cos",
     "stream.mode=ofline": "did you mean online?",
     "validate.on=tets": "did you mean test?",
+    "trainer.winograd=false": "trainer.winograd=False is unknown; did you mean off (in a file: 'off')?",
     # What is of another type.
     "budget.seconds=soon": "budget.seconds: Value 'soon' of type 'str' could not be converted to Float",
     "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",
@@ -342,6 +343,7 @@ def test_bad_input_gets_one_line(command, tmp_path, override):
     ("overrides", "says"),
     [
         (["budget.seconds=null", "schedule.max_epochs=null"], "the run would never end"),
+        (["experiment=best", "budget.seconds=null"], "budget.seconds=null is not possible with autotune"),
         (["schedule=linear", "schedule.warmup=1"], "schedule.warmup=1.0 is not possible"),
         (["schedule=cosine", "schedule.min_lr_ratio=-1"], "schedule.min_lr_ratio=-1.0 is not possible"),
         (["schedule=step", "schedule.milestones=[0.5,2]"], "give shares in (0, 1)"),
@@ -372,6 +374,25 @@ def test_bad_combinations_get_one_line(command, tmp_path, monkeypatch, overrides
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert says in ended.err
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "# @package _global_\nvalidate: {on: none}",
+            "validate.True: YAML reads on without quotes as true: write 'on'",
+        ),
+        ("# @package _global_\ntrainer: {winograd: off}", "did you mean off (in a file: 'off')?"),
+        ("batch_size: 256", "the file of an experiment begins with the line # @package _global_"),
+    ],
+)
+def test_a_slip_in_a_file_of_ones_own_gets_one_line(command, tmp_path, text, says):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    ended = command("train", "--config-dir", str(tmp_path), "experiment=mine")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert says in ended.err
 
 
 def test_each_failing_job_of_a_sweep_gets_one_line(command, tmp_path, monkeypatch):

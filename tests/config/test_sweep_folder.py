@@ -14,6 +14,7 @@ from harness import REPOSITORY
 from fastconv import train
 from fastconv.config import schema, sweeps
 from fastconv.config.schema import Budget, Checkpoint, Config
+from fastconv.config.search_space import Dimension
 from fastconv.config.sweeps import DESCRIPTION, Sweep, begin
 from fastconv.runs.results import Results
 from fastconv.system.errors import InputError
@@ -95,6 +96,22 @@ def test_torchrun_does_not_train_its_finished_sweep_again(begun, restarts, resum
         Results("digits", "davidnet", None, 0, 0, stop_reason="epochs").write(folder / job)
     assert begun("second", "a", restarts, resume=resume) == folder
     assert begun("third", "b", resume=resume).name == "third", "another start of the same command"
+
+
+def test_auto_goes_on_with_a_search_for_more_trials(tmp_path):
+    """Also with one whose trials are all finished; one with another seed draws other trials."""
+
+    def begun(name, trials, *overrides):
+        config = Config(outputs=str(tmp_path), sweep=schema.Sweep(resume="auto", trials=trials))
+        given, space = ("seed=1,2", f"sweep.trials={trials}", *overrides), (Dimension("seed", "1,2", ("1", "2")),)
+        return begin(Sweep("train", given, (config,) * trials, tmp_path / "sweeps" / name, space=space)).folder.name
+
+    assert begun("first", 1) == "first"
+    (tmp_path / "sweeps" / "first" / "0").mkdir()
+    Results("digits", "davidnet", None, 0, 0, stop_reason="epochs").write(tmp_path / "sweeps" / "first" / "0")
+    assert begun("second", 2) == "first"
+    assert begun("third", 2, "sweep.seed=1") == "third"
+    assert begun("fourth", 1) == "fourth", "none is left to do"
 
 
 def test_a_sweep_that_does_not_train_needs_no_other_process(tmp_path, monkeypatch):

@@ -5,9 +5,10 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from fastconv.config.arguments import last_of_each, prepare_arguments, read_arguments, split_jobs
+from fastconv.config.arguments import last_of_each, prepare_arguments, read_arguments
 from fastconv.config.overrides import compose, parse_override
 from fastconv.config.quoting import literally, quoted, to_paste
+from fastconv.config.sweep_jobs import split_jobs
 from fastconv.config.text import as_typed
 from fastconv.system.errors import InputError
 from fastconv.system.settings import NOT_PLAIN
