@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fastconv.optim.param_groups import decay_groups
 from fastconv.optim.registry import OPTIMIZERS, Factors, Optimizer
 from fastconv.system.errors import InputError
+from fastconv.system.settings import EPOCHS, setting
 from fastconv.system.targets import KEY, Component, call_target
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ class CustomOptimizer(Component):
             made = call_target(builder.build, f"{said}: build", model, batch_size, precision)
         if not isinstance(made, torch.optim.Optimizer):
             raise InputError(f"{said} builds a {type(made).__name__}: it must build a torch.optim.Optimizer")
-        try:
-            inspect.signature(made.step).bind(closure=None)
-        except TypeError as error:
-            raise InputError(f"{said} has a step that cannot be called as step(closure): {error}") from error
+        for call, given in (("step(closure)", {"closure": None}), ("step()", {})):
+            try:
+                inspect.signature(made.step).bind(**given)
+            except TypeError as error:
+                raise InputError(f"{said} has a step that cannot be called as {call}: {error}") from error
         for group in made.param_groups:
             if "lr" not in group:
                 raise InputError(f"{said} has a parameter group without lr: a schedule has nothing to set")
@@ -63,7 +65,8 @@ class CustomOptimizer(Component):
         max_lr = arguments.pop("max_lr", None)
         if max_lr is None:
             raise InputError(f"{said} needs its peak learning rate: set optimizer.max_lr")
-        if "weight_decay" in arguments and "weight_decay" not in known:
+        takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+        if "weight_decay" in arguments and "weight_decay" not in known and not takes_any:
             raise InputError(f"{said} has no weight_decay: leave out optimizer.weight_decay")
         decays = "weight_decay" in arguments
         groups = decay_groups(model, max_lr, arguments.pop("weight_decay", 0.0))
@@ -85,7 +88,7 @@ class CustomSchedule(Component):
 
     group: ClassVar[str] = "schedule"
 
-    max_epochs: float | None = 25
+    max_epochs: float | None = setting(25, EPOCHS)
     """Passes over the training images after which the run ends, if the budget allows; null for no bound."""
 
     @cached_property
@@ -110,7 +113,7 @@ class CustomSchedule(Component):
 
     def check(self) -> None:
         """Raise InputError for a class that cannot be used, or for factors that are negative or not numbers."""
-        for progress in (0.0, 0.5, 1.0):
+        for progress in (percent / 100 for percent in range(101)):
             try:
                 lr = self.factors(progress).lr
             except InputError:

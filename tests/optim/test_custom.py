@@ -1,13 +1,15 @@
 """Optimizers of a user's own that do not fit are told in one line, before a run begins."""
 
+import math
 import sys
 from types import ModuleType
 
 import pytest
 import torch
 
-from fastconv.optim.custom import CustomOptimizer
+from fastconv.optim.custom import CustomOptimizer, CustomSchedule
 from fastconv.system.errors import InputError
+from fastconv.system.settings import check_settings
 
 
 class SGD(torch.optim.SGD):
@@ -28,6 +30,18 @@ class Needs(SGD):
 class Fits(SGD):
     def step(self, closure=None):
         return super().step(closure)
+
+
+class OnlyClosure(SGD):
+    """As torch's LBFGS, which computes the gradients itself."""
+
+    def step(self, closure):
+        return super().step(closure)
+
+
+class PassesOn(torch.optim.SGD):
+    def __init__(self, params, **settings):
+        super().__init__(params, **settings)
 
 
 class NoRate(torch.optim.Optimizer):
@@ -82,6 +96,8 @@ def theirs(monkeypatch):
         ("NoneBuilder", {}, "builds a NoneType: it must build a torch.optim.Optimizer"),
         ("NoClosure", {"max_lr": 0.1}, "has a step that cannot be called as step(closure)"),
         ("Needs", {"max_lr": 0.1}, "has a step that cannot be called as step(closure)"),
+        ("OnlyClosure", {"max_lr": 0.1}, "has a step that cannot be called as step(): missing a required argument"),
+        ("SGD", {"max_lr": 0.1, "weight_decay": 0.1}, "has no weight_decay: leave out optimizer.weight_decay"),
         ("NoRateBuilder", {}, "has a parameter group without lr"),
     ],
 )
@@ -95,3 +111,27 @@ def test_what_does_not_fit_is_named(theirs, name, arguments, says):
 def test_what_fits_is_built(theirs):
     assert isinstance(theirs("Fits", max_lr=0.1), Fits)
     assert isinstance(theirs("Builder"), Fits)
+
+
+def test_settings_that_a_class_passes_on_reach_it(theirs):
+    weights, biases = theirs("PassesOn", max_lr=0.1, weight_decay=0.01, momentum=0.8).param_groups
+    assert (weights["weight_decay"], biases["weight_decay"]) == (0.01, 0)
+    assert [(group["lr"], group["momentum"]) for group in (weights, biases)] == [(0.1, 0.8)] * 2
+
+
+class Wave:
+    """At the peak at progress 0, 0.5 and 1, and below zero between them."""
+
+    def __call__(self, progress):
+        return math.cos(4 * math.pi * progress)
+
+
+def test_a_schedule_is_checked_between_its_ends(theirs):
+    with pytest.raises(InputError, match=r"^schedule._target_=theirs.Wave gives -0.* at progress 0.13: give 0 or more"):
+        CustomSchedule(_target_="theirs.Wave").check()
+
+
+@pytest.mark.parametrize("epochs", [0, -1, float("inf"), float("nan")])
+def test_the_epochs_of_an_own_schedule_have_the_range_of_others(epochs):
+    with pytest.raises(InputError, match=r"^schedule.max_epochs=.* is not possible: give a number of epochs in"):
+        check_settings(CustomSchedule(_target_="theirs.Wave", max_epochs=epochs), "schedule.")
