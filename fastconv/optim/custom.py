@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from fastconv.optim.param_groups import decay_groups
 from fastconv.optim.registry import OPTIMIZERS, Factors, Optimizer
 from fastconv.system.errors import InputError
@@ -57,6 +59,9 @@ class CustomOptimizer(Component):
             if "lr" not in group:
                 raise InputError(f"{said} has a parameter group without lr: a schedule has nothing to set")
             group.setdefault("max_lr", group["lr"])
+            for key, value in group.items():
+                if isinstance(value, np.generic):  # a checkpoint with numbers of numpy could not be read
+                    group[key] = value.item()
         return made
 
     def _of_torch(self, found: "type[torch.optim.Optimizer]", model: "nn.Module") -> "torch.optim.Optimizer":
@@ -109,7 +114,9 @@ class CustomSchedule(Component):
     def factors(self, progress: float) -> Factors:
         """The factors at a progress in [0, 1]."""
         found = self._curve(progress)
-        return Factors(*found) if isinstance(found, tuple) else Factors(float(found))
+        # Numbers of numpy would go into the checkpoint, which could then not be read.
+        given = found if isinstance(found, tuple) else (found,)
+        return Factors(*(None if each is None else float(each) for each in given))
 
     def check(self) -> None:
         """Raise InputError for a class that cannot be used, or for factors that are negative or not numbers."""

@@ -4,10 +4,12 @@ import math
 import sys
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
 from fastconv.optim.custom import CustomOptimizer, CustomSchedule
+from fastconv.optim.registry import Factors
 from fastconv.system.errors import InputError
 from fastconv.system.settings import check_settings
 
@@ -117,6 +119,24 @@ def test_settings_that_a_class_passes_on_reach_it(theirs):
     weights, biases = theirs("PassesOn", max_lr=0.1, weight_decay=0.01, momentum=0.8).param_groups
     assert (weights["weight_decay"], biases["weight_decay"]) == (0.01, 0)
     assert [(group["lr"], group["momentum"]) for group in (weights, biases)] == [(0.1, 0.8)] * 2
+
+
+class NumpyBuilder(Builder):
+    def build(self, model, batch_size, precision):
+        return torch.optim.SGD(model.parameters(), lr=0.1 * np.sqrt(batch_size), momentum=np.float64(0.9))
+
+
+class NumpyCurve:
+    def factors(self, progress):
+        return Factors(np.float64(1 - progress), np.float32(0.5))
+
+
+def test_numbers_of_numpy_become_plain_for_the_checkpoint(theirs):
+    (group,) = theirs("NumpyBuilder").param_groups
+    factors = CustomSchedule(_target_="theirs.NumpyCurve").factors(0.25)
+    assert {key: group[key] for key in ("lr", "max_lr", "momentum")} == {"lr": 0.2, "max_lr": 0.2, "momentum": 0.9}
+    assert {type(value) for value in (group["lr"], group["max_lr"], group["momentum"], *factors)} == {float}
+    assert factors == Factors(0.75, 0.5)
 
 
 class Wave:
