@@ -142,7 +142,7 @@ def load_run(folder: Path, trust: bool = False) -> TrainedRun:
         require_possible(shape, classes, mean, std, state, temperature)
         if resize not in RESIZES:
             raise ValueError
-        require_numbers(mean, std, state)
+        require_numbers(mean, std, state, may_be_infinite=KEY in settings)
         is_same = name == config.model.name and all(
             getattr(config.model, key, None) == value for key, value in settings.items()
         )

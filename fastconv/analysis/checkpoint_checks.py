@@ -70,12 +70,19 @@ def require_possible(
         raise ValueError
 
 
-def require_numbers(mean: Sequence[float], std: Sequence[float], state: Mapping[str, torch.Tensor]) -> None:
-    """Raise InputError for a network whose results would not be numbers. Pixels are scaled to [0, 1]."""
+def require_numbers(
+    mean: Sequence[float], std: Sequence[float], state: Mapping[str, torch.Tensor], may_be_infinite: bool
+) -> None:
+    """Raise InputError for a network whose results would not be numbers. Pixels are scaled to [0, 1].
+
+    Args:
+        may_be_infinite: whether it is a user's own, whose buffers may hold infinities, as the mask of an attention.
+    """
     if any(not 0 <= number <= 1 for number in mean) or any(not LEAST_STD <= number <= 1 for number in std):
         raise InputError("its mean or standard deviation of pixels is out of range")
     for name, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        is_wrong = torch.isnan(value) if may_be_infinite else ~torch.isfinite(value)
+        if value.is_floating_point() and is_wrong.any():
             raise InputError(f"its weights {name[:100]} are not all finite numbers")
 
 

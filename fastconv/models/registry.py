@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -84,6 +85,8 @@ def build_model(name: str, channels: int, classes: int, **settings: object) -> "
     network = call_target(found, f"{MODEL_KEY}={target}", channels=channels, classes=classes, **settings)
     if not isinstance(network, nn.Module):
         raise InputError(f"{MODEL_KEY}={target} makes a {type(network).__name__}: it must make a torch.nn.Module")
+    if lazy := [key for key, each in network.named_parameters() if nn.parameter.is_lazy(each)]:
+        raise InputError(f"{MODEL_KEY}={target} has a lazy layer with {lazy[0]}: give its number of inputs")
     return network
 
 
@@ -93,7 +96,8 @@ def blueprint(name: str, channels: int, classes: int, **settings: object) -> "nn
 
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of each weight that a user's network loads from a file
                 return build_model(name, channels, classes, **settings)
         except InputError:
             raise
@@ -122,7 +126,8 @@ def check_network(name: str, shape: tuple[int, int, int], classes: int, settings
     """Raise InputError if a network of the user or a library does not map images float [B, C, H, W] to logits
     [B, classes].
 
-    It is called once, with two black images, in evaluation mode. The random state does not change.
+    It is called with two black images, in evaluation mode, and a user's own in training mode too. The images lie in
+    memory as those of a run do, with the channels of a pixel beside each other. The random state does not change.
 
     Args:
         name: its name; a label, for a user's own.
@@ -134,19 +139,27 @@ def check_network(name: str, shape: tuple[int, int, int], classes: int, settings
     label = _label(settings)
 
     height, width, channels = shape
-    images = torch.zeros(2, channels, height, width)
+    images = torch.zeros(2, height, width, channels).permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = build_model(name, channels, classes, **settings).eval()
+        network = build_model(name, channels, classes, **settings)
         if not count_parameters(network):
             raise InputError(f"{label} has no trainable parameters: there is nothing to train")
-        try:
-            logits = network(images)
-        except Exception as error:  # the user's code may raise anything
-            message = f"{label} fails on images float {list(images.shape)}: {reason(error)}"
-            raise InputError(message) from error
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
-        made = f"a tensor {list(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-        raise InputError(f"{label} makes {made} of images {list(images.shape)}: it must make logits [2, {classes}]")
+        before = network.state_dict().keys()
+        for mode in (False, True) if KEY in settings else (False,):
+            when = " when it trains" if mode else ""
+            try:
+                logits = network.to(memory_format=torch.channels_last).train(mode)(images)
+            except Exception as error:  # the user's code may raise anything
+                message = f"{label} fails{when} on images float {list(images.shape)}: {reason(error)}"
+                raise InputError(message) from error
+            if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
+                is_tensor = isinstance(logits, torch.Tensor)
+                made = f"a tensor {list(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
+                raise InputError(
+                    f"{label} makes {made} of images {list(images.shape)}{when}: it must make logits [2, {classes}]"
+                )
+        if made_late := network.state_dict().keys() - before:
+            raise InputError(f"{label} makes {min(made_late)} when it is first called: make all layers in __init__")
 
 
 def count_parameters(model: "nn.Module") -> int:

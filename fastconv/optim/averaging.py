@@ -62,7 +62,7 @@ class MovingAverage(Average):
             # The last update of a run may come after fewer steps than the interval.
             self._pull(weights, 1 - self.decay ** (steps % self.update_interval or self.update_interval))
         else:
-            self.slow = clone_weights(weights)
+            self.slow = _first(weights)
 
 
 class Lookahead(Average):
@@ -77,7 +77,7 @@ class Lookahead(Average):
 
     def start(self, weights: dict[str, Tensor]) -> None:
         super().start(weights)
-        self.slow = self.slow or clone_weights(weights)
+        self.slow = self.slow or _first(weights)
 
     @torch.no_grad()
     def update(self, weights: dict[str, Tensor], steps: int, progress: float) -> None:
@@ -85,7 +85,7 @@ class Lookahead(Average):
             self._pull(weights, 1 - self.decay**self.update_interval * progress**3)
             copy_weights(weights, self.slow)
         elif steps < self.update_interval:
-            copy_weights(self.slow, weights)
+            copy_weights(self.slow, {name: weights[name] for name in self.slow})
 
 
 AVERAGES: dict[str, type[Average]] = {"ema": MovingAverage, "lookahead": Lookahead}
@@ -95,6 +95,11 @@ AVERAGES: dict[str, type[Average]] = {"ema": MovingAverage, "lookahead": Lookahe
 def clone_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """A copy of the weights that does not change with them."""
     return {name: tensor.clone() for name, tensor in weights.items()}
+
+
+def _first(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first average of some weights, without what holds infinities, such as a mask, whose average is no number."""
+    return {name: tensor for name, tensor in clone_weights(weights).items() if not torch.isinf(tensor).any()}
 
 
 @torch.no_grad()

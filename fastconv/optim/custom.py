@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from fastconv.optim.param_groups import decay_groups
 from fastconv.optim.registry import OPTIMIZERS, Factors, Optimizer
 from fastconv.system.errors import InputError
+from fastconv.system.settings import EPOCHS, setting
 from fastconv.system.targets import KEY, Component, call_target
 
 if TYPE_CHECKING:
@@ -47,14 +50,18 @@ class CustomOptimizer(Component):
             made = call_target(builder.build, f"{said}: build", model, batch_size, precision)
         if not isinstance(made, torch.optim.Optimizer):
             raise InputError(f"{said} builds a {type(made).__name__}: it must build a torch.optim.Optimizer")
-        try:
-            inspect.signature(made.step).bind(closure=None)
-        except TypeError as error:
-            raise InputError(f"{said} has a step that cannot be called as step(closure): {error}") from error
+        for call, given in (("step(closure)", {"closure": None}), ("step()", {})):
+            try:
+                inspect.signature(made.step).bind(**given)
+            except TypeError as error:
+                raise InputError(f"{said} has a step that cannot be called as {call}: {error}") from error
         for group in made.param_groups:
             if "lr" not in group:
                 raise InputError(f"{said} has a parameter group without lr: a schedule has nothing to set")
             group.setdefault("max_lr", group["lr"])
+            for key, value in group.items():
+                if isinstance(value, np.generic):  # a checkpoint with numbers of numpy could not be read
+                    group[key] = value.item()
         return made
 
     def _of_torch(self, found: "type[torch.optim.Optimizer]", model: "nn.Module") -> "torch.optim.Optimizer":
@@ -63,7 +70,8 @@ class CustomOptimizer(Component):
         max_lr = arguments.pop("max_lr", None)
         if max_lr is None:
             raise InputError(f"{said} needs its peak learning rate: set optimizer.max_lr")
-        if "weight_decay" in arguments and "weight_decay" not in known:
+        takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+        if "weight_decay" in arguments and "weight_decay" not in known and not takes_any:
             raise InputError(f"{said} has no weight_decay: leave out optimizer.weight_decay")
         decays = "weight_decay" in arguments
         groups = decay_groups(model, max_lr, arguments.pop("weight_decay", 0.0))
@@ -85,7 +93,7 @@ class CustomSchedule(Component):
 
     group: ClassVar[str] = "schedule"
 
-    max_epochs: float | None = 25
+    max_epochs: float | None = setting(25, EPOCHS)
     """Passes over the training images after which the run ends, if the budget allows; null for no bound."""
 
     @cached_property
@@ -106,11 +114,13 @@ class CustomSchedule(Component):
     def factors(self, progress: float) -> Factors:
         """The factors at a progress in [0, 1]."""
         found = self._curve(progress)
-        return Factors(*found) if isinstance(found, tuple) else Factors(float(found))
+        # Numbers of numpy would go into the checkpoint, which could then not be read.
+        given = found if isinstance(found, tuple) else (found,)
+        return Factors(*(None if each is None else float(each) for each in given))
 
     def check(self) -> None:
         """Raise InputError for a class that cannot be used, or for factors that are negative or not numbers."""
-        for progress in (0.0, 0.5, 1.0):
+        for progress in (percent / 100 for percent in range(101)):
             try:
                 lr = self.factors(progress).lr
             except InputError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastconv.optim.registry import Factors as Factors
 from fastconv.optim.registry import register_schedule
-from fastconv.system.settings import MOMENTUM, SHARE, Range, setting
+from fastconv.system.settings import EPOCHS, MOMENTUM, SHARE, Range, setting
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import OneCycleLR
@@ -26,9 +26,7 @@ class Curve(ABC):
     """The base of this package's schedules: the name, and the epochs after which the run ends."""
 
     name: str = "schedule"
-    max_epochs: float | None = setting(
-        25, Range("a number of epochs", 0, 1e6, closed="right", note=", or null for no bound")
-    )
+    max_epochs: float | None = setting(25, EPOCHS)
     """Passes over the training images after which the run ends, if the budget allows; null for no bound."""
 
     @abstractmethod

@@ -59,6 +59,7 @@ POSITIVE = Range("a number", 0, 1000, closed="right")
 MOMENTUM = Range("a number", 0, 1, closed="left")
 SEED = Range("a whole number", 0, 2**63, closed="left")
 BATCH = Range("a whole number of images", 2, 2**20, note=": one image has no statistics")
+EPOCHS = Range("a number of epochs", 0, 1e6, closed="right", note=", or null for no bound")
 PIXELS = Range("a number of pixels", 0, 10_000)
 
 

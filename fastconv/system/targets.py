@@ -1,5 +1,6 @@
 """A user's own components: named by the dotted path of their class, and imported only where they are trusted."""
 
+import copy
 import dataclasses
 import hashlib
 import importlib
@@ -103,9 +104,10 @@ def import_target(target: str, key: str = KEY) -> Callable[..., Any]:
 
 
 def call_target(found: Callable[..., Any], key: str, *args: Any, **arguments: Any) -> Any:
-    """Call a class or function. Raises InputError for arguments that it refuses; its own errors pass through."""
+    """Call a class or function with copies of its named arguments, since it may change a list, and the same settings
+    are recorded and used again. Raises InputError for arguments that it refuses; its own errors pass through."""
     require_arguments(found, key, arguments, *args)
-    return found(*args, **arguments)
+    return found(*args, **copy.deepcopy(arguments))
 
 
 def require_arguments(found: Callable[..., Any], key: str, arguments: Mapping[str, Any], *args: Any) -> None:
@@ -122,17 +124,20 @@ def require_arguments(found: Callable[..., Any], key: str, arguments: Mapping[st
         raise InputError(f"{key}: {named} {error}; it takes {names}") from error
 
 
-def source_digest(target: str | Callable[..., Any]) -> str:
+def source_digest(target: str) -> str:
     """16 hex digits of the sha256 of the source file that defines a target, or of its name if it has no source.
 
     With it, a stored result, such as a measured speed, is not used for other code. Raises InputError for a path that
     cannot be imported.
     """
-    found = import_target(target) if isinstance(target, str) else target
+    found = import_target(target)
+    # Other callables, such as a functools.partial, are made in the module that has them.
+    is_defined = isinstance(found, type) or inspect.isroutine(found)
     try:
-        content = Path(inspect.getsourcefile(found) or "").read_bytes()
+        source = inspect.getsourcefile(found if is_defined else sys.modules[target.rpartition(".")[0]])
+        content = Path(source or "").read_bytes()
     except (TypeError, OSError):
-        content = f"{found.__module__}.{found.__qualname__}".encode()
+        content = target.encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 

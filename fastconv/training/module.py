@@ -166,7 +166,8 @@ class ImageClassifier(ScoredModule):
         before = {name: buffer.clone() for name, buffer in self.named_buffers()}
         loss, _ = self.learn(*batch)
         # loss.backward() would store gradients and, in a distributed run, trigger their reduction.
-        torch.autograd.grad(loss, [parameter for parameter in self.parameters() if parameter.requires_grad])
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        torch.autograd.grad(loss, trained, allow_unused=True)  # a user's own network may not use all
         for name, buffer in self.named_buffers():
             buffer.copy_(before[name])
 

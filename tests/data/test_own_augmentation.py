@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from harness import STANDARD, noise, spec_of
 
 from fastconv.data.augment.plan import augment, plan_epoch
@@ -35,6 +36,27 @@ class Wide:
 
     def apply(self, images, drawn, fill):
         return images.repeat(2, axis=2)
+
+
+class Turned:
+    def draw(self, draws):
+        return draws.integers(3)
+
+    def apply(self, images, drawn, fill):
+        turned = images[:, :, ::-1]
+        turned.flags.writeable = False
+        return turned
+
+
+class Listed(Turned):
+    def apply(self, images, drawn, fill):
+        return list(images)
+
+
+class Table(Invert):
+    def __init__(self, colors):
+        self.first = colors.pop(0)
+        self.name = {255: "white"}[self.first]
 
 
 class Short(Invert):
@@ -120,6 +142,20 @@ def test_a_users_own_augmentation_comes_after_all_others(stranger):
     np.testing.assert_array_equal(after, 255 - before)
 
 
+def test_a_view_of_the_images_becomes_images(stranger):
+    data = noise(57, 3)
+    policy = with_extra(("Turned", {}), ("Invert", {}))
+    plain, turned = (plan_epoch(0, 0, 57, 9, 11, each) for each in (STANDARD, policy))
+    before, after = (augment(data.images, plan, 0, 57, FILL) for plan in (plain, turned))
+    np.testing.assert_array_equal(torch.from_numpy(after), 255 - before[:, :, ::-1])
+
+
+def test_lists_that_an_augmentation_takes_apart_stay_whole(stranger):
+    policy = with_extra(("Table", {"colors": [255, 0]}))
+    assert [policy.transforms()["stranger.Table"].first for _ in range(2)] == [255, 255]
+    assert policy.extra[0]["colors"] == [255, 0]
+
+
 def test_two_of_one_kind_draw_by_themselves(stranger):
     half = ("Invert", {"probability": 0.5})
     first, second = (step.drawn for step in plan_epoch(0, 0, 500, 9, 11, with_extra(half, half)).steps[-2:])
@@ -151,6 +187,8 @@ def test_a_users_own_augmentation_is_a_part_of_the_stream(stranger, tmp_path):
         ({"_target_": "builtins.dict"}, "is no augmentation: it needs methods draw"),
         ({"probability": 0.5}, "names no class"),
         ({"_target_": "stranger.Short"}, "Short.draw must return an array with a row for each of the 57 images"),
+        ({"_target_": "stranger.Listed"}, "Listed.apply must return images uint8, 57x9x11x3"),
+        ({"_target_": "stranger.Table", "colors": [3]}, r"cannot be made of {'colors': \[3\]}: KeyError: 3"),
         ({"_target_": "stranger.Wide"}, "Wide.apply must return images uint8, 57x9x11x3"),
     ],
 )

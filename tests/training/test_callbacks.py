@@ -2,10 +2,19 @@
 
 import json
 import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
+import lightning as L
+import numpy as np
 import pytest
+import torch
 import yaml
 from harness import RUN, STEPS, only_run, stop_at
+
+from fastconv.callbacks import Checkpoints, TimeBudget
+from fastconv.system.errors import InputError
 
 COUNT = '''
 import lightning as L
@@ -76,3 +85,17 @@ def test_what_is_no_callback_gets_one_line(command, tmp_path, callbacks, line):
     assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
     assert line in ended.err
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("best", [0.5, [1, {"a": torch.zeros(2)}], np.float64(0.5), np.zeros(2), {Path("a")}])
+def test_a_state_that_no_checkpoint_can_hold_is_refused(best):
+    class Best(L.Callback):
+        def state_dict(self):
+            return {"best": best}
+
+    callback, is_plain = Best(), isinstance(best, float | list) and not isinstance(best, np.generic)
+    checkpoint = {"callbacks": {callback.state_key: callback.state_dict()}}
+    checkpoints = Checkpoints(None, None, TimeBudget(None, 1))
+    trainer = SimpleNamespace(callbacks=[callback, checkpoints])
+    with nullcontext() if is_plain else pytest.raises(InputError, match=r"^the state_dict of Best holds more than"):
+        checkpoints.on_save_checkpoint(trainer, None, checkpoint)

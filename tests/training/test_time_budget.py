@@ -61,7 +61,7 @@ class Machine:
 def parts_of(machine, every=0):
     """A Trainer with a validation after each `every` steps, and its module on a machine."""
     module = type("Module", (), {"__call__": lambda self, images: machine.logits(images)})()
-    module.device, module.eval, module.train = torch.device("cpu"), lambda: None, lambda: None
+    module.device, module.eval, module.modules = torch.device("cpu"), lambda: None, lambda: ()
     precision = SimpleNamespace(forward_context=contextlib.nullcontext)
     trainer = SimpleNamespace(
         accumulate_grad_batches=1, world_size=1, limit_val_batches=bool(every), precision_plugin=precision,
@@ -425,3 +425,18 @@ def test_a_validation_does_not_count_the_steps_before_it(monkeypatch):
     assert (seconds["train"], seconds["validate"]) == (5 * 0.625, 0.75)
     assert budget.reserve.image_seconds == 0.075
     assert budget.times.latest() == [0.125] * 5, "of no step is it the time"
+
+
+def test_frozen_parts_of_a_network_stay_in_evaluation_after_scoring_is_timed():
+    machine, scored = Machine(), []
+    trainer, _ = parts_of(machine)
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(1).eval(), torch.nn.Linear(1, 2))
+    network.device = torch.device("cpu")
+    network.register_forward_hook(lambda *_: scored.append(network.training))
+    budget = TimeBudget(10.0, None, Clock(machine), reserve=ScoringReserve(IMAGES))
+    budget.on_train_start(trainer, network)
+    budget.on_train_batch_start(trainer, network, (torch.zeros(1, MICROBATCH, 1), None), 0)
+    machine.work(machine.step)
+    budget.decide_before_update(trainer, network)
+    assert scored == [False]
+    assert [part.training for part in network.modules()] == [True, False, True]

@@ -135,8 +135,8 @@ def augment(images: Images, plan: EpochPlan, start: int, stop: int, fill: Images
         changed = step.transform.apply(batch, step.drawn[rows], fill)
         if changed is None:
             continue
-        if changed.shape != batch.shape or changed.dtype != np.uint8:
+        if not isinstance(changed, np.ndarray) or changed.shape != batch.shape or changed.dtype != np.uint8:
             shape = "x".join(map(str, batch.shape))
             raise InputError(f"{step.name}.apply must return images uint8, {shape}, or None for those changed in place")
-        batch = changed
+        batch = np.require(changed, requirements="CW")  # a flipped or read-only view is no tensor
     return batch

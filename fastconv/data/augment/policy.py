@@ -1,5 +1,6 @@
 """The augmentation of a stream: the settings of all transforms, and the order in which they are applied."""
 
+import copy
 import importlib
 import pkgutil
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -12,7 +13,7 @@ from fastconv.data.augment.transforms.color_jitter import ColorJitter
 from fastconv.data.augment.transforms.crop import Crop
 from fastconv.data.augment.transforms.cutout import Cutout
 from fastconv.data.augment.transforms.flip import Flip
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, reason
 from fastconv.system.settings import Range, setting
 from fastconv.system.targets import import_target, source_digest
 
@@ -120,7 +121,7 @@ class Policy:
 
     def sources(self) -> list[str]:
         """sha256 of the source file of each transform of `extra`. Raises InputError for one that does not exist."""
-        return [source_digest(import_target(_target(entry))) for entry in self.extra]
+        return [source_digest(_target(entry)) for entry in self.extra]
 
     def _extra(self) -> dict[str, Transform]:
         found: dict[str, Transform] = {}
@@ -129,9 +130,9 @@ class Policy:
             kind = import_target(target)
             settings = {key: value for key, value in entry.items() if key != "_target_"}
             try:
-                made = kind(**settings)
-            except (TypeError, ValueError) as error:
-                raise InputError(f"augment.extra: {target} cannot be made of {settings}: {error}") from error
+                made = kind(**copy.deepcopy(settings))
+            except Exception as error:  # the user's code may raise anything
+                raise InputError(f"augment.extra: {target} cannot be made of {settings}: {reason(error)}") from error
             if not isinstance(made, Transform):
                 raise InputError(
                     f"augment.extra: {target} is no augmentation: it needs methods draw(draws) and"

@@ -1,5 +1,6 @@
 """Images from a user's own function, `dataset._target_`."""
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def stamp_of(dataset: "Dataset") -> list[object]:
     """A stamp that changes with the user's function: its path, its arguments and its source file."""
     target = _path(dataset)
-    return [target, dict(dataset.arguments), source_digest(import_target(target))]
+    return [target, dict(dataset.arguments), source_digest(target)]
 
 
 def call(dataset: "Dataset") -> Source | Arrays:
@@ -28,7 +29,7 @@ def call(dataset: "Dataset") -> Source | Arrays:
     path = _path(dataset)
     function = import_target(path)
     try:
-        made = function(**dataset.arguments)
+        made = function(**copy.deepcopy(dataset.arguments))
     except InputError:
         raise
     except Exception as error:  # the user's code may raise anything

@@ -14,6 +14,7 @@ from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError, warn
 from fastconv.system.gpu import synchronize
 from fastconv.system.signals import Interrupted
+from fastconv.training.callbacks.custom import require_plain
 from fastconv.training.callbacks.finite_loss import diverged, has_finite_weights
 from fastconv.training.callbacks.time_budget import TimeBudget
 from fastconv.training.checkpoint_file import CheckpointFile, count_batches
@@ -91,6 +92,7 @@ class Checkpoints(L.Callback):
         signals.defer(False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        require_plain(getattr(trainer, "callbacks", ()), checkpoint["callbacks"])
         if self._loops is not None:  # save the loops' state from before the validation
             checkpoint["loops"]["fit_loop"] = self._loops
 

@@ -10,6 +10,9 @@ from fastconv.system.errors import SharedError
 from fastconv.training.callbacks.recorder import Recorder
 from fastconv.training.callbacks.time_budget import TimeBudget
 
+# Names of torch's buffers for the statistics of a norm.
+STATISTICS = ("running_mean", "running_var")
+
 
 class FiniteLoss(L.Callback):
     """Raises InputError, with the step, the learning rate and advice, when a loss is infinite or not a number.
@@ -62,6 +65,8 @@ def diverged(what: str, step: int, trainer: L.Trainer) -> SharedError:
 
 
 def has_finite_weights(module: L.LightningModule) -> bool:
-    """Whether every weight and every statistic of a network is a finite number."""
-    tensors = (*module.parameters(), *module.buffers())
+    """Whether every weight and every statistic of a norm is a finite number. Other buffers may hold anything, as the
+    mask of an attention holds infinities."""
+    statistics = (buffer for name, buffer in module.named_buffers() if name.endswith(STATISTICS))
+    tensors = (*module.parameters(), *statistics)
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point())

@@ -233,10 +233,12 @@ class TimeBudget(SharedSteps):
             return
         images, started = self._parts[0], self.elapsed()
         with self._step_clock.leaving_out():
+            modes = {part: part.training for part in pl_module.modules()}  # of a network, some may be frozen
             pl_module.eval()
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 logits = pl_module(images)
-            pl_module.train()
+            for part, was_training in modes.items():
+                part.training = was_training
         seconds = (self.elapsed() - started) / len(images)
         if not self.steps:  # the first step's time may be long for a reason of its own
             least = self._pacing.training_factor * seconds * len(images) * len(self._parts)
