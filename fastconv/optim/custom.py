@@ -115,8 +115,8 @@ class CustomSchedule(Component):
         """The factors at a progress in [0, 1]."""
         found = self._curve(progress)
         # Numbers of numpy would go into the checkpoint, which could then not be read.
-        given = found if isinstance(found, tuple) else (found,)
-        return Factors(*(None if each is None else float(each) for each in given))
+        lr, *others = found if isinstance(found, tuple) else (found,)
+        return Factors(float(lr), *(None if each is None else float(each) for each in others))
 
     def check(self) -> None:
         """Raise InputError for a class that cannot be used, or for factors that are negative or not numbers."""

@@ -138,5 +138,5 @@ def augment(images: Images, plan: EpochPlan, start: int, stop: int, fill: Images
         if not isinstance(changed, np.ndarray) or changed.shape != batch.shape or changed.dtype != np.uint8:
             shape = "x".join(map(str, batch.shape))
             raise InputError(f"{step.name}.apply must return images uint8, {shape}, or None for those changed in place")
-        batch = np.require(changed, requirements="CW")  # a flipped or read-only view is no tensor
+        batch = np.require(changed, requirements=("C", "W"))  # a flipped or read-only view is no tensor
     return batch
