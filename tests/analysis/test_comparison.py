@@ -534,3 +534,18 @@ def test_a_run_that_was_validated_once_can_be_seen_among_curves(monkeypatch, tmp
         assert figures.draw_curves(group_runs(grid()), tmp_path / "curves.png")
     once, twice = ({line.get_markersize() for line in drawing.axes[0].lines} for drawing in saved)
     assert min(once) > max(twice)
+
+
+def test_curves_of_learning_show_what_follows_the_first_epoch(monkeypatch, tmp_path):
+    """On a scale that begins at chance, 99.5 % and 99.7 % are one line."""
+    saved = []
+    monkeypatch.setattr(figures, "save", lambda drawing, path: saved.append(drawing))
+    (tmp_path / "metrics.csv").write_text(
+        "train/epoch,train/loss,train/accuracy,validate/accuracy,schedule/lr\n"
+        "0.1,2.3,0.1,,0.1\n1.0,0.1,0.97,0.98,0.4\n2.0,0.001,0.99,0.995,0.0\n"
+    )
+    assert figures.draw_learning({"a run": tmp_path}, "mnist", tmp_path / "curves.png")
+    loss, accuracy, _ = saved[0].axes
+    assert loss.get_yscale() == "log"
+    assert 96 < accuracy.get_ylim()[0] < 97 < 100 < accuracy.get_ylim()[1]
+    assert [len(line.get_xdata()) for line in accuracy.lines] == [3, 2]

@@ -160,21 +160,26 @@ def draw_effects(effects: list[Effect], measure: str, path: Path) -> None:
 
 
 def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
-    """Plot loss, accuracy and learning rate of some runs, by name; returns whether there was any data."""
+    """Plot loss, accuracy and learning rate of some runs, by name; returns whether there was any data.
+
+    Losses are on a logarithmic scale, on which overfitting shows, and accuracies from the lowest one after the first
+    epoch on: before it, they rise from that of chance.
+    """
     drawing = Drawing(figsize=(12, 3.8), layout="constrained")
     drawing.suptitle(figure_text(title))
     panels = drawing.subplots(1, 3)
-    drawn = False
+    drawn, lowest = False, 100.0
     for number, (label, folder) in enumerate(zip(legend_texts(list(runs)), runs.values(), strict=True)):
         try:
             metrics = read_metrics(folder / "metrics.csv")
         except ValueError:
             continue
         for axes, key, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=False):
-            epochs, values = column(metrics, f"train/{key}")
-            axes.plot(epochs, scale * values, color=f"C{number}", linewidth=1, alpha=0.6)
-            epochs, values = column(metrics, f"validate/{key}")
-            axes.plot(epochs, scale * values, "o", color=f"C{number}", markersize=4)
+            for split, style in (("train", {"linewidth": 1, "alpha": 0.6}), ("validate", {"marker": "o", "ls": ""})):
+                epochs, values = column(metrics, f"{split}/{key}")
+                axes.plot(epochs, scale * values, color=f"C{number}", markersize=4, **style)
+                if key == "accuracy":
+                    lowest = min([lowest, *(scale * values[epochs >= 1])])
         panels[2].plot(*column(metrics, "schedule/lr"), color=f"C{number}", label=label)
         if smooths_labels(folder):
             panels[0].set_title(OTHER_SCALE, fontsize=8)
@@ -182,7 +187,10 @@ def draw_learning(runs: dict[str, Path], title: str, path: Path) -> bool:
     for axes, label in zip(panels, ("cross-entropy", "accuracy in %", "learning rate"), strict=True):
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
+    panels[0].set_yscale("log")
     panels[1].set_title("lines: training images as augmented; dots: validation", fontsize=8)
+    if lowest < 100:
+        panels[1].set_ylim(lowest - 0.1 * (100 - lowest), 100 + 0.05 * (100 - lowest))
     if drawn:
         drawing.legend(*panels[2].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
         save(drawing, path)
