@@ -178,7 +178,7 @@ def test_an_archive_is_to_be_unpacked(here):
 @pytest.mark.parametrize(
     ("seconds", "line"),
     [
-        (None, "budget.seconds and schedule.max_epochs are both null"),
+        (None, "budget.seconds=null is not possible with autotune"),
         (-5, "give a number of seconds"),
         ("soon", "budget.seconds: Value 'soon'"),
     ],

@@ -20,7 +20,7 @@ from fastconv.data.sources import builtin as sources
 from fastconv.data.sources.base import builtin_sets
 from fastconv.data.splits import stratified_split
 from fastconv.system.errors import InputError
-from fastconv.system.files import try_lock
+from fastconv.system.files import locked, try_lock
 
 # Mean and standard deviation of the training images: as torchvision's examples and the data sets' users give them.
 KNOWN = {
@@ -175,7 +175,8 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     folders = [tmp_path / "arrays" / f"digits{end}.part" for end in (".0123456789ab", ".small-0123.0123456789ab")]
     for folder in folders:
         folder.mkdir(parents=True)
-    load("digits", tmp_path)
+    with locked(tmp_path / "arrays", "digits.small-0123.write"):  # by the process that writes there
+        load("digits", tmp_path)
     assert [folder.exists() for folder in folders] == [False, True]
 
 

@@ -211,7 +211,8 @@ def test_groups_of_each_optimizer():
     assert [group["weight_decay"] for group in sgd.param_groups] == [5e-4, 0, 0]
     assert [group.get("schedule_fraction", 1) for group in sgd.param_groups] == [1, 1, 0.2]
     muon = Muon().build(model, batch_size=2000)
-    assert roles(model, muon) == [{"conv.weight"}, biases, {"linear.weight"}, {"whitening.bias"}]
+    head = {"linear.weight", "linear.bias"}
+    assert roles(model, muon) == [{"conv.weight"}, biases - head, head, {"whitening.bias"}]
     assert [group["max_lr"] for group in muon.param_groups] == pytest.approx([0.24, 106, 1340, 106])
     # What decays in a step is the same for all of them.
     assert [group["max_lr"] * group["weight_decay"] for group in muon.param_groups[1:]] == pytest.approx([0.004] * 3)
