@@ -23,6 +23,8 @@ from fastconv.kernels.winograd import use_winograd
 
 # Lightning imports gcsfs, which else would ask Google, beyond this machine, what kind of bucket each one is.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+# It puts colours into what commands print, even where tests read it.
+os.environ.pop("FORCE_COLOR", None)
 
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 

@@ -12,6 +12,8 @@ from hydra.core.override_parser.types import Override
 from fastconv.system.errors import InputError
 
 Point = Mapping[str, Any]
+# Settings that, with the space, decide which trials a search has.
+SAMPLING = ("sweep.sampler", "sweep.seed", "sweep.startup_trials", "sweep.pruner")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastconv.config import schema
-from fastconv.config.search_space import Dimension
+from fastconv.config.search_space import SAMPLING, Dimension
 from fastconv.system.documents import read_json
 from fastconv.system.errors import InputError
 from fastconv.system.files import locked, write_atomically
@@ -132,7 +132,7 @@ def _describe(folder: Path, settings: schema.Sweep, space: Sequence[Dimension], 
     """
     path, resumed = folder / DESCRIPTION, f"sweep.resume={folder}"
     storage = None if settings.storage is None else redacted(settings.storage)
-    sampling = {f"sweep.{key}": getattr(settings, key) for key in ("sampler", "seed", "startup_trials", "pruner")}
+    sampling = {key: getattr(settings, key.removeprefix("sweep.")) for key in SAMPLING}
     ours: dict[str, Any] = {
         "storage": storage,
         "space": {each.key: each.written for each in space},

@@ -34,7 +34,7 @@ def split_jobs(overrides: list[Override]) -> Iterable[list[str]]:
 
 def require_one_experiment(values: DictConfig, job: list[str]) -> None:
     """Raise InputError for a job of a sweep over experiments whose own is a sweep too: its values would be left out."""
-    if left := set(values.hydra.sweeper.get("params") or ()) - set(map(key_of, job)):
+    if left := set(map(key_of, values.hydra.sweeper.get("params") or ())) - set(map(key_of, job)):
         experiment = next((text for text in job if key_of(text) == "experiment"), "a job")
         raise InputError(
             f"{experiment} is a sweep by itself, over {', '.join(sorted(left))}: start it by a command of its own, or"

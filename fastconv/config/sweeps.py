@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from fastconv.config.deadline import check_until_of_sweep
 from fastconv.config.quoting import key_of, literally
 from fastconv.config.resume import require_job
-from fastconv.config.search_space import Dimension
+from fastconv.config.search_space import SAMPLING, Dimension
 from fastconv.runs.folder import is_over
 from fastconv.runs.hparams import is_location
 from fastconv.system.distributed import (
@@ -33,13 +33,13 @@ from fastconv.system.urls import redacted
 
 # The file that records a sweep's command. Only Hydra's basic sweeper writes Hydra's own multirun.yaml.
 DESCRIPTION = "sweep.yaml"
+# The keys in it of the number of jobs, in a search of its trials.
+JOBS, TRIALS = "jobs", "trials"
 # The keys in it of the SLURM jobs, and of the torchruns, that have worked on the sweep.
 SLURM_JOBS, TORCHRUNS = "slurm_jobs", "torchruns"
 OWN_FILES = (DESCRIPTION, "multirun.yaml")
 # Overrides that decide how jobs are launched, but not which jobs there are.
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.", "hydra.mode")
-# Overrides that decide which trials a search has.
-SEARCHING = ("sweep.sampler", "sweep.seed", "sweep.startup_trials", "sweep.pruner")
 # Launchers whose jobs may have several ranks: one job after the other in this process, and tasks of SLURM.
 SEVERAL_DEVICES = ("BasicLauncher", "SlurmLauncher")
 
@@ -117,13 +117,13 @@ def _in_its_folder(sweep: Sweep, restarted: bool) -> Sweep:
         restarted: whether any of its processes is started anew, as it or its machine knows.
     """
     resume = getattr(getattr(sweep.first, "sweep", None), "resume", None)
-    asked = {"command": sweep.command, "overrides": _of_interest(sweep.overrides), "jobs": len(sweep.configs)}
+    count = {TRIALS if sweep.is_search else JOBS: len(sweep.configs)}
+    asked = {"command": sweep.command, "overrides": _of_interest(sweep.overrides), **count}
     if resume not in (None, "auto"):
         sweep = dataclasses.replace(sweep, folder=Path(resume))
         _require_same(sweep)
     elif hasattr(sweep.first, "sweep") and (resume or restarted or agent()):
-        only_own = resume is None and not restarted
-        begun = _newest(Path(sweep.first.outputs) / "sweeps", asked, only_own, sweep.is_search)
+        begun = _newest(Path(sweep.first.outputs) / "sweeps", asked, only_own=resume is None and not restarted)
         sweep = dataclasses.replace(sweep, folder=begun or sweep.folder)
     worked = {key: _worked(sweep.folder, key, own) for key, own in ((SLURM_JOBS, job_number()), (TORCHRUNS, agent()))}
     description = asked | {key: found for key, found in worked.items() if found}
@@ -171,12 +171,12 @@ def _of_interest(overrides: tuple[str, ...]) -> list[str]:
     kept = [
         text
         for text in overrides
-        if keys[text] in SEARCHING or not (is_location(keys[text]) or keys[text].startswith(LAUNCHING))
+        if keys[text] in SAMPLING or not (is_location(keys[text]) or keys[text].startswith(LAUNCHING))
     ]
     return [printable(redacted(text)) for text in kept]
 
 
-def _newest(parent: Path, asked: dict[str, Any], only_own: bool = False, is_search: bool = False) -> Path | None:
+def _newest(parent: Path, asked: dict[str, Any], only_own: bool = False) -> Path | None:
     """The newest sweep with the same description that has jobs left; None if there is none.
 
     What a SLURM job or torchrun starts anew goes on with the one that it began, even if that has none left.
@@ -186,16 +186,16 @@ def _newest(parent: Path, asked: dict[str, Any], only_own: bool = False, is_sear
             machine, but any of its sweeps tells of a restart, since it starts one command.
     """
     newest_first = sorted(parent.glob(f"*/{DESCRIPTION}"), key=lambda path: path.parent.name, reverse=True)
-    alike = [path.parent for path in newest_first if _same(described(path.parent) or {}, asked, is_search)]
-    left = [folder for folder in alike if not is_whole(folder, asked["jobs"])]
+    alike = [path.parent for path in newest_first if _same(described(path.parent) or {}, asked)]
+    left = [folder for folder in alike if not is_whole(folder, asked.get(TRIALS) or asked[JOBS])]
     if own := list(filter(_is_own, alike)):
         return next((folder for folder in left if folder in own), own[0])
     return left[0] if left and not only_own else None
 
 
-def _same(description: dict[str, Any], asked: dict[str, Any], is_search: bool) -> bool:
+def _same(description: dict[str, Any], asked: dict[str, Any]) -> bool:
     """Whether a sweep is the one that is asked for; a search may have more trials, or fewer."""
-    beside = (SLURM_JOBS, TORCHRUNS, *["jobs"] * is_search)
+    beside = (TRIALS, SLURM_JOBS, TORCHRUNS)
     found, wanted = ({key: each[key] for key in each if key not in beside} for each in (description, asked))
     return found == wanted
 

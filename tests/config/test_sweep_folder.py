@@ -99,19 +99,23 @@ def test_torchrun_does_not_train_its_finished_sweep_again(begun, restarts, resum
 
 
 def test_auto_goes_on_with_a_search_for_more_trials(tmp_path):
-    """Also with one whose trials are all finished; one with another seed draws other trials."""
+    """Also with one whose trials are all finished; one with another seed draws other trials, and a grid has none."""
 
-    def begun(name, trials, *overrides):
-        config = Config(outputs=str(tmp_path), sweep=schema.Sweep(resume="auto", trials=trials))
-        given, space = ("seed=1,2", f"sweep.trials={trials}", *overrides), (Dimension("seed", "1,2", ("1", "2")),)
+    values = (Dimension("seed", "1,2", ("1", "2")),)
+
+    def begun(name, trials, *overrides, space=values):
+        config = Config(outputs=str(tmp_path), sweep=schema.Sweep(resume="auto", trials=trials if space else None))
+        given = ("seed=1,2", f"sweep.trials={trials}", *overrides)
         return begin(Sweep("train", given, (config,) * trials, tmp_path / "sweeps" / name, space=space)).folder.name
 
+    assert begun("grid", 2, space=()) == "grid"
     assert begun("first", 1) == "first"
     (tmp_path / "sweeps" / "first" / "0").mkdir()
     Results("digits", "davidnet", None, 0, 0, stop_reason="epochs").write(tmp_path / "sweeps" / "first" / "0")
     assert begun("second", 2) == "first"
     assert begun("third", 2, "sweep.seed=1") == "third"
     assert begun("fourth", 1) == "fourth", "none is left to do"
+    assert begun("fifth", 2, space=()) == "grid"
 
 
 def test_a_sweep_that_does_not_train_needs_no_other_process(tmp_path, monkeypatch):

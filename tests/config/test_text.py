@@ -4,11 +4,12 @@ import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from fastconv.config.arguments import last_of_each, prepare_arguments, read_arguments
 from fastconv.config.overrides import compose, parse_override
 from fastconv.config.quoting import literally, quoted, to_paste
-from fastconv.config.sweep_jobs import split_jobs
+from fastconv.config.sweep_jobs import require_one_experiment, split_jobs
 from fastconv.config.text import as_typed
 from fastconv.system.errors import InputError
 from fastconv.system.settings import NOT_PLAIN
@@ -190,3 +191,10 @@ def test_a_slip_gets_a_line_with_the_right_way(command, override):
     ended = command("train", override)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert WRONG[override] in ended.err
+
+
+def test_an_experiment_may_vary_a_setting_that_it_adds():
+    values = OmegaConf.create({"hydra": {"sweeper": {"params": {"+logger.mine.name": "a,b", "seed": "0,1"}}}})
+    require_one_experiment(values, ["+logger.mine.name=a", "seed=0", "experiment=mine"])
+    with pytest.raises(InputError, match=r"experiment=mine is a sweep by itself, over logger\.mine\.name: start it"):
+        require_one_experiment(values, ["seed=0", "experiment=mine"])

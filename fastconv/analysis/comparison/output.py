@@ -25,6 +25,8 @@ LONGEST_WORD = 24
 SETTINGS = "settings"
 # The first columns after those of settings.
 COUNTS = ("n", "seed")
+# Columns before the first score that are never told below, and are no settings.
+APART = ("verdict", "problem")
 # Columns that make no sense without each other.
 INTERVAL = ("low", "high")
 
@@ -53,23 +55,23 @@ def fitting(rows: Rows, header: list[str], room: int) -> tuple[Rows, dict[str, i
     """
     first = next((place for place, name in enumerate(header) if name in (*MEASURES, *COUNTS)), len(header))
     score = next((place for place, name in enumerate(header) if name in MEASURES), first)
-    told = [name for name in header[:score] if name != "verdict" and len({shown(name, row[name]) for row in rows}) == 1]
-    if needed(words := longest(rows, header, str.split)) <= room:
-        told = []
-    else:
-        words = {name: width for name, width in words.items() if name not in told}
-    settings = [name for name in header[1:first] if name in words and name != "verdict"]
+    words = longest(rows, header, str.split)
+    told = [
+        name
+        for name in header[:score]
+        if needed(words) > room and name not in APART and len({shown(name, row[name]) for row in rows}) == 1
+    ]
+    words = {name: width for name, width in words.items() if name not in told}
+    settings = [name for name in header[1:first] if name in words and name not in APART]
     if needed(words) > room and len(settings) > 1:
         rows = [{**row, SETTINGS: _assignments(row, settings)} for row in rows]
-        others = [name for name in words if name not in settings]
-        place = sum(name in words for name in header[: header.index(settings[0])])
-        words = longest(rows, [*others[:place], SETTINGS, *others[place:]], str.split)
-    hidden: list[str] = []
+        names = [SETTINGS if name == settings[0] else name for name in words if name not in settings[1:]]
+        words = longest(rows, names, str.split)
     for name in reversed(header[score + 1 :]):
         if needed(words) > room and name in words:
-            gone = INTERVAL if name in INTERVAL else (name,)
-            hidden += [heading(each) for each in gone]
-            words = {each: width for each, width in words.items() if each not in gone}
+            for each in INTERVAL if name in INTERVAL else (name,):
+                del words[each]
+    hidden = [heading(name) for name in header[score + 1 :] if name not in words]
     widths = longest(rows, list(words), lambda cell: [cell])
     while needed(widths) > room and any(widths[name] > words[name] for name in words):
         widths[max(words, key=lambda name: widths[name] - words[name])] -= 1
