@@ -87,7 +87,9 @@ def test_what_is_no_callback_gets_one_line(command, tmp_path, callbacks, line):
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("best", [0.5, [1, {"a": torch.zeros(2)}], np.float64(0.5), np.zeros(2), {Path("a")}])
+@pytest.mark.parametrize(
+    "best", [0.5, [1, {"a": torch.zeros(2)}], np.float64(0.5), np.zeros(2), {Path("a")}, bytearray(1)]
+)
 def test_a_state_that_no_checkpoint_can_hold_is_refused(best):
     class Best(L.Callback):
         def state_dict(self):

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from fastconv.runs.checkpoint import load_checkpoint
 from fastconv.system.errors import InputError, SharedError, reason
 from fastconv.system.targets import import_target
 
@@ -48,9 +49,8 @@ def require_plain(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) ->
             continue
         content = io.BytesIO()
         try:
-            torch.save(states[callback.state_key], content)
-            content.seek(0)
-            torch.load(content, weights_only=True)
+            torch.save({callback.state_key: states[callback.state_key]}, content)
+            load_checkpoint(content)
         except Exception as error:  # torch and pickle raise many kinds
             raise SharedError(
                 f"the state_dict of {type(callback).__name__} holds more than a checkpoint can: give numbers, texts,"
