@@ -122,7 +122,9 @@ def _label(settings: Mapping[str, object]) -> str:
     return f"{MODEL_KEY}={settings[KEY]}" if KEY in settings else f"model.{BACKBONE}={settings[BACKBONE]}"
 
 
-def check_network(name: str, shape: tuple[int, int, int], classes: int, settings: dict[str, object]) -> None:
+def check_network(
+    name: str, shape: tuple[int, int, int], classes: int, settings: dict[str, object], channels_last: bool = True
+) -> None:
     """Raise InputError if a network of the user or a library does not map images float [B, C, H, W] to logits
     [B, classes].
 
@@ -133,6 +135,7 @@ def check_network(name: str, shape: tuple[int, int, int], classes: int, settings
         name: its name; a label, for a user's own.
         shape: height, width and channels of an image.
         settings: its arguments, including `_target_` or `backbone`.
+        channels_last: whether its weights lie in memory as the images do.
     """
     import torch
 
@@ -145,10 +148,14 @@ def check_network(name: str, shape: tuple[int, int, int], classes: int, settings
         if not count_parameters(network):
             raise InputError(f"{label} has no trainable parameters: there is nothing to train")
         before = network.state_dict().keys()
-        for mode in (False, True) if KEY in settings else (False,):
+        # Between the ranks of a sweep's later job, nn.SyncBatchNorm would exchange statistics, which takes their GPUs.
+        trains = KEY in settings and not torch.distributed.is_initialized()
+        for mode in (False, True) if trains else (False,):
             when = " when it trains" if mode else ""
             try:
-                logits = network.to(memory_format=torch.channels_last).train(mode)(images)
+                if channels_last:
+                    network.to(memory_format=torch.channels_last)
+                logits = network.train(mode)(images)
             except Exception as error:  # the user's code may raise anything
                 message = f"{label} fails{when} on images float {list(images.shape)}: {reason(error)}"
                 raise InputError(message) from error

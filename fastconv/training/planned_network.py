@@ -23,10 +23,10 @@ def checked_network(config: Config, spec: StreamSpec) -> nn.Module:
     (height, width, channels), classes, settings = spec.shape, len(spec.classes), model_settings(config.model)
     network = blueprint(config.model.name, channels, classes, **settings)
     if isinstance(config.model, CustomNetwork | Pretrained):
-        check_network(config.model.name, spec.shape, classes, settings)
+        check_network(config.model.name, spec.shape, classes, settings, config.trainer.channels_last)
         if config.progressive_resizing:
             small = small_side(height), small_side(width), channels
-            check_network(config.model.name, small, classes, settings)
+            check_network(config.model.name, small, classes, settings, config.trainer.channels_last)
     return network
 
 

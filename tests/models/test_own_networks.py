@@ -2,17 +2,18 @@
 
 import sys
 import warnings
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from fastconv.analysis.checkpoint_checks import require_numbers
-from fastconv.models import blueprint, build_model, check_network
+from fastconv.models import CustomNetwork, blueprint, build_model, check_network
 from fastconv.optim.averaging import Lookahead, MovingAverage, weights_of
 from fastconv.system.errors import InputError
 from fastconv.system.targets import source_digest
+from fastconv.training import planned_network
 from fastconv.training.callbacks.finite_loss import has_finite_weights
 from fastconv.training.module import ImageClassifier
 
@@ -67,6 +68,12 @@ class Volume(Fits):
         self.conv3d = nn.Conv3d(1, 1, 1)
 
 
+class Synchronized(Fits):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.norm = nn.SyncBatchNorm(4)
+
+
 class Popped(Fits):
     """Takes its lists apart, as networks do that build their layers from them."""
 
@@ -117,6 +124,24 @@ def test_what_would_fail_in_training_is_told_before(name, says):
 
 def test_what_fits_passes():
     check_network("Fits", SHAPE, 5, {"_target_": "theirs.Fits"})
+
+
+@pytest.mark.parametrize("small", [0, 0.5])
+def test_weights_that_channels_last_cannot_hold_pass_without_it(small, monkeypatch):
+    monkeypatch.setattr(planned_network, "small_side", lambda side: side)
+    spec = SimpleNamespace(shape=SHAPE, classes=("a", "b"))
+    config = SimpleNamespace(model=CustomNetwork(_target_="theirs.Volume"), progressive_resizing=small,
+                             trainer=SimpleNamespace(channels_last=False))  # fmt: skip
+    assert isinstance(planned_network.checked_network(config, spec), Volume)
+    config.trainer.channels_last = True
+    with pytest.raises(InputError, match="channels_last"):
+        planned_network.checked_network(config, spec)
+
+
+def test_statistics_that_ranks_share_are_not_exchanged_on_cpus(monkeypatch):
+    """In a later job of a sweep, the ranks of the one before are still there."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    check_network("Synchronized", SHAPE, 5, {"_target_": "theirs.Synchronized"})
 
 
 def test_lists_that_a_network_takes_apart_are_recorded_whole():

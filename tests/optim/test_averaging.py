@@ -8,6 +8,8 @@ import torch
 from harness import RUN, STEPS, only_run, run_command, same_weights, stop_at
 
 from fastconv.analysis.checkpoint import load_run
+from fastconv.budget.clock import Clock
+from fastconv.callbacks import AverageWeights, TimeBudget
 from fastconv.data.loading import load
 from fastconv.optim.averaging import Lookahead, MovingAverage
 from fastconv.runs.results import Results
@@ -134,6 +136,17 @@ def test_a_run_that_another_callback_ends_ends_with_the_average(command, tmp_pat
     ended = command("train", *RUN, *SETTINGS["ema"], f"callbacks=[{stopping}]")
     assert ended.code == 0, ended.err
     assert_close(saved(only_run(tmp_path)), moving_averages(recorded["ema"][2][:11])[-1])
+
+
+def test_the_last_average_counts_as_training(monkeypatch):
+    now = [0.0]
+    budget = TimeBudget(None, 1, clock := Clock(lambda: now[0]))
+    callback, module = AverageWeights(MovingAverage(EVERY, DECAY), budget), torch.nn.Module()
+    module.model, budget.steps = torch.nn.Linear(1, 1), 1
+    monkeypatch.setattr(callback.average, "update", lambda *_: now.append(now.pop() + 1))
+    monkeypatch.setattr(callback.average, "finish", lambda *_: now.append(now.pop() + 2))
+    callback.on_train_end(None, module)
+    assert {name: spent for name, spent in clock.seconds().items() if spent} == {"train": 3}
 
 
 @pytest.mark.parametrize("kind", ["ema", "lookahead"])

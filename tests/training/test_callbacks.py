@@ -14,7 +14,7 @@ import yaml
 from harness import RUN, STEPS, only_run, stop_at
 
 from fastconv.callbacks import Checkpoints, TimeBudget
-from fastconv.system.errors import InputError
+from fastconv.system.errors import InputError, SharedError
 
 COUNT = '''
 import lightning as L
@@ -87,7 +87,9 @@ def test_what_is_no_callback_gets_one_line(command, tmp_path, callbacks, line):
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("best", [0.5, [1, {"a": torch.zeros(2)}], np.float64(0.5), np.zeros(2), {Path("a")}])
+@pytest.mark.parametrize(
+    "best", [0.5, [1, {"a": torch.zeros(2)}], np.float64(0.5), np.zeros(2), {Path("a")}, bytearray(1)]
+)
 def test_a_state_that_no_checkpoint_can_hold_is_refused(best):
     class Best(L.Callback):
         def state_dict(self):
@@ -96,6 +98,27 @@ def test_a_state_that_no_checkpoint_can_hold_is_refused(best):
     callback, is_plain = Best(), isinstance(best, float | list) and not isinstance(best, np.generic)
     checkpoint = {"callbacks": {callback.state_key: callback.state_dict()}}
     checkpoints = Checkpoints(None, None, TimeBudget(None, 1))
-    trainer = SimpleNamespace(callbacks=[callback, checkpoints])
+    trainer = SimpleNamespace(callbacks=[callback, checkpoints], world_size=1)
     with nullcontext() if is_plain else pytest.raises(InputError, match=r"^the state_dict of Best holds more than"):
         checkpoints.on_save_checkpoint(trainer, None, checkpoint)
+
+
+def test_a_state_that_only_the_first_rank_has_ends_all_ranks(monkeypatch):
+    """Else the others would wait for it after the checkpoint."""
+
+    class Best(L.Callback):
+        best = None
+
+        def state_dict(self):
+            return {"best": self.best}
+
+    told, checkpoints = [], Checkpoints(None, None, TimeBudget(None, 1))
+    broadcast = SimpleNamespace(broadcast=lambda errors: told.append(errors) or told[0])
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        callback = Best()
+        callback.best = None if rank else np.float64(0.5)
+        trainer = SimpleNamespace(callbacks=[callback, checkpoints], world_size=2, strategy=broadcast)
+        with pytest.raises(SharedError, match=r"^the state_dict of Best holds more than"):
+            checkpoints.on_save_checkpoint(trainer, None, {"callbacks": {callback.state_key: callback.state_dict()}})
+    assert len(told) == 2

@@ -37,9 +37,10 @@ class AverageWeights(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not at the end of the last step, of which this is not told if another callback ends the run.
-        if not self.average.is_due(self._budget.steps):
-            self._update(pl_module)
-        self.average.finish(weights_of(pl_module.get_submodule("model")))
+        with self._budget.clock.segment("train"):  # the budget has closed it by now
+            if not self.average.is_due(self._budget.steps):
+                self._update(pl_module)
+            self.average.finish(weights_of(pl_module.get_submodule("model")))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and self.average.validated and self.average.slow:

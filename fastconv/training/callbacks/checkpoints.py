@@ -14,7 +14,7 @@ from fastconv.system.distributed import is_first_rank
 from fastconv.system.errors import InputError, SharedError, warn
 from fastconv.system.gpu import synchronize
 from fastconv.system.signals import Interrupted
-from fastconv.training.callbacks.custom import require_plain
+from fastconv.training.callbacks.custom import unreadable
 from fastconv.training.callbacks.finite_loss import diverged, has_finite_weights
 from fastconv.training.callbacks.time_budget import TimeBudget
 from fastconv.training.checkpoint_file import CheckpointFile, count_batches
@@ -92,7 +92,10 @@ class Checkpoints(L.Callback):
         signals.defer(False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        require_plain(getattr(trainer, "callbacks", ()), checkpoint["callbacks"])
+        # Only the first rank's states are written, and there may be none on the others.
+        callbacks = getattr(trainer, "callbacks", ()) if is_first_rank() else ()
+        if errors := self._first_ranks(trainer, unreadable(callbacks, checkpoint["callbacks"])):
+            raise SharedError(errors[0])
         if self._loops is not None:  # save the loops' state from before the validation
             checkpoint["loops"]["fit_loop"] = self._loops
 

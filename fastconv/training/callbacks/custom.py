@@ -8,7 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from fastconv.system.errors import InputError, SharedError, reason
+from fastconv.runs.checkpoint import load_checkpoint
+from fastconv.system.errors import InputError, reason
 from fastconv.system.targets import import_target
 
 
@@ -35,27 +36,28 @@ def restore_states(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -
             callback.load_state_dict(states[callback.state_key])
 
 
-def require_plain(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -> None:
-    """Raise SharedError for a state of a user's own callback with which no checkpoint could be read again: reading one
+def unreadable(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -> list[str]:
+    """Say which states of a user's own callbacks are such that no checkpoint with them could be read again: reading one
     runs no code, and so makes plain values and tensors only.
 
     Args:
         callbacks: of the Trainer; fastconv's own are passed over.
         states: the states that a checkpoint is to hold, by `state_key`.
     """
+    found = []
     for callback in callbacks:
         if type(callback).__module__.startswith("fastconv.") or callback.state_key not in states:
             continue
         content = io.BytesIO()
         try:
-            torch.save(states[callback.state_key], content)
-            content.seek(0)
-            torch.load(content, weights_only=True)
-        except Exception as error:  # torch and pickle raise many kinds
-            raise SharedError(
+            torch.save({callback.state_key: states[callback.state_key]}, content)
+            load_checkpoint(content)
+        except Exception:  # torch and pickle raise many kinds
+            found.append(
                 f"the state_dict of {type(callback).__name__} holds more than a checkpoint can: give numbers, texts,"
                 " lists, dicts and tensors, such as float(x) or x.tolist() for those of numpy"
-            ) from error
+            )
+    return found
 
 
 def _make(key: str, settings: Mapping[str, Any]) -> L.Callback:
